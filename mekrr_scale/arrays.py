@@ -1,0 +1,193 @@
+"""Frozen containers for features, landmarks' inputs and rows; checked when they are built.
+
+Atoms are kept species-major: all atoms of one species of a batch lie together, ordered by
+structure. A sum over the atoms of a structure is then a sum over a contiguous run for each
+species, and same-species kernels are ordinary matrix products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+from jaxtyping import Float, Float64, Int, Int64
+from torch import Tensor
+
+from mekrr_scale.errors import ConfigError
+
+
+class RowKind(IntEnum):
+    """What a row of the design matrix is about."""
+
+    ENERGY = 0
+    FORCE = 1
+    STRESS = 2
+
+
+@dataclass(frozen=True)
+class Tangents:
+    """Derivatives of the features of one species' atoms along directions.
+
+    The run of structure i holds the derivatives of its first direction for all its atoms of
+    this species, then those of the second, and so on.
+    """
+
+    features: Float[Tensor, "tangent_rows dim"]  # 1/angstrom, or 1 for strains
+    ptr: Int64[Tensor, " bounds"]  # structures + 1; structure i owns rows ptr[i] to ptr[i+1]
+
+
+@dataclass(frozen=True)
+class SpeciesRun:
+    """The atoms of one species in consecutive structures."""
+
+    z: int  # atomic number
+    features: Float[Tensor, "atoms dim"]
+    ptr: Int64[Tensor, " bounds"]  # structures + 1; structure i owns atoms ptr[i] to ptr[i+1]
+    tangents: Tangents | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.features) != int(self.ptr[-1]) or int(self.ptr[0]) != 0:
+            raise ConfigError(
+                f"species {self.z}: {len(self.features)} feature rows, but ptr runs from "
+                f"{int(self.ptr[0])} to {int(self.ptr[-1])}; it must start at 0 and end at their number"
+            )
+
+
+@dataclass(frozen=True)
+class DirectionLabels:
+    """Which directions the tangents of a batch are along, and what is known about them."""
+
+    ptr: Int64[Tensor, " bounds"]  # structures + 1; structure i owns directions ptr[i] to ptr[i+1]
+    kind: Int64[Tensor, " directions"]  # RowKind.FORCE (a displacement) or RowKind.STRESS (a strain)
+    label: Float64[Tensor, " directions"]  # -u.F in eV/angstrom, or V sigma:eps in eV; NaN: unknown
+    prior: Float64[Tensor, " directions"]  # the same of the backbone's own potential; NaN: none
+
+
+@dataclass(frozen=True)
+class FeatureBatch:
+    """Features and labels of consecutive structures."""
+
+    runs: tuple[SpeciesRun, ...]  # ascending atomic numbers
+    n_atoms: Int64[Tensor, " structures"]
+    energy: Float64[Tensor, " structures"]  # eV; NaN where unknown
+    prior: Float64[Tensor, " structures"]  # eV, of the backbone's own potential; NaN: none
+    ids: Int64[Tensor, " structures"]  # 64-bit hash of each structure's content
+    groups: Int64[Tensor, " structures"]  # trajectory that a structure belongs to; -1: none known
+    sources: tuple[Int64[Tensor, " _"], ...]  # per run: place of each atom in its structure
+    directions: DirectionLabels | None = None
+
+    def __post_init__(self) -> None:
+        counted = self.counts([run.z for run in self.runs]).sum(1)
+        if not torch.equal(counted, self.n_atoms):
+            bad = int((counted != self.n_atoms).nonzero()[0])
+            raise ConfigError(
+                f"structure {bad} has {int(self.n_atoms[bad])} atoms but features of {int(counted[bad])}; "
+                "give every atom one feature row"
+            )
+
+    @classmethod
+    def from_atoms(
+        cls,
+        features: Float[Tensor, "atoms dim"],
+        species: Int[Tensor, " atoms"],
+        ptr: Int[Tensor, " bounds"],
+        energy: Float[Tensor, " structures"] | None = None,
+        groups: Int[Tensor, " structures"] | None = None,
+    ) -> FeatureBatch:
+        """Arrange features of your own, given structure by structure.
+
+        Args:
+            species: atomic number of each atom.
+            ptr: structures + 1 bounds; structure i has the atoms ptr[i] to ptr[i+1].
+            energy: total energies in eV.
+            groups: trajectory of each structure, kept together in folds.
+
+        Raises:
+            ConfigError: lengths that do not fit together.
+        """
+        ptr = ptr.long()
+        n_atoms = ptr.diff()
+        if len(features) != len(species) or len(features) != int(ptr[-1]) or bool((n_atoms < 0).any()):
+            raise ConfigError(
+                f"{len(features)} feature rows, {len(species)} species and ptr up to {int(ptr[-1])}: "
+                "all three must agree and ptr must ascend"
+            )
+        unknown = torch.full((len(n_atoms),), torch.nan, dtype=torch.float64)
+        owner = torch.repeat_interleave(torch.arange(len(n_atoms)), n_atoms)
+        place = torch.arange(len(features)) - ptr[:-1].repeat_interleave(n_atoms)
+        runs, places = species_runs(features, species, owner, len(n_atoms))
+        return cls(
+            runs=runs,
+            n_atoms=n_atoms,
+            energy=unknown if energy is None else energy.double(),
+            prior=unknown,
+            ids=torch.tensor(
+                [_content(features[a:b], species[a:b]) for a, b in zip(ptr, ptr[1:], strict=False)]
+            ).long(),
+            groups=torch.full((len(n_atoms),), -1) if groups is None else groups.long(),
+            sources=tuple(place[chosen] for chosen in places),
+        )
+
+    @property
+    def n_structures(self) -> int:
+        return len(self.n_atoms)
+
+    @property
+    def species(self) -> tuple[int, ...]:
+        return tuple(run.z for run in self.runs)
+
+    def counts(self, species: Sequence[int]) -> Int64[Tensor, "structures species"]:
+        """Number of atoms of each of the given species in each structure."""
+        found = {run.z: run.ptr.diff() for run in self.runs}
+        absent = torch.zeros(len(self.n_atoms), dtype=torch.int64)
+        return torch.stack([found.get(z, absent) for z in species], 1) if species else absent[:, None][:, :0]
+
+
+@dataclass(frozen=True)
+class RowBlock:
+    """Rows of the weighted least-squares problem, before whitening."""
+
+    kind: RowKind
+    matrix: Float[Tensor, "rows columns"]
+    target: Float64[Tensor, " rows"]  # what the kernel has to explain; baseline taken off
+    weight: Float64[Tensor, " rows"]
+    share: Float64[Tensor, " rows"]  # the row's part in the mean over structures; sums to 1 for each
+    counts: Float64[Tensor, "rows species"]  # species counts; zero in derivative rows
+    scale: Float64[Tensor, " rows"]  # what energies were multiplied with: 1, or 1/n for ``mean``
+    fold: Int64[Tensor, " rows"]
+
+
+def species_runs(
+    features: Float[Tensor, "atoms dim"],
+    species: Int[Tensor, " atoms"],
+    owner: Int[Tensor, " atoms"],
+    n_structures: int,
+) -> tuple[tuple[SpeciesRun, ...], tuple[Int64[Tensor, " _"], ...]]:
+    """Runs of atoms given structure by structure, and where the atoms of each run came from."""
+    runs, places = [], []
+    for z in species.unique().tolist():
+        chosen = (species == z).nonzero()[:, 0]
+        counts = torch.bincount(owner[chosen], minlength=n_structures)
+        runs.append(SpeciesRun(z, features[chosen], bounds(counts)))
+        places.append(chosen)
+    return tuple(runs), tuple(places)
+
+
+def bounds(counts: Int[Tensor, " parts"]) -> Int64[Tensor, " bounds"]:
+    """Cumulative bounds of parts of the given sizes.
+
+    >>> bounds(torch.tensor([2, 0, 3])).tolist()
+    [0, 2, 2, 5]
+    """
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)]).long()
+
+
+def _content(features: Tensor, species: Tensor) -> int:
+    """A 63-bit hash that does not depend on where a structure stands."""
+    import xxhash
+
+    digest = xxhash.xxh3_64(species.to(torch.int64).numpy().tobytes())
+    digest.update(features.contiguous().cpu().numpy().tobytes())
+    return digest.intdigest() >> 1

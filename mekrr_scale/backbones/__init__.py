@@ -1,0 +1,116 @@
+"""Frozen networks whose per-atom features the kernels act on. One adapter a file."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mekrr_scale.backbones.base import Backbone, BackboneIdentity, BackboneOutput
+from mekrr_scale.backbones.derivatives import Directions, TangentOutput, tangents
+from mekrr_scale.errors import BackboneError, suggestion
+
+__all__ = [
+    "Backbone",
+    "BackboneIdentity",
+    "BackboneOutput",
+    "BackboneSpec",
+    "Directions",
+    "TangentOutput",
+    "available_backbones",
+    "load_backbone",
+    "tangents",
+]
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """How to load a backbone again: what a user types, saved with every model.
+
+    Fields left at None take the adapter's default.
+    """
+
+    name: str = "chgnet"
+    layer: str | None = None
+    version: str | None = None  # chgnet: which of the wheel's weights
+    checkpoint: str | None = None  # schnet: path of the weights
+    max_neighbors: int | None = None  # schnet: cap on neighbours, 0 for none
+
+
+def load_backbone(spec: BackboneSpec | str) -> Backbone:
+    """Load a backbone by name or specification.
+
+    Raises:
+        BackboneError: unknown name, an option that the adapter does not take, a missing package
+            or checkpoint.
+    """
+    spec = BackboneSpec(spec) if isinstance(spec, str) else spec
+    if spec.name not in _ADAPTERS:
+        raise BackboneError(f"there is no backbone {spec.name!r}. {suggestion(spec.name, _ADAPTERS)}")
+    adapter = _ADAPTERS[spec.name]
+    given = {
+        key: getattr(spec, key)
+        for key in ("layer", "version", "checkpoint", "max_neighbors")
+        if getattr(spec, key) is not None
+    }
+    refused = sorted(set(given) - adapter.options)
+    if refused:
+        raise BackboneError(
+            f"backbone {spec.name} takes no option {', '.join(refused)}; it takes {', '.join(sorted(adapter.options))}"
+        )
+    missing = sorted(adapter.required - set(given))
+    if missing:
+        raise BackboneError(f"backbone {spec.name} needs {', '.join('--' + name for name in missing)}")
+    return adapter.load(given)
+
+
+def available_backbones() -> list[tuple[str, bool, str]]:
+    """Name, whether it can be used here, and what it offers or lacks."""
+    rows = []
+    for name, adapter in _ADAPTERS.items():
+        absent = [package for package in adapter.packages if importlib.util.find_spec(package) is None]
+        note = f"install {', '.join(absent)}: pip install 'mekrr-scale[{name}]'" if absent else adapter.about
+        rows.append((name, not absent, note))
+    return rows
+
+
+def _chgnet(given: dict[str, str | int]) -> Backbone:
+    from mekrr_scale.backbones.chgnet import Chgnet
+
+    return Chgnet(**{key: str(value) for key, value in given.items()})
+
+
+def _schnet(given: dict[str, str | int]) -> Backbone:
+    from mekrr_scale.backbones.schnet import Schnet
+
+    cap = given.get("max_neighbors")
+    layer = {"layer": str(given["layer"])} if "layer" in given else {}
+    return Schnet(Path(str(given["checkpoint"])), max_neighbors=None if cap is None else int(cap), **layer)
+
+
+@dataclass(frozen=True)
+class _Adapter:
+    load: Callable[[dict[str, str | int]], Backbone]
+    options: frozenset[str]
+    required: frozenset[str]
+    packages: tuple[str, ...]
+    about: str
+
+
+_ADAPTERS = {
+    "chgnet": _Adapter(
+        _chgnet,
+        frozenset({"layer", "version"}),
+        frozenset(),
+        ("chgnet",),
+        "pretrained, weights in its wheel; layers conv1 to conv4; versions 0.3.0, 0.2.0, r2scan",
+    ),
+    "schnet": _Adapter(
+        _schnet,
+        frozenset({"layer", "checkpoint", "max_neighbors"}),
+        frozenset({"checkpoint"}),
+        ("torch_geometric",),
+        "from a checkpoint (own or Open Catalyst layout); layers interaction1, interaction2, ...",
+    ),
+}

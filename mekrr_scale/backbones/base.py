@@ -1,0 +1,181 @@
+"""What every backbone offers: differentiable per-atom features of a graph, and its identity."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import final
+
+import torch
+from ase import Atoms
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mekrr_scale.errors import BackboneError
+from mekrr_scale.graphs import Graph, build_graph
+
+
+@dataclass(frozen=True)
+class BackboneIdentity:
+    """What must agree for features to be comparable."""
+
+    name: str  # the adapter, e.g. "chgnet"
+    version: str  # of the weights, e.g. "0.3.0", or the kind of the checkpoint
+    weight_hash: str  # sha256 over names, shapes and values of all parameters and buffers
+    layer: str  # the block whose output the features are
+    options: tuple[tuple[str, str], ...] = ()  # what else changes features, e.g. a neighbour cap
+
+    def to_dict(self) -> dict[str, object]:
+        return asdict(self) | {"options": [list(pair) for pair in self.options]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, object]) -> BackboneIdentity:
+        options = data.get("options", [])
+        if not isinstance(options, list | tuple):
+            raise BackboneError(f"the options of a backbone identity are not a list but {options!r}")
+        return cls(
+            name=str(data["name"]),
+            version=str(data["version"]),
+            weight_hash=str(data["weight_hash"]),
+            layer=str(data["layer"]),
+            options=tuple((str(key), str(value)) for key, value in options),
+        )
+
+    def require(self, other: BackboneIdentity, what: str) -> None:
+        """Refuse another backbone than this one.
+
+        Raises:
+            BackboneError: names every field that differs.
+        """
+        mine, theirs = self.to_dict(), other.to_dict()
+        differing = [f"{key} {theirs[key]!r} instead of {mine[key]!r}" for key in mine if mine[key] != theirs[key]]
+        if differing:
+            raise BackboneError(
+                f"{what} was made with another backbone: {'; '.join(differing)}. Extract the features "
+                "again with the right one, or load the backbone that belongs to it"
+            )
+
+
+@dataclass(frozen=True)
+class BackboneOutput:
+    """Features of all atoms of a graph and, where the backbone is a potential, its energies."""
+
+    features: Float[Tensor, "atoms dim"]
+    energies: Float[Tensor, " atoms"] | None  # eV, each atom's part
+
+    def energy(self, graph: Graph) -> Float[Tensor, " structures"]:
+        """Total energies (eV).
+
+        Raises:
+            BackboneError: the backbone is not a potential.
+        """
+        if self.energies is None:
+            raise BackboneError("this backbone gives no energies; use baseline 'composition'")
+        total = self.energies.new_zeros(graph.n_structures)
+        return total.index_add(0, graph.owner, self.energies)
+
+
+class Backbone(ABC):
+    """A frozen network that gives each atom a feature vector.
+
+    An adapter implements ``forward``, differentiable in positions and strain, and describes
+    itself; everything else is derived from that here.
+    """
+
+    name: str
+    version: str
+    layer: str
+    cutoff: float  # angstrom
+    dim: int
+    species: frozenset[int]  # atomic numbers that it knows
+    module: nn.Module
+    options: tuple[tuple[str, str], ...] = ()
+
+    @abstractmethod
+    def blocks(self) -> dict[str, Sequence[nn.Module]]:
+        """Named blocks in the order in which an input passes through them."""
+
+    @abstractmethod
+    def forward(
+        self,
+        graph: Graph,
+        positions: Float[Tensor, "atoms 3"],
+        strain: Float[Tensor, "structures 3 3"] | None = None,
+    ) -> BackboneOutput:
+        """Features (and energies) of a graph at the given positions (angstrom) and strain."""
+
+    @abstractmethod
+    def prepare(self, graph: Graph) -> Graph:
+        """Add to a neighbour list what depends on connectivity alone (caps, angles, ...)."""
+
+    @property
+    @abstractmethod
+    def has_energy(self) -> bool:
+        """Whether ``forward`` also gives the energy of a pretrained potential."""
+
+    @property
+    @final
+    def dtype(self) -> torch.dtype:
+        return next(self.module.parameters()).dtype
+
+    @property
+    @final
+    def device(self) -> torch.device:
+        return next(self.module.parameters()).device
+
+    @final
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Backbone:
+        """Move the weights; returns itself."""
+        self.module.to(device=device, dtype=dtype)
+        return self
+
+    @final
+    def identity(self) -> BackboneIdentity:
+        return BackboneIdentity(self.name, self.version, weight_hash(self.module), self.layer, self.options)
+
+    @final
+    def check_species(self, numbers: Sequence[int]) -> None:
+        """Refuse elements that the backbone was not made for.
+
+        Raises:
+            BackboneError: names them.
+        """
+        from ase.data import chemical_symbols
+
+        unknown = sorted({int(z) for z in numbers} - self.species)
+        if unknown:
+            named = ", ".join(f"{z} ({chemical_symbols[z]})" if z < len(chemical_symbols) else str(z) for z in unknown)
+            raise BackboneError(
+                f"backbone {self.name} {self.version} does not know species {named}; leave these "
+                "structures out or use another backbone (`mekrr-scale backbones` lists them)"
+            )
+
+    @final
+    def graph(self, atoms: Atoms | Sequence[Atoms]) -> Graph:
+        """Neighbour lists as this backbone needs them, on its device and in its precision."""
+        graph = build_graph(atoms, self.cutoff)
+        self.check_species(graph.numbers.unique().tolist())
+        return self.prepare(graph).to(self.device, self.dtype)
+
+    @final
+    def features(self, atoms: Atoms | Sequence[Atoms]) -> Float[Tensor, "atoms dim"]:
+        """Features of structures, without gradients."""
+        graph = self.graph(atoms)
+        with torch.no_grad():
+            return self.forward(graph, graph.positions).features
+
+
+def weight_hash(module: nn.Module) -> str:
+    """sha256 over names, shapes and values of parameters and buffers, as float64 if floating.
+
+    Float32 weights keep their hash when the module is moved to float64.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        values = tensor.detach().cpu()
+        values = values.double() if values.is_floating_point() else values
+        digest.update(f"{name}{tuple(values.shape)}".encode())
+        digest.update(values.contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,212 @@
+"""CHGNet (Deng et al., Nat. Mach. Intell. 5, 1031 (2023)) as a feature extractor.
+
+The weights come with the ``chgnet`` wheel. The graph is built by vesin and the message passing
+is written out here on the wheel's layers: that makes it differentiable forwards and backwards
+in positions and strain, in any precision, for isolated atoms too, and several times faster than
+the wheel's own graph construction.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast, final, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from mekrr_scale.backbones.base import Backbone, BackboneOutput
+from mekrr_scale.errors import BackboneError, suggestion
+from mekrr_scale.graphs import Graph, edge_vectors
+
+ChgnetVersion = Literal["0.3.0", "0.2.0", "r2scan"]
+
+
+@final
+class Chgnet(Backbone):
+    """CHGNet's atom features after one of its convolutions.
+
+    Args:
+        layer: ``conv1`` ... ``conv4``; ``conv3`` is before the last convolution (what the wheel
+            calls ``atom_fea``), ``conv4`` after it, normalised as the readout gets it.
+        version: pretrained weights in the wheel: ``0.3.0``, ``0.2.0`` or ``r2scan``.
+
+    Raises:
+        BackboneError: the wheel is not installed, or layer or version do not exist.
+    """
+
+    name = "chgnet"
+
+    def __init__(self, layer: str = "conv3", version: str = "0.3.0") -> None:
+        if version not in get_args(ChgnetVersion):
+            hint = suggestion(version, get_args(ChgnetVersion))
+            raise BackboneError(f"chgnet has no weights of version {version!r}. {hint}")
+        self.module = _load(version)
+        layers = [f"conv{i + 1}" for i in range(len(self._layers("atom_conv_layers")))]
+        if layer not in layers:
+            raise BackboneError(f"chgnet has no layer {layer!r}. {suggestion(layer, layers)}")
+        self.layer = layer
+        self.version = version
+        self.cutoff = float(cast(Any, self.module).graph_converter.atom_graph_cutoff)
+        self.bond_cutoff = float(cast(Any, self.module).graph_converter.bond_graph_cutoff)
+        self.dim = int(cast(Any, self.module).atom_fea_dim)
+        self.species = frozenset(range(1, 95))
+        self._depth = layers.index(layer) + 1
+
+    @property
+    def has_energy(self) -> bool:
+        return True
+
+    def blocks(self) -> dict[str, Sequence[nn.Module]]:
+        net = cast(Any, self.module)
+        named: dict[str, Sequence[nn.Module]] = {
+            "embedding": [
+                net.atom_embedding, net.bond_basis_expansion, net.bond_embedding, net.bond_weights_ag,
+                net.bond_weights_bg, net.angle_basis_expansion, net.angle_embedding,
+            ]
+        }  # fmt: skip
+        updates = zip(net.bond_conv_layers, net.angle_layers, strict=True)
+        convolutions = [[net.atom_conv_layers[i], *update] for i, update in enumerate(updates)]
+        for i, modules in enumerate([*convolutions, [net.atom_conv_layers[-1]]]):
+            named[f"conv{i + 1}"] = modules
+        named["readout"] = [net.readout_norm, net.mlp]
+        return named
+
+    def prepare(self, graph: Graph) -> Graph:
+        return graph
+
+    def forward(
+        self,
+        graph: Graph,
+        positions: Float[Tensor, "atoms 3"],
+        strain: Float[Tensor, "structures 3 3"] | None = None,
+    ) -> BackboneOutput:
+        net = cast(Any, self.module)
+        links = _links(graph, self.bond_cutoff)
+        centre, neighbour = graph.edge_index
+        vectors = edge_vectors(graph, positions, strain)
+        lengths = vectors.norm(dim=1)
+        bond_lengths = lengths[links.bond_edge]
+        basis = net.bond_basis_expansion
+        radial = _radial(basis.rbf_expansion_ag, bond_lengths)
+        atom_gate = net.bond_weights_ag(radial)[links.edge_bond]
+        bond_gate = net.bond_weights_bg(_radial(basis.rbf_expansion_bg, bond_lengths))
+        bond_gate = bond_gate[links.angle_bond] * bond_gate[links.angle_other]
+        units = vectors / lengths[:, None]
+        # the wheel's bond vectors point the other way, which leaves their angles unchanged
+        cosine = (units[links.angle_edge] * units[links.angle_other_edge]).sum(1) * (1 - 1e-6)
+        angle = net.angle_embedding(_fourier(net.angle_basis_expansion.fourier_expansion, cosine.acos()))
+        atom = net.atom_embedding(graph.numbers - 1)
+        bond = net.bond_embedding(radial)
+        features = atom
+        for depth, conv in enumerate(net.atom_conv_layers):
+            message = conv.twoBody_atom(torch.cat([atom[centre], bond[links.edge_bond], atom[neighbour]], 1))
+            atom = atom + conv.mlp_out(_sum_by(message * atom_gate, centre, len(atom)))
+            last = depth == len(net.atom_conv_layers) - 1
+            if last:
+                atom = net.readout_norm(atom)
+            if depth + 1 == self._depth:
+                features = atom
+            if not last:
+                update, turn = net.bond_conv_layers[depth], net.angle_layers[depth]
+                message = update.twoBody_bond(_angle_input(bond, angle, atom, links)) * bond_gate
+                bond = bond + update.mlp_out(_sum_by(message, links.angle_bond, len(bond)))
+                angle = angle + turn.twoBody_bond(_angle_input(bond, angle, atom, links))
+        reference = net.composition_model.fc.weight[0]
+        site_energy = net.mlp(atom)[:, 0] + reference[graph.numbers - 1]
+        return BackboneOutput(features, site_energy)
+
+    def _layers(self, name: str) -> nn.ModuleList:
+        return cast(nn.ModuleList, getattr(self.module, name))
+
+
+@dataclass(frozen=True)
+class _Links:
+    """Connectivity of CHGNet's two graphs. A bond is an edge taken without its direction."""
+
+    edge_bond: Int[Tensor, " edges"]
+    bond_edge: Int[Tensor, " bonds"]  # one edge of each bond
+    angle_centre: Int[Tensor, " angles"]
+    angle_edge: Int[Tensor, " angles"]
+    angle_other_edge: Int[Tensor, " angles"]
+    angle_bond: Int[Tensor, " angles"]
+    angle_other: Int[Tensor, " angles"]  # the bond of the other edge
+
+
+def _links(graph: Graph, bond_cutoff: float) -> _Links:
+    centre = graph.edge_index[0]
+    edge_bond, bond_edge = _bonds(graph)
+    # angles: ordered pairs of different short edges that leave the same atom
+    short = (edge_vectors(graph, graph.positions).norm(dim=1) < bond_cutoff).nonzero()[:, 0]
+    short = short[torch.argsort(centre[short], stable=True)]
+    degree = torch.bincount(centre[short], minlength=len(graph.numbers))
+    start = torch.cumsum(degree, 0) - degree
+    partners = degree[centre[short]]
+    first = torch.repeat_interleave(torch.arange(len(short), device=short.device), partners)
+    offset = torch.arange(len(first), device=short.device) - torch.repeat_interleave(
+        torch.cumsum(partners, 0) - partners, partners
+    )
+    second = start[centre[short][first]] + offset
+    different = first != second
+    edge, other = short[first[different]], short[second[different]]
+    return _Links(edge_bond, bond_edge, centre[edge], edge, other, edge_bond[edge], edge_bond[other])
+
+
+def _bonds(graph: Graph) -> tuple[Int[Tensor, " edges"], Int[Tensor, " bonds"]]:
+    """The bond of each edge, and the first edge of each bond."""
+    centre, neighbour = graph.edge_index
+    if len(centre) == 0:
+        return centre, centre
+    shift = graph.shifts.round().long()
+    span = int(shift.abs().max()) + 1
+    base = 2 * span + 1
+    flat = ((shift[:, 0] + span) * base + shift[:, 1] + span) * base + shift[:, 2] + span
+    mirrored = base**3 - 1 - flat  # the code of the opposite shift
+    backward = (centre > neighbour) | ((centre == neighbour) & (flat < mirrored))
+    low, high = torch.minimum(centre, neighbour), torch.maximum(centre, neighbour)
+    code = torch.where(backward, mirrored, flat)
+    key = (low * len(graph.numbers) + high) * base**3 + code
+    _, edge_bond = torch.unique(key, return_inverse=True)
+    bond_edge = torch.full((int(edge_bond.max()) + 1,), len(key), device=key.device)
+    edges = torch.arange(len(key), device=key.device)
+    return edge_bond, bond_edge.scatter_reduce(0, edge_bond, edges, "amin")
+
+
+def _angle_input(bond: Tensor, angle: Tensor, atom: Tensor, links: _Links) -> Tensor:
+    return torch.cat([bond[links.angle_bond], bond[links.angle_other], angle, atom[links.angle_centre]], 1)
+
+
+def _sum_by(values: Tensor, index: Tensor, size: int) -> Tensor:
+    return torch.zeros(size, values.shape[1], dtype=values.dtype, device=values.device).index_add(0, index, values)
+
+
+def _radial(basis: Any, lengths: Float[Tensor, " bonds"]) -> Float[Tensor, "bonds radial"]:
+    """Bessel functions times a polynomial cutoff (Gasteiger et al., arXiv 2011.14115, eq. 3-4)."""
+    scaled = lengths[:, None] * basis.inv_cutoff
+    envelope = basis.smooth_cutoff
+    p, inside = envelope.p, scaled < 1
+    smooth = 1 + envelope.a * scaled**p + envelope.b * scaled ** (p + 1) + envelope.c * scaled ** (p + 2)
+    value = basis.norm_const * torch.sin(basis.frequencies * scaled) / lengths[:, None]
+    return torch.where(inside, smooth * value, torch.zeros_like(value))
+
+
+def _fourier(basis: Any, angle: Float[Tensor, " angles"]) -> Float[Tensor, "angles angular"]:
+    """Fourier series of an angle (Deng et al. 2023, methods)."""
+    phase = angle[:, None] * basis.frequencies
+    constant = torch.full_like(angle[:, None], math.sqrt(0.5))
+    return torch.cat([constant, phase.sin(), phase.cos()], 1) / math.sqrt(math.pi)
+
+
+def _load(version: str) -> nn.Module:
+    try:
+        from chgnet.model.model import CHGNet
+    except ImportError as error:
+        raise BackboneError("backbone chgnet needs the package chgnet: pip install 'mekrr-scale[chgnet]'") from error
+    with contextlib.redirect_stdout(io.StringIO()):  # the wheel announces itself on standard output
+        net = CHGNet.load(model_name=version, use_device="cpu", verbose=False)
+    net.eval().requires_grad_(False)
+    return cast(nn.Module, net)

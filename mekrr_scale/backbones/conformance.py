@@ -1,0 +1,138 @@
+"""Checks that every backbone has to pass; an adapter of your own earns its tests by one call."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from ase import Atoms
+from torch import Tensor
+
+from mekrr_scale.backbones.base import Backbone
+from mekrr_scale.backbones.derivatives import Directions, tangents
+from mekrr_scale.errors import BackboneError, MekrrError
+from mekrr_scale.graphs import Graph
+
+
+def check_backbone(backbone: Backbone, elements: tuple[str, str] = ("Si", "O")) -> None:
+    """Run the conformance suite in float64; the backbone is left in float64.
+
+    Covers: invariance (rotation, translation, permutation, periodic images), a batch equals its
+    members one by one, gradients and tangents (both modes) against finite differences, an
+    isolated atom, a one-atom cell smaller than the cutoff, unknown species, blocks and identity.
+
+    Raises:
+        BackboneError: names the check that failed and by how much.
+    """
+    identity = backbone.identity()
+    backbone.to(dtype=torch.float64)
+    _require(backbone.identity() == identity, "float64", "the identity changes with the precision")
+    structure = _random_structure(elements)
+    reference = backbone.features(structure)
+    _require(reference.dtype == torch.float64, "float64", f"features are {reference.dtype}")
+    _require(tuple(reference.shape) == (len(structure), backbone.dim), "shape", f"{tuple(reference.shape)}")
+    _check_invariance(backbone, structure, reference)
+    _check_special_structures(backbone, structure, reference, elements[0])
+    _check_derivatives(backbone, structure)
+    _check_description(backbone)
+
+
+def _check_invariance(backbone: Backbone, structure: Atoms, reference: Tensor) -> None:
+    rotated = structure.copy()
+    rotated.rotate(37.0, (1, 2, 3), rotate_cell=True)
+    _same("rotation", backbone.features(rotated), reference)
+    moved = structure.copy()
+    moved.translate((0.7, -1.3, 2.1))
+    _same("translation", backbone.features(moved), reference)
+    moved.wrap()
+    _same("wrapping into the cell", backbone.features(moved), reference)
+    order = np.random.default_rng(1).permutation(len(structure))
+    _same("permutation", backbone.features(structure[order]), reference[torch.from_numpy(order)])
+    doubled = structure.repeat((2, 1, 1))
+    _same("periodic images", backbone.features(doubled), reference.repeat(2, 1))
+
+
+def _check_special_structures(backbone: Backbone, structure: Atoms, reference: Tensor, element: str) -> None:
+    alone = Atoms(element, positions=[(0.0, 0.0, 0.0)])
+    small = Atoms(element, cell=np.eye(3) * 0.45 * backbone.cutoff, pbc=True)
+    lone = backbone.features(alone)
+    _require(bool(torch.isfinite(lone).all()), "isolated atom", "features are not finite")
+    tiled = backbone.features(small.repeat(2))
+    _same("one-atom cell smaller than the cutoff", backbone.features(small).repeat(8, 1), tiled)
+    batch = backbone.features([structure, alone, small])
+    _same("batch equals one by one", batch, torch.cat([reference, lone, backbone.features(small)]))
+    try:
+        backbone.features(Atoms([118], positions=[(0.0, 0.0, 0.0)]))
+    except MekrrError:
+        return
+    raise BackboneError("check 'unknown species' failed: element 118 was accepted")
+
+
+def _check_derivatives(backbone: Backbone, structure: Atoms) -> None:
+    graph = backbone.graph(structure)
+    generator = torch.Generator().manual_seed(2)
+    moves = torch.randn(3, len(structure), 3, generator=generator, dtype=torch.float64)
+    skew = torch.randn(3, 3, 3, generator=generator, dtype=torch.float64)
+    directions = Directions.of_displacements(moves).joined(
+        Directions.of_strains((skew + skew.transpose(1, 2)) / 4, len(structure))
+    )
+    expected = torch.stack([_difference(backbone, graph, directions, k) for k in range(len(directions))])
+    forward = tangents(backbone, graph, directions, chunk=4)
+    _close("forward-mode tangents against finite differences", forward.features, expected, 1e-6)
+    reverse = tangents(backbone, graph, directions, mode="reverse")
+    _close("reverse-mode tangents against forward mode", reverse.features, forward.features, 1e-9)
+    if forward.energy is not None and reverse.energy is not None:
+        _close("energy tangents of both modes", reverse.energy, forward.energy, 1e-9)
+    positions = graph.positions.clone().requires_grad_(True)
+    features = backbone.forward(graph, positions).features
+    seed = torch.randn(features.shape, generator=generator, dtype=torch.float64)
+    (gradient,) = torch.autograd.grad((features * seed).sum(), positions)
+    pulled = torch.einsum("kad,ad->k", expected[:3], seed)
+    _close("gradients against finite differences", (moves * gradient).sum((1, 2)), pulled, 1e-6)
+
+
+def _difference(backbone: Backbone, graph: Graph, directions: Directions, k: int, step: float = 2e-5) -> Tensor:
+    """Fourth-order central difference of the features along one direction."""
+
+    def at(t: float) -> Tensor:
+        with torch.no_grad():
+            moved = graph.positions + t * directions.displacements[k]
+            return backbone.forward(graph, moved, t * directions.strains[k][None]).features
+
+    return (8 * (at(step) - at(-step)) - (at(2 * step) - at(-2 * step))) / (12 * step)
+
+
+def _check_description(backbone: Backbone) -> None:
+    blocks = backbone.blocks()
+    named = {id(p) for modules in blocks.values() for m in modules for p in m.parameters()}
+    _require(bool(named), "blocks", "no block has parameters")
+    _require(list(blocks)[-1] == "readout", "blocks", "the last block is not called 'readout'")
+    counted = sum(len({id(p) for m in modules for p in m.parameters()}) for modules in blocks.values())
+    _require(counted == len(named), "blocks", "a parameter belongs to two blocks")
+    _require(backbone.identity() == backbone.identity(), "identity", "it changes from call to call")
+
+
+def _random_structure(elements: tuple[str, str]) -> Atoms:
+    generator = np.random.default_rng(0)
+    grid = Atoms(
+        [elements[i % 2] for i in range(8)],
+        scaled_positions=np.stack(np.meshgrid([0, 0.5], [0, 0.5], [0, 0.5]), -1).reshape(-1, 3),
+        cell=[[4.6, 0.0, 0.0], [0.4, 4.9, 0.0], [0.2, 0.5, 5.1]],
+        pbc=True,
+    )
+    grid.positions += generator.normal(scale=0.25, size=grid.positions.shape)
+    return grid
+
+
+def _require(holds: bool, check: str, found: str) -> None:
+    if not holds:
+        raise BackboneError(f"check '{check}' failed: {found}")
+
+
+def _same(check: str, value: Tensor, expected: Tensor) -> None:
+    _close(check, value, expected, 1e-8)
+
+
+def _close(check: str, value: Tensor, expected: Tensor, tolerance: float) -> None:
+    _require(value.shape == expected.shape, check, f"shape {tuple(value.shape)} instead of {tuple(expected.shape)}")
+    error = float((value - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
+    _require(error <= tolerance, check, f"relative difference {error:.1e}, allowed {tolerance:.0e}")

@@ -1,0 +1,63 @@
+"""ASE calculator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from mekrr_scale.backbones import Backbone
+from mekrr_scale.model import Model, Potential
+
+
+class MekrrCalculator(Calculator):  # type: ignore[misc]
+    """A fitted model as an ASE calculator.
+
+    Results: energy and free_energy (equal; eV), energies (per atom), forces (eV/angstrom) and,
+    for cells with a volume, stress (eV/angstrom^3, Voigt). Memory does not grow with steps.
+
+    Args:
+        model: a model, or the path of one.
+        backbone: an instance to use instead of loading the model's.
+
+    Raises:
+        ModelError: see ``Model.load`` and ``Potential``.
+    """
+
+    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "energies", "forces", "stress"]
+
+    def __init__(
+        self,
+        model: Model | Path | str,
+        backbone: Backbone | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        loaded = model if isinstance(model, Model) else Model.load(model)
+        self.potential = Potential(loaded, backbone, dtype, device)
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Compute what is asked for; ASE calls this when positions or cell have changed."""
+        super().calculate(atoms, list(properties), list(system_changes))
+        periodic = bool(self.atoms.cell.rank == 3 and self.atoms.pbc.any())
+        stress = "stress" in properties and periodic
+        forces = bool({"forces", "stress"} & set(properties))
+        prediction = self.potential.predict(self.atoms, forces=forces, stress=stress)
+        energy = float(prediction.energy[0])
+        self.results = {"energy": energy, "free_energy": energy, "energies": prediction.energies.numpy()}
+        if prediction.forces is not None:
+            self.results["forces"] = prediction.forces.numpy()
+        if prediction.stress is not None:
+            self.results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress[0].numpy())

@@ -1,0 +1,337 @@
+"""The commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import ase.io
+import torch
+import typer
+
+from mekrr_scale import __version__
+from mekrr_scale.backbones import BackboneSpec, available_backbones
+from mekrr_scale.cli.console import Bar, errors, out
+from mekrr_scale.cli.store import store_app
+from mekrr_scale.config import load_config, parse_bytes
+from mekrr_scale.errors import ConfigError
+from mekrr_scale.model import Model, Potential
+from mekrr_scale.pipeline import Evaluation, ExtractPlan, evaluate_store
+from mekrr_scale.pipeline import evaluate as evaluate_structures
+from mekrr_scale.pipeline import extract as extract_features
+from mekrr_scale.pipeline import fit as fit_model
+from mekrr_scale.pipeline import predict as predict_structures
+from mekrr_scale.pipeline.evaluate import summary
+from mekrr_scale.report import error_table, parity_plot, species_plot, species_table, trial_table
+from mekrr_scale.store import FeatureStore
+from mekrr_scale.structures import LabelKeys, count_structures, read_structures
+
+app = typer.Typer(
+    help="Kernel interatomic potentials on features of pretrained graph networks, at scale.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    epilog="Add --debug to any command for the traceback of an error.",
+)
+app.add_typer(store_app, name="store")
+
+Device = Annotated[str, typer.Option(help="torch device of the backbone, e.g. cpu or cuda")]
+EnergyKey = Annotated[str | None, typer.Option(help="info key of the energy; default: ASE's (force-consistent) energy")]
+ForcesKey = Annotated[str | None, typer.Option(help="array key of the forces; default: ASE's, without constraints")]
+StressKey = Annotated[str | None, typer.Option(help="info key of the stress; default: ASE's")]
+Units = Annotated[
+    str, typer.Option(help="units of the labels: energy[,length[,stress]], e.g. kcal/mol or Hartree,bohr")
+]
+Format = Annotated[str | None, typer.Option(help="ASE's name of the format, where the file name does not tell")]
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def extract(
+    structures: Annotated[list[Path], typer.Argument(help="files that ASE reads; .xz, .gz and .bz2 too")],
+    store: Annotated[Path, typer.Option("--store", "-o", help="folder of the store")],
+    backbone: Annotated[str, typer.Option(help="see `mekrr-scale backbones`")] = "chgnet",
+    layer: Annotated[str | None, typer.Option(help="after which block features are taken")] = None,
+    weights: Annotated[str | None, typer.Option(help="version of the pretrained weights (chgnet)")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="file of the weights (schnet)")] = None,
+    max_neighbors: Annotated[int | None, typer.Option(help="cap on neighbours (schnet); 0 for none")] = None,
+    derivatives: Annotated[str, typer.Option(help="train on forces: all, none, or directions per structure")] = "none",
+    strain: Annotated[bool, typer.Option(help="train on stress: tangents along the six strains")] = False,
+    energy_key: EnergyKey = None,
+    forces_key: ForcesKey = None,
+    stress_key: StressKey = None,
+    units: Units = "eV,angstrom,eV/A^3",
+    part: Annotated[str, typer.Option(help="i/n: do the i-th of n parts, e.g. one per job of an array")] = "1/1",
+    shard_size: Annotated[str, typer.Option(help="features per shard, and what a kill can lose")] = "32M",
+    dtype: Annotated[Literal["float32", "float64"], typer.Option(help="precision of the features")] = "float32",
+    group_key: Annotated[str | None, typer.Option(help="info key of the trajectory, kept together in folds")] = None,
+    unlabelled: Annotated[bool, typer.Option(help="take structures without an energy too")] = False,
+    format: Format = None,
+    device: Device = "cpu",
+    seed: Annotated[int, typer.Option(help="of the random directions")] = 0,
+) -> None:
+    """Structures to a feature store. Resumes: run the same command again after a kill.
+
+    Examples:
+
+        mekrr-scale extract train.xyz.xz -o features
+
+        mekrr-scale extract md.traj -o features --derivatives 8 --units kcal/mol
+
+        mekrr-scale extract big.xyz -o features --part 3/16   # then: store finalize
+    """
+    plan = ExtractPlan(
+        backbone=BackboneSpec(backbone, layer, weights, None if checkpoint is None else str(checkpoint), max_neighbors),
+        keys=LabelKeys(energy_key, forces_key, stress_key, **LabelKeys.parse_units(units)),
+        derivatives=_derivatives(derivatives),
+        strain=strain,
+        part=_part(part),
+        shard_bytes=parse_bytes(shard_size),
+        dtype=dtype,
+        device=_device(device),
+        group_key=group_key,
+        need_energy=not unlabelled,
+        format=format,
+        seed=seed,
+    )
+    with Bar() as bar:
+        report = extract_features(structures, store, plan, progress=bar)
+    rejected = sum(report.rejected.values())
+    out.print(f"{report.written} structures written, {report.resumed} were there already, {rejected} rejected")
+    for reason, count in report.rejected.most_common(3):
+        out.print(f"  {count} x {reason}", markup=False, highlight=False)
+    if rejected:
+        out.print(f"  all rejects: {store}/rejects*.jsonl", markup=False, highlight=False)
+    for warning in report.warnings:
+        errors.print(f"[yellow]warning:[/] {warning}", highlight=False)
+    if report.store is None:
+        out.print(f"part {part} done; when all parts are: mekrr-scale store finalize {store}", highlight=False)
+    else:
+        found = report.store
+        out.print(
+            f"store {store}: {found.n_structures} structures, {found.n_atoms} atoms, {found.n_directions} directions, "
+            f"{len(found.shards)} shards",
+            highlight=False,
+        )
+
+
+@app.command()
+def fit(
+    config: Annotated[Path | None, typer.Argument(help="TOML file; flags below override it")] = None,
+    store: Annotated[list[str] | None, typer.Option("--store", "-s", help="store to fit; may be repeated")] = None,
+    output: Annotated[str | None, typer.Option("--output", "-o", help="model file to write")] = None,
+    solver: Annotated[str | None, typer.Option(help="direct, falkon or exact")] = None,
+    landmarks: Annotated[int | None, typer.Option(help="number of landmarks")] = None,
+    method: Annotated[str | None, typer.Option(help="uniform, farthest, leverage or structures")] = None,
+    kernel: Annotated[
+        str | None, typer.Option(help="gaussian, matern32, matern52, gaussian-sum, linear, polynomial")
+    ] = None,
+    length_scale: Annotated[str | None, typer.Option(help="candidates, e.g. 2x,4x: times the median distance")] = None,
+    alpha: Annotated[
+        str | None, typer.Option(help="candidates between 0 (species alike) and 1 (apart), e.g. 0,0.5,1")
+    ] = None,
+    reduce: Annotated[str | None, typer.Option(help="sum (extensive) or mean (per atom, as MEKRR)")] = None,
+    standardize: Annotated[str | None, typer.Option(help="none, centre, scale, ...-per-species; candidates")] = None,
+    baseline: Annotated[str | None, typer.Option(help="composition, isolated, backbone; candidates")] = None,
+    ridge: Annotated[str | None, typer.Option(help="candidates, e.g. 1e-8,1e-6")] = None,
+    validate: Annotated[int | None, typer.Option(help="folds of the cross-validation; 0 for none")] = None,
+    force_weight: Annotated[str | None, typer.Option(help="candidates for the weight of force rows")] = None,
+    memory: Annotated[str | None, typer.Option(help="rows are kept in memory up to this size, e.g. 2G")] = None,
+    seed: Annotated[int | None, typer.Option(help="of landmarks and samples")] = None,
+    plot: Annotated[Path | None, typer.Option(help="parity plot of the cross-validation")] = None,
+) -> None:
+    """Fit a model to a store; several candidates are cross-validated and the best one taken.
+
+    Examples:
+
+        mekrr-scale fit --store features -o model.mekrr
+
+        mekrr-scale fit fit.toml --alpha 0,0.5,1 --ridge 1e-9,1e-7,1e-5
+
+        mekrr-scale fit --store features --solver falkon --landmarks 5000
+    """
+    settings = load_config(
+        config,
+        {
+            "store": store or None,
+            "output": output,
+            "solver.name": solver,
+            "landmarks.count": landmarks,
+            "landmarks.method": method,
+            "kernel.name": kernel,
+            "kernel.length_scale": _texts(length_scale),
+            "kernel.alpha": _numbers("alpha", alpha),
+            "kernel.reduce": reduce,
+            "kernel.standardize": _texts(standardize),
+            "baseline.kind": _texts(baseline),
+            "solver.ridge": _numbers("ridge", ridge),
+            "validate": validate,
+            "solver.force_weight": _numbers("force-weight", force_weight),
+            "solver.memory": memory,
+            "seed": seed,
+        },
+    )
+    plan = settings.plan()
+    target = Path(settings.output)
+    if not target.parent.is_dir():
+        raise ConfigError(f"the folder {target.parent} for the model does not exist; create it first")
+    with Bar("rows") as bar:
+        report = fit_model(settings.store, plan, progress=bar)
+    if plan.folds:
+        out.print(trial_table(report))
+    for warning in report.warnings:
+        errors.print(f"[yellow]warning:[/] {warning}", highlight=False)
+    if plot is not None and plan.folds:
+        parity_plot(plot, folds=(report.reference.numpy(), report.predicted.numpy()), title="cross-validation")
+    report.model.save(target)
+    mae = report.model.validation.get("energy_mae")
+    shown = "" if mae is None else f"; cross-validated energy MAE {1e3 * mae:.2f} meV/atom"
+    out.print(f"model {target}: {report.model.landmarks.n_sets} landmarks{shown}", highlight=False)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="model file")],
+    data: Annotated[Path, typer.Argument(help="structures with labels, or a store (energies only)")],
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures as JSON")] = None,
+    plot: Annotated[Path | None, typer.Option(help="parity plot")] = None,
+    species_figure: Annotated[Path | None, typer.Option("--species-plot", help="force errors by element")] = None,
+    forces: Annotated[bool, typer.Option(help="compare forces and stress too")] = True,
+    energy_key: EnergyKey = None,
+    forces_key: ForcesKey = None,
+    stress_key: StressKey = None,
+    units: Units = "eV,angstrom,eV/A^3",
+    format: Format = None,
+    device: Device = "cpu",
+) -> None:
+    """Errors of a model on labelled structures.
+
+    Examples:
+
+        mekrr-scale evaluate model.mekrr test.xyz.xz --plot parity.png --json errors.json
+
+        mekrr-scale evaluate model.mekrr features   # a store: energies only, no backbone needed
+    """
+    loaded = Model.load(model)
+    with Bar() as bar:
+        found = _evaluate(
+            loaded, data, LabelKeys(energy_key, forces_key, stress_key, **LabelKeys.parse_units(units)),
+            forces, format, _device(device), bar,
+        )  # fmt: skip
+    for line in found.rejected[:3]:
+        errors.print(f"left out: {line}", markup=False, highlight=False)
+    if len(found.rejected) > 3:
+        errors.print(f"left out: {len(found.rejected) - 3} more structures", highlight=False)
+    out.print(error_table([(data.name, found.metrics())]))
+    if len(found.forces):
+        out.print(species_table(found))
+    if json_file is not None:
+        json_file.write_text(json.dumps(summary(found), indent=2), encoding="utf-8")
+    if plot is not None:
+        parity_plot(plot, found, title=f"{model.name} on {data.name}")
+    if species_figure is not None:
+        if not len(found.forces):
+            raise ConfigError("there are no forces to plot by element; evaluate structures with forces")
+        species_plot(species_figure, found)
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="model file")],
+    structures: Annotated[Path, typer.Argument(help="structures to predict")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="extended xyz file to write")],
+    forces: Annotated[bool, typer.Option(help="forces and stress too")] = True,
+    format: Format = None,
+    device: Device = "cpu",
+) -> None:
+    """Predict energies, per-atom energies, forces and stress; writes extended xyz.
+
+    Example:
+
+        mekrr-scale predict model.mekrr candidates.xyz -o predicted.xyz
+    """
+    potential = Potential(Model.load(model), device=_device(device))
+    if not output.parent.is_dir():
+        raise ConfigError(f"the folder {output.parent} does not exist; create it first")
+    count = 0
+    with Bar() as bar, output.open("w", encoding="utf-8") as stream:
+        bar.stage("predict", count_structures(structures, format) if structures.exists() else None)
+        for atoms in predict_structures(potential, read_structures(structures, format), forces, bar):
+            ase.io.write(stream, atoms, format="extxyz")
+            count += 1
+    out.print(f"{output}: {count} structures", highlight=False)
+
+
+@app.command()
+def backbones() -> None:
+    """List backbones: which can be used here, and what the others need.
+
+    Example:
+
+        mekrr-scale backbones
+    """
+    for name, usable, note in available_backbones():
+        out.print(f"{'[green]yes[/]' if usable else '[red]no[/] '}  [bold]{name}[/]  {note}", highlight=False)
+
+
+def _evaluate(
+    model: Model, data: Path, keys: LabelKeys, forces: bool, format: str | None, device: str, bar: Bar
+) -> Evaluation:
+    if data.is_dir():
+        store = FeatureStore(data)
+        bar.stage("evaluate", store.n_structures)
+        return evaluate_store(model, store, bar)
+    total = count_structures(data, format) if data.exists() else None
+    structures = read_structures(data, format)
+    potential = Potential(model, device=device)
+    bar.stage("evaluate", total)
+    return evaluate_structures(potential, structures, keys, forces, bar)
+
+
+def _derivatives(text: str) -> int | Literal["all", "none"]:
+    if text == "all":
+        return "all"
+    if text == "none":
+        return "none"
+    try:
+        return int(text)
+    except ValueError:
+        raise ConfigError(f"--derivatives {text!r}: write all, none, or a number of directions, e.g. 8") from None
+
+
+def _part(text: str) -> tuple[int, int]:
+    try:
+        index, count = (int(piece) for piece in text.split("/"))
+    except ValueError:
+        raise ConfigError(f"--part {text!r}: write i/n, e.g. 3/16") from None
+    return index, count
+
+
+def _device(text: str) -> str:
+    try:
+        device = torch.device(text)
+    except RuntimeError as error:
+        raise ConfigError(f"--device {text!r}: write cpu, cuda or cuda:1") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: torch finds no CUDA GPU here; use cpu, or install torch with CUDA (README)")
+    return text
+
+
+def _texts(text: str | None) -> list[str] | None:
+    return None if text is None else [piece.strip() for piece in text.split(",") if piece.strip()]
+
+
+def _numbers(name: str, text: str | None) -> list[float] | None:
+    try:
+        return None if text is None else [float(piece) for piece in text.split(",") if piece.strip()]
+    except ValueError:
+        raise ConfigError(f"--{name} {text!r}: write numbers separated by commas, e.g. 0,0.5,1") from None

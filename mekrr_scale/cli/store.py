@@ -1,0 +1,127 @@
+"""``mekrr-scale store``: looking after feature stores."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from ase.data import chemical_symbols
+from rich.table import Table
+
+from mekrr_scale.cli.console import out
+from mekrr_scale.config import parse_bytes
+from mekrr_scale.errors import StoreError
+from mekrr_scale.store import FeatureStore
+from mekrr_scale.store import finalize as finalize_store
+from mekrr_scale.store import merge as merge_stores
+from mekrr_scale.store import repack as repack_store
+from mekrr_scale.store import verify as verify_store
+
+store_app = typer.Typer(
+    help="Look after feature stores: info, verify, finalize, merge, repack.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+)
+
+StorePath = Annotated[Path, typer.Argument(help="folder of the store")]
+
+
+@store_app.command()
+def info(
+    store: StorePath,
+    as_json: Annotated[bool, typer.Option("--json", help="print the manifest's summary as JSON")] = False,
+) -> None:
+    """What a store holds.
+
+    Example:
+
+        mekrr-scale store info features
+    """
+    found = FeatureStore(store, level="size")
+    summary = {
+        "id": found.id,
+        "structures": found.n_structures,
+        "with energy": sum(shard.energies for shard in found.shards),
+        "atoms": found.n_atoms,
+        "species": {chemical_symbols[z]: n for z, n in found.species.items()},
+        "directions": found.n_directions,
+        "drawn": dict(found.header.directions),
+        "shards": len(found.shards),
+        "bytes": sum(shard.bytes for shard in found.shards),
+        "backbone": dict(found.header.backbone),
+        "features": found.header.dim,
+        "dtype": found.header.dtype,
+        "schema": found.manifest["schema"],
+    }
+    if as_json:
+        print(json.dumps(summary, indent=2))
+        return
+    table = Table(title=str(store), title_justify="left", show_header=False)
+    for key, value in summary.items():
+        table.add_row(key, str(value))
+    out.print(table)
+
+
+@store_app.command()
+def verify(
+    store: StorePath, quick: Annotated[bool, typer.Option(help="sizes and metadata only, not every byte")] = False
+) -> None:
+    """Check every byte of a store against its hashes. Exit code 4 if anything is damaged.
+
+    Example:
+
+        mekrr-scale store verify features
+    """
+    report = verify_store(store, full=not quick)
+    for line in report.damaged:
+        out.print(f"damaged: {line}", markup=False, highlight=False)
+    for name in report.strays:
+        out.print(f"not in the manifest: {name}", markup=False, highlight=False)
+    if not report.ok:
+        raise StoreError(f"{len(report.damaged)} of {report.checked} shards of {store} are damaged")
+    out.print(f"{report.checked} shards, all as they were written", highlight=False)
+
+
+@store_app.command()
+def finalize(store: StorePath) -> None:
+    """Write the manifest when all parts of an extraction are done.
+
+    Example:
+
+        mekrr-scale store finalize features
+    """
+    found = finalize_store(store)
+    out.print(f"{store}: {len(found.shards)} shards, {found.n_structures} structures, id {found.id}", highlight=False)
+
+
+@store_app.command()
+def merge(
+    sources: Annotated[list[Path], typer.Argument(help="stores to join")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder of the new store")],
+) -> None:
+    """Join stores of the same backbone in a new one; shards are linked where the disk allows.
+
+    Example:
+
+        mekrr-scale store merge run1 run2 -o all
+    """
+    found = merge_stores(sources, output)
+    out.print(f"{output}: {len(found.shards)} shards, {found.n_structures} structures", highlight=False)
+
+
+@store_app.command()
+def repack(
+    source: StorePath,
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder of the new store")],
+    shard_size: Annotated[str, typer.Option(help="features per shard")] = "1G",
+) -> None:
+    """Write a store anew with shards of another size.
+
+    Example:
+
+        mekrr-scale store repack features -o packed --shard-size 2G
+    """
+    found = repack_store(source, output, parse_bytes(shard_size))
+    out.print(f"{output}: {len(found.shards)} shards, {found.n_structures} structures", highlight=False)

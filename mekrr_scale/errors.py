@@ -1,0 +1,64 @@
+"""Exceptions that say what came, what was expected and what to do.
+
+Every class carries the exit code with which the command line ends when it is raised.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class MekrrError(Exception):
+    """Base of all errors that the package raises on purpose."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class ConfigError(MekrrError, ValueError):
+    """An option, or a combination of options, that cannot be used."""
+
+    exit_code = 2
+
+
+class StructureError(MekrrError, ValueError):
+    """Structures or labels that cannot be read or used."""
+
+    exit_code = 3
+
+
+class StoreError(MekrrError):
+    """A feature store that is damaged, incomplete or of another kind."""
+
+    exit_code = 4
+
+
+class BackboneError(MekrrError):
+    """A backbone that is missing, unknown or does not fit the data."""
+
+    exit_code = 5
+
+
+class ModelError(MekrrError):
+    """A model file that is damaged, of another schema, or used on the wrong input."""
+
+    exit_code = 6
+
+
+class SolverError(MekrrError):
+    """A linear system that could not be solved to the tolerance asked for."""
+
+    exit_code = 7
+
+
+def suggestion(name: str, options: Iterable[str]) -> str:
+    """The end of an error message: the closest of the options, and all of them.
+
+    >>> suggestion("gausian", ["gaussian", "linear"])
+    "Do you mean 'gaussian'? Possible: gaussian, linear"
+    """
+    options = sorted(options)
+    close = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
+    hint = f"Do you mean '{close[0]}'? " if close else ""
+    return f"{hint}Possible: {', '.join(options)}"

@@ -1,0 +1,277 @@
+"""Kernels between the feature vectors of two atoms.
+
+Every kernel is a function of one argument t: t = -|x - y|^2 / 2 for kernels of the distance,
+t = x.y for kernels of the inner product, with x = s h and a scale s of the kernel. Then
+
+* t comes out of one matrix product of augmented vectors, left(x) . right(y);
+* the derivative along a tangent is k'(t) (left'(x) . right(y)), one more matrix product.
+
+So an energy row and a derivative row need only ``profile`` (k) and ``slope`` (dk/dt).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from typing import ClassVar, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mekrr_scale.errors import ConfigError, suggestion
+
+
+class AtomKernel(ABC):
+    """k(h, h') of two feature vectors."""
+
+    name: ClassVar[str]
+    stationary: ClassVar[bool]  # a function of the distance (else of the inner product)
+
+    @property
+    @abstractmethod
+    def scale(self) -> float:
+        """The factor s that features are multiplied with."""
+
+    @abstractmethod
+    def profile(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """k as a function of t; may overwrite t."""
+
+    @abstractmethod
+    def slope(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """dk/dt; leaves t as it is."""
+
+    @final
+    def left(self, features: Float[Tensor, "atoms dim"]) -> Float[Tensor, "atoms augmented"]:
+        """Augmented vectors of the atoms: [x, -|x|^2/2, 1], or x for inner products."""
+        x = features * self.scale
+        if not self.stationary:
+            return x
+        return torch.cat([x, -0.5 * x.square().sum(1, keepdim=True), torch.ones_like(x[:, :1])], 1)
+
+    @final
+    def left_tangent(
+        self, features: Float[Tensor, "*atoms dim"], tangents: Float[Tensor, "*atoms dim"]
+    ) -> Float[Tensor, "*atoms augmented"]:
+        """Derivative of ``left`` along a tangent of the features."""
+        x, dx = features * self.scale, tangents * self.scale
+        if not self.stationary:
+            return dx
+        return torch.cat([dx, -(x * dx).sum(-1, keepdim=True), torch.zeros_like(dx[..., :1])], -1)
+
+    @final
+    def left_pullback(
+        self, features: Float[Tensor, "atoms dim"], gradient: Float[Tensor, "atoms augmented"]
+    ) -> Float[Tensor, "atoms dim"]:
+        """Gradient with respect to the features, from one with respect to ``left``."""
+        if not self.stationary:
+            return gradient * self.scale
+        dim = features.shape[1]
+        return self.scale * (gradient[:, :dim] - self.scale * features * gradient[:, dim : dim + 1])
+
+    @final
+    def right(self, features: Float[Tensor, "landmarks dim"]) -> Float[Tensor, "landmarks augmented"]:
+        """Augmented vectors of the landmarks: [y, 1, -|y|^2/2], or y."""
+        y = features * self.scale
+        if not self.stationary:
+            return y
+        return torch.cat([y, torch.ones_like(y[:, :1]), -0.5 * y.square().sum(1, keepdim=True)], 1)
+
+    @final
+    def gram(self, a: Float[Tensor, "rows dim"], b: Float[Tensor, "columns dim"]) -> Float[Tensor, "rows columns"]:
+        """k of all pairs; of features that are shifted near the origin if the kernel is stationary."""
+        return self.profile(self.left(a) @ self.right(b).T)
+
+    @final
+    def to_dict(self) -> dict[str, object]:
+        return {"name": self.name, **asdict(self)}  # type: ignore[call-overload]
+
+
+def _positive(kernel: str, **values: float) -> None:
+    for name, value in values.items():
+        if not (value > 0 and math.isfinite(value)):
+            raise ConfigError(f"{kernel} kernel: {name} is {value}, it must be a positive number")
+
+
+@final
+@dataclass(frozen=True)
+class Gaussian(AtomKernel):
+    """exp(-|h - h'|^2 / 2 l^2)."""
+
+    length_scale: float
+    name: ClassVar[str] = "gaussian"
+    stationary: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _positive(self.name, length_scale=self.length_scale)
+
+    @property
+    def scale(self) -> float:
+        return 1.0 / self.length_scale
+
+    def profile(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return t.exp_()
+
+    def slope(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return t.exp()
+
+
+@final
+@dataclass(frozen=True)
+class Matern32(AtomKernel):
+    """(1 + sqrt(3) r/l) exp(-sqrt(3) r/l), r the Euclidean distance."""
+
+    length_scale: float
+    name: ClassVar[str] = "matern32"
+    stationary: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _positive(self.name, length_scale=self.length_scale)
+
+    @property
+    def scale(self) -> float:
+        return 1.0 / self.length_scale
+
+    def profile(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        r = _distance(t, 3.0)
+        return (1 + r) * (-r).exp_()
+
+    def slope(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return 3.0 * (-_distance(t, 3.0)).exp_()
+
+
+@final
+@dataclass(frozen=True)
+class Matern52(AtomKernel):
+    """(1 + q + q^2/3) exp(-q), q = sqrt(5) r/l, r the Euclidean distance."""
+
+    length_scale: float
+    name: ClassVar[str] = "matern52"
+    stationary: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _positive(self.name, length_scale=self.length_scale)
+
+    @property
+    def scale(self) -> float:
+        return 1.0 / self.length_scale
+
+    def profile(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        q = _distance(t, 5.0)
+        return (1 + q + q.square() / 3) * (-q).exp_()
+
+    def slope(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        q = _distance(t, 5.0)
+        return (5.0 / 3.0) * (1 + q) * (-q).exp_()
+
+
+@final
+@dataclass(frozen=True)
+class GaussianSum(AtomKernel):
+    """The mean of Gaussians over several length scales."""
+
+    length_scales: tuple[float, ...]
+    name: ClassVar[str] = "gaussian-sum"
+    stationary: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "length_scales", tuple(map(float, self.length_scales)))
+        if not self.length_scales:
+            raise ConfigError("gaussian-sum kernel: give at least one length scale")
+        for value in self.length_scales:
+            _positive(self.name, length_scale=value)
+
+    @property
+    def scale(self) -> float:
+        return 1.0
+
+    def profile(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        total = torch.zeros_like(t)
+        for length in self.length_scales:
+            total += (t / length**2).exp_()
+        return total.div_(len(self.length_scales))
+
+    def slope(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        total = torch.zeros_like(t)
+        for length in self.length_scales:
+            total += (t / length**2).exp_() / length**2
+        return total.div_(len(self.length_scales))
+
+
+@final
+@dataclass(frozen=True)
+class Linear(AtomKernel):
+    """(h.h' + offset) / l^2; the offset plays the part of a bias per atom."""
+
+    length_scale: float = 1.0
+    offset: float = 0.0
+    name: ClassVar[str] = "linear"
+    stationary: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        _positive(self.name, length_scale=self.length_scale)
+        if self.offset < 0:
+            raise ConfigError(f"linear kernel: offset is {self.offset}, it must not be negative")
+
+    @property
+    def scale(self) -> float:
+        return 1.0 / self.length_scale
+
+    def profile(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return t.add_(self.offset / self.length_scale**2)
+
+    def slope(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return torch.ones_like(t)
+
+
+@final
+@dataclass(frozen=True)
+class Polynomial(AtomKernel):
+    """(h.h'/l^2 + offset)^degree."""
+
+    degree: int = 2
+    length_scale: float = 1.0
+    offset: float = 1.0
+    name: ClassVar[str] = "polynomial"
+    stationary: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        _positive(self.name, length_scale=self.length_scale, degree=self.degree)
+        if self.offset < 0:
+            raise ConfigError(f"polynomial kernel: offset is {self.offset}, it must not be negative")
+
+    @property
+    def scale(self) -> float:
+        return 1.0 / self.length_scale
+
+    def profile(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return t.add_(self.offset).pow_(self.degree)
+
+    def slope(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return self.degree * (t + self.offset).pow_(self.degree - 1)
+
+
+_KERNELS: dict[str, type[AtomKernel]] = {
+    kernel.name: kernel for kernel in (Gaussian, Matern32, Matern52, GaussianSum, Linear, Polynomial)
+}
+KERNEL_NAMES = tuple(_KERNELS)
+
+
+def atom_kernel(name: str, **parameters: object) -> AtomKernel:
+    """An atom kernel by name.
+
+    Raises:
+        ConfigError: unknown name or parameters.
+    """
+    if name not in _KERNELS:
+        raise ConfigError(f"there is no kernel {name!r}. {suggestion(name, _KERNELS)}")
+    try:
+        return _KERNELS[name](**parameters)
+    except TypeError as error:
+        raise ConfigError(f"{name} kernel: {error}") from error
+
+
+def _distance(t: Tensor, factor: float) -> Tensor:
+    """sqrt(factor) r from t = -r^2/2; rounding may leave t slightly above zero."""
+    return (t * (-2.0 * factor)).clamp_min_(0.0).sqrt_()

@@ -1,0 +1,376 @@
+"""The set kernel between structures: sums or means of atom kernels with species mixing.
+
+    sum:   K(x,x') = sum_ab B[z_a,z_b] k(h_a,h_b)
+    mean:  K(x,x') = (1-alpha)/(n n') sum_ab k + alpha sum_s 1/(n_s n'_s) sum_{a,b in s} k
+
+The second is MEKRR's (arXiv 2306.01589, eq. 9-11, without its 1/S, as in the authors' code).
+Both are sums of channels, each of the form
+
+    sum_a sum_b u(x, z_a) C[z_a, z_b] u(x', z_b) k(h_a, h_b):
+
+``sum`` has one (u = 1, C = B), ``mean`` a pooled one (u = 1/n, C = 1 - alpha) and one of own
+species (u = 1/n_s, C = alpha [z = z']).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from mekrr_scale.arrays import FeatureBatch, SpeciesRun, bounds
+from mekrr_scale.errors import ConfigError, ModelError
+from mekrr_scale.kernels.atom import AtomKernel
+from mekrr_scale.kernels.mixing import SpeciesMixing
+from mekrr_scale.kernels.sums import map_tiles, product, segment_sums
+from mekrr_scale.transforms import Transform
+
+Reduce = Literal["sum", "mean"]
+_Channel = Literal["sum", "pooled", "own"]
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """The sets that a model is an expansion over; their atoms ordered by species, then by set."""
+
+    features: Float[Tensor, "atoms dim"]  # as in the store, before any transform
+    species: Int64[Tensor, " atoms"]  # atomic numbers, ascending
+    owner: Int64[Tensor, " atoms"]  # the set of each atom
+    n_sets: int
+
+    def __post_init__(self) -> None:
+        if self.n_sets == 0 or len(self.features) == 0:
+            raise ConfigError("there are no landmarks; choose at least one")
+        if bool((self.species.diff() < 0).any()):
+            raise ConfigError("landmark atoms must be ordered by species")
+
+    @property
+    def singletons(self) -> bool:
+        """Whether every set is a single atom, in the order of the atoms."""
+        return self.n_sets == len(self.owner) and bool((self.owner == torch.arange(self.n_sets)).all())
+
+    def runs(self) -> tuple[SpeciesRun, ...]:
+        """The landmark sets as structures of a batch."""
+        runs = []
+        for z in self.species.unique().tolist():
+            chosen = self.species == z
+            counts = torch.bincount(self.owner[chosen], minlength=self.n_sets)
+            runs.append(SpeciesRun(z, self.features[chosen], bounds(counts)))
+        return tuple(runs)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """Landmarks as the tiles need them: transformed, shifted, augmented."""
+
+    features: Float[Tensor, "atoms dim"]
+    right: Float[Tensor, "augmented atoms"]
+    shift: Float64[Tensor, " dim"]  # one common vector taken off every transformed feature
+    bounds: dict[int, tuple[int, int]]  # columns of each species
+
+
+@dataclass(frozen=True)
+class SetKernel:
+    """A set kernel: atom kernel, mixing of species, reduction, and transform of the features.
+
+    Raises:
+        ConfigError: a general mixing matrix with ``mean``, which has no such form.
+    """
+
+    atom: AtomKernel
+    mixing: SpeciesMixing
+    reduce: Reduce
+    transform: Transform
+
+    def __post_init__(self) -> None:
+        if self.reduce not in ("sum", "mean"):
+            raise ConfigError(f"reduce is {self.reduce!r}; it is 'sum' or 'mean'")
+        if self.reduce == "mean" and self.mixing.matrix:
+            raise ConfigError("a species mixing matrix needs reduce='sum'; 'mean' takes alpha only")
+
+    def n_columns(self, landmarks: Landmarks) -> int:
+        """Columns of the design matrix.
+
+        Singletons under ``mean`` with 0 < alpha < 1 have two each, since a single atom is not
+        the sum of its pooled and its own-species part.
+        """
+        return landmarks.n_sets * (len(self._channels()) if landmarks.singletons else 1)
+
+    def separate(self, landmarks: Landmarks) -> bool:
+        """Whether K_ZZ is block diagonal by species."""
+        return self.mixing.separate and landmarks.singletons
+
+    def rows(
+        self, batch: FeatureBatch | Landmarks, landmarks: Landmarks, dtype: torch.dtype = torch.float64
+    ) -> Float64[Tensor, "structures columns"]:
+        """K(x, Z_m) for every structure of a batch; elements in ``dtype``, sums in float64."""
+        return torch.cat(self._by_column_group(batch, landmarks, self._channels(), dtype), 1)
+
+    def derivative_rows(
+        self, batch: FeatureBatch, landmarks: Landmarks, dtype: torch.dtype = torch.float32
+    ) -> Float64[Tensor, "directions columns"]:
+        """Derivatives of ``rows`` along the directions whose tangents the batch holds.
+
+        Raises:
+            ConfigError: the batch holds no tangents.
+        """
+        labels = batch.directions
+        if labels is None or any(run.tangents is None for run in batch.runs):
+            raise ConfigError("the store holds no tangents; extract again with --derivatives")
+        prepared = self._prepare(landmarks, dtype)
+        channels = self._channels()
+        structure = torch.repeat_interleave(torch.arange(batch.n_structures), labels.ptr.diff())
+        parts = self._empty(len(structure), landmarks, channels)
+        for run in batch.runs:
+            columns = self._columns(run.z, prepared)
+            sums = self._derivative_sums(run, labels.ptr, prepared, columns, dtype)
+            for place, channel in enumerate(channels):
+                weight = self._weight(channel, run, batch.n_atoms)[structure]
+                self._add(parts, place, sums * weight[:, None], channel, run.z, landmarks, columns)
+        return torch.cat(parts, 1)
+
+    def gram_blocks(self, landmarks: Landmarks) -> list[Float64[Tensor, "_ _"]]:
+        """The diagonal blocks of K_ZZ, in float64 and in the order of the columns.
+
+        Singletons of species that never meet have a block for each species; so has the
+        own-species channel of ``mean``.
+        """
+        if not landmarks.singletons:
+            gram = self.rows(landmarks, landmarks)
+            return [(gram + gram.T) / 2]
+        blocks = []
+        prepared = self._prepare(landmarks, torch.float64)
+        left = self.atom.left(prepared.features)
+        for channel in self._channels():
+            apart = channel == "own" or self.mixing.separate
+            for a, b in prepared.bounds.values() if apart else [(0, landmarks.n_sets)]:
+                species, counts = landmarks.species[a:b].unique_consecutive(return_counts=True)
+                table = self._table(channel, species.tolist(), species.tolist())
+                table = table.repeat_interleave(counts, 0).repeat_interleave(counts, 1)
+                block = self.atom.profile(left[a:b] @ prepared.right[:, a:b]).mul_(table)
+                blocks.append((block + block.T) / 2)
+        return blocks
+
+    def gram(self, landmarks: Landmarks) -> Float64[Tensor, "columns columns"]:
+        """K_ZZ in float64."""
+        gram: Tensor = torch.block_diag(*self.gram_blocks(landmarks))
+        return gram
+
+    def atom_coefficients(
+        self, landmarks: Landmarks, coefficients: Float64[Tensor, " columns"]
+    ) -> Float64[Tensor, "channels atoms"]:
+        """Coefficients of the landmark atoms, channel by channel, from those of the columns."""
+        channels = self._channels()
+        runs = {run.z: run for run in landmarks.runs()}
+        sizes = torch.bincount(landmarks.owner, minlength=landmarks.n_sets)
+        rows = []
+        for place, channel in enumerate(channels):
+            offset = place * landmarks.n_sets if landmarks.singletons else 0
+            values = coefficients[offset + landmarks.owner]
+            weights = [self._weight(channel, run, sizes)[self._owners(run)] for run in runs.values()]
+            rows.append(values * torch.cat(weights))
+        return torch.stack(rows)
+
+    def evaluate(
+        self,
+        runs: Sequence[SpeciesRun],
+        n_atoms: Int64[Tensor, " structures"],
+        landmarks: Landmarks,
+        coefficients: Float64[Tensor, "channels atoms"],
+        gradient: bool = False,
+    ) -> list[tuple[Float64[Tensor, " _"], Float64[Tensor, "_ dim"] | None]]:
+        """Contribution of every atom to its structure's row times the coefficients.
+
+        Args:
+            n_atoms: of each structure that the runs hold atoms of.
+            coefficients: from ``atom_coefficients``.
+            gradient: also the derivative of each contribution by the atom's own (stored) feature.
+
+        Returns:
+            One pair for each run.
+        """
+        prepared = self._prepare(landmarks, torch.float64)
+        results = []
+        for run in runs:
+            columns = self._columns(run.z, prepared)
+            a, b = columns
+            z_columns = landmarks.species[a:b].unique().tolist()
+            widths = [int((landmarks.species[a:b] == z).sum()) for z in z_columns]
+            weights = torch.zeros(len(run.features), len(self._channels()), dtype=torch.float64)
+            vectors = torch.zeros(len(self._channels()), b - a, dtype=torch.float64)
+            for place, channel in enumerate(self._channels()):
+                table = self._table(channel, [run.z], z_columns)[0].repeat_interleave(torch.tensor(widths))
+                vectors[place] = coefficients[place, a:b] * table
+                weights[:, place] = self._weight(channel, run, n_atoms)[self._owners(run)]
+            results.append(self._evaluate_run(run, prepared, columns, vectors, weights, gradient))
+        return results
+
+    def _evaluate_run(
+        self,
+        run: SpeciesRun,
+        prepared: _Prepared,
+        columns: tuple[int, int],
+        vectors: Float64[Tensor, "channels columns"],
+        weights: Float64[Tensor, "atoms channels"],
+        gradient: bool,
+    ) -> tuple[Float64[Tensor, " atoms"], Float64[Tensor, "atoms dim"] | None]:
+        features = self._shifted(run.z, run.features, prepared.shift, torch.float64)
+        right = prepared.right[:, columns[0] : columns[1]]
+        values = torch.zeros(len(features), dtype=torch.float64)
+        gradients = torch.zeros_like(features) if gradient else None
+        inverse_scale = 1.0 / self.transform.scale[self.transform.place(run.z)]
+
+        def work(a: int, b: int) -> None:
+            x = features[a:b]
+            t = self.atom.left(x) @ right
+            if gradients is not None:
+                by_t = self.atom.slope(t) * (weights[a:b] @ vectors)
+                gradients[a:b] = self.atom.left_pullback(x, by_t @ right.T) * inverse_scale
+            values[a:b] = ((self.atom.profile(t) @ vectors.T) * weights[a:b]).sum(1)
+
+        map_tiles(len(features), work)
+        return values, gradients
+
+    def _channels(self) -> tuple[_Channel, ...]:
+        if self.reduce == "sum":
+            return ("sum",)
+        return {0.0: ("pooled",), 1.0: ("own",)}.get(self.mixing.alpha, ("pooled", "own"))  # type: ignore[return-value]
+
+    def _table(self, channel: _Channel, rows: Sequence[int], columns: Sequence[int]) -> Float64[Tensor, "r c"]:
+        if channel == "sum":
+            return self.mixing.table(rows, columns)
+        if channel == "pooled":
+            return torch.full((len(rows), len(columns)), 1.0 - self.mixing.alpha, dtype=torch.float64)
+        same = torch.tensor([[float(a == b) for b in columns] for a in rows], dtype=torch.float64)
+        return self.mixing.alpha * same.reshape(len(rows), len(columns))
+
+    def _weight(self, channel: _Channel, run: SpeciesRun, n_atoms: Tensor) -> Float64[Tensor, " structures"]:
+        if channel == "sum":
+            return torch.ones(len(n_atoms), dtype=torch.float64)
+        size = n_atoms if channel == "pooled" else run.ptr.diff()
+        return 1.0 / size.double().clamp_min(1.0)
+
+    def _by_column_group(
+        self, batch: FeatureBatch | Landmarks, landmarks: Landmarks, channels: tuple[_Channel, ...], dtype: torch.dtype
+    ) -> list[Float64[Tensor, "structures columns"]]:
+        prepared = self._prepare(landmarks, dtype)
+        runs = batch.runs() if isinstance(batch, Landmarks) else batch.runs
+        sizes = torch.bincount(batch.owner, minlength=batch.n_sets) if isinstance(batch, Landmarks) else batch.n_atoms
+        parts = self._empty(len(sizes), landmarks, channels)
+        for run in runs:
+            columns = self._columns(run.z, prepared)
+            sums = self._sums(run, prepared, columns, dtype)
+            for place, channel in enumerate(channels):
+                weight = self._weight(channel, run, sizes)
+                self._add(parts, place, sums * weight[:, None], channel, run.z, landmarks, columns)
+        return parts
+
+    def _empty(self, rows: int, landmarks: Landmarks, channels: tuple[_Channel, ...]) -> list[Tensor]:
+        groups = len(channels) if landmarks.singletons else 1
+        return [torch.zeros(rows, landmarks.n_sets, dtype=torch.float64) for _ in range(groups)]
+
+    def _add(
+        self,
+        parts: list[Tensor],
+        place: int,
+        sums: Float64[Tensor, "rows columns"],
+        channel: _Channel,
+        z: int,
+        landmarks: Landmarks,
+        columns: tuple[int, int],
+    ) -> None:
+        """Add the sums over one species' atoms, weighted by the channel, to the columns."""
+        a, b = columns
+        species = landmarks.species[a:b]
+        present, counts = species.unique_consecutive(return_counts=True)
+        table = self._table(channel, [z], present.tolist())[0].repeat_interleave(counts)
+        if landmarks.singletons:
+            parts[place][:, a:b] += sums * table
+            return
+        sizes = torch.bincount(landmarks.owner, minlength=landmarks.n_sets)
+        weights = torch.cat([self._weight(channel, run, sizes)[self._owners(run)] for run in landmarks.runs()])
+        parts[0].index_add_(1, landmarks.owner[a:b], sums * (table * weights[a:b]))
+
+    def _sums(
+        self, run: SpeciesRun, prepared: _Prepared, columns: tuple[int, int], dtype: torch.dtype
+    ) -> Float64[Tensor, "structures columns"]:
+        """sum_a k(h_a, z_l) over the atoms of one species."""
+        right = prepared.right[:, columns[0] : columns[1]]
+
+        def tile(a: int, b: int, c: int, d: int) -> Tensor:
+            x = self._shifted(run.z, run.features[a:b], prepared.shift, dtype)
+            return self.atom.profile(product(self.atom.left(x), right[:, c:d]))
+
+        return segment_sums(self._owners(run), len(run.ptr) - 1, right.shape[1], tile)
+
+    def _derivative_sums(
+        self,
+        run: SpeciesRun,
+        direction_ptr: Int64[Tensor, " bounds"],
+        prepared: _Prepared,
+        columns: tuple[int, int],
+        dtype: torch.dtype,
+    ) -> Float64[Tensor, "directions columns"]:
+        """sum_a <grad k(h_a, z_l), hdot_a> over the atoms of one species."""
+        assert run.tangents is not None
+        tangents = run.tangents.features
+        right = prepared.right[:, columns[0] : columns[1]]
+        atom, direction = _tangent_places(run, direction_ptr)
+
+        def tile(a: int, b: int, c: int, d: int) -> Tensor:
+            first, last = int(atom[a:b].min()), int(atom[a:b].max()) + 1
+            x = self._shifted(run.z, run.features[first:last], prepared.shift, dtype)
+            slope = self.atom.slope(self.atom.left(x) @ right[:, c:d])
+            place = atom[a:b] - first
+            dx = self.transform.apply_tangent(run.z, tangents[a:b], dtype)
+            return product(self.atom.left_tangent(x[place], dx), right[:, c:d]).mul_(slope[place])
+
+        return segment_sums(direction, int(direction_ptr[-1]), right.shape[1], tile)
+
+    def _columns(self, z: int, prepared: _Prepared) -> tuple[int, int]:
+        """The landmark atoms that atoms of a species meet."""
+        if self.mixing.separate:
+            return prepared.bounds.get(z, (0, 0))
+        return 0, prepared.right.shape[1]
+
+    def _prepare(self, landmarks: Landmarks, dtype: torch.dtype) -> _Prepared:
+        present, counts = landmarks.species.unique_consecutive(return_counts=True)
+        ends = counts.cumsum(0).tolist()
+        edges = {z: (end - n, end) for z, n, end in zip(present.tolist(), counts.tolist(), ends, strict=True)}
+        transformed = torch.cat(
+            [self.transform.apply(z, landmarks.features[a:b], torch.float64) for z, (a, b) in edges.items()]
+        )
+        shift = transformed.mean(0) if self.atom.stationary else torch.zeros_like(transformed[0])
+        features = transformed.sub_(shift).to(dtype)
+        return _Prepared(features, self.atom.right(features).T.contiguous(), shift, edges)
+
+    def _shifted(self, z: int, features: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
+        """Transformed features less the common shift, taken off in float64."""
+        if features.shape[1] != len(shift):
+            raise ModelError(f"features have {features.shape[1]} components, the landmarks {len(shift)}")
+        place = self.transform.place(z)
+        offset = self.transform.mean[place] + shift * self.transform.scale[place]
+        return ((features.double() - offset) / self.transform.scale[place]).to(dtype)
+
+    def _owners(self, run: SpeciesRun) -> Int64[Tensor, " atoms"]:
+        return torch.repeat_interleave(torch.arange(len(run.ptr) - 1), run.ptr.diff())
+
+    def with_alpha(self, alpha: float) -> SetKernel:
+        """The same kernel with another mixing of species."""
+        return replace(self, mixing=SpeciesMixing(alpha))
+
+
+def _tangent_places(
+    run: SpeciesRun, direction_ptr: Int64[Tensor, " bounds"]
+) -> tuple[Int64[Tensor, " tangent_rows"], Int64[Tensor, " tangent_rows"]]:
+    """The atom of the run and the direction of the batch that each tangent row belongs to."""
+    atoms, directions = run.ptr.diff(), direction_ptr.diff()
+    rows = atoms * directions
+    structure = torch.repeat_interleave(torch.arange(len(rows)), rows)
+    within = torch.arange(int(rows.sum())) - bounds(rows)[:-1][structure]
+    width = atoms[structure].clamp_min(1)
+    return run.ptr[:-1][structure] + within % width, direction_ptr[:-1][structure] + within // width

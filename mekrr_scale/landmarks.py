@@ -1,0 +1,277 @@
+"""Choosing the sets that a model is an expansion over.
+
+Choices depend on the content of the structures and a seed alone: every atom draws its number
+from a hash of its structure's content and its place there, so that neither the order of the
+structures nor their split into shards changes a model. All need one pass over the data and
+memory for a pool of candidates, never for all atoms.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, final
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mekrr_scale.arrays import FeatureBatch
+from mekrr_scale.errors import ConfigError
+from mekrr_scale.kernels import Landmarks, SetKernel
+
+Balance = Literal["proportional", "sqrt", "equal"]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Candidate atoms, and how many atoms of each species the data hold."""
+
+    features: Mapping[int, Tensor]  # by atomic number: [candidates, dim], in the order of their draws
+    draws: Mapping[int, NDArray[np.uint64]]
+    counts: Mapping[int, int]
+
+    def share(self, count: int, balance: Balance) -> dict[int, int]:
+        """How many of ``count`` landmarks each species gets; never more than it has candidates."""
+        power = {"proportional": 1.0, "sqrt": 0.5, "equal": 0.0}[balance]
+        available = {z: len(self.features[z]) for z in sorted(self.features)}
+        shares = dict.fromkeys(available, 0)
+        left = min(count, sum(available.values()))
+        while left > 0:
+            open_species = [z for z in available if shares[z] < available[z]]
+            weights = np.array([self.counts[z] ** power for z in open_species])
+            exact = weights / weights.sum() * left
+            add = np.floor(exact).astype(int)
+            add[np.argsort(-(exact - add), kind="stable")[: left - int(add.sum())]] += 1
+            for z, extra in zip(open_species, add.tolist(), strict=True):
+                taken = min(extra, available[z] - shares[z])
+                shares[z] += taken
+                left -= taken
+        return shares
+
+
+class LandmarkSelection(ABC):
+    """A way to choose landmarks."""
+
+    @abstractmethod
+    def select(self, batches: Iterable[FeatureBatch], kernel: SetKernel) -> Landmarks:
+        """Choose landmarks in one pass.
+
+        Raises:
+            ConfigError: more landmarks than there are atoms, or none.
+        """
+
+
+def _check_count(count: int) -> None:
+    if count < 1:
+        raise ConfigError(f"{count} landmarks asked for; ask for at least one")
+
+
+@final
+@dataclass(frozen=True)
+class Uniform(LandmarkSelection):
+    """Single atoms at random, stratified by species.
+
+    The shares of the species go with the square root of their numbers of atoms (``sqrt``), so
+    that a rare species, an adsorbate say, is not left out.
+    """
+
+    count: int
+    seed: int = 0
+    balance: Balance = "sqrt"
+
+    def select(self, batches: Iterable[FeatureBatch], kernel: SetKernel) -> Landmarks:
+        pool = draw_pool(batches, self.count, self.seed)
+        _check_enough(self.count, pool)
+        shares = pool.share(self.count, self.balance)
+        return _singletons({z: pool.features[z][:n] for z, n in shares.items()})
+
+
+@final
+@dataclass(frozen=True)
+class FarthestPoint(LandmarkSelection):
+    """Single atoms, each the one farthest from those chosen before it, species by species.
+
+    Distances are those of the transformed features; candidates are a random pool.
+    """
+
+    count: int
+    seed: int = 0
+    balance: Balance = "sqrt"
+    pool: int = 20  # candidates per landmark
+
+    def select(self, batches: Iterable[FeatureBatch], kernel: SetKernel) -> Landmarks:
+        pool = draw_pool(batches, self.count * self.pool, self.seed)
+        _check_enough(self.count, pool)
+        chosen = {}
+        for z, n in pool.share(self.count, self.balance).items():
+            features = kernel.transform.apply(z, pool.features[z], torch.float64)
+            chosen[z] = pool.features[z][_farthest(features, n)]
+        return _singletons(chosen)
+
+
+@final
+@dataclass(frozen=True)
+class LeverageScores(LandmarkSelection):
+    """Single atoms drawn with probabilities of their approximate ridge leverage scores.
+
+    l_i = k_ii - k_iS (K_SS + ridge)^-1 k_Si with a uniform sample S as large as the result
+    (Rudi, Calandriello, Carratino, Rosasco 2018); drawn without replacement by the keys
+    log(u)/l (Efraimidis and Spirakis 2006).
+    """
+
+    count: int
+    seed: int = 0
+    ridge: float = 1e-6
+    balance: Balance = "sqrt"
+    pool: int = 10  # candidates per landmark
+
+    def select(self, batches: Iterable[FeatureBatch], kernel: SetKernel) -> Landmarks:
+        pool = draw_pool(batches, self.count * self.pool, self.seed)
+        _check_enough(self.count, pool)
+        chosen = {}
+        for z, n in pool.share(self.count, self.balance).items():
+            features = kernel.transform.apply(z, pool.features[z], torch.float64)
+            centred = features - features.mean(0) if kernel.atom.stationary else features
+            sample = centred[:n]
+            gram = kernel.atom.gram(sample, sample)
+            gram.diagonal().add_(self.ridge * float(gram.diagonal().mean()))
+            factor = torch.linalg.cholesky(gram)
+            cross = torch.linalg.solve_triangular(factor, kernel.atom.gram(sample, centred), upper=False)
+            own = torch.stack([kernel.atom.gram(c[None], c[None])[0, 0] for c in centred])
+            score = (own - cross.square().sum(0)).clamp_min(1e-12).numpy()
+            uniform = (pool.draws[z].astype(np.float64) + 1.0) / 2.0**64
+            order = np.argsort(-np.log(uniform) / score, kind="stable")[:n]
+            chosen[z] = pool.features[z][torch.from_numpy(order)]
+        return _singletons(chosen)
+
+
+@final
+@dataclass(frozen=True)
+class WholeStructures(LandmarkSelection):
+    """Whole structures as landmarks; all of them (count 0) give MEKRR itself, exactly."""
+
+    count: int = 0
+    seed: int = 0
+
+    def select(self, batches: Iterable[FeatureBatch], kernel: SetKernel) -> Landmarks:
+        if self.count < 0:
+            raise ConfigError(f"{self.count} landmarks asked for; ask for at least one, or 0 for all")
+        kept: list[tuple[int, list[tuple[int, Tensor]]]] = []
+        for batch in batches:
+            draws = _mix(batch.ids.numpy().astype(np.uint64), self.seed)
+            for i in range(batch.n_structures):
+                atoms = [(run.z, run.features[run.ptr[i] : run.ptr[i + 1]].clone()) for run in batch.runs]
+                kept.append((int(draws[i]), atoms))
+            if self.count and len(kept) > 2 * self.count:
+                kept = sorted(kept, key=lambda item: item[0])[: self.count]
+        kept.sort(key=lambda item: item[0])
+        if self.count > len(kept):
+            raise ConfigError(
+                f"{self.count} structures asked for as landmarks, the data hold {len(kept)}; ask for fewer, or 0"
+            )
+        sets = [atoms for _, atoms in (kept[: self.count] if self.count else kept)]
+        parts = [(z, i, f) for i, atoms in enumerate(sets) for z, f in atoms if len(f)]
+        parts.sort(key=lambda part: (part[0], part[1]))
+        if not parts:
+            raise ConfigError("there are no structures to choose landmarks from; the store is empty")
+        return Landmarks(
+            features=torch.cat([f for _, _, f in parts]),
+            species=torch.cat([torch.full((len(f),), z) for z, _, f in parts]),
+            owner=torch.cat([torch.full((len(f),), i) for _, i, f in parts]),
+            n_sets=len(sets),
+        )
+
+
+def draw_pool(batches: Iterable[FeatureBatch], most: int, seed: int) -> Pool:
+    """For every species the ``most`` atoms with the lowest draws."""
+    _check_count(most)
+    features: dict[int, Tensor] = {}
+    draws: dict[int, NDArray[np.uint64]] = {}
+    counts: dict[int, int] = {}
+    for batch in batches:
+        for run, source in zip(batch.runs, batch.sources, strict=True):
+            counts[run.z] = counts.get(run.z, 0) + len(run.features)
+            drawn = _atom_draws(batch, run.ptr, source, seed)
+            best = np.argsort(drawn, kind="stable")[:most]
+            found = run.features[torch.from_numpy(np.sort(best))]
+            drawn = drawn[np.sort(best)]
+            if run.z in features:
+                found = torch.cat([features[run.z], found])
+                drawn = np.concatenate([draws[run.z], drawn])
+            order = np.argsort(drawn, kind="stable")[:most]
+            features[run.z], draws[run.z] = found[torch.from_numpy(order)], drawn[order]
+    present = [z for z in sorted(features) if len(features[z])]
+    return Pool({z: features[z] for z in present}, {z: draws[z] for z in present}, counts)
+
+
+def median_distance(
+    batches: Iterable[FeatureBatch], kernel_transform: SetKernel, seed: int, sample: int = 2000
+) -> float:
+    """Median distance between pairs of atoms (transformed features), over a random sample of atoms.
+
+    Raises:
+        ConfigError: fewer than two distinct atoms, so that no length scale can be told.
+    """
+    pool = draw_pool(batches, sample, seed)
+    chosen = _joined(pool, sample)
+    transform = kernel_transform.transform
+    points = torch.cat([transform.apply(z, f, torch.float64) for z, f in chosen.items()])
+    distances = torch.pdist(points)
+    positive = distances[distances > 0]
+    if len(positive) == 0:
+        raise ConfigError(
+            "all atoms have the same features, so there is no median distance; give length_scale as a number"
+        )
+    return float(positive.median())
+
+
+def _joined(pool: Pool, sample: int) -> dict[int, Tensor]:
+    """The candidates with the lowest draws over all species: a sample of atoms as they come."""
+    everything = np.sort(np.concatenate([pool.draws[z] for z in pool.draws]))
+    highest = everything[min(sample, len(everything)) - 1]
+    return {z: pool.features[z][torch.from_numpy(pool.draws[z] <= highest)] for z in pool.features}
+
+
+def _singletons(chosen: Mapping[int, Tensor]) -> Landmarks:
+    count = sum(len(f) for f in chosen.values())
+    return Landmarks(
+        features=torch.cat([chosen[z] for z in sorted(chosen)]),
+        species=torch.cat([torch.full((len(chosen[z]),), z) for z in sorted(chosen)]),
+        owner=torch.arange(count),
+        n_sets=count,
+    )
+
+
+def _check_enough(count: int, pool: Pool) -> None:
+    atoms = sum(pool.counts.values())
+    if count > atoms:
+        raise ConfigError(f"{count} landmarks asked for, but the data hold {atoms} atoms; ask for at most that many")
+
+
+def _farthest(points: Float64[Tensor, "points dim"], count: int) -> Tensor:
+    """Indices of ``count`` points, each farthest from those before it; starts at the first."""
+    chosen = torch.zeros(count, dtype=torch.int64)
+    distance = torch.full((len(points),), torch.inf, dtype=torch.float64)
+    for i in range(1, count):
+        distance = torch.minimum(distance, (points - points[chosen[i - 1]]).square().sum(1))
+        chosen[i] = int(distance.argmax())
+    return chosen
+
+
+def _atom_draws(batch: FeatureBatch, ptr: Tensor, source: Tensor, seed: int) -> NDArray[np.uint64]:
+    owner = np.repeat(np.arange(len(ptr) - 1), ptr.diff().numpy())
+    ids = batch.ids.numpy().astype(np.uint64)[owner]
+    return _mix(_mix(ids, seed) ^ source.numpy().astype(np.uint64), seed + 1)
+
+
+def _mix(values: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
+    """splitmix64 (Steele, Lea, Flood 2014): a pseudo-random number for each value."""
+    with np.errstate(over="ignore"):
+        z = values + np.uint64((seed + 1) * 0x9E3779B97F4A7C15 % 2**64)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return np.asarray(z ^ (z >> np.uint64(31)))

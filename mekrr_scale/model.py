@@ -1,0 +1,330 @@
+"""A fitted model: prediction, and its file.
+
+The file is a safetensors archive (no code can hide in it) whose header holds one JSON document
+with everything that is not an array, and a checksum of the arrays.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+import xxhash
+from ase import Atoms
+from jaxtyping import Float64
+from safetensors import SafetensorError
+from torch import Tensor
+
+from mekrr_scale.arrays import FeatureBatch, species_runs
+from mekrr_scale.backbones import Backbone, BackboneIdentity, BackboneSpec, load_backbone
+from mekrr_scale.baselines import Baseline
+from mekrr_scale.errors import MekrrError, ModelError
+from mekrr_scale.kernels import Landmarks, SetKernel, SpeciesMixing, atom_kernel
+from mekrr_scale.transforms import Transform
+
+FORMAT = "mekrr-scale model"
+SCHEMA = "1.0"
+_KEY = "mekrr_scale"
+UNITS = {"energy": "eV", "length": "angstrom", "forces": "eV/angstrom", "stress": "eV/angstrom^3"}
+
+
+@dataclass(frozen=True)
+class Model:
+    """An expansion over landmarks: E(x) = baseline(x) + K(x, Z) c, times n for ``mean``."""
+
+    kernel: SetKernel
+    landmarks: Landmarks
+    coefficients: Float64[Tensor, " columns"]
+    baseline: Baseline
+    backbone: Mapping[str, Any]  # identity of what made the features
+    spec: Mapping[str, Any]  # how to load it again
+    validation: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        expected = self.kernel.n_columns(self.landmarks)
+        if len(self.coefficients) != expected:
+            raise ModelError(
+                f"{len(self.coefficients)} coefficients for {expected} columns; they do not belong together"
+            )
+
+    @property
+    def species(self) -> tuple[int, ...]:
+        """Atomic numbers that the model was fitted on."""
+        return self.baseline.species
+
+    def check_species(self, numbers: Sequence[int]) -> None:
+        """Refuse elements without training data.
+
+        Raises:
+            ModelError: names them.
+        """
+        from ase.data import chemical_symbols
+
+        absent = sorted({int(z) for z in numbers} - set(self.species))
+        if absent:
+            known = " ".join(chemical_symbols[z] for z in self.species)
+            named = ", ".join(f"{z} ({chemical_symbols[z]})" for z in absent)
+            raise ModelError(f"species {named} is not among the model's species {known}; refit with data that has it")
+
+    def energies(self, batch: FeatureBatch) -> Float64[Tensor, " structures"]:
+        """Total energies (eV) of structures whose features are known."""
+        self.check_species([run.z for run in batch.runs if len(run.features)])
+        values = self.kernel.rows(batch, self.landmarks) @ self.coefficients
+        scale = batch.n_atoms.double() if self.kernel.reduce == "mean" else 1.0
+        return self.baseline.predict(batch) + values * scale
+
+    def require_backbone(self, identity: Mapping[str, Any], what: str) -> None:
+        """Refuse features that another backbone made.
+
+        Raises:
+            ModelError: names what differs.
+        """
+        keys = sorted(set(self.backbone) | set(identity))
+        differing = [
+            f"{key} {identity.get(key)!r} instead of {self.backbone.get(key)!r}"
+            for key in keys
+            if _plain(identity.get(key)) != _plain(self.backbone.get(key))
+        ]
+        if differing:
+            raise ModelError(
+                f"{what} was made with another backbone than the model's: {'; '.join(differing)}. Extract the "
+                "features again with the model's backbone"
+            )
+
+    def save(self, path: Path | str) -> None:
+        """Write the model file atomically.
+
+        Raises:
+            ModelError: the file cannot be written.
+        """
+        tensors = {
+            "landmarks.features": self.landmarks.features.contiguous(),
+            "landmarks.species": self.landmarks.species.contiguous(),
+            "landmarks.owner": self.landmarks.owner.contiguous(),
+            "coefficients": self.coefficients.contiguous(),
+            "baseline.energies": self.baseline.energies.contiguous(),
+            "transform.mean": self.kernel.transform.mean.contiguous(),
+            "transform.scale": self.kernel.transform.scale.contiguous(),
+        }
+        header = {
+            "format": FORMAT,
+            "schema": SCHEMA,
+            "units": UNITS,
+            "kernel": {
+                "atom": self.kernel.atom.to_dict(),
+                "mixing": asdict(self.kernel.mixing),
+                "reduce": self.kernel.reduce,
+                "transform_species": list(self.kernel.transform.species),
+            },
+            "landmark_sets": self.landmarks.n_sets,
+            "baseline": {
+                "species": list(self.baseline.species),
+                "prior": self.baseline.prior,
+                "fitted": self.baseline.fitted,
+            },
+            "backbone": dict(self.backbone),
+            "spec": dict(self.spec),
+            "validation": dict(self.validation),
+            "provenance": dict(self.provenance),
+            "checksum": _checksum(tensors),
+        }
+        path = Path(path)
+        temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
+        try:
+            safetensors.torch.save_file(tensors, temporary, metadata={_KEY: json.dumps(header)})
+            with temporary.open("rb+") as stream:
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"cannot write the model {path}: {error}; choose a folder you may write to") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Model:
+        """Read a model file.
+
+        Raises:
+            ModelError: missing, damaged, not a model, or of a newer schema.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise ModelError(f"there is no model file {path}; fit one with `mekrr-scale fit`")
+        try:
+            with safetensors.safe_open(path, framework="pt") as archive:
+                metadata = archive.metadata() or {}
+                tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError, OverflowError, UnicodeError) as error:
+            raise ModelError(f"{path} is not a model file, or damaged ({error}); fit the model again") from error
+        if _KEY not in metadata:
+            raise ModelError(f"{path} is a safetensors file but not a mekrr-scale model")
+        try:
+            return cls._of(json.loads(metadata[_KEY]), tensors, path)
+        except (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+            if isinstance(error, MekrrError):
+                raise
+            raise ModelError(f"the header of {path} is damaged ({error!r}); fit the model again") from error
+
+    @classmethod
+    def _of(cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> Model:
+        if header["format"] != FORMAT or str(header["schema"]).split(".")[0] != SCHEMA.split(".", maxsplit=1)[0]:
+            raise ModelError(
+                f"{path} is of {header['format']!r} {header['schema']}; this version reads {FORMAT!r} {SCHEMA}"
+            )
+        if _checksum(tensors) != header["checksum"]:
+            raise ModelError(f"{path} is damaged (its checksum does not fit); copy it again or refit")
+        kernel, baseline = header["kernel"], header["baseline"]
+        mixing = kernel["mixing"]
+        atom = {key: tuple(v) if isinstance(v, list) else v for key, v in kernel["atom"].items() if key != "name"}
+        return cls(
+            kernel=SetKernel(
+                atom=atom_kernel(kernel["atom"]["name"], **atom),
+                mixing=SpeciesMixing(mixing["alpha"], tuple(mixing["species"]), tuple(map(tuple, mixing["matrix"]))),
+                reduce=kernel["reduce"],
+                transform=Transform(
+                    tuple(kernel["transform_species"]), tensors["transform.mean"], tensors["transform.scale"]
+                ),
+            ),
+            landmarks=Landmarks(
+                tensors["landmarks.features"],
+                tensors["landmarks.species"],
+                tensors["landmarks.owner"],
+                int(header["landmark_sets"]),
+            ),
+            coefficients=tensors["coefficients"],
+            baseline=Baseline(
+                tuple(baseline["species"]), tensors["baseline.energies"], baseline["prior"], baseline["fitted"]
+            ),
+            backbone=header["backbone"],
+            spec=header["spec"],
+            validation=header["validation"],
+            provenance=header["provenance"],
+        )
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Results for structures, atoms in their order; stress in ASE's sign."""
+
+    energy: Float64[Tensor, " structures"]  # eV
+    energies: Float64[Tensor, " atoms"]  # eV, each atom's part
+    forces: Float64[Tensor, "atoms 3"] | None  # eV/angstrom
+    stress: Float64[Tensor, "structures 3 3"] | None  # eV/angstrom^3
+
+
+class Potential:
+    """A model together with its backbone: energies, forces and stress of structures.
+
+    Args:
+        backbone: an instance to use instead of loading the model's; must be the same one.
+
+    Raises:
+        ModelError: the backbone's identity is not the model's.
+    """
+
+    def __init__(
+        self, model: Model, backbone: Backbone | None = None, dtype: torch.dtype = torch.float32, device: str = "cpu"
+    ) -> None:
+        self.model = model
+        if backbone is None:
+            if not model.spec:
+                raise ModelError(
+                    f"the model was fitted on features of the user's own ({model.backbone.get('name')!r}); give the "
+                    "backbone that makes them, or predict from a store of features"
+                )
+            backbone = load_backbone(BackboneSpec(**model.spec))
+        self.backbone = backbone.to(device, dtype)
+        model.require_backbone(self.backbone.identity().to_dict(), "the backbone given")
+        self._coefficients = model.kernel.atom_coefficients(model.landmarks, model.coefficients)
+        self._references = torch.zeros(119, dtype=torch.float64)
+        self._references[list(model.baseline.species)] = model.baseline.energies
+
+    def predict(self, atoms: Atoms | Sequence[Atoms], forces: bool = True, stress: bool = False) -> Prediction:
+        """Energies and, if asked for, forces and stress, by one backward sweep.
+
+        Raises:
+            ModelError: a species that the model was not fitted on.
+            BackboneError: a structure that the backbone cannot take.
+        """
+        structures = [atoms] if isinstance(atoms, Atoms) else list(atoms)
+        graph = self.backbone.graph(structures)
+        self.model.check_species(graph.numbers.unique().tolist())
+        positions = graph.positions.detach().clone().requires_grad_(forces or stress)
+        strain = positions.new_zeros(graph.n_structures, 3, 3).requires_grad_(stress)
+        with torch.set_grad_enabled(forces or stress):
+            output = self.backbone.forward(graph, positions, strain if stress else None)
+        values, gradient = self._kernel_part(
+            output.features.detach().cpu(), graph.numbers.cpu(), graph.owner.cpu(), graph.n_structures, forces or stress
+        )
+        energies = values + self._references[graph.numbers.cpu()]
+        if self.model.baseline.prior and output.energies is not None:
+            energies = energies + output.energies.detach().cpu().double()
+        energy = torch.zeros(graph.n_structures, dtype=torch.float64).index_add(0, graph.owner.cpu(), energies)
+        if gradient is None:
+            return Prediction(energy, energies, None, None)
+        outputs, seeds = [output.features], [gradient.to(output.features)]
+        if self.model.baseline.prior and output.energies is not None:
+            outputs.append(output.energies)
+            seeds.append(torch.ones_like(output.energies))
+        inputs = [positions, strain] if stress else [positions]
+        if not output.features.requires_grad:  # isolated atoms: nothing depends on positions
+            slopes = [torch.zeros_like(i) for i in inputs]
+        else:
+            slopes = list(torch.autograd.grad(outputs, inputs, seeds, allow_unused=True, materialize_grads=True))
+        found = -slopes[0].cpu().double() if forces else None
+        if not stress:
+            return Prediction(energy, energies, found, None)
+        virial = slopes[1].cpu().double()
+        volume = torch.linalg.det(graph.cell.cpu().double()).abs()[:, None, None]
+        return Prediction(energy, energies, found, (virial + virial.transpose(1, 2)) / (2 * volume))
+
+    def _kernel_part(
+        self, features: Tensor, numbers: Tensor, owner: Tensor, n_structures: int, gradient: bool
+    ) -> tuple[Float64[Tensor, " atoms"], Float64[Tensor, "atoms dim"] | None]:
+        """The kernel's energy of every atom and its derivative by the atom's feature."""
+        model = self.model
+        n_atoms = torch.bincount(owner, minlength=n_structures)
+        runs, places = species_runs(features, numbers, owner, n_structures)
+        results = model.kernel.evaluate(runs, n_atoms, model.landmarks, self._coefficients, gradient)
+        scale = (
+            n_atoms[owner].double() if model.kernel.reduce == "mean" else torch.ones(len(owner), dtype=torch.float64)
+        )
+        values = torch.zeros(len(owner), dtype=torch.float64)
+        slopes = torch.zeros(features.shape, dtype=torch.float64) if gradient else None
+        for place, (value, slope) in zip(places, results, strict=True):
+            values[place] = value * scale[place]
+            if slopes is not None and slope is not None:
+                slopes[place] = slope * scale[place, None]
+        return values, slopes
+
+
+def identity_of(backbone: Backbone) -> dict[str, Any]:
+    """A backbone's identity as JSON holds it."""
+    return dict(_plain(backbone.identity().to_dict()))
+
+
+def backbone_identity(model: Model) -> BackboneIdentity:
+    """The identity of the backbone that a model needs."""
+    return BackboneIdentity.from_dict(model.backbone)
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    digest = xxhash.xxh3_128()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,67 @@
+"""Linear maps on rows: the whitened normal operator and its preconditioners."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from mekrr_scale.arrays import RowBlock, RowKind
+from mekrr_scale.whitening import Whitening
+
+
+@dataclass(frozen=True)
+class NormalOperator:
+    """beta -> T' (K' W K) T beta + lambda beta, each column with its ridge and left-out fold."""
+
+    rows: Iterable[RowBlock]
+    whitening: Whitening
+    weights: dict[RowKind, float]
+    excluded: Int64[Tensor, " columns"]  # fold left out by each column; -1 for none
+    ridges: Float64[Tensor, " columns"]
+    progress: Callable[[int], None] = lambda rows: None
+
+    def apply(self, beta: Float64[Tensor, "rank columns"]) -> Float64[Tensor, "rank columns"]:
+        expanded = self.whitening.coefficients(beta)
+        total = torch.zeros_like(expanded)
+        for block in self.rows:
+            w = (block.weight * self.weights[block.kind])[:, None] * (block.fold[:, None] != self.excluded)
+            total.addmm_(block.matrix.T, (block.matrix @ expanded).mul_(w))
+            self.progress(len(block.target))
+        return self.whitening.pull(total) + self.ridges * beta
+
+
+@dataclass(frozen=True)
+class SpectralPreconditioner:
+    """(P + lambda)^-1 for every column's ridge lambda, from one eigendecomposition of P."""
+
+    spectrum: Float64[Tensor, " rank"]
+    vectors: Float64[Tensor, "rank rank"]
+    ridges: Float64[Tensor, " columns"]
+
+    @classmethod
+    def of(cls, gram: Float64[Tensor, "rank rank"], ridges: Float64[Tensor, " columns"]) -> SpectralPreconditioner:
+        """Decompose an approximation P of Phi' W Phi."""
+        spectrum, vectors = torch.linalg.eigh(gram)
+        return cls(spectrum.clamp_min(0.0), vectors, ridges)
+
+    def apply(self, residual: Float64[Tensor, "rank columns"]) -> Float64[Tensor, "rank columns"]:
+        return self.vectors @ ((self.vectors.T @ residual) / (self.spectrum[:, None] + self.ridges))
+
+
+def classical_gram(whitening: Whitening, total_weight: float) -> Float64[Tensor, "rank rank"]:
+    """(sum of weights / M) T' K_ZZ^2 T: Falkon's approximation of Phi' W Phi.
+
+    It assumes that rows look like rows of K_ZZ, which sums over sets do not.
+    """
+    gram = torch.zeros(whitening.rank, whitening.rank, dtype=torch.float64)
+    start = 0
+    for block in whitening.blocks:
+        inverse = torch.linalg.pinv(block.matrix)  # equal to T' K_ZZ, since T' K_ZZ T = 1
+        part = slice(start, start + len(inverse))
+        gram[part, part] = inverse @ inverse.T
+        start += len(inverse)
+    return gram * (total_weight / whitening.n_columns)

@@ -1,0 +1,213 @@
+"""Errors of a model on structures with labels, and predictions for structures without."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.data import chemical_symbols
+from ase.stress import full_3x3_to_voigt_6_stress
+from jaxtyping import Float64
+from numpy import ndarray
+from numpy.typing import NDArray
+
+from mekrr_scale.errors import MekrrError, StructureError
+from mekrr_scale.model import Model, Potential
+from mekrr_scale.progress import Progress, Silent
+from mekrr_scale.store import FeatureStore
+from mekrr_scale.structures import LabelKeys, check_structure, read_labels
+
+_BATCH_ATOMS = 256
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Labels beside predictions. Structures that could not be used are in ``rejected``."""
+
+    n_atoms: NDArray[np.int64]
+    energy: Float64[ndarray, " structures"]  # eV, labels
+    energy_predicted: Float64[ndarray, " structures"]
+    baseline: Float64[ndarray, " structures"]  # eV, sums of the species' reference energies
+    forces: Float64[ndarray, "atoms 3"]  # eV/angstrom, labels; empty without
+    forces_predicted: Float64[ndarray, "atoms 3"]
+    species: NDArray[np.int64]  # atomic number of each row of ``forces``
+    stress: Float64[ndarray, "structures 6"]  # eV/angstrom^3, labels; empty without
+    stress_predicted: Float64[ndarray, "structures 6"]
+    rejected: Sequence[str] = field(default_factory=list)
+
+    def metrics(self) -> dict[str, float]:
+        """MAE and RMSE: energy in meV/atom, forces in meV/angstrom, stress in meV/angstrom^3."""
+        found: dict[str, float] = {"structures": float(len(self.energy))}
+        parts = {
+            "energy": (self.energy_predicted - self.energy) / self.n_atoms,
+            "force": self.forces_predicted - self.forces,
+            "stress": self.stress_predicted - self.stress,
+        }
+        for name, error in parts.items():
+            if error.size:
+                found[f"{name}_mae"] = 1e3 * float(np.abs(error).mean())
+                found[f"{name}_rmse"] = 1e3 * float(np.sqrt((error**2).mean()))
+        return found
+
+    def force_errors_by_species(self) -> dict[str, tuple[int, float, float]]:
+        """Atoms, MAE and RMSE of the force components (meV/angstrom) for each element."""
+        rows = {}
+        for z in np.unique(self.species).tolist():
+            error = 1e3 * (self.forces_predicted - self.forces)[self.species == z]
+            rows[chemical_symbols[z]] = (len(error), float(np.abs(error).mean()), float(np.sqrt((error**2).mean())))
+        return rows
+
+
+def evaluate(
+    potential: Potential,
+    structures: Iterable[Atoms],
+    keys: LabelKeys | None = None,
+    forces: bool = True,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Predict labelled structures and compare.
+
+    Raises:
+        StructureError: no structure could be used.
+    """
+    keys = keys or LabelKeys()
+    progress = progress or Silent()
+    rows: dict[str, list[Any]] = {name: [] for name in ("n", "e", "ep", "b", "f", "fp", "z", "s", "sp")}
+    rejected: list[str] = []
+    model = potential.model
+    for batch in _batches(_labelled(structures, keys, model, rejected, progress)):
+        atoms = [item for item, _ in batch]
+        with_forces = forces and any(labels.forces is not None for _, labels in batch)
+        with_stress = all(labels.stress is not None and a.cell.rank == 3 for a, labels in batch)
+        found = potential.predict(atoms, forces=with_forces, stress=with_stress)
+        start = 0
+        for i, (item, labels) in enumerate(batch):
+            part = slice(start, start + len(item))
+            start += len(item)
+            rows["n"].append(len(item))
+            rows["e"].append(labels.energy)
+            rows["ep"].append(float(found.energy[i]))
+            places = [model.baseline.species.index(z) for z in item.numbers.tolist()]
+            rows["b"].append(float(model.baseline.energies[places].sum()))
+            if labels.forces is not None and found.forces is not None:
+                rows["f"].append(labels.forces)
+                rows["fp"].append(found.forces[part].numpy())
+                rows["z"].append(item.numbers)
+            if labels.stress is not None and found.stress is not None:
+                rows["s"].append(labels.stress)
+                rows["sp"].append(full_3x3_to_voigt_6_stress(found.stress[i].numpy()))
+        progress.advance(len(batch))
+    if not rows["n"]:
+        raise StructureError(f"no structure could be evaluated: {rejected[0] if rejected else 'the file is empty'}")
+    return Evaluation(
+        n_atoms=np.array(rows["n"]),
+        energy=np.array(rows["e"], dtype=np.float64),
+        energy_predicted=np.array(rows["ep"]),
+        baseline=np.array(rows["b"]),
+        forces=np.concatenate(rows["f"]) if rows["f"] else np.empty((0, 3)),
+        forces_predicted=np.concatenate(rows["fp"]) if rows["fp"] else np.empty((0, 3)),
+        species=np.concatenate(rows["z"]).astype(np.int64) if rows["z"] else np.empty(0, np.int64),
+        stress=np.array(rows["s"]).reshape(-1, 6),
+        stress_predicted=np.array(rows["sp"]).reshape(-1, 6),
+        rejected=rejected,
+    )
+
+
+def evaluate_store(model: Model, store: FeatureStore, progress: Progress | None = None) -> Evaluation:
+    """Energies of a store's structures against their labels; needs no backbone.
+
+    Raises:
+        ModelError: features of another backbone.
+        StructureError: no structure has an energy.
+    """
+    progress = progress or Silent()
+    model.require_backbone(store.header.backbone, f"the store {store.path}")
+    sizes, energy, predicted, baseline = [], [], [], []
+    for batch in store:
+        known = (~batch.energy.isnan()).numpy()
+        sizes.append(batch.n_atoms.numpy()[known])
+        energy.append(batch.energy.numpy()[known])
+        predicted.append(model.energies(batch).numpy()[known])
+        baseline.append((batch.counts(model.baseline.species).double() @ model.baseline.energies).numpy()[known])
+        progress.advance(batch.n_structures)
+    if not sum(map(len, sizes)):
+        raise StructureError(f"no structure in {store.path} has an energy to compare with")
+    empty = np.empty((0, 3))
+    return Evaluation(
+        np.concatenate(sizes), np.concatenate(energy), np.concatenate(predicted), np.concatenate(baseline),
+        empty, empty, np.empty(0, np.int64), np.empty((0, 6)), np.empty((0, 6)),
+    )  # fmt: skip
+
+
+def predict(
+    potential: Potential, structures: Iterable[Atoms], forces: bool = True, progress: Progress | None = None
+) -> Iterator[Atoms]:
+    """Copies of structures with predicted energy, per-atom energies, forces and stress attached.
+
+    Raises:
+        StructureError, ModelError, BackboneError: a structure that cannot be predicted.
+    """
+    progress = progress or Silent()
+    for batch in _batches((atoms, None) for atoms in structures):
+        atoms = [item for item, _ in batch]
+        periodic = all(item.cell.rank == 3 and item.pbc.any() for item in atoms)
+        found = potential.predict(atoms, forces=forces, stress=forces and periodic)
+        start = 0
+        for i, item in enumerate(atoms):
+            part = slice(start, start + len(item))
+            start += len(item)
+            results: dict[str, Any] = {"energy": float(found.energy[i]), "energies": found.energies[part].numpy()}
+            if found.forces is not None:
+                results["forces"] = found.forces[part].numpy()
+            if found.stress is not None:
+                results["stress"] = full_3x3_to_voigt_6_stress(found.stress[i].numpy())
+            result = Atoms(item.numbers, positions=item.positions, cell=item.cell, pbc=item.pbc)
+            result.info.update({k: v for k, v in item.info.items() if np.size(v) == 1})
+            result.calc = SinglePointCalculator(result, **results)
+            yield result
+        progress.advance(len(batch))
+
+
+def summary(evaluation: Evaluation) -> Mapping[str, Any]:
+    """What ``evaluate --json`` writes."""
+    return {
+        "metrics": evaluation.metrics(),
+        "forces_by_species": {
+            symbol: {"atoms": n, "mae": mae, "rmse": rmse}
+            for symbol, (n, mae, rmse) in evaluation.force_errors_by_species().items()
+        },
+        "units": {"energy": "meV/atom", "force": "meV/angstrom", "stress": "meV/angstrom^3"},
+        "rejected": list(evaluation.rejected),
+    }
+
+
+def _labelled(
+    structures: Iterable[Atoms], keys: LabelKeys, model: Model, rejected: list[str], progress: Progress
+) -> Iterator[tuple[Atoms, Any]]:
+    for index, atoms in enumerate(structures):
+        try:
+            labels = read_labels(atoms, keys)
+            check_structure(atoms, labels)
+            model.check_species(atoms.numbers.tolist())
+        except MekrrError as error:
+            rejected.append(f"structure {index}: {error}")
+            progress.advance()
+            continue
+        yield atoms, labels
+
+
+def _batches(items: Iterable[tuple[Atoms, Any]]) -> Iterator[list[tuple[Atoms, Any]]]:
+    batch: list[tuple[Atoms, Any]] = []
+    atoms = 0
+    for item in items:
+        if batch and atoms + len(item[0]) > _BATCH_ATOMS:
+            yield batch
+            batch, atoms = [], 0
+        batch.append(item)
+        atoms += len(item[0])
+    if batch:
+        yield batch

@@ -1,0 +1,376 @@
+"""Structures to a feature store: streamed, resumable, in parts."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import xxhash
+from ase import Atoms
+from jaxtyping import Float64
+from numpy import ndarray
+
+from mekrr_scale.arrays import RowKind
+from mekrr_scale.backbones import Backbone, BackboneSpec, Directions, load_backbone, tangents
+from mekrr_scale.errors import ConfigError, MekrrError, StoreError, StructureError
+from mekrr_scale.model import identity_of
+from mekrr_scale.progress import Progress, Silent
+from mekrr_scale.store import FeatureStore, RecordTangents, ShardWriter, StoreHeader, StructureRecord, finalize
+from mekrr_scale.structures import (
+    LabelKeys,
+    Labels,
+    Reject,
+    check_structure,
+    count_structures,
+    read_labels,
+    read_structures,
+    structure_hash,
+)
+
+_STRAINS = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # Voigt order
+
+
+@dataclass(frozen=True)
+class ExtractPlan:
+    """How structures become features.
+
+    Args:
+        derivatives: tangents along ``all`` 3n displacements, along that many random orthonormal
+            directions per structure, or ``none``.
+        strain: tangents along the six strains too, where a stress is known.
+        part: (i, n): do the i-th of n parts (from 1); parts may run side by side.
+        shard_bytes: features per shard; also what a kill can lose.
+
+    Raises:
+        ConfigError: an option outside its range.
+    """
+
+    backbone: BackboneSpec = field(default_factory=BackboneSpec)
+    keys: LabelKeys = field(default_factory=LabelKeys)
+    derivatives: int | Literal["all", "none"] = "none"
+    strain: bool = False
+    part: tuple[int, int] = (1, 1)
+    shard_bytes: int = 32 * 1024**2
+    dtype: Literal["float32", "float64"] = "float32"
+    device: str = "cpu"
+    batch_atoms: int = 256
+    group_key: str | None = None
+    need_energy: bool = True
+    format: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        index, count = self.part
+        if not 1 <= index <= count:
+            raise ConfigError(f"part {index}/{count}: parts are counted from 1, e.g. --part 1/{max(count, 1)}")
+        if isinstance(self.derivatives, int) and self.derivatives < 1:
+            raise ConfigError(
+                f"{self.derivatives} directions per structure asked for; give a positive number, all or none"
+            )
+        if self.shard_bytes < 1 or self.batch_atoms < 1:
+            raise ConfigError("shard size and batch size must be positive")
+
+    @property
+    def moves(self) -> bool:
+        return self.derivatives != "none" or self.strain
+
+
+@dataclass
+class ExtractReport:
+    """What an extraction did."""
+
+    written: int = 0  # structures whose features were computed now
+    resumed: int = 0  # structures found in shards that were there already
+    other_parts: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    warnings: list[str] = field(default_factory=list)
+    store: FeatureStore | None = None  # None while other parts are missing
+
+
+@dataclass(frozen=True)
+class _Accepted:
+    atoms: Atoms
+    labels: Labels
+    id: int
+    index: int
+
+
+def extract(
+    paths: Sequence[Path | str] | Path | str,
+    folder: Path | str,
+    plan: ExtractPlan | None = None,
+    backbone: Backbone | None = None,
+    progress: Progress | None = None,
+) -> ExtractReport:
+    """Compute features of structures and write them into a store.
+
+    Structures that cannot be used are listed in ``rejects*.jsonl`` with the reason and do not
+    stop the rest. What is already there is not computed again. With several parts, run
+    ``finalize`` when all are done.
+
+    Args:
+        backbone: an instance to use instead of loading the plan's.
+
+    Raises:
+        StructureError: a file that cannot be read, or no structure that can be used.
+        BackboneError: the backbone cannot be loaded.
+        StoreError: the folder holds other features, or cannot be written.
+    """
+    plan = plan or ExtractPlan()
+    progress = progress or Silent()
+    files = [Path(p) for p in ([paths] if isinstance(paths, str | Path) else paths)]
+    for file in files:
+        if not file.exists():
+            raise StructureError(f"there is no file {file}")
+    backbone = backbone or load_backbone(plan.backbone)
+    backbone.to(plan.device, torch.float64 if plan.dtype == "float64" else torch.float32)
+    header = StoreHeader(identity_of(backbone), backbone.dim, plan.dtype, _directions(plan), _spec(plan))
+    writer = ShardWriter(folder, header)
+    counts = [count_structures(file, plan.format) for file in files]
+    known = [count for count in counts if count is not None]
+    progress.stage("extract", sum(known) if len(known) == len(files) else None)
+    report = ExtractReport()
+    with _Rejects(Path(folder), plan.part) as rejects:
+        accepted = _accepted(files, plan, backbone, rejects, report, progress)
+        for number, chunk in enumerate(_chunks(accepted, plan, backbone)):
+            if number % plan.part[1] != plan.part[0] - 1:
+                report.other_parts += len(chunk)
+                progress.advance(len(chunk))
+                continue
+            if number < plan.part[1]:
+                report.warnings += _unit_warnings(chunk, backbone)
+            key = _chunk_key(chunk)
+            if writer.published(key):
+                report.resumed += len(chunk)
+                progress.advance(len(chunk))
+                continue
+            records = list(_records(chunk, plan, backbone, progress))
+            name = f"{files[0].name}#{_chunk_origin(files)}"
+            writer.write(records, name, key, chunk[0].index, chunk[-1].index + 1)
+            report.written += len(chunk)
+    if not report.written + report.resumed + report.other_parts:
+        reasons = "; ".join(f"{n} x {reason}" for reason, n in report.rejected.most_common(3))
+        raise StructureError(f"no structure could be used: {reasons}")
+    if plan.part[1] == 1:
+        report.store = finalize(folder)
+    return report
+
+
+def _accepted(
+    files: Sequence[Path],
+    plan: ExtractPlan,
+    backbone: Backbone,
+    rejects: _Rejects,
+    report: ExtractReport,
+    progress: Progress,
+) -> Iterator[_Accepted]:
+    """Structures with usable labels; the others go to the rejects."""
+    for index, atoms in enumerate(read_structures(files, plan.format)):
+        try:
+            labels = read_labels(atoms, plan.keys)
+            check_structure(atoms, labels, plan.need_energy)
+            backbone.check_species(atoms.numbers.tolist())
+        except MekrrError as error:
+            rejects.add(Reject(files[0].name if len(files) == 1 else "input", index, str(error)))
+            report.rejected[str(error)] += 1
+            progress.advance()
+            continue
+        yield _Accepted(atoms, labels, structure_hash(atoms, labels), index)
+
+
+def _chunks(accepted: Iterator[_Accepted], plan: ExtractPlan, backbone: Backbone) -> Iterator[list[_Accepted]]:
+    """Structures for one shard each; the cuts depend on the input and the plan alone."""
+    chunk: list[_Accepted] = []
+    size = 0
+    for item in accepted:
+        chunk.append(item)
+        width = backbone.dim * (8 if plan.dtype == "float64" else 4)
+        size += len(item.atoms) * width * (1 + _n_directions(item, plan))
+        if size >= plan.shard_bytes:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _records(
+    chunk: Sequence[_Accepted], plan: ExtractPlan, backbone: Backbone, progress: Progress
+) -> Iterator[StructureRecord]:
+    start = 0
+    while start < len(chunk):
+        stop, atoms = start + 1, len(chunk[start].atoms)
+        while stop < len(chunk) and atoms + len(chunk[stop].atoms) <= plan.batch_atoms:
+            atoms += len(chunk[stop].atoms)
+            stop += 1
+        batch = chunk[start:stop]
+        graph = backbone.graph([item.atoms for item in batch])
+        with torch.no_grad():
+            output = backbone.forward(graph, graph.positions)
+        features = output.features.cpu().numpy()
+        prior = output.energy(graph).cpu().double().tolist() if backbone.has_energy else [float("nan")] * len(batch)
+        ends = np.cumsum([len(item.atoms) for item in batch])
+        for item, end, energy in zip(batch, ends.tolist(), prior, strict=True):
+            yield _record(item, features[end - len(item.atoms) : end], energy, plan, backbone)
+            progress.advance()
+        start = stop
+
+
+def _record(item: _Accepted, features: ndarray, prior: float, plan: ExtractPlan, backbone: Backbone) -> StructureRecord:
+    group = -1
+    if plan.group_key is not None:
+        if plan.group_key not in item.atoms.info:
+            raise StructureError(f"structure {item.index} has no info key {plan.group_key!r} to group trajectories by")
+        group = xxhash.xxh3_64_intdigest(str(item.atoms.info[plan.group_key]).encode()) >> 1
+    return StructureRecord(
+        numbers=item.atoms.numbers.astype(np.int64),
+        features=features,
+        id=item.id,
+        index=item.index,
+        energy=float("nan") if item.labels.energy is None else item.labels.energy,
+        prior=prior,
+        forces=item.labels.forces,
+        stress=item.labels.stress,
+        group=group,
+        tangents=_tangents(item, plan, backbone) if plan.moves else None,
+    )
+
+
+def _tangents(item: _Accepted, plan: ExtractPlan, backbone: Backbone) -> RecordTangents | None:
+    """Derivatives of the features along the plan's directions, with their labels."""
+    moves, strains = _draw(item, plan)
+    if not len(moves) + len(strains):
+        return None
+    n = len(item.atoms)
+    directions = Directions.of_displacements(torch.from_numpy(moves)).joined(
+        Directions.of_strains(torch.from_numpy(strains), n)
+    )
+    output = tangents(backbone, backbone.graph(item.atoms), directions)
+    label = np.full(len(directions), np.nan)
+    if item.labels.forces is not None:
+        label[: len(moves)] = -(moves * item.labels.forces).sum((1, 2))
+    if item.labels.stress is not None and len(strains):
+        xx, yy, zz, yz, xz, xy = item.labels.stress
+        sigma = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+        label[len(moves) :] = item.atoms.get_volume() * (strains * sigma).sum((1, 2))
+    kind = np.repeat([int(RowKind.FORCE), int(RowKind.STRESS)], [len(moves), len(strains)]).astype(np.uint8)
+    prior = np.full(len(directions), np.nan) if output.energy is None else output.energy.cpu().double().numpy()
+    return RecordTangents(output.features.cpu().numpy(), kind, label, prior)
+
+
+def _n_directions(item: _Accepted, plan: ExtractPlan) -> int:
+    whole = 3 * len(item.atoms)
+    moves = 0 if plan.derivatives == "none" else whole if plan.derivatives == "all" else min(plan.derivatives, whole)
+    strains = 6 if plan.strain and item.labels.stress is not None else 0
+    return (moves if item.labels.forces is not None else 0) + strains
+
+
+def _draw(
+    item: _Accepted, plan: ExtractPlan
+) -> tuple[Float64[ndarray, "moves atoms 3"], Float64[ndarray, "strains 3 3"]]:
+    """Directions of a structure, from its content and the seed alone."""
+    n = len(item.atoms)
+    strains = np.zeros((6 if plan.strain and item.labels.stress is not None else 0, 3, 3))
+    for k in range(len(strains)):
+        i, j = _STRAINS[k]
+        strains[k, i, j] += 0.5
+        strains[k, j, i] += 0.5
+    count = _n_directions(item, plan) - len(strains)
+    if count == 3 * n:
+        return np.eye(3 * n).reshape(3 * n, n, 3), strains
+    generator = np.random.default_rng([plan.seed, item.id])
+    q, _ = np.linalg.qr(generator.normal(size=(3 * n, count)))
+    return np.ascontiguousarray(q.T).reshape(count, n, 3), strains
+
+
+def _directions(plan: ExtractPlan) -> dict[str, Any]:
+    if not plan.moves:
+        return {}
+    return {
+        "displacements": plan.derivatives,
+        "strains": 6 if plan.strain else 0,
+        "draw": "orthonormal, numpy default_rng([seed, structure id])",
+        "seed": plan.seed,
+    }
+
+
+def _spec(plan: ExtractPlan) -> dict[str, Any]:
+    spec = {key: value for key, value in asdict(plan.backbone).items() if value is not None}
+    if "checkpoint" in spec:
+        spec["checkpoint"] = str(Path(str(spec["checkpoint"])).resolve())
+    return spec
+
+
+def _unit_warnings(chunk: Sequence[_Accepted], backbone: Backbone) -> list[str]:
+    """Compare forces with the pretrained potential's: other units differ by a large factor."""
+    labelled = [item for item in chunk if item.labels.forces is not None][:4]
+    if not labelled or backbone.name != "chgnet":
+        return []
+    graph = backbone.graph([item.atoms for item in labelled])
+    positions = graph.positions.clone().requires_grad_(True)
+    with torch.enable_grad():
+        energy = backbone.forward(graph, positions).energy(graph).sum()
+    own = -torch.autograd.grad(energy, positions)[0].double().numpy()
+    given = np.concatenate([item.labels.forces for item in labelled if item.labels.forces is not None])
+    ratio = float(np.sqrt((given**2).mean()) / max(float(np.sqrt((own**2).mean())), 1e-12))
+    if 0.1 < ratio < 10 or float(np.abs(own).max()) < 0.05:
+        return []
+    return [
+        f"forces are {ratio:.3g} times those of {backbone.name}: are they in eV/angstrom? kcal/mol/angstrom would "
+        "give about 23, Hartree/bohr 0.02; see --units"
+    ]
+
+
+def _chunk_key(chunk: Sequence[_Accepted]) -> str:
+    digest = xxhash.xxh3_128()
+    for item in chunk:
+        digest.update(item.id.to_bytes(8, "little") + item.index.to_bytes(8, "little"))
+    return digest.hexdigest()
+
+
+def _chunk_origin(files: Sequence[Path]) -> str:
+    """Tells inputs of the same name apart by their first bytes; paths differ between machines."""
+    digest = xxhash.xxh3_64()
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(stream.read(65536))
+    return digest.hexdigest()
+
+
+class _Rejects:
+    """The list of structures left out, rewritten by every run and published at its end."""
+
+    def __init__(self, folder: Path, part: tuple[int, int]) -> None:
+        suffix = "" if part[1] == 1 else f"-{part[0]}-of-{part[1]}"
+        self.path = folder / f"rejects{suffix}.jsonl"
+        self.temporary = folder / f".tmp-{uuid.uuid4().hex}"
+        self.count = 0
+
+    def __enter__(self) -> _Rejects:
+        try:
+            self.stream = self.temporary.open("w", encoding="utf-8")
+        except OSError as error:
+            raise StoreError(
+                f"cannot write to {self.path.parent}: {error}; choose a folder you may write to"
+            ) from error
+        return self
+
+    def add(self, reject: Reject) -> None:
+        self.count += 1
+        self.stream.write(json.dumps(asdict(reject)) + "\n")
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.stream.close()
+        if self.count:
+            os.replace(self.temporary, self.path)
+            return
+        self.temporary.unlink(missing_ok=True)
+        if kind is None:
+            self.path.unlink(missing_ok=True)

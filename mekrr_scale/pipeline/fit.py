@@ -1,0 +1,431 @@
+"""A store to a model: candidates are cross-validated, the best one is fitted to everything."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from mekrr_scale import __version__
+from mekrr_scale.arrays import FeatureBatch
+from mekrr_scale.baselines import Baseline, BaselineKind, fit_baseline
+from mekrr_scale.errors import ConfigError, SolverError
+from mekrr_scale.kernels import KERNEL_NAMES, AtomKernel, Landmarks, SetKernel, SpeciesMixing, atom_kernel
+from mekrr_scale.landmarks import (
+    Balance,
+    FarthestPoint,
+    LandmarkSelection,
+    LeverageScores,
+    Uniform,
+    WholeStructures,
+    median_distance,
+)
+from mekrr_scale.model import Model
+from mekrr_scale.progress import Progress, Silent
+from mekrr_scale.rows import DerivativeRows, EnergyRows, Folds, Rows, assign_folds
+from mekrr_scale.solvers import Direct, Exact, Falkon, PathPoint, Result, Solution
+from mekrr_scale.store import FeatureStore
+from mekrr_scale.transforms import Standardize, Transform, fit_transform
+from mekrr_scale.whitening import WhiteningMethod, whiten
+
+LandmarkMethod = Literal["uniform", "farthest", "leverage", "structures"]
+SolverName = Literal["direct", "falkon", "exact"]
+_SUSPICIOUS = 0.5  # eV/atom that a kernel should have to explain at most
+
+
+@dataclass(frozen=True)
+class LengthScale:
+    """A length scale, absolute or as a multiple of the median distance between atoms' features."""
+
+    value: float
+    relative: bool = True
+
+    @classmethod
+    def parse(cls, text: str | float | LengthScale) -> LengthScale:
+        """From ``"4x"`` (four times the median) or a number.
+
+        >>> LengthScale.parse("4x")
+        LengthScale(value=4.0, relative=True)
+
+        Raises:
+            ConfigError: neither of the two, or not positive.
+        """
+        if isinstance(text, LengthScale):
+            return text
+        bare = str(text).strip()
+        try:
+            value = float(bare.removesuffix("x"))
+        except ValueError:
+            value = math.nan
+        if not (value > 0 and math.isfinite(value)):
+            raise ConfigError(
+                f"length scale {text!r}: give a positive number, or a multiple of the median such as '4x'"
+            )
+        return cls(value, bare.endswith("x"))
+
+
+@dataclass(frozen=True)
+class FitPlan:
+    """What to fit. Every tuple is a list of candidates; cross-validation chooses among them.
+
+    Raises:
+        ConfigError: an option outside its range, or a combination that cannot be.
+    """
+
+    kernel: str = "gaussian"
+    kernel_parameters: Mapping[str, Any] = field(default_factory=dict)
+    length_scales: tuple[LengthScale, ...] = (LengthScale(2.0), LengthScale(4.0))
+    alphas: tuple[float, ...] = (1.0,)
+    mixing: SpeciesMixing | None = None  # a matrix instead of alphas
+    reduce: Literal["sum", "mean"] = "sum"
+    standardize: tuple[Standardize, ...] = ("scale-per-species",)
+    baselines: tuple[BaselineKind, ...] | None = None  # None: what the store allows
+    isolated: Mapping[int, float] = field(default_factory=dict)
+    landmarks: LandmarkMethod = "uniform"
+    n_landmarks: int = 1000
+    balance: Balance = "sqrt"
+    solver: SolverName = "direct"
+    ridges: tuple[float, ...] = tuple(10.0 ** (k / 2) for k in range(-20, -3))
+    folds: int = 5
+    energy_weights: tuple[float, ...] = (1.0,)
+    force_weights: tuple[float, ...] = (1e-4, 1e-3, 1e-2)
+    stress_weights: tuple[float, ...] = (0.0,)
+    select: tuple[float, float, float] = (1.0, 1e-4, 0.0)
+    use_derivatives: bool = True
+    cut: float = 1e-11
+    whitening: WhiteningMethod = "eigen"
+    memory_bytes: int = 2 * 1024**3  # energy rows are kept if they fit
+    falkon: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kernel not in KERNEL_NAMES:
+            atom_kernel(self.kernel)  # raises, with the closest name
+        for name in ("length_scales", "alphas", "standardize", "ridges", "energy_weights"):
+            if not getattr(self, name):
+                raise ConfigError(f"{name} is empty; give at least one")
+        for alpha in self.alphas:
+            SpeciesMixing(alpha)
+        if self.folds and self.folds < 2:
+            raise ConfigError(f"{self.folds} folds: give at least 2, or 0 to skip cross-validation")
+        if not self.folds and self._n_candidates() > 1:
+            raise ConfigError("several candidates but no folds to choose among them; give one of each, or --validate 5")
+
+    def _n_candidates(self) -> int:
+        lists = (self.length_scales if self.kernel != "gaussian-sum" else (0,), self.alphas, self.standardize)
+        return math.prod(map(len, lists)) * len(self.ridges) * len(self.baselines or (0,))
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """A model and how it was chosen."""
+
+    model: Model
+    solution: Solution
+    trials: Sequence[Mapping[str, Any]]  # every candidate with its best cross-validated errors
+    reference: Float64[Tensor, " structures"]  # eV/atom less the species' reference energies
+    predicted: Float64[Tensor, " structures"]  # the same, by the models of the other folds
+    warnings: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class _Trial:
+    kernel: SetKernel
+    baseline: Baseline
+    landmarks: Landmarks
+    rows: Rows
+    solution: Solution
+    point: PathPoint
+    summary: Mapping[str, Any]
+
+
+def fit(
+    stores: Sequence[FeatureStore | Path | str] | FeatureStore | Path | str,
+    plan: FitPlan | None = None,
+    progress: Progress | None = None,
+) -> FitReport:
+    """Fit a model to one store or several of the same kind.
+
+    Raises:
+        ConfigError: options that do not fit the data.
+        StoreError: a store that is damaged or of another kind.
+        SolverError: no usable row, or a system that breaks down.
+    """
+    plan = plan or FitPlan()
+    progress = progress or Silent()
+    data = _Data.open(stores, plan)
+    folds = assign_folds(data.energies, plan.folds) if plan.folds else None
+    candidates = list(_candidates(plan, data))
+    progress.stage("fit", len(candidates) * data.passes(plan))
+    best: _Trial | None = None
+    trials = []
+    warnings: list[str] = []
+    scales: dict[Standardize, float] = {}
+    for standardize, kind, length, alpha in candidates:
+        transform = data.transform(standardize)
+        if standardize not in scales:
+            scales[standardize] = _median(plan, data, transform)
+        kernel = _kernel(plan, length, alpha, scales[standardize], transform)
+        trial = _try(plan, data, kernel, kind, folds, progress)
+        summary = {"standardize": standardize, "baseline": kind, "alpha": alpha, **trial.summary}
+        trials.append(summary)
+        if plan.folds:
+            progress.note(_line(summary))
+        if best is None or trial.point.score(plan.select) < best.point.score(plan.select):
+            best = replace(trial, summary=summary)
+    assert best is not None
+    if best.solution.result not in (Result.SUCCESS, Result.MAX_STEPS, Result.STAGNATED):
+        raise SolverError(best.solution.result.value)
+    if best.solution.result is not Result.SUCCESS:
+        warnings.append(best.solution.result.value)
+    reference, predicted, spread = _out_of_fold(best, data, folds)
+    if spread > _SUSPICIOUS:
+        warnings.append(
+            f"energies scatter by {spread:.2f} eV/atom around the baseline, which is much; are they total energies "
+            "in eV (--units), of one level of theory?"
+        )
+    return FitReport(
+        _model(best, data, plan, reference, predicted), best.solution, trials, reference, predicted, warnings
+    )
+
+
+@dataclass(frozen=True)
+class _Data:
+    """The stores as re-iterables, and what has been fitted to them already."""
+
+    stores: tuple[FeatureStore, ...]
+    derivatives: bool
+    _transforms: dict[Standardize, Transform] = field(default_factory=dict)
+    _baselines: dict[BaselineKind, Baseline] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, stores: Sequence[FeatureStore | Path | str] | FeatureStore | Path | str, plan: FitPlan) -> _Data:
+        listed = [stores] if isinstance(stores, FeatureStore | Path | str) else list(stores)
+        if not listed:
+            raise ConfigError("no store was given to fit")
+        opened = [s if isinstance(s, FeatureStore) else FeatureStore(Path(s)) for s in listed]
+        for store in opened:
+            opened[0].header.require(store.header, str(store.path))
+        derivatives = plan.use_derivatives and plan.solver != "exact" and any(s.n_directions for s in opened)
+        return cls(tuple(opened), derivatives)
+
+    @property
+    def energies(self) -> Iterable[FeatureBatch]:
+        return _Chained(self.stores)
+
+    @property
+    def moved(self) -> Iterable[FeatureBatch]:
+        return _Chained(tuple(replace(store, tangents=True) for store in self.stores))
+
+    @property
+    def has_prior(self) -> bool:
+        first = next(iter(self.energies), None)
+        return first is not None and not bool(first.prior.isnan().any())
+
+    def passes(self, plan: FitPlan) -> int:
+        rows = sum(s.n_structures for s in self.stores) + self.derivatives * sum(s.n_directions for s in self.stores)
+        return rows if plan.solver != "falkon" else 2 * rows
+
+    def transform(self, kind: Standardize) -> Transform:
+        if kind not in self._transforms:
+            self._transforms[kind] = fit_transform(self.energies, kind)
+        return self._transforms[kind]
+
+    def baseline(self, kind: BaselineKind, plan: FitPlan) -> Baseline:
+        if kind not in self._baselines:
+            self._baselines[kind] = fit_baseline(self.energies, kind, plan.isolated)
+        return self._baselines[kind]
+
+
+@dataclass(frozen=True)
+class _Chained:
+    parts: tuple[Iterable[FeatureBatch], ...]
+
+    def __iter__(self) -> Iterator[FeatureBatch]:
+        for part in self.parts:
+            yield from part
+
+
+def _candidates(plan: FitPlan, data: _Data) -> Iterator[tuple[Standardize, BaselineKind, LengthScale, float]]:
+    kinds: tuple[BaselineKind, ...] = plan.baselines or (
+        ("backbone", "composition") if data.has_prior and plan.folds else ("composition",)
+    )
+    lengths = plan.length_scales if plan.kernel != "gaussian-sum" else plan.length_scales[:1]
+    yield from product(plan.standardize, kinds, lengths, plan.alphas if plan.mixing is None else (math.nan,))
+
+
+def _median(plan: FitPlan, data: _Data, transform: Transform) -> float:
+    if not any(length.relative for length in plan.length_scales):
+        return 1.0
+    kernel = SetKernel(atom_kernel("gaussian", length_scale=1.0), SpeciesMixing(), "sum", transform)
+    return median_distance(data.energies, kernel, plan.seed)
+
+
+def _kernel(plan: FitPlan, length: LengthScale, alpha: float, median: float, transform: Transform) -> SetKernel:
+    def absolute(scale: LengthScale) -> float:
+        return scale.value * (median if scale.relative else 1.0)
+
+    parameters = dict(plan.kernel_parameters)
+    if plan.kernel == "gaussian-sum":
+        parameters["length_scales"] = tuple(absolute(scale) for scale in plan.length_scales)
+    else:
+        parameters["length_scale"] = absolute(length)
+    atom: AtomKernel = atom_kernel(plan.kernel, **parameters)
+    return SetKernel(atom, plan.mixing or SpeciesMixing(alpha), plan.reduce, transform)
+
+
+def _selection(plan: FitPlan) -> LandmarkSelection:
+    if plan.solver == "exact":
+        return WholeStructures(0, plan.seed)
+    count, seed = plan.n_landmarks, plan.seed
+    match plan.landmarks:
+        case "uniform":
+            return Uniform(count, seed, plan.balance)
+        case "farthest":
+            return FarthestPoint(count, seed, plan.balance)
+        case "leverage":
+            return LeverageScores(count, seed, balance=plan.balance)
+        case "structures":
+            return WholeStructures(count, seed)
+
+
+def _try(
+    plan: FitPlan, data: _Data, kernel: SetKernel, kind: BaselineKind, folds: Folds | None, progress: Progress
+) -> _Trial:
+    baseline = data.baseline(kind, plan)
+    landmarks = _selection(plan).select(data.energies, kernel)
+    parts: list[Iterable[Any]] = [EnergyRows(data.energies, kernel, landmarks, baseline, folds)]
+    if data.derivatives:
+        parts.append(DerivativeRows(data.moved, kernel, landmarks, baseline, folds))
+    rows = Rows(tuple(parts), plan.memory_bytes)
+    if plan.solver == "exact":
+        solution = _solve_exact(plan, rows, baseline)
+    else:
+        whitening = whiten(kernel.gram_blocks(landmarks), plan.cut, plan.whitening)
+        solver = _direct(plan, data) if plan.solver == "direct" else _falkon(plan, data)
+        solution = solver.solve(rows, whitening, baseline, plan.folds, progress.advance)
+    nan = math.nan
+    point = (
+        solution.path.best(plan.select)
+        if solution.path.points
+        else PathPoint(solution.ridges[0], (1.0, 0, 0), nan, nan, nan)
+    )
+    summary = {
+        "length_scale": getattr(kernel.atom, "length_scale", getattr(kernel.atom, "length_scales", None)),
+        "ridge": point.ridge,
+        "weights": point.weights,
+        "energy_rmse": point.energy_rmse,
+        "force_rmse": point.force_rmse,
+        "stress_rmse": point.stress_rmse,
+        "rank": solution.stats.get("rank", landmarks.n_sets),
+    }
+    return _Trial(kernel, baseline, landmarks, rows, solution, point, summary)
+
+
+def _direct(plan: FitPlan, data: _Data) -> Direct:
+    forces = plan.force_weights if data.derivatives else (0.0,)
+    stresses = plan.stress_weights if data.derivatives else (0.0,)
+    weights = tuple(product(plan.energy_weights, forces, stresses))
+    return Direct(plan.ridges, weights, plan.select)
+
+
+def _falkon(plan: FitPlan, data: _Data) -> Falkon:
+    forces = plan.force_weights[0] if data.derivatives else 0.0
+    stresses = plan.stress_weights[0] if data.derivatives else 0.0
+    weights = (plan.energy_weights[0], forces, stresses)
+    try:
+        return Falkon(plan.ridges, weights, select=plan.select, seed=plan.seed, **plan.falkon)
+    except TypeError as error:
+        raise ConfigError(f"falkon options: {error}") from error
+
+
+def _solve_exact(plan: FitPlan, rows: Rows, baseline: Baseline) -> Solution:
+    blocks = list(rows)
+    if not blocks:
+        raise SolverError("there is not a single row to fit; no structure in the store has a usable label")
+    gram = torch.cat([block.matrix for block in blocks]).double()
+    if gram.shape[0] != gram.shape[1]:
+        raise ConfigError("solver 'exact' needs an energy for every structure; leave out those without")
+    joined = [torch.cat([getattr(b, name) for b in blocks]) for name in ("target", "weight", "counts", "scale", "fold")]
+    target, weight, counts, scale, fold = joined
+    return Exact(plan.ridges).solve(gram, target, weight, counts, scale, baseline, fold if plan.folds else None)
+
+
+def _out_of_fold(
+    trial: _Trial, data: _Data, folds: Folds | None
+) -> tuple[Float64[Tensor, " n"], Float64[Tensor, " n"], float]:
+    """Energies per atom less the species' references, labels and predictions by the folds' models.
+
+    The third is the root mean square of what the kernel has to explain (eV/atom).
+    """
+    references, predictions = [torch.zeros(0, dtype=torch.float64)], [torch.zeros(0, dtype=torch.float64)]
+    if folds is None or not trial.solution.fold_values:
+        return references[0], predictions[0], 0.0
+    for block in trial.rows.parts[0]:
+        per_atom = 1.0 / (block.scale * block.counts.sum(1))
+        predicted = torch.zeros_like(block.target)
+        for fold, (value, shift) in enumerate(zip(trial.solution.fold_values, trial.solution.fold_shifts, strict=True)):
+            held = block.fold == fold
+            moved = (block.counts[held] @ shift) * block.scale[held]
+            predicted[held] = block.matrix[held].double() @ value[:, 0] + moved
+        references.append(block.target * per_atom)
+        predictions.append(predicted * per_atom)
+    reference, predicted = torch.cat(references), torch.cat(predictions)
+    spread = float(reference.square().mean().sqrt())
+    if trial.baseline.prior:
+        prior = torch.cat([(batch.prior / batch.n_atoms)[~batch.energy.isnan()] for batch in data.energies])
+        reference, predicted = reference + prior, predicted + prior
+    return reference, predicted, spread
+
+
+def _model(trial: _Trial, data: _Data, plan: FitPlan, reference: Tensor, predicted: Tensor) -> Model:
+    header = data.stores[0].header
+    validation: dict[str, Any] = {
+        key: value for key, value in trial.summary.items() if not (isinstance(value, float) and math.isnan(value))
+    }
+    if len(reference):
+        error = predicted - reference
+        validation |= {
+            "folds": plan.folds,
+            "structures": len(reference),
+            "energy_mae": float(error.abs().mean()),
+            "energy_rmse": float(error.square().mean().sqrt()),
+        }
+    coefficients = trial.solution.value[:, 0]
+    digest = hashlib.sha256(coefficients.numpy().tobytes()).hexdigest()
+    return Model(
+        kernel=trial.kernel,
+        landmarks=trial.landmarks,
+        coefficients=coefficients,
+        baseline=trial.baseline,
+        backbone=header.backbone,
+        spec=header.spec,
+        validation=validation,
+        provenance={
+            "stores": [store.id for store in data.stores],
+            "structures": sum(store.n_structures for store in data.stores),
+            "solver": plan.solver,
+            "result": trial.solution.result.name,
+            "seed": plan.seed,
+            "writer": f"mekrr-scale {__version__}",
+            "coefficients_sha256": digest,
+        },
+    )
+
+
+def _line(summary: Mapping[str, Any]) -> str:
+    length = summary["length_scale"]
+    shown = f"{length:.3g}" if isinstance(length, float) else str(length)
+    force = "" if math.isnan(summary["force_rmse"]) else f", forces {1e3 * summary['force_rmse']:.1f} meV/A"
+    return (
+        f"{summary['standardize']}, baseline {summary['baseline']}, length {shown}, alpha {summary['alpha']:g}: "
+        f"cross-validated RMSE {1e3 * summary['energy_rmse']:.3f} meV/atom{force} at ridge {summary['ridge']:.1e}"
+    )

@@ -1,0 +1,31 @@
+"""How long work says where it is: the pipeline calls this, the command line draws it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Told about stages, steps and remarks."""
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        """A new stage begins; ``total`` steps if that is known."""
+
+    def advance(self, steps: int = 1) -> None:
+        """So many steps of the stage are done."""
+
+    def note(self, text: str) -> None:
+        """Something worth telling."""
+
+
+class Silent:
+    """Says nothing."""
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        pass
+
+    def advance(self, steps: int = 1) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass

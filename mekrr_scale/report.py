@@ -1,0 +1,141 @@
+"""Tables and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+from rich.table import Table
+
+from mekrr_scale.pipeline import Evaluation, FitReport
+
+matplotlib.use("Agg")
+
+_BLUE, _ORANGE, _GREY = "#2b6cb0", "#c05621", "#718096"
+
+
+def error_table(rows: Sequence[tuple[str, dict[str, float]]]) -> Table:
+    """MAE and RMSE of energies and forces, a line for each data set."""
+    table = Table(title="Errors", title_justify="left")
+    table.add_column("data")
+    for name in ("structures", "energy MAE", "energy RMSE", "force MAE", "force RMSE"):
+        table.add_column(name, justify="right")
+    table.add_section()
+    for name, metrics in rows:
+        values = [f"{int(metrics['structures'])}"]
+        for key, digits in (("energy_mae", 2), ("energy_rmse", 2), ("force_mae", 1), ("force_rmse", 1)):
+            values.append(f"{metrics[key]:.{digits}f}" if key in metrics else "-")
+        table.add_row(name, *values)
+    table.caption = "energy in meV/atom, force in meV/angstrom"
+    return table
+
+
+def species_table(evaluation: Evaluation) -> Table:
+    """Force errors by element."""
+    table = Table(title="Forces by element (meV/angstrom)", title_justify="left")
+    for name in ("element", "atoms", "MAE", "RMSE"):
+        table.add_column(name, justify="left" if name == "element" else "right")
+    for symbol, (count, mae, rmse) in evaluation.force_errors_by_species().items():
+        table.add_row(symbol, str(count), f"{mae:.1f}", f"{rmse:.1f}")
+    return table
+
+
+def trial_table(report: FitReport) -> Table:
+    """Every candidate with its cross-validated errors, the best first."""
+    table = Table(title="Candidates, cross-validated", title_justify="left")
+    shown = ("standardize", "baseline", "length_scale", "alpha", "ridge", "rank", "energy_rmse", "force_rmse")
+    for name in shown:
+        table.add_column(name.replace("_", " "), justify="right" if name not in shown[:2] else "left")
+    for trial in sorted(report.trials, key=lambda t: float(t["energy_rmse"])):
+        table.add_row(*(_cell(name, trial[name]) for name in shown))
+    table.caption = "RMSE: energy in meV/atom, force along the stored directions in meV/angstrom"
+    return table
+
+
+def parity_plot(
+    path: Path | str,
+    evaluation: Evaluation | None = None,
+    folds: tuple[Float64[ndarray, " n"], Float64[ndarray, " n"]] | None = None,
+    title: str = "",
+) -> None:
+    """Predicted against reference: energies less the baseline (meV/atom) and force components.
+
+    Args:
+        folds: reference and out-of-fold prediction, eV/atom less the baseline, drawn behind.
+    """
+    import matplotlib.pyplot as plt
+
+    with_forces = evaluation is not None and len(evaluation.forces) > 0
+    figure, axes = plt.subplots(1, 2 if with_forces else 1, figsize=(9 if with_forces else 4.6, 4.4), squeeze=False)
+    axis = axes[0, 0]
+    pairs = [] if folds is None or not len(folds[0]) else [(*folds, _GREY, "cross-validation")]
+    if evaluation is not None:
+        left = [
+            (e - evaluation.baseline) / evaluation.n_atoms for e in (evaluation.energy, evaluation.energy_predicted)
+        ]
+        pairs.append((left[0], left[1], _BLUE, "evaluated"))
+    centre = float(np.median(np.concatenate([pair[0] for pair in pairs]))) if pairs else 0.0
+    for reference, predicted, colour, label in pairs:
+        _scatter(axis, 1e3 * (reference - centre), 1e3 * (predicted - centre), colour, label)
+    _finish(axis, "energy less baseline (meV/atom)")
+    if with_forces and evaluation is not None:
+        _scatter(axes[0, 1], evaluation.forces.ravel(), evaluation.forces_predicted.ravel(), _BLUE, "evaluated")
+        _finish(axes[0, 1], "force components (eV/Å)")
+    figure.suptitle(title)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def species_plot(path: Path | str, evaluation: Evaluation) -> None:
+    """Force errors by element as bars."""
+    import matplotlib.pyplot as plt
+
+    rows = evaluation.force_errors_by_species()
+    figure, axis = plt.subplots(figsize=(1.6 + 0.9 * len(rows), 3.6))
+    place = np.arange(len(rows))
+    axis.bar(place - 0.2, [mae for _, mae, _ in rows.values()], 0.4, label="MAE", color=_BLUE)
+    axis.bar(place + 0.2, [rmse for _, _, rmse in rows.values()], 0.4, label="RMSE", color=_ORANGE)
+    axis.set_xticks(place, [f"{symbol}\n{count}" for symbol, (count, _, _) in rows.items()])
+    axis.set_ylabel("force error (meV/Å)")
+    axis.legend(frameon=False)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def _scatter(axis: Any, reference: ndarray, predicted: ndarray, colour: str, label: str) -> None:
+    error = predicted - reference
+    mae, rmse = float(np.abs(error).mean()), float(np.sqrt((error**2).mean()))
+    size = 14 if len(reference) < 500 else 4
+    text = f"{label}: MAE {mae:.3g}, RMSE {rmse:.3g}"
+    axis.scatter(reference, predicted, s=size, alpha=0.6, linewidths=0, color=colour, label=text, rasterized=True)
+
+
+def _finish(axis: Any, quantity: str) -> None:
+    low = min(axis.get_xlim()[0], axis.get_ylim()[0])
+    high = max(axis.get_xlim()[1], axis.get_ylim()[1])
+    axis.plot([low, high], [low, high], color="black", linewidth=0.8, zorder=0)
+    axis.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+    axis.set_xlabel(f"reference {quantity}")
+    axis.set_ylabel(f"predicted {quantity}")
+    axis.legend(frameon=False, loc="upper left", fontsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _cell(name: str, value: Any) -> str:
+    if isinstance(value, float):
+        if np.isnan(value):
+            return "-"
+        if name.endswith("rmse"):
+            return f"{1e3 * value:.3f}"
+        return f"{value:.1e}" if name == "ridge" else f"{value:.3g}"
+    if isinstance(value, tuple):
+        return ", ".join(f"{v:.3g}" for v in value)
+    return str(value)

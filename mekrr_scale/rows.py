@@ -1,0 +1,193 @@
+"""Rows of the least-squares problem, streamed from feature batches.
+
+    min_c  sum_r w_r (y_r - phi_r c)^2 + lambda c' K_ZZ c
+
+Energy rows: phi = K(x, Z). For ``sum`` y is the energy less its baseline and w = 1/n^2, so
+errors count per atom; for ``mean`` both are per atom already and w = 1. Derivative rows: the
+derivative of phi along each stored direction, y = -u.F or V sigma:eps less that of the prior
+(over n for ``mean``). A force row has w = 1/K, K the structure's number of displacement rows: if
+these are orthonormal, the K rows estimate the mean squared force component. A stress row has
+w = 1/(K n^2), K its number of strain rows: errors of the virial per atom. The weights w_E, w_F,
+w_S multiply these later, so that one pass serves every combination of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mekrr_scale.arrays import FeatureBatch, RowBlock, RowKind
+from mekrr_scale.baselines import Baseline
+from mekrr_scale.errors import ConfigError
+from mekrr_scale.kernels import Landmarks, SetKernel
+
+_EXACT_FOLDS = 2_000_000  # above this many structures folds come from the hash alone
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Parts for cross-validation; a trajectory, and copies of a structure, stay together."""
+
+    count: int
+    keys: NDArray[np.uint64]  # sorted; empty where folds come from the hash alone
+    parts: NDArray[np.int64]
+
+    def of(self, batch: FeatureBatch) -> Int64[Tensor, " structures"]:
+        """The fold of each structure of a batch."""
+        keys = _fold_keys(batch)
+        if len(self.keys) == 0:
+            return torch.from_numpy((keys % np.uint64(self.count)).astype(np.int64))
+        return torch.from_numpy(self.parts[np.searchsorted(self.keys, keys)])
+
+
+def assign_folds(batches: Iterable[FeatureBatch], count: int) -> Folds:
+    """Folds of nearly equal size that do not depend on the order of the structures.
+
+    Raises:
+        ConfigError: fewer than two folds, or fewer structures (trajectories) than folds.
+    """
+    if count < 2:
+        raise ConfigError(f"{count} folds asked for; cross-validation needs at least 2")
+    found: list[NDArray[np.uint64]] = []
+    total = 0
+    for batch in batches:
+        total += batch.n_structures
+        if total <= _EXACT_FOLDS:
+            found.append(_fold_keys(batch))
+    if total > _EXACT_FOLDS:
+        return Folds(count, np.empty(0, np.uint64), np.empty(0, np.int64))
+    keys = np.unique(np.concatenate(found)) if found else np.empty(0, np.uint64)
+    if len(keys) < count:
+        raise ConfigError(
+            f"{count} folds asked for, but the data hold {len(keys)} different structures or trajectories; "
+            "use fewer folds, or --group-key none at extraction if trajectories need not stay together"
+        )
+    return Folds(count, keys, np.arange(len(keys)) % count)
+
+
+def _fold_keys(batch: FeatureBatch) -> NDArray[np.uint64]:
+    """Pseudo-random numbers of the structures, equal within a group."""
+    ids = batch.ids.numpy().astype(np.uint64)
+    groups = batch.groups.numpy()
+    keys = np.where(groups >= 0, groups.astype(np.uint64) * np.uint64(2) + np.uint64(1), ids * np.uint64(2))
+    with np.errstate(over="ignore"):
+        z = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return np.asarray(z ^ (z >> np.uint64(31)))
+
+
+@dataclass(frozen=True)
+class EnergyRows:
+    """One row for each structure with a known energy."""
+
+    batches: Iterable[FeatureBatch]
+    kernel: SetKernel
+    landmarks: Landmarks
+    baseline: Baseline
+    folds: Folds | None = None
+    dtype: torch.dtype = torch.float64
+
+    def __iter__(self) -> Iterator[RowBlock]:
+        for batch in self.batches:
+            known = ~batch.energy.isnan()
+            if not bool(known.any()):
+                continue
+            size = batch.n_atoms.double()
+            per_atom = self.kernel.reduce == "mean"
+            scale = 1.0 / size if per_atom else torch.ones_like(size)
+            yield RowBlock(
+                kind=RowKind.ENERGY,
+                matrix=self.kernel.rows(batch, self.landmarks, self.dtype)[known],
+                target=(self.baseline.residual(batch) * scale)[known],
+                weight=(torch.ones_like(size) if per_atom else size.reciprocal().square())[known],
+                share=torch.ones_like(size)[known],
+                counts=batch.counts(self.baseline.species).double()[known],
+                scale=scale[known],
+                fold=(self.folds.of(batch) if self.folds else torch.zeros(len(size), dtype=torch.int64))[known],
+            )
+
+
+@dataclass(frozen=True)
+class DerivativeRows:
+    """One row for each stored direction with a known label; forces and stresses apart."""
+
+    batches: Iterable[FeatureBatch]
+    kernel: SetKernel
+    landmarks: Landmarks
+    baseline: Baseline
+    folds: Folds | None = None
+    dtype: torch.dtype = torch.float32
+
+    def __iter__(self) -> Iterator[RowBlock]:
+        for batch in self.batches:
+            if batch.directions is None or len(batch.directions.label) == 0:
+                continue
+            matrix = self.kernel.derivative_rows(batch, self.landmarks, self.dtype)
+            for kind in (RowKind.FORCE, RowKind.STRESS):
+                block = self._block(batch, matrix, kind)
+                if len(block.target):
+                    yield block
+
+    def _block(self, batch: FeatureBatch, matrix: Tensor, kind: RowKind) -> RowBlock:
+        labels = batch.directions
+        assert labels is not None
+        owner = torch.repeat_interleave(torch.arange(batch.n_structures), labels.ptr.diff())
+        chosen = (labels.kind == int(kind)) & ~labels.label.isnan()
+        owner = owner[chosen]
+        size = batch.n_atoms.double()[owner]
+        target = labels.label[chosen]
+        if self.baseline.prior:
+            target = target - labels.prior[chosen]
+            if bool(target.isnan().any()):
+                raise ConfigError("the store holds no backbone forces; use baseline 'composition', or extract again")
+        share = torch.bincount(owner, minlength=batch.n_structures).double()[owner].reciprocal()
+        intensive = self.kernel.reduce == "mean"  # whose rows are those of ``sum`` over n
+        scale = size.reciprocal() if intensive else torch.ones_like(size)
+        per_atom = torch.ones_like(size) if kind == RowKind.FORCE else size.reciprocal()
+        return RowBlock(
+            kind=kind,
+            matrix=matrix[chosen],
+            target=target * scale,
+            weight=share * (per_atom / scale).square(),
+            share=share,
+            counts=torch.zeros(len(target), len(self.baseline.species), dtype=torch.float64),
+            scale=scale,
+            fold=(self.folds.of(batch)[owner] if self.folds else torch.zeros_like(owner)),
+        )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Several kinds of rows as one re-iterable; keeps the blocks in memory where they fit.
+
+    Energy rows are the n x M set kernel, a factor (atoms / structures) smaller than the atom
+    kernel: an iterative solver should not evaluate it again in every iteration.
+    """
+
+    parts: tuple[Iterable[RowBlock], ...]
+    keep_bytes: int = 0
+    _kept: list[RowBlock] = field(default_factory=list, repr=False)
+    _state: dict[str, bool] = field(default_factory=dict, repr=False)
+
+    def __iter__(self) -> Iterator[RowBlock]:
+        if self._state.get("complete"):
+            yield from self._kept
+            return
+        self._kept.clear()
+        size = 0
+        for block in chain(*self.parts):
+            size += block.matrix.numel() * block.matrix.element_size()
+            if size <= self.keep_bytes:
+                self._kept.append(block)
+            yield block
+        if size <= self.keep_bytes:
+            self._state["complete"] = True
+        else:
+            self._kept.clear()

@@ -1,0 +1,85 @@
+"""Features of the user's own: numpy arrays in, a store out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import xxhash
+from jaxtyping import Float, Int64
+from numpy import ndarray
+
+from mekrr_scale.store.format import ShardInfo, StoreHeader
+from mekrr_scale.store.manage import finalize
+from mekrr_scale.store.shard import StructureRecord
+from mekrr_scale.store.writer import ShardWriter
+
+
+class FeatureWriter:
+    """Write features of your own into a store, structure by structure.
+
+    >>> import tempfile
+    >>> with FeatureWriter(tempfile.mkdtemp(), "my-descriptors 1.0", dim=2) as writer:
+    ...     writer.add(np.array([1, 8]), np.zeros((2, 2)), energy=-1.0)
+    >>> writer.info[0].structures
+    1
+    """
+
+    def __init__(
+        self, folder: Path | str, name: str, dim: int, dtype: str = "float32", shard_bytes: int = 256 * 1024**2
+    ) -> None:
+        backbone = {"name": name, "version": "", "weight_hash": "", "layer": "", "options": []}
+        self.writer = ShardWriter(folder, StoreHeader(backbone, dim, "float64" if dtype == "float64" else "float32"))
+        self.shard_bytes = shard_bytes
+        self.info: list[ShardInfo] = []
+        self._records: list[StructureRecord] = []
+        self._count = 0
+        self._bytes = 0
+
+    def add(
+        self,
+        numbers: Int64[ndarray, " atoms"],
+        features: Float[ndarray, "atoms dim"],
+        energy: float = float("nan"),
+        group: int = -1,
+    ) -> None:
+        """Add one structure.
+
+        Args:
+            numbers: atomic numbers.
+            energy: total energy in eV; NaN if unknown.
+            group: trajectory that it belongs to, kept together in cross-validation.
+
+        Raises:
+            StoreError: shapes that do not fit, or features that are not finite.
+        """
+        digest = xxhash.xxh3_64(np.ascontiguousarray(numbers).tobytes())
+        digest.update(np.ascontiguousarray(features).tobytes())
+        digest.update(np.float64(energy).tobytes())
+        record = StructureRecord(numbers, features, digest.intdigest() >> 1, self._count, energy, group=group)
+        record.check(self.writer.header.dim)
+        self._records.append(record)
+        self._count += 1
+        self._bytes += features.nbytes
+        if self._bytes >= self.shard_bytes:
+            self._flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            return
+        if self._records:
+            self._flush()
+        finalize(self.writer.folder)
+
+    def _flush(self) -> None:
+        key = xxhash.xxh3_128_hexdigest(np.array([r.id for r in self._records]).tobytes())
+        start = self._records[0].index
+        self.info.append(self.writer.write(self._records, "features", f"{start}-{key}", start, self._count))
+        self._records, self._bytes = [], 0

@@ -1,0 +1,153 @@
+"""Names, versions and JSON documents of the store format (docs/store-format.md)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from mekrr_scale.errors import StoreError
+
+FORMAT = "mekrr-scale feature store"
+SCHEMA = "1.0"
+KNOWN_FEATURES = frozenset({"species-major", "tangents"})  # what ``required_features`` may name
+MANIFEST = "manifest.json"
+SIDECAR = ".json"
+SHARD = ".h5"
+TEMPORARY = ".tmp-"
+BLOCK_BYTES = 8 * 1024 * 1024
+ALIGNMENT = 4096
+UNITS = {"energy": "eV", "length": "angstrom", "forces": "eV/angstrom", "stress": "eV/angstrom^3", "features": "1"}
+
+
+@dataclass(frozen=True)
+class StoreHeader:
+    """What all shards of a store share; features are comparable only if it agrees."""
+
+    backbone: Mapping[str, Any]  # identity of the backbone, or of the user's own features
+    dim: int
+    dtype: Literal["float32", "float64"] = "float32"
+    directions: Mapping[str, Any] = field(default_factory=dict)  # how tangent directions were drawn
+    spec: Mapping[str, Any] = field(default_factory=dict)  # how to load the backbone again
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> StoreHeader:
+        return cls(data["backbone"], int(data["dim"]), data["dtype"], data["directions"], data["spec"])
+
+    @property
+    def required_features(self) -> list[str]:
+        return ["species-major", *(["tangents"] if self.directions else [])]
+
+    def require(self, other: StoreHeader, where: str) -> None:
+        """Refuse features of another kind.
+
+        Raises:
+            StoreError: names what differs.
+        """
+        mine, theirs = json.loads(canonical(self.to_dict())), json.loads(canonical(other.to_dict()))
+        differing = [
+            f"{key}: {theirs[key]} instead of {mine[key]}" for key in mine if key != "spec" and mine[key] != theirs[key]
+        ]
+        if differing:
+            raise StoreError(f"{where} holds features of another kind ({'; '.join(differing)}); use another folder")
+
+
+@dataclass(frozen=True)
+class BigDataset:
+    """Where the bytes of a large dataset lie in its file."""
+
+    offset: int
+    rows: int
+    columns: int
+    dtype: str  # numpy's name
+    first_block: int  # its first entry in /block/xxh3
+
+    @property
+    def nbytes(self) -> int:
+        import numpy as np
+
+        return self.rows * self.columns * int(np.dtype(self.dtype).itemsize)
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """What the manifest says of a shard."""
+
+    path: str
+    bytes: int
+    xxh3_128: str  # of the whole file
+    meta_xxh3_128: str  # of everything but the big datasets
+    structures: int
+    atoms: int
+    directions: int
+    energies: int  # structures with an energy
+    species: Mapping[str, int]  # atoms by atomic number
+    input: str  # name of what was read
+    input_hash: str  # of the structures in it
+    start: int  # index of its first structure in the input, rejected ones counted
+    stop: int  # one past its last
+    big: Mapping[str, BigDataset]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ShardInfo:
+        big = {name: BigDataset(**place) for name, place in data["big"].items()}
+        return cls(**{**data, "big": big})
+
+
+def canonical(data: Any) -> str:
+    """JSON with sorted keys and no spaces: equal content, equal text."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def sealed(data: Mapping[str, Any]) -> str:
+    """Canonical JSON with its own sha256 under ``id``."""
+    return canonical({**data, "id": hashlib.sha256(canonical(data).encode()).hexdigest()})
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Read a sealed document and check its seal and version.
+
+    Raises:
+        StoreError: missing, damaged, or of a format that this version does not know.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise StoreError(f"there is no {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path} cannot be read: {error}") from error
+    try:
+        data = json.loads(text)
+        claimed = data.pop("id")
+        found = hashlib.sha256(canonical(data).encode()).hexdigest()
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        raise StoreError(f"{path} is damaged; restore it, or rebuild it with `store finalize`") from None
+    if claimed != found:
+        raise StoreError(f"{path} is damaged (its sha256 does not fit); rebuild it with `store finalize`")
+    check_version(data, str(path))
+    return {**data, "id": claimed}
+
+
+def check_version(data: Mapping[str, Any], where: str) -> None:
+    """Refuse other formats, newer major versions and unknown required features.
+
+    Raises:
+        StoreError: says which.
+    """
+    if data.get("format") != FORMAT:
+        raise StoreError(f"{where} is not of the format {FORMAT!r} but of {data.get('format')!r}")
+    major = str(data.get("schema", "")).split(".")[0]
+    if major != SCHEMA.split(".", maxsplit=1)[0]:
+        raise StoreError(f"{where} has schema {data.get('schema')!r}, this version reads {SCHEMA}; update mekrr-scale")
+    unknown = sorted(set(data.get("required_features", [])) - KNOWN_FEATURES)
+    if unknown:
+        raise StoreError(f"{where} requires the features {unknown}, which this version lacks; update mekrr-scale")

@@ -1,0 +1,254 @@
+"""Reading a store: checked before HDF5 sees a file, big arrays mapped into memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+from numpy.typing import NDArray
+
+from mekrr_scale.arrays import DirectionLabels, FeatureBatch, SpeciesRun, Tangents
+from mekrr_scale.errors import StoreError
+from mekrr_scale.store.files import file_hash, meta_hash
+from mekrr_scale.store.format import (
+    BLOCK_BYTES,
+    MANIFEST,
+    BigDataset,
+    ShardInfo,
+    StoreHeader,
+    check_version,
+    read_sealed,
+)
+from mekrr_scale.store.shard import BIG, Arrays, block_hashes
+
+VerifyLevel = Literal["size", "lazy", "full"]
+
+
+class Shard:
+    """One open shard: small arrays in memory, big ones mapped and verified on first use."""
+
+    def __init__(self, path: Path, info: ShardInfo, level: VerifyLevel, verified: dict[str, NDArray[np.bool_]]) -> None:
+        self.path = path
+        self.info = info
+        _check_size(path, info)
+        if level == "full" and file_hash(path) != info.xxh3_128:
+            raise StoreError(f"{path} is damaged (its hash does not fit the manifest); extract it again")
+        if level != "size" and meta_hash(path, info.big, info.bytes) != info.meta_xxh3_128:
+            raise StoreError(f"{path} is damaged outside its features; delete it and run the extraction again")
+        self.small = _read_small(path)
+        self._hashes = self.small["/block/xxh3"]
+        self._verified = verified
+        self._check_blocks = level == "lazy"
+        self._maps = {name: _map(path, place) for name, place in info.big.items()}
+
+    @property
+    def n_structures(self) -> int:
+        return self.info.structures
+
+    def rows(self, name: str, first: int, last: int) -> Float[ndarray, "rows columns"]:
+        """Rows of a big dataset, mapped from the file.
+
+        Raises:
+            StoreError: a block of them is damaged.
+        """
+        if self._check_blocks:
+            self._verify(name, first, last)
+        return self._maps[name][first:last]
+
+    def arrays(self) -> Arrays:
+        """All arrays, the big ones included."""
+        return {**self.small, **{name: self.rows(name, 0, place.rows) for name, place in self.info.big.items()}}
+
+    def _verify(self, name: str, first: int, last: int) -> None:
+        place = self.info.big[name]
+        if not place.nbytes:
+            return
+        width = place.nbytes // place.rows
+        done = self._verified.setdefault(name, np.zeros(-(-place.nbytes // BLOCK_BYTES), dtype=bool))
+        start, stop = first * width // BLOCK_BYTES, -(-last * width // BLOCK_BYTES)
+        if done[start:stop].all():
+            return
+        data = self._maps[name].reshape(-1).view(np.uint8)
+        for block in range(start, stop):
+            if done[block]:
+                continue
+            piece = data[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES]
+            if block_hashes(piece, BLOCK_BYTES)[0] != self._hashes[place.first_block + block]:
+                raise StoreError(f"{self.path}: block {block} of {name} is damaged; delete the file and extract again")
+            done[block] = True
+
+
+@dataclass(frozen=True)
+class FeatureStore:
+    """A finished store. Iterating gives batches of consecutive structures; iterate as often as needed.
+
+    Args:
+        path: the folder.
+        level: ``size``: sizes only; ``lazy``: metadata when a shard is opened, each block of
+            features once, on first use; ``full``: whole files, every time one is opened.
+        tangents: whether batches carry tangents.
+        max_atoms: atoms (and tangent rows) of a batch at most, unless a structure has more.
+
+    Raises:
+        StoreError: no manifest, damage, an unknown version, or missing shards.
+    """
+
+    path: Path
+    level: VerifyLevel = "lazy"
+    tangents: bool = False
+    max_atoms: int = 65536
+    manifest: Mapping[str, Any] = field(init=False, repr=False)
+    header: StoreHeader = field(init=False)
+    shards: tuple[ShardInfo, ...] = field(init=False, repr=False)
+    _verified: dict[str, dict[str, NDArray[np.bool_]]] = field(init=False, repr=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        path = Path(self.path)
+        if not path.is_dir():
+            raise StoreError(f"there is no store {path}; make one with `mekrr-scale extract`")
+        if not (path / MANIFEST).exists():
+            raise StoreError(
+                f"{path} has no {MANIFEST}: the extraction has not finished. Run it again (it goes on where it "
+                "stopped), or `mekrr-scale store finalize` if all its parts are done"
+            )
+        manifest = read_sealed(path / MANIFEST)
+        object.__setattr__(self, "path", path)
+        object.__setattr__(self, "manifest", manifest)
+        object.__setattr__(self, "header", StoreHeader.from_dict(manifest["header"]))
+        object.__setattr__(self, "shards", tuple(ShardInfo.from_dict(shard) for shard in manifest["shards"]))
+        for info in self.shards:
+            _check_size(path / info.path, info)
+
+    @property
+    def id(self) -> str:
+        """sha256 of the manifest: equal for equal content."""
+        return str(self.manifest["id"])
+
+    @property
+    def n_structures(self) -> int:
+        return sum(shard.structures for shard in self.shards)
+
+    @property
+    def n_atoms(self) -> int:
+        return sum(shard.atoms for shard in self.shards)
+
+    @property
+    def n_directions(self) -> int:
+        return sum(shard.directions for shard in self.shards)
+
+    @property
+    def species(self) -> dict[int, int]:
+        """Atoms by atomic number."""
+        total: dict[int, int] = {}
+        for shard in self.shards:
+            for z, n in shard.species.items():
+                total[int(z)] = total.get(int(z), 0) + n
+        return dict(sorted(total.items()))
+
+    def open(self, info: ShardInfo) -> Shard:
+        """Open one shard, verified as the level asks for."""
+        return Shard(self.path / info.path, info, self.level, self._verified.setdefault(info.path, {}))
+
+    def __iter__(self) -> Iterator[FeatureBatch]:
+        for info in self.shards:
+            shard = self.open(info)
+            for first, last in _cuts(shard, self.max_atoms, self.tangents):
+                yield _batch(shard, first, last, self.tangents)
+
+
+def _cuts(shard: Shard, max_atoms: int, tangents: bool) -> Iterator[tuple[int, int]]:
+    """Ranges of structures of a bounded size. They depend on the shard alone."""
+    sizes = shard.small["/structure/n_atoms"].astype(np.int64)
+    if tangents and "/tangent/structure_ptr" in shard.small:
+        sizes = sizes * np.maximum(1, np.diff(shard.small["/tangent/structure_ptr"]))
+    total, first = 0, 0
+    for i, size in enumerate(sizes.tolist()):
+        if i > first and total + size > max_atoms:
+            yield first, i
+            total, first = 0, i
+        total += size
+    if first < len(sizes):
+        yield first, len(sizes)
+
+
+def _batch(shard: Shard, first: int, last: int, tangents: bool) -> FeatureBatch:
+    small = shard.small
+    labels = _labels(small, first, last) if tangents and "/tangent/ptr" in small else None
+    runs, sources = [], []
+    for s, z in enumerate(small["/species/z"].tolist()):
+        ptr = small["/structure/ptr"][s, first : last + 1]
+        features = torch.from_numpy(shard.rows("/atom/features", int(ptr[0]), int(ptr[-1])))
+        moved = None
+        if labels is not None:
+            bounds = small["/tangent/ptr"][s, first : last + 1]
+            moved = Tangents(
+                torch.from_numpy(shard.rows("/tangent/features", int(bounds[0]), int(bounds[-1]))),
+                torch.from_numpy(bounds - bounds[0]),
+            )
+        runs.append(SpeciesRun(int(z), features, torch.from_numpy(ptr - ptr[0]), moved))
+        sources.append(torch.from_numpy(small["/atom/source"][ptr[0] : ptr[-1]].astype(np.int64)))
+    part = slice(first, last)
+    return FeatureBatch(
+        runs=tuple(runs),
+        n_atoms=torch.from_numpy(small["/structure/n_atoms"][part].astype(np.int64)),
+        energy=torch.from_numpy(small["/structure/energy"][part].copy()),
+        prior=torch.from_numpy(small["/structure/prior"][part].copy()),
+        ids=torch.from_numpy(small["/structure/id"][part].copy()),
+        groups=torch.from_numpy(small["/structure/group"][part].copy()),
+        sources=tuple(sources),
+        directions=labels,
+    )
+
+
+def _labels(small: Arrays, first: int, last: int) -> DirectionLabels:
+    ptr = small["/tangent/structure_ptr"][first : last + 1]
+    part = slice(int(ptr[0]), int(ptr[-1]))
+    return DirectionLabels(
+        ptr=torch.from_numpy(ptr - ptr[0]),
+        kind=torch.from_numpy(small["/tangent/kind"][part].astype(np.int64)),
+        label=torch.from_numpy(small["/tangent/label"][part].copy()),
+        prior=torch.from_numpy(small["/tangent/prior"][part].copy()),
+    )
+
+
+def _read_small(path: Path) -> Arrays:
+    try:
+        with h5py.File(path, "r") as file:
+            attributes = {key: file.attrs[key] for key in ("format", "schema")}
+            required = json.loads(str(file.attrs["required_features"]))
+            check_version({**attributes, "required_features": required}, str(path))
+            names: list[str] = []
+            file.visititems(lambda name, node: names.append(f"/{name}") if isinstance(node, h5py.Dataset) else None)
+            arrays = {name: file[name][()] for name in names if name not in BIG}
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read as HDF5: {error}; delete it and extract again") from error
+    missing = [name for name in ("/structure/ptr", "/structure/id", "/species/z", "/block/xxh3") if name not in arrays]
+    if missing:
+        raise StoreError(f"{path} lacks {', '.join(missing)}; delete it and extract again")
+    return arrays
+
+
+def _map(path: Path, place: BigDataset) -> NDArray[Any]:
+    shape = (place.rows, place.columns)
+    if not place.nbytes:
+        return np.empty(shape, dtype=place.dtype)
+    # copy-on-write: nothing is ever written, and torch takes the array without a warning
+    return np.memmap(path, dtype=place.dtype, mode="c", offset=place.offset, shape=shape)
+
+
+def _check_size(path: Path, info: ShardInfo) -> None:
+    """Before anything is mapped: a file that is too short would end the process with SIGBUS."""
+    try:
+        size = path.stat().st_size
+    except OSError:
+        raise StoreError(f"shard {path} is missing; run the extraction again, it makes what is not there") from None
+    if size != info.bytes:
+        raise StoreError(f"shard {path} has {size} bytes instead of {info.bytes}; delete it and extract again")

@@ -1,0 +1,180 @@
+"""The arrays of one shard: arranging records into them and naming them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xxhash
+from jaxtyping import Float, Float64, Int64, UInt8
+from numpy import ndarray
+from numpy.typing import NDArray
+
+from mekrr_scale.errors import StoreError
+
+Arrays = dict[str, NDArray[Any]]
+
+BIG = ("/atom/features", "/tangent/features")  # memory-mapped, hashed block by block
+
+
+@dataclass(frozen=True)
+class RecordTangents:
+    """Derivatives of a structure's features along directions, and their labels."""
+
+    features: Float[ndarray, "directions atoms dim"]
+    kind: UInt8[ndarray, " directions"]  # RowKind
+    label: Float64[ndarray, " directions"]  # -u.F in eV/angstrom or V sigma:eps in eV; NaN: unknown
+    prior: Float64[ndarray, " directions"]  # the same of the backbone's own potential; NaN: none
+
+
+@dataclass(frozen=True)
+class StructureRecord:
+    """One structure as it goes into a store."""
+
+    numbers: Int64[ndarray, " atoms"]
+    features: Float[ndarray, "atoms dim"]
+    id: int  # 63-bit hash of its content
+    index: int  # its place in the input
+    energy: float = float("nan")  # eV
+    prior: float = float("nan")  # eV, of the backbone's own potential
+    forces: Float64[ndarray, "atoms 3"] | None = None  # eV/angstrom
+    stress: Float64[ndarray, "6"] | None = None  # eV/angstrom^3, Voigt
+    group: int = -1  # trajectory it belongs to
+    tangents: RecordTangents | None = None
+
+    def check(self, dim: int) -> None:
+        """Refuse what does not fit together.
+
+        Raises:
+            StoreError: says what.
+        """
+        if self.features.shape != (len(self.numbers), dim):
+            raise StoreError(
+                f"structure {self.index}: features have shape {self.features.shape}, "
+                f"expected ({len(self.numbers)}, {dim})"
+            )
+        if not np.isfinite(self.features).all():
+            raise StoreError(f"structure {self.index}: features are not finite; check the backbone and the geometry")
+        if len(self.numbers) == 0 or self.numbers.min() < 1 or self.numbers.max() > 118:
+            raise StoreError(
+                f"structure {self.index}: atomic numbers must lie between 1 and 118, and there must be atoms"
+            )
+
+
+def shard_arrays(records: Sequence[StructureRecord], dtype: str, tangents: bool) -> Arrays:
+    """Arrange structures species-major: atoms by species, then structure, then input order."""
+    numbers = np.concatenate([r.numbers for r in records])
+    sizes = np.array([len(r.numbers) for r in records], dtype=np.int64)
+    owner = np.repeat(np.arange(len(records)), sizes)
+    source = np.concatenate([np.arange(n) for n in sizes])
+    order = np.lexsort((source, owner, numbers))
+    z = np.unique(numbers)
+    counts = np.stack([np.bincount(owner[numbers == s], minlength=len(records)) for s in z])
+    species_ptr = np.concatenate([[0], np.cumsum(counts.sum(1))])
+    bounds = np.concatenate([np.zeros((len(z), 1), np.int64), np.cumsum(counts, 1)], 1) + species_ptr[:-1, None]
+    arrays: Arrays = {
+        "/atom/features": np.concatenate([r.features for r in records]).astype(dtype, copy=False)[order],
+        "/atom/species": numbers[order].astype(np.uint8),
+        "/atom/structure": owner[order].astype(np.int32),
+        "/atom/source": source[order].astype(np.int32),
+        "/species/z": z.astype(np.uint8),
+        "/species/ptr": species_ptr.astype(np.int64),
+        "/structure/ptr": bounds.astype(np.int64),
+        "/structure/id": np.array([r.id for r in records], dtype=np.int64),
+        "/structure/index": np.array([r.index for r in records], dtype=np.int64),
+        "/structure/group": np.array([r.group for r in records], dtype=np.int64),
+        "/structure/n_atoms": sizes.astype(np.int32),
+        "/structure/energy": np.array([r.energy for r in records], dtype=np.float64),
+        "/structure/prior": np.array([r.prior for r in records], dtype=np.float64),
+    }
+    if any(r.forces is not None for r in records):
+        forces = [np.full((len(r.numbers), 3), np.nan) if r.forces is None else r.forces for r in records]
+        arrays["/atom/forces"] = np.concatenate(forces)[order].astype(np.float64)
+    if any(r.stress is not None for r in records):
+        stress = [np.full(6, np.nan) if r.stress is None else r.stress for r in records]
+        arrays["/structure/stress"] = np.stack(stress).astype(np.float64)
+    if tangents:
+        arrays |= _tangent_arrays(records, z, counts, dtype)
+    return arrays
+
+
+def _tangent_arrays(
+    records: Sequence[StructureRecord], z: Int64[ndarray, " species"], counts: NDArray[Any], dtype: str
+) -> Arrays:
+    """Tangents in the order of the features; within a structure direction by direction."""
+    found = [r.tangents for r in records]
+    directions = np.array([0 if t is None else len(t.kind) for t in found], dtype=np.int64)
+    rows = counts * directions
+    pieces = [
+        np.ascontiguousarray(t.features[:, r.numbers == s]).reshape(-1, r.features.shape[1])
+        for s in z
+        for r, t in zip(records, found, strict=True)
+        if t is not None
+    ]
+    dim = records[0].features.shape[1]
+    start = np.concatenate([[0], np.cumsum(rows.sum(1))])[:-1]
+    kept = [t for t in found if t is not None]
+    empty = np.empty(0)
+    return {
+        "/tangent/features": np.concatenate(pieces or [np.empty((0, dim))]).astype(dtype, copy=False),
+        "/tangent/ptr": np.concatenate([np.zeros((len(z), 1), np.int64), np.cumsum(rows, 1)], 1) + start[:, None],
+        "/tangent/structure_ptr": np.concatenate([[0], np.cumsum(directions)]).astype(np.int64),
+        "/tangent/kind": np.concatenate([t.kind for t in kept] or [empty]).astype(np.uint8),
+        "/tangent/label": np.concatenate([t.label for t in kept] or [empty]).astype(np.float64),
+        "/tangent/prior": np.concatenate([t.prior for t in kept] or [empty]).astype(np.float64),
+    }
+
+
+def records_of(arrays: Arrays) -> list[StructureRecord]:
+    """The structures of a shard again, atoms in input order."""
+    owner, source = arrays["/atom/structure"], arrays["/atom/source"]
+    order = np.lexsort((source, owner))
+    sizes = arrays["/structure/n_atoms"].astype(np.int64)
+    ends = np.cumsum(sizes)
+    records = []
+    for i, (end, size) in enumerate(zip(ends, sizes, strict=True)):
+        rows = order[end - size : end]
+        records.append(
+            StructureRecord(
+                numbers=arrays["/atom/species"][rows].astype(np.int64),
+                features=arrays["/atom/features"][rows],
+                id=int(arrays["/structure/id"][i]),
+                index=int(arrays["/structure/index"][i]),
+                energy=float(arrays["/structure/energy"][i]),
+                prior=float(arrays["/structure/prior"][i]),
+                forces=_row(arrays, "/atom/forces", rows),
+                stress=_row(arrays, "/structure/stress", i),
+                group=int(arrays["/structure/group"][i]),
+                tangents=_record_tangents(arrays, i, rows) if "/tangent/ptr" in arrays else None,
+            )
+        )
+    return records
+
+
+def _row(arrays: Arrays, name: str, place: Any) -> NDArray[Any] | None:
+    if name not in arrays or np.isnan(arrays[name][place]).all():
+        return None
+    return np.asarray(arrays[name][place])
+
+
+def _record_tangents(arrays: Arrays, i: int, rows: Int64[ndarray, " atoms"]) -> RecordTangents | None:
+    first, last = arrays["/tangent/structure_ptr"][i : i + 2]
+    if last == first:
+        return None
+    features = np.empty((last - first, len(rows), arrays["/atom/features"].shape[1]), arrays["/tangent/features"].dtype)
+    for s in range(len(arrays["/species/z"])):
+        a, b = arrays["/structure/ptr"][s, i : i + 2]
+        places = arrays["/atom/source"][a:b]
+        c, d = arrays["/tangent/ptr"][s, i : i + 2]
+        features[:, places] = arrays["/tangent/features"][c:d].reshape(last - first, b - a, -1)
+    label, prior = arrays["/tangent/label"][first:last], arrays["/tangent/prior"][first:last]
+    return RecordTangents(features, arrays["/tangent/kind"][first:last], label, prior)
+
+
+def block_hashes(array: NDArray[Any], block_bytes: int) -> NDArray[np.uint64]:
+    """xxh3-64 of consecutive blocks of an array's bytes; the last may be shorter."""
+    flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    starts = range(0, len(flat), block_bytes)
+    return np.array([xxhash.xxh3_64_intdigest(flat[a : a + block_bytes].data) for a in starts], dtype=np.uint64)

@@ -1,0 +1,169 @@
+"""Writing shards: arranged in memory, written beside the final name, checked, then renamed."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+import xxhash
+
+from mekrr_scale.errors import StoreError
+from mekrr_scale.store.files import document, file_hash, meta_hash, publish, publish_text
+from mekrr_scale.store.format import (
+    ALIGNMENT,
+    BLOCK_BYTES,
+    SCHEMA,
+    SHARD,
+    SIDECAR,
+    TEMPORARY,
+    BigDataset,
+    ShardInfo,
+    StoreHeader,
+    canonical,
+    read_sealed,
+    sealed,
+)
+from mekrr_scale.store.shard import BIG, Arrays, StructureRecord, block_hashes, shard_arrays
+
+
+class ShardWriter:
+    """Publishes shards in a folder; many writers may share one, and any may be killed.
+
+    A shard appears under its name only when it is complete and checked, its sidecar after it.
+    """
+
+    def __init__(self, folder: Path | str, header: StoreHeader) -> None:
+        self.folder = Path(folder)
+        self.header = header
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"cannot create the store {self.folder}: {error}; choose a folder you may write to"
+            ) from error
+        for sidecar in sorted(self.folder.glob(f"*{SHARD}{SIDECAR}"))[:1]:
+            header.require(StoreHeader.from_dict(read_sealed(sidecar)["header"]), str(self.folder))
+
+    def name(self, input_hash: str) -> str:
+        """The file name of a shard: a hash of its input and of how features are made."""
+        key = canonical({"input": input_hash, "header": self.header.to_dict(), "schema": SCHEMA})
+        return f"shard-{xxhash.xxh3_128_hexdigest(key.encode())}{SHARD}"
+
+    def published(self, input_hash: str) -> bool:
+        """Whether the shard of this input is there and has the bytes that it should have."""
+        path = self.folder / self.name(input_hash)
+        sidecar = path.with_name(path.name + SIDECAR)
+        if not (path.is_file() and sidecar.is_file()):
+            return False
+        try:
+            info = ShardInfo.from_dict(read_sealed(sidecar)["shard"])
+        except (StoreError, KeyError, TypeError):
+            return False
+        return info.bytes == path.stat().st_size and info.xxh3_128 == file_hash(path)
+
+    def write(
+        self, records: Sequence[StructureRecord], input_name: str, input_hash: str, start: int, stop: int
+    ) -> ShardInfo:
+        """Write and publish one shard.
+
+        Args:
+            input_hash: of the structures; writing the same again is harmless.
+            start, stop: range of the structures in the input, rejected ones counted.
+
+        Raises:
+            StoreError: records that do not fit, no space, or no permission.
+        """
+        if not records:
+            raise StoreError("a shard needs at least one structure")
+        for record in records:
+            record.check(self.header.dim)
+        arrays = shard_arrays(records, self.header.dtype, bool(self.header.directions))
+        path = self.folder / self.name(input_hash)
+        temporary = self.folder / f"{TEMPORARY}{uuid.uuid4().hex}"
+        try:
+            big = self._write_hdf5(temporary, arrays)
+            info = _describe(temporary, path.name, arrays, big, input_name, input_hash, start, stop)
+            publish(temporary, path)
+            publish_text(
+                path.with_name(path.name + SIDECAR), sealed({**document(self.header), "shard": info.to_dict()})
+            )
+        except OSError as error:
+            raise StoreError(
+                f"cannot write to the store {self.folder}: {error}. Free some space or correct the permissions and "
+                "run the same command again; it goes on where it stopped"
+            ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+        return info
+
+    def _write_hdf5(self, path: Path, arrays: Arrays) -> dict[str, BigDataset]:
+        hashes = [block_hashes(arrays[name], BLOCK_BYTES) for name in BIG if name in arrays]
+        first = np.cumsum([0, *map(len, hashes)])
+        with h5py.File(
+            path, "w", libver=("v110", "v110"), alignment_threshold=ALIGNMENT, alignment_interval=ALIGNMENT
+        ) as file:
+            for key, value in _attributes(self.header).items():
+                file.attrs[key] = value
+            for name, array in arrays.items():
+                file.create_dataset(name, data=array)
+            file.create_dataset("/block/xxh3", data=np.concatenate(hashes))
+            big = {
+                name: BigDataset(
+                    offset=int(file[name].id.get_offset() or 0),
+                    rows=array.shape[0],
+                    columns=array.shape[1],
+                    dtype=array.dtype.name,
+                    first_block=int(first[i]),
+                )
+                for i, (name, array) in enumerate((n, arrays[n]) for n in BIG if n in arrays)
+            }
+        with path.open("rb+") as written:
+            os.fsync(written.fileno())
+        for (name, place), expected in zip(big.items(), hashes, strict=True):
+            back = np.fromfile(path, dtype=np.uint8, count=place.nbytes, offset=place.offset)
+            if not np.array_equal(block_hashes(back, BLOCK_BYTES), expected):
+                raise StoreError(f"{path}: {name} read back differs from what was written; the disk is failing")
+        return big
+
+
+def _attributes(header: StoreHeader) -> dict[str, str]:
+    from mekrr_scale import __version__
+
+    shared = document(header)
+    texts = {key: value if isinstance(value, str) else canonical(value) for key, value in shared.items()}
+    backbone = {f"backbone_{key}": canonical(value) for key, value in header.backbone.items()}
+    return {**texts, **backbone, "writer": f"mekrr-scale {__version__}"}
+
+
+def _describe(
+    temporary: Path,
+    name: str,
+    arrays: Arrays,
+    big: dict[str, BigDataset],
+    input_name: str,
+    input_hash: str,
+    start: int,
+    stop: int,
+) -> ShardInfo:
+    size = temporary.stat().st_size
+    counts = np.diff(arrays["/species/ptr"])
+    return ShardInfo(
+        path=name,
+        bytes=size,
+        xxh3_128=file_hash(temporary),
+        meta_xxh3_128=meta_hash(temporary, big, size),
+        structures=len(arrays["/structure/id"]),
+        atoms=len(arrays["/atom/species"]),
+        directions=len(arrays.get("/tangent/kind", ())),
+        energies=int(np.isfinite(arrays["/structure/energy"]).sum()),
+        species={str(z): int(n) for z, n in zip(arrays["/species/z"], counts, strict=True)},
+        input=input_name,
+        input_hash=input_hash,
+        start=start,
+        stop=stop,
+        big=big,
+    )
