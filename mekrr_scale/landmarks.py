@@ -152,7 +152,7 @@ class LeverageScores(LandmarkSelection):
 @final
 @dataclass(frozen=True)
 class WholeStructures(LandmarkSelection):
-    """Whole structures as landmarks; all of them (count 0) give MEKRR itself, exactly."""
+    """Whole structures as landmarks; all of them (count 0, in their order) give MEKRR itself, exactly."""
 
     count: int = 0
     seed: int = 0
@@ -168,7 +168,8 @@ class WholeStructures(LandmarkSelection):
                 kept.append((int(draws[i]), atoms))
             if self.count and len(kept) > 2 * self.count:
                 kept = sorted(kept, key=lambda item: item[0])[: self.count]
-        kept.sort(key=lambda item: item[0])
+        if self.count:
+            kept.sort(key=lambda item: item[0])
         if self.count > len(kept):
             raise ConfigError(
                 f"{self.count} structures asked for as landmarks, the data hold {len(kept)}; ask for fewer, or 0"

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, cast
 
 import ase.db
 import ase.io
@@ -225,7 +225,7 @@ def _read_xyz(path: Path) -> Iterator[Atoms]:
             yield from cast(Iterable[Atoms], ase.io.read(io.StringIO("".join(chunk)), ":", format="extxyz"))
 
 
-def _xyz_blocks(stream: TextIO, path: Path) -> Iterator[str]:
+def _xyz_blocks(stream: io.TextIOWrapper, path: Path) -> Iterator[str]:
     """The text of each frame: a line with the number of atoms, a comment, the atoms."""
     number = 0
     for line in stream:
@@ -245,8 +245,8 @@ def _xyz_blocks(stream: TextIO, path: Path) -> Iterator[str]:
         yield "".join([line, *body[:-1], body[-1] if body[-1].endswith("\n") else body[-1] + "\n"])
 
 
-def _open(path: Path) -> TextIO:
-    return cast(TextIO, _OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8"))
+def _open(path: Path) -> io.TextIOWrapper:
+    return cast(io.TextIOWrapper, _OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8"))
 
 
 def _binary(path: Path) -> Any:

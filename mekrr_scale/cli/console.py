@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.progress import (
@@ -49,7 +48,7 @@ class Bar:
         self._total: int | None = None
         self._start = self._printed = time.monotonic()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Bar:
         if self._live:
             self._progress.start()
         return self

@@ -213,7 +213,7 @@ def accumulate(
             part = moments[block.kind][fold]
             if len(part.target) == 0:
                 part = moments[block.kind][fold] = Moments.zero(whitening.rank, n_species)
-            part.add(phi, block, block.fold == fold)
+            part.add(phi, block, block.fold == fold if n_folds > 1 else torch.ones_like(block.fold, dtype=torch.bool))
         progress(len(block.target))
     if not any(part.rows for parts in moments.values() for part in parts):
         raise SolverError("there is not a single row to fit; no structure in the store has a usable label")

@@ -136,7 +136,8 @@ class Falkon:
         total_weight, n_rows, n_subset = 0.0, 0, 0
         for block in rows:
             w = block.weight * weights[block.kind]
-            inside = torch.nn.functional.one_hot(block.fold, parts).double()
+            place = block.fold if n_folds else torch.zeros_like(block.fold)
+            inside = torch.nn.functional.one_hot(place, parts).double()
             target += block.matrix.T @ ((w * block.target)[:, None] * inside)
             scaled = block.counts * block.scale[:, None]
             if block.kind == RowKind.ENERGY:

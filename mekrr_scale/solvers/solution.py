@@ -65,6 +65,6 @@ class Solution:
     ridges: tuple[float, ...]
     result: Result
     path: Path = Path(())
-    fold_values: Sequence[Float64[Tensor, "columns solutions"]] = ()
+    fold_values: Sequence[Float64[Tensor, "columns 1"]] = ()  # of the first ridge
     fold_shifts: Sequence[Float64[Tensor, " species"]] = ()  # of the baseline's energies, eV
     stats: Mapping[str, float | int | list[float]] = field(default_factory=dict)

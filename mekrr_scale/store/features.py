@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
-from typing import Self
 
 import numpy as np
 import xxhash
@@ -36,6 +35,7 @@ class FeatureWriter:
         self.info: list[ShardInfo] = []
         self._records: list[StructureRecord] = []
         self._count = 0
+        self._origin = ""
         self._bytes = 0
 
     def add(
@@ -66,7 +66,7 @@ class FeatureWriter:
         if self._bytes >= self.shard_bytes:
             self._flush()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> FeatureWriter:
         return self
 
     def __exit__(
@@ -81,5 +81,6 @@ class FeatureWriter:
     def _flush(self) -> None:
         key = xxhash.xxh3_128_hexdigest(np.array([r.id for r in self._records]).tobytes())
         start = self._records[0].index
-        self.info.append(self.writer.write(self._records, "features", f"{start}-{key}", start, self._count))
+        self._origin = self._origin or f"features#{self._records[0].id:x}"
+        self.info.append(self.writer.write(self._records, self._origin, f"{start}-{key}", start, self._count))
         self._records, self._bytes = [], 0

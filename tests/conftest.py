@@ -1,0 +1,114 @@
+"""Shared fixtures: small real structures, a tiny SchNet, and a store made with it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk, molecule
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from mekrr_scale.backbones import BackboneSpec
+from mekrr_scale.backbones.schnet import save_schnet
+from mekrr_scale.pipeline import ExtractPlan, FitPlan, LengthScale, extract, fit
+from mekrr_scale.structures import read_structures
+
+DATA = Path(__file__).parent.parent / "examples" / "hcoo_cu110"
+
+torch.set_num_threads(int(os.environ.get("MEKRR_TEST_THREADS", "1")))
+
+
+@pytest.fixture(scope="session")
+def real_structures():
+    """Eight DFT structures of formate on Cu(110)."""
+    frames = read_structures(DATA / "train.xyz.xz")
+    return [next(frames) for _ in range(8)]
+
+
+def toy_energy(atoms: Atoms) -> tuple[float, np.ndarray]:
+    """A smooth pair potential without a cutoff cliff: labels that a kernel can learn."""
+    d = atoms.get_all_distances(mic=bool(atoms.pbc.any()), vector=True)
+    r = np.linalg.norm(d, axis=-1) + 1e9 * np.eye(len(atoms))
+    value, slope = np.exp(-r), -np.exp(-r)
+    forces = (slope[..., None] * d / r[..., None]).sum(1)
+    return float(0.5 * value.sum() - 1.5 * len(atoms)), forces
+
+
+@pytest.fixture(scope="session")
+def toy_structures():
+    """Ragged molecules and cells with exact labels, stress for the cells."""
+    generator = np.random.default_rng(0)
+    found = []
+    for i in range(24):
+        atoms = [molecule("H2O"), molecule("CH4"), bulk("C", "diamond", 3.6).repeat(2), molecule("CO")][i % 4]
+        atoms.rattle(0.08, rng=generator)
+        energy, forces = toy_energy(atoms)
+        results = {"energy": energy, "free_energy": energy, "forces": forces}
+        if atoms.pbc.any():
+            results["stress"] = generator.normal(size=6) * 0.01
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        atoms.info["trajectory"] = f"run{i % 6}"
+        found.append(atoms)
+    return found
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """A SchNet of 16 channels with random weights, in the package's own format."""
+    from torch_geometric.nn.models import SchNet
+
+    torch.manual_seed(0)
+    network = SchNet(hidden_channels=16, num_filters=16, num_interactions=3, num_gaussians=12, cutoff=4.0)
+    path = tmp_path_factory.mktemp("weights") / "schnet.pt"
+    save_schnet(network, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def spec(checkpoint):
+    return BackboneSpec("schnet", checkpoint=str(checkpoint))
+
+
+@pytest.fixture(scope="session")
+def toy_file(toy_structures, tmp_path_factory):
+    import ase.io
+
+    path = tmp_path_factory.mktemp("data") / "toy.xyz"
+    ase.io.write(path, toy_structures, format="extxyz")
+    return path
+
+
+@pytest.fixture(scope="session")
+def store(toy_file, spec, tmp_path_factory):
+    """A store of several shards with tangents along displacements and strains."""
+    folder = tmp_path_factory.mktemp("stores") / "toy"
+    plan = ExtractPlan(spec, derivatives=4, strain=True, dtype="float64", shard_bytes=30_000, group_key="trajectory")
+    extract(toy_file, folder, plan)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_plan():
+    return FitPlan(
+        n_landmarks=60,
+        length_scales=(LengthScale(2.0),),
+        baselines=("composition",),
+        folds=3,
+        ridges=(1e-8, 1e-6, 1e-4),
+    )
+
+
+@pytest.fixture(scope="session")
+def fitted(store, small_plan):
+    return fit(store, small_plan)
+
+
+@pytest.fixture(scope="session")
+def model_file(fitted, tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "toy.mekrr"
+    fitted.model.save(path)
+    return path
