@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from data_tools.convert import SOURCES, Source, write
@@ -18,7 +17,9 @@ from data_tools.split import split as split_structures
 from mekrr_scale.errors import ConfigError, MekrrError
 from mekrr_scale.structures import LabelKeys, read_structures
 
-app = typer.Typer(help="Prepare data sets: convert, split, inspect, download.", no_args_is_help=True)
+app = typer.Typer(
+    help="Prepare data sets: convert, split, inspect, download.", no_args_is_help=True, pretty_exceptions_enable=False
+)
 
 EnergyKey = Annotated[str | None, typer.Option(help="info key of the energy")]
 ForcesKey = Annotated[str | None, typer.Option(help="array key of the forces")]
@@ -107,12 +108,7 @@ def download(
 def main() -> None:
     """Run; errors end with one sentence."""
     try:
-        app(prog_name="python -m data_tools", standalone_mode=False)
-    except click.exceptions.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.exceptions.Abort, KeyboardInterrupt):
-        sys.exit(130)
+        app(prog_name="python -m data_tools")
     except (MekrrError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(getattr(error, "exit_code", 1))

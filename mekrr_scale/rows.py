@@ -67,7 +67,7 @@ def assign_folds(batches: Iterable[FeatureBatch], count: int) -> Folds:
     if len(keys) < count:
         raise ConfigError(
             f"{count} folds asked for, but the data hold {len(keys)} different structures or trajectories; "
-            "use fewer folds, or --group-key none at extraction if trajectories need not stay together"
+            "use fewer folds (trajectories stay together if --group-key named them at extraction)"
         )
     return Folds(count, keys, np.arange(len(keys)) % count)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 
-import click
 from rich.markup import escape
 
 from mekrr_scale.cli.app import app
@@ -13,7 +12,7 @@ from mekrr_scale.errors import MekrrError
 
 __all__ = ["app", "main"]
 
-INTERRUPTED = 130
+INTERRUPTED = 130  # typer's exit code after Ctrl-C
 
 
 def main() -> None:
@@ -21,14 +20,11 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     try:
-        code = app(args=arguments, prog_name="mekrr-scale", standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
-    except click.exceptions.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.exceptions.Abort, KeyboardInterrupt):
-        errors.print("interrupted; what was finished is kept, run the same command again to go on")
-        sys.exit(INTERRUPTED)
+        app(args=arguments, prog_name="mekrr-scale")
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            errors.print("interrupted; what was finished is kept, run the same command again to go on")
+        raise
     except (MekrrError, OSError, MemoryError) as error:
         if debug:
             raise

@@ -32,11 +32,11 @@ class Evaluation:
     energy: Float64[ndarray, " structures"]  # eV, labels
     energy_predicted: Float64[ndarray, " structures"]
     baseline: Float64[ndarray, " structures"]  # eV, sums of the species' reference energies
-    forces: Float64[ndarray, "atoms 3"]  # eV/angstrom, labels; empty without
-    forces_predicted: Float64[ndarray, "atoms 3"]
+    forces: Float64[ndarray, "moved 3"]  # eV/angstrom, labels; empty without
+    forces_predicted: Float64[ndarray, "moved 3"]
     species: NDArray[np.int64]  # atomic number of each row of ``forces``
-    stress: Float64[ndarray, "structures 6"]  # eV/angstrom^3, labels; empty without
-    stress_predicted: Float64[ndarray, "structures 6"]
+    stress: Float64[ndarray, "stressed 6"]  # eV/angstrom^3, labels; empty without
+    stress_predicted: Float64[ndarray, "stressed 6"]
     rejected: Sequence[str] = field(default_factory=list)
 
     def metrics(self) -> dict[str, float]:

@@ -214,6 +214,8 @@ class _Data:
         opened = [s if isinstance(s, FeatureStore) else FeatureStore(Path(s)) for s in listed]
         for store in opened:
             opened[0].header.require(store.header, str(store.path))
+        if not sum(shard.energies for store in opened for shard in store.shards):
+            raise ConfigError("no structure in the store has an energy; extract with --energy-key naming where it is")
         derivatives = plan.use_derivatives and plan.solver != "exact" and any(s.n_directions for s in opened)
         return cls(tuple(opened), derivatives)
 

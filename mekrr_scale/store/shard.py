@@ -168,7 +168,7 @@ def _record_tangents(arrays: Arrays, i: int, rows: Int64[ndarray, " atoms"]) -> 
         a, b = arrays["/structure/ptr"][s, i : i + 2]
         places = arrays["/atom/source"][a:b]
         c, d = arrays["/tangent/ptr"][s, i : i + 2]
-        features[:, places] = arrays["/tangent/features"][c:d].reshape(last - first, b - a, -1)
+        features[:, places] = arrays["/tangent/features"][c:d].reshape(last - first, b - a, features.shape[2])
     label, prior = arrays["/tangent/label"][first:last], arrays["/tangent/prior"][first:last]
     return RecordTangents(features, arrays["/tangent/kind"][first:last], label, prior)
 

@@ -103,8 +103,15 @@ class ShardWriter:
     def _write_hdf5(self, path: Path, arrays: Arrays) -> dict[str, BigDataset]:
         hashes = [block_hashes(arrays[name], BLOCK_BYTES) for name in BIG if name in arrays]
         first = np.cumsum([0, *map(len, hashes)])
+        # The file is laid out in memory and written by plain calls: libhdf5 does not survive a full disk.
         with h5py.File(
-            path, "w", libver=("v110", "v110"), alignment_threshold=ALIGNMENT, alignment_interval=ALIGNMENT
+            path,
+            "w",
+            driver="core",
+            backing_store=False,
+            libver=("v110", "v110"),
+            alignment_threshold=ALIGNMENT,
+            alignment_interval=ALIGNMENT,
         ) as file:
             for key, value in _attributes(self.header).items():
                 file.attrs[key] = value
@@ -121,7 +128,11 @@ class ShardWriter:
                 )
                 for i, (name, array) in enumerate((n, arrays[n]) for n in BIG if n in arrays)
             }
-        with path.open("rb+") as written:
+            file.flush()
+            image = file.id.get_file_image()
+        with path.open("wb") as written:
+            written.write(image)
+            written.flush()
             os.fsync(written.fileno())
         for (name, place), expected in zip(big.items(), hashes, strict=True):
             back = np.fromfile(path, dtype=np.uint8, count=place.nbytes, offset=place.offset)

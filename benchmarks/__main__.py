@@ -1,0 +1,20 @@
+"""``python -m benchmarks [NAME ...]``: run all benchmarks, or those named. docs/benchmarks.md has the results."""
+
+import importlib
+import sys
+
+NAMES = (
+    "kernel_rows",
+    "store_reading",
+    "hcoo_accuracy",
+    "mlearn_exact",
+    "falkon_iterations",
+    "scaling",
+    "molecular_dynamics",
+)
+
+for name in sys.argv[1:] or NAMES:
+    if name not in NAMES:
+        sys.exit(f"there is no benchmark {name!r}; possible: {', '.join(NAMES)}")
+    print(f"\n## {name}\n", flush=True)
+    importlib.import_module(f"benchmarks.{name}").main()
