@@ -1,6 +1,7 @@
 """Time and memory against the number of structures: Direct's pass and Exact, each size in its own process."""
 
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from mekrr_scale.transforms import Transform
 from mekrr_scale.whitening import whiten
 
 M = 500
+_LIMIT = 20 * 1024**3
 
 
 def main() -> None:
@@ -26,7 +28,10 @@ def main() -> None:
         "w_be/W_train (ragged, 1 to 135 atoms)", "real", [200, 400, 800, 1600, 3200, 6400], [200, 400, 800, 1600]
     )
     measure_all(
-        "synthetic (32 to 96 atoms, d = 64)", "synthetic", [1000, 4000, 16000, 64000], [1000, 2000, 4000, 8000, 12000]
+        "synthetic (2 to 6 atoms, d = 16)",
+        "synthetic",
+        [4000, 16000, 64000, 256000],
+        [2000, 4000, 8000, 16000, 24000, 48000],
     )
 
 
@@ -67,7 +72,7 @@ def _measured(kind: str, source: str, n: int) -> dict[str, float]:
 
 def _data(source: str, n: int) -> FeatureStore:
     if source == "synthetic":
-        return synthetic(n, 64, 64)
+        return synthetic(n, 4, 16)
     whole = store("w_be/W_train")
     folder = whole.path.with_name(f"{whole.path.name}-{n}")
     if not (folder / "manifest.json").exists():
@@ -83,6 +88,7 @@ def _run(kind: str, source: str, n: int) -> dict[str, float]:
     kernel = SetKernel(Gaussian(3.0), SpeciesMixing(0.0), "sum", Transform.identity(data.header.dim))
     baseline = fit_baseline(data, "composition")
     if kind == "exact":
+        resource.setrlimit(resource.RLIMIT_AS, (_LIMIT, _LIMIT))  # an error instead of the system's killer
         landmarks = WholeStructures().select(data, kernel)
         before = anonymous_mb()
         start = time.perf_counter()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float64, Int64
@@ -15,23 +15,40 @@ from mekrr_scale.whitening import Whitening
 
 @dataclass(frozen=True)
 class NormalOperator:
-    """beta -> T' (K' W K) T beta + lambda beta, each column with its ridge and left-out fold."""
+    """beta -> Phi' W Phi beta + lambda beta, each column with its ridge and left-out fold.
+
+    With rows that are whitened already Phi is applied as it is; else as K (T beta), which costs
+    less than whitening the rows in every pass but rounds more, since T beta is large.
+    """
 
     rows: Iterable[RowBlock]
-    whitening: Whitening
+    whitening: Whitening | None  # None: the rows are whitened
     weights: dict[RowKind, float]
     excluded: Int64[Tensor, " columns"]  # fold left out by each column; -1 for none
     ridges: Float64[Tensor, " columns"]
     progress: Callable[[int], None] = lambda rows: None
 
     def apply(self, beta: Float64[Tensor, "rank columns"]) -> Float64[Tensor, "rank columns"]:
-        expanded = self.whitening.coefficients(beta)
+        expanded = beta if self.whitening is None else self.whitening.coefficients(beta)
         total = torch.zeros_like(expanded)
         for block in self.rows:
             w = (block.weight * self.weights[block.kind])[:, None] * (block.fold[:, None] != self.excluded)
             total.addmm_(block.matrix.T, (block.matrix @ expanded).mul_(w))
             self.progress(len(block.target))
-        return self.whitening.pull(total) + self.ridges * beta
+        pulled = total if self.whitening is None else self.whitening.pull(total)
+        return pulled + self.ridges * beta
+
+
+@dataclass(frozen=True)
+class WhitenedRows:
+    """Rows with Phi = K T in place of K."""
+
+    rows: Iterable[RowBlock]
+    whitening: Whitening
+
+    def __iter__(self) -> Iterator[RowBlock]:
+        for block in self.rows:
+            yield replace(block, matrix=self.whitening.rows(block.matrix))
 
 
 @dataclass(frozen=True)

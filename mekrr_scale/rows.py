@@ -176,8 +176,13 @@ class Rows:
     _kept: list[RowBlock] = field(default_factory=list, repr=False)
     _state: dict[str, bool] = field(default_factory=dict, repr=False)
 
+    @property
+    def kept(self) -> bool:
+        """Whether a pass has been made and all of its blocks are in memory."""
+        return self._state.get("complete", False)
+
     def __iter__(self) -> Iterator[RowBlock]:
-        if self._state.get("complete"):
+        if self.kept:
             yield from self._kept
             return
         self._kept.clear()

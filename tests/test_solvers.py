@@ -210,6 +210,19 @@ def test_falkon_agrees_with_direct(preconditioner, tangents):
     assert found.stats["iterations"] > 0
 
 
+def test_falkon_with_rows_that_do_not_fit_in_memory():
+    """Evaluated again in every pass, as K (T beta): the same answer to what rounding leaves."""
+    _, kernel, landmarks, baseline, rows, _ = problem(n=60, singletons=25, folds=3)
+    whitening = whiten(kernel.gram_blocks(landmarks))
+    kept, streamed = (
+        Falkon((1e-3, 1e-2), rtol=1e-10, memory_bytes=size).solve(rows, whitening, baseline, 3) for size in (10**9, 0)
+    )
+    test = kernel.rows(reference.random_batch(78), landmarks)
+    torch.testing.assert_close(test @ streamed.value, test @ kept.value, rtol=1e-6, atol=1e-8)
+    for a, b in zip(kept.path.points, streamed.path.points, strict=True):
+        assert a.energy_rmse == pytest.approx(b.energy_rmse, rel=1e-6)
+
+
 def test_falkon_says_how_it_ended():
     *_, baseline, rows, _ = (p := problem(n=40, singletons=25))
     whitening = whiten(p[1].gram_blocks(p[2]))
@@ -341,6 +354,14 @@ def test_baseline_is_the_minimum_norm_least_squares_fit():
 def test_refusals(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_folds_of_another_assignment_are_refused():
+    _, kernel, landmarks, baseline, rows, _ = problem(singletons=10, folds=4)
+    whitening = whiten(kernel.gram_blocks(landmarks))
+    for solver in (Direct((1e-3,)), Falkon((1e-3,))):
+        with pytest.raises(ConfigError, match="assign them alike"):
+            solver.solve(rows, whitening, baseline, 3)
 
 
 def test_no_usable_rows():

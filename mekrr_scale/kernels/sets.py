@@ -26,11 +26,12 @@ from mekrr_scale.arrays import FeatureBatch, SpeciesRun, bounds
 from mekrr_scale.errors import ConfigError, ModelError
 from mekrr_scale.kernels.atom import AtomKernel
 from mekrr_scale.kernels.mixing import SpeciesMixing
-from mekrr_scale.kernels.sums import map_tiles, product, segment_sums
+from mekrr_scale.kernels.sums import TILE_COLUMNS, map_tiles, product, segment_sums
 from mekrr_scale.transforms import Transform
 
 Reduce = Literal["sum", "mean"]
 _Channel = Literal["sum", "pooled", "own"]
+_SET_COLUMNS = 2 * TILE_COLUMNS  # atoms of landmark sets at once
 
 
 @dataclass(frozen=True)
@@ -125,12 +126,13 @@ class SetKernel:
         channels = self._channels()
         structure = torch.repeat_interleave(torch.arange(batch.n_structures), labels.ptr.diff())
         parts = self._empty(len(structure), landmarks, channels)
+        scales = {channel: self._set_weights(channel, landmarks) for channel in channels}
         for run in batch.runs:
-            columns = self._columns(run.z, prepared)
-            sums = self._derivative_sums(run, labels.ptr, prepared, columns, dtype)
-            for place, channel in enumerate(channels):
-                weight = self._weight(channel, run, batch.n_atoms)[structure]
-                self._add(parts, place, sums * weight[:, None], channel, run.z, landmarks, columns)
+            for columns in self._column_parts(run.z, landmarks, prepared):
+                sums = self._derivative_sums(run, labels.ptr, prepared, columns, dtype)
+                for place, channel in enumerate(channels):
+                    weight = self._weight(channel, run, batch.n_atoms)[structure]
+                    self._add(parts, place, sums * weight[:, None], channel, run.z, landmarks, columns, scales[channel])
         return torch.cat(parts, 1)
 
     def gram_blocks(self, landmarks: Landmarks) -> list[Float64[Tensor, "_ _"]]:
@@ -165,14 +167,10 @@ class SetKernel:
     ) -> Float64[Tensor, "channels atoms"]:
         """Coefficients of the landmark atoms, channel by channel, from those of the columns."""
         channels = self._channels()
-        runs = {run.z: run for run in landmarks.runs()}
-        sizes = torch.bincount(landmarks.owner, minlength=landmarks.n_sets)
         rows = []
         for place, channel in enumerate(channels):
             offset = place * landmarks.n_sets if landmarks.singletons else 0
-            values = coefficients[offset + landmarks.owner]
-            weights = [self._weight(channel, run, sizes)[self._owners(run)] for run in runs.values()]
-            rows.append(values * torch.cat(weights))
+            rows.append(coefficients[offset + landmarks.owner] * self._set_weights(channel, landmarks))
         return torch.stack(rows)
 
     def evaluate(
@@ -254,6 +252,11 @@ class SetKernel:
         size = n_atoms if channel == "pooled" else run.ptr.diff()
         return 1.0 / size.double().clamp_min(1.0)
 
+    def _set_weights(self, channel: _Channel, landmarks: Landmarks) -> Float64[Tensor, " landmark_atoms"]:
+        """The weight of each landmark atom in its set."""
+        sizes = torch.bincount(landmarks.owner, minlength=landmarks.n_sets)
+        return torch.cat([self._weight(channel, run, sizes)[self._owners(run)] for run in landmarks.runs()])
+
     def _by_column_group(
         self, batch: FeatureBatch | Landmarks, landmarks: Landmarks, channels: tuple[_Channel, ...], dtype: torch.dtype
     ) -> list[Float64[Tensor, "structures columns"]]:
@@ -261,12 +264,13 @@ class SetKernel:
         runs = batch.runs() if isinstance(batch, Landmarks) else batch.runs
         sizes = torch.bincount(batch.owner, minlength=batch.n_sets) if isinstance(batch, Landmarks) else batch.n_atoms
         parts = self._empty(len(sizes), landmarks, channels)
+        scales = {channel: self._set_weights(channel, landmarks) for channel in channels}
         for run in runs:
-            columns = self._columns(run.z, prepared)
-            sums = self._sums(run, prepared, columns, dtype)
-            for place, channel in enumerate(channels):
-                weight = self._weight(channel, run, sizes)
-                self._add(parts, place, sums * weight[:, None], channel, run.z, landmarks, columns)
+            for columns in self._column_parts(run.z, landmarks, prepared):
+                sums = self._sums(run, prepared, columns, dtype)
+                for place, channel in enumerate(channels):
+                    weight = self._weight(channel, run, sizes)
+                    self._add(parts, place, sums * weight[:, None], channel, run.z, landmarks, columns, scales[channel])
         return parts
 
     def _empty(self, rows: int, landmarks: Landmarks, channels: tuple[_Channel, ...]) -> list[Tensor]:
@@ -282,6 +286,7 @@ class SetKernel:
         z: int,
         landmarks: Landmarks,
         columns: tuple[int, int],
+        scale: Float64[Tensor, " landmark_atoms"],
     ) -> None:
         """Add the sums over one species' atoms, weighted by the channel, to the columns."""
         a, b = columns
@@ -291,9 +296,7 @@ class SetKernel:
         if landmarks.singletons:
             parts[place][:, a:b] += sums * table
             return
-        sizes = torch.bincount(landmarks.owner, minlength=landmarks.n_sets)
-        weights = torch.cat([self._weight(channel, run, sizes)[self._owners(run)] for run in landmarks.runs()])
-        parts[0].index_add_(1, landmarks.owner[a:b], sums * (table * weights[a:b]))
+        parts[0].index_add_(1, landmarks.owner[a:b], sums * (table * scale[a:b]))
 
     def _sums(
         self, run: SpeciesRun, prepared: _Prepared, columns: tuple[int, int], dtype: torch.dtype
@@ -336,6 +339,12 @@ class SetKernel:
         if self.mixing.separate:
             return prepared.bounds.get(z, (0, 0))
         return 0, prepared.right.shape[1]
+
+    def _column_parts(self, z: int, landmarks: Landmarks, prepared: _Prepared) -> list[tuple[int, int]]:
+        """The same in parts: sums over sets' atoms are summed on by set before there are too many."""
+        a, b = self._columns(z, prepared)
+        width = max(b - a, 1) if landmarks.singletons else _SET_COLUMNS
+        return [(c, min(c + width, b)) for c in range(a, b, width)]
 
     def _prepare(self, landmarks: Landmarks, dtype: torch.dtype) -> _Prepared:
         present, counts = landmarks.species.unique_consecutive(return_counts=True)

@@ -344,7 +344,8 @@ def _falkon(plan: FitPlan, data: _Data) -> Falkon:
     stresses = plan.stress_weights[0] if data.derivatives else 0.0
     weights = (plan.energy_weights[0], forces, stresses)
     try:
-        return Falkon(plan.ridges, weights, select=plan.select, seed=plan.seed, **plan.falkon)
+        options = {"memory_bytes": plan.memory_bytes, **plan.falkon}
+        return Falkon(plan.ridges, weights, select=plan.select, seed=plan.seed, **options)
     except TypeError as error:
         raise ConfigError(f"falkon options: {error}") from error
 

@@ -209,6 +209,7 @@ def accumulate(
         phi = whitening.rows(block.matrix)
         if not bool(torch.isfinite(phi.sum())):
             raise SolverError("a row of the design matrix is not finite; check the features (`store verify`)")
+        check_folds(block, n_folds)
         for fold in range(n_folds):
             part = moments[block.kind][fold]
             if len(part.target) == 0:
@@ -235,6 +236,16 @@ def ridge_path(
     shifted = s.clamp_min(0.0)[:, None] + torch.tensor(ridges, dtype=torch.float64, device=s.device)
     path: Tensor = q @ ((q.T @ target)[:, None] / shifted)
     return path
+
+
+def check_folds(block: RowBlock, n_folds: int) -> None:
+    """Refuse rows whose folds are not those of the solve.
+
+    Raises:
+        ConfigError: more folds in the rows than asked for.
+    """
+    if n_folds > 1 and len(block.fold) and int(block.fold.max()) >= n_folds:
+        raise ConfigError(f"rows of fold {int(block.fold.max())} in a solve with {n_folds} folds; assign them alike")
 
 
 def check_ridges(ridges: Sequence[float]) -> None:

@@ -20,8 +20,9 @@ from torch import Tensor
 from mekrr_scale.arrays import RowBlock, RowKind
 from mekrr_scale.baselines import Baseline
 from mekrr_scale.errors import ConfigError, SolverError
-from mekrr_scale.operators import NormalOperator, SpectralPreconditioner, classical_gram
-from mekrr_scale.solvers.direct import Weights, check_ridges, refit_shift
+from mekrr_scale.operators import NormalOperator, SpectralPreconditioner, WhitenedRows, classical_gram
+from mekrr_scale.rows import Rows
+from mekrr_scale.solvers.direct import Weights, check_folds, check_ridges, refit_shift
 from mekrr_scale.solvers.solution import Path, PathPoint, Result, Solution
 from mekrr_scale.whitening import Whitening
 
@@ -41,6 +42,7 @@ class Falkon:
             ``falkon``: (sum of weights / M) K_ZZ^2, the classical one.
         subset: the part of the rows that ``subset`` takes.
         recompute_every: iterations after which the residual is computed from its definition.
+        memory_bytes: whitened rows are kept if they fit; else each pass evaluates K again.
         patience: iterations without a better residual that count as stagnation.
 
     Raises:
@@ -55,6 +57,7 @@ class Falkon:
     subset: float = 0.5
     recompute_every: int = 10
     patience: int = 40
+    memory_bytes: int = 2 * 1024**3
     seed: int = 0
     select: Weights = (1.0, 0.0, 0.0)
 
@@ -83,8 +86,10 @@ class Falkon:
             SolverError: no rows, or a preconditioner that cannot be factored.
         """
         start = time.perf_counter()
-        setup = self._first_pass(rows, whitening, baseline, n_folds, progress)
-        operator = NormalOperator(rows, whitening, self._row_weights(), setup.excluded, setup.ridges, progress)
+        whitened = Rows((WhitenedRows(rows, whitening),), self.memory_bytes)
+        setup = self._first_pass(whitened, whitening, baseline, n_folds, progress)
+        source, basis = (whitened, None) if whitened.kept else (rows, whitening)
+        operator = NormalOperator(source, basis, self._row_weights(), setup.excluded, setup.ridges, progress)
         system = self._iterate(operator, setup)
         coefficients = whitening.coefficients(system.value)
         path = Path(())
@@ -92,7 +97,7 @@ class Falkon:
         count = len(self.ridges)
         fold_values: list[Tensor] = []
         if n_folds:
-            path = self._errors(rows, coefficients, setup, n_folds)
+            path = self._errors(source, system.value if basis is None else coefficients, setup, n_folds)
             best = self.ridges.index(path.best(self.select).ridge)
             order = [best, *(i for i in order if i != best)]
             fold_values = [coefficients[:, (f + 1) * count + best, None] for f in range(n_folds)]
@@ -126,8 +131,8 @@ class Falkon:
         """Right-hand sides by fold, fold baselines and the preconditioner, from one pass."""
         parts = max(n_folds, 1)
         n_species = len(baseline.species)
-        target = torch.zeros(whitening.n_columns, parts, dtype=torch.float64)
-        counts = torch.zeros(parts, whitening.n_columns, n_species, dtype=torch.float64)
+        target = torch.zeros(whitening.rank, parts, dtype=torch.float64)
+        counts = torch.zeros(parts, whitening.rank, n_species, dtype=torch.float64)
         plain_gram = torch.zeros(parts, n_species, n_species, dtype=torch.float64)
         plain_target = torch.zeros(parts, n_species, dtype=torch.float64)
         subset = torch.zeros(whitening.rank, whitening.rank, dtype=torch.float64)
@@ -135,6 +140,7 @@ class Falkon:
         weights = self._row_weights()
         total_weight, n_rows, n_subset = 0.0, 0, 0
         for block in rows:
+            check_folds(block, n_folds)
             w = block.weight * weights[block.kind]
             place = block.fold if n_folds else torch.zeros_like(block.fold)
             inside = torch.nn.functional.one_hot(place, parts).double()
@@ -150,7 +156,7 @@ class Falkon:
             n_rows += len(w)
             picked = torch.rand(len(w), generator=generator) < self.subset
             if self.preconditioner == "subset" and bool(picked.any()):
-                phi = whitening.rows(block.matrix[picked])
+                phi = block.matrix[picked]
                 subset.addmm_((phi * w[picked, None]).T, phi)
                 n_subset += int(picked.sum())
             progress(len(w))
@@ -173,7 +179,7 @@ class Falkon:
             gram = classical_gram(whitening, total_weight)
         ridges = torch.tensor(list(self.ridges) * (n_folds + 1), dtype=torch.float64)
         preconditioner = SpectralPreconditioner.of(gram, ridges)
-        return _Setup(whitening.pull(torch.stack(sides, 1)), torch.tensor(excluded), ridges, shifts, preconditioner)
+        return _Setup(torch.stack(sides, 1), torch.tensor(excluded), ridges, shifts, preconditioner)
 
     def _iterate(self, operator: NormalOperator, setup: _Setup) -> _System:
         """Block-free CG: every column is a system of its own, all share the passes."""
@@ -213,7 +219,7 @@ class Falkon:
         done = bool((best_residual <= self.rtol).all())
         return _System(best, Result.SUCCESS if done else Result.MAX_STEPS, step, history)
 
-    def _errors(self, rows: Iterable[RowBlock], coefficients: Tensor, setup: _Setup, n_folds: int) -> Path:
+    def _errors(self, rows: Iterable[RowBlock], solutions: Tensor, setup: _Setup, n_folds: int) -> Path:
         """Cross-validated errors, from one pass over the rows."""
         count = len(self.ridges)
         squares = {kind: torch.zeros(count, dtype=torch.float64) for kind in RowKind}
@@ -222,7 +228,7 @@ class Falkon:
             for fold in range(n_folds):
                 chosen = block.fold == fold
                 moved = block.target[chosen] - (block.counts[chosen] @ setup.shifts[fold]) * block.scale[chosen]
-                solved = coefficients[:, (fold + 1) * count : (fold + 2) * count]
+                solved = solutions[:, (fold + 1) * count : (fold + 2) * count]
                 error = block.matrix[chosen].double() @ solved - moved[:, None]
                 squares[block.kind] += block.weight[chosen] @ error.square()
             shares[block.kind] += float(block.share.sum())

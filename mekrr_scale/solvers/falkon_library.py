@@ -101,7 +101,7 @@ def library_kernel(indexed: IndexedKernel, options: Any = None) -> Any:
     atoms = indexed.atoms_per_structure
     dim = indexed.batch.runs[0].features.shape[1]
 
-    class RaggedSetKernel(kernels.Kernel):  # type: ignore[misc, name-defined]
+    class RaggedSetKernel(kernels.Kernel):  # type: ignore[misc]
         """Evaluates blocks of the set kernel for the library."""
 
         def __init__(self) -> None:
