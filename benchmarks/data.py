@@ -33,7 +33,8 @@ def structures(name: str) -> Path:
 def store(name: str, layer: str = "conv3") -> FeatureStore:
     """CHGNet features of a data set, extracted once."""
     folder = CACHE / f"{name.replace('/', '_')}-{layer}"
-    extract(structures(f"{name}.xyz.xz"), folder, ExtractPlan(BackboneSpec("chgnet", layer)))
+    if not (folder / "manifest.json").exists():
+        extract(structures(f"{name}.xyz.xz"), folder, ExtractPlan(BackboneSpec("chgnet", layer)))
     return FeatureStore(folder)
 
 

@@ -75,7 +75,7 @@ class FeatureBatch:
     prior: Float64[Tensor, " structures"]  # eV, of the backbone's own potential; NaN: none
     ids: Int64[Tensor, " structures"]  # 64-bit hash of each structure's content
     groups: Int64[Tensor, " structures"]  # trajectory that a structure belongs to; -1: none known
-    sources: tuple[Int64[Tensor, " _"], ...]  # per run: place of each atom in its structure
+    sources: tuple[Int[Tensor, " _"], ...]  # per run: place of each atom in its structure
     directions: DirectionLabels | None = None
 
     def __post_init__(self) -> None:

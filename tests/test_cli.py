@@ -96,6 +96,7 @@ def test_every_command_has_examples(run):
         code, out, _ = run(*command.split(), "--help")
         assert code == 0
         assert "Example" in out
+        assert "Exit codes" in out
         assert f"mekrr-scale {command}" in out
 
 

@@ -173,6 +173,12 @@ def test_resuming_computes_nothing_again(tmp_path, toy_file, spec):
         extract(toy_file, tmp_path / "s", replace(plan, dtype="float64"))
 
 
+def test_another_grouping_is_not_taken_for_the_same_work(tmp_path, toy_file, spec):
+    extract(toy_file, tmp_path / "a", ExtractPlan(spec))
+    with pytest.raises(StoreError, match="both hold structure"):
+        extract(toy_file, tmp_path / "a", ExtractPlan(spec, group_key="trajectory"))
+
+
 def test_tangents_and_labels_in_the_store(store, toy_structures, spec):
     """Stored tangents are finite differences of features, stored labels -u.F and V sigma:eps."""
     from mekrr_scale.backbones import load_backbone

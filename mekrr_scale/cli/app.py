@@ -12,7 +12,7 @@ import typer
 
 from mekrr_scale import __version__
 from mekrr_scale.backbones import BackboneSpec, available_backbones
-from mekrr_scale.cli.console import Bar, errors, out
+from mekrr_scale.cli.console import EXIT_CODES, Bar, errors, out
 from mekrr_scale.cli.store import store_app
 from mekrr_scale.config import load_config, parse_bytes
 from mekrr_scale.errors import ConfigError
@@ -55,7 +55,7 @@ def _version(
         raise typer.Exit
 
 
-@app.command()
+@app.command(epilog=EXIT_CODES)
 def extract(
     structures: Annotated[list[Path], typer.Argument(help="files that ASE reads; .xz, .gz and .bz2 too")],
     store: Annotated[Path, typer.Option("--store", "-o", help="folder of the store")],
@@ -105,7 +105,7 @@ def extract(
     )
     with Bar() as bar:
         report = extract_features(structures, store, plan, progress=bar)
-    rejected = sum(report.rejected.values())
+    rejected = report.n_rejected
     out.print(f"{report.written} structures written, {report.resumed} were there already, {rejected} rejected")
     for reason, count in report.rejected.most_common(3):
         out.print(f"  {count} x {reason}", markup=False, highlight=False)
@@ -124,7 +124,7 @@ def extract(
         )
 
 
-@app.command()
+@app.command(epilog=EXIT_CODES)
 def fit(
     config: Annotated[Path | None, typer.Argument(help="TOML file; flags below override it")] = None,
     store: Annotated[list[str] | None, typer.Option("--store", "-s", help="store to fit; may be repeated")] = None,
@@ -198,7 +198,7 @@ def fit(
     out.print(f"model {target}: {report.model.landmarks.n_sets} landmarks{shown}", highlight=False)
 
 
-@app.command()
+@app.command(epilog=EXIT_CODES)
 def evaluate(
     model: Annotated[Path, typer.Argument(help="model file")],
     data: Annotated[Path, typer.Argument(help="structures with labels, or a store (energies only)")],
@@ -244,7 +244,7 @@ def evaluate(
         species_plot(species_figure, found)
 
 
-@app.command()
+@app.command(epilog=EXIT_CODES)
 def predict(
     model: Annotated[Path, typer.Argument(help="model file")],
     structures: Annotated[Path, typer.Argument(help="structures to predict")],
@@ -271,7 +271,7 @@ def predict(
     out.print(f"{output}: {count} structures", highlight=False)
 
 
-@app.command()
+@app.command(epilog=EXIT_CODES)
 def backbones() -> None:
     """List backbones: which can be used here, and what the others need.
 

@@ -24,6 +24,11 @@ errors = Console(stderr=True, width=None if sys.stderr.isatty() else 110)
 
 _LINE_SECONDS = 10.0
 
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 refused by the system, 2 options, 3 structures, 4 store, 5 backbone, 6 model, 7 solver, "
+    "130 interrupted (the same command goes on)."
+)
+
 
 class Bar:
     """A progress bar with rate and time left; lines now and then where there is no terminal."""

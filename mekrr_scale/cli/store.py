@@ -10,7 +10,7 @@ import typer
 from ase.data import chemical_symbols
 from rich.table import Table
 
-from mekrr_scale.cli.console import out
+from mekrr_scale.cli.console import EXIT_CODES, out
 from mekrr_scale.config import parse_bytes
 from mekrr_scale.errors import StoreError
 from mekrr_scale.store import FeatureStore
@@ -28,7 +28,7 @@ store_app = typer.Typer(
 StorePath = Annotated[Path, typer.Argument(help="folder of the store")]
 
 
-@store_app.command()
+@store_app.command(epilog=EXIT_CODES)
 def info(
     store: StorePath,
     as_json: Annotated[bool, typer.Option("--json", help="print the manifest's summary as JSON")] = False,
@@ -64,7 +64,7 @@ def info(
     out.print(table)
 
 
-@store_app.command()
+@store_app.command(epilog=EXIT_CODES)
 def verify(
     store: StorePath, quick: Annotated[bool, typer.Option(help="sizes and metadata only, not every byte")] = False
 ) -> None:
@@ -84,7 +84,7 @@ def verify(
     out.print(f"{report.checked} shards, all as they were written", highlight=False)
 
 
-@store_app.command()
+@store_app.command(epilog=EXIT_CODES)
 def finalize(store: StorePath) -> None:
     """Write the manifest when all parts of an extraction are done.
 
@@ -96,7 +96,7 @@ def finalize(store: StorePath) -> None:
     out.print(f"{store}: {len(found.shards)} shards, {found.n_structures} structures, id {found.id}", highlight=False)
 
 
-@store_app.command()
+@store_app.command(epilog=EXIT_CODES)
 def merge(
     sources: Annotated[list[Path], typer.Argument(help="stores to join")],
     output: Annotated[Path, typer.Option("--output", "-o", help="folder of the new store")],
@@ -111,7 +111,7 @@ def merge(
     out.print(f"{output}: {len(found.shards)} shards, {found.n_structures} structures", highlight=False)
 
 
-@store_app.command()
+@store_app.command(epilog=EXIT_CODES)
 def repack(
     source: StorePath,
     output: Annotated[Path, typer.Option("--output", "-o", help="folder of the new store")],

@@ -94,21 +94,28 @@ def _positive(kernel: str, **values: float) -> None:
             raise ConfigError(f"{kernel} kernel: {name} is {value}, it must be a positive number")
 
 
-@final
 @dataclass(frozen=True)
-class Gaussian(AtomKernel):
-    """exp(-|h - h'|^2 / 2 l^2)."""
+class _OneLength(AtomKernel):
+    """A kernel of the distance over one length scale."""
 
     length_scale: float
-    name: ClassVar[str] = "gaussian"
     stationary: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _positive(self.name, length_scale=self.length_scale)
 
     @property
+    @final
     def scale(self) -> float:
         return 1.0 / self.length_scale
+
+
+@final
+@dataclass(frozen=True)
+class Gaussian(_OneLength):
+    """exp(-|h - h'|^2 / 2 l^2)."""
+
+    name: ClassVar[str] = "gaussian"
 
     def profile(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return t.exp_()
@@ -119,19 +126,10 @@ class Gaussian(AtomKernel):
 
 @final
 @dataclass(frozen=True)
-class Matern32(AtomKernel):
+class Matern32(_OneLength):
     """(1 + sqrt(3) r/l) exp(-sqrt(3) r/l), r the Euclidean distance."""
 
-    length_scale: float
     name: ClassVar[str] = "matern32"
-    stationary: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        _positive(self.name, length_scale=self.length_scale)
-
-    @property
-    def scale(self) -> float:
-        return 1.0 / self.length_scale
 
     def profile(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         r = _distance(t, 3.0)
@@ -143,19 +141,10 @@ class Matern32(AtomKernel):
 
 @final
 @dataclass(frozen=True)
-class Matern52(AtomKernel):
+class Matern52(_OneLength):
     """(1 + q + q^2/3) exp(-q), q = sqrt(5) r/l, r the Euclidean distance."""
 
-    length_scale: float
     name: ClassVar[str] = "matern52"
-    stationary: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        _positive(self.name, length_scale=self.length_scale)
-
-    @property
-    def scale(self) -> float:
-        return 1.0 / self.length_scale
 
     def profile(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         q = _distance(t, 5.0)

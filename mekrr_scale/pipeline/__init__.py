@@ -2,7 +2,8 @@
 
 from mekrr_scale.pipeline.evaluate import Evaluation, evaluate, evaluate_store, predict
 from mekrr_scale.pipeline.extract import ExtractPlan, ExtractReport, extract
-from mekrr_scale.pipeline.fit import FitPlan, FitReport, LengthScale, fit
+from mekrr_scale.pipeline.fit import FitReport, fit
+from mekrr_scale.pipeline.plan import FitPlan, LengthScale
 
 __all__ = [
     "Evaluation",

@@ -35,6 +35,7 @@ from mekrr_scale.structures import (
     structure_hash,
 )
 
+_REASONS = 1000
 _STRAINS = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # Voigt order
 
 
@@ -90,7 +91,8 @@ class ExtractReport:
     written: int = 0  # structures whose features were computed now
     resumed: int = 0  # structures found in shards that were there already
     other_parts: int = 0
-    rejected: Counter[str] = field(default_factory=Counter)
+    n_rejected: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)  # by reason; the first thousand different ones
     warnings: list[str] = field(default_factory=list)
     store: FeatureStore | None = None  # None while other parts are missing
 
@@ -147,7 +149,7 @@ def extract(
                 continue
             if number < plan.part[1]:
                 report.warnings += _unit_warnings(chunk, backbone)
-            key = _chunk_key(chunk)
+            key = _chunk_key(chunk, plan)
             if writer.published(key):
                 report.resumed += len(chunk)
                 progress.advance(len(chunk))
@@ -180,7 +182,9 @@ def _accepted(
             backbone.check_species(atoms.numbers.tolist())
         except MekrrError as error:
             rejects.add(Reject(files[0].name if len(files) == 1 else "input", index, str(error)))
-            report.rejected[str(error)] += 1
+            if len(report.rejected) < _REASONS or str(error) in report.rejected:
+                report.rejected[str(error)] += 1
+            report.n_rejected += 1
             progress.advance()
             continue
         yield _Accepted(atoms, labels, structure_hash(atoms, labels), index)
@@ -328,8 +332,9 @@ def _unit_warnings(chunk: Sequence[_Accepted], backbone: Backbone) -> list[str]:
     ]
 
 
-def _chunk_key(chunk: Sequence[_Accepted]) -> str:
-    digest = xxhash.xxh3_128()
+def _chunk_key(chunk: Sequence[_Accepted], plan: ExtractPlan) -> str:
+    """What the header does not say and yet changes a shard."""
+    digest = xxhash.xxh3_128(repr(plan.group_key).encode())
     for item in chunk:
         digest.update(item.id.to_bytes(8, "little") + item.index.to_bytes(8, "little"))
     return digest.hexdigest()

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float64
@@ -18,9 +18,8 @@ from mekrr_scale import __version__
 from mekrr_scale.arrays import FeatureBatch
 from mekrr_scale.baselines import Baseline, BaselineKind, fit_baseline
 from mekrr_scale.errors import ConfigError, SolverError
-from mekrr_scale.kernels import KERNEL_NAMES, AtomKernel, Landmarks, SetKernel, SpeciesMixing, atom_kernel
+from mekrr_scale.kernels import AtomKernel, Landmarks, SetKernel, SpeciesMixing, atom_kernel
 from mekrr_scale.landmarks import (
-    Balance,
     FarthestPoint,
     LandmarkSelection,
     LeverageScores,
@@ -29,99 +28,15 @@ from mekrr_scale.landmarks import (
     median_distance,
 )
 from mekrr_scale.model import Model
+from mekrr_scale.pipeline.plan import FitPlan, LengthScale
 from mekrr_scale.progress import Progress, Silent
 from mekrr_scale.rows import DerivativeRows, EnergyRows, Folds, Rows, assign_folds
 from mekrr_scale.solvers import Direct, Exact, Falkon, PathPoint, Result, Solution
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.transforms import Standardize, Transform, fit_transform
-from mekrr_scale.whitening import WhiteningMethod, whiten
+from mekrr_scale.whitening import whiten
 
-LandmarkMethod = Literal["uniform", "farthest", "leverage", "structures"]
-SolverName = Literal["direct", "falkon", "exact"]
 _SUSPICIOUS = 0.5  # eV/atom that a kernel should have to explain at most
-
-
-@dataclass(frozen=True)
-class LengthScale:
-    """A length scale, absolute or as a multiple of the median distance between atoms' features."""
-
-    value: float
-    relative: bool = True
-
-    @classmethod
-    def parse(cls, text: str | float | LengthScale) -> LengthScale:
-        """From ``"4x"`` (four times the median) or a number.
-
-        >>> LengthScale.parse("4x")
-        LengthScale(value=4.0, relative=True)
-
-        Raises:
-            ConfigError: neither of the two, or not positive.
-        """
-        if isinstance(text, LengthScale):
-            return text
-        bare = str(text).strip()
-        try:
-            value = float(bare.removesuffix("x"))
-        except ValueError:
-            value = math.nan
-        if not (value > 0 and math.isfinite(value)):
-            raise ConfigError(
-                f"length scale {text!r}: give a positive number, or a multiple of the median such as '4x'"
-            )
-        return cls(value, bare.endswith("x"))
-
-
-@dataclass(frozen=True)
-class FitPlan:
-    """What to fit. Every tuple is a list of candidates; cross-validation chooses among them.
-
-    Raises:
-        ConfigError: an option outside its range, or a combination that cannot be.
-    """
-
-    kernel: str = "gaussian"
-    kernel_parameters: Mapping[str, Any] = field(default_factory=dict)
-    length_scales: tuple[LengthScale, ...] = (LengthScale(2.0), LengthScale(4.0))
-    alphas: tuple[float, ...] = (1.0,)
-    mixing: SpeciesMixing | None = None  # a matrix instead of alphas
-    reduce: Literal["sum", "mean"] = "sum"
-    standardize: tuple[Standardize, ...] = ("scale-per-species",)
-    baselines: tuple[BaselineKind, ...] | None = None  # None: what the store allows
-    isolated: Mapping[int, float] = field(default_factory=dict)
-    landmarks: LandmarkMethod = "uniform"
-    n_landmarks: int = 1000
-    balance: Balance = "sqrt"
-    solver: SolverName = "direct"
-    ridges: tuple[float, ...] = tuple(10.0 ** (k / 2) for k in range(-20, -3))
-    folds: int = 5
-    energy_weights: tuple[float, ...] = (1.0,)
-    force_weights: tuple[float, ...] = (1e-4, 1e-3, 1e-2)
-    stress_weights: tuple[float, ...] = (0.0,)
-    select: tuple[float, float, float] = (1.0, 1e-4, 0.0)
-    use_derivatives: bool = True
-    cut: float = 1e-11
-    whitening: WhiteningMethod = "eigen"
-    memory_bytes: int = 2 * 1024**3  # energy rows are kept if they fit
-    falkon: Mapping[str, Any] = field(default_factory=dict)
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.kernel not in KERNEL_NAMES:
-            atom_kernel(self.kernel)  # raises, with the closest name
-        for name in ("length_scales", "alphas", "standardize", "ridges", "energy_weights"):
-            if not getattr(self, name):
-                raise ConfigError(f"{name} is empty; give at least one")
-        for alpha in self.alphas:
-            SpeciesMixing(alpha)
-        if self.folds and self.folds < 2:
-            raise ConfigError(f"{self.folds} folds: give at least 2, or 0 to skip cross-validation")
-        if not self.folds and self._n_candidates() > 1:
-            raise ConfigError("several candidates but no folds to choose among them; give one of each, or --validate 5")
-
-    def _n_candidates(self) -> int:
-        lists = (self.length_scales if self.kernel != "gaussian-sum" else (0,), self.alphas, self.standardize)
-        return math.prod(map(len, lists)) * len(self.ridges) * len(self.baselines or (0,))
 
 
 @dataclass(frozen=True)

@@ -31,11 +31,13 @@ from mekrr_scale.store.shard import BIG, Arrays, block_hashes
 
 VerifyLevel = Literal["size", "lazy", "full"]
 
+_HELD_BYTES = 128 * 1024**2  # of arrays per structure, over all open shards
+
 
 class Shard:
-    """One open shard: small arrays in memory, big ones mapped and verified on first use."""
+    """One open shard: arrays per structure in memory, those per atom mapped, features verified on first use."""
 
-    def __init__(self, path: Path, info: ShardInfo, level: VerifyLevel, verified: dict[str, NDArray[np.bool_]]) -> None:
+    def __init__(self, path: Path, info: ShardInfo, level: VerifyLevel) -> None:
         self.path = path
         self.info = info
         _check_size(path, info)
@@ -45,13 +47,14 @@ class Shard:
             raise StoreError(f"{path} is damaged outside its features; delete it and run the extraction again")
         self.small = _read_small(path)
         self._hashes = self.small["/block/xxh3"]
-        self._verified = verified
+        self._verified: dict[str, NDArray[np.bool_]] = {}
         self._check_blocks = level == "lazy"
         self._maps = {name: _map(path, place) for name, place in info.big.items()}
 
     @property
-    def n_structures(self) -> int:
-        return self.info.structures
+    def held_bytes(self) -> int:
+        """Memory that the shard takes as long as it is open."""
+        return sum(array.nbytes for array in self.small.values() if not isinstance(array, np.memmap))
 
     def rows(self, name: str, first: int, last: int) -> Float[ndarray, "rows columns"]:
         """Rows of a big dataset, mapped from the file.
@@ -104,11 +107,11 @@ class FeatureStore:
     path: Path
     level: VerifyLevel = "lazy"
     tangents: bool = False
-    max_atoms: int = 65536
+    max_atoms: int = 16384
     manifest: Mapping[str, Any] = field(init=False, repr=False)
     header: StoreHeader = field(init=False)
     shards: tuple[ShardInfo, ...] = field(init=False, repr=False)
-    _verified: dict[str, dict[str, NDArray[np.bool_]]] = field(init=False, repr=False, default_factory=dict)
+    _open: dict[str, Shard] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         path = Path(self.path)
@@ -154,8 +157,14 @@ class FeatureStore:
         return dict(sorted(total.items()))
 
     def open(self, info: ShardInfo) -> Shard:
-        """Open one shard, verified as the level asks for."""
-        return Shard(self.path / info.path, info, self.level, self._verified.setdefault(info.path, {}))
+        """Open one shard, verified as the level asks for; it stays open while there is room."""
+        if info.path not in self._open:
+            shard = Shard(self.path / info.path, info, self.level)
+            held = sum(other.held_bytes for other in self._open.values())
+            if held + shard.held_bytes > _HELD_BYTES:
+                return shard
+            self._open[info.path] = shard
+        return self._open[info.path]
 
     def __iter__(self) -> Iterator[FeatureBatch]:
         for info in self.shards:
@@ -194,7 +203,7 @@ def _batch(shard: Shard, first: int, last: int, tangents: bool) -> FeatureBatch:
                 torch.from_numpy(bounds - bounds[0]),
             )
         runs.append(SpeciesRun(int(z), features, torch.from_numpy(ptr - ptr[0]), moved))
-        sources.append(torch.from_numpy(small["/atom/source"][ptr[0] : ptr[-1]].astype(np.int64)))
+        sources.append(torch.from_numpy(small["/atom/source"][ptr[0] : ptr[-1]]))
     part = slice(first, last)
     return FeatureBatch(
         runs=tuple(runs),
@@ -227,13 +236,21 @@ def _read_small(path: Path) -> Arrays:
             check_version({**attributes, "required_features": required}, str(path))
             names: list[str] = []
             file.visititems(lambda name, node: names.append(f"/{name}") if isinstance(node, h5py.Dataset) else None)
-            arrays = {name: file[name][()] for name in names if name not in BIG}
+            arrays = {name: _small(path, name, file[name]) for name in names if name not in BIG}
     except (OSError, KeyError, RuntimeError, ValueError) as error:
         raise StoreError(f"{path} cannot be read as HDF5: {error}; delete it and extract again") from error
     missing = [name for name in ("/structure/ptr", "/structure/id", "/species/z", "/block/xxh3") if name not in arrays]
     if missing:
         raise StoreError(f"{path} lacks {', '.join(missing)}; delete it and extract again")
     return arrays
+
+
+def _small(path: Path, name: str, dataset: h5py.Dataset) -> NDArray[Any]:
+    """Arrays per structure are read, those per atom only mapped."""
+    offset = dataset.id.get_offset()
+    if not name.startswith("/atom/") or offset is None:
+        return np.asarray(dataset[()])
+    return np.memmap(path, dtype=dataset.dtype, mode="c", offset=offset, shape=dataset.shape)
 
 
 def _map(path: Path, place: BigDataset) -> NDArray[Any]:
