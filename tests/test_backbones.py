@@ -135,10 +135,29 @@ def test_reference_features_of_a_published_layout(tmp_path, checkpoint):
         own.identity().require(other.identity(), "this")
 
 
+def test_mixed_periodicity(spec):
+    """A slab that is periodic in two directions equals one with a thick vacuum, whatever its third vector is."""
+    backbone = load_backbone(spec).to(dtype=torch.float64)
+    slab = Atoms("C2O", positions=[(0, 0, 5), (1.3, 0.2, 5.5), (0.7, 1.1, 6.4)], cell=[2.5, 2.6, 30.0], pbc=True)
+    expected = backbone.features(slab)
+    for third in (30.0, 1.5, 0.0):
+        open_slab = slab.copy()
+        open_slab.set_cell([2.5, 2.6, third])
+        open_slab.pbc = (True, True, False)
+        torch.testing.assert_close(backbone.features(open_slab), expected, rtol=1e-9, atol=1e-9)
+
+
 def test_tangent_shapes_and_refusals(checkpoint, spec):
     backbone = load_backbone(spec)
     water = molecule("H2O")
     graph = backbone.graph(water)
+    moves = torch.randn(2, 3, 3)
+    assert torch.equal(
+        backbone.tangents(graph, moves), tangents(backbone, graph, Directions.of_displacements(moves)).features
+    )
+    assert torch.equal(load_backbone("schnet", checkpoint=str(checkpoint)).features(water), backbone.features(water))
+    with pytest.raises(BackboneError, match="Do you mean 'layer'"):
+        load_backbone("chgnet", layr="conv1")
     none = tangents(backbone, graph, Directions.of_displacements(torch.zeros(0, 3, 3)))
     assert none.features.shape == (0, 3, 16)
     with pytest.raises(BackboneError, match="expected"):

@@ -146,6 +146,19 @@ def test_any_ragged_batch(sizes, species, alpha, reduce, seed):
     torch.testing.assert_close(rows.reshape(-1, parts, count).sum(1), expected, rtol=1e-9, atol=1e-11)
 
 
+def test_species_without_landmarks_and_structures_of_one_atom():
+    """Absent species contribute nothing where species are apart, and all they should elsewhere."""
+    batch = reference.random_batch(9, n_structures=8, most=2)
+    other = FeatureBatch.from_atoms(torch.randn(3, 4).double(), torch.tensor([6, 6, 6]), torch.tensor([0, 1, 3]))
+    for reduce, mixing in MIXINGS:
+        kernel = SetKernel(Gaussian(1.0), mixing, reduce, Transform.identity(4))
+        landmarks = WholeStructures().select([other], kernel)
+        expected = reference.dense_gram(kernel, reference.structures_of(batch), _landmark_sets(landmarks))
+        torch.testing.assert_close(kernel.rows(batch, landmarks), expected, rtol=1e-10, atol=1e-12)
+        empty = FeatureBatch.from_atoms(torch.zeros(0, 4), torch.zeros(0).long(), torch.zeros(1).long())
+        assert kernel.rows(empty, landmarks).shape == (0, 2)
+
+
 def test_results_do_not_depend_on_tiles_or_threads(monkeypatch):
     batch = reference.random_batch(7, n_structures=60, most=9)
     kernel = SetKernel(Gaussian(1.0), SpeciesMixing(0.3), "sum", Transform.identity(4))

@@ -1,6 +1,7 @@
 """Solvers against dense kernel ridge regression, refits and each other."""
 
 import math
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,9 @@ from mekrr_scale.landmarks import FarthestPoint, LeverageScores, Uniform, WholeS
 from mekrr_scale.operators import NormalOperator, SpectralPreconditioner, classical_gram
 from mekrr_scale.rows import DerivativeRows, EnergyRows, Rows, assign_folds
 from mekrr_scale.solvers import Direct, Exact, Falkon, Result
-from mekrr_scale.transforms import fit_transform
+from mekrr_scale.solvers.direct import accumulate
+from mekrr_scale.store import FeatureStore
+from mekrr_scale.transforms import Transform, fit_transform
 from mekrr_scale.whitening import whiten
 from tests import reference
 
@@ -354,6 +357,30 @@ def test_baseline_is_the_minimum_norm_least_squares_fit():
 def test_refusals(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_a_pass_holds_one_block_at_a_time(tmp_path):
+    """Peak memory follows the block, not the data: no more than two blocks of rows are alive."""
+    from tests.test_store import fill
+
+    fill(tmp_path / "s", count=60)
+    store = FeatureStore(tmp_path / "s", max_atoms=20)
+    kernel = SetKernel(Gaussian(2.0), SpeciesMixing(0.0), "sum", Transform.identity(6))
+    landmarks = Uniform(10).select(store, kernel)
+    baseline = fit_baseline(store, "composition")
+    alive, most, atoms = weakref.WeakSet(), [], []
+
+    def watched():
+        for batch, block in zip(store, EnergyRows(store, kernel, landmarks, baseline), strict=True):
+            atoms.append(int(batch.n_atoms.sum()))
+            alive.add(block)
+            most.append(len(alive))
+            yield block
+
+    accumulate(watched(), whiten(kernel.gram_blocks(landmarks)), len(baseline.species), 1)
+    assert len(most) > 8
+    assert max(most) <= 2
+    assert max(atoms) <= 20
 
 
 def test_folds_of_another_assignment_are_refused():

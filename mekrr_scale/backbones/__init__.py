@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mekrr_scale.backbones.base import Backbone, BackboneIdentity, BackboneOutput
 from mekrr_scale.backbones.derivatives import Directions, TangentOutput, tangents
@@ -38,14 +39,19 @@ class BackboneSpec:
     max_neighbors: int | None = None  # schnet: cap on neighbours, 0 for none
 
 
-def load_backbone(spec: BackboneSpec | str) -> Backbone:
-    """Load a backbone by name or specification.
+def load_backbone(spec: BackboneSpec | str, **options: Any) -> Backbone:
+    """Load a backbone by specification, or by name and options: ``load_backbone("chgnet", layer="conv4")``.
 
     Raises:
         BackboneError: unknown name, an option that the adapter does not take, a missing package
             or checkpoint.
     """
-    spec = BackboneSpec(spec) if isinstance(spec, str) else spec
+    if isinstance(spec, str):
+        unknown = sorted(set(options) - set(BackboneSpec.__dataclass_fields__))
+        if unknown:
+            names = set(BackboneSpec.__dataclass_fields__) - {"name"}
+            raise BackboneError(f"backbones take no option {unknown[0]!r}. {suggestion(unknown[0], names)}")
+        spec = BackboneSpec(spec, **options)
     if spec.name not in _ADAPTERS:
         raise BackboneError(f"there is no backbone {spec.name!r}. {suggestion(spec.name, _ADAPTERS)}")
     adapter = _ADAPTERS[spec.name]

@@ -166,6 +166,18 @@ class Backbone(ABC):
         with torch.no_grad():
             return self.forward(graph, graph.positions).features
 
+    @final
+    def tangents(
+        self, graph: Graph, directions: Float[Tensor, "directions atoms 3"], chunk: int = 9
+    ) -> Float[Tensor, "directions atoms dim"]:
+        """Derivatives of the features of one structure along displacements of its atoms (1/angstrom).
+
+        ``mekrr_scale.backbones.tangents`` does strains and energies too.
+        """
+        from mekrr_scale.backbones.derivatives import Directions, tangents
+
+        return tangents(self, graph, Directions.of_displacements(directions), chunk=chunk).features
+
 
 def weight_hash(module: nn.Module) -> str:
     """sha256 over names, shapes and values of parameters and buffers, as float64 if floating.

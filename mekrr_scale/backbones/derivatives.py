@@ -95,9 +95,9 @@ def tangents(
 
 
 def _outputs(
-    backbone: Backbone, graph: Graph, positions: Tensor, strain: Tensor
+    backbone: Backbone, graph: Graph, positions: Tensor, strain: Tensor | None
 ) -> tuple[Float[Tensor, "atoms dim"], Float[Tensor, " structures"]]:
-    output = backbone.forward(graph, positions, strain[None])
+    output = backbone.forward(graph, positions, None if strain is None else strain[None])
     return output.features, output.energy(graph) if backbone.has_energy else output.features.new_zeros(1)
 
 
@@ -110,8 +110,18 @@ def _push_forward(backbone: Backbone, graph: Graph, moves: Tensor, strains: Tens
         tangent: tuple[Tensor, Tensor] = torch.func.jvp(function, at, (move, strain))[1]
         return tangent
 
+    def push_move(move: Tensor) -> tuple[Tensor, Tensor]:
+        def at(positions: Tensor) -> tuple[Tensor, Tensor]:
+            return _outputs(backbone, graph, positions, None)
+
+        tangent: tuple[Tensor, Tensor] = torch.func.jvp(at, (graph.positions,), (move,))[1]
+        return tangent
+
     with torch.no_grad():
-        features, energy = torch.func.vmap(push)(moves, strains)
+        if bool(strains.any()):
+            features, energy = torch.func.vmap(push)(moves, strains)
+        else:  # half the work
+            features, energy = torch.func.vmap(push_move)(moves)
     return features, energy[:, 0]
 
 

@@ -10,6 +10,7 @@ number of threads.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -96,6 +97,10 @@ def _run(tasks: list[tuple[int, int]], work: Callable[[int, int], None]) -> None
         pass
 
 
+# threads do not survive a fork: a child makes its own
 @lru_cache(maxsize=1)
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, "mekrr-tile", initializer=lambda: torch.set_num_threads(1))
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)

@@ -31,6 +31,7 @@ from mekrr_scale.store.shard import BIG, Arrays, block_hashes
 
 VerifyLevel = Literal["size", "lazy", "full"]
 
+_MAX_STRUCTURES = 2048  # of a batch: each is a row of as many numbers as there are landmarks
 _HELD_BYTES = 128 * 1024**2  # of arrays per structure, over all open shards
 
 
@@ -180,7 +181,7 @@ def _cuts(shard: Shard, max_atoms: int, tangents: bool) -> Iterator[tuple[int, i
         sizes = sizes * np.maximum(1, np.diff(shard.small["/tangent/structure_ptr"]))
     total, first = 0, 0
     for i, size in enumerate(sizes.tolist()):
-        if i > first and total + size > max_atoms:
+        if i > first and (total + size > max_atoms or i - first >= _MAX_STRUCTURES):
             yield first, i
             total, first = 0, i
         total += size
