@@ -101,7 +101,7 @@ def species_plot(path: Path | str, evaluation: Evaluation) -> None:
     place = np.arange(len(rows))
     axis.bar(place - 0.2, [mae for _, mae, _ in rows.values()], 0.4, label="MAE", color=_BLUE)
     axis.bar(place + 0.2, [rmse for _, _, rmse in rows.values()], 0.4, label="RMSE", color=_ORANGE)
-    axis.set_xticks(place, [f"{symbol}\n{count}" for symbol, (count, _, _) in rows.items()])
+    axis.set_xticks(place, [f"{symbol}\n{count} atoms" for symbol, (count, _, _) in rows.items()])
     axis.set_ylabel("force error (meV/Å)")
     axis.legend(frameon=False)
     axis.spines[["top", "right"]].set_visible(False)

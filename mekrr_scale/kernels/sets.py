@@ -362,8 +362,9 @@ class SetKernel:
         if features.shape[1] != len(shift):
             raise ModelError(f"features have {features.shape[1]} components, the landmarks {len(shift)}")
         place = self.transform.place(z)
-        offset = self.transform.mean[place] + shift * self.transform.scale[place]
-        return ((features.double() - offset) / self.transform.scale[place]).to(dtype)
+        scale = self.transform.scale[place]
+        centred = torch.sub(features, self.transform.mean[place] + shift * scale)  # in float64
+        return centred.div_(scale).to(dtype)
 
     def _owners(self, run: SpeciesRun) -> Int64[Tensor, " atoms"]:
         return torch.repeat_interleave(torch.arange(len(run.ptr) - 1), run.ptr.diff())

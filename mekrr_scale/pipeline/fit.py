@@ -225,6 +225,7 @@ def _try(
     rows = Rows(tuple(parts), plan.memory_bytes)
     if plan.solver == "exact":
         solution = _solve_exact(plan, rows, baseline)
+        progress.advance(landmarks.n_sets)
     else:
         whitening = whiten(kernel.gram_blocks(landmarks), plan.cut, plan.whitening)
         solver = _direct(plan, data) if plan.solver == "direct" else _falkon(plan, data)

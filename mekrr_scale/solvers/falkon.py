@@ -52,7 +52,7 @@ class Falkon:
     ridges: tuple[float, ...]
     weights: Weights = (1.0, 0.0, 0.0)
     rtol: float = 1e-9
-    max_steps: int = 200
+    max_steps: int = 500
     preconditioner: Preconditioner = "subset"
     subset: float = 0.5
     recompute_every: int = 10
