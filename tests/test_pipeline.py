@@ -274,6 +274,19 @@ def test_cross_validation_is_honest(store, small_plan, toy_structures):
     torch.testing.assert_close(report.reference, energies - references)
 
 
+def test_several_alphas_cost_one_pass_and_change_nothing(store, small_plan):
+    """The sweep gives what a fit of each alpha gives; without room for its matrices each is fitted alone."""
+    plan = replace(small_plan, alphas=(0.0, 0.5, 1.0))
+    swept = fit(store, plan)
+    alone = fit(store, replace(plan, memory_bytes=0))
+    assert swept.model.kernel.mixing == alone.model.kernel.mixing
+    for a, b in zip(swept.trials, alone.trials, strict=True):
+        assert a["alpha"] == b["alpha"]
+        assert a["energy_rmse"] == pytest.approx(b["energy_rmse"], rel=1e-3)
+    energies = [evaluate_store(r.model, FeatureStore(store)).energy_predicted for r in (swept, alone)]
+    assert np.allclose(energies[0], energies[1], atol=1e-3)
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -14,7 +14,7 @@ from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing
 from mekrr_scale.landmarks import FarthestPoint, LeverageScores, Uniform, WholeStructures, median_distance
 from mekrr_scale.operators import NormalOperator, SpectralPreconditioner, classical_gram
 from mekrr_scale.rows import DerivativeRows, EnergyRows, Rows, assign_folds
-from mekrr_scale.solvers import Direct, Exact, Falkon, Result
+from mekrr_scale.solvers import AlphaSweep, Direct, Exact, Falkon, MixedRows, Result
 from mekrr_scale.solvers.direct import accumulate
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.transforms import Transform, fit_transform
@@ -174,6 +174,37 @@ def test_paths_agree_with_refits(reduce, tangents):
 
 def _bare(batch):
     return replace(batch, runs=tuple(replace(run, tangents=None) for run in batch.runs), directions=None)
+
+
+@pytest.mark.parametrize("singletons", [14, 0])
+def test_alpha_sweep_agrees_with_refits(singletons):
+    """Every alpha of one pass equals a fit of its own: errors of all ridges, weights, and predictions."""
+    batch, kernel, landmarks, baseline, rows, folds = problem(n=30, singletons=singletons, tangents=True)
+    alphas, weights = (0.0, 0.4, 0.9, 1.0), ((1.0, 0.2, 0.1), (1.0, 0.0, 0.0))
+    direct = Direct((1e-4, 1e-2), weights)
+
+    def parts(alpha):
+        own = kernel.with_alpha(alpha)
+        energy = EnergyRows([batch], own, landmarks, baseline, folds)
+        return Rows((energy, DerivativeRows([batch], own, landmarks, baseline, folds, torch.float64)))
+
+    apart, alike = (kernel.with_alpha(a) for a in (1.0, 0.0))
+    found = AlphaSweep(direct, alphas, 1e-12).solve(
+        MixedRows(parts(1.0), parts(0.0)), apart.gram_blocks(landmarks), alike.gram(landmarks), baseline, 4
+    )
+    test = reference.random_batch(55)
+    for alpha in alphas:
+        own = kernel.with_alpha(alpha)
+        expected = direct.solve(parts(alpha), whiten(own.gram_blocks(landmarks), 1e-12), baseline, 4)
+        assert found[alpha].ridges == expected.ridges
+        values = own.rows(test, landmarks)
+        torch.testing.assert_close(values @ found[alpha].value, values @ expected.value, rtol=1e-6, atol=1e-8)
+        for a, b in zip(found[alpha].path.points, expected.path.points, strict=True):
+            assert (a.ridge, a.weights) == (b.ridge, b.weights)
+            assert a.energy_rmse == pytest.approx(b.energy_rmse, rel=1e-6)
+            assert a.force_rmse == pytest.approx(b.force_rmse, rel=1e-6)
+    with pytest.raises(ConfigError, match="between 0 and 1"):
+        AlphaSweep(direct, (1.2,))
 
 
 @pytest.mark.parametrize("reduce", ["sum", "mean"])

@@ -31,7 +31,7 @@ from mekrr_scale.model import Model
 from mekrr_scale.pipeline.plan import FitPlan, LengthScale
 from mekrr_scale.progress import Progress, Silent
 from mekrr_scale.rows import DerivativeRows, EnergyRows, Folds, Rows, assign_folds
-from mekrr_scale.solvers import Direct, Exact, Falkon, PathPoint, Result, Solution
+from mekrr_scale.solvers import AlphaSweep, Direct, Exact, Falkon, MixedRows, PathPoint, Result, Solution
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.transforms import Standardize, Transform, fit_transform
 from mekrr_scale.whitening import whiten
@@ -79,23 +79,24 @@ def fit(
     data = _Data.open(stores, plan)
     folds = assign_folds(data.energies, plan.folds) if plan.folds else None
     candidates = list(_candidates(plan, data))
-    progress.stage("fit", len(candidates) * data.passes(plan))
+    alphas = (math.nan,) if plan.mixing is not None else plan.alphas
+    progress.stage("fit", len(candidates) * len(alphas) * data.passes(plan))
     best: _Trial | None = None
     trials = []
     warnings: list[str] = []
     scales: dict[Standardize, float] = {}
-    for standardize, kind, length, alpha in candidates:
+    for standardize, kind, length in candidates:
         transform = data.transform(standardize)
         if standardize not in scales:
             scales[standardize] = _median(plan, data, transform)
-        kernel = _kernel(plan, length, alpha, scales[standardize], transform)
-        trial = _try(plan, data, kernel, kind, folds, progress)
-        summary = {"standardize": standardize, "baseline": kind, "alpha": alpha, **trial.summary}
-        trials.append(summary)
-        if plan.folds:
-            progress.note(_line(summary))
-        if best is None or trial.point.score(plan.select) < best.point.score(plan.select):
-            best = replace(trial, summary=summary)
+        kernels = {alpha: _kernel(plan, length, alpha, scales[standardize], transform) for alpha in alphas}
+        for alpha, trial in _tries(plan, data, kernels, kind, folds, progress):
+            summary = {"standardize": standardize, "baseline": kind, "alpha": alpha, **trial.summary}
+            trials.append(summary)
+            if plan.folds:
+                progress.note(_line(summary))
+            if best is None or trial.point.score(plan.select) < best.point.score(plan.select):
+                best = replace(trial, summary=summary)
     assert best is not None
     if best.solution.result not in (Result.SUCCESS, Result.MAX_STEPS, Result.STAGNATED):
         raise SolverError(best.solution.result.value)
@@ -171,12 +172,12 @@ class _Chained:
             yield from part
 
 
-def _candidates(plan: FitPlan, data: _Data) -> Iterator[tuple[Standardize, BaselineKind, LengthScale, float]]:
+def _candidates(plan: FitPlan, data: _Data) -> Iterator[tuple[Standardize, BaselineKind, LengthScale]]:
     kinds: tuple[BaselineKind, ...] = plan.baselines or (
         ("backbone", "composition") if data.has_prior and plan.folds else ("composition",)
     )
     lengths = plan.length_scales if plan.kernel != "gaussian-sum" else plan.length_scales[:1]
-    yield from product(plan.standardize, kinds, lengths, plan.alphas if plan.mixing is None else (math.nan,))
+    yield from product(plan.standardize, kinds, lengths)
 
 
 def _median(plan: FitPlan, data: _Data, transform: Transform) -> float:
@@ -214,28 +215,68 @@ def _selection(plan: FitPlan) -> LandmarkSelection:
             return WholeStructures(count, seed)
 
 
-def _try(
-    plan: FitPlan, data: _Data, kernel: SetKernel, kind: BaselineKind, folds: Folds | None, progress: Progress
-) -> _Trial:
+def _tries(
+    plan: FitPlan,
+    data: _Data,
+    kernels: Mapping[float, SetKernel],
+    kind: BaselineKind,
+    folds: Folds | None,
+    progress: Progress,
+) -> Iterator[tuple[float, _Trial]]:
+    """A trial for every alpha: of one pass where the Gram matrices of a sweep fit in memory."""
     baseline = data.baseline(kind, plan)
-    landmarks = _selection(plan).select(data.energies, kernel)
+    first = next(iter(kernels.values()))
+    landmarks = _selection(plan).select(data.energies, first)
+    grams = 4 * landmarks.n_sets**2 * 8 * max(plan.folds, 1) * (1 + 2 * data.derivatives)
+    if len(kernels) > 1 and plan.solver == "direct" and plan.reduce == "sum" and grams <= plan.memory_bytes:
+        apart, alike = first.with_alpha(1.0), first.with_alpha(0.0)
+        both = MixedRows(*(_rows(plan, data, k, landmarks, baseline, folds, 0) for k in (apart, alike)))
+        sweep = AlphaSweep(_direct(plan, data), tuple(kernels), plan.cut)
+        solutions = sweep.solve(
+            both,
+            apart.gram_blocks(landmarks),
+            alike.gram(landmarks),
+            baseline,
+            plan.folds,
+            lambda rows: progress.advance(rows * len(kernels)),
+        )
+        for alpha, kernel in kernels.items():
+            rows = _rows(plan, data, kernel, landmarks, baseline, folds)
+            yield alpha, _trial(plan, kernel, baseline, landmarks, rows, solutions[alpha])
+        return
+    for alpha, kernel in kernels.items():
+        rows = _rows(plan, data, kernel, landmarks, baseline, folds)
+        if plan.solver == "exact":
+            solution = _solve_exact(plan, rows, baseline)
+            progress.advance(landmarks.n_sets)
+        else:
+            whitening = whiten(kernel.gram_blocks(landmarks), plan.cut, plan.whitening)
+            solver = _direct(plan, data) if plan.solver == "direct" else _falkon(plan, data)
+            solution = solver.solve(rows, whitening, baseline, plan.folds, progress.advance)
+        yield alpha, _trial(plan, kernel, baseline, landmarks, rows, solution)
+
+
+def _rows(
+    plan: FitPlan,
+    data: _Data,
+    kernel: SetKernel,
+    landmarks: Landmarks,
+    baseline: Baseline,
+    folds: Folds | None,
+    keep_bytes: int | None = None,
+) -> Rows:
     parts: list[Iterable[Any]] = [EnergyRows(data.energies, kernel, landmarks, baseline, folds)]
     if data.derivatives:
         parts.append(DerivativeRows(data.moved, kernel, landmarks, baseline, folds))
-    rows = Rows(tuple(parts), plan.memory_bytes)
-    if plan.solver == "exact":
-        solution = _solve_exact(plan, rows, baseline)
-        progress.advance(landmarks.n_sets)
-    else:
-        whitening = whiten(kernel.gram_blocks(landmarks), plan.cut, plan.whitening)
-        solver = _direct(plan, data) if plan.solver == "direct" else _falkon(plan, data)
-        solution = solver.solve(rows, whitening, baseline, plan.folds, progress.advance)
+    return Rows(tuple(parts), plan.memory_bytes if keep_bytes is None else keep_bytes)
+
+
+def _trial(
+    plan: FitPlan, kernel: SetKernel, baseline: Baseline, landmarks: Landmarks, rows: Rows, solution: Solution
+) -> _Trial:
     nan = math.nan
-    point = (
-        solution.path.best(plan.select)
-        if solution.path.points
-        else PathPoint(solution.ridges[0], (1.0, 0, 0), nan, nan, nan)
-    )
+    points = solution.path.points
+    point = solution.path.best(plan.select) if points else PathPoint(solution.ridges[0], (1.0, 0, 0), nan, nan, nan)
     summary = {
         "length_scale": getattr(kernel.atom, "length_scale", getattr(kernel.atom, "length_scales", None)),
         "ridge": point.ridge,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import final
 
 import torch
@@ -65,6 +65,13 @@ class Moments:
         self.plain_gram += plain.T @ plain
         self.plain_target += plain.T @ (r / scale)
 
+    def projected(self, basis: Float64[Tensor, "rank smaller"]) -> Moments:
+        """The same sums for rows Phi P."""
+        if not self.rows:
+            return self
+        gram, target, counts = basis.T @ self.gram @ basis, basis.T @ self.target, basis.T @ self.counts
+        return replace(self, gram=gram, target=target, counts=counts)
+
     def squared_error(self, beta: Tensor, shift: Tensor) -> Tensor:
         """Weighted squared errors of solutions [rank, k] after a shift of the baseline."""
         moved = self.target - self.counts @ shift
@@ -96,7 +103,9 @@ class Direct:
     ridge: float | None = None
 
     def __post_init__(self) -> None:
-        check_ridges(self.ridges if self.ridge is None else (self.ridge, *self.ridges))
+        if self.ridge is not None and self.ridge not in self.ridges:
+            object.__setattr__(self, "ridges", (self.ridge, *self.ridges))
+        check_ridges(self.ridges)
         for combination in self.weights:
             if min(combination) < 0 or max(combination) <= 0:
                 raise ConfigError(f"row weights {combination} must not be negative, and not all zero")
@@ -120,7 +129,15 @@ class Direct:
         """
         start = time.perf_counter()
         moments = accumulate(rows, whitening, len(baseline.species), max(n_folds, 1), progress)
-        passed = time.perf_counter()
+        solution = self.from_moments(moments, whitening, baseline, n_folds)
+        passed = time.perf_counter() - start - float(str(solution.stats["seconds_path"]))
+        return replace(solution, stats={**solution.stats, "seconds_pass": passed})
+
+    def from_moments(
+        self, moments: dict[RowKind, list[Moments]], whitening: Whitening, baseline: Baseline, n_folds: int = 0
+    ) -> Solution:
+        """Solve from sums that are accumulated already."""
+        start = time.perf_counter()
         points, paths = [], {}
         if n_folds:
             for weights in self.weights:
@@ -130,7 +147,7 @@ class Direct:
         best = self._choose(path)
         total, target = _combined(moments, best.weights, range(max(n_folds, 1)))
         beta = ridge_path(total, target, (best.ridge,))
-        place = self.ridges.index(best.ridge) if best.ridge in self.ridges else 0
+        place = self.ridges.index(best.ridge)
         chosen = paths.get(best.weights, [])
         finite = bool(torch.isfinite(beta).all())
         return Solution(
@@ -143,8 +160,7 @@ class Direct:
             stats={
                 "rows": sum(m.rows for kinds in moments.values() for m in kinds),
                 "rank": whitening.rank,
-                "seconds_pass": passed - start,
-                "seconds_path": time.perf_counter() - passed,
+                "seconds_path": time.perf_counter() - start,
             },
         )
 

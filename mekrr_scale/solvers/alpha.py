@@ -1,0 +1,88 @@
+"""Every mixing of species from one pass over the rows (``sum`` kernels).
+
+Rows and K_ZZ are linear in 1 - alpha: K(alpha) = same + (1 - alpha) cross. One pass accumulates
+the Gram matrices of both parts in the basis that whitens K_ZZ at alpha = 1, where it is block
+diagonal; a second whitening, of 1 + (1 - alpha) T' cross T, leads from there to every alpha.
+Gram matrices of rows that are not whitened lose too much accuracy for that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import final
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from mekrr_scale.arrays import RowBlock
+from mekrr_scale.baselines import Baseline
+from mekrr_scale.errors import ConfigError
+from mekrr_scale.solvers.direct import Direct, accumulate
+from mekrr_scale.solvers.solution import Solution
+from mekrr_scale.whitening import Whitening, WhiteningBlock, whiten
+
+
+@dataclass(frozen=True)
+class MixedRows:
+    """Blocks whose matrix is [same, cross], from the rows at alpha = 1 and at alpha = 0."""
+
+    apart: Iterable[RowBlock]
+    alike: Iterable[RowBlock]
+
+    def __iter__(self) -> Iterator[RowBlock]:
+        for own, whole in zip(self.apart, self.alike, strict=True):
+            yield replace(own, matrix=torch.cat([own.matrix, whole.matrix - own.matrix], 1))
+
+
+@final
+@dataclass(frozen=True)
+class AlphaSweep:
+    """Solve for several alphas; each gets its ridge, weights and folds as ``direct`` says.
+
+    The Gram matrices take four times the memory of a single alpha's.
+
+    Raises:
+        ConfigError: no alpha, or one outside [0, 1].
+    """
+
+    direct: Direct
+    alphas: tuple[float, ...]
+    cut: float = 1e-11
+
+    def __post_init__(self) -> None:
+        if not self.alphas or min(self.alphas) < 0 or max(self.alphas) > 1:
+            raise ConfigError(f"alphas {list(self.alphas)}: give numbers between 0 and 1, e.g. 0, 0.5, 1")
+
+    def solve(
+        self,
+        rows: MixedRows,
+        apart: Sequence[Float64[Tensor, "_ _"]],
+        alike: Float64[Tensor, "columns columns"],
+        baseline: Baseline,
+        n_folds: int = 0,
+        progress: Callable[[int], None] = lambda rows: None,
+    ) -> dict[float, Solution]:
+        """One pass, then a solution for every alpha.
+
+        Args:
+            apart: diagonal blocks of K_ZZ at alpha = 1.
+            alike: K_ZZ at alpha = 0.
+        """
+        base = whiten(apart, self.cut)
+        count = base.n_columns
+        shifted = tuple(replace(block, columns=block.columns + count) for block in base.blocks)
+        both = Whitening(base.blocks + shifted, 2 * count)
+        moments = accumulate(rows, both, len(baseline.species), max(n_folds, 1), progress)
+        transform = base.coefficients(torch.eye(base.rank, dtype=torch.float64))
+        cross = base.pull((alike - torch.block_diag(*apart)) @ transform)
+        found = {}
+        for alpha in self.alphas:
+            mixed = torch.eye(base.rank, dtype=torch.float64) + (1 - alpha) * (cross + cross.T) / 2
+            second = whiten([mixed], self.cut).blocks[0]
+            basis = torch.cat([second.matrix, (1 - alpha) * second.matrix])
+            projected = {kind: [part.projected(basis) for part in parts] for kind, parts in moments.items()}
+            block = WhiteningBlock(torch.arange(count), transform @ second.matrix, second.spectrum)
+            found[alpha] = self.direct.from_moments(projected, Whitening((block,), count), baseline, n_folds)
+        return found
