@@ -276,7 +276,7 @@ def test_cross_validation_is_honest(store, small_plan, toy_structures):
 
 def test_several_alphas_cost_one_pass_and_change_nothing(store, small_plan):
     """The sweep gives what a fit of each alpha gives; without room for its matrices each is fitted alone."""
-    plan = replace(small_plan, alphas=(0.0, 0.5, 1.0))
+    plan = replace(small_plan, alphas=(0.0, 0.5, 0.8, 1.0))
     swept = fit(store, plan)
     alone = fit(store, replace(plan, memory_bytes=0))
     assert swept.model.kernel.mixing == alone.model.kernel.mixing

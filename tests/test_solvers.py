@@ -15,7 +15,7 @@ from mekrr_scale.landmarks import FarthestPoint, LeverageScores, Uniform, WholeS
 from mekrr_scale.operators import NormalOperator, SpectralPreconditioner, classical_gram
 from mekrr_scale.rows import DerivativeRows, EnergyRows, Rows, assign_folds
 from mekrr_scale.solvers import AlphaSweep, Direct, Exact, Falkon, MixedRows, Result
-from mekrr_scale.solvers.direct import accumulate
+from mekrr_scale.solvers.direct import Moments, accumulate
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.transforms import Transform, fit_transform
 from mekrr_scale.whitening import whiten
@@ -176,11 +176,25 @@ def _bare(batch):
     return replace(batch, runs=tuple(replace(run, tangents=None) for run in batch.runs), directions=None)
 
 
+def test_an_error_lost_to_rounding_does_not_win():
+    """Where b'Gb - 2b'g + y'y cancels below its rounding, the error is put at that, never at zero."""
+    generator = torch.Generator().manual_seed(0)
+    phi = torch.randn(30, 6, generator=generator, dtype=torch.float64)
+    beta = 1e8 * torch.randn(6, 1, generator=generator, dtype=torch.float64)
+    target = (phi @ beta)[:, 0]
+    moments = Moments.zero(6, 1)
+    moments.gram += phi.T @ phi
+    moments.target += phi.T @ target
+    moments.target_square = float(target @ target)
+    error = float(moments.squared_error(beta, torch.zeros(1, dtype=torch.float64))[0])
+    assert error >= 8e-16 * float(phi.square().sum()) / 6 * float(beta.square().sum())
+
+
 @pytest.mark.parametrize("singletons", [14, 0])
 def test_alpha_sweep_agrees_with_refits(singletons):
     """Every alpha of one pass equals a fit of its own: errors of all ridges, weights, and predictions."""
     batch, kernel, landmarks, baseline, rows, folds = problem(n=30, singletons=singletons, tangents=True)
-    alphas, weights = (0.0, 0.4, 0.9, 1.0), ((1.0, 0.2, 0.1), (1.0, 0.0, 0.0))
+    alphas, weights = (0.1, 0.4, 0.9, 1.0), ((1.0, 0.2, 0.1), (1.0, 0.0, 0.0))
     direct = Direct((1e-4, 1e-2), weights)
 
     def parts(alpha):
@@ -203,8 +217,9 @@ def test_alpha_sweep_agrees_with_refits(singletons):
             assert (a.ridge, a.weights) == (b.ridge, b.weights)
             assert a.energy_rmse == pytest.approx(b.energy_rmse, rel=1e-6)
             assert a.force_rmse == pytest.approx(b.force_rmse, rel=1e-6)
-    with pytest.raises(ConfigError, match="between 0 and 1"):
-        AlphaSweep(direct, (1.2,))
+    for refused in (0.0, 1.2):
+        with pytest.raises(ConfigError, match="solve others alone"):
+            AlphaSweep(direct, (refused,))
 
 
 @pytest.mark.parametrize("reduce", ["sum", "mean"])

@@ -31,7 +31,17 @@ from mekrr_scale.model import Model
 from mekrr_scale.pipeline.plan import FitPlan, LengthScale
 from mekrr_scale.progress import Progress, Silent
 from mekrr_scale.rows import DerivativeRows, EnergyRows, Folds, Rows, assign_folds
-from mekrr_scale.solvers import AlphaSweep, Direct, Exact, Falkon, MixedRows, PathPoint, Result, Solution
+from mekrr_scale.solvers import (
+    SMALLEST_ALPHA,
+    AlphaSweep,
+    Direct,
+    Exact,
+    Falkon,
+    MixedRows,
+    PathPoint,
+    Result,
+    Solution,
+)
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.transforms import Standardize, Transform, fit_transform
 from mekrr_scale.whitening import whiten
@@ -228,25 +238,25 @@ def _tries(
     first = next(iter(kernels.values()))
     landmarks = _selection(plan).select(data.energies, first)
     grams = 4 * landmarks.n_sets**2 * 8 * max(plan.folds, 1) * (1 + 2 * data.derivatives)
-    if len(kernels) > 1 and plan.solver == "direct" and plan.reduce == "sum" and grams <= plan.memory_bytes:
+    able = plan.solver == "direct" and plan.reduce == "sum" and grams <= plan.memory_bytes
+    swept = [alpha for alpha in kernels if able and alpha >= SMALLEST_ALPHA]
+    solutions: Mapping[float, Solution] = {}
+    if len(swept) > 1:
         apart, alike = first.with_alpha(1.0), first.with_alpha(0.0)
         both = MixedRows(*(_rows(plan, data, k, landmarks, baseline, folds, 0) for k in (apart, alike)))
-        sweep = AlphaSweep(_direct(plan, data), tuple(kernels), plan.cut)
-        solutions = sweep.solve(
+        solutions = AlphaSweep(_direct(plan, data), tuple(swept), plan.cut).solve(
             both,
             apart.gram_blocks(landmarks),
             alike.gram(landmarks),
             baseline,
             plan.folds,
-            lambda rows: progress.advance(rows * len(kernels)),
+            lambda rows: progress.advance(rows * len(swept)),
         )
-        for alpha, kernel in kernels.items():
-            rows = _rows(plan, data, kernel, landmarks, baseline, folds)
-            yield alpha, _trial(plan, kernel, baseline, landmarks, rows, solutions[alpha])
-        return
     for alpha, kernel in kernels.items():
         rows = _rows(plan, data, kernel, landmarks, baseline, folds)
-        if plan.solver == "exact":
+        if alpha in solutions:
+            solution = solutions[alpha]
+        elif plan.solver == "exact":
             solution = _solve_exact(plan, rows, baseline)
             progress.advance(landmarks.n_sets)
         else:

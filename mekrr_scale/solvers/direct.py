@@ -76,7 +76,10 @@ class Moments:
         """Weighted squared errors of solutions [rank, k] after a shift of the baseline."""
         moved = self.target - self.counts @ shift
         square = self.target_square - 2 * shift @ self.target_counts + shift @ self.counts_square @ shift
-        return ((self.gram @ beta) * beta).sum(0) - 2 * moved @ beta + square
+        error = ((self.gram @ beta) * beta).sum(0) - 2 * moved @ beta + square
+        # what rounding leaves of the cancellation: an error below it is not known, and must not win
+        unknown = 4 * torch.finfo(torch.float64).eps * float(self.gram.norm()) * beta.square().sum(0)
+        return torch.maximum(error, unknown)
 
 
 @final
@@ -199,7 +202,7 @@ class Direct:
             total = torch.zeros(len(self.ridges), dtype=torch.float64)
             for fold, (beta, shift) in enumerate(solutions):
                 if parts[fold].rows:
-                    total += parts[fold].squared_error(beta, shift).clamp_min(0.0)
+                    total += parts[fold].squared_error(beta, shift)
             count = sum(part.share for part in parts)
             errors[kind] = (total / count).sqrt() if count else torch.full_like(total, math.nan)
         return [
