@@ -147,6 +147,34 @@ def test_mixed_periodicity(spec):
         torch.testing.assert_close(backbone.features(open_slab), expected, rtol=1e-9, atol=1e-9)
 
 
+def test_operations_without_a_forward_rule_fall_back_to_reverse_mode(spec, monkeypatch):
+    backbone = load_backbone(spec)
+    graph = backbone.graph(molecule("H2O"))
+    moves = torch.randn(2, 3, 3)
+    expected = backbone.tangents(graph, moves)
+
+    class Identity(torch.autograd.Function):  # with a backward rule alone, as many compiled operations
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(x):
+            return x.clone()
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            pass
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient
+
+    original = type(backbone).forward
+    monkeypatch.setattr(type(backbone), "forward", lambda self, g, p, s=None: original(self, g, Identity.apply(p), s))
+    with pytest.raises((NotImplementedError, RuntimeError)):
+        tangents(backbone, graph, Directions.of_displacements(moves), mode="forward")
+    torch.testing.assert_close(backbone.tangents(graph, moves), expected, rtol=1e-4, atol=1e-6)
+
+
 def test_tangent_shapes_and_refusals(checkpoint, spec):
     backbone = load_backbone(spec)
     water = molecule("H2O")

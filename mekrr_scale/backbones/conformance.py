@@ -76,7 +76,7 @@ def _check_derivatives(backbone: Backbone, structure: Atoms) -> None:
         Directions.of_strains((skew + skew.transpose(1, 2)) / 4, len(structure))
     )
     expected = torch.stack([_difference(backbone, graph, directions, k) for k in range(len(directions))])
-    forward = tangents(backbone, graph, directions, chunk=4)
+    forward = tangents(backbone, graph, directions, mode="forward", chunk=4)
     _close("forward-mode tangents against finite differences", forward.features, expected, 1e-6)
     reverse = tangents(backbone, graph, directions, mode="reverse")
     _close("reverse-mode tangents against forward mode", reverse.features, forward.features, 1e-9)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,7 @@ from mekrr_scale.backbones.base import Backbone
 from mekrr_scale.errors import BackboneError, suggestion
 from mekrr_scale.graphs import Graph
 
-Mode = Literal["forward", "reverse"]
+Mode = Literal["auto", "forward", "reverse"]
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,14 @@ def tangents(
     backbone: Backbone,
     graph: Graph,
     directions: Directions,
-    mode: Mode = "forward",
+    mode: Mode = "auto",
     chunk: int = 9,
 ) -> TangentOutput:
     """Derivatives of the features of one structure along directions.
 
     Forward mode pushes a chunk of directions through the network at once. Reverse mode is the
-    fallback for networks with operations that have no forward rule: it differentiates the
-    backward pass with respect to its (dummy) seed, which gives the same numbers.
+    fallback (taken by ``auto``) for networks with operations that have no forward rule: it
+    differentiates the backward pass with respect to its (dummy) seed, which gives the same numbers.
 
     Args:
         graph: of one structure.
@@ -79,11 +79,11 @@ def tangents(
             f"directions have shape {tuple(directions.displacements.shape)}, expected "
             f"[directions, {len(graph.positions)}, 3] for a structure of {len(graph.positions)} atoms"
         )
-    if mode not in ("forward", "reverse"):
-        raise BackboneError(f"unknown mode {mode!r}. {suggestion(mode, ['forward', 'reverse'])}")
+    if mode not in get_args(Mode):
+        raise BackboneError(f"unknown mode {mode!r}. {suggestion(mode, get_args(Mode))}")
     moves = directions.displacements.to(backbone.device, backbone.dtype)
     strains = directions.strains.to(backbone.device, backbone.dtype)
-    push = _push_forward if mode == "forward" else _push_reverse
+    push = {"auto": _push, "forward": _push_forward, "reverse": _push_reverse}[mode]
     parts = [
         push(backbone, graph, moves[i : i + chunk], strains[i : i + chunk]) for i in range(0, len(directions), chunk)
     ]
@@ -99,6 +99,13 @@ def _outputs(
 ) -> tuple[Float[Tensor, "atoms dim"], Float[Tensor, " structures"]]:
     output = backbone.forward(graph, positions, None if strain is None else strain[None])
     return output.features, output.energy(graph) if backbone.has_energy else output.features.new_zeros(1)
+
+
+def _push(backbone: Backbone, graph: Graph, moves: Tensor, strains: Tensor) -> tuple[Tensor, Tensor]:
+    try:
+        return _push_forward(backbone, graph, moves, strains)
+    except NotImplementedError:  # what torch raises for an operation without a forward rule
+        return _push_reverse(backbone, graph, moves, strains)
 
 
 def _push_forward(backbone: Backbone, graph: Graph, moves: Tensor, strains: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from mekrr_scale import __version__
-from mekrr_scale.arrays import FeatureBatch
-from mekrr_scale.baselines import Baseline, BaselineKind, fit_baseline
+from mekrr_scale.baselines import Baseline, BaselineKind
 from mekrr_scale.errors import ConfigError, SolverError
 from mekrr_scale.kernels import AtomKernel, Landmarks, SetKernel, SpeciesMixing, atom_kernel
 from mekrr_scale.landmarks import (
@@ -28,6 +27,7 @@ from mekrr_scale.landmarks import (
     median_distance,
 )
 from mekrr_scale.model import Model
+from mekrr_scale.pipeline.data import FitData
 from mekrr_scale.pipeline.plan import FitPlan, LengthScale
 from mekrr_scale.progress import Progress, Silent
 from mekrr_scale.rows import DerivativeRows, EnergyRows, Folds, Rows, assign_folds
@@ -43,7 +43,7 @@ from mekrr_scale.solvers import (
     Solution,
 )
 from mekrr_scale.store import FeatureStore
-from mekrr_scale.transforms import Standardize, Transform, fit_transform
+from mekrr_scale.transforms import Standardize, Transform
 from mekrr_scale.whitening import whiten
 
 _SUSPICIOUS = 0.5  # eV/atom that a kernel should have to explain at most
@@ -86,7 +86,7 @@ def fit(
     """
     plan = plan or FitPlan()
     progress = progress or Silent()
-    data = _Data.open(stores, plan)
+    data = FitData.open(stores, plan)
     folds = assign_folds(data.energies, plan.folds) if plan.folds else None
     candidates = list(_candidates(plan, data))
     alphas = (math.nan,) if plan.mixing is not None else plan.alphas
@@ -123,66 +123,7 @@ def fit(
     )
 
 
-@dataclass(frozen=True)
-class _Data:
-    """The stores as re-iterables, and what has been fitted to them already."""
-
-    stores: tuple[FeatureStore, ...]
-    derivatives: bool
-    _transforms: dict[Standardize, Transform] = field(default_factory=dict)
-    _baselines: dict[BaselineKind, Baseline] = field(default_factory=dict)
-
-    @classmethod
-    def open(cls, stores: Sequence[FeatureStore | Path | str] | FeatureStore | Path | str, plan: FitPlan) -> _Data:
-        listed = [stores] if isinstance(stores, FeatureStore | Path | str) else list(stores)
-        if not listed:
-            raise ConfigError("no store was given to fit")
-        opened = [s if isinstance(s, FeatureStore) else FeatureStore(Path(s)) for s in listed]
-        for store in opened:
-            opened[0].header.require(store.header, str(store.path))
-        if not sum(shard.energies for store in opened for shard in store.shards):
-            raise ConfigError("no structure in the store has an energy; extract with --energy-key naming where it is")
-        derivatives = plan.use_derivatives and plan.solver != "exact" and any(s.n_directions for s in opened)
-        return cls(tuple(opened), derivatives)
-
-    @property
-    def energies(self) -> Iterable[FeatureBatch]:
-        return _Chained(self.stores)
-
-    @property
-    def moved(self) -> Iterable[FeatureBatch]:
-        return _Chained(tuple(replace(store, tangents=True) for store in self.stores))
-
-    @property
-    def has_prior(self) -> bool:
-        first = next(iter(self.energies), None)
-        return first is not None and not bool(first.prior.isnan().any())
-
-    def passes(self, plan: FitPlan) -> int:
-        rows = sum(s.n_structures for s in self.stores) + self.derivatives * sum(s.n_directions for s in self.stores)
-        return rows if plan.solver != "falkon" else 2 * rows
-
-    def transform(self, kind: Standardize) -> Transform:
-        if kind not in self._transforms:
-            self._transforms[kind] = fit_transform(self.energies, kind)
-        return self._transforms[kind]
-
-    def baseline(self, kind: BaselineKind, plan: FitPlan) -> Baseline:
-        if kind not in self._baselines:
-            self._baselines[kind] = fit_baseline(self.energies, kind, plan.isolated)
-        return self._baselines[kind]
-
-
-@dataclass(frozen=True)
-class _Chained:
-    parts: tuple[Iterable[FeatureBatch], ...]
-
-    def __iter__(self) -> Iterator[FeatureBatch]:
-        for part in self.parts:
-            yield from part
-
-
-def _candidates(plan: FitPlan, data: _Data) -> Iterator[tuple[Standardize, BaselineKind, LengthScale]]:
+def _candidates(plan: FitPlan, data: FitData) -> Iterator[tuple[Standardize, BaselineKind, LengthScale]]:
     kinds: tuple[BaselineKind, ...] = plan.baselines or (
         ("backbone", "composition") if data.has_prior and plan.folds else ("composition",)
     )
@@ -190,7 +131,7 @@ def _candidates(plan: FitPlan, data: _Data) -> Iterator[tuple[Standardize, Basel
     yield from product(plan.standardize, kinds, lengths)
 
 
-def _median(plan: FitPlan, data: _Data, transform: Transform) -> float:
+def _median(plan: FitPlan, data: FitData, transform: Transform) -> float:
     if not any(length.relative for length in plan.length_scales):
         return 1.0
     kernel = SetKernel(atom_kernel("gaussian", length_scale=1.0), SpeciesMixing(), "sum", transform)
@@ -227,7 +168,7 @@ def _selection(plan: FitPlan) -> LandmarkSelection:
 
 def _tries(
     plan: FitPlan,
-    data: _Data,
+    data: FitData,
     kernels: Mapping[float, SetKernel],
     kind: BaselineKind,
     folds: Folds | None,
@@ -268,7 +209,7 @@ def _tries(
 
 def _rows(
     plan: FitPlan,
-    data: _Data,
+    data: FitData,
     kernel: SetKernel,
     landmarks: Landmarks,
     baseline: Baseline,
@@ -299,14 +240,14 @@ def _trial(
     return _Trial(kernel, baseline, landmarks, rows, solution, point, summary)
 
 
-def _direct(plan: FitPlan, data: _Data) -> Direct:
+def _direct(plan: FitPlan, data: FitData) -> Direct:
     forces = plan.force_weights if data.derivatives else (0.0,)
     stresses = plan.stress_weights if data.derivatives else (0.0,)
     weights = tuple(product(plan.energy_weights, forces, stresses))
     return Direct(plan.ridges, weights, plan.select)
 
 
-def _falkon(plan: FitPlan, data: _Data) -> Falkon:
+def _falkon(plan: FitPlan, data: FitData) -> Falkon:
     forces = plan.force_weights[0] if data.derivatives else 0.0
     stresses = plan.stress_weights[0] if data.derivatives else 0.0
     weights = (plan.energy_weights[0], forces, stresses)
@@ -330,7 +271,7 @@ def _solve_exact(plan: FitPlan, rows: Rows, baseline: Baseline) -> Solution:
 
 
 def _out_of_fold(
-    trial: _Trial, data: _Data, folds: Folds | None
+    trial: _Trial, data: FitData, folds: Folds | None
 ) -> tuple[Float64[Tensor, " n"], Float64[Tensor, " n"], float]:
     """Energies per atom less the species' references, labels and predictions by the folds' models.
 
@@ -356,7 +297,7 @@ def _out_of_fold(
     return reference, predicted, spread
 
 
-def _model(trial: _Trial, data: _Data, plan: FitPlan, reference: Tensor, predicted: Tensor) -> Model:
+def _model(trial: _Trial, data: FitData, plan: FitPlan, reference: Tensor, predicted: Tensor) -> Model:
     header = data.stores[0].header
     validation: dict[str, Any] = {
         key: value for key, value in trial.summary.items() if not (isinstance(value, float) and math.isnan(value))

@@ -1,0 +1,75 @@
+"""The stores of a fit, and what has been fitted to them already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from mekrr_scale.arrays import FeatureBatch
+from mekrr_scale.baselines import Baseline, BaselineKind, fit_baseline
+from mekrr_scale.errors import ConfigError
+from mekrr_scale.pipeline.plan import FitPlan
+from mekrr_scale.store import FeatureStore
+from mekrr_scale.transforms import Standardize, Transform, fit_transform
+
+
+@dataclass(frozen=True)
+class FitData:
+    """The stores as re-iterables, and what has been fitted to them already."""
+
+    stores: tuple[FeatureStore, ...]
+    derivatives: bool
+    _transforms: dict[Standardize, Transform] = field(default_factory=dict)
+    _baselines: dict[BaselineKind, Baseline] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, stores: Sequence[FeatureStore | Path | str] | FeatureStore | Path | str, plan: FitPlan) -> FitData:
+        listed = [stores] if isinstance(stores, FeatureStore | Path | str) else list(stores)
+        if not listed:
+            raise ConfigError("no store was given to fit")
+        opened = [s if isinstance(s, FeatureStore) else FeatureStore(Path(s)) for s in listed]
+        for store in opened:
+            opened[0].header.require(store.header, str(store.path))
+        if not sum(shard.energies for store in opened for shard in store.shards):
+            raise ConfigError("no structure in the store has an energy; extract with --energy-key naming where it is")
+        derivatives = plan.use_derivatives and plan.solver != "exact" and any(s.n_directions for s in opened)
+        return cls(tuple(opened), derivatives)
+
+    @property
+    def energies(self) -> Iterable[FeatureBatch]:
+        return Chained(self.stores)
+
+    @property
+    def moved(self) -> Iterable[FeatureBatch]:
+        return Chained(tuple(replace(store, tangents=True) for store in self.stores))
+
+    @property
+    def has_prior(self) -> bool:
+        first = next(iter(self.energies), None)
+        return first is not None and not bool(first.prior.isnan().any())
+
+    def passes(self, plan: FitPlan) -> int:
+        rows = sum(s.n_structures for s in self.stores) + self.derivatives * sum(s.n_directions for s in self.stores)
+        return rows if plan.solver != "falkon" else 2 * rows
+
+    def transform(self, kind: Standardize) -> Transform:
+        if kind not in self._transforms:
+            self._transforms[kind] = fit_transform(self.energies, kind)
+        return self._transforms[kind]
+
+    def baseline(self, kind: BaselineKind, plan: FitPlan) -> Baseline:
+        if kind not in self._baselines:
+            self._baselines[kind] = fit_baseline(self.energies, kind, plan.isolated)
+        return self._baselines[kind]
+
+
+@dataclass(frozen=True)
+class Chained:
+    """Several re-iterables as one."""
+
+    parts: tuple[Iterable[FeatureBatch], ...]
+
+    def __iter__(self) -> Iterator[FeatureBatch]:
+        for part in self.parts:
+            yield from part
