@@ -55,6 +55,7 @@ class FeatureWriter:
         Raises:
             StoreError: shapes that do not fit, or features that are not finite.
         """
+        numbers, features = np.asarray(numbers, dtype=np.int64), np.asarray(features)
         digest = xxhash.xxh3_64(np.ascontiguousarray(numbers).tobytes())
         digest.update(np.ascontiguousarray(features).tobytes())
         digest.update(np.float64(energy).tobytes())
