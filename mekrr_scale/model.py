@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from mekrr_scale.arrays import FeatureBatch, species_runs
-from mekrr_scale.backbones import Backbone, BackboneIdentity, BackboneSpec, load_backbone
+from mekrr_scale.backbones import Backbone, BackboneSpec, load_backbone
 from mekrr_scale.baselines import Baseline
 from mekrr_scale.errors import MekrrError, ModelError
 from mekrr_scale.kernels import Landmarks, SetKernel, SpeciesMixing, atom_kernel
@@ -310,11 +310,6 @@ class Potential:
 def identity_of(backbone: Backbone) -> dict[str, Any]:
     """A backbone's identity as JSON holds it."""
     return dict(_plain(backbone.identity().to_dict()))
-
-
-def backbone_identity(model: Model) -> BackboneIdentity:
-    """The identity of the backbone that a model needs."""
-    return BackboneIdentity.from_dict(model.backbone)
 
 
 def _plain(value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import final
 
@@ -29,19 +29,6 @@ class BackboneIdentity:
 
     def to_dict(self) -> dict[str, object]:
         return asdict(self) | {"options": [list(pair) for pair in self.options]}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, object]) -> BackboneIdentity:
-        options = data.get("options", [])
-        if not isinstance(options, list | tuple):
-            raise BackboneError(f"the options of a backbone identity are not a list but {options!r}")
-        return cls(
-            name=str(data["name"]),
-            version=str(data["version"]),
-            weight_hash=str(data["weight_hash"]),
-            layer=str(data["layer"]),
-            options=tuple((str(key), str(value)) for key, value in options),
-        )
 
     def require(self, other: BackboneIdentity, what: str) -> None:
         """Refuse another backbone than this one.
