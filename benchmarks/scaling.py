@@ -14,7 +14,8 @@ from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing
 from mekrr_scale.landmarks import Uniform, WholeStructures
 from mekrr_scale.rows import EnergyRows
 from mekrr_scale.solvers import Direct
-from mekrr_scale.solvers.direct import accumulate, ridge_path
+from mekrr_scale.solvers.moments import accumulate
+from mekrr_scale.solvers.path import ridge_path
 from mekrr_scale.store import FeatureStore, repack
 from mekrr_scale.transforms import Transform
 from mekrr_scale.whitening import whiten

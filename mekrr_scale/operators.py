@@ -10,7 +10,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from mekrr_scale.arrays import RowBlock, RowKind
-from mekrr_scale.whitening import Whitening
+from mekrr_scale.whitening import Whitening, eigh
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class SpectralPreconditioner:
     @classmethod
     def of(cls, gram: Float64[Tensor, "rank rank"], ridges: Float64[Tensor, " columns"]) -> SpectralPreconditioner:
         """Decompose an approximation P of Phi' W Phi."""
-        spectrum, vectors = torch.linalg.eigh(gram)
+        spectrum, vectors = eigh(gram)
         return cls(spectrum.clamp_min(0.0), vectors, ridges)
 
     def apply(self, residual: Float64[Tensor, "rank columns"]) -> Float64[Tensor, "rank columns"]:

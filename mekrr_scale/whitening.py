@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import scipy.linalg
 import torch
 from jaxtyping import Float64, Int64
 from scipy.linalg import lapack
@@ -91,8 +92,20 @@ def whiten(grams: Sequence[Float64[Tensor, "_ _"]], cut: float = 1e-11, method: 
     return Whitening(tuple(blocks), start)
 
 
+def eigh(matrix: Float64[Tensor, "n n"]) -> tuple[Float64[Tensor, " n"], Float64[Tensor, "n n"]]:
+    """Eigenvalues, ascending, and eigenvectors of a symmetric matrix.
+
+    On CPUs by scipy's LAPACK: torch's took twice as long (1000: 0.25 instead of 0.12 s, 2000: 1.85
+    instead of 0.90 s on two cores).
+    """
+    if matrix.device.type != "cpu":
+        return tuple(torch.linalg.eigh(matrix))
+    w, v = scipy.linalg.eigh(matrix.numpy(), driver="evd", check_finite=False)
+    return torch.from_numpy(w), torch.from_numpy(v)
+
+
 def _eigen(gram: Tensor, cut: float) -> tuple[Tensor, Tensor]:
-    w, v = torch.linalg.eigh(gram)
+    w, v = eigh(gram)
     keep = w > cut * float(w[-1].clamp_min(1e-300))
     return v[:, keep] / w[keep].sqrt(), w[keep]
 

@@ -1,16 +1,22 @@
 """Every backbone passes the conformance suite; checkpoints are read and refused as documented."""
 
+import copy
+import importlib.util
 import lzma
+import warnings
+from pathlib import Path
 
 import ase.io
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from ase.build import molecule
+from ase.build import bulk, molecule
 
 from mekrr_scale.backbones import BackboneSpec, Directions, available_backbones, load_backbone, tangents
+from mekrr_scale.backbones.checkpoints import UnsafeCheckpoint
 from mekrr_scale.backbones.conformance import check_backbone
+from mekrr_scale.backbones.dimenet import save_dimenet
 from mekrr_scale.errors import BackboneError, StructureError
 from mekrr_scale.graphs import build_graph, edge_vectors, nearest_edges
 
@@ -25,6 +31,142 @@ def test_chgnet_conforms(layer):
 @pytest.mark.parametrize("layer", ["interaction1", "interaction3"])
 def test_schnet_conforms(checkpoint, layer):
     check_backbone(load_backbone(BackboneSpec("schnet", layer=layer, checkpoint=str(checkpoint))))
+
+
+@pytest.mark.parametrize(
+    ("version", "layer"), [("7net-0", "gate1+gate2"), ("7net-0", "gate5"), ("7net-mf-0-r2scan", "gate1")]
+)
+def test_sevennet_conforms(version, layer):
+    backbone = load_backbone(BackboneSpec("sevennet", version=version, layer=layer))
+    check_backbone(backbone)
+
+
+@pytest.mark.parametrize(("version", "modal"), [("7net-0", None), ("7net-l3i5", None), ("7net-mf-0-pbe", "PBE")])
+def test_sevennet_equals_the_wheel(real_structures, version, modal):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from sevenn.calculator import SevenNetCalculator
+
+        wheel = SevenNetCalculator(version.removesuffix("-pbe"), modal=modal, device="cpu")
+    backbone = load_backbone("sevennet", version=version)
+    for atoms in (real_structures[0].copy(), molecule("CH3CH2OH")):
+        graph = backbone.graph(atoms)
+        positions = graph.positions.clone().requires_grad_(True)
+        energy = backbone.forward(graph, positions).energy(graph).sum()
+        forces = -torch.autograd.grad(energy, positions)[0]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            atoms.calc = wheel
+            assert float(energy) == pytest.approx(atoms.get_potential_energy(), rel=1e-5)
+            assert np.abs(forces.numpy() - atoms.get_forces()).max() < 1e-4
+
+
+def test_sevennet_takes_a_checkpoint_of_the_users(tmp_path):
+    """The wheel's own file, given by its path, gives the same features, with a warning for its code."""
+    from sevenn.util import pretrained_name_to_path
+
+    path = tmp_path / "mine.pth"
+    path.write_bytes(Path(pretrained_name_to_path("7net-0")).read_bytes())
+    with pytest.warns(UnsafeCheckpoint, match="runs code"):
+        backbone = load_backbone("sevennet", checkpoint=str(path))
+    water = molecule("H2O")
+    assert torch.equal(backbone.features(water), load_backbone("sevennet").features(water))
+    path.write_bytes(b"nothing")
+    with pytest.raises(BackboneError, match="sevenn can read"):
+        load_backbone("sevennet", checkpoint=str(path))
+
+
+@pytest.fixture(scope="module")
+def dimenet(tmp_path_factory):
+    """A small DimeNet++ with random weights: the network and its checkpoint."""
+    from torch_geometric.nn.models import DimeNetPlusPlus
+
+    torch.manual_seed(0)
+    network = DimeNetPlusPlus(
+        hidden_channels=16, out_channels=1, num_blocks=2, int_emb_size=8, basis_emb_size=4, out_emb_channels=24,
+        num_spherical=4, num_radial=3, cutoff=4.0, output_initializer="glorot_orthogonal",
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("weights") / "dimenet.pt"
+    save_dimenet(network, path)
+    return network, path
+
+
+@pytest.mark.parametrize("layer", ["interaction1", "interaction2"])
+def test_dimenet_conforms(dimenet, layer):
+    check_backbone(load_backbone("dimenet++", checkpoint=str(dimenet[1]), layer=layer))
+
+
+@pytest.mark.parametrize(
+    "atoms",
+    [molecule("CH3CH2OH"), bulk("Si", cubic=True), Atoms("HF", [(0, 0, 0), (0.7, 0.6, 0)], cell=[2.6] * 3, pbc=True)],
+)
+def test_dimenet_against_its_definition(dimenet, atoms):
+    """torch_geometric's layers on triplets found by brute force, images of the centre included."""
+    network, path = dimenet
+    network = copy.deepcopy(network).double()
+    atoms = atoms.copy()
+    atoms.rattle(0.05, seed=3)
+    backbone = load_backbone("dimenet++", checkpoint=str(path)).to(dtype=torch.float64)
+    graph = backbone.graph(atoms)
+    i, j = graph.edge_index
+    ends = [(a, (b, *map(round, s))) for a, b, s in zip(i.tolist(), j.tolist(), graph.shifts.tolist(), strict=True)]
+    inner, outer = [], []
+    for first, (a, (b, *shift)) in enumerate(ends):
+        for second, (c, (d, *further)) in enumerate(ends):
+            image = (d, *(x + y for x, y in zip(shift, further, strict=True)))
+            if c == b and image != (a, 0, 0, 0):
+                inner.append(first)
+                outer.append(second)
+    inner, outer = torch.tensor(inner), torch.tensor(outer)
+    vectors = edge_vectors(graph, graph.positions)
+    lengths = vectors.norm(dim=1)
+    cross = torch.linalg.cross(vectors[inner], vectors[outer]).norm(dim=1)
+    angle = torch.atan2(cross, (vectors[inner] * vectors[outer]).sum(1))
+    rbf, sbf = network.rbf(lengths), network.sbf(lengths, angle, outer)
+    x = network.emb(graph.numbers, rbf, i, j)
+    total = network.output_blocks[0](x, rbf, i, num_nodes=len(atoms))
+    for block, output in zip(network.interaction_blocks, network.output_blocks[1:], strict=True):
+        x = block(x, rbf, sbf, outer, inner)
+        total = total + output(x, rbf, i, num_nodes=len(atoms))
+    found = backbone.forward(graph, graph.positions).energies
+    torch.testing.assert_close(found, total[:, 0].detach(), rtol=1e-9, atol=1e-9)
+
+
+def test_dimenet_differentiates_a_perfect_crystal(dimenet):
+    """Atoms in a line, where the derivative of an angle is undefined, are no obstacle."""
+    backbone = load_backbone("dimenet++", checkpoint=str(dimenet[1])).to(dtype=torch.float64)
+    graph = backbone.graph(bulk("Cu", "fcc", 3.6, cubic=True))
+    moves = torch.randn(2, 4, 3, dtype=torch.float64)
+    pushed = tangents(backbone, graph, Directions.of_displacements(moves))
+    assert bool(torch.isfinite(pushed.features).all())
+    assert bool(torch.isfinite(pushed.energy).all())
+
+
+def test_dimenet_of_the_open_catalyst_layout(dimenet, tmp_path):
+    own = load_backbone("dimenet++", checkpoint=str(dimenet[1]))
+    data = torch.load(dimenet[1], weights_only=True)
+    weights = {f"module.module.{k}": v for k, v in data["state_dict"].items()}
+    path = tmp_path / "ocp.pt"
+    torch.save(
+        {"config": {"model": "dimenetplusplus", "model_attributes": data["config"]}, "state_dict": weights}, path
+    )
+    other = load_backbone("dimenet++", checkpoint=str(path), max_neighbors=0)
+    atoms = molecule("C6H6")
+    assert torch.equal(own.features(atoms), other.features(atoms))
+    assert load_backbone("dimenet++", checkpoint=str(path)).max_neighbors == 50
+    with pytest.raises(BackboneError, match="not of schnet"):
+        load_backbone("schnet", checkpoint=str(path))
+
+
+def test_features_alone_are_the_same(spec):
+    """Without energies the layers behind the features are not run; the features are the same."""
+    for backbone in (load_backbone(spec), load_backbone("chgnet"), load_backbone("sevennet")):
+        graph = backbone.graph(molecule("CH3OH"))
+        whole = backbone.forward(graph, graph.positions)
+        alone = backbone.forward(graph, graph.positions, energies=False)
+        assert torch.equal(whole.features, alone.features)
+        assert alone.energies is None
+        assert whole.energies is not None
 
 
 def test_chgnet_equals_the_wheel(real_structures):
@@ -169,7 +311,11 @@ def test_operations_without_a_forward_rule_fall_back_to_reverse_mode(spec, monke
             return gradient
 
     original = type(backbone).forward
-    monkeypatch.setattr(type(backbone), "forward", lambda self, g, p, s=None: original(self, g, Identity.apply(p), s))
+    monkeypatch.setattr(
+        type(backbone),
+        "forward",
+        lambda self, g, p, s=None, energies=True: original(self, g, Identity.apply(p), s, energies),
+    )
     with pytest.raises((NotImplementedError, RuntimeError)):
         tangents(backbone, graph, Directions.of_displacements(moves), mode="forward")
     torch.testing.assert_close(backbone.tangents(graph, moves), expected, rtol=1e-4, atol=1e-6)
@@ -202,6 +348,10 @@ def test_tangent_shapes_and_refusals(checkpoint, spec):
         (BackboneSpec("chgnet", version="9.9"), "no weights of version"),
         (BackboneSpec("chgnet", checkpoint="x.pt"), "takes no option checkpoint"),
         (BackboneSpec("schnet"), "needs --checkpoint"),
+        (BackboneSpec("sevennet", layer="gate9"), "no layer 'gate9'"),
+        (BackboneSpec("sevennet", version="7net-1"), "Do you mean '7net-0'"),
+        (BackboneSpec("sevennet", version="7net-0", checkpoint="x.pth"), "not both"),
+        (BackboneSpec("dimenet++"), "needs --checkpoint"),
         (BackboneSpec("schnet", checkpoint="/nowhere.pt"), "there is no checkpoint"),
     ],
 )
@@ -222,7 +372,7 @@ def test_refused_checkpoints(tmp_path, checkpoint):
     torch.save({"weights": torch.zeros(2)}, path)
     refuse("'config' and 'state_dict'")
     ocp_checkpoint(path, model="dimenetplusplus", hidden=8)
-    refuse("not of a SchNet")
+    refuse("not of schnet")
     ocp_checkpoint(path, hidden=8, config={"model": "schnet", "model_attributes": {"cutoff": 5.0}})
     refuse("lacks hidden_channels")
     data = torch.load(checkpoint, weights_only=True)
@@ -249,8 +399,15 @@ def test_broken_geometries(atoms, message):
 
 def test_listing():
     rows = available_backbones()
-    assert [name for name, _, _ in rows] == ["chgnet", "schnet"]
-    assert all(usable for _, usable, _ in rows)
+    assert [name for name, _, _ in rows] == ["chgnet", "sevennet", "schnet", "dimenet++", "mace"]
+    assert all(usable for name, usable, _ in rows if name != "mace")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mace") is not None, reason="mace-torch is here")
+def test_an_absent_package_is_named(tmp_path):
+    (tmp_path / "x.model").write_bytes(b"")
+    with pytest.raises(BackboneError, match=r"mekrr-scale\[mace\].*without sevenn.*e3nn 0.4"):
+        load_backbone("mace", checkpoint=str(tmp_path / "x.model"))
 
 
 def test_compressed_example_is_what_it_says():

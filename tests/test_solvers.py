@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mekrr_scale.arrays import FeatureBatch, RowKind
+from mekrr_scale.arrays import FeatureBatch, RowBlock, RowKind
 from mekrr_scale.baselines import fit_baseline
 from mekrr_scale.errors import ConfigError, SolverError
 from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing
@@ -15,7 +15,7 @@ from mekrr_scale.landmarks import FarthestPoint, LeverageScores, Uniform, WholeS
 from mekrr_scale.operators import NormalOperator, SpectralPreconditioner, classical_gram
 from mekrr_scale.rows import DerivativeRows, EnergyRows, Rows, assign_folds
 from mekrr_scale.solvers import AlphaSweep, Direct, Exact, Falkon, MixedRows, Result
-from mekrr_scale.solvers.direct import Moments, accumulate
+from mekrr_scale.solvers.moments import Moments, accumulate
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.transforms import Transform, fit_transform
 from mekrr_scale.whitening import whiten
@@ -182,10 +182,11 @@ def test_an_error_lost_to_rounding_does_not_win():
     phi = torch.randn(30, 6, generator=generator, dtype=torch.float64)
     beta = 1e8 * torch.randn(6, 1, generator=generator, dtype=torch.float64)
     target = (phi @ beta)[:, 0]
+    ones, counts = torch.ones(30, dtype=torch.float64), torch.zeros(30, 1, dtype=torch.float64)
+    every = torch.zeros(30, dtype=torch.int64)
+    block = RowBlock(RowKind.FORCE, phi, target, ones, ones, counts, ones, every)
     moments = Moments.zero(6, 1)
-    moments.gram += phi.T @ phi
-    moments.target += phi.T @ target
-    moments.target_square = float(target @ target)
+    moments.add(phi, block, every == 0)
     error = float(moments.squared_error(beta, torch.zeros(1, dtype=torch.float64))[0])
     assert error >= 8e-16 * float(phi.square().sum()) / 6 * float(beta.square().sum())
 

@@ -34,9 +34,9 @@ class BackboneSpec:
 
     name: str = "chgnet"
     layer: str | None = None
-    version: str | None = None  # chgnet: which of the wheel's weights
-    checkpoint: str | None = None  # schnet: path of the weights
-    max_neighbors: int | None = None  # schnet: cap on neighbours, 0 for none
+    version: str | None = None  # chgnet, sevennet: which of the wheel's weights; mace: the head
+    checkpoint: str | None = None  # path of the weights; chgnet takes none
+    max_neighbors: int | None = None  # schnet, dimenet++: cap on neighbours, 0 for none
 
 
 def load_backbone(spec: BackboneSpec | str, **options: Any) -> Backbone:
@@ -87,12 +87,32 @@ def _chgnet(given: dict[str, str | int]) -> Backbone:
     return Chgnet(**{key: str(value) for key, value in given.items()})
 
 
+def _sevennet(given: dict[str, str | int]) -> Backbone:
+    from mekrr_scale.backbones.sevennet import Sevennet
+
+    return Sevennet(**{key: str(value) for key, value in given.items()})
+
+
 def _schnet(given: dict[str, str | int]) -> Backbone:
     from mekrr_scale.backbones.schnet import Schnet
 
     cap = given.get("max_neighbors")
     layer = {"layer": str(given["layer"])} if "layer" in given else {}
     return Schnet(Path(str(given["checkpoint"])), max_neighbors=None if cap is None else int(cap), **layer)
+
+
+def _dimenet(given: dict[str, str | int]) -> Backbone:
+    from mekrr_scale.backbones.dimenet import Dimenet
+
+    cap = given.get("max_neighbors")
+    layer = {"layer": str(given["layer"])} if "layer" in given else {}
+    return Dimenet(Path(str(given["checkpoint"])), max_neighbors=None if cap is None else int(cap), **layer)
+
+
+def _mace(given: dict[str, str | int]) -> Backbone:
+    from mekrr_scale.backbones.mace import Mace
+
+    return Mace(**{key: str(value) for key, value in given.items()})
 
 
 @dataclass(frozen=True)
@@ -112,11 +132,32 @@ _ADAPTERS = {
         ("chgnet",),
         "pretrained, weights in its wheel; layers conv1 to conv4; versions 0.3.0, 0.2.0, r2scan",
     ),
+    "sevennet": _Adapter(
+        _sevennet,
+        frozenset({"layer", "version", "checkpoint"}),
+        frozenset(),
+        ("sevenn",),
+        "pretrained, weights in its wheel; layers gate1 to gate5, or several: gate1+gate2",
+    ),
     "schnet": _Adapter(
         _schnet,
         frozenset({"layer", "checkpoint", "max_neighbors"}),
         frozenset({"checkpoint"}),
         ("torch_geometric",),
         "from a checkpoint (own or Open Catalyst layout); layers interaction1, interaction2, ...",
+    ),
+    "dimenet++": _Adapter(
+        _dimenet,
+        frozenset({"layer", "checkpoint", "max_neighbors"}),
+        frozenset({"checkpoint"}),
+        ("torch_geometric", "sympy"),
+        "from a checkpoint (own or Open Catalyst layout); layers interaction1, interaction2, ...",
+    ),
+    "mace": _Adapter(
+        _mace,
+        frozenset({"layer", "version", "checkpoint"}),
+        frozenset({"checkpoint"}),
+        ("mace",),
+        "from any MACE model file; layers interaction1, ..., or several: interaction1+interaction2",
     ),
 }

@@ -90,8 +90,12 @@ class Backbone(ABC):
         graph: Graph,
         positions: Float[Tensor, "atoms 3"],
         strain: Float[Tensor, "structures 3 3"] | None = None,
+        energies: bool = True,
     ) -> BackboneOutput:
-        """Features (and energies) of a graph at the given positions (angstrom) and strain."""
+        """Features (and energies) of a graph at the given positions (angstrom) and strain.
+
+        Without ``energies`` the layers behind the features are not run, nor needed.
+        """
 
     @abstractmethod
     def prepare(self, graph: Graph) -> Graph:
@@ -151,7 +155,7 @@ class Backbone(ABC):
         """Features of structures, without gradients."""
         graph = self.graph(atoms)
         with torch.no_grad():
-            return self.forward(graph, graph.positions).features
+            return self.forward(graph, graph.positions, energies=False).features
 
     @final
     def tangents(

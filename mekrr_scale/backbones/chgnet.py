@@ -84,6 +84,7 @@ class Chgnet(Backbone):
         graph: Graph,
         positions: Float[Tensor, "atoms 3"],
         strain: Float[Tensor, "structures 3 3"] | None = None,
+        energies: bool = True,
     ) -> BackboneOutput:
         net = cast(Any, self.module)
         links = _links(graph, self.bond_cutoff)
@@ -111,6 +112,8 @@ class Chgnet(Backbone):
                 atom = net.readout_norm(atom)
             if depth + 1 == self._depth:
                 features = atom
+                if not energies:
+                    return BackboneOutput(features, None)
             if not last:
                 update, turn = net.bond_conv_layers[depth], net.angle_layers[depth]
                 message = update.twoBody_bond(_angle_input(bond, angle, atom, links)) * bond_gate

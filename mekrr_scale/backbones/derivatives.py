@@ -87,66 +87,63 @@ def tangents(
     parts = [
         push(backbone, graph, moves[i : i + chunk], strains[i : i + chunk]) for i in range(0, len(directions), chunk)
     ]
-    if not parts:
-        empty = graph.positions.new_zeros(0, len(graph.positions), backbone.dim)
-        return TangentOutput(empty, graph.positions.new_zeros(0) if backbone.has_energy else None)
-    energy = torch.cat([energy for _, energy in parts]) if backbone.has_energy else None
-    return TangentOutput(torch.cat([features for features, _ in parts]), energy)
+    features = torch.cat(parts) if parts else graph.positions.new_zeros(0, len(graph.positions), backbone.dim)
+    return TangentOutput(features, _energy_slopes(backbone, graph, moves, strains) if backbone.has_energy else None)
 
 
-def _outputs(
-    backbone: Backbone, graph: Graph, positions: Tensor, strain: Tensor | None
-) -> tuple[Float[Tensor, "atoms dim"], Float[Tensor, " structures"]]:
-    output = backbone.forward(graph, positions, None if strain is None else strain[None])
-    return output.features, output.energy(graph) if backbone.has_energy else output.features.new_zeros(1)
+def _energy_slopes(backbone: Backbone, graph: Graph, moves: Tensor, strains: Tensor) -> Float[Tensor, " directions"]:
+    """Derivatives of the energy, a scalar: one reverse sweep serves all directions."""
+    positions = graph.positions.detach().clone().requires_grad_(True)
+    strain = positions.new_zeros(1, 3, 3).requires_grad_(True)
+    with torch.enable_grad():
+        energy = backbone.forward(graph, positions, strain).energy(graph).sum()
+        if not energy.requires_grad:
+            return positions.new_zeros(len(moves)).detach()
+        force, virial = torch.autograd.grad(energy, (positions, strain), materialize_grads=True)
+    return torch.einsum("kac,ac->k", moves, force) + torch.einsum("kab,ab->k", strains, virial[0])
 
 
-def _push(backbone: Backbone, graph: Graph, moves: Tensor, strains: Tensor) -> tuple[Tensor, Tensor]:
+def _push(backbone: Backbone, graph: Graph, moves: Tensor, strains: Tensor) -> Float[Tensor, "directions atoms dim"]:
     try:
         return _push_forward(backbone, graph, moves, strains)
     except NotImplementedError:  # what torch raises for an operation without a forward rule
         return _push_reverse(backbone, graph, moves, strains)
 
 
-def _push_forward(backbone: Backbone, graph: Graph, moves: Tensor, strains: Tensor) -> tuple[Tensor, Tensor]:
-    def function(positions: Tensor, strain: Tensor) -> tuple[Tensor, Tensor]:
-        return _outputs(backbone, graph, positions, strain)
+def _push_forward(backbone: Backbone, graph: Graph, moves: Tensor, strains: Tensor) -> Tensor:
+    def features(positions: Tensor, strain: Tensor) -> Tensor:
+        return backbone.forward(graph, positions, strain[None], energies=False).features
 
-    def push(move: Tensor, strain: Tensor) -> tuple[Tensor, Tensor]:
+    def unstrained(positions: Tensor) -> Tensor:
+        return backbone.forward(graph, positions, energies=False).features
+
+    def push(move: Tensor, strain: Tensor) -> Tensor:
         at = (graph.positions, torch.zeros_like(strain))
-        tangent: tuple[Tensor, Tensor] = torch.func.jvp(function, at, (move, strain))[1]
+        tangent: Tensor = torch.func.jvp(features, at, (move, strain))[1]
         return tangent
 
-    def push_move(move: Tensor) -> tuple[Tensor, Tensor]:
-        def at(positions: Tensor) -> tuple[Tensor, Tensor]:
-            return _outputs(backbone, graph, positions, None)
-
-        tangent: tuple[Tensor, Tensor] = torch.func.jvp(at, (graph.positions,), (move,))[1]
+    def push_move(move: Tensor) -> Tensor:
+        tangent: Tensor = torch.func.jvp(unstrained, (graph.positions,), (move,))[1]
         return tangent
 
     with torch.no_grad():
         if bool(strains.any()):
-            features, energy = torch.func.vmap(push)(moves, strains)
+            pushed: Tensor = torch.func.vmap(push)(moves, strains)
         else:  # half the work
-            features, energy = torch.func.vmap(push_move)(moves)
-    return features, energy[:, 0]
+            pushed = torch.func.vmap(push_move)(moves)
+    return pushed
 
 
-def _push_reverse(backbone: Backbone, graph: Graph, moves: Tensor, strains: Tensor) -> tuple[Tensor, Tensor]:
+def _push_reverse(backbone: Backbone, graph: Graph, moves: Tensor, strains: Tensor) -> Tensor:
     positions = graph.positions.detach().clone().requires_grad_(True)
     strain = positions.new_zeros(3, 3).requires_grad_(True)
     with torch.enable_grad():
-        features, energy = _outputs(backbone, graph, positions, strain)
-        seeds = torch.zeros_like(features, requires_grad=True), torch.zeros_like(energy, requires_grad=True)
+        features = backbone.forward(graph, positions, strain[None], energies=False).features
+        seed = torch.zeros_like(features, requires_grad=True)
         # the pull-back is linear in its seed; its derivative with respect to the seed pushes forward
-        outputs = (features, energy) if energy.requires_grad else (features,)
-        pulled = torch.autograd.grad(
-            outputs, (positions, strain), seeds[: len(outputs)], create_graph=True, materialize_grads=True
-        )
-    rows = []
-    for move, turn in zip(moves, strains, strict=True):
-        gradients = torch.autograd.grad(
-            pulled, seeds, (move, turn), retain_graph=True, allow_unused=True, materialize_grads=True
-        )
-        rows.append(gradients)
-    return torch.stack([row[0] for row in rows]), torch.stack([row[1][0] for row in rows])
+        pulled = torch.autograd.grad(features, (positions, strain), seed, create_graph=True, materialize_grads=True)
+    rows = [
+        torch.autograd.grad(pulled, seed, (move, turn), retain_graph=True, allow_unused=True, materialize_grads=True)
+        for move, turn in zip(moves, strains, strict=True)
+    ]
+    return torch.stack([row[0] for row in rows])

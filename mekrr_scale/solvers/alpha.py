@@ -21,7 +21,8 @@ from torch import Tensor
 from mekrr_scale.arrays import RowBlock
 from mekrr_scale.baselines import Baseline
 from mekrr_scale.errors import ConfigError
-from mekrr_scale.solvers.direct import Direct, accumulate
+from mekrr_scale.solvers.direct import Direct
+from mekrr_scale.solvers.moments import accumulate
 from mekrr_scale.solvers.solution import Solution
 from mekrr_scale.whitening import Whitening, WhiteningBlock, whiten
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -15,71 +15,10 @@ from torch import Tensor
 from mekrr_scale.arrays import RowBlock, RowKind
 from mekrr_scale.baselines import Baseline, minimum_norm
 from mekrr_scale.errors import ConfigError, SolverError
+from mekrr_scale.solvers.moments import Moments, accumulate
+from mekrr_scale.solvers.path import Normal, Weights, ridge_path, weight_paths
 from mekrr_scale.solvers.solution import Path, PathPoint, Result, Solution
 from mekrr_scale.whitening import Whitening
-
-Weights = tuple[float, float, float]
-
-
-@dataclass
-class Moments:
-    """Sums over the rows of one kind and fold; r is the target, N the species counts."""
-
-    gram: Float64[Tensor, "rank rank"]  # Phi' W Phi
-    target: Float64[Tensor, " rank"]  # Phi' W r
-    counts: Float64[Tensor, "rank species"]  # Phi' W N
-    target_square: float = 0.0  # r' W r
-    target_counts: Tensor = field(default_factory=lambda: torch.zeros(0))  # N' W r
-    counts_square: Tensor = field(default_factory=lambda: torch.zeros(0))  # N' W N
-    share: float = 0.0  # what to divide by for a mean over structures
-    rows: int = 0
-    # unweighted, of total energies: what the composition baseline is refitted from
-    plain_gram: Tensor = field(default_factory=lambda: torch.zeros(0))  # N' N
-    plain_target: Tensor = field(default_factory=lambda: torch.zeros(0))  # N' r
-
-    @classmethod
-    def zero(cls, rank: int, species: int) -> Moments:
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(*shape, dtype=torch.float64)
-
-        return cls(
-            zeros(rank, rank), zeros(rank), zeros(rank, species), 0.0, zeros(species), zeros(species, species),
-            0.0, 0, zeros(species, species), zeros(species),
-        )  # fmt: skip
-
-    def add(self, phi: Tensor, block: RowBlock, chosen: Tensor) -> None:
-        rows, r, w, scale = phi[chosen], block.target[chosen], block.weight[chosen], block.scale[chosen]
-        if not len(r):
-            return
-        plain = block.counts[chosen]
-        n = plain * scale[:, None]
-        weighted = rows * w[:, None]
-        self.gram.addmm_(weighted.T, rows)
-        self.target += weighted.T @ r
-        self.counts += weighted.T @ n
-        self.target_square += float((w * r).dot(r))
-        self.target_counts += n.T @ (w * r)
-        self.counts_square += (n * w[:, None]).T @ n
-        self.share += float(block.share[chosen].sum())
-        self.rows += len(r)
-        self.plain_gram += plain.T @ plain
-        self.plain_target += plain.T @ (r / scale)
-
-    def projected(self, basis: Float64[Tensor, "rank smaller"]) -> Moments:
-        """The same sums for rows Phi P."""
-        if not self.rows:
-            return self
-        gram, target, counts = basis.T @ self.gram @ basis, basis.T @ self.target, basis.T @ self.counts
-        return replace(self, gram=gram, target=target, counts=counts)
-
-    def squared_error(self, beta: Tensor, shift: Tensor) -> Tensor:
-        """Weighted squared errors of solutions [rank, k] after a shift of the baseline."""
-        moved = self.target - self.counts @ shift
-        square = self.target_square - 2 * shift @ self.target_counts + shift @ self.counts_square @ shift
-        error = ((self.gram @ beta) * beta).sum(0) - 2 * moved @ beta + square
-        # what rounding leaves of the cancellation: an error below it is not known, and must not win
-        unknown = 4 * torch.finfo(torch.float64).eps * float(self.gram.norm()) * beta.square().sum(0)
-        return torch.maximum(error, unknown)
 
 
 @final
@@ -141,25 +80,24 @@ class Direct:
     ) -> Solution:
         """Solve from sums that are accumulated already."""
         start = time.perf_counter()
-        points, paths = [], {}
-        if n_folds:
-            for weights in self.weights:
-                paths[weights] = self._fold_solutions(moments, baseline, weights, n_folds)
-                points += self._errors(moments, paths[weights], weights, n_folds)
+        for weights in self.weights:
+            if not any(w and any(p.rows for p in moments[k]) for k, w in zip(RowKind, weights, strict=True)):
+                raise SolverError(f"no row has a weight above zero (energy, force, stress weights {weights})")
+        folds = self._fold_solutions(moments, baseline, n_folds)
+        points = [point for weights in self.weights for point in self._errors(moments, folds, weights)] if folds else []
         path = Path(tuple(points))
         best = self._choose(path)
-        total, target = _combined(moments, best.weights, range(max(n_folds, 1)))
-        beta = ridge_path(total, target, (best.ridge,))
+        everything = _normals(moments, range(max(n_folds, 1)))
+        beta = _solve(everything, best.weights, best.ridge)
         place = self.ridges.index(best.ridge)
-        chosen = paths.get(best.weights, [])
         finite = bool(torch.isfinite(beta).all())
         return Solution(
             value=whitening.coefficients(beta),
             ridges=(best.ridge,),
             result=Result.SUCCESS if finite else Result.BREAKDOWN,
             path=path,
-            fold_values=[whitening.coefficients(solution[:, place : place + 1]) for solution, _ in chosen],
-            fold_shifts=[shift for _, shift in chosen],
+            fold_values=[whitening.coefficients(paths[best.weights][:, place : place + 1]) for paths, _ in folds],
+            fold_shifts=[shift for _, shift in folds],
             stats={
                 "rows": sum(m.rows for kinds in moments.values() for m in kinds),
                 "rank": whitening.rank,
@@ -174,9 +112,9 @@ class Direct:
         return PathPoint(ridge, self.weights[0], math.nan, math.nan, math.nan)
 
     def _fold_solutions(
-        self, moments: dict[RowKind, list[Moments]], baseline: Baseline, weights: Weights, n_folds: int
-    ) -> list[tuple[Tensor, Tensor]]:
-        """For each fold: solutions of every ridge without it, and the baseline's shift."""
+        self, moments: dict[RowKind, list[Moments]], baseline: Baseline, n_folds: int
+    ) -> list[tuple[dict[Weights, Tensor], Tensor]]:
+        """For each fold: solutions without it of all weights and ridges, and the baseline's shift."""
         solutions = []
         for fold in range(n_folds):
             others = [i for i in range(n_folds) if i != fold]
@@ -186,23 +124,21 @@ class Direct:
                 torch.stack([m.plain_gram for m in energy]).sum(0),
                 torch.stack([m.plain_target for m in energy]).sum(0),
             )
-            gram, target = _combined(moments, weights, others, shift)
-            solutions.append((ridge_path(gram, target, self.ridges), shift))
+            solutions.append((weight_paths(_normals(moments, others, shift), self.weights, self.ridges), shift))
         return solutions
 
     def _errors(
         self,
         moments: dict[RowKind, list[Moments]],
-        solutions: Sequence[tuple[Tensor, Tensor]],
+        folds: Sequence[tuple[dict[Weights, Tensor], Tensor]],
         weights: Weights,
-        n_folds: int,
     ) -> list[PathPoint]:
         errors = {}
         for kind, parts in moments.items():
             total = torch.zeros(len(self.ridges), dtype=torch.float64)
-            for fold, (beta, shift) in enumerate(solutions):
-                if parts[fold].rows:
-                    total += parts[fold].squared_error(beta, shift)
+            for part, (paths, shift) in zip(parts, folds, strict=True):
+                if part.rows:
+                    total += part.squared_error(paths[weights], shift)
             count = sum(part.share for part in parts)
             errors[kind] = (total / count).sqrt() if count else torch.full_like(total, math.nan)
         return [
@@ -211,60 +147,19 @@ class Direct:
         ]
 
 
-def accumulate(
-    rows: Iterable[RowBlock],
-    whitening: Whitening,
-    n_species: int,
-    n_folds: int,
-    progress: Callable[[int], None] = lambda rows: None,
-) -> dict[RowKind, list[Moments]]:
-    """Sums over all rows in one pass, by kind and fold; memory does not depend on the rows.
-
-    Raises:
-        SolverError: no rows, or rows that are not finite.
-    """
-    moments = {kind: [Moments.zero(0, n_species) for _ in range(n_folds)] for kind in RowKind}
-    for block in rows:
-        phi = whitening.rows(block.matrix)
-        if not bool(torch.isfinite(phi.sum())):
-            raise SolverError("a row of the design matrix is not finite; check the features (`store verify`)")
-        check_folds(block, n_folds)
-        for fold in range(n_folds):
-            part = moments[block.kind][fold]
-            if len(part.target) == 0:
-                part = moments[block.kind][fold] = Moments.zero(whitening.rank, n_species)
-            part.add(phi, block, block.fold == fold if n_folds > 1 else torch.ones_like(block.fold, dtype=torch.bool))
-        progress(len(block.target))
-    if not any(part.rows for parts in moments.values() for part in parts):
-        raise SolverError("there is not a single row to fit; no structure in the store has a usable label")
-    return moments
-
-
-def ridge_path(
-    gram: Float64[Tensor, "rank rank"], target: Float64[Tensor, " rank"], ridges: Sequence[float]
-) -> Float64[Tensor, "rank ridges"]:
-    """(G + lambda)^-1 g for every ridge, from one eigendecomposition."""
-    if len(ridges) == 1:
-        shifted = gram.clone()
-        shifted.diagonal().add_(ridges[0])
-        factor, info = torch.linalg.cholesky_ex(shifted)
-        if int(info) == 0:
-            solution: Tensor = torch.cholesky_solve(target[:, None], factor)
-            return solution
-    s, q = torch.linalg.eigh(gram)
-    shifted = s.clamp_min(0.0)[:, None] + torch.tensor(ridges, dtype=torch.float64, device=s.device)
-    path: Tensor = q @ ((q.T @ target)[:, None] / shifted)
-    return path
-
-
-def check_folds(block: RowBlock, n_folds: int) -> None:
-    """Refuse rows whose folds are not those of the solve.
-
-    Raises:
-        ConfigError: more folds in the rows than asked for.
-    """
-    if n_folds > 1 and len(block.fold) and int(block.fold.max()) >= n_folds:
-        raise ConfigError(f"rows of fold {int(block.fold.max())} in a solve with {n_folds} folds; assign them alike")
+def _solve(normals: Sequence[Normal], weights: Weights, ridge: float) -> Float64[Tensor, "rank one"]:
+    """The one solution that is kept."""
+    if all(normal.factor is not None for normal in normals):
+        return weight_paths(normals, [weights], (ridge,))[weights]
+    rank = len(normals[0].target)
+    gram, target = torch.zeros(rank, rank, dtype=torch.float64), torch.zeros(rank, dtype=torch.float64)
+    for normal, weight in zip(normals, weights, strict=True):
+        if normal.factor is not None:
+            gram.addmm_(weight * normal.factor.T, normal.factor)
+        elif normal.gram is not None:
+            gram.add_(normal.gram, alpha=weight)
+        target += weight * normal.target
+    return ridge_path(gram, target, (ridge,))
 
 
 def check_ridges(ridges: Sequence[float]) -> None:
@@ -280,24 +175,25 @@ def check_ridges(ridges: Sequence[float]) -> None:
             raise ConfigError(f"ridge {ridge} must be a positive number; typical values are 1e-9 to 1e-2")
 
 
-def _combined(
-    moments: dict[RowKind, list[Moments]], weights: Weights, folds: Iterable[int], shift: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Weighted sum of Gram matrices and right-hand sides over kinds and folds."""
-    chosen = [
-        (weight, moments[kind][fold])
-        for fold in folds
-        for kind, weight in zip(RowKind, weights, strict=True)
-        if weight and moments[kind][fold].rows
-    ]
-    if not chosen:
-        raise SolverError(f"no row has a weight above zero (energy, force, stress weights {weights})")
-    gram = torch.zeros_like(chosen[0][1].gram)
-    target = torch.zeros_like(chosen[0][1].target)
-    for weight, part in chosen:
-        gram.add_(part.gram, alpha=weight)
-        target += weight * (part.target if shift is None else part.target - part.counts @ shift)
-    return gram, target
+def _normals(moments: dict[RowKind, list[Moments]], folds: Sequence[int], shift: Tensor | None = None) -> list[Normal]:
+    """The normal equations of some folds, kind by kind; without rows a kind is empty."""
+    rank = max(len(part.target) for parts in moments.values() for part in parts)
+    normals = []
+    for kind in RowKind:
+        parts = [moments[kind][fold] for fold in folds if moments[kind][fold].rows]
+        target = torch.zeros(rank, dtype=torch.float64)
+        for part in parts:
+            target += part.target if shift is None else part.target - part.counts @ shift
+        factors = [part.factor for part in parts]
+        kept = [factor for factor in factors if factor is not None]
+        if len(kept) == len(parts):
+            normals.append(Normal(None, torch.cat([*kept, target.new_zeros(0, rank)]), target))
+            continue
+        gram = parts[0].gram.clone()
+        for part in parts[1:]:
+            gram += part.gram
+        normals.append(Normal(gram, None, target))
+    return normals
 
 
 def refit_shift(baseline: Baseline, gram: Tensor, moment: Tensor) -> Float64[Tensor, " species"]:

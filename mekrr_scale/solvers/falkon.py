@@ -22,7 +22,9 @@ from mekrr_scale.baselines import Baseline
 from mekrr_scale.errors import ConfigError, SolverError
 from mekrr_scale.operators import NormalOperator, SpectralPreconditioner, WhitenedRows, classical_gram
 from mekrr_scale.rows import Rows
-from mekrr_scale.solvers.direct import Weights, check_folds, check_ridges, refit_shift
+from mekrr_scale.solvers.direct import check_ridges, refit_shift
+from mekrr_scale.solvers.moments import check_folds
+from mekrr_scale.solvers.path import Weights
 from mekrr_scale.solvers.solution import Path, PathPoint, Result, Solution
 from mekrr_scale.whitening import Whitening
 

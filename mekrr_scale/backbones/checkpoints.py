@@ -1,0 +1,139 @@
+"""Checkpoint files: those of known sizes and plain tensors, and those that may hold code.
+
+Two layouts of the first kind are read: the package's own, and that of the Open Catalyst Project
+(``state_dict``, ``config`` with ``model`` and ``model_attributes``, optional ``normalizers``; keys
+prefixed with ``module.`` any number of times).
+"""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from mekrr_scale.errors import BackboneError
+
+
+class UnsafeCheckpoint(UserWarning):
+    """A file of weights can only be read by running code that it holds."""
+
+
+def warn_unless_plain(path: Path) -> None:
+    """Warn if a checkpoint cannot be read as plain tensors."""
+    with path.open("rb") as stream:
+        pickled = zipfile.is_zipfile(stream) or (stream.seek(0), stream.read(1))[1] == pickle.PROTO
+    if not pickled:  # no code can run; whoever reads it says what is wrong
+        return
+    try:
+        torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        warnings.warn(
+            f"reading {path} runs code that the file holds; use it only if you trust where it comes from",
+            UnsafeCheckpoint,
+            stacklevel=2,
+        )
+    except Exception:  # broken in another way
+        return
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Sizes and weights of a network."""
+
+    path: Path
+    kind: Literal["own", "ocp"]
+    sizes: Mapping[str, Any]
+    weights: Mapping[str, Tensor]
+    mean: float  # of the energy's normaliser, eV per structure
+    std: float
+
+    @classmethod
+    def read(cls, path: Path, model: str, names: Sequence[str], optional: Mapping[str, Any]) -> Checkpoint:
+        """Read a checkpoint of a model without running code.
+
+        Args:
+            model: its name, as ``save`` and the Open Catalyst Project write it.
+            names: sizes that the configuration must have.
+            optional: sizes that it may have, with what they are otherwise.
+
+        Raises:
+            BackboneError: no such file, not a checkpoint of this model, or sizes missing.
+        """
+        if not path.is_file():
+            raise BackboneError(f"there is no checkpoint {path}; download it first (README, section backbones)")
+        try:
+            data = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise BackboneError(f"{path} is not a checkpoint that can be read without running code: {error}") from error
+        if not isinstance(data, dict) or "state_dict" not in data or "config" not in data:
+            keys = sorted(map(str, data))[:8] if isinstance(data, dict) else type(data).__name__
+            raise BackboneError(f"{path} holds {keys}; a checkpoint of {model} has 'config' and 'state_dict'")
+        own = str(data.get("format", "")).startswith("mekrr-scale")
+        found = str(data["format"]).split()[1] if own else _ocp_name(data["config"])
+        if model.replace("++", "") not in found.lower().replace("plusplus", "").replace("++", ""):
+            raise BackboneError(f"{path} is a checkpoint of model {found!r}, not of {model}")
+        attributes = data["config"] if own else _ocp_attributes(data["config"])
+        missing = [name for name in names if name not in attributes]
+        if missing:
+            raise BackboneError(f"the configuration in {path} lacks {', '.join(missing)}")
+        sizes = {name: attributes[name] for name in names}
+        sizes |= {name: attributes.get(name, default) for name, default in optional.items()}
+        target = (data.get("normalizers") or {}).get("target") or {}
+        weights = {_bare(name): tensor for name, tensor in data["state_dict"].items()}
+        mean, std = float(target.get("mean", 0.0)), float(target.get("std", 1.0))
+        return cls(path, "own" if own else "ocp", sizes, weights, mean, std)
+
+    def fill(self, network: nn.Module, ignored: Sequence[str] = (), aliases: Mapping[str, str] | None = None) -> None:
+        """Copy the weights by name.
+
+        Args:
+            ignored: names of weights that are of no use here.
+            aliases: names under which a parameter may be instead.
+
+        Raises:
+            BackboneError: weights missing, too many, or of another shape.
+        """
+        wanted = network.state_dict()
+        names = aliases or {}
+        places = {name: (name, names.get(name, name)) for name in wanted}
+        given = {name: self.weights[key] for name, keys in places.items() for key in keys if key in self.weights}
+        absent = sorted(set(wanted) - set(given))
+        surplus = sorted(set(self.weights) - set(wanted) - set(ignored))
+        if absent or surplus:
+            raise BackboneError(f"{self.path} does not fit its own sizes: missing {absent[:4]}, unknown {surplus[:4]}")
+        wrong = [n for n, t in given.items() if t.shape != wanted[n].shape]
+        if wrong:
+            found, expected = tuple(given[wrong[0]].shape), tuple(wanted[wrong[0]].shape)
+            raise BackboneError(f"{self.path}: {wrong[0]} has shape {found}, expected {expected}")
+        network.load_state_dict(given)
+
+
+def save(path: str | Path, model: str, network: nn.Module, sizes: Mapping[str, Any]) -> None:
+    """Write a checkpoint of the package's own layout."""
+    torch.save(
+        {"format": f"mekrr-scale {model} 1", "config": dict(sizes), "state_dict": network.state_dict()}, Path(path)
+    )
+
+
+def _ocp_name(config: Mapping[str, Any]) -> str:
+    model = config.get("model", "")
+    return str(model.get("name", "")) if isinstance(model, Mapping) else str(model)
+
+
+def _ocp_attributes(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    attributes = config.get("model_attributes", config.get("model"))
+    return cast(Mapping[str, Any], attributes if isinstance(attributes, Mapping) else {})
+
+
+def _bare(name: str) -> str:
+    """A parameter's name without the prefixes of parallel wrappers."""
+    while name.startswith("module."):
+        name = name.removeprefix("module.")
+    return name

@@ -1,0 +1,238 @@
+"""MACE (Batatia et al., arXiv 2206.07697) as a feature extractor, from any checkpoint file of it.
+
+MACE's own modules do the work in the order of its forward pass (its ``get_descriptors``
+detaches what it returns); edge vectors are built here from positions and strain. The package
+``mace-torch`` needs e3nn 0.4 and cannot share an environment with ``sevenn``.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mekrr_scale.backbones.base import Backbone, BackboneOutput
+from mekrr_scale.backbones.checkpoints import warn_unless_plain
+from mekrr_scale.errors import BackboneError, suggestion
+from mekrr_scale.graphs import Graph, edge_vectors
+
+_PLAIN_FORMAT = "mekrr-scale mace 1"
+_CLASSES = ("interaction_cls", "interaction_cls_first", "readout_cls")
+_IRREPS = ("hidden_irreps", "MLP_irreps", "edge_irreps")
+
+
+@final
+class Mace(Backbone):
+    """MACE's invariant channels after some of its interactions.
+
+    Args:
+        checkpoint: a model file of MACE (``.model``), which holds code and is read with a
+            warning, or one made of it by ``save_mace``, which does not.
+        layer: ``interaction1`` ..., or several joined by +, whose channels are put side by
+            side; default: all.
+        version: the head of a model with several; default: the last, as MACE's own calculator.
+
+    Raises:
+        BackboneError: mace-torch is not installed, no such file, not a MACE model, no such layer.
+    """
+
+    name = "mace"
+
+    def __init__(self, checkpoint: str | Path, layer: str | None = None, version: str | None = None) -> None:
+        self.module = _load(Path(checkpoint))
+        net = cast(Any, self.module)
+        if hasattr(net, "joint_embedding"):
+            raise BackboneError(f"{checkpoint} takes inputs besides the geometry (charges, ...): not supported")
+        heads = list(getattr(net, "heads", ["Default"]))
+        if version is not None and version not in heads:
+            raise BackboneError(f"{checkpoint} has no head {version!r}. {suggestion(version, heads)}")
+        self.version = version or heads[-1]
+        self._head = heads.index(self.version)
+        layers = [f"interaction{i + 1}" for i in range(len(net.interactions))]
+        chosen = (layer or "+".join(layers)).split("+")
+        for part in chosen:
+            if part not in layers:
+                raise BackboneError(f"{checkpoint} has no layer {part!r}. {suggestion(part, layers)}")
+        self.layer = "+".join(sorted(set(chosen), key=layers.index))
+        self._chosen = tuple(layers.index(part) for part in self.layer.split("+"))
+        self.cutoff = float(net.r_max)
+        self.species = frozenset(net.atomic_numbers.tolist())
+        self.dim = sum(_invariants(net.products[i]) for i in self._chosen)
+
+    @property
+    def has_energy(self) -> bool:
+        return True
+
+    def blocks(self) -> dict[str, Sequence[nn.Module]]:
+        net = cast(Any, self.module)
+        named: dict[str, Sequence[nn.Module]] = {"embedding": [net.node_embedding, net.radial_embedding]}
+        for i, pair in enumerate(zip(net.interactions, net.products, strict=True)):
+            named[f"interaction{i + 1}"] = pair
+        return named | {"readout": [net.readouts]}
+
+    def prepare(self, graph: Graph) -> Graph:
+        return graph
+
+    def forward(
+        self,
+        graph: Graph,
+        positions: Float[Tensor, "atoms 3"],
+        strain: Float[Tensor, "structures 3 3"] | None = None,
+        energies: bool = True,
+    ) -> BackboneOutput:
+        net = cast(Any, self.module)
+        vectors = edge_vectors(graph, positions, strain)
+        lengths = vectors.norm(dim=1, keepdim=True)
+        places = torch.searchsorted(net.atomic_numbers, graph.numbers)
+        attributes = nn.functional.one_hot(places, len(net.atomic_numbers)).to(positions.dtype)
+        # every pair is there from both ends, so that "sender, receiver" may be read either way
+        edges = graph.edge_index
+        state = net.node_embedding(attributes)
+        directions = net.spherical_harmonics(vectors)
+        radial, cutoff = net.radial_embedding(lengths, attributes, edges, net.atomic_numbers)
+        found, states = [], []
+        for i, (interaction, product) in enumerate(zip(net.interactions, net.products, strict=True)):
+            state, skip = interaction(
+                node_attrs=attributes,
+                node_feats=state,
+                edge_attrs=directions,
+                edge_feats=radial,
+                edge_index=edges,
+                cutoff=cutoff,
+                first_layer=i == 0,
+            )
+            state = product(node_feats=state, sc=skip, node_attrs=attributes)
+            states.append(state)
+            if i in self._chosen:
+                found.append(state[:, : _invariants(product)])
+                if not energies and len(found) == len(self._chosen):
+                    return BackboneOutput(torch.cat(found, 1), None)
+        return BackboneOutput(torch.cat(found, 1), self._energies(graph, lengths, attributes, states))
+
+    def _energies(
+        self, graph: Graph, lengths: Tensor, attributes: Tensor, states: Sequence[Tensor]
+    ) -> Float[Tensor, " atoms"]:
+        net = cast(Any, self.module)
+        heads = torch.full_like(graph.numbers, self._head)
+        total = attributes.new_zeros(len(attributes))
+        if hasattr(net, "pair_repulsion_fn"):
+            total = total + net.pair_repulsion_fn(lengths, attributes, graph.edge_index, net.atomic_numbers)
+        last_only = len(net.readouts) == 1
+        for i, readout in enumerate(net.readouts):
+            total = total + readout(states[-1 if last_only else i], heads)[:, self._head]
+        if hasattr(net, "scale_shift"):
+            total = net.scale_shift(total, heads)
+        references: Tensor = net.atomic_energies_fn(attributes)[:, self._head]
+        return references + total
+
+
+def save_mace(source: str | Path, target: str | Path) -> None:
+    """Rewrite a MACE model file as plain tensors, which can be read without running code.
+
+    Reading the source runs the code that it holds, this once.
+
+    Raises:
+        BackboneError: not a MACE model whose sizes can be told.
+    """
+    _require()
+    from mace.tools.scripts_utils import extract_config_mace_model
+
+    net = _load(Path(source))
+    config = extract_config_mace_model(net)
+    if "error" in config or config.get("cueq_config") or config.get("embedding_specs"):
+        raise BackboneError(f"{source} cannot be rewritten: {config.get('error', 'accelerated or with extra inputs')}")
+    plain = {key: value for key, value in config.items() if key not in ("cueq_config", "embedding_specs")}
+    for key in _CLASSES:
+        plain[key] = plain[key].__name__
+    for key in _IRREPS:
+        plain[key] = None if plain[key] is None else str(plain[key])
+    plain["gate"] = None if plain["gate"] is None else str(plain["gate"].__name__)
+    plain |= {key: torch.as_tensor(plain[key]).tolist() for key in ("atomic_energies", "atomic_numbers")}
+    plain |= {key: torch.as_tensor(plain[key]).tolist() for key in ("atomic_inter_scale", "atomic_inter_shift")}
+    plain["avg_num_neighbors"] = float(plain["avg_num_neighbors"])
+    torch.save({"format": _PLAIN_FORMAT, "config": plain, "state_dict": net.state_dict()}, target)
+
+
+def _load(path: Path) -> nn.Module:
+    _require()
+    if not path.is_file():
+        raise BackboneError(f"there is no checkpoint {path}; download a MACE model first (README, section backbones)")
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # a whole pickled module: MACE's usual format
+        warn_unless_plain(path)
+        try:
+            data = torch.load(path, map_location="cpu", weights_only=False)
+        except Exception as error:
+            raise BackboneError(f"{path} is not a checkpoint that mace-torch can read: {error!r}") from error
+    if isinstance(data, dict) and data.get("format") == _PLAIN_FORMAT:
+        data = _rebuilt(data)
+    if not all(hasattr(data, part) for part in ("interactions", "products", "readouts", "radial_embedding", "r_max")):
+        raise BackboneError(
+            f"{path} holds {type(data).__name__}, not a MACE model; give the .model file (a training checkpoint "
+            "of weights alone does not tell the network's sizes)"
+        )
+    return cast(nn.Module, data.float().eval().requires_grad_(False))
+
+
+def _rebuilt(data: dict[str, Any]) -> nn.Module:
+    """The network of a file of ``save_mace``."""
+    import numpy as np
+    from e3nn import o3
+    from mace import modules
+    from mace.modules import blocks
+
+    config = dict(data["config"])
+    config["interaction_cls"] = modules.interaction_classes[config["interaction_cls"]]
+    config["interaction_cls_first"] = modules.interaction_classes[config["interaction_cls_first"]]
+    config["readout_cls"] = getattr(blocks, config["readout_cls"])
+    for key in _IRREPS:
+        config[key] = None if config[key] is None else o3.Irreps(config[key])
+    config["gate"] = None if config["gate"] is None else getattr(torch.nn.functional, config["gate"])
+    for key in ("atomic_energies", "atomic_inter_scale", "atomic_inter_shift"):
+        config[key] = np.array(config[key])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # e3nn 0.4 compiles by means that torch deprecates
+        network: nn.Module = modules.ScaleShiftMACE(**config)
+    network.load_state_dict(data["state_dict"])
+    return network
+
+
+def _require() -> None:
+    """Import mace-torch, and undo what its import does to torch.
+
+    It makes ``torch.load`` run code by default, for every file; its e3nn 0.4 reads a table that
+    torch's safe reader takes only if slices are allowed.
+    """
+    before = os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals([slice]):
+            warnings.simplefilter("ignore")
+            from mace.modules import blocks, radial
+    except ImportError as error:
+        raise BackboneError(
+            "backbone mace needs the package mace-torch: pip install 'mekrr-scale[mace]', in an environment without "
+            f"sevenn: mace-torch needs e3nn 0.4, sevenn 0.6 ({error})"
+        ) from error
+    finally:
+        if before is None:
+            os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
+    # the same sums out of place, which torch can vectorise over directions; MACE offers no place for them
+    blocks.scatter_sum = radial.scatter_sum = _scatter_sum
+
+
+def _scatter_sum(src: Tensor, index: Tensor, dim: int = -1, out: None = None, dim_size: int | None = None) -> Tensor:
+    shape = list(src.shape)
+    shape[dim] = int(index.max()) + 1 if dim_size is None else dim_size
+    return src.new_zeros(shape).index_add(dim, index, src)
+
+
+def _invariants(product: Any) -> int:
+    """Number of invariant channels, which come first."""
+    return int(product.linear.irreps_out.count("0e"))

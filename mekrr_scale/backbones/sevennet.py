@@ -1,0 +1,169 @@
+"""SevenNet (Park et al., J. Chem. Theory Comput. 20, 4857 (2024)) as a feature extractor.
+
+Weights come with the ``sevenn`` wheel, or from a checkpoint file of the user's. The network's
+own modules do the work; edge vectors are built here from positions and strain, and messages are
+summed here, so that derivatives flow in both modes and in any precision.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mekrr_scale.backbones.base import Backbone, BackboneOutput
+from mekrr_scale.backbones.checkpoints import warn_unless_plain
+from mekrr_scale.errors import BackboneError, suggestion
+from mekrr_scale.graphs import Graph, edge_vectors
+
+# what a user writes: file in the wheel, and the level of theory of a model with several
+_WHEEL = {
+    "7net-0": ("7net-0_11jul2024", None),
+    "7net-0-22may2024": ("7net-0_22may2024", None),
+    "7net-l3i5": ("7net-l3i5", None),
+    "7net-mf-0-pbe": ("7net-mf-0", "PBE"),
+    "7net-mf-0-r2scan": ("7net-mf-0", "R2SCAN"),
+}
+
+
+@final
+class Sevennet(Backbone):
+    """SevenNet's scalar channels behind the gates of some of its interactions.
+
+    Args:
+        layer: ``gate1`` ... or several joined by +, whose scalars are put side by side. A
+            feature of a gate sees as many cutoffs far as its number.
+        version: weights in the wheel: ``7net-0``, ``7net-0-22may2024``, ``7net-l3i5``,
+            ``7net-mf-0-pbe`` or ``7net-mf-0-r2scan``.
+        checkpoint: a file of SevenNet's own training instead, of one level of theory.
+
+    Raises:
+        BackboneError: the wheel is not installed, no such weights, or no such layer.
+    """
+
+    name = "sevennet"
+
+    def __init__(
+        self, layer: str = "gate1+gate2", version: str | None = None, checkpoint: str | Path | None = None
+    ) -> None:
+        if version is not None and checkpoint is not None:
+            raise BackboneError("backbone sevennet takes a version or a checkpoint, not both")
+        if checkpoint is None and (version or "7net-0") not in _WHEEL:
+            raise BackboneError(f"sevennet has no weights of version {version!r}. {suggestion(str(version), _WHEEL)}")
+        self.version = version or ("7net-0" if checkpoint is None else "checkpoint")
+        self.module, self._modality = _load(self.version, None if checkpoint is None else Path(checkpoint))
+        net = cast(Any, self.module)
+        gates = [f"gate{i + 1}" for i in range(sum(name.endswith("_equivariant_gate") for name in net._modules))]
+        chosen = layer.split("+")
+        for part in chosen:
+            if part not in gates:
+                raise BackboneError(f"{self.version} has no layer {part!r}. {suggestion(part, gates)}")
+        self.layer = "+".join(sorted(set(chosen), key=gates.index))
+        self._gates = tuple(f"{gates.index(part)}_equivariant_gate" for part in self.layer.split("+"))
+        self.cutoff = float(net.cutoff)
+        self.species = frozenset(net.type_map)
+        self.dim = sum(_scalars(net._modules[gate]) for gate in self._gates)
+        types = torch.full((120,), -1, dtype=torch.int64)
+        for z, index in net.type_map.items():
+            types[z] = index
+        self._types = types
+
+    @property
+    def has_energy(self) -> bool:
+        return True
+
+    def blocks(self) -> dict[str, Sequence[nn.Module]]:
+        named: dict[str, list[nn.Module]] = {"embedding": []}
+        for name, module in self._modules():
+            place = name.split("_")[0]
+            block = f"interaction{int(place) + 1}" if place.isdigit() else "readout" if len(named) > 1 else "embedding"
+            named.setdefault(block, []).append(module)
+        return dict(named)
+
+    def prepare(self, graph: Graph) -> Graph:
+        return graph
+
+    def forward(
+        self,
+        graph: Graph,
+        positions: Float[Tensor, "atoms 3"],
+        strain: Float[Tensor, "structures 3 3"] | None = None,
+        energies: bool = True,
+    ) -> BackboneOutput:
+        data: dict[str, Any] = {
+            "x": self._types.to(self.device)[graph.numbers],
+            "edge_index": graph.edge_index,
+            "edge_vec": edge_vectors(graph, positions, strain),
+            "batch": graph.owner,
+        }
+        if self._modality is not None:
+            data["modal_type"] = torch.full((graph.n_structures,), self._modality, device=self.device)
+        found = []
+        for name, module in self._modules():
+            if name.endswith("_convolution"):
+                data["x"] = _convolve(module, data)
+                continue
+            data = module(data)
+            if name == "onehot_idx_to_onehot":  # the module makes float32 whatever the weights are
+                data["x"] = data["x"].to(positions.dtype)
+                data["node_attr"] = data["x"]
+            if name in self._gates:
+                found.append(data["x"][:, : _scalars(module)])
+                if not energies and len(found) == len(self._gates):
+                    break
+        return BackboneOutput(torch.cat(found, 1), data["atomic_energy"][:, 0] if energies else None)
+
+    def _modules(self) -> list[tuple[str, nn.Module]]:
+        """What lies between a graph and its atoms' energies."""
+        modules = cast(dict[str, nn.Module], self.module._modules)
+        return [(name, m) for name, m in modules.items() if name not in ("reduce_total_enegy", "force_output")]
+
+
+def _convolve(module: Any, data: dict[str, Any]) -> Tensor:
+    """The module's convolution, with a sum that can be vectorised over directions."""
+    centre, neighbour = data["edge_index"]
+    weight = module.weight_nn(data["edge_embedding"])
+    message = module.convolution(data["x"][neighbour], data["edge_attr"], weight)
+    total = message.new_zeros(len(data["x"]), message.shape[1]).index_add(0, centre, message)
+    return cast(Tensor, total / module.denominator)
+
+
+def _scalars(gate: nn.Module) -> int:
+    """Number of invariant channels, which come first in what a gate gives."""
+    return int(cast(Any, gate).gate.irreps_scalars.num_irreps)
+
+
+def _load(version: str, checkpoint: Path | None) -> tuple[nn.Module, int | None]:
+    """The network and the index of its level of theory, if it knows several."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from sevenn.checkpoint import SevenNetCheckpoint
+            from sevenn.util import pretrained_name_to_path
+    except ImportError as error:
+        raise BackboneError(
+            "backbone sevennet needs the package sevenn: pip install 'mekrr-scale[sevennet]' (in an environment "
+            f"without mace-torch, which needs an older e3nn): {error}"
+        ) from error
+    file, level = _WHEEL.get(version, ("", None))
+    if checkpoint is not None:
+        if not checkpoint.is_file():
+            raise BackboneError(f"there is no checkpoint {checkpoint}")
+        warn_unless_plain(checkpoint)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # e3nn and sevenn speak of accelerators and of pickles
+        path = checkpoint or Path(pretrained_name_to_path(file))
+        try:
+            net = SevenNetCheckpoint(path).build_model()
+        except Exception as error:
+            raise BackboneError(f"{path} is not a checkpoint that sevenn can read: {error!r}") from error
+    modalities: dict[str, int] = getattr(net, "modal_map", None) or {}
+    if modalities and level is None:
+        raise BackboneError(f"{path} holds several levels of theory {sorted(modalities)}; only those of the wheel do")
+    net.eval().requires_grad_(False)
+    return cast(nn.Module, net), None if level is None else int(modalities[level])

@@ -1,0 +1,171 @@
+"""Solutions for many ridges and weights from few decompositions.
+
+    beta(lambda, w) = (sum_k w_k Phi_k' W_k Phi_k + lambda)^-1 sum_k w_k Phi_k' W_k r_k
+
+over kinds k of rows. Kinds with fewer rows than a third of the rank ("light", most often the
+energies) are split off: U spans their rows, V the rest of the space, and in this basis the system
+is that of the heavy kinds alone on V, plus a small Schur complement on U. The heavy kinds'
+matrix on V is diagonalised once for every ratio of their weights; all light weights and ridges
+then cost no further decomposition. Block elimination of a positive definite matrix is as stable
+as Cholesky; the low-rank update formula of Woodbury, which would do the same, is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from mekrr_scale.whitening import eigh
+
+Weights = tuple[float, float, float]  # of energy, force and stress rows
+
+
+@dataclass(frozen=True)
+class Normal:
+    """What the rows of one kind add to the normal equations."""
+
+    gram: Float64[Tensor, "rank rank"] | None  # Phi' W Phi; None where the rows are given
+    factor: Float64[Tensor, "rows rank"] | None  # W^1/2 Phi
+    target: Float64[Tensor, " rank"]  # Phi' W r
+
+
+def weight_paths(
+    kinds: Sequence[Normal], weights: Sequence[Weights], ridges: Sequence[float]
+) -> dict[Weights, Float64[Tensor, "rank ridges"]]:
+    """Solutions for every combination of weights and every ridge.
+
+    Args:
+        kinds: of energy, force and stress rows.
+    """
+    rank = len(kinds[0].target)
+    light = [i for i, kind in enumerate(kinds) if kind.factor is not None]
+    while sum(len(_rows(kinds[i])) for i in light) > rank // 3:
+        light.remove(max(light, key=lambda i: len(_rows(kinds[i]))))
+    heavy = [i for i in range(len(kinds)) if i not in light]
+    basis = _Rotation.of([_rows(kinds[i]) for i in light], rank)
+    targets = [basis.into(kind.target[:, None]) for kind in kinds]
+    factors = {i: basis.into(_rows(kinds[i]).T)[: basis.width] for i in light}
+    solved: dict[Weights, Tensor] = {}
+    ratios: dict[tuple[float, ...], list[tuple[float, Weights]]] = {}
+    for combination in weights:
+        largest = max((combination[i] for i in heavy), default=0.0)
+        ratio = tuple(combination[i] / largest if largest else 0.0 for i in heavy)
+        ratios.setdefault(ratio, []).append((largest, combination))
+    for ratio, members in ratios.items():
+        system = _Decomposed.of({i: w for i, w in zip(heavy, ratio, strict=True) if w}, kinds, basis)
+        for scale, combination in members:
+            small = torch.zeros(basis.width, basis.width, dtype=torch.float64)
+            for i, factor in factors.items():
+                small += combination[i] * (factor @ factor.T)
+            right = sum((w * t for w, t in zip(combination, targets, strict=True)), torch.zeros_like(targets[0]))
+            solved[combination] = system.solve(scale, small, right[:, 0], ridges)
+    joined = basis.back(torch.cat(list(solved.values()), 1)).split(len(ridges), 1)
+    return dict(zip(solved, joined, strict=True))
+
+
+def ridge_path(
+    gram: Float64[Tensor, "rank rank"], target: Float64[Tensor, " rank"], ridges: Sequence[float]
+) -> Float64[Tensor, "rank ridges"]:
+    """(G + lambda)^-1 g for every ridge, from one decomposition."""
+    if len(ridges) == 1:
+        shifted = gram.clone()
+        shifted.diagonal().add_(ridges[0])
+        factor, info = torch.linalg.cholesky_ex(shifted)
+        if int(info) == 0:
+            solution: Tensor = torch.cholesky_solve(target[:, None], factor)
+            return solution
+    none = Normal(None, target.new_zeros(0, len(target)), torch.zeros_like(target))
+    return weight_paths([Normal(gram, None, target), none, none], [(1.0, 0.0, 0.0)], ridges)[1.0, 0.0, 0.0]
+
+
+def _rows(kind: Normal) -> Tensor:
+    assert kind.factor is not None
+    return kind.factor
+
+
+@dataclass(frozen=True)
+class _Rotation:
+    """An orthogonal basis whose first ``width`` vectors span some rows (Householder)."""
+
+    reflectors: Tensor
+    tau: Tensor
+    width: int
+
+    @classmethod
+    def of(cls, rows: Sequence[Tensor], rank: int) -> _Rotation:
+        stacked = torch.cat([*rows, torch.zeros(0, rank, dtype=torch.float64)])
+        reflectors, tau = torch.geqrf(stacked.T.contiguous())
+        return cls(reflectors, tau, len(stacked))
+
+    def into(self, columns: Tensor) -> Tensor:
+        return torch.ormqr(self.reflectors, self.tau, columns, transpose=True) if self.width else columns
+
+    def back(self, columns: Tensor) -> Tensor:
+        return torch.ormqr(self.reflectors, self.tau, columns) if self.width else columns
+
+
+@dataclass(frozen=True)
+class _Decomposed:
+    """The heavy kinds' matrix [[D, E'], [E, W diag(s) W']] with C = W'E."""
+
+    corner: Tensor  # D
+    coupling: Tensor  # C
+    spectrum: Tensor  # s
+    vectors: Tensor | None  # W; None for a zero matrix
+
+    @classmethod
+    def of(cls, heavy: Mapping[int, float], kinds: Sequence[Normal], basis: _Rotation) -> _Decomposed:
+        rank, width = len(kinds[0].target), basis.width
+        total: Tensor | None = None
+        for i, weight in heavy.items():
+            gram, factor = kinds[i].gram, kinds[i].factor
+            if gram is None:
+                assert factor is not None
+                gram = factor.T @ factor
+            total = weight * gram if total is None else total.add_(gram, alpha=weight)
+        if total is None:
+            return cls(
+                torch.zeros(width, width, dtype=torch.float64),
+                torch.zeros(rank - width, width, dtype=torch.float64),
+                torch.zeros(rank - width, dtype=torch.float64),
+                None,
+            )
+        total = basis.into(basis.into(total).T)
+        spectrum, vectors = eigh(total[width:, width:])
+        return cls(total[:width, :width], vectors.T @ total[width:, :width], spectrum.clamp_min(0.0), vectors)
+
+    def solve(
+        self, scale: float, small: Tensor, right: Tensor, ridges: Sequence[float]
+    ) -> Float64[Tensor, "rank ridges"]:
+        """(scale heavy + [[small, 0], [0, 0]] + ridge)^-1 right for every ridge, in the rotated basis."""
+        width = len(self.corner)
+        above, below = right[:width], right[width:]
+        if self.vectors is not None:
+            below = self.vectors.T @ below
+        coupling = scale * self.coupling
+        heads = torch.zeros(width, len(ridges), dtype=torch.float64)
+        tails = torch.zeros(len(below), len(ridges), dtype=torch.float64)
+        for k, ridge in enumerate(ridges):
+            inverse = 1.0 / (scale * self.spectrum + ridge)
+            if width:
+                damped = inverse[:, None] * coupling
+                schur = scale * self.corner + small - coupling.T @ damped
+                schur.diagonal().add_(ridge)
+                heads[:, k] = _positive_solve((schur + schur.T) / 2, above - damped.T @ below, ridge)
+            tails[:, k] = inverse * (below - coupling @ heads[:, k])
+        return torch.cat([heads, tails if self.vectors is None else self.vectors @ tails])
+
+
+def _positive_solve(matrix: Tensor, right: Tensor, smallest: float) -> Tensor:
+    """Solve with a matrix that is at least ``smallest`` but for rounding."""
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    if int(info) == 0:
+        solution: Tensor = torch.cholesky_solve(right[:, None], factor)[:, 0]
+        return solution
+    s, q = torch.linalg.eigh(matrix)
+    fallback: Tensor = q @ ((q.T @ right) / s.clamp_min(smallest))
+    return fallback
