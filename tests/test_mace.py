@@ -1,7 +1,8 @@
 """MACE as a backbone, on small models made here; runs in an environment of its own (`make test-mace`)."""
 
 import importlib.util
-import os
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -115,7 +116,17 @@ def test_a_pickled_model_warns_and_a_rewritten_one_does_not(model, tmp_path):
         save_mace(model, plain)
     second = load_backbone("mace", checkpoint=str(plain))  # warnings are errors here
     assert second.identity() == first.identity()
-    assert "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD" not in os.environ
+
+
+def test_loading_leaves_torch_as_careful_as_it_was(model):
+    """Importing mace makes every later `torch.load` run code; loading a backbone undoes that."""
+    script = (
+        "import os, sys, warnings; warnings.simplefilter('ignore');"
+        "from mekrr_scale.backbones import load_backbone;"
+        f"load_backbone('mace', checkpoint={str(model)!r});"
+        "sys.exit('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD' in os.environ)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 def test_refusals(model, tmp_path):
