@@ -11,6 +11,7 @@ NAMES = (
     "falkon_iterations",
     "scaling",
     "molecular_dynamics",
+    "bpa_forces",
 )
 
 for name in sys.argv[1:] or NAMES:

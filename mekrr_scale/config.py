@@ -13,7 +13,7 @@ from mekrr_scale.baselines import BaselineKind
 from mekrr_scale.errors import ConfigError, suggestion
 from mekrr_scale.kernels import SpeciesMixing
 from mekrr_scale.landmarks import Balance
-from mekrr_scale.pipeline import FitPlan, LengthScale
+from mekrr_scale.pipeline import FitPlan, LandmarkMethod, LengthScale
 from mekrr_scale.transforms import Standardize
 from mekrr_scale.whitening import WhiteningMethod
 
@@ -73,7 +73,7 @@ class BaselineSection(_Section):
 class LandmarkSection(_Section):
     """[landmarks]"""
 
-    method: Literal["uniform", "farthest", "leverage", "structures"] = "uniform"
+    method: LandmarkMethod = "uniform"
     count: int = Field(default=1000, ge=0)
     balance: Balance = "sqrt"
 
@@ -84,7 +84,7 @@ class SolverSection(_Section):
     name: Literal["direct", "falkon", "exact"] = "direct"
     ridge: Annotated[list[float], Listed] = [10.0 ** (k / 2) for k in range(-20, -3)]
     energy_weight: Annotated[list[float], Listed] = [1.0]
-    force_weight: Annotated[list[float], Listed] = [1e-4, 1e-3, 1e-2]
+    force_weight: Annotated[list[float], Listed] = [1e-4, 1e-3, 1e-2, 1e-1]
     stress_weight: Annotated[list[float], Listed] = [0.0]
     select: tuple[float, float, float] = (1.0, 1e-4, 0.0)
     derivatives: bool = True

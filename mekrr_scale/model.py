@@ -261,7 +261,9 @@ class Potential:
         positions = graph.positions.detach().clone().requires_grad_(forces or stress)
         strain = positions.new_zeros(graph.n_structures, 3, 3).requires_grad_(stress)
         with torch.set_grad_enabled(forces or stress):
-            output = self.backbone.forward(graph, positions, strain if stress else None)
+            output = self.backbone.forward(
+                graph, positions, strain if stress else None, energies=self.model.baseline.prior
+            )
         values, gradient = self._kernel_part(
             output.features.detach().cpu(), graph.numbers.cpu(), graph.owner.cpu(), graph.n_structures, forces or stress
         )

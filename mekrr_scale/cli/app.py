@@ -131,7 +131,7 @@ def fit(
     output: Annotated[str | None, typer.Option("--output", "-o", help="model file to write")] = None,
     solver: Annotated[str | None, typer.Option(help="direct, falkon or exact")] = None,
     landmarks: Annotated[int | None, typer.Option(help="number of landmarks")] = None,
-    method: Annotated[str | None, typer.Option(help="uniform, farthest, leverage or structures")] = None,
+    method: Annotated[str | None, typer.Option(help="uniform, displaced, farthest, leverage or structures")] = None,
     kernel: Annotated[
         str | None, typer.Option(help="gaussian, matern32, matern52, gaussian-sum, linear, polynomial")
     ] = None,

@@ -3,7 +3,7 @@
 from mekrr_scale.pipeline.evaluate import Evaluation, evaluate, evaluate_store, predict
 from mekrr_scale.pipeline.extract import ExtractPlan, ExtractReport, extract
 from mekrr_scale.pipeline.fit import FitReport, fit
-from mekrr_scale.pipeline.plan import FitPlan, LengthScale
+from mekrr_scale.pipeline.plan import FitPlan, LandmarkMethod, LengthScale
 
 __all__ = [
     "Evaluation",
@@ -11,6 +11,7 @@ __all__ = [
     "ExtractReport",
     "FitPlan",
     "FitReport",
+    "LandmarkMethod",
     "LengthScale",
     "evaluate",
     "evaluate_store",

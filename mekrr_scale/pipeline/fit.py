@@ -19,6 +19,7 @@ from mekrr_scale.baselines import Baseline, BaselineKind
 from mekrr_scale.errors import ConfigError, SolverError
 from mekrr_scale.kernels import AtomKernel, Landmarks, SetKernel, SpeciesMixing, atom_kernel
 from mekrr_scale.landmarks import (
+    Displaced,
     FarthestPoint,
     LandmarkSelection,
     LeverageScores,
@@ -158,6 +159,8 @@ def _selection(plan: FitPlan) -> LandmarkSelection:
     match plan.landmarks:
         case "uniform":
             return Uniform(count, seed, plan.balance)
+        case "displaced":
+            return Displaced(count, seed, plan.balance)
         case "farthest":
             return FarthestPoint(count, seed, plan.balance)
         case "leverage":
@@ -177,7 +180,8 @@ def _tries(
     """A trial for every alpha: of one pass where the Gram matrices of a sweep fit in memory."""
     baseline = data.baseline(kind, plan)
     first = next(iter(kernels.values()))
-    landmarks = _selection(plan).select(data.energies, first)
+    batches = data.moved if plan.landmarks == "displaced" and data.derivatives else data.energies
+    landmarks = _selection(plan).select(batches, first)
     grams = 4 * landmarks.n_sets**2 * 8 * max(plan.folds, 1) * (1 + 2 * data.derivatives)
     able = plan.solver == "direct" and plan.reduce == "sum" and grams <= plan.memory_bytes
     swept = [alpha for alpha in kernels if able and alpha >= SMALLEST_ALPHA]

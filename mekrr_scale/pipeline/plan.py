@@ -14,7 +14,7 @@ from mekrr_scale.landmarks import Balance
 from mekrr_scale.transforms import Standardize
 from mekrr_scale.whitening import WhiteningMethod
 
-LandmarkMethod = Literal["uniform", "farthest", "leverage", "structures"]
+LandmarkMethod = Literal["uniform", "displaced", "farthest", "leverage", "structures"]
 SolverName = Literal["direct", "falkon", "exact"]
 
 
@@ -73,7 +73,7 @@ class FitPlan:
     ridges: tuple[float, ...] = tuple(10.0 ** (k / 2) for k in range(-20, -3))
     folds: int = 5
     energy_weights: tuple[float, ...] = (1.0,)
-    force_weights: tuple[float, ...] = (1e-4, 1e-3, 1e-2)
+    force_weights: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1)
     stress_weights: tuple[float, ...] = (0.0,)
     select: tuple[float, float, float] = (1.0, 1e-4, 0.0)
     use_derivatives: bool = True

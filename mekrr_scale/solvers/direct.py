@@ -186,7 +186,7 @@ def _normals(moments: dict[RowKind, list[Moments]], folds: Sequence[int], shift:
             target += part.target if shift is None else part.target - part.counts @ shift
         factors = [part.factor for part in parts]
         kept = [factor for factor in factors if factor is not None]
-        if len(kept) == len(parts):
+        if len(kept) == len(parts) and sum(map(len, kept)) <= rank // 2:
             normals.append(Normal(None, torch.cat([*kept, target.new_zeros(0, rank)]), target))
             continue
         gram = parts[0].gram.clone()

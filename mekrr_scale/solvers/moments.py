@@ -54,13 +54,9 @@ class Moments:
 
     @property
     def gram(self) -> Float64[Tensor, "rank rank"]:
-        """Phi' W Phi."""
-        if self._summed is None:
-            rows = self.factor
-            assert rows is not None
-            return rows.T @ rows
+        """Phi' W Phi; rows that were kept are not any more."""
         self._flush()
-        return self._summed
+        return self.target.new_zeros(len(self.target), len(self.target)) if self._summed is None else self._summed
 
     def add(self, phi: Tensor, block: RowBlock, chosen: Tensor) -> None:
         rows, r, w, scale = phi[chosen], block.target[chosen], block.weight[chosen], block.scale[chosen]

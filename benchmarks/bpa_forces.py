@@ -1,0 +1,99 @@
+"""3BPA, energies and forces on SevenNet-0 features: what helps, on 100 frames that no fit sees."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+
+from benchmarks.data import CACHE, structures, table
+from mekrr_scale.backbones import BackboneSpec, load_backbone
+from mekrr_scale.model import Potential
+from mekrr_scale.pipeline import ExtractPlan, FitPlan, LengthScale, evaluate, extract, fit
+from mekrr_scale.store import FeatureStore
+from mekrr_scale.structures import read_structures
+
+SPEC = BackboneSpec("sevennet")
+PLAN = FitPlan(
+    n_landmarks=1000,
+    length_scales=(LengthScale(4.0),),
+    baselines=("composition",),
+    landmarks="displaced",
+    force_weights=(1e-3, 1e-2, 1e-1, 1.0),
+)
+
+
+def frames(count: int, test: bool = False) -> Path:
+    """The first frames of a random order of the file, or its last hundred."""
+    path = CACHE / "3bpa" / ("test.xyz" if test else f"{count}.xyz")
+    if not path.exists():
+        found = list(read_structures(structures("mol_3bpa/train_300K.xyz.xz")))
+        order = np.random.default_rng(0).permutation(len(found))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        ase.io.write(path, [found[i] for i in (order[-100:] if test else order[:count])])
+    return path
+
+
+def store(count: int, derivatives: int | str, dtype: str = "float32") -> tuple[FeatureStore, float]:
+    """Features and tangents of the first frames, and the seconds that they took (0: made before)."""
+    folder = CACHE / "3bpa" / f"{count}-{derivatives}-{dtype}"
+    start = time.perf_counter()
+    taken = 0.0
+    if not (folder / "manifest.json").exists():
+        extract(frames(count), folder, ExtractPlan(SPEC, derivatives=derivatives, dtype=dtype))  # type: ignore[arg-type]
+        taken = time.perf_counter() - start
+    return FeatureStore(folder), taken
+
+
+def errors(model: Any, backbone: Any) -> dict[str, float]:
+    """On the hundred frames that no fit sees."""
+    return evaluate(Potential(model, backbone), read_structures(frames(0, test=True))).metrics()
+
+
+def variants() -> list[tuple[str, int, int | str, FitPlan]]:
+    lengths = tuple(LengthScale(x) for x in (2.0, 4.0, 8.0))
+    both = replace(PLAN, baselines=("backbone",))
+    rows: list[tuple[str, int, int | str, FitPlan]] = []
+    for count, derivatives in ((25, "all"), (50, "all"), (250, 16)):
+        many = replace(PLAN, n_landmarks=2000)
+        rows.append(("M = 1000", count, derivatives, PLAN))
+        rows.append(("M = 2000", count, derivatives, many))
+        rows.append(("M = 2000, backbone prior", count, derivatives, replace(both, n_landmarks=2000)))
+    rows += [(f"alpha {a}", 25, "all", replace(PLAN, alphas=(a,))) for a in (0.0, 0.1, 0.5)]
+    rows += [
+        ("length scale 2x", 25, "all", replace(PLAN, length_scales=lengths[:1])),
+        ("length scale 8x", 25, "all", replace(PLAN, length_scales=lengths[2:])),
+        ("sum of three Gaussians", 25, "all", replace(PLAN, kernel="gaussian-sum", length_scales=lengths)),
+        ("Matern 5/2", 25, "all", replace(PLAN, kernel="matern52")),
+        ("atoms alone (M = 675)", 25, "all", replace(PLAN, landmarks="uniform", n_landmarks=675)),
+        ("as many landmarks of each element", 50, "all", replace(PLAN, balance="equal")),
+        ("farthest points", 50, "all", replace(PLAN, landmarks="farthest")),
+        ("features centred, not scaled", 25, "all", replace(PLAN, standardize=("centre-per-species",))),
+        ("energies only", 50, "all", replace(PLAN, use_derivatives=False)),
+        ("equal cost", 50, 40, PLAN),
+        ("equal cost", 125, 16, PLAN),
+        ("equal cost", 250, 8, PLAN),
+    ]
+    return rows
+
+
+def main() -> None:
+    backbone = load_backbone(SPEC)
+    rows: list[list[object]] = []
+    for name, count, derivatives, plan in variants():
+        data, _ = store(count, derivatives)
+        start = time.perf_counter()
+        report = fit(data, plan)
+        taken = time.perf_counter() - start
+        found = errors(report.model, backbone)
+        v = report.model.validation
+        cv = 1e3 * float(v.get("force_rmse", float("nan")))
+        chosen = f"ridge {v['ridge']:.0e}, w_F {v['weights'][1]:g}"
+        figures = [round(found[key], 2 if "energy" in key else 1) for key in ("energy_mae", "force_mae", "force_rmse")]
+        rows.append([f"{count} x {derivatives}", name, chosen, round(cv, 1), *figures, round(taken, 1)])
+        print(*rows[-1], sep=" | ", flush=True)
+    print("\nmeV/atom and meV/angstrom; CV: RMSE of force components, five folds\n")
+    header = ["frames x directions", "variant", "chosen by CV", "CV forces", "energy MAE", "force MAE", "force RMSE"]
+    table([*header, "seconds of the fit"], rows)
