@@ -10,8 +10,8 @@ import numpy as np
 
 from benchmarks.data import CACHE, structures, table
 from mekrr_scale.backbones import BackboneSpec, load_backbone
-from mekrr_scale.model import Potential
 from mekrr_scale.pipeline import ExtractPlan, FitPlan, LengthScale, evaluate, extract, fit
+from mekrr_scale.potential import Potential
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.structures import read_structures
 

@@ -17,8 +17,9 @@ from ase.units import fs
 
 from mekrr_scale.calculator import MekrrCalculator
 from mekrr_scale.cli.console import Bar, out
-from mekrr_scale.model import Model, Potential
+from mekrr_scale.model import Model
 from mekrr_scale.pipeline import ExtractPlan, FitPlan, evaluate, extract, fit
+from mekrr_scale.potential import Potential
 from mekrr_scale.report import error_table, parity_plot, species_plot, species_table, trial_table
 from mekrr_scale.structures import read_structures
 

@@ -146,6 +146,36 @@ class FeatureBatch:
 
 
 @dataclass(frozen=True)
+class Landmarks:
+    """The sets that a model is an expansion over; their atoms ordered by species, then by set."""
+
+    features: Float[Tensor, "atoms dim"]  # as in the store, before any transform
+    species: Int64[Tensor, " atoms"]  # atomic numbers, ascending
+    owner: Int64[Tensor, " atoms"]  # the set of each atom
+    n_sets: int
+
+    def __post_init__(self) -> None:
+        if self.n_sets == 0 or len(self.features) == 0:
+            raise ConfigError("there are no landmarks; choose at least one")
+        if bool((self.species.diff() < 0).any()):
+            raise ConfigError("landmark atoms must be ordered by species")
+
+    @property
+    def singletons(self) -> bool:
+        """Whether every set is a single atom, in the order of the atoms."""
+        return self.n_sets == len(self.owner) and bool((self.owner == torch.arange(self.n_sets)).all())
+
+    def runs(self) -> tuple[SpeciesRun, ...]:
+        """The landmark sets as structures of a batch."""
+        runs = []
+        for z in self.species.unique().tolist():
+            chosen = self.species == z
+            counts = torch.bincount(self.owner[chosen], minlength=self.n_sets)
+            runs.append(SpeciesRun(z, self.features[chosen], bounds(counts)))
+        return tuple(runs)
+
+
+@dataclass(frozen=True)
 class RowBlock:
     """Rows of the weighted least-squares problem, before whitening."""
 

@@ -12,7 +12,8 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from mekrr_scale.backbones import Backbone
-from mekrr_scale.model import Model, Potential
+from mekrr_scale.model import Model
+from mekrr_scale.potential import Potential
 
 
 class MekrrCalculator(Calculator):  # type: ignore[misc]

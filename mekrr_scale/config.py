@@ -101,6 +101,7 @@ class FitConfig(_Section):
     output: str = "model.mekrr"
     validate_folds: int = Field(default=5, ge=0, alias="validate")
     seed: int = Field(default=0, ge=0)
+    uncertainty: bool = True
     kernel: KernelSection = KernelSection()
     baseline: BaselineSection = BaselineSection()
     landmarks: LandmarkSection = LandmarkSection()
@@ -137,6 +138,7 @@ class FitConfig(_Section):
             whitening=self.solver.whitening,
             memory_bytes=parse_bytes(self.solver.memory),
             falkon=self.solver.falkon,
+            uncertainty=self.uncertainty,
             seed=self.seed,
         )
 

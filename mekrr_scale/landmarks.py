@@ -178,7 +178,7 @@ class Displaced(LandmarkSelection):
             ConfigError: copies are needed, but the store holds no displacements.
         """
         pool = draw_pool(batches, self.count, self.seed)
-        copies = -(-self.count // sum(map(len, pool.features.values()))) + 1
+        copies = -(-self.count // sum(map(len, pool.features.values())))
         shares = pool.share(self.count, self.balance, copies)
         missing = {z: n - len(pool.features[z]) for z, n in shares.items()}
         chosen = {z: [pool.features[z][:n]] for z, n in shares.items()}

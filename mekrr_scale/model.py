@@ -1,4 +1,4 @@
-"""A fitted model: prediction, and its file.
+"""A fitted model and its file.
 
 The file is a safetensors archive (no code can hide in it) whose header holds one JSON document
 with everything that is not an array, and a checksum of the arrays.
@@ -16,22 +16,21 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
-import torch
 import xxhash
-from ase import Atoms
 from jaxtyping import Float64
 from safetensors import SafetensorError
 from torch import Tensor
 
-from mekrr_scale.arrays import FeatureBatch, species_runs
-from mekrr_scale.backbones import Backbone, BackboneSpec, load_backbone
+from mekrr_scale.arrays import FeatureBatch
+from mekrr_scale.backbones import Backbone
 from mekrr_scale.baselines import Baseline
 from mekrr_scale.errors import MekrrError, ModelError
 from mekrr_scale.kernels import Landmarks, SetKernel, SpeciesMixing, atom_kernel
+from mekrr_scale.posterior import Calibration, Posterior
 from mekrr_scale.transforms import Transform
 
 FORMAT = "mekrr-scale model"
-SCHEMA = "1.0"
+SCHEMA = "1.1"  # 1.1: posterior
 _KEY = "mekrr_scale"
 UNITS = {"energy": "eV", "length": "angstrom", "forces": "eV/angstrom", "stress": "eV/angstrom^3"}
 
@@ -48,6 +47,7 @@ class Model:
     spec: Mapping[str, Any]  # how to load it again
     validation: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    posterior: Posterior | None = None  # what its uncertainty comes from
 
     def __post_init__(self) -> None:
         expected = self.kernel.n_columns(self.landmarks)
@@ -115,6 +115,8 @@ class Model:
             "transform.mean": self.kernel.transform.mean.contiguous(),
             "transform.scale": self.kernel.transform.scale.contiguous(),
         }
+        if self.posterior is not None:
+            tensors["posterior.factor"] = self.posterior.factor.contiguous()
         header = {
             "format": FORMAT,
             "schema": SCHEMA,
@@ -135,6 +137,7 @@ class Model:
             "spec": dict(self.spec),
             "validation": dict(self.validation),
             "provenance": dict(self.provenance),
+            "posterior": None if self.posterior is None else _posterior_header(self.posterior),
             "checksum": _checksum(tensors),
         }
         path = Path(path)
@@ -208,105 +211,31 @@ class Model:
             spec=header["spec"],
             validation=header["validation"],
             provenance=header["provenance"],
+            posterior=_posterior(header.get("posterior"), tensors),
         )
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """Results for structures, atoms in their order; stress in ASE's sign."""
+def _posterior_header(posterior: Posterior) -> dict[str, Any]:
+    return {
+        "cut": posterior.cut,
+        "whitening": posterior.whitening,
+        "energy": asdict(posterior.energy),
+        "force": None if posterior.force is None else asdict(posterior.force),
+        "thresholds": {str(z): value for z, value in posterior.thresholds.items()},
+    }
 
-    energy: Float64[Tensor, " structures"]  # eV
-    energies: Float64[Tensor, " atoms"]  # eV, each atom's part
-    forces: Float64[Tensor, "atoms 3"] | None  # eV/angstrom
-    stress: Float64[Tensor, "structures 3 3"] | None  # eV/angstrom^3
 
-
-class Potential:
-    """A model together with its backbone: energies, forces and stress of structures.
-
-    Args:
-        backbone: an instance to use instead of loading the model's; must be the same one.
-
-    Raises:
-        ModelError: the backbone's identity is not the model's.
-    """
-
-    def __init__(
-        self, model: Model, backbone: Backbone | None = None, dtype: torch.dtype = torch.float32, device: str = "cpu"
-    ) -> None:
-        self.model = model
-        if backbone is None:
-            if not model.spec:
-                raise ModelError(
-                    f"the model was fitted on features of the user's own ({model.backbone.get('name')!r}); give the "
-                    "backbone that makes them, or predict from a store of features"
-                )
-            backbone = load_backbone(BackboneSpec(**model.spec))
-        self.backbone = backbone.to(device, dtype)
-        model.require_backbone(self.backbone.identity().to_dict(), "the backbone given")
-        self._coefficients = model.kernel.atom_coefficients(model.landmarks, model.coefficients)
-        self._references = torch.zeros(119, dtype=torch.float64)
-        self._references[list(model.baseline.species)] = model.baseline.energies
-
-    def predict(self, atoms: Atoms | Sequence[Atoms], forces: bool = True, stress: bool = False) -> Prediction:
-        """Energies and, if asked for, forces and stress, by one backward sweep.
-
-        Raises:
-            ModelError: a species that the model was not fitted on.
-            BackboneError: a structure that the backbone cannot take.
-        """
-        structures = [atoms] if isinstance(atoms, Atoms) else list(atoms)
-        graph = self.backbone.graph(structures)
-        self.model.check_species(graph.numbers.unique().tolist())
-        positions = graph.positions.detach().clone().requires_grad_(forces or stress)
-        strain = positions.new_zeros(graph.n_structures, 3, 3).requires_grad_(stress)
-        with torch.set_grad_enabled(forces or stress):
-            output = self.backbone.forward(
-                graph, positions, strain if stress else None, energies=self.model.baseline.prior
-            )
-        values, gradient = self._kernel_part(
-            output.features.detach().cpu(), graph.numbers.cpu(), graph.owner.cpu(), graph.n_structures, forces or stress
-        )
-        energies = values + self._references[graph.numbers.cpu()]
-        if self.model.baseline.prior and output.energies is not None:
-            energies = energies + output.energies.detach().cpu().double()
-        energy = torch.zeros(graph.n_structures, dtype=torch.float64).index_add(0, graph.owner.cpu(), energies)
-        if gradient is None:
-            return Prediction(energy, energies, None, None)
-        outputs, seeds = [output.features], [gradient.to(output.features)]
-        if self.model.baseline.prior and output.energies is not None:
-            outputs.append(output.energies)
-            seeds.append(torch.ones_like(output.energies))
-        inputs = [positions, strain] if stress else [positions]
-        if not output.features.requires_grad:  # isolated atoms: nothing depends on positions
-            slopes = [torch.zeros_like(i) for i in inputs]
-        else:
-            slopes = list(torch.autograd.grad(outputs, inputs, seeds, allow_unused=True, materialize_grads=True))
-        found = -slopes[0].cpu().double() if forces else None
-        if not stress:
-            return Prediction(energy, energies, found, None)
-        virial = slopes[1].cpu().double()
-        volume = torch.linalg.det(graph.cell.cpu().double()).abs()[:, None, None]
-        return Prediction(energy, energies, found, (virial + virial.transpose(1, 2)) / (2 * volume))
-
-    def _kernel_part(
-        self, features: Tensor, numbers: Tensor, owner: Tensor, n_structures: int, gradient: bool
-    ) -> tuple[Float64[Tensor, " atoms"], Float64[Tensor, "atoms dim"] | None]:
-        """The kernel's energy of every atom and its derivative by the atom's feature."""
-        model = self.model
-        n_atoms = torch.bincount(owner, minlength=n_structures)
-        runs, places = species_runs(features, numbers, owner, n_structures)
-        results = model.kernel.evaluate(runs, n_atoms, model.landmarks, self._coefficients, gradient)
-        scale = (
-            n_atoms[owner].double() if model.kernel.reduce == "mean" else torch.ones(len(owner), dtype=torch.float64)
-        )
-        values = torch.zeros(len(owner), dtype=torch.float64)
-        slopes = torch.zeros(features.shape, dtype=torch.float64) if gradient else None
-        for place, (value, slope) in zip(places, results, strict=True):
-            values[place] = value * scale[place]
-            if slopes is not None and slope is not None:
-                slopes[place] = slope * scale[place, None]
-        return values, slopes
+def _posterior(header: Mapping[str, Any] | None, tensors: Mapping[str, Tensor]) -> Posterior | None:
+    if header is None:
+        return None
+    return Posterior(
+        factor=tensors["posterior.factor"],
+        cut=header["cut"],
+        whitening=header["whitening"],
+        energy=Calibration(**header["energy"]),
+        force=None if header["force"] is None else Calibration(**header["force"]),
+        thresholds={int(z): value for z, value in header["thresholds"].items()},
+    )
 
 
 def identity_of(backbone: Backbone) -> dict[str, Any]:

@@ -18,8 +18,9 @@ from ase.units import fs
 from mekrr_scale.backbones import BackboneSpec, load_backbone
 from mekrr_scale.calculator import MekrrCalculator
 from mekrr_scale.errors import ModelError
-from mekrr_scale.model import Model, Potential
+from mekrr_scale.model import Model
 from mekrr_scale.pipeline import FitPlan, LengthScale, evaluate, fit
+from mekrr_scale.potential import Potential
 from mekrr_scale.store import FeatureStore, FeatureWriter
 
 VARIANTS = [

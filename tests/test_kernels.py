@@ -116,6 +116,31 @@ def test_derivative_rows_equal_finite_differences_of_energy_rows(atom, reduce, m
     torch.testing.assert_close(rows, torch.stack(expected), rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("atom", KERNELS, ids=lambda k: k.name)
+@pytest.mark.parametrize(("reduce", "mixing"), MIXINGS)
+def test_diagonal_and_its_derivatives(atom, reduce, mixing):
+    """K(x,x), and its mixed second derivative along tangents against finite differences of the double sum."""
+    batch, by_structure = reference.with_tangents(reference.random_batch(5, n_structures=4), 6)
+    kernel = SetKernel(atom, mixing, reduce, fit_transform([batch], "scale-per-species"))
+    structures = reference.structures_of(batch)
+    expected = torch.tensor([reference.set_kernel_value(kernel, x, x) for x in structures], dtype=torch.float64)
+    torch.testing.assert_close(kernel.diagonal(batch), expected, rtol=1e-10, atol=1e-12)
+    found = kernel.derivative_diagonal(batch, chunk=2)
+    differences, step = [], 1e-4
+    for (z, h), tangents in zip(structures, by_structure, strict=True):
+        for tangent in tangents:
+            ends = {sign: (z, h + sign * step * tangent) for sign in (1, -1)}
+            value = sum(a * b * reference.set_kernel_value(kernel, ends[a], ends[b]) for a in (1, -1) for b in (1, -1))
+            differences.append(value / (4 * step**2))
+    # Matern 3/2 has no third derivative at zero distance: its difference errs by the step itself
+    tolerance = 1e-3 if atom.name == "matern32" else 1e-6
+    torch.testing.assert_close(found, torch.tensor(differences, dtype=torch.float64), rtol=tolerance, atol=1e-6)
+    chosen = torch.tensor([False, True, False, True])
+    partial = kernel.derivative_diagonal(batch, chosen)
+    owner = torch.repeat_interleave(torch.arange(4), batch.directions.ptr.diff())
+    assert torch.equal(partial, torch.where(chosen[owner], found, torch.zeros_like(found)))
+
+
 def test_derivative_rows_in_single_precision():
     batch, _ = reference.with_tangents(reference.random_batch(5, float32=True), 6)
     kernel = SetKernel(Gaussian(2.0), SpeciesMixing(0.5), "sum", Transform.identity(4))

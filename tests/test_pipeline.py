@@ -15,9 +15,10 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 
 from mekrr_scale.errors import ConfigError, StoreError, StructureError
-from mekrr_scale.model import Model, Potential
+from mekrr_scale.model import Model
 from mekrr_scale.pipeline import ExtractPlan, FitPlan, LengthScale, evaluate_store, extract, fit, predict
 from mekrr_scale.pipeline import evaluate as evaluate_structures
+from mekrr_scale.potential import Potential
 from mekrr_scale.store import FeatureStore, finalize, verify
 from mekrr_scale.structures import LabelKeys, check_structure, count_structures, read_labels, read_structures
 

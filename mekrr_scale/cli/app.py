@@ -16,13 +16,14 @@ from mekrr_scale.cli.console import EXIT_CODES, Bar, errors, out
 from mekrr_scale.cli.store import store_app
 from mekrr_scale.config import load_config, parse_bytes
 from mekrr_scale.errors import ConfigError
-from mekrr_scale.model import Model, Potential
+from mekrr_scale.model import Model
 from mekrr_scale.pipeline import Evaluation, ExtractPlan, evaluate_store
 from mekrr_scale.pipeline import evaluate as evaluate_structures
 from mekrr_scale.pipeline import extract as extract_features
 from mekrr_scale.pipeline import fit as fit_model
 from mekrr_scale.pipeline import predict as predict_structures
 from mekrr_scale.pipeline.evaluate import summary
+from mekrr_scale.potential import Potential
 from mekrr_scale.report import error_table, parity_plot, species_plot, species_table, trial_table
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.structures import LabelKeys, count_structures, read_structures

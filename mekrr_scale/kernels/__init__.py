@@ -1,5 +1,6 @@
 """Atom kernels, species mixing and set kernels, with their derivative rows."""
 
+from mekrr_scale.arrays import Landmarks
 from mekrr_scale.kernels.atom import (
     KERNEL_NAMES,
     AtomKernel,
@@ -12,7 +13,7 @@ from mekrr_scale.kernels.atom import (
     atom_kernel,
 )
 from mekrr_scale.kernels.mixing import SpeciesMixing
-from mekrr_scale.kernels.sets import Landmarks, SetKernel
+from mekrr_scale.kernels.sets import SetKernel
 
 __all__ = [
     "KERNEL_NAMES",

@@ -43,6 +43,10 @@ class AtomKernel(ABC):
     def slope(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """dk/dt; leaves t as it is."""
 
+    @abstractmethod
+    def curvature(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """d2k/dt2; leaves t as it is. Finite at t = 0, where it is multiplied with zero."""
+
     @final
     def left(self, features: Float[Tensor, "atoms dim"]) -> Float[Tensor, "atoms augmented"]:
         """Augmented vectors of the atoms: [x, -|x|^2/2, 1], or x for inner products."""
@@ -82,6 +86,16 @@ class AtomKernel(ABC):
         if not self.stationary:
             return y
         return torch.cat([y, torch.ones_like(y[:, :1]), -0.5 * y.square().sum(1, keepdim=True)], 1)
+
+    @final
+    def right_tangent(
+        self, features: Float[Tensor, "*landmarks dim"], tangents: Float[Tensor, "*landmarks dim"]
+    ) -> Float[Tensor, "*landmarks augmented"]:
+        """Derivative of ``right`` along a tangent of the features."""
+        y, dy = features * self.scale, tangents * self.scale
+        if not self.stationary:
+            return dy
+        return torch.cat([dy, torch.zeros_like(dy[..., :1]), -(y * dy).sum(-1, keepdim=True)], -1)
 
     @final
     def gram(self, a: Float[Tensor, "rows dim"], b: Float[Tensor, "columns dim"]) -> Float[Tensor, "rows columns"]:
@@ -128,6 +142,9 @@ class Gaussian(_OneLength):
     def slope(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return _exp(t.clone())
 
+    def curvature(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return _exp(t.clone())
+
 
 @final
 @dataclass(frozen=True)
@@ -142,6 +159,10 @@ class Matern32(_OneLength):
 
     def slope(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return 3.0 * _exp(-_distance(t, 3.0))
+
+    def curvature(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        r = _distance(t, 3.0)
+        return 9.0 * _exp(-r) / r.clamp_min(1e-12)
 
 
 @final
@@ -158,6 +179,9 @@ class Matern52(_OneLength):
     def slope(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         q = _distance(t, 5.0)
         return (5.0 / 3.0) * (1 + q) * _exp(-q)
+
+    def curvature(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return (25.0 / 3.0) * _exp(-_distance(t, 5.0))
 
 
 @final
@@ -192,6 +216,12 @@ class GaussianSum(AtomKernel):
             total += _exp(t / length**2) / length**2
         return total.div_(len(self.length_scales))
 
+    def curvature(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        total = torch.zeros_like(t)
+        for length in self.length_scales:
+            total += _exp(t / length**2) / length**4
+        return total.div_(len(self.length_scales))
+
 
 @final
 @dataclass(frozen=True)
@@ -217,6 +247,9 @@ class Linear(AtomKernel):
 
     def slope(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return torch.ones_like(t)
+
+    def curvature(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return torch.zeros_like(t)
 
 
 @final
@@ -244,6 +277,11 @@ class Polynomial(AtomKernel):
 
     def slope(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return self.degree * (t + self.offset).pow_(self.degree - 1)
+
+    def curvature(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        if self.degree == 1:
+            return torch.zeros_like(t)
+        return self.degree * (self.degree - 1) * (t + self.offset).pow_(self.degree - 2)
 
 
 _KERNELS: dict[str, type[AtomKernel]] = {

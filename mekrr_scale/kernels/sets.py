@@ -19,10 +19,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from mekrr_scale.arrays import FeatureBatch, SpeciesRun, bounds
+from mekrr_scale.arrays import FeatureBatch, Landmarks, SpeciesRun, bounds
 from mekrr_scale.errors import ConfigError, ModelError
 from mekrr_scale.kernels.atom import AtomKernel
 from mekrr_scale.kernels.mixing import SpeciesMixing
@@ -35,36 +35,6 @@ _SET_COLUMNS = 2 * TILE_COLUMNS  # atoms of landmark sets at once
 
 
 @dataclass(frozen=True)
-class Landmarks:
-    """The sets that a model is an expansion over; their atoms ordered by species, then by set."""
-
-    features: Float[Tensor, "atoms dim"]  # as in the store, before any transform
-    species: Int64[Tensor, " atoms"]  # atomic numbers, ascending
-    owner: Int64[Tensor, " atoms"]  # the set of each atom
-    n_sets: int
-
-    def __post_init__(self) -> None:
-        if self.n_sets == 0 or len(self.features) == 0:
-            raise ConfigError("there are no landmarks; choose at least one")
-        if bool((self.species.diff() < 0).any()):
-            raise ConfigError("landmark atoms must be ordered by species")
-
-    @property
-    def singletons(self) -> bool:
-        """Whether every set is a single atom, in the order of the atoms."""
-        return self.n_sets == len(self.owner) and bool((self.owner == torch.arange(self.n_sets)).all())
-
-    def runs(self) -> tuple[SpeciesRun, ...]:
-        """The landmark sets as structures of a batch."""
-        runs = []
-        for z in self.species.unique().tolist():
-            chosen = self.species == z
-            counts = torch.bincount(self.owner[chosen], minlength=self.n_sets)
-            runs.append(SpeciesRun(z, self.features[chosen], bounds(counts)))
-        return tuple(runs)
-
-
-@dataclass(frozen=True)
 class _Prepared:
     """Landmarks as the tiles need them: transformed, shifted, augmented."""
 
@@ -72,6 +42,12 @@ class _Prepared:
     right: Float[Tensor, "augmented atoms"]
     shift: Float64[Tensor, " dim"]  # one common vector taken off every transformed feature
     bounds: dict[int, tuple[int, int]]  # columns of each species
+
+
+@dataclass(frozen=True)
+class _Structure:
+    features: Float64[Tensor, "atoms dim"]  # transformed; about their mean where only distances count
+    weights: Float64[Tensor, "atoms atoms"]  # of each pair in K(x, x)
 
 
 @dataclass(frozen=True)
@@ -134,6 +110,48 @@ class SetKernel:
                     weight = self._weight(channel, run, batch.n_atoms)[structure]
                     self._add(parts, place, sums * weight[:, None], channel, run.z, landmarks, columns, scales[channel])
         return torch.cat(parts, 1)
+
+    def diagonal(self, batch: FeatureBatch) -> Float64[Tensor, " structures"]:
+        """K(x, x) of every structure: the prior variance of its row."""
+        found = torch.zeros(batch.n_structures, dtype=torch.float64)
+        for i in range(batch.n_structures):
+            atoms = self._structure(batch, i)
+            gram = self.atom.gram(atoms.features, atoms.features)
+            found[i] = (gram * atoms.weights).sum()
+        return found
+
+    def derivative_diagonal(
+        self, batch: FeatureBatch, chosen: Bool[Tensor, " structures"] | None = None, chunk: int = 64
+    ) -> Float64[Tensor, " directions"]:
+        """The second derivative of K(x, x'), along a direction in either argument, at x = x'.
+
+        The prior variance of a derivative row; zero in structures that are not chosen. With t
+        the argument of the atom kernel and u, v its derivatives in x and x':
+        d2k = k''(t) u v + k'(t) d2t.
+
+        Raises:
+            ConfigError: the batch holds no tangents.
+        """
+        labels = batch.directions
+        if labels is None or any(run.tangents is None for run in batch.runs):
+            raise ConfigError("the store holds no tangents; extract again with --derivatives")
+        found = torch.zeros(len(labels.label), dtype=torch.float64)
+        for i in range(batch.n_structures):
+            first, last = int(labels.ptr[i]), int(labels.ptr[i + 1])
+            if first == last or not (chosen is None or bool(chosen[i])):
+                continue
+            atoms = self._structure(batch, i)
+            left, right = self.atom.left(atoms.features), self.atom.right(atoms.features)
+            t = left @ right.T
+            slope, curvature = self.atom.slope(t) * atoms.weights, self.atom.curvature(t) * atoms.weights
+            tangents = self._structure_tangents(batch, i)
+            for a in range(0, last - first, chunk):
+                moved = tangents[a : a + chunk]
+                dleft = self.atom.left_tangent(atoms.features.expand_as(moved), moved)
+                dright = self.atom.right_tangent(atoms.features.expand_as(moved), moved)
+                bend = ((dleft @ right.T) * (left @ dright.mT) * curvature).sum((1, 2))
+                found[first + a : first + a + len(moved)] = bend + ((dleft @ dright.mT) * slope).sum((1, 2))
+        return found
 
     def gram_blocks(self, landmarks: Landmarks) -> list[Float64[Tensor, "_ _"]]:
         """The diagonal blocks of K_ZZ, in float64 and in the order of the columns.
@@ -232,6 +250,36 @@ class SetKernel:
 
         map_tiles(len(features), work)
         return values, gradients
+
+    def _structure(self, batch: FeatureBatch, i: int) -> _Structure:
+        """One structure's atoms, by species, and the weights of their pairs."""
+        runs = [run for run in batch.runs if run.ptr[i + 1] > run.ptr[i]]
+        spans = [slice(int(run.ptr[i]), int(run.ptr[i + 1])) for run in runs]
+        counts = torch.tensor([span.stop - span.start for span in spans])
+        parts = [
+            self.transform.apply(run.z, run.features[span], torch.float64)
+            for run, span in zip(runs, spans, strict=True)
+        ]
+        features = torch.cat(parts)
+        if self.atom.stationary:
+            features = features - features.mean(0)
+        species = [run.z for run in runs]
+        weights = torch.zeros(len(features), len(features), dtype=torch.float64)
+        for channel in self._channels():
+            own = torch.cat([self._weight(channel, run, batch.n_atoms)[i : i + 1] for run in runs])
+            table = own[:, None] * self._table(channel, species, species) * own
+            weights += table.repeat_interleave(counts, 0).repeat_interleave(counts, 1)
+        return _Structure(features, weights)
+
+    def _structure_tangents(self, batch: FeatureBatch, i: int) -> Float64[Tensor, "directions atoms dim"]:
+        """Transformed tangents of one structure's atoms, in the order of ``_structure``."""
+        parts = []
+        for run in batch.runs:
+            count = int(run.ptr[i + 1] - run.ptr[i])
+            if count and run.tangents is not None:
+                rows = run.tangents.features[run.tangents.ptr[i] : run.tangents.ptr[i + 1]]
+                parts.append(self.transform.apply_tangent(run.z, rows, torch.float64).unflatten(0, (-1, count)))
+        return torch.cat(parts, 1)
 
     def _channels(self) -> tuple[_Channel, ...]:
         if self.reduce == "sum":

@@ -16,7 +16,8 @@ from numpy import ndarray
 from numpy.typing import NDArray
 
 from mekrr_scale.errors import MekrrError, StructureError
-from mekrr_scale.model import Model, Potential
+from mekrr_scale.model import Model
+from mekrr_scale.potential import Potential
 from mekrr_scale.progress import Progress, Silent
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.structures import LabelKeys, check_structure, read_labels

@@ -28,8 +28,10 @@ from mekrr_scale.landmarks import (
     median_distance,
 )
 from mekrr_scale.model import Model
+from mekrr_scale.pipeline.calibrate import LARGEST_RANK, Fitted, calibrate
 from mekrr_scale.pipeline.data import FitData
 from mekrr_scale.pipeline.plan import FitPlan, LengthScale
+from mekrr_scale.posterior import Posterior
 from mekrr_scale.progress import Progress, Silent
 from mekrr_scale.rows import DerivativeRows, EnergyRows, Folds, Rows, assign_folds
 from mekrr_scale.solvers import (
@@ -119,8 +121,9 @@ def fit(
             f"energies scatter by {spread:.2f} eV/atom around the baseline, which is much; are they total energies "
             "in eV (--units), of one level of theory?"
         )
+    posterior = _posterior(best, data, plan, folds, progress)
     return FitReport(
-        _model(best, data, plan, reference, predicted), best.solution, trials, reference, predicted, warnings
+        _model(best, data, plan, reference, predicted, posterior), best.solution, trials, reference, predicted, warnings
     )
 
 
@@ -301,7 +304,29 @@ def _out_of_fold(
     return reference, predicted, spread
 
 
-def _model(trial: _Trial, data: FitData, plan: FitPlan, reference: Tensor, predicted: Tensor) -> Model:
+def _posterior(
+    trial: _Trial, data: FitData, plan: FitPlan, folds: Folds | None, progress: Progress
+) -> Posterior | None:
+    """What the model's uncertainty comes from, where it can be calibrated at an acceptable size."""
+    if not plan.uncertainty or folds is None or plan.solver == "exact":
+        return None
+    if trial.kernel.n_columns(trial.landmarks) > LARGEST_RANK:
+        progress.note(f"no uncertainties: more than {LARGEST_RANK} landmarks (uncertainty = false silences this)")
+        return None
+    progress.stage("uncertainty")
+    fitted = Fitted(
+        trial.kernel, trial.landmarks, trial.baseline, folds, trial.solution, trial.point.weights, plan.cut,
+        plan.whitening,
+    )  # fmt: skip
+    found = calibrate(fitted, trial.rows, data)
+    if found is None:
+        progress.note("no uncertainties: fewer than 20 energies to calibrate them on")
+    return found
+
+
+def _model(
+    trial: _Trial, data: FitData, plan: FitPlan, reference: Tensor, predicted: Tensor, posterior: Posterior | None
+) -> Model:
     header = data.stores[0].header
     validation: dict[str, Any] = {
         key: value for key, value in trial.summary.items() if not (isinstance(value, float) and math.isnan(value))
@@ -333,6 +358,7 @@ def _model(trial: _Trial, data: FitData, plan: FitPlan, reference: Tensor, predi
             "writer": f"mekrr-scale {__version__}",
             "coefficients_sha256": digest,
         },
+        posterior=posterior,
     )
 
 

@@ -81,6 +81,7 @@ class FitPlan:
     whitening: WhiteningMethod = "eigen"
     memory_bytes: int = 2 * 1024**3  # energy rows are kept if they fit
     falkon: Mapping[str, Any] = field(default_factory=dict)
+    uncertainty: bool = True  # keep what tells how sure the model is; needs folds
     seed: int = 0
 
     def __post_init__(self) -> None:

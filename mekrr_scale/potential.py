@@ -1,0 +1,224 @@
+"""A model together with its backbone: what it predicts of structures, and how sure it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from ase import Atoms
+from jaxtyping import Float64
+from torch import Tensor
+
+from mekrr_scale.arrays import DirectionLabels, FeatureBatch, RowKind, SpeciesRun, Tangents, bounds, species_runs
+from mekrr_scale.backbones import Backbone, BackboneSpec, Directions, load_backbone, tangents
+from mekrr_scale.errors import ModelError
+from mekrr_scale.model import Model
+from mekrr_scale.posterior import Posterior, Variances
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Results for structures, atoms in their order; stress in ASE's sign."""
+
+    energy: Float64[Tensor, " structures"]  # eV
+    energies: Float64[Tensor, " atoms"]  # eV, each atom's part
+    forces: Float64[Tensor, "atoms 3"] | None  # eV/angstrom
+    stress: Float64[Tensor, "structures 3 3"] | None  # eV/angstrom^3
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """Calibrated half-widths of the intervals that hold 68 % of the errors; 95 % by the ratio.
+
+    Atoms' energies have no labels to be calibrated on: they take the factor of the energies.
+    """
+
+    energy: Float64[Tensor, " structures"]  # eV
+    energies: Float64[Tensor, " atoms"]  # eV, of each environment's part
+    grade: Float64[Tensor, " atoms"]  # above 1: the environment is outside of the training data
+    forces: Float64[Tensor, "atoms 3"] | None  # eV/angstrom
+    energy_ratio_95: float  # what to multiply ``energy`` with for 95 %
+    force_ratio_95: float | None
+
+
+class Potential:
+    """A model together with its backbone: energies, forces and stress of structures.
+
+    Args:
+        backbone: an instance to use instead of loading the model's; must be the same one.
+
+    Raises:
+        ModelError: the backbone's identity is not the model's.
+    """
+
+    def __init__(
+        self, model: Model, backbone: Backbone | None = None, dtype: torch.dtype = torch.float32, device: str = "cpu"
+    ) -> None:
+        self.model = model
+        if backbone is None:
+            if not model.spec:
+                raise ModelError(
+                    f"the model was fitted on features of the user's own ({model.backbone.get('name')!r}); give the "
+                    "backbone that makes them, or predict from a store of features"
+                )
+            backbone = load_backbone(BackboneSpec(**model.spec))
+        self.backbone = backbone.to(device, dtype)
+        model.require_backbone(self.backbone.identity().to_dict(), "the backbone given")
+        self._coefficients = model.kernel.atom_coefficients(model.landmarks, model.coefficients)
+        self._references = torch.zeros(119, dtype=torch.float64)
+        self._references[list(model.baseline.species)] = model.baseline.energies
+
+    def predict(self, atoms: Atoms | Sequence[Atoms], forces: bool = True, stress: bool = False) -> Prediction:
+        """Energies and, if asked for, forces and stress, by one backward sweep.
+
+        Raises:
+            ModelError: a species that the model was not fitted on.
+            BackboneError: a structure that the backbone cannot take.
+        """
+        structures = [atoms] if isinstance(atoms, Atoms) else list(atoms)
+        graph = self.backbone.graph(structures)
+        self.model.check_species(graph.numbers.unique().tolist())
+        positions = graph.positions.detach().clone().requires_grad_(forces or stress)
+        strain = positions.new_zeros(graph.n_structures, 3, 3).requires_grad_(stress)
+        with torch.set_grad_enabled(forces or stress):
+            output = self.backbone.forward(
+                graph, positions, strain if stress else None, energies=self.model.baseline.prior
+            )
+        values, gradient = self._kernel_part(
+            output.features.detach().cpu(), graph.numbers.cpu(), graph.owner.cpu(), graph.n_structures, forces or stress
+        )
+        energies = values + self._references[graph.numbers.cpu()]
+        if self.model.baseline.prior and output.energies is not None:
+            energies = energies + output.energies.detach().cpu().double()
+        energy = torch.zeros(graph.n_structures, dtype=torch.float64).index_add(0, graph.owner.cpu(), energies)
+        if gradient is None:
+            return Prediction(energy, energies, None, None)
+        outputs, seeds = [output.features], [gradient.to(output.features)]
+        if self.model.baseline.prior and output.energies is not None:
+            outputs.append(output.energies)
+            seeds.append(torch.ones_like(output.energies))
+        inputs = [positions, strain] if stress else [positions]
+        if not output.features.requires_grad:  # isolated atoms: nothing depends on positions
+            slopes = [torch.zeros_like(i) for i in inputs]
+        else:
+            slopes = list(torch.autograd.grad(outputs, inputs, seeds, allow_unused=True, materialize_grads=True))
+        found = -slopes[0].cpu().double() if forces else None
+        if not stress:
+            return Prediction(energy, energies, found, None)
+        virial = slopes[1].cpu().double()
+        volume = torch.linalg.det(graph.cell.cpu().double()).abs()[:, None, None]
+        return Prediction(energy, energies, found, (virial + virial.transpose(1, 2)) / (2 * volume))
+
+    def _kernel_part(
+        self, features: Tensor, numbers: Tensor, owner: Tensor, n_structures: int, gradient: bool
+    ) -> tuple[Float64[Tensor, " atoms"], Float64[Tensor, "atoms dim"] | None]:
+        """The kernel's energy of every atom and its derivative by the atom's feature."""
+        model = self.model
+        n_atoms = torch.bincount(owner, minlength=n_structures)
+        runs, places = species_runs(features, numbers, owner, n_structures)
+        results = model.kernel.evaluate(runs, n_atoms, model.landmarks, self._coefficients, gradient)
+        scale = (
+            n_atoms[owner].double() if model.kernel.reduce == "mean" else torch.ones(len(owner), dtype=torch.float64)
+        )
+        values = torch.zeros(len(owner), dtype=torch.float64)
+        slopes = torch.zeros(features.shape, dtype=torch.float64) if gradient else None
+        for place, (value, slope) in zip(places, results, strict=True):
+            values[place] = value * scale[place]
+            if slopes is not None and slope is not None:
+                slopes[place] = slope * scale[place, None]
+        return values, slopes
+
+    def uncertainty(self, atoms: Atoms | Sequence[Atoms], forces: bool = False) -> Uncertainty:
+        """How far predictions may be off, by the model's calibrated posterior.
+
+        Energies need the features alone. Forces need their derivatives in all 3n directions: about
+        n times the cost of predicting the forces themselves.
+
+        Raises:
+            ModelError: the model keeps no posterior, or none for forces.
+        """
+        posterior = self._posterior
+        if forces and posterior.force is None:
+            raise ModelError("the model was fitted without forces, so that it cannot tell how sure they are")
+        structures = [atoms] if isinstance(atoms, Atoms) else list(atoms)
+        graph = self.backbone.graph(structures)
+        self.model.check_species(graph.numbers.unique().tolist())
+        with torch.no_grad():
+            features = self.backbone.forward(graph, graph.positions, energies=False).features.cpu().double()
+        numbers, owner = graph.numbers.cpu(), graph.owner.cpu()
+        n_atoms = graph.n_atoms.cpu()
+        batch = _batch(features, numbers, owner, n_atoms)
+        size = n_atoms.double() if self.model.kernel.reduce == "mean" else torch.ones(len(n_atoms), dtype=torch.float64)
+        factor = posterior.energy.within_68
+        local = self._variances.atoms(features, numbers)
+        deviations = None
+        if forces and posterior.force is not None:
+            parts = [self._force_variance(structure) for structure in structures]
+            deviations = posterior.force.within_68 * torch.cat(parts).sqrt()
+        return Uncertainty(
+            energy=factor * self._variances.structures(batch).sqrt() * size,
+            energies=factor * local.sqrt(),
+            grade=self._variances.grades(local, numbers),
+            forces=deviations,
+            energy_ratio_95=posterior.energy.within_95 / factor,
+            force_ratio_95=None if posterior.force is None else posterior.force.within_95 / posterior.force.within_68,
+        )
+
+    @property
+    def _posterior(self) -> Posterior:
+        if self.model.posterior is None:
+            raise ModelError(
+                "the model keeps no posterior to tell its uncertainty from; fit it with uncertainty = true"
+            )
+        return self.model.posterior
+
+    @cached_property
+    def _variances(self) -> Variances:
+        return Variances(self.model.kernel, self.model.landmarks, self._posterior)
+
+    def _force_variance(self, atoms: Atoms) -> Float64[Tensor, "atoms 3"]:
+        """Raw variances of all force components of one structure."""
+        n = len(atoms)
+        graph = self.backbone.graph(atoms)
+        moves = torch.eye(3 * n, dtype=graph.positions.dtype).reshape(3 * n, n, 3)
+        pushed = tangents(self.backbone, graph, Directions.of_displacements(moves)).features.cpu().double()
+        with torch.no_grad():
+            features = self.backbone.forward(graph, graph.positions, energies=False).features.cpu().double()
+        numbers, owner = graph.numbers.cpu(), graph.owner.cpu()
+        batch = _batch(features, numbers, owner, graph.n_atoms.cpu(), pushed)
+        scale = n**2 if self.model.kernel.reduce == "mean" else 1
+        return scale * self._variances.directions(batch).reshape(n, 3)
+
+
+def _batch(
+    features: Float64[Tensor, "atoms dim"],
+    numbers: Tensor,
+    owner: Tensor,
+    n_atoms: Tensor,
+    pushed: Float64[Tensor, "directions atoms dim"] | None = None,
+) -> FeatureBatch:
+    """Structures without labels; of a single one also the tangents along displacements."""
+    count = len(n_atoms)
+    runs, places = species_runs(features, numbers, owner, count)
+    labels = None
+    if pushed is not None:
+        directions = len(pushed)
+        unknown = torch.full((directions,), torch.nan, dtype=torch.float64)
+        kind = torch.full((directions,), int(RowKind.FORCE))
+        labels = DirectionLabels(bounds(torch.tensor([directions])), kind, unknown, unknown)
+        runs = tuple(
+            SpeciesRun(
+                run.z,
+                run.features,
+                run.ptr,
+                Tangents(pushed[:, place].flatten(0, 1), bounds(torch.tensor([directions * len(place)]))),
+            )
+            for run, place in zip(runs, places, strict=True)
+        )
+    nan = torch.full((count,), torch.nan, dtype=torch.float64)
+    none = torch.full((count,), -1)
+    first = bounds(n_atoms)[:-1]
+    sources = tuple(place - first[owner[place]] for place in places)
+    return FeatureBatch(runs, n_atoms, nan, nan, none, none, sources, labels)
