@@ -8,6 +8,8 @@ import torch
 from ase import Atoms
 from ase.build import molecule
 
+from mekrr_scale.arrays import RowKind
+from mekrr_scale.baselines import fit_baseline
 from mekrr_scale.errors import ModelError
 from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing
 from mekrr_scale.landmarks import Uniform, WholeStructures
@@ -15,6 +17,8 @@ from mekrr_scale.model import Model
 from mekrr_scale.pipeline import fit
 from mekrr_scale.posterior import Calibration, RawVariance, alone, posterior_factor, raw_variance
 from mekrr_scale.potential import Potential
+from mekrr_scale.rows import DerivativeRows, EnergyRows, Rows
+from mekrr_scale.solvers.moments import accumulate
 from mekrr_scale.transforms import Transform
 from mekrr_scale.whitening import Whitening, WhiteningBlock, whiten
 from tests import reference
@@ -72,10 +76,9 @@ def test_variances_of_forces_in_the_basis_of_the_landmarks():
 def test_posterior_factor_where_cholesky_fails():
     """A singular Gram matrix under a vanishing ridge: the projector on what no row has seen."""
     phi = torch.randn(3, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    identity = Whitening(
-        (WhiteningBlock(torch.arange(6), torch.eye(6, dtype=torch.float64), torch.ones(6).double()),), 6
-    )
-    expected = torch.eye(6, dtype=torch.float64) - torch.linalg.pinv(phi) @ phi
+    eye, ones = torch.eye(6, dtype=torch.float64), torch.ones(6, dtype=torch.float64)
+    identity = Whitening((WhiteningBlock(torch.arange(6), eye, ones),), 6)
+    expected = eye - torch.linalg.pinv(phi) @ phi
     factor = posterior_factor(phi.T @ phi, 1e-13, identity)
     torch.testing.assert_close(factor @ factor.T, expected, rtol=0, atol=0.1)
 

@@ -177,7 +177,7 @@ def check_ridges(ridges: Sequence[float]) -> None:
 
 def _normals(moments: dict[RowKind, list[Moments]], folds: Sequence[int], shift: Tensor | None = None) -> list[Normal]:
     """The normal equations of some folds, kind by kind; without rows a kind is empty."""
-    rank = max(len(part.target) for parts in moments.values() for part in parts)
+    rank = next(len(part.target) for parts in moments.values() for part in parts if part.rows)
     normals = []
     for kind in RowKind:
         parts = [moments[kind][fold] for fold in folds if moments[kind][fold].rows]
