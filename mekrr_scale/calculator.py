@@ -12,6 +12,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from mekrr_scale.backbones import Backbone
+from mekrr_scale.graphs import SkinList
 from mekrr_scale.model import Model
 from mekrr_scale.potential import Potential
 
@@ -25,6 +26,9 @@ class MekrrCalculator(Calculator):  # type: ignore[misc]
     Args:
         model: a model, or the path of one.
         backbone: an instance to use instead of loading the model's.
+        skin: neighbour lists are kept until an atom has moved by half of it (angstrom).
+        uncertainty: also give ``energy_uncertainty`` (eV, 68 %), ``energies_uncertainty`` (per atom) and
+            ``extrapolation`` (grade of each atom; above 1 is outside of the training data).
 
     Raises:
         ModelError: see ``Model.load`` and ``Potential``.
@@ -38,11 +42,16 @@ class MekrrCalculator(Calculator):  # type: ignore[misc]
         backbone: Backbone | None = None,
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
+        skin: float = 0.5,
+        uncertainty: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         loaded = model if isinstance(model, Model) else Model.load(model)
         self.potential = Potential(loaded, backbone, dtype, device)
+        self.neighbours = SkinList(self.potential.backbone.cutoff, skin)
+        self.uncertainty = uncertainty
+        self._stressed = False
 
     def calculate(
         self,
@@ -53,12 +62,18 @@ class MekrrCalculator(Calculator):  # type: ignore[misc]
         """Compute what is asked for; ASE calls this when positions or cell have changed."""
         super().calculate(atoms, list(properties), list(system_changes))
         periodic = bool(self.atoms.cell.rank == 3 and self.atoms.pbc.any())
-        stress = "stress" in properties and periodic
-        forces = bool({"forces", "stress"} & set(properties))
-        prediction = self.potential.predict(self.atoms, forces=forces, stress=stress)
+        self._stressed = self._stressed or "stress" in properties  # asked once, it is given along with forces
+        stress = self._stressed and periodic
+        forces = stress or bool({"forces", "stress"} & set(properties))
+        prediction = self.potential.predict(self.atoms, forces=forces, stress=stress, neighbours=self.neighbours)
         energy = float(prediction.energy[0])
         self.results = {"energy": energy, "free_energy": energy, "energies": prediction.energies.numpy()}
         if prediction.forces is not None:
             self.results["forces"] = prediction.forces.numpy()
         if prediction.stress is not None:
             self.results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress[0].numpy())
+        if self.uncertainty:
+            found = self.potential.uncertainty(self.atoms)
+            self.results["energy_uncertainty"] = float(found.energy[0])
+            self.results["energies_uncertainty"] = found.energies.numpy()
+            self.results["extrapolation"] = found.grade.numpy()

@@ -52,6 +52,12 @@ class SolverError(MekrrError):
     exit_code = 7
 
 
+class SimulationError(MekrrError):
+    """A simulation or relaxation that left what the model can be trusted with."""
+
+    exit_code = 8
+
+
 def suggestion(name: str, options: Iterable[str]) -> str:
     """The end of an error message: the closest of the options, and all of them.
 

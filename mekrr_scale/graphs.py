@@ -97,6 +97,45 @@ def build_graph(atoms: Atoms | Sequence[Atoms], cutoff: float) -> Graph:
     )
 
 
+class SkinList:
+    """Neighbour lists of one structure that moves: made again only when an atom may have come into reach.
+
+    A list up to cutoff + skin serves until an atom has moved by half the skin; edges beyond the
+    cutoff are left out each time, so that the graph is always the exact one.
+
+    Args:
+        cutoff: in angstrom.
+        skin: in angstrom; 0 makes every list anew.
+    """
+
+    def __init__(self, cutoff: float, skin: float = 0.5) -> None:
+        self.cutoff, self.skin = cutoff, skin
+        self.builds = 0
+        self._made: tuple[Atoms, Graph] | None = None
+
+    def graph(self, atoms: Atoms) -> Graph:
+        """The graph at the present positions.
+
+        Raises:
+            StructureError: see ``build_graph``.
+        """
+        if self._made is None or self._stale(self._made[0], atoms):
+            self._made = atoms.copy(), build_graph(atoms, self.cutoff + self.skin)
+            self.builds += 1
+        wide = replace(self._made[1], positions=torch.from_numpy(atoms.positions.astype(np.float64)))
+        near = edge_vectors(wide, wide.positions).square().sum(1) < self.cutoff**2
+        return wide.with_edges(near.nonzero()[:, 0])
+
+    def _stale(self, before: Atoms, now: Atoms) -> bool:
+        if self.skin <= 0 or len(before) != len(now) or not np.isfinite(now.positions).all():
+            return True
+        same = (before.numbers == now.numbers).all() and (before.pbc == now.pbc).all()
+        if not same or not np.array_equal(before.cell.array, now.cell.array):
+            return True
+        moved = np.square(now.positions - before.positions).sum(1).max(initial=0.0)
+        return bool(moved > (self.skin / 2) ** 2)
+
+
 def check_geometry(atoms: Atoms) -> None:
     """Refuse a geometry that no neighbour list can be made of.
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from mekrr_scale.arrays import DirectionLabels, FeatureBatch, RowKind, SpeciesRun, Tangents, bounds, species_runs
 from mekrr_scale.backbones import Backbone, BackboneSpec, Directions, load_backbone, tangents
 from mekrr_scale.errors import ModelError
+from mekrr_scale.graphs import SkinList
 from mekrr_scale.model import Model
 from mekrr_scale.posterior import Posterior, Variances
 
@@ -67,18 +68,30 @@ class Potential:
         self.backbone = backbone.to(device, dtype)
         model.require_backbone(self.backbone.identity().to_dict(), "the backbone given")
         self._coefficients = model.kernel.atom_coefficients(model.landmarks, model.coefficients)
+        self._prepared = model.kernel.prepare(model.landmarks, torch.float64)
         self._references = torch.zeros(119, dtype=torch.float64)
         self._references[list(model.baseline.species)] = model.baseline.energies
 
-    def predict(self, atoms: Atoms | Sequence[Atoms], forces: bool = True, stress: bool = False) -> Prediction:
+    def predict(
+        self,
+        atoms: Atoms | Sequence[Atoms],
+        forces: bool = True,
+        stress: bool = False,
+        neighbours: SkinList | None = None,
+    ) -> Prediction:
         """Energies and, if asked for, forces and stress, by one backward sweep.
+
+        Args:
+            neighbours: of a single structure that moves little from call to call.
 
         Raises:
             ModelError: a species that the model was not fitted on.
             BackboneError: a structure that the backbone cannot take.
         """
-        structures = [atoms] if isinstance(atoms, Atoms) else list(atoms)
-        graph = self.backbone.graph(structures)
+        if neighbours is not None and isinstance(atoms, Atoms):
+            graph = self.backbone.prepare(neighbours.graph(atoms)).to(self.backbone.device, self.backbone.dtype)
+        else:
+            graph = self.backbone.graph([atoms] if isinstance(atoms, Atoms) else list(atoms))
         self.model.check_species(graph.numbers.unique().tolist())
         positions = graph.positions.detach().clone().requires_grad_(forces or stress)
         strain = positions.new_zeros(graph.n_structures, 3, 3).requires_grad_(stress)
@@ -118,7 +131,7 @@ class Potential:
         model = self.model
         n_atoms = torch.bincount(owner, minlength=n_structures)
         runs, places = species_runs(features, numbers, owner, n_structures)
-        results = model.kernel.evaluate(runs, n_atoms, model.landmarks, self._coefficients, gradient)
+        results = model.kernel.evaluate(runs, n_atoms, model.landmarks, self._coefficients, gradient, self._prepared)
         scale = (
             n_atoms[owner].double() if model.kernel.reduce == "mean" else torch.ones(len(owner), dtype=torch.float64)
         )

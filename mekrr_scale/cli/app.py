@@ -13,6 +13,7 @@ import typer
 from mekrr_scale import __version__
 from mekrr_scale.backbones import BackboneSpec, available_backbones
 from mekrr_scale.cli.console import EXIT_CODES, Bar, errors, out
+from mekrr_scale.cli.simulate import simulate_app
 from mekrr_scale.cli.store import store_app
 from mekrr_scale.config import load_config, parse_bytes
 from mekrr_scale.errors import ConfigError
@@ -36,6 +37,7 @@ app = typer.Typer(
     epilog="Add --debug to any command for the traceback of an error.",
 )
 app.add_typer(store_app, name="store")
+app.add_typer(simulate_app)
 
 Device = Annotated[str, typer.Option(help="torch device of the backbone, e.g. cpu or cuda")]
 EnergyKey = Annotated[str | None, typer.Option(help="info key of the energy; default: ASE's (force-consistent) energy")]

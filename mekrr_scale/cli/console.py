@@ -26,7 +26,7 @@ _LINE_SECONDS = 10.0
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 refused by the system, 2 options, 3 structures, 4 store, 5 backbone, 6 model, 7 solver, "
-    "130 interrupted (the same command goes on)."
+    "8 simulation stopped, 130 interrupted (the same command goes on)."
 )
 
 

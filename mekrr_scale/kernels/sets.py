@@ -35,7 +35,7 @@ _SET_COLUMNS = 2 * TILE_COLUMNS  # atoms of landmark sets at once
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class Prepared:
     """Landmarks as the tiles need them: transformed, shifted, augmented."""
 
     features: Float[Tensor, "atoms dim"]
@@ -98,7 +98,7 @@ class SetKernel:
         labels = batch.directions
         if labels is None or any(run.tangents is None for run in batch.runs):
             raise ConfigError("the store holds no tangents; extract again with --derivatives")
-        prepared = self._prepare(landmarks, dtype)
+        prepared = self.prepare(landmarks, dtype)
         channels = self._channels()
         structure = torch.repeat_interleave(torch.arange(batch.n_structures), labels.ptr.diff())
         parts = self._empty(len(structure), landmarks, channels)
@@ -163,7 +163,7 @@ class SetKernel:
             gram = self.rows(landmarks, landmarks)
             return [(gram + gram.T) / 2]
         blocks = []
-        prepared = self._prepare(landmarks, torch.float64)
+        prepared = self.prepare(landmarks, torch.float64)
         left = self.atom.left(prepared.features)
         for channel in self._channels():
             apart = channel == "own" or self.mixing.separate
@@ -198,6 +198,7 @@ class SetKernel:
         landmarks: Landmarks,
         coefficients: Float64[Tensor, "channels atoms"],
         gradient: bool = False,
+        prepared: Prepared | None = None,
     ) -> list[tuple[Float64[Tensor, " _"], Float64[Tensor, "_ dim"] | None]]:
         """Contribution of every atom to its structure's row times the coefficients.
 
@@ -205,11 +206,12 @@ class SetKernel:
             n_atoms: of each structure that the runs hold atoms of.
             coefficients: from ``atom_coefficients``.
             gradient: also the derivative of each contribution by the atom's own (stored) feature.
+            prepared: from ``prepare``, where the same landmarks are used again and again.
 
         Returns:
             One pair for each run.
         """
-        prepared = self._prepare(landmarks, torch.float64)
+        prepared = prepared or self.prepare(landmarks, torch.float64)
         results = []
         for run in runs:
             columns = self._columns(run.z, prepared)
@@ -228,7 +230,7 @@ class SetKernel:
     def _evaluate_run(
         self,
         run: SpeciesRun,
-        prepared: _Prepared,
+        prepared: Prepared,
         columns: tuple[int, int],
         vectors: Float64[Tensor, "channels columns"],
         weights: Float64[Tensor, "atoms channels"],
@@ -308,7 +310,7 @@ class SetKernel:
     def _by_column_group(
         self, batch: FeatureBatch | Landmarks, landmarks: Landmarks, channels: tuple[_Channel, ...], dtype: torch.dtype
     ) -> list[Float64[Tensor, "structures columns"]]:
-        prepared = self._prepare(landmarks, dtype)
+        prepared = self.prepare(landmarks, dtype)
         runs = batch.runs() if isinstance(batch, Landmarks) else batch.runs
         sizes = torch.bincount(batch.owner, minlength=batch.n_sets) if isinstance(batch, Landmarks) else batch.n_atoms
         parts = self._empty(len(sizes), landmarks, channels)
@@ -347,7 +349,7 @@ class SetKernel:
         parts[0].index_add_(1, landmarks.owner[a:b], sums * (table * scale[a:b]))
 
     def _sums(
-        self, run: SpeciesRun, prepared: _Prepared, columns: tuple[int, int], dtype: torch.dtype
+        self, run: SpeciesRun, prepared: Prepared, columns: tuple[int, int], dtype: torch.dtype
     ) -> Float64[Tensor, "structures columns"]:
         """sum_a k(h_a, z_l) over the atoms of one species."""
         right = prepared.right[:, columns[0] : columns[1]]
@@ -362,7 +364,7 @@ class SetKernel:
         self,
         run: SpeciesRun,
         direction_ptr: Int64[Tensor, " bounds"],
-        prepared: _Prepared,
+        prepared: Prepared,
         columns: tuple[int, int],
         dtype: torch.dtype,
     ) -> Float64[Tensor, "directions columns"]:
@@ -382,19 +384,20 @@ class SetKernel:
 
         return segment_sums(direction, int(direction_ptr[-1]), right.shape[1], tile)
 
-    def _columns(self, z: int, prepared: _Prepared) -> tuple[int, int]:
+    def _columns(self, z: int, prepared: Prepared) -> tuple[int, int]:
         """The landmark atoms that atoms of a species meet."""
         if self.mixing.separate:
             return prepared.bounds.get(z, (0, 0))
         return 0, prepared.right.shape[1]
 
-    def _column_parts(self, z: int, landmarks: Landmarks, prepared: _Prepared) -> list[tuple[int, int]]:
+    def _column_parts(self, z: int, landmarks: Landmarks, prepared: Prepared) -> list[tuple[int, int]]:
         """The same in parts: sums over sets' atoms are summed on by set before there are too many."""
         a, b = self._columns(z, prepared)
         width = max(b - a, 1) if landmarks.singletons else _SET_COLUMNS
         return [(c, min(c + width, b)) for c in range(a, b, width)]
 
-    def _prepare(self, landmarks: Landmarks, dtype: torch.dtype) -> _Prepared:
+    def prepare(self, landmarks: Landmarks, dtype: torch.dtype) -> Prepared:
+        """Landmarks as products with them need them."""
         present, counts = landmarks.species.unique_consecutive(return_counts=True)
         ends = counts.cumsum(0).tolist()
         edges = {z: (end - n, end) for z, n, end in zip(present.tolist(), counts.tolist(), ends, strict=True)}
@@ -403,7 +406,7 @@ class SetKernel:
         )
         shift = transformed.mean(0) if self.atom.stationary else torch.zeros_like(transformed[0])
         features = transformed.sub_(shift).to(dtype)
-        return _Prepared(features, self.atom.right(features).T.contiguous(), shift, edges)
+        return Prepared(features, self.atom.right(features).T.contiguous(), shift, edges)
 
     def _shifted(self, z: int, features: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
         """Transformed features less the common shift, taken off in float64."""
