@@ -12,6 +12,7 @@ NAMES = (
     "scaling",
     "molecular_dynamics",
     "bpa_forces",
+    "franken_comparison",
 )
 
 for name in sys.argv[1:] or NAMES:

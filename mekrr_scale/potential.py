@@ -14,7 +14,7 @@ from torch import Tensor
 from mekrr_scale.arrays import DirectionLabels, FeatureBatch, RowKind, SpeciesRun, Tangents, bounds, species_runs
 from mekrr_scale.backbones import Backbone, BackboneSpec, Directions, load_backbone, tangents
 from mekrr_scale.errors import ModelError
-from mekrr_scale.graphs import SkinList
+from mekrr_scale.graphs import Graph, SkinList
 from mekrr_scale.model import Model
 from mekrr_scale.posterior import Posterior, Variances
 
@@ -156,13 +156,9 @@ class Potential:
         if forces and posterior.force is None:
             raise ModelError("the model was fitted without forces, so that it cannot tell how sure they are")
         structures = [atoms] if isinstance(atoms, Atoms) else list(atoms)
-        graph = self.backbone.graph(structures)
-        self.model.check_species(graph.numbers.unique().tolist())
-        with torch.no_grad():
-            features = self.backbone.forward(graph, graph.positions, energies=False).features.cpu().double()
-        numbers, owner = graph.numbers.cpu(), graph.owner.cpu()
-        n_atoms = graph.n_atoms.cpu()
-        batch = _batch(features, numbers, owner, n_atoms)
+        features, graph = self._features(structures)
+        numbers, n_atoms = graph.numbers.cpu(), graph.n_atoms.cpu()
+        batch = _batch(features, numbers, graph.owner.cpu(), n_atoms)
         size = n_atoms.double() if self.model.kernel.reduce == "mean" else torch.ones(len(n_atoms), dtype=torch.float64)
         factor = posterior.energy.within_68
         local = self._variances.atoms(features, numbers)
@@ -179,6 +175,21 @@ class Potential:
             force_ratio_95=None if posterior.force is None else posterior.force.within_95 / posterior.force.within_68,
         )
 
+    def batch(self, atoms: Atoms | Sequence[Atoms]) -> FeatureBatch:
+        """Features of structures as the kernels take them, without labels.
+
+        Raises:
+            ModelError: a species that the model was not fitted on.
+        """
+        features, graph = self._features([atoms] if isinstance(atoms, Atoms) else list(atoms))
+        return _batch(features, graph.numbers.cpu(), graph.owner.cpu(), graph.n_atoms.cpu())
+
+    def _features(self, structures: Sequence[Atoms]) -> tuple[Float64[Tensor, "atoms dim"], Graph]:
+        graph = self.backbone.graph(structures)
+        self.model.check_species(graph.numbers.unique().tolist())
+        with torch.no_grad():
+            return self.backbone.forward(graph, graph.positions, energies=False).features.cpu().double(), graph
+
     @property
     def _posterior(self) -> Posterior:
         if self.model.posterior is None:
@@ -194,13 +205,10 @@ class Potential:
     def _force_variance(self, atoms: Atoms) -> Float64[Tensor, "atoms 3"]:
         """Raw variances of all force components of one structure."""
         n = len(atoms)
-        graph = self.backbone.graph(atoms)
+        features, graph = self._features([atoms])
         moves = torch.eye(3 * n, dtype=graph.positions.dtype).reshape(3 * n, n, 3)
         pushed = tangents(self.backbone, graph, Directions.of_displacements(moves)).features.cpu().double()
-        with torch.no_grad():
-            features = self.backbone.forward(graph, graph.positions, energies=False).features.cpu().double()
-        numbers, owner = graph.numbers.cpu(), graph.owner.cpu()
-        batch = _batch(features, numbers, owner, graph.n_atoms.cpu(), pushed)
+        batch = _batch(features, graph.numbers.cpu(), graph.owner.cpu(), graph.n_atoms.cpu(), pushed)
         scale = n**2 if self.model.kernel.reduce == "mean" else 1
         return scale * self._variances.directions(batch).reshape(n, 3)
 

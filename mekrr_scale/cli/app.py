@@ -26,6 +26,7 @@ from mekrr_scale.pipeline import predict as predict_structures
 from mekrr_scale.pipeline.evaluate import summary
 from mekrr_scale.potential import Potential
 from mekrr_scale.report import error_table, parity_plot, species_plot, species_table, trial_table
+from mekrr_scale.select import select as select_structures
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.structures import LabelKeys, count_structures, read_structures
 
@@ -272,6 +273,45 @@ def predict(
             ase.io.write(stream, atoms, format="extxyz")
             count += 1
     out.print(f"{output}: {count} structures", highlight=False)
+
+
+@app.command(epilog=EXIT_CODES)
+def select(
+    model: Annotated[Path, typer.Argument(help="model file")],
+    structures: Annotated[Path, typer.Argument(help="unlabelled structures to choose from, e.g. a trajectory")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="extended xyz file for the chosen ones")],
+    count: Annotated[int, typer.Option("--count", "-n", help="how many to choose")] = 50,
+    method: Annotated[str, typer.Option(help="greedy (unsure and diverse), variance (unsure), random")] = "greedy",
+    format: Format = None,
+    device: Device = "cpu",
+    seed: Annotated[int, typer.Option(help="of method random")] = 0,
+) -> None:
+    """Choose the structures that a model would learn most from: the next batch for DFT.
+
+    Example:
+
+        mekrr-scale select model.mekrr run.xyz -n 40 -o next.xyz
+    """
+    if not output.parent.is_dir():
+        raise ConfigError(f"the folder {output.parent} does not exist; create it first")
+    potential = Potential(Model.load(model), device=_device(device))
+    candidates = list(read_structures(structures, format))
+    with Bar() as bar:
+        found = select_structures(potential, candidates, count, method, seed, bar)  # type: ignore[arg-type]
+    chosen = []
+    for index, before, remaining in zip(
+        found.indices, found.uncertainty.tolist(), found.remaining.tolist(), strict=True
+    ):
+        atoms = candidates[index].copy()
+        atoms.info |= {"index": index, "uncertainty_per_atom": before, "remaining_uncertainty_per_atom": remaining}
+        chosen.append(atoms)
+    ase.io.write(output, chosen, format="extxyz")
+    first, last = 1e3 * float(found.remaining[0]), 1e3 * float(found.remaining[-1])
+    out.print(
+        f"{output}: {count} of {len(candidates)} structures; uncertainty {first:.3g} meV/atom at the first, "
+        f"{last:.3g} left at the last",
+        highlight=False,
+    )
 
 
 @app.command(epilog=EXIT_CODES)

@@ -1,0 +1,101 @@
+"""Side by side with franken 0.7.0 on 3BPA: the same SevenNet-0 features, frames and machine.
+
+Needs `pip install franken==0.7.0` beside the extras `sevennet`. A trial is a new (length scale,
+alpha, M) with the whole path over ridge and force weight: landmarks, whitening, rows and solves
+here, covariances and solves there. Both sides choose ridge and force weight with the hundred test
+frames' errors left out of sight here (five-fold cross-validation), and in favour of franken by
+those errors themselves.
+"""
+
+import importlib.util
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from benchmarks.bpa_forces import PLAN, SPEC, errors, frames, store
+from benchmarks.data import anonymous_mb, table
+from mekrr_scale.backbones import load_backbone
+from mekrr_scale.pipeline import LengthScale, fit
+
+
+def franken_trial(count: int, features: int, length_scale: float) -> tuple[float, Callable[[], dict[str, float]], int]:
+    """Seconds of a trial, a function that evaluates its best solution, and the number of solutions."""
+    import numpy as np
+    from franken.autotune.script import init_loaders
+    from franken.config import GaussianRFConfig, SevennBackboneConfig
+    from franken.rf.model import FrankenPotential
+    from franken.trainers.log_utils import DataSplit
+    from franken.trainers.rf_cuda_lowmem import RandomFeaturesTrainer
+    from sevenn.util import pretrained_name_to_path
+
+    logging.disable(logging.WARNING)
+    backbone = SevennBackboneConfig(pretrained_name_to_path("7net-0"))
+    loaders = init_loaders(backbone, frames(count), None, frames(0, test=True))
+    trainer = RandomFeaturesTrainer(loaders["train"], device="cpu", dtype="float64", save_fmaps=False)
+    species = loaders["train"].dataset.num_species  # type: ignore[attr-defined]
+    kernel = GaussianRFConfig(features, length_scale=length_scale)
+    model = FrankenPotential(backbone, kernel, num_species=species, jac_chunk_size=9)
+    grid: dict[str, Any] = {
+        "l2_penalty": np.logspace(-11, -6, 6).tolist(),
+        "force_weight": np.linspace(0.01, 0.99, 10).tolist(),
+    }
+    start = time.perf_counter()
+    logs, weights = trainer.fit(model, grid)
+    taken = time.perf_counter() - start
+
+    def evaluated() -> dict[str, float]:
+        found = trainer.evaluate(model, loaders["test"], logs, weights, metrics=["energy_MAE", "forces_MAE"])
+        best = min(found, key=lambda log: log.get_metric("forces_MAE", DataSplit.TEST))
+        return {
+            "force_mae": best.get_metric("forces_MAE", DataSplit.TEST),
+            "energy_mae": best.get_metric("energy_MAE", DataSplit.TEST),
+        }
+
+    return taken, evaluated, len(logs)
+
+
+def trial(count: int, landmarks: int, folds: int) -> tuple[float, Any]:
+    """The same here; without folds, the first ridge and weight stand for the path (one decomposition serves all)."""
+    data, _ = store(count, "all")
+    plan = replace(PLAN, n_landmarks=landmarks, folds=folds, uncertainty=False, length_scales=(LengthScale(4.0),))
+    start = time.perf_counter()
+    report = fit(data, plan)
+    return time.perf_counter() - start, report.model
+
+
+def main(evaluate: bool = True) -> None:
+    if importlib.util.find_spec("franken") is None:
+        print("franken is not installed here; pip install franken==0.7.0 sevenn", file=sys.stderr)
+        return
+    warnings.simplefilter("ignore")
+    backbone = load_backbone(SPEC)
+    frames(0, test=True)
+    rows: list[list[object]] = []
+    for count, here, there in ((25, 1000, 1024), (25, 2000, 4096), (50, 1000, 1024)):
+        _, extraction = store(count, "all")
+        trial(count, here, 5)  # warm: files in the page cache, as they are for every trial but the first
+        taken, model = trial(count, here, 5)
+        found = errors(model, backbone)
+        memory = anonymous_mb()
+        first = extraction + taken if extraction else float("nan")
+        name = f"here, M = {here}, 5 folds"
+        rows.append([count, name, first, taken, 1.0, found["force_mae"], found["energy_mae"], round(memory)])
+        print(*rows[-1], sep=" | ", flush=True)
+        other, evaluated, _ = franken_trial(count, there, 16.0)
+        errors_there = (
+            evaluated() if evaluate and count == 25 else {"force_mae": float("nan"), "energy_mae": float("nan")}
+        )
+        ratio = other / taken
+        name = f"franken, {there} features"
+        figures = [errors_there["force_mae"], errors_there["energy_mae"]]
+        rows.append([count, name, other, other, round(ratio, 1), *figures, round(anonymous_mb())])
+        print(*rows[-1], sep=" | ", flush=True)
+    print(f"\n{torch.get_num_threads()} threads; seconds, meV/angstrom, meV/atom, MB of anonymous memory\n")
+    header = ["frames", "method", "first model", "further trial", "ratio", "force MAE", "energy MAE", "memory"]
+    table(header, rows)
