@@ -8,10 +8,12 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from ase.data import chemical_symbols
 from jaxtyping import Float64
 from numpy import ndarray
 from rich.table import Table
 
+from mekrr_scale.interpret import Explanation
 from mekrr_scale.pipeline import Evaluation, FitReport
 
 matplotlib.use("Agg")
@@ -42,6 +44,16 @@ def species_table(evaluation: Evaluation) -> Table:
         table.add_column(name, justify="left" if name == "element" else "right")
     for symbol, (count, mae, rmse) in evaluation.force_errors_by_species().items():
         table.add_row(symbol, str(count), f"{mae:.1f}", f"{rmse:.1f}")
+    return table
+
+
+def contribution_table(rows: dict[str, tuple[int, float, float]]) -> Table:
+    """Contributions of atoms to the energy, by element."""
+    table = Table(title="Contributions beyond the reference energies (eV per atom)", title_justify="left")
+    for name in ("element", "atoms", "mean", "spread"):
+        table.add_column(name, justify="left" if name == "element" else "right")
+    for symbol, (count, mean, spread) in rows.items():
+        table.add_row(symbol, str(count), f"{mean:.4f}", f"{spread:.4f}")
     return table
 
 
@@ -105,6 +117,29 @@ def species_plot(path: Path | str, evaluation: Evaluation) -> None:
     axis.set_ylabel("force error (meV/Å)")
     axis.legend(frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def contribution_plot(path: Path | str, explanations: Sequence[Explanation]) -> None:
+    """Contributions of atoms and similarity to the nearest landmark, by element."""
+    import matplotlib.pyplot as plt
+
+    species = np.concatenate([found.species.numpy() for found in explanations])
+    parts = np.concatenate([found.contributions.numpy() for found in explanations])
+    nearest = np.concatenate([found.similarity[:, 0].numpy() for found in explanations])
+    elements = np.unique(species).tolist()
+    figure, axes = plt.subplots(1, 2, figsize=(3.2 + 1.6 * len(elements), 3.8))
+    for axis, values, label in (
+        (axes[0], parts, "contribution to the energy (eV/atom)"),
+        (axes[1], nearest, "similarity to the nearest landmark"),
+    ):
+        axis.boxplot([values[species == z] for z in elements], showfliers=len(values) < 5000, widths=0.6)
+        names = [f"{chemical_symbols[z]}\n{int((species == z).sum())} atoms" for z in elements]
+        axis.set_xticks(np.arange(len(elements)) + 1, names)
+        axis.set_ylabel(label)
+        axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(path, dpi=130)
     plt.close(figure)

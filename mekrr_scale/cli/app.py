@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-import ase.io
-import torch
 import typer
 
 from mekrr_scale import __version__
 from mekrr_scale.backbones import BackboneSpec, available_backbones
+from mekrr_scale.cli.apply import apply_app
 from mekrr_scale.cli.console import EXIT_CODES, Bar, errors, out
+from mekrr_scale.cli.options import Device, EnergyKey, ForcesKey, Format, StressKey, Units, device_of
 from mekrr_scale.cli.simulate import simulate_app
 from mekrr_scale.cli.store import store_app
 from mekrr_scale.config import load_config, parse_bytes
 from mekrr_scale.errors import ConfigError
-from mekrr_scale.model import Model
-from mekrr_scale.pipeline import Evaluation, ExtractPlan, evaluate_store
-from mekrr_scale.pipeline import evaluate as evaluate_structures
+from mekrr_scale.pipeline import ExtractPlan
 from mekrr_scale.pipeline import extract as extract_features
 from mekrr_scale.pipeline import fit as fit_model
-from mekrr_scale.pipeline import predict as predict_structures
-from mekrr_scale.pipeline.evaluate import summary
-from mekrr_scale.potential import Potential
-from mekrr_scale.report import error_table, parity_plot, species_plot, species_table, trial_table
-from mekrr_scale.select import select as select_structures
-from mekrr_scale.store import FeatureStore
-from mekrr_scale.structures import LabelKeys, count_structures, read_structures
+from mekrr_scale.report import parity_plot, trial_table
+from mekrr_scale.structures import LabelKeys
 
 app = typer.Typer(
     help="Kernel interatomic potentials on features of pretrained graph networks, at scale.",
@@ -38,16 +30,8 @@ app = typer.Typer(
     epilog="Add --debug to any command for the traceback of an error.",
 )
 app.add_typer(store_app, name="store")
+app.add_typer(apply_app)
 app.add_typer(simulate_app)
-
-Device = Annotated[str, typer.Option(help="torch device of the backbone, e.g. cpu or cuda")]
-EnergyKey = Annotated[str | None, typer.Option(help="info key of the energy; default: ASE's (force-consistent) energy")]
-ForcesKey = Annotated[str | None, typer.Option(help="array key of the forces; default: ASE's, without constraints")]
-StressKey = Annotated[str | None, typer.Option(help="info key of the stress; default: ASE's")]
-Units = Annotated[
-    str, typer.Option(help="units of the labels: energy[,length[,stress]], e.g. kcal/mol or Hartree,bohr")
-]
-Format = Annotated[str | None, typer.Option(help="ASE's name of the format, where the file name does not tell")]
 
 
 @app.callback(invoke_without_command=True)
@@ -101,7 +85,7 @@ def extract(
         part=_part(part),
         shard_bytes=parse_bytes(shard_size),
         dtype=dtype,
-        device=_device(device),
+        device=device_of(device),
         group_key=group_key,
         need_energy=not unlabelled,
         format=format,
@@ -203,118 +187,6 @@ def fit(
 
 
 @app.command(epilog=EXIT_CODES)
-def evaluate(
-    model: Annotated[Path, typer.Argument(help="model file")],
-    data: Annotated[Path, typer.Argument(help="structures with labels, or a store (energies only)")],
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures as JSON")] = None,
-    plot: Annotated[Path | None, typer.Option(help="parity plot")] = None,
-    species_figure: Annotated[Path | None, typer.Option("--species-plot", help="force errors by element")] = None,
-    forces: Annotated[bool, typer.Option(help="compare forces and stress too")] = True,
-    energy_key: EnergyKey = None,
-    forces_key: ForcesKey = None,
-    stress_key: StressKey = None,
-    units: Units = "eV,angstrom,eV/A^3",
-    format: Format = None,
-    device: Device = "cpu",
-) -> None:
-    """Errors of a model on labelled structures.
-
-    Examples:
-
-        mekrr-scale evaluate model.mekrr test.xyz.xz --plot parity.png --json errors.json
-
-        mekrr-scale evaluate model.mekrr features   # a store: energies only, no backbone needed
-    """
-    loaded = Model.load(model)
-    with Bar() as bar:
-        found = _evaluate(
-            loaded, data, LabelKeys(energy_key, forces_key, stress_key, **LabelKeys.parse_units(units)),
-            forces, format, _device(device), bar,
-        )  # fmt: skip
-    for line in found.rejected[:3]:
-        errors.print(f"left out: {line}", markup=False, highlight=False)
-    if len(found.rejected) > 3:
-        errors.print(f"left out: {len(found.rejected) - 3} more structures", highlight=False)
-    out.print(error_table([(data.name, found.metrics())]))
-    if len(found.forces):
-        out.print(species_table(found))
-    if json_file is not None:
-        json_file.write_text(json.dumps(summary(found), indent=2), encoding="utf-8")
-    if plot is not None:
-        parity_plot(plot, found, title=f"{model.name} on {data.name}")
-    if species_figure is not None:
-        if not len(found.forces):
-            raise ConfigError("there are no forces to plot by element; evaluate structures with forces")
-        species_plot(species_figure, found)
-
-
-@app.command(epilog=EXIT_CODES)
-def predict(
-    model: Annotated[Path, typer.Argument(help="model file")],
-    structures: Annotated[Path, typer.Argument(help="structures to predict")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="extended xyz file to write")],
-    forces: Annotated[bool, typer.Option(help="forces and stress too")] = True,
-    format: Format = None,
-    device: Device = "cpu",
-) -> None:
-    """Predict energies, per-atom energies, forces and stress; writes extended xyz.
-
-    Example:
-
-        mekrr-scale predict model.mekrr candidates.xyz -o predicted.xyz
-    """
-    potential = Potential(Model.load(model), device=_device(device))
-    if not output.parent.is_dir():
-        raise ConfigError(f"the folder {output.parent} does not exist; create it first")
-    count = 0
-    with Bar() as bar, output.open("w", encoding="utf-8") as stream:
-        bar.stage("predict", count_structures(structures, format) if structures.exists() else None)
-        for atoms in predict_structures(potential, read_structures(structures, format), forces, bar):
-            ase.io.write(stream, atoms, format="extxyz")
-            count += 1
-    out.print(f"{output}: {count} structures", highlight=False)
-
-
-@app.command(epilog=EXIT_CODES)
-def select(
-    model: Annotated[Path, typer.Argument(help="model file")],
-    structures: Annotated[Path, typer.Argument(help="unlabelled structures to choose from, e.g. a trajectory")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="extended xyz file for the chosen ones")],
-    count: Annotated[int, typer.Option("--count", "-n", help="how many to choose")] = 50,
-    method: Annotated[str, typer.Option(help="greedy (unsure and diverse), variance (unsure), random")] = "greedy",
-    format: Format = None,
-    device: Device = "cpu",
-    seed: Annotated[int, typer.Option(help="of method random")] = 0,
-) -> None:
-    """Choose the structures that a model would learn most from: the next batch for DFT.
-
-    Example:
-
-        mekrr-scale select model.mekrr run.xyz -n 40 -o next.xyz
-    """
-    if not output.parent.is_dir():
-        raise ConfigError(f"the folder {output.parent} does not exist; create it first")
-    potential = Potential(Model.load(model), device=_device(device))
-    candidates = list(read_structures(structures, format))
-    with Bar() as bar:
-        found = select_structures(potential, candidates, count, method, seed, bar)  # type: ignore[arg-type]
-    chosen = []
-    for index, before, remaining in zip(
-        found.indices, found.uncertainty.tolist(), found.remaining.tolist(), strict=True
-    ):
-        atoms = candidates[index].copy()
-        atoms.info |= {"index": index, "uncertainty_per_atom": before, "remaining_uncertainty_per_atom": remaining}
-        chosen.append(atoms)
-    ase.io.write(output, chosen, format="extxyz")
-    first, last = 1e3 * float(found.remaining[0]), 1e3 * float(found.remaining[-1])
-    out.print(
-        f"{output}: {count} of {len(candidates)} structures; uncertainty {first:.3g} meV/atom at the first, "
-        f"{last:.3g} left at the last",
-        highlight=False,
-    )
-
-
-@app.command(epilog=EXIT_CODES)
 def backbones() -> None:
     """List backbones: which can be used here, and what the others need.
 
@@ -324,20 +196,6 @@ def backbones() -> None:
     """
     for name, usable, note in available_backbones():
         out.print(f"{'[green]yes[/]' if usable else '[red]no[/] '}  [bold]{name}[/]  {note}", highlight=False)
-
-
-def _evaluate(
-    model: Model, data: Path, keys: LabelKeys, forces: bool, format: str | None, device: str, bar: Bar
-) -> Evaluation:
-    if data.is_dir():
-        store = FeatureStore(data)
-        bar.stage("evaluate", store.n_structures)
-        return evaluate_store(model, store, bar)
-    total = count_structures(data, format) if data.exists() else None
-    structures = read_structures(data, format)
-    potential = Potential(model, device=device)
-    bar.stage("evaluate", total)
-    return evaluate_structures(potential, structures, keys, forces, bar)
 
 
 def _derivatives(text: str) -> int | Literal["all", "none"]:
@@ -357,16 +215,6 @@ def _part(text: str) -> tuple[int, int]:
     except ValueError:
         raise ConfigError(f"--part {text!r}: write i/n, e.g. 3/16") from None
     return index, count
-
-
-def _device(text: str) -> str:
-    try:
-        device = torch.device(text)
-    except RuntimeError as error:
-        raise ConfigError(f"--device {text!r}: write cpu, cuda or cuda:1") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: torch finds no CUDA GPU here; use cpu, or install torch with CUDA (README)")
-    return text
 
 
 def _texts(text: str | None) -> list[str] | None:

@@ -12,16 +12,14 @@ from ase import Atoms
 
 from mekrr_scale.calculator import MekrrCalculator
 from mekrr_scale.cli.console import EXIT_CODES, Bar, out
-from mekrr_scale.errors import ConfigError
+from mekrr_scale.cli.options import Device, ModelFile, check_folder, device_of
 from mekrr_scale.md import Bounds, MdPlan, run_md
 from mekrr_scale.md import relax as relax_structure
 from mekrr_scale.structures import read_structures
 
 simulate_app = typer.Typer()
 
-ModelFile = Annotated[Path, typer.Argument(help="model file")]
 Structure = Annotated[Path, typer.Argument(help="file with the structure to start from; its last frame is taken")]
-Device = Annotated[str, typer.Option(help="torch device of the backbone, e.g. cpu or cuda")]
 Dtype = Annotated[Literal["float32", "float64"], typer.Option(help="precision of the backbone")]
 MaxForce = Annotated[float, typer.Option(help="stop above this force on an atom, eV/angstrom; 0 for no bound")]
 MaxUncertainty = Annotated[float, typer.Option(help="stop above this uncertainty, meV/atom; 0 for no bound")]
@@ -61,7 +59,7 @@ def md(
         ensemble, steps, timestep, temperature, friction, pressure, interval, checkpoint, seed,
         _bounds(max_force, max_uncertainty, max_grade, every),
     )  # fmt: skip
-    _check_folder(output)
+    check_folder(output)
     atoms = _last_frame(structure)
     with Bar("steps") as bar:
         report = run_md(atoms, _calculator(model, dtype, device), output, plan, bar)
@@ -91,9 +89,9 @@ def relax(
 
         mekrr-scale relax model.mekrr start.xyz -o relaxed.xyz --cell --force 0.01
     """
-    _check_folder(output)
+    check_folder(output)
     if trajectory is not None:
-        _check_folder(trajectory)
+        check_folder(trajectory)
     atoms = _last_frame(structure)
     bounds = _bounds(max_force, max_uncertainty, max_grade, 1)
     with Bar("steps") as bar:
@@ -108,7 +106,9 @@ def _bounds(force: float, uncertainty: float, grade: float, every: int) -> Bound
 
 
 def _calculator(model: Path, dtype: str, device: str) -> MekrrCalculator:
-    return MekrrCalculator(model, dtype=torch.float64 if dtype == "float64" else torch.float32, device=device)
+    return MekrrCalculator(
+        model, dtype=torch.float64 if dtype == "float64" else torch.float32, device=device_of(device)
+    )
 
 
 def _last_frame(path: Path) -> Atoms:
@@ -117,8 +117,3 @@ def _last_frame(path: Path) -> Atoms:
         last = atoms
     assert last is not None  # a file without structures has been refused
     return last
-
-
-def _check_folder(path: Path) -> None:
-    if not path.parent.is_dir():
-        raise ConfigError(f"the folder {path.parent} does not exist; create it first")

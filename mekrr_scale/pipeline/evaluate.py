@@ -14,9 +14,11 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from jaxtyping import Float64
 from numpy import ndarray
 from numpy.typing import NDArray
+from scipy.stats import spearmanr
 
-from mekrr_scale.errors import MekrrError, StructureError
+from mekrr_scale.errors import MekrrError, ModelError, StructureError
 from mekrr_scale.model import Model
+from mekrr_scale.posterior import Variances
 from mekrr_scale.potential import Potential
 from mekrr_scale.progress import Progress, Silent
 from mekrr_scale.store import FeatureStore
@@ -39,6 +41,20 @@ class Evaluation:
     stress: Float64[ndarray, "stressed 6"]  # eV/angstrom^3, labels; empty without
     stress_predicted: Float64[ndarray, "stressed 6"]
     rejected: Sequence[str] = field(default_factory=list)
+    energy_uncertainty: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))  # eV, 68 %; empty: unknown
+    energy_ratio_95: float = float("nan")  # what to multiply it with for 95 %
+
+    def coverage(self) -> dict[str, float]:
+        """Parts of the energies within their 68 % and 95 % intervals, and how well these rank the errors."""
+        if not len(self.energy_uncertainty):
+            return {}
+        error = np.abs(self.energy_predicted - self.energy)
+        rank = float(spearmanr(error / self.n_atoms, self.energy_uncertainty / self.n_atoms).statistic)
+        return {
+            "within_68": float((error <= self.energy_uncertainty).mean()),
+            "within_95": float((error <= self.energy_ratio_95 * self.energy_uncertainty).mean()),
+            "rank_correlation": rank if len(error) > 2 else float("nan"),
+        }
 
     def metrics(self) -> dict[str, float]:
         """MAE and RMSE: energy in meV/atom, forces in meV/angstrom, stress in meV/angstrom^3."""
@@ -69,15 +85,17 @@ def evaluate(
     keys: LabelKeys | None = None,
     forces: bool = True,
     progress: Progress | None = None,
+    uncertainty: bool = False,
 ) -> Evaluation:
-    """Predict labelled structures and compare.
+    """Predict labelled structures and compare; with ``uncertainty``, intervals too.
 
     Raises:
         StructureError: no structure could be used.
     """
     keys = keys or LabelKeys()
     progress = progress or Silent()
-    rows: dict[str, list[Any]] = {name: [] for name in ("n", "e", "ep", "b", "f", "fp", "z", "s", "sp")}
+    rows: dict[str, list[Any]] = {name: [] for name in ("n", "e", "ep", "b", "f", "fp", "z", "s", "sp", "u")}
+    ratio = float("nan")
     rejected: list[str] = []
     model = potential.model
     for batch in _batches(_labelled(structures, keys, model, rejected, progress)):
@@ -85,6 +103,10 @@ def evaluate(
         with_forces = forces and any(labels.forces is not None for _, labels in batch)
         with_stress = all(labels.stress is not None and a.cell.rank == 3 for a, labels in batch)
         found = potential.predict(atoms, forces=with_forces, stress=with_stress)
+        if uncertainty:
+            sure = potential.uncertainty(atoms)
+            rows["u"].append(sure.energy.numpy())
+            ratio = sure.energy_ratio_95
         start = 0
         for i, (item, labels) in enumerate(batch):
             part = slice(start, start + len(item))
@@ -115,25 +137,37 @@ def evaluate(
         stress=np.array(rows["s"]).reshape(-1, 6),
         stress_predicted=np.array(rows["sp"]).reshape(-1, 6),
         rejected=rejected,
+        energy_uncertainty=np.concatenate(rows["u"]) if rows["u"] else np.empty(0),
+        energy_ratio_95=ratio,
     )
 
 
-def evaluate_store(model: Model, store: FeatureStore, progress: Progress | None = None) -> Evaluation:
+def evaluate_store(
+    model: Model, store: FeatureStore, progress: Progress | None = None, uncertainty: bool = False
+) -> Evaluation:
     """Energies of a store's structures against their labels; needs no backbone.
 
     Raises:
-        ModelError: features of another backbone.
+        ModelError: features of another backbone, or no posterior to tell uncertainties from.
         StructureError: no structure has an energy.
     """
     progress = progress or Silent()
     model.require_backbone(store.header.backbone, f"the store {store.path}")
-    sizes, energy, predicted, baseline = [], [], [], []
+    sizes, energy, predicted, baseline, deviation = [], [], [], [], [np.empty(0)]
+    if uncertainty and model.posterior is None:
+        raise ModelError("the model cannot tell its uncertainty; fit it with folds and uncertainty = true")
+    posterior = model.posterior if uncertainty else None
+    variances = None if posterior is None else Variances(model.kernel, model.landmarks, posterior)
     for batch in store:
         known = (~batch.energy.isnan()).numpy()
         sizes.append(batch.n_atoms.numpy()[known])
         energy.append(batch.energy.numpy()[known])
         predicted.append(model.energies(batch).numpy()[known])
         baseline.append((batch.counts(model.baseline.species).double() @ model.baseline.energies).numpy()[known])
+        if variances is not None and posterior is not None:
+            size = batch.n_atoms.double() if model.kernel.reduce == "mean" else 1.0
+            raw = variances.structures(batch).sqrt() * size
+            deviation.append(posterior.energy.within_68 * raw.numpy()[known])
         progress.advance(batch.n_structures)
     if not sum(map(len, sizes)):
         raise StructureError(f"no structure in {store.path} has an energy to compare with")
@@ -141,13 +175,22 @@ def evaluate_store(model: Model, store: FeatureStore, progress: Progress | None 
     return Evaluation(
         np.concatenate(sizes), np.concatenate(energy), np.concatenate(predicted), np.concatenate(baseline),
         empty, empty, np.empty(0, np.int64), np.empty((0, 6)), np.empty((0, 6)),
+        energy_uncertainty=np.concatenate(deviation),
+        energy_ratio_95=float("nan") if posterior is None else posterior.energy.within_95 / posterior.energy.within_68,
     )  # fmt: skip
 
 
 def predict(
-    potential: Potential, structures: Iterable[Atoms], forces: bool = True, progress: Progress | None = None
+    potential: Potential,
+    structures: Iterable[Atoms],
+    forces: bool = True,
+    progress: Progress | None = None,
+    uncertainty: bool = False,
 ) -> Iterator[Atoms]:
     """Copies of structures with predicted energy, per-atom energies, forces and stress attached.
+
+    With ``uncertainty``, ``energy_uncertainty`` and ``energy_uncertainty_95`` (eV), and for each atom
+    ``energies_uncertainty`` and ``extrapolation`` (grade; above 1 is outside of the training data).
 
     Raises:
         StructureError, ModelError, BackboneError: a structure that cannot be predicted.
@@ -157,6 +200,7 @@ def predict(
         atoms = [item for item, _ in batch]
         periodic = all(item.cell.rank == 3 and item.pbc.any() for item in atoms)
         found = potential.predict(atoms, forces=forces, stress=forces and periodic)
+        sure = potential.uncertainty(atoms) if uncertainty else None
         start = 0
         for i, item in enumerate(atoms):
             part = slice(start, start + len(item))
@@ -169,6 +213,11 @@ def predict(
             result = Atoms(item.numbers, positions=item.positions, cell=item.cell, pbc=item.pbc)
             result.info.update({k: v for k, v in item.info.items() if np.size(v) == 1})
             result.calc = SinglePointCalculator(result, **results)
+            if sure is not None:
+                result.info["energy_uncertainty"] = float(sure.energy[i])
+                result.info["energy_uncertainty_95"] = float(sure.energy[i] * sure.energy_ratio_95)
+                result.arrays["energies_uncertainty"] = sure.energies[part].numpy()
+                result.arrays["extrapolation"] = sure.grade[part].numpy()
             yield result
         progress.advance(len(batch))
 
@@ -177,6 +226,7 @@ def summary(evaluation: Evaluation) -> Mapping[str, Any]:
     """What ``evaluate --json`` writes."""
     return {
         "metrics": evaluation.metrics(),
+        "uncertainty": evaluation.coverage(),
         "forces_by_species": {
             symbol: {"atoms": n, "mae": mae, "rmse": rmse}
             for symbol, (n, mae, rmse) in evaluation.force_errors_by_species().items()

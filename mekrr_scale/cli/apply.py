@@ -1,0 +1,218 @@
+"""The commands that use a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import ase.io
+import typer
+
+from mekrr_scale.cli.console import EXIT_CODES, Bar, errors, out
+from mekrr_scale.cli.options import (
+    Device,
+    EnergyKey,
+    ForcesKey,
+    Format,
+    ModelFile,
+    StressKey,
+    Units,
+    check_folder,
+    device_of,
+)
+from mekrr_scale.errors import ConfigError
+from mekrr_scale.interpret import explained, totals
+from mekrr_scale.model import Model
+from mekrr_scale.pipeline import Evaluation, evaluate_store
+from mekrr_scale.pipeline import evaluate as evaluate_structures
+from mekrr_scale.pipeline import predict as predict_structures
+from mekrr_scale.pipeline.evaluate import summary
+from mekrr_scale.potential import Potential
+from mekrr_scale.report import (
+    contribution_plot,
+    contribution_table,
+    error_table,
+    parity_plot,
+    species_plot,
+    species_table,
+)
+from mekrr_scale.select import select as select_structures
+from mekrr_scale.store import FeatureStore
+from mekrr_scale.structures import LabelKeys, count_structures, read_structures
+
+apply_app = typer.Typer()
+
+
+@apply_app.command(epilog=EXIT_CODES)
+def evaluate(
+    model: ModelFile,
+    data: Annotated[Path, typer.Argument(help="structures with labels, or a store (energies only)")],
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures as JSON")] = None,
+    plot: Annotated[Path | None, typer.Option(help="parity plot")] = None,
+    species_figure: Annotated[Path | None, typer.Option("--species-plot", help="force errors by element")] = None,
+    forces: Annotated[bool, typer.Option(help="compare forces and stress too")] = True,
+    uncertainty: Annotated[
+        bool | None, typer.Option(help="how many errors the intervals hold; default: where the model keeps them")
+    ] = None,
+    energy_key: EnergyKey = None,
+    forces_key: ForcesKey = None,
+    stress_key: StressKey = None,
+    units: Units = "eV,angstrom,eV/A^3",
+    format: Format = None,
+    device: Device = "cpu",
+) -> None:
+    """Errors of a model on labelled structures.
+
+    Examples:
+
+        mekrr-scale evaluate model.mekrr test.xyz.xz --plot parity.png --json errors.json
+
+        mekrr-scale evaluate model.mekrr features   # a store: energies only, no backbone needed
+    """
+    loaded = Model.load(model)
+    with Bar() as bar:
+        found = _evaluate(
+            loaded, data, LabelKeys(energy_key, forces_key, stress_key, **LabelKeys.parse_units(units)),
+            forces, format, device_of(device), bar, uncertainty,
+        )  # fmt: skip
+    for line in found.rejected[:3]:
+        errors.print(f"left out: {line}", markup=False, highlight=False)
+    if len(found.rejected) > 3:
+        errors.print(f"left out: {len(found.rejected) - 3} more structures", highlight=False)
+    out.print(error_table([(data.name, found.metrics())]))
+    if len(found.forces):
+        out.print(species_table(found))
+    held = found.coverage()
+    if held:
+        out.print(
+            f"68 % intervals of the energy hold {100 * held['within_68']:.0f} % of the errors, 95 % intervals "
+            f"{100 * held['within_95']:.0f} %; rank correlation of error and interval {held['rank_correlation']:.2f}",
+            highlight=False,
+        )
+    if json_file is not None:
+        json_file.write_text(json.dumps(summary(found), indent=2), encoding="utf-8")
+    if plot is not None:
+        parity_plot(plot, found, title=f"{model.name} on {data.name}")
+    if species_figure is not None:
+        if not len(found.forces):
+            raise ConfigError("there are no forces to plot by element; evaluate structures with forces")
+        species_plot(species_figure, found)
+
+
+@apply_app.command(epilog=EXIT_CODES)
+def predict(
+    model: ModelFile,
+    structures: Annotated[Path, typer.Argument(help="structures to predict")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="extended xyz file to write")],
+    forces: Annotated[bool, typer.Option(help="forces and stress too")] = True,
+    uncertainty: Annotated[bool, typer.Option("--uncertainty", help="and how sure they are")] = False,
+    format: Format = None,
+    device: Device = "cpu",
+) -> None:
+    """Predict energies, per-atom energies, forces and stress; writes extended xyz.
+
+    Example:
+
+        mekrr-scale predict model.mekrr candidates.xyz -o predicted.xyz
+    """
+    potential = Potential(Model.load(model), device=device_of(device))
+    check_folder(output)
+    count = 0
+    with Bar() as bar, output.open("w", encoding="utf-8") as stream:
+        bar.stage("predict", count_structures(structures, format) if structures.exists() else None)
+        for atoms in predict_structures(potential, read_structures(structures, format), forces, bar, uncertainty):
+            ase.io.write(stream, atoms, format="extxyz")
+            count += 1
+    out.print(f"{output}: {count} structures", highlight=False)
+
+
+@apply_app.command(epilog=EXIT_CODES)
+def select(
+    model: ModelFile,
+    structures: Annotated[Path, typer.Argument(help="unlabelled structures to choose from, e.g. a trajectory")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="extended xyz file for the chosen ones")],
+    count: Annotated[int, typer.Option("--count", "-n", help="how many to choose")] = 50,
+    method: Annotated[str, typer.Option(help="greedy (unsure and diverse), variance (unsure), random")] = "greedy",
+    format: Format = None,
+    device: Device = "cpu",
+    seed: Annotated[int, typer.Option(help="of method random")] = 0,
+) -> None:
+    """Choose the structures that a model would learn most from: the next batch for DFT.
+
+    Example:
+
+        mekrr-scale select model.mekrr run.xyz -n 40 -o next.xyz
+    """
+    check_folder(output)
+    potential = Potential(Model.load(model), device=device_of(device))
+    candidates = list(read_structures(structures, format))
+    with Bar() as bar:
+        found = select_structures(potential, candidates, count, method, seed, bar)  # type: ignore[arg-type]
+    chosen = []
+    for index, before, remaining in zip(
+        found.indices, found.uncertainty.tolist(), found.remaining.tolist(), strict=True
+    ):
+        atoms = candidates[index].copy()
+        atoms.info |= {"index": index, "uncertainty_per_atom": before, "remaining_uncertainty_per_atom": remaining}
+        chosen.append(atoms)
+    ase.io.write(output, chosen, format="extxyz")
+    first, last = 1e3 * float(found.remaining[0]), 1e3 * float(found.remaining[-1])
+    out.print(
+        f"{output}: {count} of {len(candidates)} structures; uncertainty {first:.3g} meV/atom at the first, "
+        f"{last:.3g} left at the last",
+        highlight=False,
+    )
+
+
+@apply_app.command(epilog=EXIT_CODES)
+def explain(
+    model: ModelFile,
+    structures: Annotated[Path, typer.Argument(help="structures to take apart")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="extended xyz file to write")],
+    nearest: Annotated[int, typer.Option(help="landmarks to name for each atom")] = 3,
+    plot: Annotated[Path | None, typer.Option(help="figure of contributions and similarities by element")] = None,
+    format: Format = None,
+    device: Device = "cpu",
+) -> None:
+    """Take predictions apart: atoms' and elements' parts of the energy, and the landmarks nearest to them.
+
+    Example:
+
+        mekrr-scale explain model.mekrr candidates.xyz -o parts.xyz --plot parts.png
+    """
+    check_folder(output)
+    if nearest < 1:
+        raise ConfigError(f"{nearest} landmarks asked for; ask for at least one")
+    potential = Potential(Model.load(model), device=device_of(device))
+    found = []
+    with Bar() as bar, output.open("w", encoding="utf-8") as stream:
+        bar.stage("explain", count_structures(structures, format) if structures.exists() else None)
+        for atoms, explanation in explained(potential, read_structures(structures, format), nearest, bar):
+            ase.io.write(stream, atoms, format="extxyz")
+            found.append(explanation)
+    out.print(contribution_table(totals(found)))
+    if plot is not None:
+        contribution_plot(plot, found)
+
+
+def _evaluate(
+    model: Model,
+    data: Path,
+    keys: LabelKeys,
+    forces: bool,
+    format: str | None,
+    device: str,
+    bar: Bar,
+    uncertainty: bool | None,
+) -> Evaluation:
+    asked = model.posterior is not None if uncertainty is None else uncertainty
+    if data.is_dir():
+        store = FeatureStore(data)
+        bar.stage("evaluate", store.n_structures)
+        return evaluate_store(model, store, bar, asked)
+    total = count_structures(data, format) if data.exists() else None
+    structures = read_structures(data, format)
+    potential = Potential(model, device=device)
+    bar.stage("evaluate", total)
+    return evaluate_structures(potential, structures, keys, forces, bar, asked)

@@ -1,0 +1,46 @@
+"""Options that several commands take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from mekrr_scale.errors import ConfigError
+
+Device = Annotated[str, typer.Option(help="torch device of the backbone, e.g. cpu or cuda")]
+EnergyKey = Annotated[str | None, typer.Option(help="info key of the energy; default: ASE's (force-consistent) energy")]
+ForcesKey = Annotated[str | None, typer.Option(help="array key of the forces; default: ASE's, without constraints")]
+StressKey = Annotated[str | None, typer.Option(help="info key of the stress; default: ASE's")]
+Units = Annotated[
+    str, typer.Option(help="units of the labels: energy[,length[,stress]], e.g. kcal/mol or Hartree,bohr")
+]
+Format = Annotated[str | None, typer.Option(help="ASE's name of the format, where the file name does not tell")]
+ModelFile = Annotated[Path, typer.Argument(help="model file")]
+
+
+def device_of(text: str) -> str:
+    """A device that torch can use here.
+
+    Raises:
+        ConfigError: unknown, or no CUDA GPU.
+    """
+    try:
+        device = torch.device(text)
+    except RuntimeError as error:
+        raise ConfigError(f"--device {text!r}: write cpu, cuda or cuda:1") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: torch finds no CUDA GPU here; use cpu, or install torch with CUDA (README)")
+    return text
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a file to write before work is wasted.
+
+    Raises:
+        ConfigError: its folder does not exist.
+    """
+    if not path.parent.is_dir():
+        raise ConfigError(f"the folder {path.parent} does not exist; create it first")
