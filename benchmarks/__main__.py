@@ -13,6 +13,8 @@ NAMES = (
     "molecular_dynamics",
     "bpa_forces",
     "franken_comparison",
+    "uncertainty",
+    "active_learning",
 )
 
 for name in sys.argv[1:] or NAMES:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import resource
+import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -98,3 +100,48 @@ def table(header: list[str], rows: list[list[object]]) -> None:
 def exponent(sizes: list[float], values: list[float]) -> float:
     """Slope of a fit in log-log."""
     return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Structures of a store in memory, to be split and written again."""
+
+    items: Sequence[tuple[torch.Tensor, torch.Tensor, float]]  # species, features, energy of each structure
+    folder: Path
+
+    @classmethod
+    def of(cls, source: FeatureStore) -> "Subset":
+        items = []
+        for batch in source:
+            for i in range(batch.n_structures):
+                parts = [(run.z, run.features[run.ptr[i] : run.ptr[i + 1]].clone()) for run in batch.runs]
+                species = torch.cat([torch.full((len(f),), z) for z, f in parts])
+                items.append((species, torch.cat([f for _, f in parts]), float(batch.energy[i])))
+        return cls(items, CACHE / "whole")
+
+    def parts(self, part: float, seed: int, name: str) -> tuple["Subset", "Subset"]:
+        order = np.random.default_rng(1000 + seed).permutation(len(self.items)).tolist()
+        held = int(part * len(order))
+        return self.take(order[held:], f"{name}-fit"), self.take(order[:held], f"{name}-held")
+
+    def take(self, indices: Sequence[int], name: str) -> "Subset":
+        return Subset([self.items[i] for i in indices], CACHE / "subsets" / name)
+
+    def batch(self, indices: Sequence[int]) -> FeatureBatch:
+        chosen = [self.items[i] for i in indices]
+        ptr = bounds(torch.tensor([len(species) for species, _, _ in chosen]))
+        return FeatureBatch.from_atoms(
+            torch.cat([features for _, features, _ in chosen]), torch.cat([species for species, _, _ in chosen]), ptr
+        )
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def store(self) -> FeatureStore:
+        """The structures as a store, written anew."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        with FeatureWriter(self.folder, "subset", self.items[0][1].shape[1]) as writer:
+            for species, features, energy in self.items:
+                writer.add(species.numpy(), features.numpy(), energy)
+        return FeatureStore(self.folder)

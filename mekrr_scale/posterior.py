@@ -28,7 +28,7 @@ from torch import Tensor
 
 from mekrr_scale.arrays import FeatureBatch, Landmarks, SpeciesRun
 from mekrr_scale.kernels import SetKernel
-from mekrr_scale.whitening import Whitening, WhiteningMethod, whiten
+from mekrr_scale.whitening import Whitening, WhiteningMethod, eigh, whiten
 
 _OUTSIDE = 0.1  # part of a typical held-out variance
 _ROUNDING = 64 * torch.finfo(torch.float64).eps  # of K(x,x) - phi phi', relative to K(x,x)
@@ -161,6 +161,24 @@ def posterior_factor(
     identity = torch.eye(len(gram), dtype=torch.float64)
     upper = torch.linalg.solve_triangular(lower.T, identity, upper=True)
     return whitening.coefficients(math.sqrt(ridge) * upper)
+
+
+def mean_factor(
+    grams: Sequence[tuple[Float64[Tensor, "rank rank"], float]], ridge: float, whitening: Whitening
+) -> Float64[Tensor, "columns rank"]:
+    """A of a weighted mean of variances: C C' = sum of share lambda (G + lambda)^-1 over (G, share)."""
+    total = torch.zeros_like(grams[0][0])
+    for gram, share in grams:
+        shifted = gram.clone()
+        shifted.diagonal().add_(ridge)
+        lower, info = torch.linalg.cholesky_ex(shifted)
+        if int(info):
+            s, q = eigh(gram)
+            total += share * (q * (ridge / (s.clamp_min(0.0) + ridge))) @ q.T
+        else:
+            total += share * ridge * torch.cholesky_inverse(lower)
+    s, q = eigh(total)
+    return whitening.coefficients(q * s.clamp_min(0.0).sqrt())
 
 
 def alone(features: Float64[Tensor, "atoms dim"], species: Int[Tensor, " atoms"]) -> FeatureBatch:

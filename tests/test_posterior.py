@@ -15,7 +15,7 @@ from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing
 from mekrr_scale.landmarks import Uniform, WholeStructures
 from mekrr_scale.model import Model
 from mekrr_scale.pipeline import fit
-from mekrr_scale.posterior import Calibration, RawVariance, alone, posterior_factor, raw_variance
+from mekrr_scale.posterior import Calibration, RawVariance, alone, mean_factor, posterior_factor, raw_variance
 from mekrr_scale.potential import Potential
 from mekrr_scale.rows import DerivativeRows, EnergyRows, Rows
 from mekrr_scale.solvers.moments import accumulate
@@ -81,6 +81,24 @@ def test_posterior_factor_where_cholesky_fails():
     expected = eye - torch.linalg.pinv(phi) @ phi
     factor = posterior_factor(phi.T @ phi, 1e-13, identity)
     torch.testing.assert_close(factor @ factor.T, expected, rtol=0, atol=0.1)
+
+
+def test_mean_of_variances():
+    """The factor of a mean gives the mean of the variances of its parts."""
+    generator = torch.Generator().manual_seed(1)
+    batch = reference.random_batch(3, n_structures=6)
+    kernel = SetKernel(Gaussian(1.5), SpeciesMixing(0.0), "sum", Transform.identity(4))
+    landmarks = Uniform(5).select([batch], kernel)
+    whitening = whiten(kernel.gram_blocks(landmarks), 1e-12)
+    grams = []
+    for rows in (2, 9):
+        phi = torch.randn(rows, whitening.rank, generator=generator, dtype=torch.float64)
+        grams.append(phi.T @ phi)
+    rows, prior = kernel.rows(batch, landmarks), kernel.diagonal(batch)
+    parts = [raw_variance(rows, prior, whitening, posterior_factor(g, 1e-3, whitening)).open for g in grams]
+    mean = mean_factor([(grams[0], 0.3), (grams[1], 0.7)], 1e-3, whitening)
+    found = raw_variance(rows, prior, whitening, mean).open
+    torch.testing.assert_close(found, 0.3 * parts[0] + 0.7 * parts[1], rtol=1e-8, atol=1e-12)
 
 
 def test_calibration_finds_the_quantiles():
