@@ -13,6 +13,7 @@ NAMES = (
     "molecular_dynamics",
     "bpa_forces",
     "franken_comparison",
+    "nve",
     "uncertainty",
     "active_learning",
 )
