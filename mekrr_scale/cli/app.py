@@ -61,6 +61,9 @@ def extract(
     part: Annotated[str, typer.Option(help="i/n: do the i-th of n parts, e.g. one per job of an array")] = "1/1",
     shard_size: Annotated[str, typer.Option(help="features per shard, and what a kill can lose")] = "32M",
     dtype: Annotated[Literal["float32", "float64"], typer.Option(help="precision of the features")] = "float32",
+    tangent_dtype: Annotated[
+        Literal["same", "float16"], typer.Option(help="of the tangents; float16 halves the store")
+    ] = "same",
     group_key: Annotated[str | None, typer.Option(help="info key of the trajectory, kept together in folds")] = None,
     unlabelled: Annotated[bool, typer.Option(help="take structures without an energy too")] = False,
     format: Format = None,
@@ -85,6 +88,7 @@ def extract(
         part=_part(part),
         shard_bytes=parse_bytes(shard_size),
         dtype=dtype,
+        tangent_dtype=tangent_dtype,
         device=device_of(device),
         group_key=group_key,
         need_energy=not unlabelled,

@@ -13,7 +13,7 @@ from mekrr_scale.errors import StoreError
 
 FORMAT = "mekrr-scale feature store"
 SCHEMA = "1.0"
-KNOWN_FEATURES = frozenset({"species-major", "tangents"})  # what ``required_features`` may name
+KNOWN_FEATURES = frozenset({"species-major", "tangents", "half-tangents"})  # what ``required_features`` may name
 MANIFEST = "manifest.json"
 SIDECAR = ".json"
 SHARD = ".h5"
@@ -42,7 +42,16 @@ class StoreHeader:
 
     @property
     def required_features(self) -> list[str]:
-        return ["species-major", *(["tangents"] if self.directions else [])]
+        return [
+            "species-major",
+            *(["tangents"] if self.directions else []),
+            *(["half-tangents"] if self.half_tangents else []),
+        ]
+
+    @property
+    def half_tangents(self) -> bool:
+        """Whether tangents are float16 with a scale for each row."""
+        return self.directions.get("dtype") == "float16"
 
     def require(self, other: StoreHeader, where: str) -> None:
         """Refuse features of another kind.

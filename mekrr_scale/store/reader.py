@@ -27,7 +27,7 @@ from mekrr_scale.store.format import (
     check_version,
     read_sealed,
 )
-from mekrr_scale.store.shard import BIG, Arrays, block_hashes
+from mekrr_scale.store.shard import BIG, Arrays, block_hashes, whole_tangents
 
 VerifyLevel = Literal["size", "lazy", "full"]
 
@@ -206,10 +206,10 @@ def _batch(shard: Shard, first: int, last: int, tangents: bool) -> FeatureBatch:
         moved = None
         if labels is not None:
             bounds = small["/tangent/ptr"][s, first : last + 1]
-            moved = Tangents(
-                torch.from_numpy(shard.rows("/tangent/features", int(bounds[0]), int(bounds[-1]))),
-                torch.from_numpy(bounds - bounds[0]),
-            )
+            a, b = int(bounds[0]), int(bounds[-1])
+            scale = small["/tangent/scale"][a:b] if "/tangent/scale" in small else None
+            rows = whole_tangents(shard.rows("/tangent/features", a, b), scale)
+            moved = Tangents(torch.from_numpy(rows), torch.from_numpy(bounds - bounds[0]))
         runs.append(SpeciesRun(int(z), features, torch.from_numpy(ptr - ptr[0]), moved))
         sources.append(torch.from_numpy(small["/atom/source"][ptr[0] : ptr[-1]]))
     part = slice(first, last)

@@ -63,8 +63,12 @@ class StructureRecord:
             )
 
 
-def shard_arrays(records: Sequence[StructureRecord], dtype: str, tangents: bool) -> Arrays:
-    """Arrange structures species-major: atoms by species, then structure, then input order."""
+def shard_arrays(records: Sequence[StructureRecord], dtype: str, tangents: bool, half: bool = False) -> Arrays:
+    """Arrange structures species-major: atoms by species, then structure, then input order.
+
+    Args:
+        half: tangents in float16, each row over its largest magnitude, which is kept beside them.
+    """
     numbers = np.concatenate([r.numbers for r in records])
     sizes = np.array([len(r.numbers) for r in records], dtype=np.int64)
     owner = np.repeat(np.arange(len(records)), sizes)
@@ -97,7 +101,20 @@ def shard_arrays(records: Sequence[StructureRecord], dtype: str, tangents: bool)
         arrays["/structure/stress"] = np.stack(stress).astype(np.float64)
     if tangents:
         arrays |= _tangent_arrays(records, z, counts, dtype)
+        if half:
+            arrays |= _halved(arrays["/tangent/features"])
     return arrays
+
+
+def _halved(rows: NDArray[Any]) -> Arrays:
+    scale = np.abs(rows).max(1, initial=0.0).astype(np.float32)
+    divisor = np.where(scale > 0, scale, np.float32(1))
+    return {"/tangent/features": (rows / divisor[:, None]).astype(np.float16), "/tangent/scale": scale}
+
+
+def whole_tangents(rows: NDArray[Any], scale: NDArray[Any] | None) -> NDArray[Any]:
+    """Tangents as they were before ``half``, to a relative 5e-4 of each row's largest."""
+    return rows if scale is None else rows.astype(np.float32) * scale[:, None]
 
 
 def _tangent_arrays(
@@ -163,12 +180,15 @@ def _record_tangents(arrays: Arrays, i: int, rows: Int64[ndarray, " atoms"]) -> 
     first, last = arrays["/tangent/structure_ptr"][i : i + 2]
     if last == first:
         return None
-    features = np.empty((last - first, len(rows), arrays["/atom/features"].shape[1]), arrays["/tangent/features"].dtype)
+    scale = arrays.get("/tangent/scale")
+    dtype = arrays["/tangent/features"].dtype if scale is None else np.float32
+    features = np.empty((last - first, len(rows), arrays["/atom/features"].shape[1]), dtype)
     for s in range(len(arrays["/species/z"])):
         a, b = arrays["/structure/ptr"][s, i : i + 2]
         places = arrays["/atom/source"][a:b]
         c, d = arrays["/tangent/ptr"][s, i : i + 2]
-        features[:, places] = arrays["/tangent/features"][c:d].reshape(last - first, b - a, features.shape[2])
+        part = whole_tangents(arrays["/tangent/features"][c:d], None if scale is None else scale[c:d])
+        features[:, places] = part.reshape(last - first, b - a, features.shape[2])
     label, prior = arrays["/tangent/label"][first:last], arrays["/tangent/prior"][first:last]
     return RecordTangents(features, arrays["/tangent/kind"][first:last], label, prior)
 

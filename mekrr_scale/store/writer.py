@@ -81,7 +81,8 @@ class ShardWriter:
             raise StoreError("a shard needs at least one structure")
         for record in records:
             record.check(self.header.dim)
-        arrays = shard_arrays(records, self.header.dtype, bool(self.header.directions))
+        header = self.header
+        arrays = shard_arrays(records, header.dtype, bool(header.directions), header.half_tangents)
         path = self.folder / self.name(input_hash)
         temporary = self.folder / f"{TEMPORARY}{uuid.uuid4().hex}"
         try:
