@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Float64, Int, Int64
@@ -175,18 +176,44 @@ class Landmarks:
         return tuple(runs)
 
 
+@runtime_checkable
+class RowMap(Protocol):
+    """Rows that are not held: what is asked of a matrix of rows, for solvers that need products alone."""
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+
+    @property
+    def T(self) -> Any: ...  # noqa: N802  takes ``@`` too: the adjoint
+
+    def __matmul__(self, vectors: Any) -> Any: ...
+
+    def __getitem__(self, chosen: Any) -> Any: ...
+
+
 @dataclass(frozen=True)
 class RowBlock:
     """Rows of the weighted least-squares problem, before whitening."""
 
     kind: RowKind
-    matrix: Float[Tensor, "rows columns"]
+    matrix: Float[Tensor, "rows columns"] | RowMap
     target: Float64[Tensor, " rows"]  # what the kernel has to explain; baseline taken off
     weight: Float64[Tensor, " rows"]
     share: Float64[Tensor, " rows"]  # the row's part in the mean over structures; sums to 1 for each
     counts: Float64[Tensor, "rows species"]  # species counts; zero in derivative rows
     scale: Float64[Tensor, " rows"]  # what energies were multiplied with: 1, or 1/n for ``mean``
     fold: Int64[Tensor, " rows"]
+
+    @property
+    def rows(self) -> Float[Tensor, "rows columns"]:
+        """The matrix, for solvers that need the rows themselves.
+
+        Raises:
+            ConfigError: the rows are a map.
+        """
+        if not isinstance(self.matrix, Tensor):
+            raise ConfigError("these rows are products alone (matrix-free); solve with Falkon, or extract tangents")
+        return self.matrix
 
 
 def species_runs(

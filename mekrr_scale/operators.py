@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from mekrr_scale.arrays import RowBlock, RowKind
+from mekrr_scale.arrays import RowBlock, RowKind, RowMap
 from mekrr_scale.whitening import Whitening, eigh
 
 
@@ -33,7 +33,8 @@ class NormalOperator:
         total = torch.zeros_like(expanded)
         for block in self.rows:
             w = (block.weight * self.weights[block.kind])[:, None] * (block.fold[:, None] != self.excluded)
-            total.addmm_(block.matrix.T, (block.matrix @ expanded).mul_(w))
+            weighted = (block.matrix @ expanded) * w
+            total += block.matrix.T @ weighted
             self.progress(len(block.target))
         pulled = total if self.whitening is None else self.whitening.pull(total)
         return pulled + self.ridges * beta
@@ -48,7 +49,41 @@ class WhitenedRows:
 
     def __iter__(self) -> Iterator[RowBlock]:
         for block in self.rows:
-            yield replace(block, matrix=self.whitening.rows(block.matrix))
+            if isinstance(block.matrix, Tensor):
+                yield replace(block, matrix=self.whitening.rows(block.matrix))
+            else:
+                yield replace(block, matrix=WhitenedMap(block.matrix, self.whitening))
+
+
+@dataclass(frozen=True)
+class WhitenedMap:
+    """Phi = K T of rows that are a map."""
+
+    map: RowMap
+    whitening: Whitening
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.map.shape[0], self.whitening.rank
+
+    @property
+    def T(self) -> _WhitenedAdjoint:  # noqa: N802  as of a matrix
+        return _WhitenedAdjoint(self)
+
+    def __matmul__(self, beta: Float64[Tensor, "rank k"]) -> Float64[Tensor, "rows k"]:
+        found: Tensor = self.map @ self.whitening.coefficients(beta)
+        return found
+
+    def __getitem__(self, chosen: Tensor) -> Float64[Tensor, "chosen rank"]:
+        return self.whitening.rows(self.map[chosen])
+
+
+@dataclass(frozen=True)
+class _WhitenedAdjoint:
+    of: WhitenedMap
+
+    def __matmul__(self, values: Float64[Tensor, "rows k"]) -> Float64[Tensor, "rank k"]:
+        return self.of.whitening.pull(self.of.map.T @ values)
 
 
 @dataclass(frozen=True)

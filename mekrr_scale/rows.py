@@ -40,11 +40,18 @@ class Folds:
     parts: NDArray[np.int64]
 
     def of(self, batch: FeatureBatch) -> Int64[Tensor, " structures"]:
-        """The fold of each structure of a batch."""
+        """The fold of each structure of a batch.
+
+        Raises:
+            ConfigError: a structure that the folds were not made of.
+        """
         keys = _fold_keys(batch)
         if len(self.keys) == 0:
             return torch.from_numpy((keys % np.uint64(self.count)).astype(np.int64))
-        return torch.from_numpy(self.parts[np.searchsorted(self.keys, keys)])
+        places = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
+        if not np.array_equal(self.keys[places], keys):
+            raise ConfigError("a structure is not among those that the folds were made of; give the same data to both")
+        return torch.from_numpy(self.parts[places])
 
 
 def assign_folds(batches: Iterable[FeatureBatch], count: int) -> Folds:
@@ -188,7 +195,10 @@ class Rows:
         self._kept.clear()
         size = 0
         for block in chain(*self.parts):
-            size += block.matrix.numel() * block.matrix.element_size()
+            if isinstance(block.matrix, Tensor):
+                size += block.matrix.numel() * block.matrix.element_size()
+            else:  # a map is made anew: there is nothing to keep
+                size += self.keep_bytes + 1
             if size <= self.keep_bytes:
                 self._kept.append(block)
             yield block

@@ -20,7 +20,7 @@ from mekrr_scale.pipeline import ExtractPlan
 from mekrr_scale.pipeline import extract as extract_features
 from mekrr_scale.pipeline import fit as fit_model
 from mekrr_scale.report import parity_plot, trial_table
-from mekrr_scale.structures import LabelKeys
+from mekrr_scale.structures import LabelKeys, read_structures
 
 app = typer.Typer(
     help="Kernel interatomic potentials on features of pretrained graph networks, at scale.",
@@ -137,6 +137,10 @@ def fit(
     ridge: Annotated[str | None, typer.Option(help="candidates, e.g. 1e-8,1e-6")] = None,
     validate: Annotated[int | None, typer.Option(help="folds of the cross-validation; 0 for none")] = None,
     force_weight: Annotated[str | None, typer.Option(help="candidates for the weight of force rows")] = None,
+    structures: Annotated[
+        list[Path] | None,
+        typer.Option(help="the store's structures: fit their forces without stored tangents (solver falkon)"),
+    ] = None,
     memory: Annotated[str | None, typer.Option(help="rows are kept in memory up to this size, e.g. 2G")] = None,
     seed: Annotated[int | None, typer.Option(help="of landmarks and samples")] = None,
     plot: Annotated[Path | None, typer.Option(help="parity plot of the cross-validation")] = None,
@@ -177,7 +181,8 @@ def fit(
     if not target.parent.is_dir():
         raise ConfigError(f"the folder {target.parent} for the model does not exist; create it first")
     with Bar("rows") as bar:
-        report = fit_model(settings.store, plan, progress=bar)
+        frames = read_structures(structures) if structures else None
+        report = fit_model(settings.store, plan, bar, frames)
     if plan.folds:
         out.print(trial_table(report))
     for warning in report.warnings:

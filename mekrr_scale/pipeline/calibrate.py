@@ -98,7 +98,7 @@ def _grams(fitted: Fitted, rows: Rows, whitening: Whitening) -> list[Float64[Ten
         weight = dict(zip(RowKind, fitted.weights, strict=True))[block.kind]
         if not weight:
             continue
-        phi = whitening.rows(block.matrix) * (weight * block.weight).sqrt()[:, None]
+        phi = whitening.rows(block.rows) * (weight * block.weight).sqrt()[:, None]
         for fold, gram in enumerate(grams):
             part = phi[block.fold == fold]
             gram.addmm_(part.T, part)
@@ -169,7 +169,7 @@ def _compare(
         part = chosen & (block.fold == fold)
         if not bool(part.any()):
             continue
-        matrix = block.matrix[part].double()
+        matrix = block.rows[part].double()
         predicted = (matrix @ fitted.solution.fold_values[fold])[:, 0]
         shifted = (block.counts[part] @ fitted.solution.fold_shifts[fold]) * block.scale[part]
         held.errors.append(block.target[part] - predicted - shifted)

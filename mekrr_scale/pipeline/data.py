@@ -6,11 +6,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
+from ase import Atoms
+
 from mekrr_scale.arrays import FeatureBatch
+from mekrr_scale.backbones import Backbone, BackboneSpec, load_backbone
 from mekrr_scale.baselines import Baseline, BaselineKind, fit_baseline
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.pipeline.plan import FitPlan
 from mekrr_scale.store import FeatureStore
+from mekrr_scale.structures import LabelKeys, Labels, read_labels, structure_hash
 from mekrr_scale.transforms import Standardize, Transform, fit_transform
 
 
@@ -19,12 +24,20 @@ class FitData:
     """The stores as re-iterables, and what has been fitted to them already."""
 
     stores: tuple[FeatureStore, ...]
-    derivatives: bool
+    derivatives: bool  # tangents are stored and used
+    labelled: Sequence[tuple[Atoms, Labels]] = ()  # for matrix-free force rows
+    backbone: Backbone | None = None  # the same
     _transforms: dict[Standardize, Transform] = field(default_factory=dict)
     _baselines: dict[BaselineKind, Baseline] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, stores: Sequence[FeatureStore | Path | str] | FeatureStore | Path | str, plan: FitPlan) -> FitData:
+    def open(
+        cls,
+        stores: Sequence[FeatureStore | Path | str] | FeatureStore | Path | str,
+        plan: FitPlan,
+        structures: Iterable[Atoms] | None = None,
+        keys: LabelKeys | None = None,
+    ) -> FitData:
         listed = [stores] if isinstance(stores, FeatureStore | Path | str) else list(stores)
         if not listed:
             raise ConfigError("no store was given to fit")
@@ -34,7 +47,22 @@ class FitData:
         if not sum(shard.energies for store in opened for shard in store.shards):
             raise ConfigError("no structure in the store has an energy; extract with --energy-key naming where it is")
         derivatives = plan.use_derivatives and plan.solver != "exact" and any(s.n_directions for s in opened)
-        return cls(tuple(opened), derivatives)
+        if structures is None:
+            return cls(tuple(opened), derivatives)
+        if plan.solver != "falkon" or any(s.n_directions for s in opened):
+            raise ConfigError(
+                "structures make force rows without stored tangents: they need --solver falkon and a store without "
+                "tangents; leave them out to fit stored tangents"
+            )
+        if not opened[0].header.spec:
+            raise ConfigError("matrix-free force rows need a backbone, but the store holds features of your own")
+        backbone = load_backbone(BackboneSpec(**opened[0].header.spec)).to(dtype=torch.float64)
+        known = set().union(*({int(i) for batch in store for i in batch.ids} for store in opened))
+        labelled = [(atoms, read_labels(atoms, keys or LabelKeys())) for atoms in structures]
+        found = [item for item in labelled if structure_hash(*item) in known and item[1].forces is not None]
+        if not found:
+            raise ConfigError("none of the structures given is in the store with forces; give the file it was made of")
+        return cls(tuple(opened), False, found, backbone)
 
     @property
     def energies(self) -> Iterable[FeatureBatch]:

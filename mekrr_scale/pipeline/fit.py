@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ase import Atoms
 from jaxtyping import Float64
 from torch import Tensor
 
 from mekrr_scale import __version__
+from mekrr_scale.backbones import Backbone
 from mekrr_scale.baselines import Baseline, BaselineKind
 from mekrr_scale.errors import ConfigError, SolverError
 from mekrr_scale.kernels import AtomKernel, Landmarks, SetKernel, SpeciesMixing, atom_kernel
@@ -27,6 +29,7 @@ from mekrr_scale.landmarks import (
     WholeStructures,
     median_distance,
 )
+from mekrr_scale.matrixfree import FreeForceRows, ModeCosts
 from mekrr_scale.model import Model
 from mekrr_scale.pipeline.calibrate import LARGEST_RANK, Fitted, calibrate
 from mekrr_scale.pipeline.data import FitData
@@ -46,6 +49,7 @@ from mekrr_scale.solvers import (
     Solution,
 )
 from mekrr_scale.store import FeatureStore
+from mekrr_scale.structures import LabelKeys
 from mekrr_scale.transforms import Standardize, Transform
 from mekrr_scale.whitening import whiten
 
@@ -79,8 +83,15 @@ def fit(
     stores: Sequence[FeatureStore | Path | str] | FeatureStore | Path | str,
     plan: FitPlan | None = None,
     progress: Progress | None = None,
+    structures: Iterable[Atoms] | None = None,
+    keys: LabelKeys | None = None,
 ) -> FitReport:
     """Fit a model to one store or several of the same kind.
+
+    Args:
+        structures: those of the store, to fit their forces without stored tangents (matrix-free,
+            solver ``falkon``, baseline ``composition`` or ``isolated``).
+        keys: where their labels are.
 
     Raises:
         ConfigError: options that do not fit the data.
@@ -89,7 +100,9 @@ def fit(
     """
     plan = plan or FitPlan()
     progress = progress or Silent()
-    data = FitData.open(stores, plan)
+    data = FitData.open(stores, plan, structures, keys)
+    if data.backbone is not None:
+        progress.note(_modes(data.backbone, data.labelled[0][0], plan))
     folds = assign_folds(data.energies, plan.folds) if plan.folds else None
     candidates = list(_candidates(plan, data))
     alphas = (math.nan,) if plan.mixing is not None else plan.alphas
@@ -129,7 +142,7 @@ def fit(
 
 def _candidates(plan: FitPlan, data: FitData) -> Iterator[tuple[Standardize, BaselineKind, LengthScale]]:
     kinds: tuple[BaselineKind, ...] = plan.baselines or (
-        ("backbone", "composition") if data.has_prior and plan.folds else ("composition",)
+        ("backbone", "composition") if data.has_prior and plan.folds and not data.labelled else ("composition",)
     )
     lengths = plan.length_scales if plan.kernel != "gaussian-sum" else plan.length_scales[:1]
     yield from product(plan.standardize, kinds, lengths)
@@ -226,6 +239,8 @@ def _rows(
     parts: list[Iterable[Any]] = [EnergyRows(data.energies, kernel, landmarks, baseline, folds)]
     if data.derivatives:
         parts.append(DerivativeRows(data.moved, kernel, landmarks, baseline, folds))
+    if data.backbone is not None:
+        parts.append(FreeForceRows(data.labelled, data.backbone, kernel, landmarks, baseline, folds))
     return Rows(tuple(parts), plan.memory_bytes if keep_bytes is None else keep_bytes)
 
 
@@ -255,7 +270,7 @@ def _direct(plan: FitPlan, data: FitData) -> Direct:
 
 
 def _falkon(plan: FitPlan, data: FitData) -> Falkon:
-    forces = plan.force_weights[0] if data.derivatives else 0.0
+    forces = plan.force_weights[0] if data.derivatives or data.labelled else 0.0
     stresses = plan.stress_weights[0] if data.derivatives else 0.0
     weights = (plan.energy_weights[0], forces, stresses)
     try:
@@ -269,7 +284,7 @@ def _solve_exact(plan: FitPlan, rows: Rows, baseline: Baseline) -> Solution:
     blocks = list(rows)
     if not blocks:
         raise SolverError("there is not a single row to fit; no structure in the store has a usable label")
-    gram = torch.cat([block.matrix for block in blocks]).double()
+    gram = torch.cat([block.rows for block in blocks]).double()
     if gram.shape[0] != gram.shape[1]:
         raise ConfigError("solver 'exact' needs an energy for every structure; leave out those without")
     joined = [torch.cat([getattr(b, name) for b in blocks]) for name in ("target", "weight", "counts", "scale", "fold")]
@@ -293,7 +308,7 @@ def _out_of_fold(
         for fold, (value, shift) in enumerate(zip(trial.solution.fold_values, trial.solution.fold_shifts, strict=True)):
             held = block.fold == fold
             moved = (block.counts[held] @ shift) * block.scale[held]
-            predicted[held] = block.matrix[held].double() @ value[:, 0] + moved
+            predicted[held] = block.rows[held].double() @ value[:, 0] + moved
         references.append(block.target * per_atom)
         predictions.append(predicted * per_atom)
     reference, predicted = torch.cat(references), torch.cat(predictions)
@@ -308,7 +323,7 @@ def _posterior(
     trial: _Trial, data: FitData, plan: FitPlan, folds: Folds | None, progress: Progress
 ) -> Posterior | None:
     """What the model's uncertainty comes from, where it can be calibrated at an acceptable size."""
-    if not plan.uncertainty or folds is None or plan.solver == "exact":
+    if not plan.uncertainty or folds is None or plan.solver == "exact" or data.labelled:
         return None
     if trial.kernel.n_columns(trial.landmarks) > LARGEST_RANK:
         progress.note(f"no uncertainties: more than {LARGEST_RANK} landmarks (uncertainty = false silences this)")
@@ -359,6 +374,17 @@ def _model(
             "coefficients_sha256": digest,
         },
         posterior=posterior,
+    )
+
+
+def _modes(backbone: Backbone, atoms: Atoms, plan: FitPlan) -> str:
+    """Which way to force rows is cheaper for structures of this size."""
+    costs = ModeCosts.measure(backbone, atoms)
+    columns = len(plan.ridges) * (1 + plan.folds)
+    return (
+        f"matrix-free: {costs.sweeps:.2g} s for a pair of sweeps over {len(atoms)} atoms, {columns} of them in every "
+        f"iteration (ridges x (1 + folds)); tangents of all displacements take {costs.stored:.2g} s once, the cheaper "
+        f"way from {costs.break_even / columns:.1f} iterations on"
     )
 
 

@@ -38,7 +38,7 @@ class MixedRows:
 
     def __iter__(self) -> Iterator[RowBlock]:
         for own, whole in zip(self.apart, self.alike, strict=True):
-            yield replace(own, matrix=torch.cat([own.matrix, whole.matrix - own.matrix], 1))
+            yield replace(own, matrix=torch.cat([own.rows, whole.rows - own.rows], 1))
 
 
 @final

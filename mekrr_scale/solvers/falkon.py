@@ -227,11 +227,11 @@ class Falkon:
         squares = {kind: torch.zeros(count, dtype=torch.float64) for kind in RowKind}
         shares = dict.fromkeys(RowKind, 0.0)
         for block in rows:
+            fitted = block.matrix @ solutions
             for fold in range(n_folds):
                 chosen = block.fold == fold
                 moved = block.target[chosen] - (block.counts[chosen] @ setup.shifts[fold]) * block.scale[chosen]
-                solved = solutions[:, (fold + 1) * count : (fold + 2) * count]
-                error = block.matrix[chosen].double() @ solved - moved[:, None]
+                error = fitted[chosen, (fold + 1) * count : (fold + 2) * count] - moved[:, None]
                 squares[block.kind] += block.weight[chosen] @ error.square()
             shares[block.kind] += float(block.share.sum())
         rmse = {kind: (squares[kind] / (shares[kind] or torch.nan)).sqrt().tolist() for kind in RowKind}

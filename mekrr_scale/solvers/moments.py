@@ -131,7 +131,7 @@ def accumulate(
     """
     moments = {kind: [Moments.zero(0, n_species) for _ in range(n_folds)] for kind in RowKind}
     for block in rows:
-        phi = whitening.rows(block.matrix)
+        phi = whitening.rows(block.rows)
         if not bool(torch.isfinite(phi.sum())):
             raise SolverError("a row of the design matrix is not finite; check the features (`store verify`)")
         check_folds(block, n_folds)

@@ -1,0 +1,273 @@
+"""Force rows that are never made: products with them by sweeps through backbone and kernel.
+
+With all 3n displacements of a structure as directions, its rows are Phi = d K(x, Z) / d r. Then
+
+    Phi v    is the gradient of K(x, Z) v by the positions: one reverse sweep,
+    Phi' u   is the derivative of K(x, Z) along the displacement u: one forward sweep,
+
+for any number of atoms, where stored tangents take 3n forward sweeps once. Several structures are
+one batch for the backbone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from ase import Atoms
+from jaxtyping import Bool, Float, Float64
+from torch import Tensor
+
+from mekrr_scale.arrays import (
+    DirectionLabels,
+    FeatureBatch,
+    Landmarks,
+    RowBlock,
+    RowKind,
+    SpeciesRun,
+    Tangents,
+    bounds,
+    species_runs,
+)
+from mekrr_scale.backbones import Backbone, Directions, tangents
+from mekrr_scale.baselines import Baseline
+from mekrr_scale.errors import ConfigError
+from mekrr_scale.graphs import Graph
+from mekrr_scale.kernels import SetKernel
+from mekrr_scale.rows import Folds
+from mekrr_scale.structures import Labels, structure_hash
+
+_BATCH_ATOMS = 128
+
+
+@dataclass(frozen=True)
+class ForceMap:
+    """The force rows of a batch of structures as a linear map; stands where a matrix of rows would.
+
+    Rows are in the order of atoms and Cartesian components. ``map @ v`` and ``map.T @ u`` are the
+    products; ``map[chosen]`` makes some rows.
+    """
+
+    backbone: Backbone
+    graph: Graph
+    kernel: SetKernel
+    landmarks: Landmarks
+    scale: Float64[Tensor, " rows"]  # 1, or 1/n for ``mean``, whose kernel is per structure already
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return 3 * len(self.graph.numbers), self.kernel.n_columns(self.landmarks)
+
+    def __matmul__(self, vectors: Float64[Tensor, "columns k"]) -> Float64[Tensor, "rows k"]:
+        positions = self.graph.positions.detach().clone().requires_grad_(True)
+        with torch.enable_grad():
+            features = self.backbone.forward(self.graph, positions, energies=False).features
+        runs, places = self._runs(features.detach())
+        n_atoms = self.graph.n_atoms.cpu()
+        found = []
+        for column in vectors.T:
+            weights = self.kernel.atom_coefficients(self.landmarks, column)
+            slopes = self.kernel.evaluate(runs, n_atoms, self.landmarks, weights, gradient=True)
+            seed = torch.zeros(features.shape, dtype=torch.float64)
+            for place, (_, slope) in zip(places, slopes, strict=True):
+                assert slope is not None
+                seed[place] = slope
+            (gradient,) = torch.autograd.grad(features, positions, seed.to(features), retain_graph=True)
+            found.append(gradient.cpu().double().flatten())
+        return torch.stack(found, 1)
+
+    @property
+    def T(self) -> _Adjoint:  # noqa: N802  as of a matrix
+        return _Adjoint(self)
+
+    def __getitem__(self, chosen: Bool[Tensor, " rows"]) -> Float64[Tensor, "chosen columns"]:
+        owner = self.graph.owner.cpu()
+        first = bounds(self.graph.n_atoms.cpu())
+        rows = [torch.zeros(0, self.shape[1], dtype=torch.float64)]
+        for i in range(self.graph.n_structures):
+            part = chosen.reshape(-1, 3)[owner == i].flatten()
+            if not bool(part.any()):
+                continue
+            n = int(first[i + 1] - first[i])
+            moves = torch.eye(3 * n)[part].reshape(-1, n, 3)
+            single = _one(self.graph, i)
+            pushed = tangents(self.backbone, single, Directions.of_displacements(moves)).features
+            with torch.no_grad():
+                features = self.backbone.forward(single, single.positions, energies=False).features
+            batch = _moved(features.cpu(), single, pushed.cpu().double())
+            rows.append(self.kernel.derivative_rows(batch, self.landmarks, torch.float64))
+        return torch.cat(rows)
+
+    def push(self, moves: Float64[Tensor, "rows k"]) -> Float64[Tensor, "columns k"]:
+        """The adjoint: derivatives of the structures' sums along displacements of everything."""
+        count = len(self.graph.numbers)
+        directions = moves.T.reshape(-1, count, 3).to(self.graph.positions)
+
+        def features(positions: Tensor) -> Tensor:
+            return self.backbone.forward(self.graph, positions, energies=False).features
+
+        def push(move: Tensor) -> tuple[Tensor, Tensor]:
+            value, slope = torch.func.jvp(features, (self.graph.positions,), (move,))[:2]
+            return value, slope
+
+        with torch.no_grad():
+            values, pushed = torch.func.vmap(push)(directions)
+        found = []
+        for slopes in pushed:
+            batch = _moved(values[0].cpu(), self.graph, slopes.cpu().double()[None])
+            found.append(self.kernel.derivative_rows(batch, self.landmarks, torch.float64).sum(0))
+        return torch.stack(found, 1)
+
+    def _runs(self, features: Tensor) -> tuple[tuple[SpeciesRun, ...], tuple[Tensor, ...]]:
+        numbers, owner = self.graph.numbers.cpu(), self.graph.owner.cpu()
+        return species_runs(features.cpu(), numbers, owner, self.graph.n_structures)
+
+
+@dataclass(frozen=True)
+class ModeCosts:
+    """What the two ways to force rows take for one structure, in seconds."""
+
+    stored: float  # tangents along all 3n displacements, once
+    sweeps: float  # one reverse and one forward sweep, for every column of every iteration
+
+    @property
+    def break_even(self) -> float:
+        """Products from which on storing tangents is cheaper."""
+        return self.stored / max(self.sweeps, 1e-12)
+
+    @classmethod
+    def measure(cls, backbone: Backbone, atoms: Atoms, most: int = 9) -> ModeCosts:
+        """Time ``most`` directions and one pair of sweeps on a structure."""
+        graph = backbone.graph(atoms)
+        n = len(atoms)
+        count = min(most, 3 * n)
+        moves = torch.eye(3 * n, dtype=graph.positions.dtype)[:count].reshape(count, n, 3)
+
+        def push(number: int) -> None:
+            tangents(backbone, graph, Directions.of_displacements(moves[:number]), chunk=number)
+
+        def pull() -> None:
+            positions = graph.positions.detach().clone().requires_grad_(True)
+            with torch.enable_grad():
+                features = backbone.forward(graph, positions, energies=False).features
+                torch.autograd.grad(features.sum(), positions)
+
+        return cls(_seconds(lambda: push(count)) * 3 * n / count, _seconds(pull) + _seconds(lambda: push(1)))
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    work()
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class _Adjoint:
+    map: ForceMap
+
+    def __matmul__(self, moves: Float64[Tensor, "rows k"]) -> Float64[Tensor, "columns k"]:
+        return self.map.push(moves)
+
+
+@dataclass(frozen=True)
+class FreeForceRows:
+    """Force rows of structures, as maps; the labels are those that extraction read.
+
+    Args:
+        structures: with their labels; passed over in every iteration.
+        backbone: in the precision of the rows; float64 to agree with stored float64 tangents.
+    """
+
+    structures: Sequence[tuple[Atoms, Labels]]
+    backbone: Backbone
+    kernel: SetKernel
+    landmarks: Landmarks
+    baseline: Baseline
+    folds: Folds | None = None
+
+    def __iter__(self) -> Iterator[RowBlock]:
+        if self.baseline.prior:
+            raise ConfigError("matrix-free force rows have no backbone prior; use baseline 'composition'")
+        for batch in self._batches():
+            atoms = [item for item, _ in batch]
+            graph = self.backbone.graph(atoms)
+            n_atoms = graph.n_atoms.cpu()
+            size = n_atoms.double().repeat_interleave(3 * n_atoms)
+            forces = torch.cat([torch.from_numpy(labels.forces).flatten() for _, labels in batch])
+            intensive = self.kernel.reduce == "mean"
+            scale = size.reciprocal() if intensive else torch.ones_like(size)
+            share = 1.0 / (3.0 * size)
+            fold = torch.zeros(len(size), dtype=torch.int64)
+            if self.folds is not None:
+                fold = self.folds.of(_identified(batch, n_atoms)).repeat_interleave(3 * n_atoms)
+            yield RowBlock(
+                kind=RowKind.FORCE,
+                matrix=ForceMap(self.backbone, graph, self.kernel, self.landmarks, scale),
+                target=-forces * scale,
+                weight=share * scale.reciprocal().square(),
+                share=share,
+                counts=torch.zeros(len(size), len(self.baseline.species), dtype=torch.float64),
+                scale=scale,
+                fold=fold,
+            )
+
+    def _batches(self) -> Iterator[list[tuple[Atoms, Labels]]]:
+        batch: list[tuple[Atoms, Labels]] = []
+        for item in self.structures:
+            if item[1].forces is None:
+                continue
+            if batch and sum(len(a) for a, _ in batch) + len(item[0]) > _BATCH_ATOMS:
+                yield batch
+                batch = []
+            batch.append(item)
+        if batch:
+            yield batch
+
+
+def _one(graph: Graph, i: int) -> Graph:
+    """One structure of a batch."""
+    atoms = (graph.owner == i).nonzero()[:, 0]
+    edges = (graph.edge_owner == i).nonzero()[:, 0]
+    first = int(atoms[0])
+    return Graph(
+        numbers=graph.numbers[atoms],
+        positions=graph.positions[atoms],
+        cell=graph.cell[i : i + 1],
+        edge_index=graph.edge_index[:, edges] - first,
+        shifts=graph.shifts[edges],
+        owner=torch.zeros_like(atoms),
+        edge_owner=torch.zeros_like(edges),
+    )
+
+
+def _moved(
+    features: Float[Tensor, "atoms dim"], graph: Graph, pushed: Float64[Tensor, "directions atoms dim"]
+) -> FeatureBatch:
+    """Structures with tangents along as many directions each as there are in ``pushed``."""
+    numbers, owner, n_atoms = graph.numbers.cpu(), graph.owner.cpu(), graph.n_atoms.cpu()
+    count, directions = len(n_atoms), len(pushed)
+    runs, places = species_runs(features, numbers, owner, count)
+    moved = []
+    for run, place in zip(runs, places, strict=True):
+        parts = [pushed[:, place[int(run.ptr[i]) : int(run.ptr[i + 1])]].flatten(0, 1) for i in range(count)]
+        moved.append(SpeciesRun(run.z, run.features, run.ptr, Tangents(torch.cat(parts), directions * run.ptr)))
+    unknown = torch.full((count,), torch.nan, dtype=torch.float64)
+    none = torch.full((count,), -1)
+    empty = torch.full((count * directions,), torch.nan, dtype=torch.float64)
+    kind = torch.full((count * directions,), int(RowKind.FORCE))
+    labels = DirectionLabels(bounds(torch.full((count,), directions)), kind, empty, empty)
+    first = bounds(n_atoms)[:-1]
+    sources = tuple(place - first[owner[place]] for place in places)
+    return FeatureBatch(tuple(moved), n_atoms, unknown, unknown, none, none, sources, labels)
+
+
+def _identified(batch: Sequence[tuple[Atoms, Labels]], n_atoms: Tensor) -> FeatureBatch:
+    """Just what folds look at: the structures' identities."""
+    ids = torch.tensor([structure_hash(atoms, labels) for atoms, labels in batch])
+    unknown = torch.full((len(ids),), torch.nan, dtype=torch.float64)
+    runs = (SpeciesRun(1, torch.zeros(int(n_atoms.sum()), 1), bounds(n_atoms)),)
+    place = torch.arange(int(n_atoms.sum())) - bounds(n_atoms)[:-1].repeat_interleave(n_atoms)
+    return FeatureBatch(runs, n_atoms, unknown, unknown, ids, torch.full((len(ids),), -1), (place,))
