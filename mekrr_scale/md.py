@@ -10,6 +10,7 @@ import json
 import math
 import os
 import uuid
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -353,8 +354,6 @@ def _dynamics(atoms: Atoms, plan: MdPlan, generator: np.random.Generator) -> Any
         from ase.md.langevinbaoab import LangevinBAOAB
     except ImportError as error:
         raise ConfigError("ensemble npt needs a newer ase (with ase.md.langevinbaoab): pip install -U ase") from error
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it announces its default barostat mass
         return LangevinBAOAB(

@@ -19,6 +19,7 @@ from mekrr_scale.backbones.conformance import check_backbone
 from mekrr_scale.backbones.dimenet import save_dimenet
 from mekrr_scale.errors import BackboneError, StructureError
 from mekrr_scale.graphs import build_graph, edge_vectors, nearest_edges
+from tests.derivatives import check_predictions
 
 pytest.importorskip("chgnet")
 
@@ -156,6 +157,14 @@ def test_dimenet_of_the_open_catalyst_layout(dimenet, tmp_path):
     assert load_backbone("dimenet++", checkpoint=str(path)).max_neighbors == 50
     with pytest.raises(BackboneError, match="not of schnet"):
         load_backbone("schnet", checkpoint=str(path))
+
+
+@pytest.mark.parametrize("name", ["chgnet", "sevennet", "schnet", "dimenet++"])
+def test_predicted_derivatives(name, checkpoint, dimenet):
+    """Forces, stress and derivative rows of this backbone with every kernel, against finite differences."""
+    files = {"schnet": checkpoint, "dimenet++": dimenet[1]}
+    options = {"checkpoint": str(files[name])} if name in files else {}
+    check_predictions(load_backbone(name, **options))
 
 
 def test_features_alone_are_the_same(spec):

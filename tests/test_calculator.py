@@ -22,6 +22,7 @@ from mekrr_scale.model import Model
 from mekrr_scale.pipeline import FitPlan, LengthScale, evaluate, fit
 from mekrr_scale.potential import Potential
 from mekrr_scale.store import FeatureStore, FeatureWriter
+from tests.derivatives import slope
 
 VARIANTS = [
     {"alphas": (0.4,)},
@@ -45,12 +46,6 @@ def rattled(atoms, seed=5, amplitude=0.1):
     moved = atoms.copy()
     moved.rattle(amplitude, seed=seed)
     return moved
-
-
-def slope(function, step=1e-4):
-    """Fourth-order central difference at zero."""
-    near, far = function(step) - function(-step), function(2 * step) - function(-2 * step)
-    return (8 * near - far) / (12 * step)
 
 
 def test_forces_and_stress_are_derivatives_of_the_energy(potential):

@@ -17,6 +17,7 @@ from mekrr_scale.backbones.conformance import check_backbone
 from mekrr_scale.calculator import MekrrCalculator
 from mekrr_scale.errors import BackboneError
 from mekrr_scale.pipeline import ExtractPlan, FitPlan, LengthScale, extract, fit
+from tests.derivatives import check_predictions
 
 # importing mace here would change the environment that a test looks at
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("mace") is None, reason="mace-torch is not installed")
@@ -129,6 +130,11 @@ def test_loading_leaves_torch_as_careful_as_it_was(model):
     )
     clean = {key: value for key, value in os.environ.items() if key != "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"}
     assert subprocess.run([sys.executable, "-c", script], check=False, env=clean).returncode == 0
+
+
+def test_predicted_derivatives(model):
+    """Forces, stress and derivative rows with every kernel, against finite differences."""
+    check_predictions(read(model))
 
 
 def test_refusals(model, tmp_path):

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from mekrr_scale.errors import BackboneError
 
+OCP_MAX_NEIGHBORS = 50  # the cap with which the Open Catalyst models were trained
+
 
 class UnsafeCheckpoint(UserWarning):
     """A file of weights can only be read by running code that it holds."""
@@ -89,6 +91,11 @@ class Checkpoint:
         weights = {_bare(name): tensor for name, tensor in data["state_dict"].items()}
         mean, std = float(target.get("mean", 0.0)), float(target.get("std", 1.0))
         return cls(path, "own" if own else "ocp", sizes, weights, mean, std)
+
+    def neighbour_cap(self, asked: int | None) -> int | None:
+        """Most neighbours of a centre: as asked (0 for no cap), else what the network was trained with."""
+        cap = OCP_MAX_NEIGHBORS if asked is None and self.kind == "ocp" else asked
+        return cap if cap and cap > 0 else None
 
     def fill(self, network: nn.Module, ignored: Sequence[str] = (), aliases: Mapping[str, str] | None = None) -> None:
         """Copy the weights by name.

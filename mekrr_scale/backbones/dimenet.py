@@ -28,7 +28,6 @@ _OPTIONAL = {
     "int_emb_size": 64, "basis_emb_size": 8, "envelope_exponent": 5, "num_before_skip": 1, "num_after_skip": 2,
     "num_output_layers": 3,
 }  # fmt: skip
-OCP_MAX_NEIGHBORS = 50  # the cap with which the Open Catalyst models were trained
 
 
 @final
@@ -59,8 +58,7 @@ class Dimenet(Backbone):
         self.cutoff = float(source.sizes["cutoff"])
         self.dim = int(source.sizes["out_emb_channels"])
         self.species = frozenset(range(1, 95))
-        cap = OCP_MAX_NEIGHBORS if max_neighbors is None and source.kind == "ocp" else max_neighbors
-        self.max_neighbors = cap if cap and cap > 0 else None
+        self.max_neighbors = source.neighbour_cap(max_neighbors)
         self.options = (("checkpoint", source.kind), ("max_neighbors", str(self.max_neighbors)))
         self._depth = layers.index(layer) + 1
         self._mean, self._std = source.mean, source.std

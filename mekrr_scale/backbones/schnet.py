@@ -21,7 +21,6 @@ from mekrr_scale.errors import BackboneError, suggestion
 from mekrr_scale.graphs import Graph, edge_vectors, nearest_edges
 
 _SIZES = ("hidden_channels", "num_filters", "num_interactions", "num_gaussians", "cutoff")
-OCP_MAX_NEIGHBORS = 50  # the cap with which the Open Catalyst models were trained
 
 
 @final
@@ -51,8 +50,7 @@ class Schnet(Backbone):
         self.cutoff = float(source.sizes["cutoff"])
         self.dim = int(source.sizes["hidden_channels"])
         self.species = frozenset(range(1, 100))
-        cap = OCP_MAX_NEIGHBORS if max_neighbors is None and source.kind == "ocp" else max_neighbors
-        self.max_neighbors = cap if cap and cap > 0 else None
+        self.max_neighbors = source.neighbour_cap(max_neighbors)
         self.options = (("checkpoint", source.kind), ("max_neighbors", str(self.max_neighbors)))
         self._depth = layers.index(layer) + 1
         self._mean, self._std = source.mean, source.std

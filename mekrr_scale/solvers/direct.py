@@ -87,7 +87,7 @@ class Direct:
         points = [point for weights in self.weights for point in self._errors(moments, folds, weights)] if folds else []
         path = Path(tuple(points))
         best = self._choose(path)
-        everything = _normals(moments, range(max(n_folds, 1)))
+        everything = normals(moments, range(max(n_folds, 1)))
         beta = _solve(everything, best.weights, best.ridge)
         place = self.ridges.index(best.ridge)
         finite = bool(torch.isfinite(beta).all())
@@ -124,7 +124,7 @@ class Direct:
                 torch.stack([m.plain_gram for m in energy]).sum(0),
                 torch.stack([m.plain_target for m in energy]).sum(0),
             )
-            solutions.append((weight_paths(_normals(moments, others, shift), self.weights, self.ridges), shift))
+            solutions.append((weight_paths(normals(moments, others, shift), self.weights, self.ridges), shift))
         return solutions
 
     def _errors(
@@ -175,7 +175,7 @@ def check_ridges(ridges: Sequence[float]) -> None:
             raise ConfigError(f"ridge {ridge} must be a positive number; typical values are 1e-9 to 1e-2")
 
 
-def _normals(moments: dict[RowKind, list[Moments]], folds: Sequence[int], shift: Tensor | None = None) -> list[Normal]:
+def normals(moments: dict[RowKind, list[Moments]], folds: Sequence[int], shift: Tensor | None = None) -> list[Normal]:
     """The normal equations of some folds, kind by kind; without rows a kind is empty."""
     rank = next(len(part.target) for parts in moments.values() for part in parts if part.rows)
     normals = []
