@@ -94,9 +94,9 @@ def _figure(calibration: Sequence[tuple[str, Evaluation]]) -> None:
         for place, (_, found) in enumerate([item for item in calibration if item[0] == name]):
             error = 1e3 * np.abs(found.energy_predicted - found.energy) / found.n_atoms
             axis.scatter(1e3 * found.energy_uncertainty / found.n_atoms, error, s=6, alpha=0.6, label=f"split {place}")
+        axis.set(xscale="log", yscale="log", title=name, xlabel="68 % interval (meV/atom)", ylabel="|error| (meV/atom)")
         ends = axis.get_xlim()
         axis.plot(ends, ends, color="black", linewidth=0.8)
-        axis.set(xscale="log", yscale="log", title=name, xlabel="68 % interval (meV/atom)", ylabel="|error| (meV/atom)")
         axis.set_ylim(bottom=1e-3)
         axis.legend(frameon=False)
         axis.spines[["top", "right"]].set_visible(False)
