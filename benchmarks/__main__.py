@@ -15,6 +15,7 @@ NAMES = (
     "energies_and_forces",
     "franken_comparison",
     "matrix_free",
+    "prediction",
     "nve",
     "uncertainty",
     "active_learning",

@@ -17,7 +17,7 @@ weighted to be a tenth of a typical held-out variance: far away it still takes o
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -164,10 +164,10 @@ def posterior_factor(
 
 
 def mean_factor(
-    grams: Sequence[tuple[Float64[Tensor, "rank rank"], float]], ridge: float, whitening: Whitening
+    grams: Iterable[tuple[Float64[Tensor, "rank rank"], float]], ridge: float, whitening: Whitening
 ) -> Float64[Tensor, "columns rank"]:
     """A of a weighted mean of variances: C C' = sum of share lambda (G + lambda)^-1 over (G, share)."""
-    total = torch.zeros_like(grams[0][0])
+    total = torch.zeros(whitening.rank, whitening.rank, dtype=torch.float64)
     for gram, share in grams:
         shifted = gram.clone()
         shifted.diagonal().add_(ridge)

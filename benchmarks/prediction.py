@@ -1,0 +1,51 @@
+"""What the kernel adds to the backbone's work in predicting forces, at M = 2000."""
+
+from dataclasses import replace
+
+import torch
+from ase import Atoms
+
+from benchmarks.bpa_forces import PLAN, frames
+from benchmarks.bpa_forces import store as bpa_store
+from benchmarks.data import seconds, store, structures, table
+from mekrr_scale.model import Model
+from mekrr_scale.pipeline import FitPlan, LengthScale, fit
+from mekrr_scale.potential import Potential
+from mekrr_scale.structures import read_structures
+
+
+def backbone_alone(potential: Potential, atoms: Atoms) -> None:
+    """Neighbour list, features and one reverse sweep, without a kernel."""
+    graph = potential.backbone.graph(atoms)
+    positions = graph.positions.clone().requires_grad_(True)
+    features = potential.backbone.forward(graph, positions, energies=False).features
+    torch.autograd.grad(features.sum(), positions)
+
+
+def main() -> None:
+    molecule = next(read_structures(frames(0, test=True)))
+    slab = next(read_structures(structures("hcoo_cu110/val.xyz.xz")))
+    lengths = (LengthScale(4.0),)
+    energies = FitPlan(n_landmarks=2000, length_scales=lengths, baselines=("composition",), uncertainty=False)
+    forces = replace(PLAN, n_landmarks=2000, uncertainty=False)
+    models: list[tuple[str, Model, Atoms]] = [
+        ("sevennet", fit(bpa_store(250, 16)[0], forces).model, molecule),
+        ("chgnet", fit(store("hcoo_cu110/train"), energies).model, slab),
+    ]
+    rows: list[list[object]] = []
+    for name, model, atoms in models:
+        for dtype in (torch.float32, torch.float64):
+            potential = Potential(model, dtype=dtype)
+
+            def whole(potential: Potential = potential, atoms: Atoms = atoms) -> None:
+                potential.predict(atoms)
+
+            def alone(potential: Potential = potential, atoms: Atoms = atoms) -> None:
+                backbone_alone(potential, atoms)
+
+            both, network = 1e3 * seconds(whole, 9), 1e3 * seconds(alone, 9)
+            rows.append(
+                [name, len(atoms), str(dtype).split(".")[1], network, both, f"{100 * (both / network - 1):.0f} %"]
+            )
+    print("\nms for energy and forces of one structure, best of nine\n")
+    table(["backbone", "atoms", "precision", "backbone alone", "whole prediction", "kernel over backbone"], rows)
