@@ -1,5 +1,6 @@
 """The command line from outside: what works, and one clear sentence for everything that does not."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -31,6 +32,16 @@ def run(monkeypatch, capsys, tmp_path):
         return end.value.code or 0, output.out, " ".join(output.err.split())
 
     return call
+
+
+def test_listing_names_what_to_install(run):
+    """Brackets are no markup: the extra is shown."""
+    code, out, _ = run("backbones")
+    assert code == 0
+    for name in ("chgnet", "sevennet", "dimenet++", "mace"):
+        assert f"  {name}  " in out
+    if importlib.util.find_spec("mace") is None:
+        assert "mekrr-scale[mace]" in out
 
 
 def test_whole_path(run, toy_file, checkpoint, tmp_path):

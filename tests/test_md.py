@@ -222,5 +222,8 @@ def test_command_line(model_file, start, tmp_path):
     )  # fmt: skip
     assert stopped.returncode == 8
     assert "last good frame" in " ".join(stopped.stderr.split())
+    unknown = run("relax", model_file, tmp_path / "start.xyz", "-o", tmp_path / "relaxed.foo")
+    assert unknown.returncode == 2
+    assert "ASE writes no format" in unknown.stderr
     assert run("md", model_file, tmp_path / "none.xyz", "-o", tmp_path / "x.xyz").returncode == 3
     assert run("md", model_file, tmp_path / "start.xyz", "-o", tmp_path / "no" / "x.xyz").returncode == 2

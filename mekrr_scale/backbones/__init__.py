@@ -76,7 +76,7 @@ def available_backbones() -> list[tuple[str, bool, str]]:
     rows = []
     for name, adapter in _ADAPTERS.items():
         absent = [package for package in adapter.packages if importlib.util.find_spec(package) is None]
-        note = f"install {', '.join(absent)}: pip install 'mekrr-scale[{name}]'" if absent else adapter.about
+        note = f"missing: pip install 'mekrr-scale[{name}]'" if absent else adapter.about
         rows.append((name, not absent, note))
     return rows
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from rich.markup import escape
 
 from mekrr_scale import __version__
 from mekrr_scale.backbones import BackboneSpec, available_backbones
@@ -204,7 +205,7 @@ def backbones() -> None:
         mekrr-scale backbones
     """
     for name, usable, note in available_backbones():
-        out.print(f"{'[green]yes[/]' if usable else '[red]no[/] '}  [bold]{name}[/]  {note}", highlight=False)
+        out.print(f"{'[green]yes[/]' if usable else '[red]no[/] '}  [bold]{name}[/]  {escape(note)}", highlight=False)
 
 
 def _derivatives(text: str) -> int | Literal["all", "none"]:

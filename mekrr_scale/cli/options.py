@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import ase.io.formats
 import torch
 import typer
 
@@ -44,3 +45,17 @@ def check_folder(path: Path) -> None:
     """
     if not path.parent.is_dir():
         raise ConfigError(f"the folder {path.parent} does not exist; create it first")
+
+
+def check_format(path: Path) -> None:
+    """Refuse a file that ASE cannot write before work is wasted.
+
+    Raises:
+        ConfigError: its name tells no format, or one that ASE only reads.
+    """
+    try:
+        known = ase.io.formats.get_ioformat(ase.io.formats.filetype(path, read=False)).can_write
+    except ase.io.formats.UnknownFileTypeError:
+        known = False
+    if not known:
+        raise ConfigError(f"ASE writes no format that {path.name!r} stands for; name it .xyz, .cif, .vasp, ...")

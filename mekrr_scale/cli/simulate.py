@@ -12,7 +12,7 @@ from ase import Atoms
 
 from mekrr_scale.calculator import MekrrCalculator
 from mekrr_scale.cli.console import EXIT_CODES, Bar, out
-from mekrr_scale.cli.options import Device, ModelFile, check_folder, device_of
+from mekrr_scale.cli.options import Device, ModelFile, check_folder, check_format, device_of
 from mekrr_scale.md import Bounds, MdPlan, run_md
 from mekrr_scale.md import relax as relax_structure
 from mekrr_scale.structures import read_structures
@@ -90,6 +90,7 @@ def relax(
         mekrr-scale relax model.mekrr start.xyz -o relaxed.xyz --cell --force 0.01
     """
     check_folder(output)
+    check_format(output)
     if trajectory is not None:
         check_folder(trajectory)
     atoms = _last_frame(structure)
