@@ -35,7 +35,7 @@ def main() -> None:
 
     rows: list[list[object]] = []
     sizes = [START + k * STEP for k in range(ROUNDS + 1)]
-    sets = ("hcoo_cu110/train", "pt_co/pt111_train", "mlearn/Mo_train")
+    sets = ("hcoo_cu110/train", "pt_co/pt111_train")
     figure, axes = plt.subplots(1, len(sets), figsize=(4.2 * len(sets), 3.8))
     for axis, name in zip(axes, sets, strict=True):
         whole = Subset.of(store(name))
