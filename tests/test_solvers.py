@@ -16,6 +16,7 @@ from mekrr_scale.operators import NormalOperator, SpectralPreconditioner, classi
 from mekrr_scale.rows import DerivativeRows, EnergyRows, Rows, assign_folds
 from mekrr_scale.solvers import AlphaSweep, Direct, Exact, Falkon, MixedRows, Result
 from mekrr_scale.solvers.moments import Moments, accumulate
+from mekrr_scale.solvers.path import Normal, weight_paths
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.transforms import Transform, fit_transform
 from mekrr_scale.whitening import whiten
@@ -166,10 +167,10 @@ def test_paths_agree_with_refits(reduce, tangents):
                 squares[block.kind] += float((block.weight[held] * error.square()).sum())
                 shares[block.kind] += float(block.share[held].sum())
         expected = {kind: math.sqrt(squares[kind] / shares[kind]) if shares[kind] else math.nan for kind in RowKind}
-        assert point.energy_rmse == pytest.approx(expected[RowKind.ENERGY], rel=1e-7)
+        assert point.energy_rmse == pytest.approx(expected[RowKind.ENERGY], rel=1e-8)
         if tangents:
-            assert point.force_rmse == pytest.approx(expected[RowKind.FORCE], rel=1e-7)
-            assert point.stress_rmse == pytest.approx(expected[RowKind.STRESS], rel=1e-7)
+            assert point.force_rmse == pytest.approx(expected[RowKind.FORCE], rel=1e-8)
+            assert point.stress_rmse == pytest.approx(expected[RowKind.STRESS], rel=1e-8)
 
 
 def _bare(batch):
@@ -442,3 +443,33 @@ def test_no_usable_rows():
     batch = replace(reference.random_batch(0), energy=torch.full((6,), math.nan, dtype=torch.float64))
     with pytest.raises(ConfigError, match="no structure in the store has an energy"):
         fit_baseline([batch], "composition")
+
+
+@pytest.mark.parametrize(("light", "middle"), [(5, 200), (0, 200), (5, 8), (30, 200)])
+def test_weight_paths_equal_refits(light, middle):
+    """Few energies split off, two heavy kinds, rows alone: every ridge and weight as one dense solve gives it."""
+    generator = torch.Generator().manual_seed(light + middle)
+    rank, ridges = 40, (1e-6, 1e-3, 1.0)
+    weights = [(1.0, 1.0, 0.0), (1.0, 1e-3, 0.0), (2.0, 0.1, 0.3), (1.0, 0.0, 0.0)]
+    factors = [torch.randn(n, rank, generator=generator, dtype=torch.float64) for n in (light, middle, 50)]
+    factors[0][:, :3] *= 1e3  # energies see directions that forces hardly do
+    factors[1][:, :3] *= 1e-2
+    targets = [f.T @ torch.randn(len(f), generator=generator, dtype=torch.float64) for f in factors]
+    kinds = []
+    for factor, target in zip(factors, targets, strict=True):
+        few = len(factor) <= rank // 2
+        kinds.append(Normal(None if few else factor.T @ factor, factor if few else None, target))
+    found = weight_paths(kinds, weights, ridges)
+    for combination in weights:
+        for i, ridge in enumerate(ridges):
+            gram = ridge * torch.eye(rank, dtype=torch.float64)
+            side = torch.zeros(rank, dtype=torch.float64)
+            for w, factor, target in zip(combination, factors, targets, strict=True):
+                gram += w * factor.T @ factor
+                side += w * target
+            expected = torch.linalg.solve(gram, side)
+            error = (found[combination][:, i] - expected).norm() / expected.norm().clamp_min(1e-300)
+            # both solve to the condition of the system; the residual is what either can promise
+            residual = (gram @ found[combination][:, i] - side).norm() / side.norm().clamp_min(1e-300)
+            assert float(residual) < 1e-10
+            assert float(error) < 1e-8 or float(torch.linalg.cond(gram)) > 1e8
