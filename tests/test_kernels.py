@@ -136,6 +136,7 @@ def test_diagonal_and_its_derivatives(atom, reduce, mixing):
     tolerance = 1e-3 if atom.name == "matern32" else 1e-6
     torch.testing.assert_close(found, torch.tensor(differences, dtype=torch.float64), rtol=tolerance, atol=1e-6)
     chosen = torch.tensor([False, True, False, True])
+    assert torch.equal(kernel.diagonal(batch, chosen), kernel.diagonal(batch) * chosen)
     partial = kernel.derivative_diagonal(batch, chosen)
     owner = torch.repeat_interleave(torch.arange(4), batch.directions.ptr.diff())
     assert torch.equal(partial, torch.where(chosen[owner], found, torch.zeros_like(found)))

@@ -111,10 +111,14 @@ class SetKernel:
                     self._add(parts, place, sums * weight[:, None], channel, run.z, landmarks, columns, scales[channel])
         return torch.cat(parts, 1)
 
-    def diagonal(self, batch: FeatureBatch) -> Float64[Tensor, " structures"]:
-        """K(x, x) of every structure: the prior variance of its row."""
+    def diagonal(
+        self, batch: FeatureBatch, chosen: Bool[Tensor, " structures"] | None = None
+    ) -> Float64[Tensor, " structures"]:
+        """K(x, x) of every structure: the prior variance of its row; zero for those not chosen."""
         found = torch.zeros(batch.n_structures, dtype=torch.float64)
         for i in range(batch.n_structures):
+            if not (chosen is None or bool(chosen[i])):
+                continue
             atoms = self._structure(batch, i)
             gram = self.atom.gram(atoms.features, atoms.features)
             found[i] = (gram * atoms.weights).sum()

@@ -117,9 +117,9 @@ def _energies(
     for batch in data.energies:
         for block in EnergyRows((batch,), fitted.kernel, fitted.landmarks, fitted.baseline, fitted.folds):
             known = ~batch.energy.isnan()
-            chosen = _drawn(batch, _STRUCTURES / structures)[known]
-            prior = fitted.kernel.diagonal(batch)[known]
-            _compare(held, fitted, block, chosen, prior, whitening, factors)
+            chosen = _drawn(batch, _STRUCTURES / structures)
+            prior = fitted.kernel.diagonal(batch, chosen)[known]
+            _compare(held, fitted, block, chosen[known], prior, whitening, factors)
         part = _drawn(batch, _ATOMS / atoms)
         fold = fitted.folds.of(batch)
         for run in batch.runs:
