@@ -26,6 +26,7 @@ class MekrrCalculator(Calculator):  # type: ignore[misc]
     Args:
         model: a model, or the path of one.
         backbone: an instance to use instead of loading the model's.
+        compile: the backbone, by torch.compile; pays in long runs.
         skin: neighbour lists are kept until an atom has moved by half of it (angstrom).
         uncertainty: also give ``energy_uncertainty`` (eV, 68 %), ``energies_uncertainty`` (per atom) and
             ``extrapolation`` (grade of each atom; above 1 is outside of the training data).
@@ -42,13 +43,14 @@ class MekrrCalculator(Calculator):  # type: ignore[misc]
         backbone: Backbone | None = None,
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
+        compile: bool = False,
         skin: float = 0.5,
         uncertainty: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         loaded = model if isinstance(model, Model) else Model.load(model)
-        self.potential = Potential(loaded, backbone, dtype, device)
+        self.potential = Potential(loaded, backbone, dtype, device, compile)
         self.neighbours = SkinList(self.potential.backbone.cutoff, skin)
         self.uncertainty = uncertainty
         self._stressed = False

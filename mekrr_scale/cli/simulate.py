@@ -44,6 +44,7 @@ def md(
     max_grade: MaxGrade = 0.0,
     every: Annotated[int, typer.Option(help="steps between looks at the uncertainty")] = 10,
     dtype: Dtype = "float32",
+    compile: Annotated[bool, typer.Option("--compile", help="compile the backbone; pays in long runs")] = False,
     device: Device = "cpu",
     seed: Annotated[int, typer.Option(help="of velocities and thermostat")] = 0,
 ) -> None:
@@ -62,7 +63,7 @@ def md(
     check_folder(output)
     atoms = _last_frame(structure)
     with Bar("steps") as bar:
-        report = run_md(atoms, _calculator(model, dtype, device), output, plan, bar)
+        report = run_md(atoms, _calculator(model, dtype, device, compile), output, plan, bar)
     resumed = f", {report.resumed} of them before" if report.resumed else ""
     drift = "" if report.drift != report.drift else f"; energy drift {report.drift:.3g} meV/atom per 10 ps"
     out.print(f"{output}: {report.steps} steps{resumed}{drift}", highlight=False)
@@ -106,9 +107,9 @@ def _bounds(force: float, uncertainty: float, grade: float, every: int) -> Bound
     return Bounds(force or None, uncertainty / 1e3 or None, grade or None, every)
 
 
-def _calculator(model: Path, dtype: str, device: str) -> MekrrCalculator:
+def _calculator(model: Path, dtype: str, device: str, compile: bool = False) -> MekrrCalculator:
     return MekrrCalculator(
-        model, dtype=torch.float64 if dtype == "float64" else torch.float32, device=device_of(device)
+        model, dtype=torch.float64 if dtype == "float64" else torch.float32, device=device_of(device), compile=compile
     )
 
 
