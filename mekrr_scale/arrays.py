@@ -131,6 +131,37 @@ class FeatureBatch:
             sources=tuple(place[chosen] for chosen in places),
         )
 
+    @classmethod
+    def unlabelled(
+        cls,
+        features: Float[Tensor, "atoms dim"],
+        species: Int[Tensor, " atoms"],
+        n_atoms: Int[Tensor, " structures"],
+        tangents: Float[Tensor, "directions atoms dim"] | None = None,
+    ) -> FeatureBatch:
+        """Features alone, structure by structure.
+
+        Args:
+            tangents: derivatives along displacements, as many in every structure.
+        """
+        count, n_atoms = len(n_atoms), n_atoms.long()
+        owner = torch.repeat_interleave(torch.arange(count), n_atoms)
+        runs, places = species_runs(features, species, owner, count)
+        labels = None
+        if tangents is not None:
+            directions, moved = len(tangents), []
+            for run, place in zip(runs, places, strict=True):
+                parts = [tangents[:, piece].flatten(0, 1) for piece in place.split(run.ptr.diff().tolist())]
+                moved.append(SpeciesRun(run.z, run.features, run.ptr, Tangents(torch.cat(parts), directions * run.ptr)))
+            runs = tuple(moved)
+            unknown = torch.full((count * directions,), torch.nan, dtype=torch.float64)
+            kind = torch.full((count * directions,), int(RowKind.FORCE))
+            labels = DirectionLabels(bounds(torch.full((count,), directions)), kind, unknown, unknown)
+        nan, none = torch.full((count,), torch.nan, dtype=torch.float64), torch.full((count,), -1)
+        first = bounds(n_atoms)[:-1]
+        sources = tuple(place - first[owner[place]] for place in places)
+        return cls(runs, n_atoms, nan, nan, none, none, sources, labels)
+
     @property
     def n_structures(self) -> int:
         return len(self.n_atoms)

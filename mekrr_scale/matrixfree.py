@@ -13,21 +13,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from ase import Atoms
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from mekrr_scale.arrays import (
-    DirectionLabels,
     FeatureBatch,
     Landmarks,
     RowBlock,
     RowKind,
     SpeciesRun,
-    Tangents,
     bounds,
     species_runs,
 )
@@ -96,7 +94,9 @@ class ForceMap:
             pushed = tangents(self.backbone, single, Directions.of_displacements(moves)).features
             with torch.no_grad():
                 features = self.backbone.forward(single, single.positions, energies=False).features
-            batch = _moved(features.cpu(), single, pushed.cpu().double())
+            batch = FeatureBatch.unlabelled(
+                features.cpu(), single.numbers.cpu(), single.n_atoms.cpu(), pushed.cpu().double()
+            )
             rows.append(self.kernel.derivative_rows(batch, self.landmarks, torch.float64))
         return torch.cat(rows)
 
@@ -114,9 +114,10 @@ class ForceMap:
 
         with torch.no_grad():
             values, pushed = torch.func.vmap(push)(directions)
+        numbers, n_atoms = self.graph.numbers.cpu(), self.graph.n_atoms.cpu()
         found = []
         for slopes in pushed:
-            batch = _moved(values[0].cpu(), self.graph, slopes.cpu().double()[None])
+            batch = FeatureBatch.unlabelled(values[0].cpu(), numbers, n_atoms, slopes.cpu().double()[None])
             found.append(self.kernel.derivative_rows(batch, self.landmarks, torch.float64).sum(0))
         return torch.stack(found, 1)
 
@@ -243,31 +244,8 @@ def _one(graph: Graph, i: int) -> Graph:
     )
 
 
-def _moved(
-    features: Float[Tensor, "atoms dim"], graph: Graph, pushed: Float64[Tensor, "directions atoms dim"]
-) -> FeatureBatch:
-    """Structures with tangents along as many directions each as there are in ``pushed``."""
-    numbers, owner, n_atoms = graph.numbers.cpu(), graph.owner.cpu(), graph.n_atoms.cpu()
-    count, directions = len(n_atoms), len(pushed)
-    runs, places = species_runs(features, numbers, owner, count)
-    moved = []
-    for run, place in zip(runs, places, strict=True):
-        parts = [pushed[:, place[int(run.ptr[i]) : int(run.ptr[i + 1])]].flatten(0, 1) for i in range(count)]
-        moved.append(SpeciesRun(run.z, run.features, run.ptr, Tangents(torch.cat(parts), directions * run.ptr)))
-    unknown = torch.full((count,), torch.nan, dtype=torch.float64)
-    none = torch.full((count,), -1)
-    empty = torch.full((count * directions,), torch.nan, dtype=torch.float64)
-    kind = torch.full((count * directions,), int(RowKind.FORCE))
-    labels = DirectionLabels(bounds(torch.full((count,), directions)), kind, empty, empty)
-    first = bounds(n_atoms)[:-1]
-    sources = tuple(place - first[owner[place]] for place in places)
-    return FeatureBatch(tuple(moved), n_atoms, unknown, unknown, none, none, sources, labels)
-
-
 def _identified(batch: Sequence[tuple[Atoms, Labels]], n_atoms: Tensor) -> FeatureBatch:
     """Just what folds look at: the structures' identities."""
     ids = torch.tensor([structure_hash(atoms, labels) for atoms, labels in batch])
-    unknown = torch.full((len(ids),), torch.nan, dtype=torch.float64)
-    runs = (SpeciesRun(1, torch.zeros(int(n_atoms.sum()), 1), bounds(n_atoms)),)
-    place = torch.arange(int(n_atoms.sum())) - bounds(n_atoms)[:-1].repeat_interleave(n_atoms)
-    return FeatureBatch(runs, n_atoms, unknown, unknown, ids, torch.full((len(ids),), -1), (place,))
+    atoms = int(n_atoms.sum())
+    return replace(FeatureBatch.unlabelled(torch.zeros(atoms, 1), torch.ones(atoms).long(), n_atoms), ids=ids)

@@ -26,7 +26,7 @@ from jaxtyping import Float64, Int
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from mekrr_scale.arrays import FeatureBatch, Landmarks, SpeciesRun
+from mekrr_scale.arrays import FeatureBatch, Landmarks
 from mekrr_scale.kernels import SetKernel
 from mekrr_scale.whitening import Whitening, WhiteningMethod, eigh, whiten
 
@@ -183,16 +183,7 @@ def mean_factor(
 
 def alone(features: Float64[Tensor, "atoms dim"], species: Int[Tensor, " atoms"]) -> FeatureBatch:
     """Every atom as a structure of its own."""
-    count = len(features)
-    runs, sources = [], []
-    for z in species.unique().tolist():
-        chosen = species == z
-        ptr = torch.cat([torch.zeros(1, dtype=torch.int64), chosen.long().cumsum(0)])
-        runs.append(SpeciesRun(z, features[chosen], ptr))
-        sources.append(torch.zeros(int(chosen.sum()), dtype=torch.int64))
-    unknown = torch.full((count,), torch.nan, dtype=torch.float64)
-    none = torch.full((count,), -1)
-    return FeatureBatch(tuple(runs), torch.ones(count, dtype=torch.int64), unknown, unknown, none, none, tuple(sources))
+    return FeatureBatch.unlabelled(features, species, torch.ones(len(features), dtype=torch.int64))
 
 
 def joined(parts: Sequence[RawVariance]) -> RawVariance:

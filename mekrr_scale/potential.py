@@ -11,7 +11,7 @@ from ase import Atoms
 from jaxtyping import Float64
 from torch import Tensor
 
-from mekrr_scale.arrays import DirectionLabels, FeatureBatch, RowKind, SpeciesRun, Tangents, bounds, species_runs
+from mekrr_scale.arrays import FeatureBatch, species_runs
 from mekrr_scale.backbones import Backbone, BackboneSpec, Directions, load_backbone, tangents
 from mekrr_scale.errors import ModelError
 from mekrr_scale.graphs import Graph, SkinList
@@ -165,7 +165,7 @@ class Potential:
         structures = [atoms] if isinstance(atoms, Atoms) else list(atoms)
         features, graph = self._features(structures)
         numbers, n_atoms = graph.numbers.cpu(), graph.n_atoms.cpu()
-        batch = _batch(features, numbers, graph.owner.cpu(), n_atoms)
+        batch = FeatureBatch.unlabelled(features, numbers, n_atoms)
         size = n_atoms.double() if self.model.kernel.reduce == "mean" else torch.ones(len(n_atoms), dtype=torch.float64)
         factor = posterior.energy.within_68
         local = self._variances.atoms(features, numbers)
@@ -189,7 +189,7 @@ class Potential:
             ModelError: a species that the model was not fitted on.
         """
         features, graph = self._features([atoms] if isinstance(atoms, Atoms) else list(atoms))
-        return _batch(features, graph.numbers.cpu(), graph.owner.cpu(), graph.n_atoms.cpu())
+        return FeatureBatch.unlabelled(features, graph.numbers.cpu(), graph.n_atoms.cpu())
 
     def _features(self, structures: Sequence[Atoms]) -> tuple[Float64[Tensor, "atoms dim"], Graph]:
         graph = self.backbone.graph(structures)
@@ -215,38 +215,6 @@ class Potential:
         features, graph = self._features([atoms])
         moves = torch.eye(3 * n, dtype=graph.positions.dtype).reshape(3 * n, n, 3)
         pushed = tangents(self.backbone, graph, Directions.of_displacements(moves)).features.cpu().double()
-        batch = _batch(features, graph.numbers.cpu(), graph.owner.cpu(), graph.n_atoms.cpu(), pushed)
+        batch = FeatureBatch.unlabelled(features, graph.numbers.cpu(), graph.n_atoms.cpu(), pushed)
         scale = n**2 if self.model.kernel.reduce == "mean" else 1
         return scale * self._variances.directions(batch).reshape(n, 3)
-
-
-def _batch(
-    features: Float64[Tensor, "atoms dim"],
-    numbers: Tensor,
-    owner: Tensor,
-    n_atoms: Tensor,
-    pushed: Float64[Tensor, "directions atoms dim"] | None = None,
-) -> FeatureBatch:
-    """Structures without labels; of a single one also the tangents along displacements."""
-    count = len(n_atoms)
-    runs, places = species_runs(features, numbers, owner, count)
-    labels = None
-    if pushed is not None:
-        directions = len(pushed)
-        unknown = torch.full((directions,), torch.nan, dtype=torch.float64)
-        kind = torch.full((directions,), int(RowKind.FORCE))
-        labels = DirectionLabels(bounds(torch.tensor([directions])), kind, unknown, unknown)
-        runs = tuple(
-            SpeciesRun(
-                run.z,
-                run.features,
-                run.ptr,
-                Tangents(pushed[:, place].flatten(0, 1), bounds(torch.tensor([directions * len(place)]))),
-            )
-            for run, place in zip(runs, places, strict=True)
-        )
-    nan = torch.full((count,), torch.nan, dtype=torch.float64)
-    none = torch.full((count,), -1)
-    first = bounds(n_atoms)[:-1]
-    sources = tuple(place - first[owner[place]] for place in places)
-    return FeatureBatch(runs, n_atoms, nan, nan, none, none, sources, labels)

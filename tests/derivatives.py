@@ -21,7 +21,6 @@ from mekrr_scale.kernels import (
     SpeciesMixing,
 )
 from mekrr_scale.landmarks import Uniform, median_distance
-from mekrr_scale.matrixfree import _moved
 from mekrr_scale.model import Model, identity_of
 from mekrr_scale.potential import Potential
 from mekrr_scale.transforms import fit_transform
@@ -107,7 +106,8 @@ def _check_rows(backbone, kernel, landmarks, atoms):
     directions = Directions.of_displacements(move).joined(Directions.of_strains(strain, len(atoms)))
     pushed = tangents(backbone, graph, directions).features
     features = backbone.features(atoms)
-    rows = kernel.derivative_rows(_moved(features, graph, pushed), landmarks, torch.float64)
+    batch = FeatureBatch.unlabelled(features, graph.numbers, graph.n_atoms, pushed)
+    rows = kernel.derivative_rows(batch, landmarks, torch.float64)
 
     def row(k, t):
         with torch.no_grad():
