@@ -234,6 +234,7 @@ class RowBlock:
     counts: Float64[Tensor, "rows species"]  # species counts; zero in derivative rows
     scale: Float64[Tensor, " rows"]  # what energies were multiplied with: 1, or 1/n for ``mean``
     fold: Int64[Tensor, " rows"]
+    key: Int64[Tensor, " rows"]  # drawn from the row's content: what random parts of the rows go by
 
     @property
     def rows(self) -> Float[Tensor, "rows columns"]:

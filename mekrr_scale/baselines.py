@@ -16,7 +16,10 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from mekrr_scale.arrays import FeatureBatch
+from mekrr_scale.distributed import ALONE, ExactSum, Group
 from mekrr_scale.errors import ConfigError
+
+_ELEMENTS = 256  # atomic numbers are one byte
 
 BaselineKind = Literal["composition", "isolated", "backbone"]
 
@@ -56,6 +59,7 @@ def fit_baseline(
     batches: Iterable[FeatureBatch],
     kind: BaselineKind,
     isolated: Mapping[int, float] | None = None,
+    group: Group = ALONE,
 ) -> Baseline:
     """Fit or take over reference energies, in one pass.
 
@@ -63,25 +67,32 @@ def fit_baseline(
     collinear, no ridge (a ridge of 1 shifts HCOO/Cu(110) by 0.63 meV/atom).
 
     Args:
+        batches: of this rank; the result is the same on all of them.
         isolated: energies of isolated atoms (eV) by atomic number, for kind ``isolated``.
 
     Raises:
         ConfigError: no structure with an energy, or isolated atoms missing.
     """
     prior = kind == "backbone"
-    species: list[int] = []
-    blocks: list[tuple[tuple[int, ...], Tensor, Tensor]] = []
+    atoms = torch.zeros(_ELEMENTS, dtype=torch.int64)
+    grams, moments = ExactSum(_ELEMENTS, _ELEMENTS), ExactSum(_ELEMENTS)
     for batch in batches:
         known = ~batch.energy.isnan()
-        species = sorted({*species, *(run.z for run in batch.runs if len(run.features))})
         target = batch.energy - (batch.prior if prior else 0.0)
         if bool(target[known].isnan().any()):
             raise ConfigError("the store holds no backbone energies; use baseline 'composition', or extract again")
+        place = torch.tensor(batch.species, dtype=torch.int64)
+        atoms[place] += batch.counts(batch.species).sum(0)
         counts = batch.counts(batch.species).double()[known]
-        blocks.append((batch.species, counts.T @ counts, counts.T @ target[known]))
-        if len(blocks) > 64:
-            blocks = [_total(blocks, species)]
-    if not species or not any(bool(gram.any()) for _, gram, _ in blocks):
+        gram, moment = atoms.new_zeros(_ELEMENTS, _ELEMENTS).double(), atoms.new_zeros(_ELEMENTS).double()
+        gram[place[:, None], place] = counts.T @ counts
+        moment[place] = counts.T @ target[known]
+        grams.add(gram)
+        moments.add(moment)
+    present = (group.sum(atoms) > 0).nonzero()[:, 0]
+    species: list[int] = present.tolist()
+    gram, moment = grams.value(group)[present[:, None], present], moments.value(group)[present]
+    if not bool(gram.any()):
         raise ConfigError("no structure in the store has an energy; extract with --energy-key naming where it is")
     if kind == "isolated":
         missing = [z for z in species if z not in (isolated or {})]
@@ -89,7 +100,6 @@ def fit_baseline(
             raise ConfigError(f"baseline 'isolated' needs an energy for species {missing} as well")
         values = torch.tensor([float((isolated or {})[z]) for z in species], dtype=torch.float64)
         return Baseline(tuple(species), values, prior=False, fitted=False)
-    _, gram, moment = _total(blocks, species)
     return Baseline(tuple(species), minimum_norm(gram, moment), prior, fitted=True)
 
 
@@ -99,15 +109,3 @@ def minimum_norm(
     """Least-squares solution of minimum norm, from the normal equations of integer counts."""
     solution: Tensor = torch.linalg.pinv(gram, hermitian=True, rtol=1e-13) @ moment
     return solution
-
-
-def _total(
-    blocks: list[tuple[tuple[int, ...], Tensor, Tensor]], species: list[int]
-) -> tuple[tuple[int, ...], Tensor, Tensor]:
-    gram = torch.zeros(len(species), len(species), dtype=torch.float64)
-    moment = torch.zeros(len(species), dtype=torch.float64)
-    for names, part, target in blocks:
-        place = torch.tensor([species.index(z) for z in names], dtype=torch.int64)
-        gram[place[:, None], place] += part
-        moment[place] += target
-    return tuple(species), gram, moment

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from mekrr_scale.baselines import BaselineKind
+from mekrr_scale.cache import default_scratch
 from mekrr_scale.errors import ConfigError, suggestion
 from mekrr_scale.kernels import SpeciesMixing
 from mekrr_scale.landmarks import Balance
@@ -91,6 +92,7 @@ class SolverSection(_Section):
     cut: float = 1e-11
     whitening: WhiteningMethod = "eigen"
     memory: str | int = "2G"
+    scratch: str | None = None  # a folder, or "none"
     falkon: dict[str, float | int | str] = Field(default_factory=dict)
 
 
@@ -137,6 +139,7 @@ class FitConfig(_Section):
             cut=self.solver.cut,
             whitening=self.solver.whitening,
             memory_bytes=parse_bytes(self.solver.memory),
+            scratch=_scratch(self.solver.scratch),
             falkon=self.solver.falkon,
             uncertainty=self.uncertainty,
             seed=self.seed,
@@ -191,6 +194,12 @@ def _explain(error: ValidationError, path: Path | None) -> str:
     if first["type"] == "missing":
         return f"{place}{'.'.join(where)!r} is missing; name it in the file or on the command line"
     return f"{place}{'.'.join(where)}: {first['msg']} (got {first['input']!r})"
+
+
+def _scratch(text: str | None) -> Path | None:
+    if text is None:
+        return default_scratch()
+    return None if text.lower() == "none" else Path(text)
 
 
 def _mixing(rows: Mapping[str, list[float]] | None) -> SpeciesMixing | None:

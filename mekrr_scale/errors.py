@@ -58,6 +58,18 @@ class SimulationError(MekrrError):
     exit_code = 8
 
 
+class RankError(MekrrError):
+    """Another rank of the job failed, or did not answer in time."""
+
+    exit_code = 9
+
+
+class StoppedError(MekrrError):
+    """Asked to stop by a signal; what was done is in the checkpoint, the same command goes on."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again later
+
+
 def suggestion(name: str, options: Iterable[str]) -> str:
     """The end of an error message: the closest of the options, and all of them.
 

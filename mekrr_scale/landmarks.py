@@ -9,7 +9,7 @@ memory for a pool of candidates, never for all atoms.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -20,8 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mekrr_scale.arrays import FeatureBatch, RowKind, SpeciesRun
+from mekrr_scale.distributed import ALONE, Group
+from mekrr_scale.draws import draw
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.kernels import Landmarks, SetKernel
+
+_Drawn = tuple[int, list[tuple[int, Tensor]]]  # a structure's draw, and its atoms by species
 
 Balance = Literal["proportional", "sqrt", "equal"]
 
@@ -61,8 +65,11 @@ class LandmarkSelection(ABC):
     """A way to choose landmarks."""
 
     @abstractmethod
-    def select(self, batches: Iterable[FeatureBatch], kernel: SetKernel) -> Landmarks:
+    def select(self, batches: Iterable[FeatureBatch], kernel: SetKernel, group: Group = ALONE) -> Landmarks:
         """Choose landmarks in one pass.
+
+        Args:
+            batches: of this rank; the landmarks are the same on all of them.
 
         Raises:
             ConfigError: more landmarks than there are atoms, or none.
@@ -87,8 +94,8 @@ class Uniform(LandmarkSelection):
     seed: int = 0
     balance: Balance = "sqrt"
 
-    def select(self, batches: Iterable[FeatureBatch], kernel: SetKernel) -> Landmarks:
-        pool = draw_pool(batches, self.count, self.seed)
+    def select(self, batches: Iterable[FeatureBatch], kernel: SetKernel, group: Group = ALONE) -> Landmarks:
+        pool = draw_pool(batches, self.count, self.seed, group)
         _check_enough(self.count, pool)
         shares = pool.share(self.count, self.balance)
         return _singletons({z: pool.features[z][:n] for z, n in shares.items()})
@@ -107,8 +114,8 @@ class FarthestPoint(LandmarkSelection):
     balance: Balance = "sqrt"
     pool: int = 20  # candidates per landmark
 
-    def select(self, batches: Iterable[FeatureBatch], kernel: SetKernel) -> Landmarks:
-        pool = draw_pool(batches, self.count * self.pool, self.seed)
+    def select(self, batches: Iterable[FeatureBatch], kernel: SetKernel, group: Group = ALONE) -> Landmarks:
+        pool = draw_pool(batches, self.count * self.pool, self.seed, group)
         _check_enough(self.count, pool)
         chosen = {}
         for z, n in pool.share(self.count, self.balance).items():
@@ -133,8 +140,8 @@ class LeverageScores(LandmarkSelection):
     balance: Balance = "sqrt"
     pool: int = 10  # candidates per landmark
 
-    def select(self, batches: Iterable[FeatureBatch], kernel: SetKernel) -> Landmarks:
-        pool = draw_pool(batches, self.count * self.pool, self.seed)
+    def select(self, batches: Iterable[FeatureBatch], kernel: SetKernel, group: Group = ALONE) -> Landmarks:
+        pool = draw_pool(batches, self.count * self.pool, self.seed, group)
         _check_enough(self.count, pool)
         chosen = {}
         for z, n in pool.share(self.count, self.balance).items():
@@ -171,13 +178,13 @@ class Displaced(LandmarkSelection):
     balance: Balance = "sqrt"
     amplitude: float = 0.1
 
-    def select(self, batches: Iterable[FeatureBatch], kernel: SetKernel) -> Landmarks:
+    def select(self, batches: Iterable[FeatureBatch], kernel: SetKernel, group: Group = ALONE) -> Landmarks:
         """As ``LandmarkSelection.select``; the batches carry tangents, and are passed over twice.
 
         Raises:
             ConfigError: copies are needed, but the store holds no displacements.
         """
-        pool = draw_pool(batches, self.count, self.seed)
+        pool = draw_pool(batches, self.count, self.seed, group)
         copies = -(-self.count // sum(map(len, pool.features.values())))
         shares = pool.share(self.count, self.balance, copies)
         missing = {z: n - len(pool.features[z]) for z, n in shares.items()}
@@ -196,8 +203,10 @@ class Displaced(LandmarkSelection):
                     draws = np.concatenate([found[run.z][1], draws])
                 best = np.argsort(draws, kind="stable")[: missing[run.z]]
                 found[run.z] = features[torch.from_numpy(best)], draws[best]
-        for z, (features, _) in found.items():
-            chosen[z].append(features)
+        dim = next(iter(pool.features.values()))
+        for z in sorted(z for z, n in missing.items() if n > 0):
+            features, draws = found.get(z, (dim[:0], np.empty(0, np.uint64)))
+            chosen[z].append(_lowest(features, draws, missing[z], group)[0])
         return _singletons({z: torch.cat(parts) for z, parts in chosen.items()})
 
     def _copies(
@@ -223,7 +232,7 @@ class Displaced(LandmarkSelection):
             steps = torch.from_numpy(size * generator.normal(size=(copies, b - a, len(tangents)))).to(tangents.dtype)
             moved = run.features[a:b] + torch.einsum("cak,kad->cad", steps, tangents)
             features.append(moved.flatten(0, 1))
-            keys.append(np.concatenate([_mix(draws[a:b], self.seed + 2 + c) for c in range(copies)]))
+            keys.append(np.concatenate([draw(draws[a:b], self.seed + 2 + c) for c in range(copies)]))
         if not features:
             return run.features[:0], np.empty(0, np.uint64)
         return torch.cat(features), np.concatenate(keys)
@@ -237,18 +246,19 @@ class WholeStructures(LandmarkSelection):
     count: int = 0
     seed: int = 0
 
-    def select(self, batches: Iterable[FeatureBatch], kernel: SetKernel) -> Landmarks:
+    def select(self, batches: Iterable[FeatureBatch], kernel: SetKernel, group: Group = ALONE) -> Landmarks:
         if self.count < 0:
             raise ConfigError(f"{self.count} landmarks asked for; ask for at least one, or 0 for all")
-        kept: list[tuple[int, list[tuple[int, Tensor]]]] = []
+        kept: list[_Drawn] = []
         for batch in batches:
-            draws = _mix(batch.ids.numpy().astype(np.uint64), self.seed)
+            draws = draw(batch.ids.numpy().astype(np.uint64), self.seed)
             for i in range(batch.n_structures):
                 atoms = [(run.z, run.features[run.ptr[i] : run.ptr[i + 1]].clone()) for run in batch.runs]
                 kept.append((int(draws[i]), atoms))
             if self.count and len(kept) > 2 * self.count:
                 kept = sorted(kept, key=lambda item: item[0])[: self.count]
-        if self.count:
+        kept = _everyones(kept, self.count, group)
+        if self.count or group.size > 1:
             kept.sort(key=lambda item: item[0])
         if self.count > len(kept):
             raise ConfigError(
@@ -267,8 +277,8 @@ class WholeStructures(LandmarkSelection):
         )
 
 
-def draw_pool(batches: Iterable[FeatureBatch], most: int, seed: int) -> Pool:
-    """For every species the ``most`` atoms with the lowest draws."""
+def draw_pool(batches: Iterable[FeatureBatch], most: int, seed: int, group: Group = ALONE) -> Pool:
+    """For every species the ``most`` atoms with the lowest draws; the same on all ranks."""
     _check_count(most)
     features: dict[int, Tensor] = {}
     draws: dict[int, NDArray[np.uint64]] = {}
@@ -285,19 +295,76 @@ def draw_pool(batches: Iterable[FeatureBatch], most: int, seed: int) -> Pool:
                 drawn = np.concatenate([draws[run.z], drawn])
             order = np.argsort(drawn, kind="stable")[:most]
             features[run.z], draws[run.z] = found[torch.from_numpy(order)], drawn[order]
+    if group.size > 1:
+        told = [{int(z): n for z, n in part.items()} for part in group.gather_json(counts)]
+        counts = {z: sum(part.get(z, 0) for part in told) for z in sorted(set().union(*told))}
+        width = max(group.gather_json(max((f.shape[1] for f in features.values()), default=0)))
+        none = torch.zeros(0, width), np.empty(0, np.uint64)
+        for z in counts:
+            own, drawn = (features[z], draws[z]) if z in features else none
+            features[z], draws[z] = _lowest(own, drawn, most, group)
     present = [z for z in sorted(features) if len(features[z])]
     return Pool({z: features[z] for z in present}, {z: draws[z] for z in present}, counts)
 
 
+def _lowest(features: Tensor, draws: NDArray[np.uint64], most: int, group: Group) -> tuple[Tensor, NDArray[np.uint64]]:
+    """Those with the ``most`` lowest draws of all ranks, in the order of their draws.
+
+    The draws are told first, so that the features sent are those that are kept.
+    """
+    everyone = np.sort(group.joined(torch.from_numpy(draws.astype(np.int64))).numpy().astype(np.uint64))
+    if len(everyone) > most:
+        keep = draws <= everyone[most - 1]
+        features, draws = features[torch.from_numpy(keep)], draws[keep]
+    features = group.joined(features.to(_common_dtype([features], group)))
+    draws = group.joined(torch.from_numpy(draws.astype(np.int64))).numpy().astype(np.uint64)
+    order = np.argsort(draws, kind="stable")[:most]
+    return features[torch.from_numpy(order)], draws[order]
+
+
+def _everyones(own: list[_Drawn], count: int, group: Group) -> list[_Drawn]:
+    """The structures with the ``count`` lowest draws of all ranks; all for 0."""
+    if group.size == 1:
+        return own
+    draws = np.sort(group.joined(torch.tensor([item[0] for item in own], dtype=torch.float64)).numpy())
+    if count and len(draws) > count:
+        own = [item for item in own if float(item[0]) <= draws[count - 1]]
+    pieces = [(i, z, f) for i, (_, atoms) in enumerate(own) for z, f in atoms if len(f)]
+    width = max(group.gather_json(max((f.shape[1] for _, _, f in pieces), default=0)))
+    dtype = _common_dtype([f for _, _, f in pieces], group)
+    features = group.gather(torch.cat([torch.zeros(0, width, dtype=dtype), *(f.to(dtype) for _, _, f in pieces)]))
+    told = group.gather_json([[item[0] for item in own], [[i, z, len(f)] for i, z, f in pieces]])
+    found: list[_Drawn] = []
+    for (numbers, places), rows in zip(told, features, strict=True):
+        part: list[_Drawn] = [(number, []) for number in numbers]
+        for (i, z, _), f in zip(places, rows.split([n for *_, n in places]), strict=True):
+            part[i][1].append((z, f))
+        found += part
+    return found
+
+
+def _common_dtype(tensors: Sequence[Tensor], group: Group) -> torch.dtype:
+    """The precision of all ranks' features; a rank may have none."""
+    return (
+        torch.float64
+        if max(group.gather_json(any(len(t) and t.dtype == torch.float64 for t in tensors)))
+        else torch.float32
+    )
+
+
 def median_distance(
-    batches: Iterable[FeatureBatch], kernel_transform: SetKernel, seed: int, sample: int = 2000
+    batches: Iterable[FeatureBatch],
+    kernel_transform: SetKernel,
+    seed: int,
+    sample: int = 2000,
+    group: Group = ALONE,
 ) -> float:
     """Median distance between pairs of atoms (transformed features), over a random sample of atoms.
 
     Raises:
         ConfigError: fewer than two distinct atoms, so that no length scale can be told.
     """
-    pool = draw_pool(batches, sample, seed)
+    pool = draw_pool(batches, sample, seed, group)
     chosen = _joined(pool, sample)
     transform = kernel_transform.transform
     points = torch.cat([transform.apply(z, f, torch.float64) for z, f in chosen.items()])
@@ -346,13 +413,4 @@ def _farthest(points: Float64[Tensor, "points dim"], count: int) -> Tensor:
 def _atom_draws(batch: FeatureBatch, ptr: Tensor, source: Tensor, seed: int) -> NDArray[np.uint64]:
     owner = np.repeat(np.arange(len(ptr) - 1), ptr.diff().numpy())
     ids = batch.ids.numpy().astype(np.uint64)[owner]
-    return _mix(_mix(ids, seed) ^ source.numpy().astype(np.uint64), seed + 1)
-
-
-def _mix(values: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
-    """splitmix64 (Steele, Lea, Flood 2014): a pseudo-random number for each value."""
-    with np.errstate(over="ignore"):
-        z = values + np.uint64((seed + 1) * 0x9E3779B97F4A7C15 % 2**64)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return np.asarray(z ^ (z >> np.uint64(31)))
+    return draw(draw(ids, seed) ^ source.numpy().astype(np.uint64), seed + 1)

@@ -14,7 +14,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
+import numpy as np
 import torch
 from ase import Atoms
 from jaxtyping import Bool, Float64
@@ -31,6 +33,8 @@ from mekrr_scale.arrays import (
 )
 from mekrr_scale.backbones import Backbone, Directions, tangents
 from mekrr_scale.baselines import Baseline
+from mekrr_scale.distributed import ALONE, Group
+from mekrr_scale.draws import draw
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.graphs import Graph
 from mekrr_scale.kernels import SetKernel
@@ -188,11 +192,20 @@ class FreeForceRows:
     landmarks: Landmarks
     baseline: Baseline
     folds: Folds | None = None
+    group: Group = ALONE  # batches are dealt to its ranks in turn
 
     def __iter__(self) -> Iterator[RowBlock]:
+        return (block for block in self.blocks() if block is not None)
+
+    def blocks(self, skip: int = 0) -> Iterator[RowBlock | None]:
+        """See ``RowSource``."""
         if self.baseline.prior:
             raise ConfigError("matrix-free force rows have no backbone prior; use baseline 'composition'")
-        for batch in self._batches():
+        for batch in islice(self._batches(), self.group.rank, None, self.group.size):
+            if skip > 0:
+                skip -= 1
+                yield None
+                continue
             atoms = [item for item, _ in batch]
             graph = self.backbone.graph(atoms)
             n_atoms = graph.n_atoms.cpu()
@@ -202,8 +215,10 @@ class FreeForceRows:
             scale = size.reciprocal() if intensive else torch.ones_like(size)
             share = 1.0 / (3.0 * size)
             fold = torch.zeros(len(size), dtype=torch.int64)
+            identified = _identified(batch, n_atoms)
             if self.folds is not None:
-                fold = self.folds.of(_identified(batch, n_atoms)).repeat_interleave(3 * n_atoms)
+                fold = self.folds.of(identified).repeat_interleave(3 * n_atoms)
+            keys = identified.ids.repeat_interleave(3 * n_atoms) + torch.arange(len(size))
             yield RowBlock(
                 kind=RowKind.FORCE,
                 matrix=ForceMap(self.backbone, graph, self.kernel, self.landmarks, scale),
@@ -213,6 +228,7 @@ class FreeForceRows:
                 counts=torch.zeros(len(size), len(self.baseline.species), dtype=torch.float64),
                 scale=scale,
                 fold=fold,
+                key=torch.from_numpy(draw(keys.numpy().astype(np.uint64), 0).astype(np.int64)),
             )
 
     def _batches(self) -> Iterator[list[tuple[Atoms, Labels]]]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from mekrr_scale.arrays import RowBlock, RowKind, RowMap
+from mekrr_scale.distributed import ALONE, ExactSum, Group
+from mekrr_scale.distributed.panels import PanelMatrix
 from mekrr_scale.whitening import Whitening, eigh
 
 
@@ -18,26 +21,29 @@ class NormalOperator:
     """beta -> Phi' W Phi beta + lambda beta, each column with its ridge and left-out fold.
 
     With rows that are whitened already Phi is applied as it is; else as K (T beta), which costs
-    less than whitening the rows in every pass but rounds more, since T beta is large.
+    less than whitening the rows in every pass but rounds more, since T beta is large. The sum over
+    blocks does not depend on their order, nor on the ranks that they lie on.
     """
 
-    rows: Iterable[RowBlock]
+    rows: Iterable[RowBlock]  # of this rank
     whitening: Whitening | None  # None: the rows are whitened
     weights: dict[RowKind, float]
     excluded: Int64[Tensor, " columns"]  # fold left out by each column; -1 for none
     ridges: Float64[Tensor, " columns"]
     progress: Callable[[int], None] = lambda rows: None
+    group: Group = ALONE
 
     def apply(self, beta: Float64[Tensor, "rank columns"]) -> Float64[Tensor, "rank columns"]:
+        """The same on all ranks, each of which gives the same beta."""
         expanded = beta if self.whitening is None else self.whitening.coefficients(beta)
-        total = torch.zeros_like(expanded)
+        total = ExactSum(*expanded.shape, device=beta.device)
         for block in self.rows:
             w = (block.weight * self.weights[block.kind])[:, None] * (block.fold[:, None] != self.excluded)
-            weighted = (block.matrix @ expanded) * w
-            total += block.matrix.T @ weighted
+            total.add(block.matrix.T @ ((block.matrix @ expanded) * w.to(beta.device)))
             self.progress(len(block.target))
-        pulled = total if self.whitening is None else self.whitening.pull(total)
-        return pulled + self.ridges * beta
+        found = total.value(self.group)
+        pulled = found if self.whitening is None else self.whitening.pull(found)
+        return pulled + self.ridges.to(beta.device) * beta
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,13 @@ class _WhitenedAdjoint:
         return self.of.whitening.pull(self.of.map.T @ values)
 
 
+@runtime_checkable
+class Preconditioner(Protocol):
+    """An approximate inverse of the operator."""
+
+    def apply(self, residual: Float64[Tensor, "rank columns"]) -> Float64[Tensor, "rank columns"]: ...
+
+
 @dataclass(frozen=True)
 class SpectralPreconditioner:
     """(P + lambda)^-1 for every column's ridge lambda, from one eigendecomposition of P."""
@@ -102,6 +115,49 @@ class SpectralPreconditioner:
 
     def apply(self, residual: Float64[Tensor, "rank columns"]) -> Float64[Tensor, "rank columns"]:
         return self.vectors @ ((self.vectors.T @ residual) / (self.spectrum[:, None] + self.ridges))
+
+
+@dataclass(frozen=True)
+class PanelPreconditioner:
+    """(P + mu)^-1 from Cholesky factors dealt to the ranks; mu is the smallest ridge of a decade.
+
+    An eigendecomposition of a large matrix costs about thirty factorisations. With a ridge up to
+    ten times too small the preconditioned spectrum widens by that much, which CG hardly notices.
+    """
+
+    factors: Sequence[tuple[PanelMatrix, Int64[Tensor, " some"]]]  # and the columns that it is for
+
+    @classmethod
+    def of(cls, gram: PanelMatrix, ridges: Float64[Tensor, " columns"]) -> PanelPreconditioner:
+        """Factor an approximation of Phi' W Phi; it is given up.
+
+        Raises:
+            SolverError: it is not positive definite with the ridge.
+        """
+        groups = decades(ridges)
+        factors = []
+        for place, (ridge, columns) in enumerate(groups):
+            matrix = gram if place == len(groups) - 1 else gram.copy()
+            factors.append((matrix.shift(ridge).cholesky(), columns))
+        return cls(factors)
+
+    def apply(self, residual: Float64[Tensor, "rank columns"]) -> Float64[Tensor, "rank columns"]:
+        found = torch.empty_like(residual)
+        for factor, columns in self.factors:
+            found[:, columns] = factor.solve(residual[:, columns])
+        return found
+
+
+def decades(ridges: Float64[Tensor, " columns"]) -> list[tuple[float, Int64[Tensor, " some"]]]:
+    """Columns in groups whose ridges are at most tenfold the group's smallest."""
+    groups = []
+    left = ridges.clone()
+    while bool(torch.isfinite(left).any()):
+        smallest = float(left.min())
+        inside = left <= 10.0 * smallest * (1 + 1e-9)
+        groups.append((smallest, inside.nonzero()[:, 0]))
+        left[inside] = torch.inf
+    return groups
 
 
 def classical_gram(whitening: Whitening, total_weight: float) -> Float64[Tensor, "rank rank"]:

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import islice
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ from torch import Tensor
 
 from mekrr_scale.arrays import FeatureBatch, RowBlock, RowKind
 from mekrr_scale.baselines import Baseline
+from mekrr_scale.distributed import ALONE, Group
+from mekrr_scale.draws import draw
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.kernels import Landmarks, SetKernel
 
@@ -54,23 +57,32 @@ class Folds:
         return torch.from_numpy(self.parts[places])
 
 
-def assign_folds(batches: Iterable[FeatureBatch], count: int) -> Folds:
+def assign_folds(batches: Iterable[FeatureBatch], count: int, group: Group = ALONE, exact: bool = True) -> Folds:
     """Folds of nearly equal size that do not depend on the order of the structures.
+
+    Args:
+        batches: of this rank.
+        exact: look at all structures first. Without, a structure's fold comes from its content alone,
+            whatever else there is: folds of data that will grow.
 
     Raises:
         ConfigError: fewer than two folds, or fewer structures (trajectories) than folds.
     """
     if count < 2:
         raise ConfigError(f"{count} folds asked for; cross-validation needs at least 2")
-    found: list[NDArray[np.uint64]] = []
+    by_hash = Folds(count, np.empty(0, np.uint64), np.empty(0, np.int64))
+    if not exact:
+        return by_hash
+    found: list[NDArray[np.uint64]] = [np.empty(0, np.uint64)]
     total = 0
     for batch in batches:
         total += batch.n_structures
         if total <= _EXACT_FOLDS:
             found.append(_fold_keys(batch))
-    if total > _EXACT_FOLDS:
-        return Folds(count, np.empty(0, np.uint64), np.empty(0, np.int64))
-    keys = np.unique(np.concatenate(found)) if found else np.empty(0, np.uint64)
+    if int(group.sum(torch.tensor(total))) > _EXACT_FOLDS:
+        return by_hash
+    own = torch.from_numpy(np.unique(np.concatenate(found)).astype(np.int64))
+    keys = np.unique(group.joined(own).numpy().astype(np.uint64))
     if len(keys) < count:
         raise ConfigError(
             f"{count} folds asked for, but the data hold {len(keys)} different structures or trajectories; "
@@ -84,10 +96,15 @@ def _fold_keys(batch: FeatureBatch) -> NDArray[np.uint64]:
     ids = batch.ids.numpy().astype(np.uint64)
     groups = batch.groups.numpy()
     keys = np.where(groups >= 0, groups.astype(np.uint64) * np.uint64(2) + np.uint64(1), ids * np.uint64(2))
-    with np.errstate(over="ignore"):
-        z = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return np.asarray(z ^ (z >> np.uint64(31)))
+    return draw(keys, -1)
+
+
+@runtime_checkable
+class RowSource(Protocol):
+    """Rows that can be passed over again and again, also from the middle on."""
+
+    def blocks(self, skip: int = 0) -> Iterator[RowBlock | None]:
+        """All blocks in order, with None in place of the first ``skip``, which cost nothing."""
 
 
 @dataclass(frozen=True)
@@ -102,9 +119,17 @@ class EnergyRows:
     dtype: torch.dtype = torch.float64
 
     def __iter__(self) -> Iterator[RowBlock]:
+        return (block for block in self.blocks() if block is not None)
+
+    def blocks(self, skip: int = 0) -> Iterator[RowBlock | None]:
+        """See ``RowSource``."""
         for batch in self.batches:
             known = ~batch.energy.isnan()
             if not bool(known.any()):
+                continue
+            if skip > 0:
+                skip -= 1
+                yield None
                 continue
             size = batch.n_atoms.double()
             per_atom = self.kernel.reduce == "mean"
@@ -118,6 +143,7 @@ class EnergyRows:
                 counts=batch.counts(self.baseline.species).double()[known],
                 scale=scale[known],
                 fold=(self.folds.of(batch) if self.folds else torch.zeros(len(size), dtype=torch.int64))[known],
+                key=batch.ids[known],
             )
 
 
@@ -133,21 +159,31 @@ class DerivativeRows:
     dtype: torch.dtype = torch.float32
 
     def __iter__(self) -> Iterator[RowBlock]:
-        for batch in self.batches:
-            if batch.directions is None or len(batch.directions.label) == 0:
-                continue
-            matrix = self.kernel.derivative_rows(batch, self.landmarks, self.dtype)
-            for kind in (RowKind.FORCE, RowKind.STRESS):
-                block = self._block(batch, matrix, kind)
-                if len(block.target):
-                    yield block
+        return (block for block in self.blocks() if block is not None)
 
-    def _block(self, batch: FeatureBatch, matrix: Tensor, kind: RowKind) -> RowBlock:
+    def blocks(self, skip: int = 0) -> Iterator[RowBlock | None]:
+        """See ``RowSource``."""
+        for batch in self.batches:
+            labels = batch.directions
+            if labels is None:
+                continue
+            known = {
+                kind: (labels.kind == int(kind)) & ~labels.label.isnan() for kind in (RowKind.FORCE, RowKind.STRESS)
+            }
+            known = {kind: chosen for kind, chosen in known.items() if bool(chosen.any())}
+            skipped = min(skip, len(known))
+            skip -= skipped
+            yield from [None] * skipped
+            if skipped < len(known):
+                matrix = self.kernel.derivative_rows(batch, self.landmarks, self.dtype)
+                for kind, chosen in islice(known.items(), skipped, None):
+                    yield self._block(batch, matrix, kind, chosen)
+
+    def _block(self, batch: FeatureBatch, matrix: Tensor, kind: RowKind, chosen: Tensor) -> RowBlock:
         labels = batch.directions
         assert labels is not None
-        owner = torch.repeat_interleave(torch.arange(batch.n_structures), labels.ptr.diff())
-        chosen = (labels.kind == int(kind)) & ~labels.label.isnan()
-        owner = owner[chosen]
+        owner = torch.repeat_interleave(torch.arange(batch.n_structures), labels.ptr.diff())[chosen]
+        place = chosen.nonzero()[:, 0] - labels.ptr[:-1][owner]
         size = batch.n_atoms.double()[owner]
         target = labels.label[chosen]
         if self.baseline.prior:
@@ -167,6 +203,7 @@ class DerivativeRows:
             counts=torch.zeros(len(target), len(self.baseline.species), dtype=torch.float64),
             scale=scale,
             fold=(self.folds.of(batch)[owner] if self.folds else torch.zeros_like(owner)),
+            key=torch.from_numpy(draw((batch.ids[owner] + place).numpy().astype(np.uint64), 0).astype(np.int64)),
         )
 
 
@@ -175,10 +212,10 @@ class Rows:
     """Several kinds of rows as one re-iterable; keeps the blocks in memory where they fit.
 
     Energy rows are the n x M set kernel, a factor (atoms / structures) smaller than the atom
-    kernel: an iterative solver should not evaluate it again in every iteration.
+    kernel: what passes over them several times should not evaluate it again and again.
     """
 
-    parts: tuple[Iterable[RowBlock], ...]
+    parts: tuple[RowSource, ...]
     keep_bytes: int = 0
     _kept: list[RowBlock] = field(default_factory=list, repr=False)
     _state: dict[str, bool] = field(default_factory=dict, repr=False)
@@ -194,15 +231,23 @@ class Rows:
             return
         self._kept.clear()
         size = 0
-        for block in chain(*self.parts):
+        for block in self.blocks():
+            assert block is not None
             if isinstance(block.matrix, Tensor):
                 size += block.matrix.numel() * block.matrix.element_size()
             else:  # a map is made anew: there is nothing to keep
                 size += self.keep_bytes + 1
             if size <= self.keep_bytes:
                 self._kept.append(block)
+            else:
+                self._kept.clear()
             yield block
         if size <= self.keep_bytes:
             self._state["complete"] = True
-        else:
-            self._kept.clear()
+
+    def blocks(self, skip: int = 0) -> Iterator[RowBlock | None]:
+        """See ``RowSource``."""
+        for part in self.parts:
+            for block in part.blocks(skip):
+                skip -= block is None
+                yield block

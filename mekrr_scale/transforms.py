@@ -14,7 +14,10 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from mekrr_scale.arrays import FeatureBatch
+from mekrr_scale.distributed import ALONE, ExactSum, Group
 from mekrr_scale.errors import ModelError
+
+_ELEMENTS = 256  # atomic numbers are one byte
 
 Standardize = Literal["none", "centre", "centre-per-species", "scale", "scale-per-species"]
 
@@ -59,35 +62,48 @@ class Transform:
         return tangents.to(dtype) / self.scale[self.place(z)].to(tangents.device, dtype)
 
 
-def fit_transform(batches: Iterable[FeatureBatch], kind: Standardize) -> Transform:
-    """Mean and standard deviation over the atoms of a data set, in one pass (Chan et al. 1983).
+def fit_transform(
+    batches: Iterable[FeatureBatch], kind: Standardize, group: Group = ALONE, origin: FeatureBatch | None = None
+) -> Transform:
+    """Mean and standard deviation over the atoms of a data set, in one pass.
 
-    Features that do not vary keep their scale.
+    Squares are summed about the mean of the first batch, so that little cancels (Chan, Golub,
+    LeVeque 1983). Features that do not vary keep their scale.
+
+    Args:
+        batches: of this rank; the result is the same on all of them.
+        origin: the first batch of all; needed where there are several ranks.
     """
-    moments: dict[int, tuple[int, Tensor, Tensor]] = {}
-    for batch in batches:
-        for run in batch.runs:
-            if len(run.features) == 0:
-                continue
-            values = run.features.double()
-            mean = values.mean(0)
-            part = (len(values), mean, (values - mean).square().sum(0))
-            key = run.z if kind.endswith("species") else 0
-            moments[key] = _merged(moments[key], part) if key in moments else part
-    if not moments:
+    first = next(iter(batches), None) if origin is None else origin
+    if first is None:
         raise ModelError("there are no atoms to standardise features on; the store is empty")
-    species = tuple(sorted(moments))
-    means = torch.stack([moments[z][1] for z in species])
+    shift = torch.cat([run.features.double() for run in first.runs]).mean(0)
+    dim = len(shift)
     if kind == "none":
-        return Transform.identity(means.shape[1])
-    deviation = torch.stack([(moments[z][2] / moments[z][0]).sqrt() for z in species])
+        return Transform.identity(dim)
+    rows = _ELEMENTS if kind.endswith("species") else 1
+    counts = torch.zeros(rows, dtype=torch.int64)
+    sums, squares = ExactSum(rows, dim), ExactSum(rows, dim)
+    for batch in batches:
+        total, square = torch.zeros(2, rows, dim, dtype=torch.float64)
+        for run in batch.runs:
+            place = run.z if rows > 1 else 0
+            moved = run.features.double() - shift
+            counts[place] += len(moved)
+            total[place] += moved.sum(0)
+            square[place] += moved.square_().sum(0)
+        sums.add(total)
+        squares.add(square)
+    counts = group.sum(counts)
+    present = (counts > 0).nonzero()[:, 0]
+    if not len(present):
+        raise ModelError("there are no atoms to standardise features on; the store is empty")
+    n = counts[present, None].double()
+    mean, variance = sums.value(group)[present] / n, squares.value(group)[present] / n
+    deviation = (variance - mean.square()).clamp_min(0.0).sqrt()
+    means = mean + shift
+    species = tuple(present.tolist())
     if kind.startswith("centre"):
         return Transform(species, means, torch.ones_like(means))
     flat = deviation < 1e-6 * deviation.amax(1, keepdim=True).clamp_min(1e-300)
     return Transform(species, means, torch.where(flat, torch.ones_like(deviation), deviation))
-
-
-def _merged(a: tuple[int, Tensor, Tensor], b: tuple[int, Tensor, Tensor]) -> tuple[int, Tensor, Tensor]:
-    count = a[0] + b[0]
-    shift = b[1] - a[1]
-    return count, a[1] + shift * (b[0] / count), a[2] + b[2] + shift.square() * (a[0] * b[0] / count)

@@ -6,7 +6,7 @@ K_nZ' K_nZ + lambda K_ZZ square the condition number and lose accuracy.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +16,7 @@ from jaxtyping import Float64, Int64
 from scipy.linalg import lapack
 from torch import Tensor
 
+from mekrr_scale.distributed import ALONE, Group
 from mekrr_scale.errors import ConfigError, SolverError
 
 WhiteningMethod = Literal["eigen", "cholesky"]
@@ -60,14 +61,20 @@ class Whitening:
         return result
 
 
-def whiten(grams: Sequence[Float64[Tensor, "_ _"]], cut: float = 1e-11, method: WhiteningMethod = "eigen") -> Whitening:
-    """Whiten the diagonal blocks of K_ZZ.
+def whiten(
+    grams: Iterable[Float64[Tensor, "_ _"] | Callable[[], Float64[Tensor, "_ _"]]],
+    cut: float = 1e-11,
+    method: WhiteningMethod = "eigen",
+    group: Group = ALONE,
+) -> Whitening:
+    """Whiten the diagonal blocks of K_ZZ; they are dealt to the ranks, each of which gets them all.
 
     ``eigen``: K = V diag(w) V', keep w > cut * max(w), T = V w^-1/2. ``cholesky``: pivoted
     Cholesky (LAPACK dpstrf) until the largest remaining pivot is below cut * max; about ten times
     cheaper for large blocks, and the coefficients of dropped landmarks are zero.
 
     Args:
+        grams: the blocks, or what makes them when their turn comes.
         cut: relative to the largest eigenvalue (pivot) of all blocks; 1e-8 loses accuracy.
 
     Raises:
@@ -76,19 +83,43 @@ def whiten(grams: Sequence[Float64[Tensor, "_ _"]], cut: float = 1e-11, method: 
     """
     if not 0 < cut < 1:
         raise ConfigError(f"the whitening cut is {cut}; it lies between 0 and 1, usually 1e-12 to 1e-10")
-    if not all(bool(torch.isfinite(gram).all()) for gram in grams):
-        raise SolverError("the landmarks' kernel matrix holds numbers that are not finite; check features and kernel")
     factor = _eigen if method == "eigen" else _cholesky
-    factored = [factor(gram, cut) for gram in grams]
+    factored = []
+    for place, given in enumerate(grams):
+        mine = place % group.size == group.rank
+        gram = (given() if callable(given) else given) if mine else None
+        if gram is not None and not bool(torch.isfinite(gram).all()):
+            raise SolverError(
+                "the landmarks' kernel matrix holds numbers that are not finite; check features and kernel"
+            )
+        factored.append(None if gram is None else factor(gram, cut))
+        del gram
+    if group.size > 1:
+        factored = [_told(found, place % group.size, group) for place, found in enumerate(factored)]
+    return _joined([found for found in factored if found is not None], cut)
+
+
+def _told(found: tuple[Tensor, Tensor] | None, source: int, group: Group) -> tuple[Tensor, Tensor]:
+    """One rank's factor on all ranks."""
+    rows, rank = group.gather_json(None if found is None else list(found[0].shape))[source]
+    nothing = torch.empty(rows, rank, dtype=torch.float64), torch.empty(rank, dtype=torch.float64)
+    matrix, spectrum = found or nothing
+    return group.broadcast(matrix.contiguous(), source), group.broadcast(spectrum.contiguous(), source)
+
+
+def _joined(factored: list[tuple[Tensor, Tensor]], cut: float) -> Whitening:
+    """The blocks, cut at a part of the largest eigenvalue of all; the list is used up."""
     largest = max(float(spectrum.max()) if len(spectrum) else 0.0 for _, spectrum in factored)
     if largest <= 0:
         raise SolverError("the landmarks' kernel matrix has no positive eigenvalue; choose another kernel")
     blocks, start = [], 0
-    for gram, (matrix, spectrum) in zip(grams, factored, strict=True):
+    while factored:
+        matrix, spectrum = factored.pop(0)
         keep = spectrum > cut * largest
-        columns = torch.arange(start, start + len(gram))
-        blocks.append(WhiteningBlock(columns, matrix[:, keep].contiguous(), spectrum[keep]))
-        start += len(gram)
+        columns = torch.arange(start, start + len(matrix))
+        kept = matrix if bool(keep.all()) else matrix[:, keep]
+        blocks.append(WhiteningBlock(columns, kept.contiguous(), spectrum[keep]))
+        start += len(matrix)
     return Whitening(tuple(blocks), start)
 
 
@@ -107,7 +138,7 @@ def eigh(matrix: Float64[Tensor, "n n"]) -> tuple[Float64[Tensor, " n"], Float64
 def _eigen(gram: Tensor, cut: float) -> tuple[Tensor, Tensor]:
     w, v = eigh(gram)
     keep = w > cut * float(w[-1].clamp_min(1e-300))
-    return v[:, keep] / w[keep].sqrt(), w[keep]
+    return v[:, keep].div_(w[keep].sqrt()), w[keep]
 
 
 def _cholesky(gram: Tensor, cut: float) -> tuple[Tensor, Tensor]:

@@ -185,7 +185,7 @@ def test_an_error_lost_to_rounding_does_not_win():
     target = (phi @ beta)[:, 0]
     ones, counts = torch.ones(30, dtype=torch.float64), torch.zeros(30, 1, dtype=torch.float64)
     every = torch.zeros(30, dtype=torch.int64)
-    block = RowBlock(RowKind.FORCE, phi, target, ones, ones, counts, ones, every)
+    block = RowBlock(RowKind.FORCE, phi, target, ones, ones, counts, ones, every, every)
     moments = Moments.zero(6, 1)
     moments.add(phi, block, every == 0)
     error = float(moments.squared_error(beta, torch.zeros(1, dtype=torch.float64))[0])

@@ -11,13 +11,15 @@ from rich.markup import escape
 from mekrr_scale import __version__
 from mekrr_scale.backbones import BackboneSpec, available_backbones
 from mekrr_scale.cli.apply import apply_app
-from mekrr_scale.cli.console import EXIT_CODES, Bar, errors, out
+from mekrr_scale.cli.console import EXIT_CODES, Bar, JobBar, errors, out
+from mekrr_scale.cli.job import job
 from mekrr_scale.cli.options import Device, EnergyKey, ForcesKey, Format, StressKey, Units, device_of
 from mekrr_scale.cli.simulate import simulate_app
 from mekrr_scale.cli.store import store_app
 from mekrr_scale.config import load_config, parse_bytes
+from mekrr_scale.distributed import Checkpoint, StopSignals
 from mekrr_scale.errors import ConfigError
-from mekrr_scale.pipeline import ExtractPlan
+from mekrr_scale.pipeline import ExtractPlan, FitPlan, FitReport
 from mekrr_scale.pipeline import extract as extract_features
 from mekrr_scale.pipeline import fit as fit_model
 from mekrr_scale.report import parity_plot, trial_table
@@ -142,7 +144,17 @@ def fit(
         list[Path] | None,
         typer.Option(help="the store's structures: fit their forces without stored tangents (solver falkon)"),
     ] = None,
-    memory: Annotated[str | None, typer.Option(help="rows are kept in memory up to this size, e.g. 2G")] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="rows are kept in memory up to this size per rank, e.g. 2G")
+    ] = None,
+    scratch: Annotated[
+        str | None, typer.Option(help="folder for rows beyond that; none: make them anew in every pass")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="folder for the state of a long fit; default: beside the model")
+    ] = None,
+    checkpoint_interval: Annotated[float, typer.Option(help="seconds between states")] = 300.0,
+    timeout: Annotated[float, typer.Option(help="seconds that ranks wait for each other")] = 1800.0,
     seed: Annotated[int | None, typer.Option(help="of landmarks and samples")] = None,
     plot: Annotated[Path | None, typer.Option(help="parity plot of the cross-validation")] = None,
 ) -> None:
@@ -155,6 +167,8 @@ def fit(
         mekrr-scale fit fit.toml --alpha 0,0.5,1 --ridge 1e-9,1e-7,1e-5
 
         mekrr-scale fit --store features --solver falkon --landmarks 5000
+
+        torchrun --nproc-per-node 4 -m mekrr_scale fit fit.toml --memory 40G
     """
     settings = load_config(
         config,
@@ -174,6 +188,7 @@ def fit(
             "validate": validate,
             "solver.force_weight": _numbers("force-weight", force_weight),
             "solver.memory": memory,
+            "solver.scratch": scratch,
             "seed": seed,
         },
     )
@@ -181,9 +196,19 @@ def fit(
     target = Path(settings.output)
     if not target.parent.is_dir():
         raise ConfigError(f"the folder {target.parent} for the model does not exist; create it first")
-    with Bar("rows") as bar:
-        frames = read_structures(structures) if structures else None
-        report = fit_model(settings.store, plan, bar, frames)
+    with job(timeout) as group, StopSignals() as stop:
+        kept = Checkpoint(checkpoint or Path(f"{target}.checkpoint"), {}, group, checkpoint_interval, stop)
+        with Bar("rows", shown=group.rank == 0) as bar:
+            frames = read_structures(structures) if structures else None
+            told = JobBar(bar, group) if group.size > 1 else bar
+            report = fit_model(settings.store, plan, told, frames, group=group, checkpoint=kept)
+        if group.rank == 0:
+            _deliver(report, plan, target, plot)
+            kept.clear()
+
+
+def _deliver(report: FitReport, plan: FitPlan, target: Path, plot: Path | None) -> None:
+    """Tables, figures and the model file."""
     if plan.folds:
         out.print(trial_table(report))
     for warning in report.warnings:

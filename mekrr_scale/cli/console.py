@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
+from datetime import UTC, datetime
 from types import TracebackType
 
 from rich.console import Console
@@ -17,26 +19,31 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from mekrr_scale.distributed import Group
+
 _WIDTH = None if sys.stdout.isatty() else 110  # a log file has no width of its own
 
 out = Console(width=_WIDTH)
 errors = Console(stderr=True, width=None if sys.stderr.isatty() else 110)
 
 _LINE_SECONDS = 10.0
+_TELL_SECONDS = 0.5
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 refused by the system, 2 options, 3 structures, 4 store, 5 backbone, 6 model, 7 solver, "
-    "8 simulation stopped, 130 interrupted (the same command goes on)."
+    "8 simulation stopped, 9 another rank failed, 75 stopped by a signal (requeue: the same command goes on), "
+    "130 interrupted."
 )
 
 
 class Bar:
-    """A progress bar with rate and time left; lines now and then where there is no terminal."""
+    """A progress bar with rate and time left; where there is no terminal, now and then a line of JSON."""
 
-    def __init__(self, unit: str = "structures") -> None:
+    def __init__(self, unit: str = "structures", shown: bool = True) -> None:
         self.unit = unit
+        self.shown = shown
         self.console = errors
-        self._live = self.console.is_terminal
+        self._live = shown and self.console.is_terminal
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -63,7 +70,7 @@ class Bar:
     ) -> None:
         if self._live:
             self._progress.stop()
-        elif self._name and kind is None:
+        elif self.shown and self._name and kind is None:
             self._line()
 
     def stage(self, name: str, total: int | None = None) -> None:
@@ -89,9 +96,44 @@ class Bar:
 
     def _line(self) -> None:
         now = time.monotonic()
-        total = "" if self._total is None else f" of {self._total}"
-        left = ""
+        seconds = max(now - self._start, 1e-9)
+        told: dict[str, object] = {
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "stage": self._name,
+            "done": self._done,
+            "total": self._total,
+            "unit": self.unit,
+            "per_second": round(self._done / seconds, 1),
+        }
         if self._total and self._done:
-            seconds = (now - self._start) * max(self._total - self._done, 0) / self._done
-            left = f", {seconds:.0f} s left"
-        print(f"{self._name}: {self._done}{total} {self.unit}, {self._rate(now)}{left}", file=sys.stderr, flush=True)
+            told["seconds_left"] = round(seconds * max(self._total - self._done, 0) / self._done)
+        print(json.dumps(told), file=sys.stderr, flush=True)
+
+
+class JobBar:
+    """The progress of all ranks, drawn by the first; the others tell it what they have done."""
+
+    def __init__(self, bar: Bar, group: Group) -> None:
+        self.bar, self.group = bar, group
+        self._stage, self._waiting, self._shown, self._told = 0, 0, 0, time.monotonic()
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        self._stage, self._waiting, self._shown = self._stage + 1, 0, 0
+        if self.group.rank == 0:
+            self.bar.stage(name, total)
+
+    def advance(self, steps: int = 1) -> None:
+        self._waiting += steps
+        now = time.monotonic()
+        if now - self._told < _TELL_SECONDS:
+            return
+        self._told = now
+        done = self.group.count(f"progress{self._stage}", self._waiting)
+        self._waiting = 0
+        if self.group.rank == 0:
+            self.bar.advance(done - self._shown)
+            self._shown = done
+
+    def note(self, text: str) -> None:
+        if self.group.rank == 0:
+            self.bar.note(text)

@@ -14,8 +14,9 @@ species (u = 1/n_s, C = alpha [z = z']).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -163,21 +164,31 @@ class SetKernel:
         Singletons of species that never meet have a block for each species; so has the
         own-species channel of ``mean``.
         """
+        return [make() for make in self.gram_block_makers(landmarks)]
+
+    def gram_block_makers(self, landmarks: Landmarks) -> list[Callable[[], Float64[Tensor, "_ _"]]]:
+        """What makes each of ``gram_blocks``: they need not be in memory, or on a rank, together."""
         if not landmarks.singletons:
-            gram = self.rows(landmarks, landmarks)
-            return [(gram + gram.T) / 2]
-        blocks = []
+            return [partial(_symmetric, partial(self.rows, landmarks, landmarks))]
         prepared = self.prepare(landmarks, torch.float64)
-        left = self.atom.left(prepared.features)
+        makers: list[Callable[[], Tensor]] = []
         for channel in self._channels():
             apart = channel == "own" or self.mixing.separate
             for a, b in prepared.bounds.values() if apart else [(0, landmarks.n_sets)]:
-                species, counts = landmarks.species[a:b].unique_consecutive(return_counts=True)
-                table = self._table(channel, species.tolist(), species.tolist())
-                table = table.repeat_interleave(counts, 0).repeat_interleave(counts, 1)
-                block = self.atom.profile(left[a:b] @ prepared.right[:, a:b]).mul_(table)
-                blocks.append((block + block.T) / 2)
-        return blocks
+                makers.append(partial(_symmetric, partial(self._gram_block, landmarks, prepared, channel, a, b)))
+        return makers
+
+    def _gram_block(
+        self, landmarks: Landmarks, prepared: Prepared, channel: _Channel, a: int, b: int
+    ) -> Float64[Tensor, "_ _"]:
+        species, counts = landmarks.species[a:b].unique_consecutive(return_counts=True)
+        block = self.atom.profile(self.atom.left(prepared.features[a:b]) @ prepared.right[:, a:b])
+        table = self._table(channel, species.tolist(), species.tolist())
+        if len(species) == 1:
+            return block.mul_(float(table))
+        for rows, row in zip(block.split(counts.tolist()), table, strict=True):
+            rows.mul_(row.repeat_interleave(counts))
+        return block
 
     def gram(self, landmarks: Landmarks) -> Float64[Tensor, "columns columns"]:
         """K_ZZ in float64."""
@@ -427,6 +438,12 @@ class SetKernel:
     def with_alpha(self, alpha: float) -> SetKernel:
         """The same kernel with another mixing of species."""
         return replace(self, mixing=SpeciesMixing(alpha))
+
+
+def _symmetric(make: Callable[[], Float64[Tensor, "n n"]]) -> Float64[Tensor, "n n"]:
+    """A matrix that rounding alone keeps from being symmetric."""
+    gram = make()
+    return gram.add_(gram.T.clone()).div_(2.0)
 
 
 def _tangent_places(

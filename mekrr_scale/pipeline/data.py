@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -12,9 +13,10 @@ from ase import Atoms
 from mekrr_scale.arrays import FeatureBatch
 from mekrr_scale.backbones import Backbone, BackboneSpec, load_backbone
 from mekrr_scale.baselines import Baseline, BaselineKind, fit_baseline
+from mekrr_scale.distributed import ALONE, Group
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.pipeline.plan import FitPlan
-from mekrr_scale.store import FeatureStore
+from mekrr_scale.store import FeatureStore, deal
 from mekrr_scale.structures import LabelKeys, Labels, read_labels, structure_hash
 from mekrr_scale.transforms import Standardize, Transform, fit_transform
 
@@ -27,6 +29,7 @@ class FitData:
     derivatives: bool  # tangents are stored and used
     labelled: Sequence[tuple[Atoms, Labels]] = ()  # for matrix-free force rows
     backbone: Backbone | None = None  # the same
+    group: Group = ALONE  # whose ranks own whole shards
     _transforms: dict[Standardize, Transform] = field(default_factory=dict)
     _baselines: dict[BaselineKind, Baseline] = field(default_factory=dict)
 
@@ -37,6 +40,7 @@ class FitData:
         plan: FitPlan,
         structures: Iterable[Atoms] | None = None,
         keys: LabelKeys | None = None,
+        group: Group = ALONE,
     ) -> FitData:
         listed = [stores] if isinstance(stores, FeatureStore | Path | str) else list(stores)
         if not listed:
@@ -46,9 +50,12 @@ class FitData:
             opened[0].header.require(store.header, str(store.path))
         if not sum(shard.energies for store in opened for shard in store.shards):
             raise ConfigError("no structure in the store has an energy; extract with --energy-key naming where it is")
+        if plan.solver == "exact" and group.size > 1:
+            raise ConfigError(f"solver 'exact' runs in one process, not in {group.size}; take direct or falkon")
+        dealt = deal(opened, group.rank, group.size) if group.size > 1 else tuple(opened)
         derivatives = plan.use_derivatives and plan.solver != "exact" and any(s.n_directions for s in opened)
         if structures is None:
-            return cls(tuple(opened), derivatives)
+            return cls(dealt, derivatives, group=group)
         if plan.solver != "falkon" or any(s.n_directions for s in opened):
             raise ConfigError(
                 "structures make force rows without stored tangents: they need --solver falkon and a store without "
@@ -62,7 +69,13 @@ class FitData:
         found = [item for item in labelled if structure_hash(*item) in known and item[1].forces is not None]
         if not found:
             raise ConfigError("none of the structures given is in the store with forces; give the file it was made of")
-        return cls(tuple(opened), False, found, backbone)
+        return cls(dealt, False, found, backbone, group)
+
+    @cached_property
+    def first(self) -> FeatureBatch | None:
+        """The first batch of all, whichever rank owns it."""
+        whole = (replace(store, owned=None) for store in self.stores)
+        return next((batch for store in whole for batch in store), None)
 
     @property
     def energies(self) -> Iterable[FeatureBatch]:
@@ -74,8 +87,7 @@ class FitData:
 
     @property
     def has_prior(self) -> bool:
-        first = next(iter(self.energies), None)
-        return first is not None and not bool(first.prior.isnan().any())
+        return self.first is not None and not bool(self.first.prior.isnan().any())
 
     def passes(self, plan: FitPlan) -> int:
         rows = sum(s.n_structures for s in self.stores) + self.derivatives * sum(s.n_directions for s in self.stores)
@@ -83,12 +95,12 @@ class FitData:
 
     def transform(self, kind: Standardize) -> Transform:
         if kind not in self._transforms:
-            self._transforms[kind] = fit_transform(self.energies, kind)
+            self._transforms[kind] = fit_transform(self.energies, kind, self.group, self.first)
         return self._transforms[kind]
 
     def baseline(self, kind: BaselineKind, plan: FitPlan) -> Baseline:
         if kind not in self._baselines:
-            self._baselines[kind] = fit_baseline(self.energies, kind, plan.isolated)
+            self._baselines[kind] = fit_baseline(self.energies, kind, plan.isolated, self.group)
         return self._baselines[kind]
 
 

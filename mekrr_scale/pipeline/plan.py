@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from mekrr_scale.baselines import BaselineKind
+from mekrr_scale.cache import default_scratch
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.kernels import KERNEL_NAMES, SpeciesMixing, atom_kernel
 from mekrr_scale.landmarks import Balance
@@ -80,6 +82,7 @@ class FitPlan:
     cut: float = 1e-11
     whitening: WhiteningMethod = "eigen"
     memory_bytes: int = 2 * 1024**3  # energy rows are kept if they fit
+    scratch: Path | None = field(default_factory=default_scratch)  # what does not fit; None: made anew
     falkon: Mapping[str, Any] = field(default_factory=dict)
     uncertainty: bool = True  # keep what tells how sure the model is; needs folds
     seed: int = 0

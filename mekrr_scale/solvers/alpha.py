@@ -10,7 +10,7 @@ cross-validated errors altogether on real features, so such alphas need a pass o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -20,7 +20,9 @@ from torch import Tensor
 
 from mekrr_scale.arrays import RowBlock
 from mekrr_scale.baselines import Baseline
+from mekrr_scale.distributed import ALONE, Checkpoint, Group
 from mekrr_scale.errors import ConfigError
+from mekrr_scale.rows import RowSource
 from mekrr_scale.solvers.direct import Direct
 from mekrr_scale.solvers.moments import accumulate
 from mekrr_scale.solvers.solution import Solution
@@ -33,11 +35,18 @@ SMALLEST_ALPHA = 0.1
 class MixedRows:
     """Blocks whose matrix is [same, cross], from the rows at alpha = 1 and at alpha = 0."""
 
-    apart: Iterable[RowBlock]
-    alike: Iterable[RowBlock]
+    apart: RowSource
+    alike: RowSource
 
     def __iter__(self) -> Iterator[RowBlock]:
-        for own, whole in zip(self.apart, self.alike, strict=True):
+        return (block for block in self.blocks() if block is not None)
+
+    def blocks(self, skip: int = 0) -> Iterator[RowBlock | None]:
+        """See ``RowSource``."""
+        for own, whole in zip(self.apart.blocks(skip), self.alike.blocks(skip), strict=True):
+            if own is None or whole is None:
+                yield None
+                continue
             yield replace(own, matrix=torch.cat([own.rows, whole.rows - own.rows], 1))
 
 
@@ -70,6 +79,8 @@ class AlphaSweep:
         baseline: Baseline,
         n_folds: int = 0,
         progress: Callable[[int], None] = lambda rows: None,
+        group: Group = ALONE,
+        checkpoint: Checkpoint | None = None,
     ) -> dict[float, Solution]:
         """One pass, then a solution for every alpha.
 
@@ -81,7 +92,7 @@ class AlphaSweep:
         count = base.n_columns
         shifted = tuple(replace(block, columns=block.columns + count) for block in base.blocks)
         both = Whitening(base.blocks + shifted, 2 * count)
-        moments = accumulate(rows, both, len(baseline.species), max(n_folds, 1), progress)
+        moments = accumulate(rows, both, len(baseline.species), max(n_folds, 1), progress, group, checkpoint)
         transform = base.coefficients(torch.eye(base.rank, dtype=torch.float64))
         cross = base.pull((alike - torch.block_diag(*apart)) @ transform)
         found = {}
@@ -91,5 +102,5 @@ class AlphaSweep:
             basis = torch.cat([second.matrix, (1 - alpha) * second.matrix])
             projected = {kind: [part.projected(basis) for part in parts] for kind, parts in moments.items()}
             block = WhiteningBlock(torch.arange(count), transform @ second.matrix, second.spectrum)
-            found[alpha] = self.direct.from_moments(projected, Whitening((block,), count), baseline, n_folds)
+            found[alpha] = self.direct.from_moments(projected, Whitening((block,), count), baseline, n_folds, group)
         return found

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from mekrr_scale.arrays import RowBlock, RowKind
 from mekrr_scale.baselines import Baseline, minimum_norm
+from mekrr_scale.distributed import ALONE, Checkpoint, Group
 from mekrr_scale.errors import ConfigError, SolverError
-from mekrr_scale.solvers.moments import Moments, accumulate
+from mekrr_scale.solvers.moments import MomentTable, accumulate
 from mekrr_scale.solvers.path import Normal, Weights, ridge_path, weight_paths
 from mekrr_scale.solvers.solution import Path, PathPoint, Result, Solution
 from mekrr_scale.whitening import Whitening
@@ -59,10 +60,13 @@ class Direct:
         baseline: Baseline,
         n_folds: int = 0,
         progress: Callable[[int], None] = lambda rows: None,
+        group: Group = ALONE,
+        checkpoint: Checkpoint | None = None,
     ) -> Solution:
         """Solve; with folds, choose ridge and weights by the cross-validated error.
 
         Args:
+            rows: of this rank.
             n_folds: 0 to take the first ridge and weights without validation.
             progress: called with the number of rows of each block.
 
@@ -70,25 +74,36 @@ class Direct:
             SolverError: no rows at all.
         """
         start = time.perf_counter()
-        moments = accumulate(rows, whitening, len(baseline.species), max(n_folds, 1), progress)
-        solution = self.from_moments(moments, whitening, baseline, n_folds)
+        parts = max(n_folds, 1)
+        moments = accumulate(rows, whitening, len(baseline.species), parts, progress, group, checkpoint)
+        solution = self.from_moments(moments, whitening, baseline, n_folds, group)
         passed = time.perf_counter() - start - float(str(solution.stats["seconds_path"]))
         return replace(solution, stats={**solution.stats, "seconds_pass": passed})
 
     def from_moments(
-        self, moments: dict[RowKind, list[Moments]], whitening: Whitening, baseline: Baseline, n_folds: int = 0
+        self,
+        moments: MomentTable,
+        whitening: Whitening,
+        baseline: Baseline,
+        n_folds: int = 0,
+        group: Group = ALONE,
+        shift: Float64[Tensor, " species"] | None = None,
     ) -> Solution:
-        """Solve from sums that are accumulated already."""
+        """Solve from sums that are accumulated already and the same on all ranks.
+
+        Args:
+            shift: what the baseline's energies are to be moved by (``refit_shift``).
+        """
         start = time.perf_counter()
         for weights in self.weights:
             if not any(w and any(p.rows for p in moments[k]) for k, w in zip(RowKind, weights, strict=True)):
                 raise SolverError(f"no row has a weight above zero (energy, force, stress weights {weights})")
-        folds = self._fold_solutions(moments, baseline, n_folds)
+        folds = self._fold_solutions(moments, baseline, n_folds, group)
         points = [point for weights in self.weights for point in self._errors(moments, folds, weights)] if folds else []
         path = Path(tuple(points))
         best = self._choose(path)
-        everything = normals(moments, range(max(n_folds, 1)))
-        beta = _solve(everything, best.weights, best.ridge)
+        everything = normals(moments, range(max(n_folds, 1)), shift)
+        beta = group.broadcast(_solve(everything, best.weights, best.ridge).contiguous())
         place = self.ridges.index(best.ridge)
         finite = bool(torch.isfinite(beta).all())
         return Solution(
@@ -112,10 +127,14 @@ class Direct:
         return PathPoint(ridge, self.weights[0], math.nan, math.nan, math.nan)
 
     def _fold_solutions(
-        self, moments: dict[RowKind, list[Moments]], baseline: Baseline, n_folds: int
+        self, moments: MomentTable, baseline: Baseline, n_folds: int, group: Group
     ) -> list[tuple[dict[Weights, Tensor], Tensor]]:
-        """For each fold: solutions without it of all weights and ridges, and the baseline's shift."""
+        """For each fold: solutions without it of all weights and ridges, and the baseline's shift.
+
+        The folds are dealt to the ranks.
+        """
         solutions = []
+        rank = next(len(part.target) for parts in moments.values() for part in parts if part.rows)
         for fold in range(n_folds):
             others = [i for i in range(n_folds) if i != fold]
             energy = [moments[RowKind.ENERGY][i] for i in others]
@@ -124,12 +143,19 @@ class Direct:
                 torch.stack([m.plain_gram for m in energy]).sum(0),
                 torch.stack([m.plain_target for m in energy]).sum(0),
             )
-            solutions.append((weight_paths(normals(moments, others, shift), self.weights, self.ridges), shift))
-        return solutions
+            solved = torch.zeros(len(self.weights), rank, len(self.ridges), dtype=torch.float64)
+            if fold % group.size == group.rank:
+                paths = weight_paths(normals(moments, others, shift), self.weights, self.ridges)
+                solved = torch.stack([paths[weights] for weights in self.weights])
+            solutions.append((solved, shift))
+        return [
+            (dict(zip(self.weights, group.broadcast(solved.contiguous(), fold % group.size), strict=True)), shift)
+            for fold, (solved, shift) in enumerate(solutions)
+        ]
 
     def _errors(
         self,
-        moments: dict[RowKind, list[Moments]],
+        moments: MomentTable,
         folds: Sequence[tuple[dict[Weights, Tensor], Tensor]],
         weights: Weights,
     ) -> list[PathPoint]:
@@ -175,7 +201,7 @@ def check_ridges(ridges: Sequence[float]) -> None:
             raise ConfigError(f"ridge {ridge} must be a positive number; typical values are 1e-9 to 1e-2")
 
 
-def normals(moments: dict[RowKind, list[Moments]], folds: Sequence[int], shift: Tensor | None = None) -> list[Normal]:
+def normals(moments: MomentTable, folds: Sequence[int], shift: Tensor | None = None) -> list[Normal]:
     """The normal equations of some folds, kind by kind; without rows a kind is empty."""
     rank = next(len(part.target) for parts in moments.values() for part in parts if part.rows)
     normals = []

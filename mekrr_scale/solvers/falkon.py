@@ -10,25 +10,40 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path as FilePath
 from typing import Literal, final
 
+import numpy as np
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from mekrr_scale.arrays import RowBlock, RowKind
 from mekrr_scale.baselines import Baseline
+from mekrr_scale.cache import KeptRows
+from mekrr_scale.distributed import ALONE, Checkpoint, ExactSum, Group
+from mekrr_scale.distributed.panels import PanelGram
+from mekrr_scale.draws import uniform
 from mekrr_scale.errors import ConfigError, SolverError
-from mekrr_scale.operators import NormalOperator, SpectralPreconditioner, WhitenedRows, classical_gram
-from mekrr_scale.rows import Rows
+from mekrr_scale.operators import (
+    NormalOperator,
+    PanelPreconditioner,
+    Preconditioner,
+    SpectralPreconditioner,
+    WhitenedRows,
+    classical_gram,
+)
 from mekrr_scale.solvers.direct import check_ridges, refit_shift
+from mekrr_scale.solvers.gradients import ConjugateGradients
 from mekrr_scale.solvers.moments import check_folds
 from mekrr_scale.solvers.path import Weights
-from mekrr_scale.solvers.solution import Path, PathPoint, Result, Solution
+from mekrr_scale.solvers.solution import Path, PathPoint, Solution
 from mekrr_scale.whitening import Whitening
 
-Preconditioner = Literal["subset", "falkon"]
+PreconditionerName = Literal["subset", "falkon"]
+
+LARGEST_EIGEN = 4096  # above this rank the preconditioner is factored by Cholesky, in panels over the ranks
 
 
 @final
@@ -44,7 +59,8 @@ class Falkon:
             ``falkon``: (sum of weights / M) K_ZZ^2, the classical one.
         subset: the part of the rows that ``subset`` takes.
         recompute_every: iterations after which the residual is computed from its definition.
-        memory_bytes: whitened rows are kept if they fit; else each pass evaluates K again.
+        memory_bytes: of memory for whitened rows.
+        scratch: folder for those that do not fit; without one every pass evaluates K again.
         patience: iterations without a better residual that count as stagnation.
 
     Raises:
@@ -55,11 +71,12 @@ class Falkon:
     weights: Weights = (1.0, 0.0, 0.0)
     rtol: float = 1e-9
     max_steps: int = 500
-    preconditioner: Preconditioner = "subset"
+    preconditioner: PreconditionerName = "subset"
     subset: float = 0.5
     recompute_every: int = 10
     patience: int = 40
     memory_bytes: int = 2 * 1024**3
+    scratch: FilePath | None = None
     seed: int = 0
     select: Weights = (1.0, 0.0, 0.0)
 
@@ -77,29 +94,42 @@ class Falkon:
         baseline: Baseline,
         n_folds: int = 0,
         progress: Callable[[int], None] = lambda rows: None,
+        group: Group = ALONE,
+        checkpoint: Checkpoint | None = None,
     ) -> Solution:
         """Solve; with folds, cross-validate every ridge and put the best one's solution first.
 
+        Coefficients are the same bit by bit for any number of ranks, and after any restart.
+
         Args:
-            rows: passed over once per iteration.
+            rows: of this rank; passed over once per iteration unless whitened rows are kept.
             progress: called with the number of rows of each block, in every pass.
+            checkpoint: where the iterate is kept now and then, and taken up from.
 
         Raises:
             SolverError: no rows, or a preconditioner that cannot be factored.
         """
         start = time.perf_counter()
-        whitened = Rows((WhitenedRows(rows, whitening),), self.memory_bytes)
-        setup = self._first_pass(whitened, whitening, baseline, n_folds, progress)
-        source, basis = (whitened, None) if whitened.kept else (rows, whitening)
-        operator = NormalOperator(source, basis, self._row_weights(), setup.excluded, setup.ridges, progress)
-        system = self._iterate(operator, setup)
+        kept = KeptRows(WhitenedRows(rows, whitening), self.memory_bytes, self.scratch)
+        setup = self._first_pass(kept, whitening, baseline, n_folds, progress, group)
+        everywhere = int(group.maximum(torch.tensor(int(not kept.kept)))) == 0
+        if not everywhere:
+            kept.forget()
+        source, basis = (kept, None) if everywhere else (rows, whitening)
+        operator = NormalOperator(source, basis, self._row_weights(), setup.excluded, setup.ridges, progress, group)
+        if checkpoint is not None:
+            checkpoint = checkpoint.part(
+                "cg", {"rows": "kept" if everywhere else "made anew", "solver": repr(self._fixed())}
+            )
+        method = ConjugateGradients(self.rtol, self.max_steps, self.recompute_every, self.patience, group, checkpoint)
+        system = method.solve(operator.apply, setup.target, setup.preconditioner)
         coefficients = whitening.coefficients(system.value)
         path = Path(())
         order = list(range(len(self.ridges)))
         count = len(self.ridges)
         fold_values: list[Tensor] = []
         if n_folds:
-            path = self._errors(source, system.value if basis is None else coefficients, setup, n_folds)
+            path = self._errors(source, system.value if basis is None else coefficients, setup, n_folds, group)
             best = self.ridges.index(path.best(self.select).ridge)
             order = [best, *(i for i in order if i != best)]
             fold_values = [coefficients[:, (f + 1) * count + best, None] for f in range(n_folds)]
@@ -116,8 +146,14 @@ class Falkon:
                 "residuals": [max(residual) for residual in system.history],
                 "rank": whitening.rank,
                 "seconds": time.perf_counter() - start,
+                "seconds_setup": setup.seconds,
+                **{f"bytes_{tier}": size for tier, size in kept.stored_bytes.items()},
             },
         )
+
+    def _fixed(self) -> Falkon:
+        """The solver without what does not change its iterates."""
+        return replace(self, memory_bytes=0, scratch=None, max_steps=1, rtol=1.0, patience=1)
 
     def _row_weights(self) -> dict[RowKind, float]:
         return dict(zip(RowKind, self.weights, strict=True))
@@ -129,112 +165,77 @@ class Falkon:
         baseline: Baseline,
         n_folds: int,
         progress: Callable[[int], None],
+        group: Group,
     ) -> _Setup:
         """Right-hand sides by fold, fold baselines and the preconditioner, from one pass."""
-        parts = max(n_folds, 1)
-        n_species = len(baseline.species)
-        target = torch.zeros(whitening.rank, parts, dtype=torch.float64)
-        counts = torch.zeros(parts, whitening.rank, n_species, dtype=torch.float64)
-        plain_gram = torch.zeros(parts, n_species, n_species, dtype=torch.float64)
-        plain_target = torch.zeros(parts, n_species, dtype=torch.float64)
-        subset = torch.zeros(whitening.rank, whitening.rank, dtype=torch.float64)
-        generator = torch.Generator().manual_seed(self.seed)
+        start = time.perf_counter()
+        parts, n_species, rank = max(n_folds, 1), len(baseline.species), whitening.rank
+        target, counts = ExactSum(rank, parts), ExactSum(parts, rank, n_species)
+        plain_gram, plain_target = ExactSum(parts, n_species, n_species), ExactSum(parts, n_species)
+        total_weight = ExactSum()
+        gram = _SubsetGram(rank, group) if self.preconditioner == "subset" else None
         weights = self._row_weights()
-        total_weight, n_rows, n_subset = 0.0, 0, 0
+        n_rows = n_subset = 0
         for block in rows:
             check_folds(block, n_folds)
             w = block.weight * weights[block.kind]
             place = block.fold if n_folds else torch.zeros_like(block.fold)
             inside = torch.nn.functional.one_hot(place, parts).double()
-            target += block.matrix.T @ ((w * block.target)[:, None] * inside)
-            scaled = block.counts * block.scale[:, None]
+            target.add(block.matrix.T @ ((w * block.target)[:, None] * inside))
             if block.kind == RowKind.ENERGY:
-                for fold in range(parts):
-                    chosen = inside[:, fold]
-                    counts[fold] += block.matrix.T @ (scaled * (w * chosen)[:, None])
-                    plain_gram[fold] += (block.counts * chosen[:, None]).T @ block.counts
-                    plain_target[fold] += block.counts.T @ (chosen * block.target / block.scale)
-            total_weight += float(w.sum())
+                scaled = (block.counts * block.scale[:, None] * w[:, None])[:, None, :] * inside[:, :, None]
+                counts.add(
+                    (block.matrix.T @ scaled.flatten(1)).unflatten(1, (parts, n_species)).movedim(0, 1).contiguous()
+                )
+                by_fold = inside.T[:, :, None] * block.counts
+                plain_gram.add(by_fold.mT @ block.counts)
+                plain_target.add(by_fold.mT @ (block.target / block.scale))
+            total_weight.add(w.sum())
             n_rows += len(w)
-            picked = torch.rand(len(w), generator=generator) < self.subset
-            if self.preconditioner == "subset" and bool(picked.any()):
-                phi = block.matrix[picked]
-                subset.addmm_((phi * w[picked, None]).T, phi)
+            if gram is not None:
+                picked = torch.from_numpy(uniform(block.key.numpy().astype(np.uint64), self.seed)) < self.subset
+                gram.add(block.matrix[picked] * w[picked, None].sqrt())
                 n_subset += int(picked.sum())
             progress(len(w))
-        if not n_rows or total_weight == 0:
+        n_rows, n_subset = group.sum(torch.tensor([n_rows, n_subset])).tolist()
+        weight = float(total_weight.value(group))
+        if not n_rows or weight == 0:
             raise SolverError("there is not a single row to fit; no structure in the store has a usable label")
+        ridges = torch.tensor(list(self.ridges) * (n_folds + 1), dtype=torch.float64)
+        if gram is not None:
+            preconditioner = gram.preconditioner(n_rows / max(n_subset, 1), ridges)
+        else:
+            preconditioner = SpectralPreconditioner.of(classical_gram(whitening, weight), ridges)
         # column (f + 1) * ridges + r leaves fold f out; the first `ridges` columns leave none out
         excluded = [-1] * len(self.ridges) + [f for f in range(n_folds) for _ in self.ridges]
-        shifts = [
-            refit_shift(baseline, plain_gram.sum(0) - plain_gram[f], plain_target.sum(0) - plain_target[f])
-            for f in range(n_folds)
-        ]
-        sides = [target.sum(1)] * len(self.ridges)
+        grams, moments = plain_gram.value(group), plain_target.value(group)
+        shifts = [refit_shift(baseline, grams.sum(0) - grams[f], moments.sum(0) - moments[f]) for f in range(n_folds)]
+        targets, shifted = target.value(group), counts.value(group)
+        sides = [targets.sum(1)] * len(self.ridges)
         for f, shift in enumerate(shifts):
             others = [g for g in range(n_folds) if g != f]
-            side = sum((target[:, g] - counts[g] @ shift for g in others), torch.zeros_like(target[:, 0]))
+            side = sum((targets[:, g] - shifted[g] @ shift for g in others), torch.zeros_like(targets[:, 0]))
             sides += [side] * len(self.ridges)
-        if self.preconditioner == "subset":
-            gram = subset * (n_rows / max(n_subset, 1))
-        else:
-            gram = classical_gram(whitening, total_weight)
-        ridges = torch.tensor(list(self.ridges) * (n_folds + 1), dtype=torch.float64)
-        preconditioner = SpectralPreconditioner.of(gram, ridges)
-        return _Setup(torch.stack(sides, 1), torch.tensor(excluded), ridges, shifts, preconditioner)
+        seconds = time.perf_counter() - start
+        return _Setup(torch.stack(sides, 1), torch.tensor(excluded), ridges, shifts, preconditioner, seconds)
 
-    def _iterate(self, operator: NormalOperator, setup: _Setup) -> _System:
-        """Block-free CG: every column is a system of its own, all share the passes."""
-        b = setup.target
-        norm = b.norm(dim=0).clamp_min(1e-300)
-        beta = torch.zeros_like(b)
-        residual = b.clone()
-        best, best_residual = beta.clone(), residual.norm(dim=0) / norm
-        improved = torch.zeros(b.shape[1], dtype=torch.int64)
-        history: list[list[float]] = []
-        z = setup.preconditioner.apply(residual)
-        direction, rz = z.clone(), (residual * z).sum(0)
-        step = 0
-        while step < self.max_steps and not bool((best_residual <= self.rtol).all()):
-            step += 1
-            image = operator.apply(direction)
-            curvature = (direction * image).sum(0)
-            alpha = torch.where(curvature > 0, rz / curvature.clamp_min(1e-300), torch.zeros_like(rz))
-            beta = beta + alpha * direction
-            restart = step % self.recompute_every == 0
-            residual = b - operator.apply(beta) if restart else residual - alpha * image
-            relative = residual.norm(dim=0) / norm
-            better = relative < best_residual
-            best = torch.where(better, beta, best)
-            improved = torch.where(better, step, improved)
-            best_residual = torch.minimum(relative, best_residual)
-            history.append(relative.tolist())
-            if not bool(torch.isfinite(relative).all()):
-                return _System(best, Result.BREAKDOWN, step, history)
-            running = best_residual > self.rtol
-            if bool((step - improved[running] >= self.patience).all()) and bool(running.any()):
-                return _System(best, Result.STAGNATED, step, history)
-            z = setup.preconditioner.apply(residual)
-            fresh = (residual * z).sum(0)
-            direction = z + torch.where(rz > 0, fresh / rz.clamp_min(1e-300), torch.zeros_like(rz)) * direction
-            rz = fresh
-        done = bool((best_residual <= self.rtol).all())
-        return _System(best, Result.SUCCESS if done else Result.MAX_STEPS, step, history)
-
-    def _errors(self, rows: Iterable[RowBlock], solutions: Tensor, setup: _Setup, n_folds: int) -> Path:
+    def _errors(self, rows: Iterable[RowBlock], solutions: Tensor, setup: _Setup, n_folds: int, group: Group) -> Path:
         """Cross-validated errors, from one pass over the rows."""
         count = len(self.ridges)
-        squares = {kind: torch.zeros(count, dtype=torch.float64) for kind in RowKind}
-        shares = dict.fromkeys(RowKind, 0.0)
+        squares = {kind: ExactSum(count) for kind in RowKind}
+        shares = {kind: ExactSum() for kind in RowKind}
         for block in rows:
             fitted = block.matrix @ solutions
             for fold in range(n_folds):
                 chosen = block.fold == fold
                 moved = block.target[chosen] - (block.counts[chosen] @ setup.shifts[fold]) * block.scale[chosen]
                 error = fitted[chosen, (fold + 1) * count : (fold + 2) * count] - moved[:, None]
-                squares[block.kind] += block.weight[chosen] @ error.square()
-            shares[block.kind] += float(block.share.sum())
-        rmse = {kind: (squares[kind] / (shares[kind] or torch.nan)).sqrt().tolist() for kind in RowKind}
+                squares[block.kind].add(block.weight[chosen] @ error.square())
+            shares[block.kind].add(block.share.sum())
+        rmse = {}
+        for kind in RowKind:
+            share = float(shares[kind].value(group))
+            rmse[kind] = (squares[kind].value(group) / (share or torch.nan)).sqrt().tolist()
         points = (
             PathPoint(ridge, self.weights, *(rmse[kind][i] for kind in RowKind)) for i, ridge in enumerate(self.ridges)
         )
@@ -247,12 +248,29 @@ class _Setup:
     excluded: Int64[Tensor, " columns"]
     ridges: Float64[Tensor, " columns"]
     shifts: list[Float64[Tensor, " species"]]
-    preconditioner: SpectralPreconditioner
+    preconditioner: Preconditioner
+    seconds: float
 
 
-@dataclass(frozen=True)
-class _System:
-    value: Float64[Tensor, "rank columns"]
-    result: Result
-    iterations: int
-    history: list[list[float]]
+class _SubsetGram:
+    """Phi_s' W Phi_s of a part of the rows, summed on every rank or, if it is large, in panels."""
+
+    def __init__(self, rank: int, group: Group) -> None:
+        self.rank, self.group = rank, group
+        self._whole = ExactSum(rank, rank, bins=3) if rank <= LARGEST_EIGEN else None
+        self._panels = None if rank <= LARGEST_EIGEN else PanelGram(rank, group)
+
+    def add(self, rows: Float64[Tensor, "rows rank"]) -> None:
+        if self._whole is not None:
+            self._whole.add(rows.T @ rows)
+        if self._panels is not None:
+            self._panels.add(rows)
+
+    def preconditioner(self, factor: float, ridges: Float64[Tensor, " columns"]) -> Preconditioner:
+        if self._whole is not None:
+            return SpectralPreconditioner.of(self._whole.value(self.group) * factor, ridges)
+        assert self._panels is not None
+        gram = self._panels.finish()
+        for panel in gram.panels.values():
+            panel.mul_(factor)
+        return PanelPreconditioner.of(gram, ridges)

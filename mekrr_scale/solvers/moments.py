@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -10,7 +10,9 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from mekrr_scale.arrays import RowBlock, RowKind
+from mekrr_scale.distributed import ALONE, Checkpoint, Group, State
 from mekrr_scale.errors import ConfigError, SolverError
+from mekrr_scale.rows import RowSource
 from mekrr_scale.whitening import Whitening
 
 
@@ -43,6 +45,66 @@ class Moments:
         return cls(
             zeros(rank), zeros(rank, species), 0.0, zeros(species), zeros(species, species),
             0.0, 0, zeros(species, species), zeros(species),
+        )  # fmt: skip
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """Everything as named tensors, for a checkpoint."""
+        scalars = torch.tensor([self.target_square, self.share, float(self.rows)], dtype=torch.float64)
+        found = {
+            "target": self.target,
+            "counts": self.counts,
+            "scalars": scalars,
+            "target_counts": self.target_counts,
+            "counts_square": self.counts_square,
+            "plain_gram": self.plain_gram,
+            "plain_target": self.plain_target,
+        }
+        factor = self.factor
+        found["gram" if factor is None else "kept"] = self.gram if factor is None else factor
+        return {f"{name}/{key}": value for key, value in found.items()}
+
+    @classmethod
+    def restored(cls, tensors: Mapping[str, Tensor], name: str) -> Moments:
+        """The inverse of ``tensors``."""
+        at = {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
+        square, share, rows = at["scalars"].tolist()
+        return cls(
+            at["target"], at["counts"], square, at["target_counts"], at["counts_square"], share, int(rows),
+            at["plain_gram"], at["plain_target"], at.get("gram"), [at["kept"]] if "kept" in at else [],
+        )  # fmt: skip
+
+    def added(self, other: Moments) -> Moments:
+        """The sums over the rows of both."""
+        if not other.rows or not self.rows:
+            return self if not other.rows else other
+        own, others = self.factor, other.factor
+        light = own is not None and others is not None and len(own) + len(others) <= len(self.target) // 2
+        return Moments(
+            self.target + other.target,
+            self.counts + other.counts,
+            self.target_square + other.target_square,
+            self.target_counts + other.target_counts,
+            self.counts_square + other.counts_square,
+            self.share + other.share,
+            self.rows + other.rows,
+            self.plain_gram + other.plain_gram,
+            self.plain_target + other.plain_target,
+            None if light else self.gram + other.gram,
+            [own, others] if light and own is not None and others is not None else [],
+        )
+
+    def reduced(self, group: Group) -> Moments:
+        """The sums over the rows of all ranks."""
+        rank = len(self.target)
+        rows, flushed = group.sum(torch.tensor([self.rows, int(self._summed is not None)])).tolist()
+        if not rows or group.size == 1:
+            return self
+        factor = group.joined(self.factor) if not flushed and rows <= rank // 2 and self.factor is not None else None
+        scalars = group.sum(torch.tensor([self.target_square, self.share], dtype=torch.float64)).tolist()
+        return Moments(
+            group.sum(self.target), group.sum(self.counts), scalars[0], group.sum(self.target_counts),
+            group.sum(self.counts_square), scalars[1], rows, group.sum(self.plain_gram), group.sum(self.plain_target),
+            group.sum(self.gram) if factor is None else None, [] if factor is None else [factor],
         )  # fmt: skip
 
     @property
@@ -117,20 +179,40 @@ class Moments:
             self._summed.addmm_(rows.T, rows)
 
 
+MomentTable = dict[RowKind, list[Moments]]  # by kind and fold
+
+
 def accumulate(
     rows: Iterable[RowBlock],
     whitening: Whitening,
     n_species: int,
     n_folds: int,
     progress: Callable[[int], None] = lambda rows: None,
-) -> dict[RowKind, list[Moments]]:
+    group: Group = ALONE,
+    checkpoint: Checkpoint | None = None,
+) -> MomentTable:
     """Sums over all rows in one pass, by kind and fold; memory does not depend on the rows.
+
+    Args:
+        rows: of this rank; a ``RowSource`` if there is a checkpoint.
+        checkpoint: where this rank's sums are kept now and then, and taken up from. With another
+            number of ranks the pass begins anew.
 
     Raises:
         SolverError: no rows, or rows that are not finite.
     """
-    moments = {kind: [Moments.zero(0, n_species) for _ in range(n_folds)] for kind in RowKind}
-    for block in rows:
+    name = f"sums-{group.rank + 1}of{group.size}"
+    moments: MomentTable = {kind: [Moments.zero(0, n_species) for _ in range(n_folds)] for kind in RowKind}
+    state = None if checkpoint is None else checkpoint.load_own(name)
+    done = 0
+    if state is not None:
+        done = int(state.values["blocks"])
+        moments = restored_table(state.tensors, n_folds)
+        progress(sum(part.rows for parts in moments.values() for part in parts))
+    blocks: Iterable[RowBlock | None] = rows.blocks(done) if done and isinstance(rows, RowSource) else rows
+    for block in blocks:
+        if block is None:
+            continue
         phi = whitening.rows(block.rows)
         if not bool(torch.isfinite(phi.sum())):
             raise SolverError("a row of the design matrix is not finite; check the features (`store verify`)")
@@ -141,9 +223,35 @@ def accumulate(
                 part = moments[block.kind][fold] = Moments.zero(whitening.rank, n_species)
             part.add(phi, block, block.fold == fold if n_folds > 1 else torch.ones_like(block.fold, dtype=torch.bool))
         progress(len(block.target))
+        done += 1
+        if checkpoint is not None and checkpoint.due_here():
+            checkpoint.save(name, State(table_tensors(moments), {"blocks": done}))
+            checkpoint.end_if_stopped()
+    if group.size > 1:
+        if checkpoint is not None and (state is not None or checkpoint.late(0.1)):
+            # another rank may fail before the sums meet
+            checkpoint.save(name, State(table_tensors(moments), {"blocks": done}))
+        moments = {
+            kind: [(p if len(p.target) else Moments.zero(whitening.rank, n_species)).reduced(group) for p in parts]
+            for kind, parts in moments.items()
+        }
     if not any(part.rows for parts in moments.values() for part in parts):
         raise SolverError("there is not a single row to fit; no structure in the store has a usable label")
     return moments
+
+
+def table_tensors(moments: MomentTable) -> dict[str, Tensor]:
+    """All sums as named tensors."""
+    found: dict[str, Tensor] = {}
+    for kind, parts in moments.items():
+        for fold, part in enumerate(parts):
+            found |= part.tensors(f"{kind.name}/{fold}")
+    return found
+
+
+def restored_table(tensors: Mapping[str, Tensor], n_folds: int) -> MomentTable:
+    """The inverse of ``table_tensors``."""
+    return {kind: [Moments.restored(tensors, f"{kind.name}/{fold}") for fold in range(n_folds)] for kind in RowKind}
 
 
 def check_folds(block: RowBlock, n_folds: int) -> None:

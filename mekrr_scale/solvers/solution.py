@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 
 from jaxtyping import Float64
 from torch import Tensor
 
+from mekrr_scale.distributed import State
 from mekrr_scale.errors import ConfigError
 
 
@@ -68,3 +69,32 @@ class Solution:
     fold_values: Sequence[Float64[Tensor, "columns 1"]] = ()  # of the first ridge
     fold_shifts: Sequence[Float64[Tensor, " species"]] = ()  # of the baseline's energies, eV
     stats: Mapping[str, float | int | list[float]] = field(default_factory=dict)
+
+    def state(self) -> State:
+        """Everything, for a checkpoint."""
+        tensors = {"value": self.value}
+        tensors |= {f"fold_value/{i}": value for i, value in enumerate(self.fold_values)}
+        tensors |= {f"fold_shift/{i}": shift for i, shift in enumerate(self.fold_shifts)}
+        values = {
+            "ridges": list(self.ridges),
+            "result": self.result.name,
+            "path": [asdict(point) for point in self.path.points],
+            "folds": len(self.fold_values),
+            "stats": dict(self.stats),
+        }
+        return State(tensors, values)
+
+    @classmethod
+    def restored(cls, state: State) -> Solution:
+        """The inverse of ``state``."""
+        points = [PathPoint(**{**point, "weights": tuple(point["weights"])}) for point in state.values["path"]]
+        folds = range(state.values["folds"])
+        return cls(
+            value=state.tensors["value"],
+            ridges=tuple(state.values["ridges"]),
+            result=Result[state.values["result"]],
+            path=Path(tuple(points)),
+            fold_values=[state.tensors[f"fold_value/{i}"] for i in folds],
+            fold_shifts=[state.tensors[f"fold_shift/{i}"] for i in folds],
+            stats=state.values["stats"],
+        )

@@ -3,7 +3,7 @@
 from mekrr_scale.store.features import FeatureWriter
 from mekrr_scale.store.format import SCHEMA, ShardInfo, StoreHeader
 from mekrr_scale.store.manage import finalize, merge, repack
-from mekrr_scale.store.reader import FeatureStore, VerifyLevel
+from mekrr_scale.store.reader import FeatureStore, VerifyLevel, deal
 from mekrr_scale.store.shard import RecordTangents, StructureRecord
 from mekrr_scale.store.verify import Report, verify
 from mekrr_scale.store.writer import ShardWriter
@@ -19,6 +19,7 @@ __all__ = [
     "StoreHeader",
     "StructureRecord",
     "VerifyLevel",
+    "deal",
     "finalize",
     "merge",
     "repack",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from numpy import ndarray
 from numpy.typing import NDArray
 
 from mekrr_scale.arrays import DirectionLabels, FeatureBatch, SpeciesRun, Tangents
+from mekrr_scale.distributed.group import share
 from mekrr_scale.errors import StoreError
 from mekrr_scale.store.files import file_hash, meta_hash
 from mekrr_scale.store.format import (
@@ -107,6 +108,8 @@ class FeatureStore:
             features once, on first use; ``full``: whole files, every time one is opened.
         tangents: whether batches carry tangents.
         max_atoms: atoms (and tangent rows) of a batch at most, unless a structure has more.
+        owned: names of the shards that iterating passes over; None for all. Counts are always those of
+            the whole store.
 
     Raises:
         StoreError: no manifest, damage, an unknown version, or missing shards.
@@ -116,6 +119,7 @@ class FeatureStore:
     level: VerifyLevel = "lazy"
     tangents: bool = False
     max_atoms: int = 32768
+    owned: frozenset[str] | None = None
     manifest: Mapping[str, Any] = field(init=False, repr=False)
     header: StoreHeader = field(init=False)
     shards: tuple[ShardInfo, ...] = field(init=False, repr=False)
@@ -176,9 +180,22 @@ class FeatureStore:
 
     def __iter__(self) -> Iterator[FeatureBatch]:
         for info in self.shards:
+            if self.owned is not None and info.path not in self.owned:
+                continue
             shard = self.open(info)
             for first, last in shard.cuts(self.max_atoms, self.tangents):
                 yield _batch(shard, first, last, self.tangents)
+
+
+def deal(stores: Sequence[FeatureStore], rank: int, size: int) -> tuple[FeatureStore, ...]:
+    """The stores with the shards of one rank: whole ones, balanced by their atoms and tangent rows."""
+    places = [(i, info) for i, store in enumerate(stores) for info in store.shards]
+    sizes = [sum(place.rows for place in info.big.values()) for _, info in places]
+    mine = [places[item] for item in share(sizes, size)[rank]]
+    return tuple(
+        replace(store, owned=frozenset(info.path for place, info in mine if place == i))
+        for i, store in enumerate(stores)
+    )
 
 
 def _cuts(shard: Shard, max_atoms: int, tangents: bool) -> Iterator[tuple[int, int]]:

@@ -1,0 +1,7 @@
+"""Many processes as one job, on torch.distributed."""
+
+from mekrr_scale.distributed.checkpoint import Checkpoint, State, StopSignals
+from mekrr_scale.distributed.group import ALONE, Group, join
+from mekrr_scale.distributed.sums import ExactSum, exact_total
+
+__all__ = ["ALONE", "Checkpoint", "ExactSum", "Group", "State", "StopSignals", "exact_total", "join"]

@@ -1,0 +1,269 @@
+"""States of running fits on disk: written atomically, refused for another problem, torn ones passed over."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+import xxhash
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mekrr_scale.distributed.group import ALONE, Group
+from mekrr_scale.errors import ConfigError, StoppedError
+
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+_DTYPES = {str(dtype): dtype for dtype in (torch.float64, torch.float32, torch.int64, torch.bool)}
+
+
+@dataclass(frozen=True)
+class State:
+    """What a checkpoint holds."""
+
+    tensors: Mapping[str, Tensor]
+    values: Mapping[str, Any] = field(default_factory=dict)  # JSON
+
+
+class StopSignals:
+    """SIGTERM and SIGUSR1 as a request to stop at the next good moment.
+
+    Within ``deferred`` the request waits for ``asked`` to be looked at; elsewhere it ends the work
+    at once with ``StoppedError``, since nothing would be lost.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._deferred = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        self._deferred += 1
+        try:
+            yield
+        finally:
+            self._deferred -= 1
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        if not self._deferred:
+            raise StoppedError(f"stopped by {signal.Signals(number).name}; run the same command again to go on")
+
+
+@dataclass
+class Checkpoint:
+    """A folder of states of one problem.
+
+    Args:
+        identity: what the problem is; a state of another one is refused.
+        interval: seconds between saves.
+    """
+
+    folder: Path
+    identity: Mapping[str, Any]
+    group: Group = ALONE
+    interval: float = 300.0
+    stop: StopSignals = field(default_factory=StopSignals)
+    prefix: str = ""
+    _saved: float = field(default_factory=time.monotonic)
+    _looked: float = 0.0
+
+    def part(self, name: str, identity: Mapping[str, Any]) -> Checkpoint:
+        """The checkpoint of a part of the problem, in the same folder."""
+        merged = {**self.identity, **identity}
+        return Checkpoint(
+            self.folder, merged, self.group, self.interval, self.stop, f"{self.prefix}{name}-" if name else self.prefix
+        )
+
+    def due(self) -> bool:
+        """Whether all ranks should save now; every rank must ask."""
+        late = self.group.rank == 0 and self.late()
+        return bool(self.group.maximum(torch.tensor(int(late or self.stop.asked))))
+
+    def late(self, part: float = 1.0) -> bool:
+        """Whether the interval, or a part of it, has passed since the last save."""
+        return time.monotonic() - self._saved >= part * self.interval
+
+    def due_here(self) -> bool:
+        """Whether this rank should save now, whatever the others do."""
+        return self.late() or self.stopping()
+
+    def stopping(self) -> bool:
+        """Whether any rank was asked to stop."""
+        now = time.monotonic()
+        if self.group.size > 1 and now - self._looked > 1.0:
+            self._looked = now
+            self.stop.asked = self.group.count("stop", int(self.stop.asked)) > 0
+        return self.stop.asked
+
+    def end_if_stopped(self) -> None:
+        """End the work after a save.
+
+        Raises:
+            StoppedError: a signal asked for it.
+        """
+        if self.stopping():
+            (self.folder / "stopped").touch()
+            raise StoppedError(
+                f"stopped by a signal; the state is in {self.folder}, run the same command again to go on"
+            )
+
+    def save(self, name: str, state: State) -> None:
+        """Write a state; the one before is kept beside it until the next."""
+        self._saved = time.monotonic()
+        path = self._path(name)
+        temporary = self.folder / f".tmp-{uuid.uuid4().hex}"
+        tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.tensors.items()}
+        header = {
+            "identity": json.dumps(self.identity, sort_keys=True),
+            "values": json.dumps(state.values),
+            "xxh3": _digest(tensors),
+        }
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, temporary, header)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            if path.exists():
+                os.replace(path, self._previous(name))
+            os.replace(temporary, path)
+            _sync(self.folder)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            warnings.warn(f"the checkpoint {path} could not be written: {error}", RuntimeWarning, stacklevel=2)
+
+    def load_own(self, name: str) -> State | None:
+        """The newest whole state of that name, or None.
+
+        Raises:
+            ConfigError: it belongs to another problem; says what differs.
+        """
+        for path in (self._path(name), self._previous(name)):
+            found = _read(path)
+            if found is None:
+                continue
+            header, tensors = found
+            self._require(json.loads(header["identity"]), path)
+            return State(tensors, json.loads(header["values"]))
+        return None
+
+    def load(self, name: str) -> State | None:
+        """The same as the first rank reads it, on all ranks."""
+        state, trouble = None, ""
+        if self.group.rank == 0:
+            try:
+                state = self.load_own(name)
+            except ConfigError as error:
+                trouble = str(error)
+        if self.group.size == 1 and not trouble:
+            return state
+        shapes = None if state is None else {k: [str(t.dtype), list(t.shape)] for k, t in state.tensors.items()}
+        told = self.group.gather_json([trouble, shapes, None if state is None else dict(state.values)])[0]
+        if told[0]:
+            raise ConfigError(told[0])
+        if told[1] is None:
+            return None
+        tensors = {}
+        for key, (dtype, shape) in told[1].items():
+            mine = torch.empty(shape, dtype=_DTYPES[dtype]) if state is None else state.tensors[key]
+            tensors[key] = self.group.broadcast(mine)
+        return State(tensors, told[2])
+
+    def began(self) -> bool:
+        """Whether this problem has lasted long enough, on the first rank, for its end to be kept."""
+        return bool(self.group.maximum(torch.tensor(int(self.group.rank == 0 and self._lasting()))))
+
+    def _lasting(self) -> bool:
+        return self.folder.exists() or self.late(0.1) or self.stop.asked
+
+    def remove(self, name: str = "") -> None:
+        """Delete a state, or for no name the folder's states."""
+        paths = (
+            [self._path(name), self._previous(name)] if name else list(self.folder.glob(f"{self.prefix}*.safetensors"))
+        )
+        for path in paths:
+            path.unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Delete everything: the work is done."""
+        self.remove()
+        for path in [self.folder / "stopped", *self.folder.glob(".tmp-*")]:
+            path.unlink(missing_ok=True)
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{self.prefix}{name}.safetensors"
+
+    def _previous(self, name: str) -> Path:
+        return self.folder / f"{self.prefix}{name}.previous.safetensors"
+
+    def _require(self, found: Mapping[str, Any], path: Path) -> None:
+        mine = json.loads(json.dumps(self.identity))
+        differing = [key for key in sorted({*mine, *found}) if mine.get(key) != found.get(key)]
+        if differing:
+            told = "; ".join(
+                f"{key} was {_short(found.get(key))}, now {_short(mine.get(key))}" for key in differing[:5]
+            )
+            raise ConfigError(
+                f"{path} is the state of another fit ({told}); delete {self.folder} to start anew, or name another "
+                "folder with --checkpoint"
+            )
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]] | None:
+    """Header and tensors of a state; None where it is missing, torn or damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            header = dict(file.metadata() or {})
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a mapping
+    except (OSError, SafetensorError, ValueError):
+        return None
+    if header.get("xxh3") != _digest(tensors) or "identity" not in header:
+        return None
+    return header, tensors
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = xxhash.xxh3_128()
+    for key in sorted(tensors):
+        digest.update(key.encode())
+        digest.update(tensors[key].contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

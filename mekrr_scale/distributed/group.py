@@ -1,0 +1,186 @@
+"""The ranks of a job: how they meet, and what they tell each other.
+
+Launched by torchrun or srun, one process per GPU or core group; without a launcher a job is one
+rank. Tensors alone are sent, never pickles.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
+
+from mekrr_scale.errors import ConfigError, RankError
+
+
+@dataclass(frozen=True)
+class Group:
+    """This process among the ranks of the job. Every collective must be called by all of them."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0  # on this machine
+    store: dist.Store | None = field(default=None, repr=False, compare=False)
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Sum over the ranks, in place."""
+        return self._reduced(tensor, dist.ReduceOp.SUM)
+
+    def maximum(self, tensor: Tensor) -> Tensor:
+        """Maximum over the ranks, in place."""
+        return self._reduced(tensor, dist.ReduceOp.MAX)
+
+    def broadcast(self, tensor: Tensor, source: int = 0) -> Tensor:
+        """The tensor of one rank, in place; shapes must agree."""
+        if self.size > 1:
+            _guarded(lambda: dist.broadcast(tensor, source))
+        return tensor
+
+    def gather(self, tensor: Tensor) -> list[Tensor]:
+        """The tensors of all ranks; their first dimensions may differ."""
+        if self.size == 1:
+            return [tensor]
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+        _guarded(lambda: dist.all_gather(sizes, torch.tensor([len(tensor)])))
+        lengths = [int(size) for size in sizes]
+        padded = tensor.new_zeros(max(lengths), *tensor.shape[1:])
+        padded[: len(tensor)] = tensor
+        found = [torch.empty_like(padded) for _ in lengths]
+        _guarded(lambda: dist.all_gather(found, padded))
+        return [part[:length] for part, length in zip(found, lengths, strict=True)]
+
+    def joined(self, tensor: Tensor) -> Tensor:
+        """The tensors of all ranks, one after the other."""
+        return tensor if self.size == 1 else torch.cat(self.gather(tensor))
+
+    def gather_json(self, value: Any) -> list[Any]:
+        """A JSON value of every rank."""
+        if self.size == 1:
+            return [value]
+        text = json.dumps(value).encode()
+        parts = self.gather(torch.frombuffer(bytearray(text), dtype=torch.uint8))
+        return [json.loads(part.numpy().tobytes()) for part in parts]
+
+    def agree(self, value: float) -> float:
+        """The number of the first rank, on all of them."""
+        return float(self.broadcast(torch.tensor([value], dtype=torch.float64)))
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.size > 1:
+            _guarded(dist.barrier)
+
+    def count(self, name: str, amount: int = 1) -> int:
+        """Add to a counter that all ranks share, without waiting for any of them."""
+        if self.store is None:
+            return amount
+        store = self.store
+        return int(_guarded(lambda: store.add(f"mekrr/{name}", amount)))
+
+    def leave(self) -> None:
+        """End the job's communication."""
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+    def _reduced(self, tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
+        if self.size > 1:
+            _guarded(lambda: dist.all_reduce(tensor, operation))
+        return tensor
+
+
+ALONE = Group()
+
+
+def join(timeout: float = 1800.0) -> Group:
+    """Meet the other ranks that torchrun or srun has started; alone without either.
+
+    Args:
+        timeout: seconds after which a rank gives up waiting for the others.
+
+    Raises:
+        ConfigError: a launcher's environment that is incomplete.
+        RankError: the other ranks do not come.
+    """
+    place = _place(os.environ)
+    if place is None:
+        return ALONE
+    rank, size, local_rank, environment = place
+    os.environ.update(environment)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank % torch.cuda.device_count())
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
+    limit = timedelta(seconds=timeout)
+    store, rank, size = _guarded(lambda: next(rendezvous("env://", rank, size, timeout=limit)))
+    store.set_timeout(limit)
+    _guarded(lambda: dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit))
+    return Group(rank, size, local_rank, store)
+
+
+def _place(environment: Any) -> tuple[int, int, int, dict[str, str]] | None:
+    """Rank, size, local rank, and what torch needs to know besides; None without a launcher."""
+    if "RANK" in environment and "WORLD_SIZE" in environment:
+        missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in environment]
+        if missing:
+            raise ConfigError(f"RANK and WORLD_SIZE are set, but not {' and '.join(missing)}; start with torchrun")
+        local = int(environment.get("LOCAL_RANK", 0))
+        return int(environment["RANK"]), int(environment["WORLD_SIZE"]), local, {}
+    if int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and "SLURM_PROCID" in environment:
+        nodes = environment.get("SLURM_STEP_NODELIST", environment.get("SLURM_JOB_NODELIST", ""))
+        job = int(environment.get("SLURM_JOB_ID", 0))
+        found = {
+            "MASTER_ADDR": environment.get("MASTER_ADDR", first_host(nodes)),
+            "MASTER_PORT": environment.get("MASTER_PORT", str(20000 + job % 20000)),
+            "RANK": environment["SLURM_PROCID"],
+            "WORLD_SIZE": environment["SLURM_STEP_NUM_TASKS"],
+        }
+        return int(found["RANK"]), int(found["WORLD_SIZE"]), int(environment.get("SLURM_LOCALID", 0)), found
+    return None
+
+
+def first_host(nodes: str) -> str:
+    """The first name of a Slurm node list.
+
+    >>> first_host("gpu[007-010,12],login1")
+    'gpu007'
+    >>> first_host("node3")
+    'node3'
+    """
+    match = re.match(r"([^,\[]+)(?:\[([^\],-]+)[^\]]*\])?", nodes)
+    if match is None:
+        raise ConfigError(f"Slurm's node list {nodes!r} cannot be read; set MASTER_ADDR to the first node's name")
+    return match.group(1) + (match.group(2) or "")
+
+
+def share(sizes: Sequence[int], parts: int) -> list[list[int]]:
+    """Deal items of different sizes to parts of nearly equal total, largest first.
+
+    >>> share([5, 3, 3, 1], 2)
+    [[0, 3], [1, 2]]
+    """
+    dealt: list[list[int]] = [[] for _ in range(parts)]
+    loads = [0] * parts
+    for item in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+        least = min(range(parts), key=lambda p: (loads[p], p))
+        dealt[least].append(item)
+        loads[least] += sizes[item]
+    return [sorted(items) for items in dealt]
+
+
+def _guarded(call: Callable[[], Any]) -> Any:
+    """Run a collective; what goes wrong in one is most often another rank's end."""
+    try:
+        return call()
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise RankError(
+            f"this rank lost the others; the first error above, or in their logs, is the cause ({reason})"
+        ) from error
