@@ -14,7 +14,7 @@ from numpy import ndarray
 from rich.table import Table
 
 from mekrr_scale.interpret import Explanation
-from mekrr_scale.pipeline import Evaluation, FitReport
+from mekrr_scale.pipeline import Evaluation, FitReport, Resources
 
 matplotlib.use("Agg")
 
@@ -67,6 +67,38 @@ def trial_table(report: FitReport) -> Table:
         table.add_row(*(_cell(name, trial[name]) for name in shown))
     table.caption = "RMSE: energy in meV/atom, force along the stored directions in meV/angstrom"
     return table
+
+
+def resource_table(resources: Resources) -> Table:
+    """What a fit will take, stage by stage."""
+    ranks = "" if resources.ranks == 1 else f", each of {resources.ranks} ranks"
+    table = Table(title=f"Plan{ranks}", title_justify="left")
+    for name in ("stage", "memory", "passes", "time"):
+        table.add_column(name, justify="left" if name == "stage" else "right")
+    table.add_column("remarks")
+    for stage in resources.stages:
+        memory = _size(resources.base_bytes + stage.bytes)
+        table.add_row(stage.name, memory, f"{stage.passes:g}", _duration(stage.seconds), stage.note)
+    more = f" and {_duration(resources.seconds_iteration)} an iteration" if resources.seconds_iteration else ""
+    table.caption = (
+        f"{resources.rows} rows of {resources.columns} columns; {_size(resources.peak_bytes)} at most, "
+        f"{_duration(resources.seconds)}{more}; rows kept: {resources.kept}"
+        + (f" ({_size(resources.row_bytes)})" if resources.kept != "nothing" else "")
+    )
+    return table
+
+
+def _size(number: float) -> str:
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number / 1e3:.0f} kB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds >= 5400:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.2g} s"
 
 
 def parity_plot(

@@ -19,10 +19,10 @@ from mekrr_scale.cli.store import store_app
 from mekrr_scale.config import load_config, parse_bytes
 from mekrr_scale.distributed import Checkpoint, StopSignals
 from mekrr_scale.errors import ConfigError
-from mekrr_scale.pipeline import ExtractPlan, FitPlan, FitReport
+from mekrr_scale.pipeline import ExtractPlan, FitPlan, FitReport, resources
 from mekrr_scale.pipeline import extract as extract_features
 from mekrr_scale.pipeline import fit as fit_model
-from mekrr_scale.report import parity_plot, trial_table
+from mekrr_scale.report import parity_plot, resource_table, trial_table
 from mekrr_scale.structures import LabelKeys, read_structures
 
 app = typer.Typer(
@@ -156,6 +156,7 @@ def fit(
     checkpoint_interval: Annotated[float, typer.Option(help="seconds between states")] = 300.0,
     timeout: Annotated[float, typer.Option(help="seconds that ranks wait for each other")] = 1800.0,
     seed: Annotated[int | None, typer.Option(help="of landmarks and samples")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print what the fit would take, and stop")] = False,
     plot: Annotated[Path | None, typer.Option(help="parity plot of the cross-validation")] = None,
 ) -> None:
     """Fit a model to a store; several candidates are cross-validated and the best one taken.
@@ -197,11 +198,16 @@ def fit(
     if not target.parent.is_dir():
         raise ConfigError(f"the folder {target.parent} for the model does not exist; create it first")
     with job(timeout) as group, StopSignals() as stop:
+        told = resources(settings.store, plan, group)
+        if group.rank == 0:
+            out.print(resource_table(told))
+        if dry_run:
+            return
         kept = Checkpoint(checkpoint or Path(f"{target}.checkpoint"), {}, group, checkpoint_interval, stop)
         with Bar("rows", shown=group.rank == 0) as bar:
             frames = read_structures(structures) if structures else None
-            told = JobBar(bar, group) if group.size > 1 else bar
-            report = fit_model(settings.store, plan, told, frames, group=group, checkpoint=kept)
+            shown = JobBar(bar, group) if group.size > 1 else bar
+            report = fit_model(settings.store, plan, shown, frames, group=group, checkpoint=kept)
         if group.rank == 0:
             _deliver(report, plan, target, plot)
             kept.clear()

@@ -4,6 +4,7 @@ from mekrr_scale.pipeline.evaluate import Evaluation, evaluate, evaluate_store, 
 from mekrr_scale.pipeline.extract import ExtractPlan, ExtractReport, extract
 from mekrr_scale.pipeline.fit import FitReport, fit
 from mekrr_scale.pipeline.plan import FitPlan, LandmarkMethod, LengthScale
+from mekrr_scale.pipeline.resources import Resources, resources
 
 __all__ = [
     "Evaluation",
@@ -13,9 +14,11 @@ __all__ = [
     "FitReport",
     "LandmarkMethod",
     "LengthScale",
+    "Resources",
     "evaluate",
     "evaluate_store",
     "extract",
     "fit",
     "predict",
+    "resources",
 ]

@@ -23,7 +23,7 @@ from mekrr_scale.pipeline.calibrate import LARGEST_RANK, Fitted, calibrate
 from mekrr_scale.pipeline.data import FitData
 from mekrr_scale.pipeline.heldout import HeldOut, out_of_fold
 from mekrr_scale.pipeline.plan import FitPlan
-from mekrr_scale.pipeline.trials import Trial, candidates, median, set_kernel, tries
+from mekrr_scale.pipeline.trials import Trial, alphas_of, candidates, median, set_kernel, tries
 from mekrr_scale.posterior import Posterior
 from mekrr_scale.progress import Progress, Silent
 from mekrr_scale.rows import Folds, assign_folds
@@ -83,7 +83,7 @@ def fit(
         progress.note(_modes(data.backbone, data.labelled[0][0], plan))
     folds = assign_folds(data.energies, plan.folds, group) if plan.folds else None
     listed = list(candidates(plan, data))
-    alphas = (math.nan,) if plan.mixing is not None else plan.alphas
+    alphas = alphas_of(plan)
     progress.stage("fit", len(listed) * len(alphas) * data.passes(plan))
     best: Trial | None = None
     trials = []

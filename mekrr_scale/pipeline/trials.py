@@ -67,6 +67,11 @@ def candidates(plan: FitPlan, data: FitData) -> Iterator[tuple[Standardize, Base
     yield from product(plan.standardize, kinds, lengths)
 
 
+def alphas_of(plan: FitPlan) -> tuple[float, ...]:
+    """Mixings of species to try; not a number where a matrix is given instead."""
+    return (math.nan,) if plan.mixing is not None else plan.alphas
+
+
 def median(plan: FitPlan, data: FitData, transform: Transform) -> float:
     """The median distance of transformed features, where a length scale is relative to it."""
     if not any(length.relative for length in plan.length_scales):

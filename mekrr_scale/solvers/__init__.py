@@ -3,10 +3,11 @@
 from mekrr_scale.solvers.alpha import SMALLEST_ALPHA, AlphaSweep, MixedRows
 from mekrr_scale.solvers.direct import Direct
 from mekrr_scale.solvers.exact import Exact
-from mekrr_scale.solvers.falkon import Falkon
+from mekrr_scale.solvers.falkon import LARGEST_EIGEN, Falkon
 from mekrr_scale.solvers.solution import Path, PathPoint, Result, Solution
 
 __all__ = [
+    "LARGEST_EIGEN",
     "SMALLEST_ALPHA",
     "AlphaSweep",
     "Direct",
