@@ -13,7 +13,7 @@ from enum import IntEnum
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Float64, Int, Int64
+from jaxtyping import Bool, Float, Float64, Int, Int64
 from torch import Tensor
 
 from mekrr_scale.errors import ConfigError
@@ -161,6 +161,18 @@ class FeatureBatch:
         first = bounds(n_atoms)[:-1]
         sources = tuple(place - first[owner[place]] for place in places)
         return cls(runs, n_atoms, nan, nan, none, none, sources, labels)
+
+    def take(self, chosen: Bool[Tensor, " structures"]) -> FeatureBatch:
+        """Some of the structures, without their tangents."""
+        runs, sources = [], []
+        for run, source in zip(self.runs, self.sources, strict=True):
+            inside = chosen.repeat_interleave(run.ptr.diff())
+            runs.append(SpeciesRun(run.z, run.features[inside], bounds(run.ptr.diff()[chosen])))
+            sources.append(source[inside])
+        return FeatureBatch(
+            tuple(runs), self.n_atoms[chosen], self.energy[chosen], self.prior[chosen], self.ids[chosen],
+            self.groups[chosen], tuple(sources),
+        )  # fmt: skip
 
     @property
     def n_structures(self) -> int:

@@ -9,8 +9,8 @@ from typing import Protocol, runtime_checkable
 class Progress(Protocol):
     """Told about stages, steps and remarks."""
 
-    def stage(self, name: str, total: int | None = None) -> None:
-        """A new stage begins; ``total`` steps if that is known."""
+    def stage(self, name: str, total: int | None = None, unit: str = "") -> None:
+        """A new stage begins; ``total`` steps if that is known, of a unit of its own if that is given."""
 
     def advance(self, steps: int = 1) -> None:
         """So many steps of the stage are done."""
@@ -22,7 +22,7 @@ class Progress(Protocol):
 class Silent:
     """Says nothing."""
 
-    def stage(self, name: str, total: int | None = None) -> None:
+    def stage(self, name: str, total: int | None = None, unit: str = "") -> None:
         pass
 
     def advance(self, steps: int = 1) -> None:

@@ -132,7 +132,8 @@ def eigh(matrix: Float64[Tensor, "n n"]) -> tuple[Float64[Tensor, " n"], Float64
     if matrix.device.type != "cpu":
         return tuple(torch.linalg.eigh(matrix))
     w, v = scipy.linalg.eigh(matrix.numpy(), driver="evd", check_finite=False)
-    return torch.from_numpy(w), torch.from_numpy(v)
+    # copies, since numpy's memory is not aligned: products with it would differ in their last bits from run to run
+    return torch.from_numpy(w).clone(), torch.from_numpy(v).clone()
 
 
 def _eigen(gram: Tensor, cut: float) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 import json
 import lzma
+import shutil
 from dataclasses import replace
 
 import ase.db
@@ -14,13 +15,17 @@ from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 
+from mekrr_scale.baselines import fit_baseline
 from mekrr_scale.errors import ConfigError, StoreError, StructureError
 from mekrr_scale.model import Model
 from mekrr_scale.pipeline import ExtractPlan, FitPlan, LengthScale, evaluate_store, extract, fit, predict
 from mekrr_scale.pipeline import evaluate as evaluate_structures
 from mekrr_scale.potential import Potential
+from mekrr_scale.rows import DerivativeRows, EnergyRows, Rows, assign_folds
+from mekrr_scale.solvers import Direct
 from mekrr_scale.store import FeatureStore, finalize, verify
 from mekrr_scale.structures import LabelKeys, check_structure, count_structures, read_labels, read_structures
+from mekrr_scale.whitening import whiten
 
 
 def test_compressed_files_read_alike(tmp_path, toy_structures):
@@ -335,3 +340,54 @@ def test_refused_plans(make, message):
 def test_missing_group_key(tmp_path, toy_file, spec):
     with pytest.raises(StructureError, match="no info key 'run'"):
         extract(toy_file, tmp_path / "s", ExtractPlan(spec, group_key="run"))
+
+
+def test_kept_sums_take_new_shards_alone(toy_file, spec, tmp_path, small_plan, monkeypatch):
+    """A store in two parts: the second fit reads the second part alone and equals one fit to both."""
+    for part, shard in ((1, 30_000), (2, 30_000)):
+        plan = ExtractPlan(spec, derivatives=4, strain=True, dtype="float64", shard_bytes=shard, part=(part, 2))
+        extract(toy_file, tmp_path / f"part{part}", plan)
+        finalize(tmp_path / f"part{part}")
+    first, both = tmp_path / "part1", [tmp_path / "part1", tmp_path / "part2"]
+    begun = fit(first, small_plan, sums=tmp_path / "sums")
+    assert begun.model.posterior is None
+    read = []
+    opened = FeatureStore.open
+    monkeypatch.setattr(
+        FeatureStore, "open", lambda self, info: (read.append((self, info.path)), opened(self, info))[1]
+    )
+    grown = fit(both, small_plan, sums=tmp_path / "sums")
+    passed_over = {path for store, path in read if store.owned is not None}
+    assert passed_over == {info.path for info in FeatureStore(both[1]).shards}
+    monkeypatch.undo()
+    again = fit(both, small_plan, sums=tmp_path / "sums")
+    assert torch.equal(again.model.coefficients, grown.model.coefficients)
+    frame = Model.load(tmp_path / "sums" / "frame.mekrr")
+    stores = [replace(FeatureStore(path), tangents=True) for path in both]
+    batches = [batch for store in stores for batch in store]
+    baseline = fit_baseline(batches, "composition")
+    folds = assign_folds((), small_plan.folds, exact=False)
+    given = (frame.kernel, frame.landmarks, baseline, folds)
+    rows = Rows((EnergyRows(batches, *given), DerivativeRows(batches, *given)))
+    weights = tuple((1.0, weight, 0.0) for weight in small_plan.force_weights)
+    solver = Direct(small_plan.ridges, weights, small_plan.select)
+    whole = solver.solve(rows, whiten(frame.kernel.gram_blocks(frame.landmarks), small_plan.cut), baseline, 3)
+    assert grown.solution.ridges == whole.ridges
+    for mine, other in zip(grown.solution.path.points, whole.path.points, strict=True):
+        assert mine.energy_rmse == pytest.approx(other.energy_rmse, rel=1e-5)
+        assert mine.force_rmse == pytest.approx(other.force_rmse, rel=1e-5)
+    torch.testing.assert_close(grown.model.baseline.energies, baseline.energies, rtol=1e-9, atol=1e-9)
+    for batch in batches:
+        expected = frame.kernel.rows(batch, frame.landmarks) @ whole.value[:, 0]
+        found = frame.kernel.rows(batch, frame.landmarks) @ grown.model.coefficients
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+    (tmp_path / "third").mkdir()
+    shutil.copy(tmp_path / "sums" / "frame.mekrr", tmp_path / "third")
+    with pytest.raises(ConfigError, match="damaged"):
+        fit(both, small_plan, sums=tmp_path / "third")
+    with pytest.raises(ConfigError, match="no longer have"):
+        fit(first, small_plan, sums=tmp_path / "sums")
+    with pytest.raises(ConfigError, match="another fit"):
+        fit(both, replace(small_plan, n_landmarks=50), sums=tmp_path / "sums")
+    with pytest.raises(ConfigError, match="one length scale"):
+        fit(both, replace(small_plan, alphas=(0.5, 1.0)), sums=tmp_path / "new")

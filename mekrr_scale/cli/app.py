@@ -13,7 +13,7 @@ from mekrr_scale.backbones import BackboneSpec, available_backbones
 from mekrr_scale.cli.apply import apply_app
 from mekrr_scale.cli.console import EXIT_CODES, Bar, JobBar, errors, out
 from mekrr_scale.cli.job import job
-from mekrr_scale.cli.options import Device, EnergyKey, ForcesKey, Format, StressKey, Units, device_of
+from mekrr_scale.cli.options import Device, EnergyKey, ForcesKey, Format, StressKey, Timeout, Units, device_of
 from mekrr_scale.cli.simulate import simulate_app
 from mekrr_scale.cli.store import store_app
 from mekrr_scale.config import load_config, parse_bytes
@@ -154,7 +154,10 @@ def fit(
         Path | None, typer.Option(help="folder for the state of a long fit; default: beside the model")
     ] = None,
     checkpoint_interval: Annotated[float, typer.Option(help="seconds between states")] = 300.0,
-    timeout: Annotated[float, typer.Option(help="seconds that ranks wait for each other")] = 1800.0,
+    timeout: Timeout = 1800.0,
+    sums: Annotated[
+        Path | None, typer.Option(help="folder that keeps the sums of solver direct; shards added later are read alone")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="of landmarks and samples")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print what the fit would take, and stop")] = False,
     plot: Annotated[Path | None, typer.Option(help="parity plot of the cross-validation")] = None,
@@ -207,7 +210,7 @@ def fit(
         with Bar("rows", shown=group.rank == 0) as bar:
             frames = read_structures(structures) if structures else None
             shown = JobBar(bar, group) if group.size > 1 else bar
-            report = fit_model(settings.store, plan, shown, frames, group=group, checkpoint=kept)
+            report = fit_model(settings.store, plan, shown, frames, group=group, checkpoint=kept, sums=sums)
         if group.rank == 0:
             _deliver(report, plan, target, plot)
             kept.clear()
@@ -219,7 +222,7 @@ def _deliver(report: FitReport, plan: FitPlan, target: Path, plot: Path | None) 
         out.print(trial_table(report))
     for warning in report.warnings:
         errors.print(f"[yellow]warning:[/] {warning}", highlight=False)
-    if plot is not None and plan.folds:
+    if plot is not None and len(report.reference):
         parity_plot(plot, folds=(report.reference.numpy(), report.predicted.numpy()), title="cross-validation")
     report.model.save(target)
     mae = report.model.validation.get("energy_mae")

@@ -9,7 +9,8 @@ from typing import Annotated
 import ase.io
 import typer
 
-from mekrr_scale.cli.console import EXIT_CODES, Bar, errors, out
+from mekrr_scale.cli.console import EXIT_CODES, Bar, JobBar, errors, out
+from mekrr_scale.cli.job import job
 from mekrr_scale.cli.options import (
     Device,
     EnergyKey,
@@ -17,10 +18,12 @@ from mekrr_scale.cli.options import (
     Format,
     ModelFile,
     StressKey,
+    Timeout,
     Units,
     check_folder,
     device_of,
 )
+from mekrr_scale.distributed import Group
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.interpret import explained, totals
 from mekrr_scale.model import Model
@@ -29,6 +32,7 @@ from mekrr_scale.pipeline import evaluate as evaluate_structures
 from mekrr_scale.pipeline import predict as predict_structures
 from mekrr_scale.pipeline.evaluate import summary
 from mekrr_scale.potential import Potential
+from mekrr_scale.progress import Progress
 from mekrr_scale.report import (
     contribution_plot,
     contribution_table,
@@ -61,6 +65,7 @@ def evaluate(
     units: Units = "eV,angstrom,eV/A^3",
     format: Format = None,
     device: Device = "cpu",
+    timeout: Timeout = 1800.0,
 ) -> None:
     """Errors of a model on labelled structures.
 
@@ -71,11 +76,19 @@ def evaluate(
         mekrr-scale evaluate model.mekrr features   # a store: energies only, no backbone needed
     """
     loaded = Model.load(model)
-    with Bar() as bar:
-        found = _evaluate(
-            loaded, data, LabelKeys(energy_key, forces_key, stress_key, **LabelKeys.parse_units(units)),
-            forces, format, device_of(device), bar, uncertainty,
-        )  # fmt: skip
+    keys = LabelKeys(energy_key, forces_key, stress_key, **LabelKeys.parse_units(units))
+    with job(timeout) as group:
+        with Bar(shown=group.rank == 0) as bar:
+            shown = JobBar(bar, group) if group.size > 1 else bar
+            found = _evaluate(loaded, data, keys, forces, format, device_of(device), shown, uncertainty, group)
+        if group.rank == 0:
+            _tell(found, model, data, json_file, plot, species_figure)
+
+
+def _tell(
+    found: Evaluation, model: Path, data: Path, json_file: Path | None, plot: Path | None, species_figure: Path | None
+) -> None:
+    """Tables and figures of an evaluation."""
     for line in found.rejected[:3]:
         errors.print(f"left out: {line}", markup=False, highlight=False)
     if len(found.rejected) > 3:
@@ -203,16 +216,17 @@ def _evaluate(
     forces: bool,
     format: str | None,
     device: str,
-    bar: Bar,
+    bar: Progress,
     uncertainty: bool | None,
+    group: Group,
 ) -> Evaluation:
     asked = model.posterior is not None if uncertainty is None else uncertainty
     if data.is_dir():
         store = FeatureStore(data)
         bar.stage("evaluate", store.n_structures)
-        return evaluate_store(model, store, bar, asked)
+        return evaluate_store(model, store, bar, asked, group)
     total = count_structures(data, format) if data.exists() else None
     structures = read_structures(data, format)
     potential = Potential(model, device=device)
     bar.stage("evaluate", total)
-    return evaluate_structures(potential, structures, keys, forces, bar, asked)
+    return evaluate_structures(potential, structures, keys, forces, bar, asked, group)

@@ -56,7 +56,7 @@ class Bar:
             transient=False,
         )
         self._task: TaskID | None = None
-        self._name, self._done = "", 0
+        self._name, self._done, self._unit = "", 0, unit
         self._total: int | None = None
         self._start = self._printed = time.monotonic()
 
@@ -73,8 +73,11 @@ class Bar:
         elif self.shown and self._name and kind is None:
             self._line()
 
-    def stage(self, name: str, total: int | None = None) -> None:
+    def stage(self, name: str, total: int | None = None, unit: str = "") -> None:
+        if not self._live and self._done:
+            self._line()
         self._name, self._done, self._total = name, 0, total
+        self._unit = unit or self.unit
         self._start = self._printed = time.monotonic()
         if self._live:
             self._task = self._progress.add_task(name, total=total, rate="")
@@ -92,7 +95,7 @@ class Bar:
         self.console.print(text, highlight=False, markup=False)
 
     def _rate(self, now: float) -> str:
-        return f"{self._done / max(now - self._start, 1e-9):.1f} {self.unit}/s"
+        return f"{self._done / max(now - self._start, 1e-9):.1f} {self._unit}/s"
 
     def _line(self) -> None:
         now = time.monotonic()
@@ -102,7 +105,7 @@ class Bar:
             "stage": self._name,
             "done": self._done,
             "total": self._total,
-            "unit": self.unit,
+            "unit": self._unit,
             "per_second": round(self._done / seconds, 1),
         }
         if self._total and self._done:
@@ -117,17 +120,20 @@ class JobBar:
         self.bar, self.group = bar, group
         self._stage, self._waiting, self._shown, self._told = 0, 0, 0, time.monotonic()
 
-    def stage(self, name: str, total: int | None = None) -> None:
+    def stage(self, name: str, total: int | None = None, unit: str = "") -> None:
+        if self._waiting:
+            self._tell()
         self._stage, self._waiting, self._shown = self._stage + 1, 0, 0
         if self.group.rank == 0:
-            self.bar.stage(name, total)
+            self.bar.stage(name, total, unit)
 
     def advance(self, steps: int = 1) -> None:
         self._waiting += steps
-        now = time.monotonic()
-        if now - self._told < _TELL_SECONDS:
-            return
-        self._told = now
+        if time.monotonic() - self._told >= _TELL_SECONDS:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._told = time.monotonic()
         done = self.group.count(f"progress{self._stage}", self._waiting)
         self._waiting = 0
         if self.group.rank == 0:

@@ -19,6 +19,7 @@ Units = Annotated[
     str, typer.Option(help="units of the labels: energy[,length[,stress]], e.g. kcal/mol or Hartree,bohr")
 ]
 Format = Annotated[str | None, typer.Option(help="ASE's name of the format, where the file name does not tell")]
+Timeout = Annotated[float, typer.Option(help="seconds that ranks wait for each other")]
 ModelFile = Annotated[Path, typer.Argument(help="model file")]
 
 

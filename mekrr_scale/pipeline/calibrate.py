@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -67,7 +67,9 @@ class _Held:
         return Calibration.of(torch.cat(self.errors), joined(self.variances))
 
 
-def calibrate(fitted: Fitted, rows: Rows, data: FitData) -> Posterior | None:
+def calibrate(
+    fitted: Fitted, rows: Rows, data: FitData, progress: Callable[[int], None] = lambda rows: None
+) -> Posterior | None:
     """Two passes over the rows: Gram matrices by fold, then errors beside variances.
 
     At most a few thousand structures, directions and atoms are looked at in the second, drawn by
@@ -79,11 +81,11 @@ def calibrate(fitted: Fitted, rows: Rows, data: FitData) -> Posterior | None:
     group = data.group
     makers = fitted.kernel.gram_block_makers(fitted.landmarks)
     whitening = whiten(makers, fitted.cut, fitted.whitening, group)
-    grams = [group.sum(gram) for gram in _grams(fitted, rows, whitening)]
+    grams = [group.sum(gram) for gram in _grams(fitted, rows, whitening, progress)]
     total = sum(grams[1:], grams[0].clone())
     ridge = fitted.solution.ridges[0]
     factors = [posterior_factor(total - gram, ridge, whitening) for gram in grams]
-    energies, atoms = _energies(fitted, data, whitening, factors)
+    energies, atoms = _energies(fitted, data, whitening, factors, progress)
     forces = _forces(fitted, data, whitening, factors) if data.derivatives and fitted.weights[1] else None
     energies = energies.everyones(group)
     forces = None if forces is None else forces.everyones(group)
@@ -113,7 +115,9 @@ def _variances(parts: Sequence[RawVariance], group: Group) -> RawVariance:
     return RawVariance(group.joined(own.outside), group.joined(own.open))
 
 
-def _grams(fitted: Fitted, rows: Rows, whitening: Whitening) -> list[Float64[Tensor, "rank rank"]]:
+def _grams(
+    fitted: Fitted, rows: Rows, whitening: Whitening, progress: Callable[[int], None]
+) -> list[Float64[Tensor, "rank rank"]]:
     """Phi' W Phi of each fold, under the weights that were chosen."""
     grams = [torch.zeros(whitening.rank, whitening.rank, dtype=torch.float64) for _ in range(fitted.folds.count)]
     for block in rows:
@@ -124,11 +128,16 @@ def _grams(fitted: Fitted, rows: Rows, whitening: Whitening) -> list[Float64[Ten
         for fold, gram in enumerate(grams):
             part = phi[block.fold == fold]
             gram.addmm_(part.T, part)
+        progress(len(block.target))
     return grams
 
 
 def _energies(
-    fitted: Fitted, data: FitData, whitening: Whitening, factors: Sequence[Tensor]
+    fitted: Fitted,
+    data: FitData,
+    whitening: Whitening,
+    factors: Sequence[Tensor],
+    progress: Callable[[int], None],
 ) -> tuple[_Held, Mapping[int, Sequence[RawVariance]]]:
     """Energy errors of held-out structures, and variances of held-out atoms by species."""
     held = _Held()
@@ -136,11 +145,11 @@ def _energies(
     structures = sum(store.n_structures for store in data.stores)
     atoms = sum(store.n_atoms for store in data.stores)
     for batch in data.energies:
-        for block in EnergyRows((batch,), fitted.kernel, fitted.landmarks, fitted.baseline, fitted.folds):
-            known = ~batch.energy.isnan()
-            chosen = _drawn(batch, _STRUCTURES / structures)
-            prior = fitted.kernel.diagonal(batch, chosen)[known]
-            _compare(held, fitted, block, chosen[known], prior, whitening, factors)
+        progress(batch.n_structures)
+        looked_at = batch.take(_drawn(batch, _STRUCTURES / structures) & ~batch.energy.isnan())
+        for block in EnergyRows((looked_at,), fitted.kernel, fitted.landmarks, fitted.baseline, fitted.folds):
+            prior = fitted.kernel.diagonal(looked_at)
+            _compare(held, fitted, block, torch.ones_like(block.fold, dtype=torch.bool), prior, whitening, factors)
         part = _drawn(batch, _ATOMS / atoms)
         fold = fitted.folds.of(batch)
         for run in batch.runs:

@@ -89,9 +89,10 @@ class FitData:
     def has_prior(self) -> bool:
         return self.first is not None and not bool(self.first.prior.isnan().any())
 
-    def passes(self, plan: FitPlan) -> int:
-        rows = sum(s.n_structures for s in self.stores) + self.derivatives * sum(s.n_directions for s in self.stores)
-        return rows if plan.solver != "falkon" else 2 * rows
+    @property
+    def n_rows(self) -> int:
+        """Rows of a pass, over all ranks."""
+        return sum(s.n_structures for s in self.stores) + self.derivatives * sum(s.n_directions for s in self.stores)
 
     def transform(self, kind: Standardize) -> Transform:
         if kind not in self._transforms:

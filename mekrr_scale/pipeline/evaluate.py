@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
+import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import chemical_symbols
@@ -16,15 +19,18 @@ from numpy import ndarray
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
+from mekrr_scale.distributed import ALONE, ExactSum, Group
+from mekrr_scale.draws import uniform
 from mekrr_scale.errors import MekrrError, ModelError, StructureError
 from mekrr_scale.model import Model
 from mekrr_scale.posterior import Variances
 from mekrr_scale.potential import Potential
 from mekrr_scale.progress import Progress, Silent
-from mekrr_scale.store import FeatureStore
+from mekrr_scale.store import FeatureStore, deal
 from mekrr_scale.structures import LabelKeys, check_structure, read_labels
 
 _BATCH_ATOMS = 256
+_LISTED = 1_000_000  # structures of a store that are listed one by one
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,16 @@ class Evaluation:
     rejected: Sequence[str] = field(default_factory=list)
     energy_uncertainty: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))  # eV, 68 %; empty: unknown
     energy_ratio_95: float = float("nan")  # what to multiply it with for 95 %
+    totals: Mapping[str, float] = field(default_factory=dict)  # metrics of more structures than are listed here
+
+    def gathered(self, group: Group) -> Evaluation:
+        """That of all ranks' structures, one rank's after the other's."""
+        if group.size == 1:
+            return self
+        arrays = {name: value for name, value in vars(self).items() if isinstance(value, ndarray)}
+        joined: dict[str, Any] = {name: group.joined(torch.from_numpy(value)).numpy() for name, value in arrays.items()}
+        ratios = [r for r in group.gather_json(self.energy_ratio_95) if not math.isnan(r)]
+        return replace(self, **joined, energy_ratio_95=ratios[0] if ratios else math.nan)
 
     def coverage(self) -> dict[str, float]:
         """Parts of the energies within their 68 % and 95 % intervals, and how well these rank the errors."""
@@ -58,6 +74,8 @@ class Evaluation:
 
     def metrics(self) -> dict[str, float]:
         """MAE and RMSE: energy in meV/atom, forces in meV/angstrom, stress in meV/angstrom^3."""
+        if self.totals:
+            return dict(self.totals)
         found: dict[str, float] = {"structures": float(len(self.energy))}
         parts = {
             "energy": (self.energy_predicted - self.energy) / self.n_atoms,
@@ -86,8 +104,12 @@ def evaluate(
     forces: bool = True,
     progress: Progress | None = None,
     uncertainty: bool = False,
+    group: Group = ALONE,
 ) -> Evaluation:
     """Predict labelled structures and compare; with ``uncertainty``, intervals too.
+
+    Args:
+        group: ranks that share the work; all get the result.
 
     Raises:
         StructureError: no structure could be used.
@@ -98,7 +120,8 @@ def evaluate(
     ratio = float("nan")
     rejected: list[str] = []
     model = potential.model
-    for batch in _batches(_labelled(structures, keys, model, rejected, progress)):
+    listed = _batches(_labelled(structures, keys, model, rejected, progress if group.rank == 0 else Silent()))
+    for batch in islice(listed, group.rank, None, group.size):
         atoms = [item for item, _ in batch]
         with_forces = forces and any(labels.forces is not None for _, labels in batch)
         with_stress = all(labels.stress is not None and a.cell.rank == 3 for a, labels in batch)
@@ -124,28 +147,38 @@ def evaluate(
                 rows["s"].append(labels.stress)
                 rows["sp"].append(full_3x3_to_voigt_6_stress(found.stress[i].numpy()))
         progress.advance(len(batch))
-    if not rows["n"]:
+    if not int(group.sum(torch.tensor(len(rows["n"])))):
         raise StructureError(f"no structure could be evaluated: {rejected[0] if rejected else 'the file is empty'}")
     return Evaluation(
-        n_atoms=np.array(rows["n"]),
+        n_atoms=np.array(rows["n"], dtype=np.int64),
         energy=np.array(rows["e"], dtype=np.float64),
-        energy_predicted=np.array(rows["ep"]),
-        baseline=np.array(rows["b"]),
+        energy_predicted=np.array(rows["ep"], dtype=np.float64),
+        baseline=np.array(rows["b"], dtype=np.float64),
         forces=np.concatenate(rows["f"]) if rows["f"] else np.empty((0, 3)),
         forces_predicted=np.concatenate(rows["fp"]) if rows["fp"] else np.empty((0, 3)),
         species=np.concatenate(rows["z"]).astype(np.int64) if rows["z"] else np.empty(0, np.int64),
-        stress=np.array(rows["s"]).reshape(-1, 6),
-        stress_predicted=np.array(rows["sp"]).reshape(-1, 6),
+        stress=np.array(rows["s"], dtype=np.float64).reshape(-1, 6),
+        stress_predicted=np.array(rows["sp"], dtype=np.float64).reshape(-1, 6),
         rejected=rejected,
         energy_uncertainty=np.concatenate(rows["u"]) if rows["u"] else np.empty(0),
         energy_ratio_95=ratio,
-    )
+    ).gathered(group)
 
 
 def evaluate_store(
-    model: Model, store: FeatureStore, progress: Progress | None = None, uncertainty: bool = False
+    model: Model,
+    store: FeatureStore,
+    progress: Progress | None = None,
+    uncertainty: bool = False,
+    group: Group = ALONE,
 ) -> Evaluation:
     """Energies of a store's structures against their labels; needs no backbone.
+
+    Memory does not depend on the store: of more than a million structures a random part is listed,
+    while ``metrics`` are those of all.
+
+    Args:
+        group: ranks that share the work, each with whole shards; all get the result.
 
     Raises:
         ModelError: features of another backbone, or no posterior to tell uncertainties from.
@@ -153,31 +186,53 @@ def evaluate_store(
     """
     progress = progress or Silent()
     model.require_backbone(store.header.backbone, f"the store {store.path}")
-    sizes, energy, predicted, baseline, deviation = [], [], [], [], [np.empty(0)]
     if uncertainty and model.posterior is None:
         raise ModelError("the model cannot tell its uncertainty; fit it with folds and uncertainty = true")
     posterior = model.posterior if uncertainty else None
     variances = None if posterior is None else Variances(model.kernel, model.landmarks, posterior)
-    for batch in store:
-        known = (~batch.energy.isnan()).numpy()
-        sizes.append(batch.n_atoms.numpy()[known])
-        energy.append(batch.energy.numpy()[known])
-        predicted.append(model.energies(batch).numpy()[known])
-        baseline.append((batch.counts(model.baseline.species).double() @ model.baseline.energies).numpy()[known])
+    columns: dict[str, list[NDArray[Any]]] = {name: [np.empty(0)] for name in ("e", "p", "b", "u")}
+    columns["n"] = [np.empty(0, np.int64)]
+    errors = ExactSum(3)
+    (own,) = deal([store], group.rank, group.size)
+    for batch in own:
+        known = ~batch.energy.isnan()
+        predicted = model.energies(batch)
+        error = ((predicted - batch.energy) / batch.n_atoms)[known]
+        errors.add(torch.stack([torch.tensor(float(len(error))).double(), error.abs().sum(), error.square().sum()]))
+        listed = uniform(batch.ids.numpy().astype(np.uint64), 7) < _LISTED / max(store.n_structures, 1)
+        kept = known.numpy() & listed
+        columns["n"].append(batch.n_atoms.numpy()[kept])
+        columns["e"].append(batch.energy.numpy()[kept])
+        columns["p"].append(predicted.numpy()[kept])
+        columns["b"].append((batch.counts(model.baseline.species).double() @ model.baseline.energies).numpy()[kept])
         if variances is not None and posterior is not None:
             size = batch.n_atoms.double() if model.kernel.reduce == "mean" else 1.0
             raw = variances.structures(batch).sqrt() * size
-            deviation.append(posterior.energy.within_68 * raw.numpy()[known])
+            columns["u"].append(posterior.energy.within_68 * raw.numpy()[kept])
         progress.advance(batch.n_structures)
-    if not sum(map(len, sizes)):
+    count, absolute, square = errors.value(group).tolist()
+    if not count:
         raise StructureError(f"no structure in {store.path} has an energy to compare with")
+    totals = {
+        "structures": count,
+        "energy_mae": 1e3 * absolute / count,
+        "energy_rmse": 1e3 * math.sqrt(square / count),
+    }
     empty = np.empty((0, 3))
     return Evaluation(
-        np.concatenate(sizes), np.concatenate(energy), np.concatenate(predicted), np.concatenate(baseline),
-        empty, empty, np.empty(0, np.int64), np.empty((0, 6)), np.empty((0, 6)),
-        energy_uncertainty=np.concatenate(deviation),
-        energy_ratio_95=float("nan") if posterior is None else posterior.energy.within_95 / posterior.energy.within_68,
-    )  # fmt: skip
+        n_atoms=np.concatenate(columns["n"]),
+        energy=np.concatenate(columns["e"]),
+        energy_predicted=np.concatenate(columns["p"]),
+        baseline=np.concatenate(columns["b"]),
+        forces=empty,
+        forces_predicted=empty,
+        species=np.empty(0, np.int64),
+        stress=np.empty((0, 6)),
+        stress_predicted=np.empty((0, 6)),
+        energy_uncertainty=np.concatenate(columns["u"]),
+        energy_ratio_95=math.nan if posterior is None else posterior.energy.within_95 / posterior.energy.within_68,
+        totals=totals,
+    ).gathered(group)
 
 
 def predict(

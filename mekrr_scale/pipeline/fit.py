@@ -9,18 +9,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from ase import Atoms
 from jaxtyping import Float64
 from torch import Tensor
 
 from mekrr_scale import __version__
 from mekrr_scale.backbones import Backbone
-from mekrr_scale.distributed import ALONE, Checkpoint, Group
+from mekrr_scale.distributed import ALONE, Checkpoint, Group, StopSignals
 from mekrr_scale.errors import SolverError
 from mekrr_scale.matrixfree import ModeCosts
 from mekrr_scale.model import Model
 from mekrr_scale.pipeline.calibrate import LARGEST_RANK, Fitted, calibrate
 from mekrr_scale.pipeline.data import FitData
+from mekrr_scale.pipeline.growing import frame_in, grow, keep
 from mekrr_scale.pipeline.heldout import HeldOut, out_of_fold
 from mekrr_scale.pipeline.plan import FitPlan
 from mekrr_scale.pipeline.trials import Trial, alphas_of, candidates, median, set_kernel, tries
@@ -55,6 +57,7 @@ def fit(
     keys: LabelKeys | None = None,
     group: Group = ALONE,
     checkpoint: Checkpoint | None = None,
+    sums: Path | None = None,
 ) -> FitReport:
     """Fit a model to one store or several of the same kind.
 
@@ -66,6 +69,9 @@ def fit(
             same model; each owns whole shards.
         checkpoint: a folder for the state of a long fit, and signals that end it; a fit called again
             with the same goes on where it was.
+        sums: a folder for the sums over the rows (solver ``direct``, one candidate, no uncertainties).
+            Fitting again, with the stores grown or more of them, reads the new shards alone; kernel,
+            landmarks and whitening stay those of the first fit.
 
     Raises:
         ConfigError: options that do not fit the data.
@@ -79,15 +85,38 @@ def fit(
     data = FitData.open(stores, plan, structures, keys, group)
     if checkpoint is not None:
         checkpoint = checkpoint.part("", identity(plan, data))
+    if sums is not None:
+        return _grown(plan, data, sums, checkpoint, progress)
     if data.backbone is not None:
         progress.note(_modes(data.backbone, data.labelled[0][0], plan))
     folds = assign_folds(data.energies, plan.folds, group) if plan.folds else None
+    best, trials = _search(plan, data, folds, progress, checkpoint)
+    warnings: list[str] = []
+    if best.solution.result not in (Result.SUCCESS, Result.MAX_STEPS, Result.STAGNATED):
+        raise SolverError(best.solution.result.value)
+    if best.solution.result is not Result.SUCCESS:
+        warnings.append(best.solution.result.value)
+    held = out_of_fold(best, data, folds)
+    if held.spread > _SUSPICIOUS:
+        warnings.append(
+            f"energies scatter by {held.spread:.2f} eV/atom around the baseline, which is much; are they total "
+            "energies in eV (--units), of one level of theory?"
+        )
+    posterior = _posterior(best, data, plan, folds, progress)
+    model = _model(best, data, plan, held, posterior)
+    return FitReport(model, best.solution, trials, held.reference, held.predicted, warnings)
+
+
+def _search(
+    plan: FitPlan, data: FitData, folds: Folds | None, progress: Progress, checkpoint: Checkpoint | None
+) -> tuple[Trial, list[Mapping[str, Any]]]:
+    """All candidates; the best one, and a line about each."""
     listed = list(candidates(plan, data))
     alphas = alphas_of(plan)
-    progress.stage("fit", len(listed) * len(alphas) * data.passes(plan))
+    if plan.solver != "falkon":
+        progress.stage("fit", len(listed) * len(alphas) * data.n_rows)
     best: Trial | None = None
-    trials = []
-    warnings: list[str] = []
+    trials: list[Mapping[str, Any]] = []
     scales: dict[Standardize, float] = {}
     for place, (standardize, kind, length) in enumerate(listed):
         transform = data.transform(standardize)
@@ -103,19 +132,24 @@ def fit(
             if best is None or trial.point.score(plan.select) < best.point.score(plan.select):
                 best = replace(trial, summary=summary)
     assert best is not None
-    if best.solution.result not in (Result.SUCCESS, Result.MAX_STEPS, Result.STAGNATED):
-        raise SolverError(best.solution.result.value)
-    if best.solution.result is not Result.SUCCESS:
-        warnings.append(best.solution.result.value)
-    held = out_of_fold(best, data, folds)
-    if held.spread > _SUSPICIOUS:
-        warnings.append(
-            f"energies scatter by {held.spread:.2f} eV/atom around the baseline, which is much; are they total "
-            "energies in eV (--units), of one level of theory?"
-        )
-    posterior = _posterior(best, data, plan, folds, progress)
-    model = _model(best, data, plan, held, posterior)
-    return FitReport(model, best.solution, trials, held.reference, held.predicted, warnings)
+    return best, trials
+
+
+def _grown(plan: FitPlan, data: FitData, folder: Path, checkpoint: Checkpoint | None, progress: Progress) -> FitReport:
+    """The fit from kept sums, and new ones."""
+    what = identity(plan, data)
+    del what["stores"]
+    kept = Checkpoint(folder, what, data.group, stop=StopSignals() if checkpoint is None else checkpoint.stop)
+    progress.stage("fit", data.n_rows)
+    found, grown = grow(plan, data, kept, frame_in(folder), progress)
+    if found.solution.result is not Result.SUCCESS:
+        raise SolverError(found.solution.result.value)
+    if data.group.rank == 0:
+        keep(grown, kept)
+        kept.part("pass", {}).remove()
+    nothing = torch.zeros(0, dtype=torch.float64)
+    model = _model(found, data, plan, HeldOut(nothing, nothing), None)
+    return FitReport(model, found.solution, [found.summary], nothing, nothing)
 
 
 def identity(plan: FitPlan, data: FitData) -> dict[str, Any]:
@@ -132,12 +166,12 @@ def _posterior(trial: Trial, data: FitData, plan: FitPlan, folds: Folds | None, 
     if trial.kernel.n_columns(trial.landmarks) > LARGEST_RANK:
         progress.note(f"no uncertainties: more than {LARGEST_RANK} landmarks (uncertainty = false silences this)")
         return None
-    progress.stage("uncertainty")
+    progress.stage("uncertainty", 2 * data.n_rows)
     fitted = Fitted(
         trial.kernel, trial.landmarks, trial.baseline, folds, trial.solution, trial.point.weights, plan.cut,
         plan.whitening,
     )  # fmt: skip
-    found = calibrate(fitted, trial.rows, data)
+    found = calibrate(fitted, trial.rows, data, progress.advance)
     if found is None:
         progress.note("no uncertainties: fewer than 20 energies to calibrate them on")
     return found

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from mekrr_scale.arrays import FeatureBatch, Landmarks
+from mekrr_scale.baselines import Baseline
 from mekrr_scale.cache import free_bytes, packed_width
 from mekrr_scale.distributed import ALONE, Group
 from mekrr_scale.distributed.group import share
@@ -92,7 +93,8 @@ class _Rates:
         gram = a[:size, :size] @ a[:size, :size].T
         tall = torch.randn(4096, 1024, dtype=torch.float64)
         columns = torch.randn(1024, _columns(plan), dtype=torch.float64)
-        baseline = data.baseline("composition", plan)
+        species = _species(data)
+        baseline = Baseline(species, torch.zeros(len(species), dtype=torch.float64), prior=False, fitted=False)
         rows = EnergyRows((batch,), kernel, landmarks, baseline)
         count = max(1, int((~batch.energy.isnan()).sum()))
         derivative = 0.0
@@ -131,80 +133,145 @@ def estimate(plan: FitPlan, data: FitData) -> Resources:
     One candidate is looked at; their number multiplies passes and seconds. The rank after whitening
     is taken to be the number of columns, which it is at most.
     """
-    energies, directions, structures = _largest_share(data)
-    kernel, landmarks, _ = _sample(plan, data)
-    blocks = _block_sizes(kernel, landmarks)
-    columns = sum(blocks)
-    rates = _Rates.measure(plan, data)
-    tried = len(list(candidates(plan, data))) * len(alphas_of(plan))
-    rows = energies + directions
-    whitening = float(sum(m * m for m in blocks)) * _DOUBLE
-    block_rows = min(2048, max(energies, 1))
-    work = 4.0 * block_rows * columns * _DOUBLE + 3.0 * landmarks.n_sets * (data.stores[0].header.dim + 2) * _DOUBLE
-    make = energies * rates.kernel + directions * rates.derivative
-    whiten = rows * 2 * sum(m * m for m in blocks) * rates.flop
-    square = float(columns) ** 2 * _DOUBLE
-    statistics = 5 if data.derivatives else 4
+    job = _Job.of(plan, data)
     stages = [
-        Stage("statistics and landmarks", work, statistics * structures * rates.read, statistics),
+        Stage("statistics and landmarks", job.work, 4 * job.structures * job.rates.read, 4 + data.derivatives),
         Stage(
             "whitening of K_ZZ",
-            whitening + 4.0 * max(blocks) ** 2 * _DOUBLE,
-            tried * rates.eigen * sum(float(m) ** 3 for m in _own(blocks, data)),
-            note=f"{len(blocks)} block{'s' * (len(blocks) > 1)} of at most {max(blocks)}",
+            job.whitening + 4.0 * max(job.blocks) ** 2 * _DOUBLE,
+            job.tried * job.rates.eigen * sum(float(m) ** 3 for m in job.own_blocks),
+            note=f"{len(job.blocks)} block{'s' * (len(job.blocks) > 1)} of at most {max(job.blocks)}",
         ),
     ]
-    iteration = 0.0
     kept, row_bytes = "nothing", 0.0
     if plan.solver == "falkon":
-        width = packed_width(columns, len(data.baseline("composition", plan).species))
-        row_bytes = float(rows) * width * _DOUBLE
-        kept = _tier(plan, data, row_bytes)
-        in_memory = min(row_bytes, plan.memory_bytes) if kept.startswith("memory") else 0.0
-        subset = float(plan.falkon.get("subset", 0.5))
-        vectors = 25.0 * columns * _columns(plan) * _DOUBLE
-        buffers = 2.0 * block_rows * width * _DOUBLE if "scratch" in kept else 0.0
-        gram_seconds = data.group.size * subset * rows * 2.0 * columns**2 * rates.flop
-        if columns <= LARGEST_EIGEN:
-            factor_bytes, gram_seconds = 6.0 * square, gram_seconds / data.group.size
-            factor_seconds = rates.eigen * float(columns) ** 3
-        else:
-            decades = len(set(_decades(plan)))
-            factor_bytes = (max(3.0, 1.0 + decades) * square / 2 + 3 * columns * WIDTH * _DOUBLE) / data.group.size
-            gram_seconds /= 2 * data.group.size
-            factor_seconds = decades * float(columns) ** 3 / 3 * rates.flop / data.group.size
-        held = whitening + in_memory + factor_bytes
-        stages.append(
-            Stage("first pass", held + work, tried * (make + whiten + gram_seconds), tried, f"rows kept: {kept}")
-        )
-        stages.append(Stage("preconditioner", held, tried * factor_seconds))
-        remade = (make + rows * columns * rates.thin) if kept == "nothing" else rows * columns * rates.thin
-        iteration = remade
-        stages.append(Stage("iterations", held + vectors + buffers, 0.0, 0.0, f"{iteration:.3g} s each"))
+        row_bytes = float(job.rows) * job.width * _DOUBLE
+        kept = _tier(plan, row_bytes)
+        stages += job.falkon(kept)
     elif plan.solver == "direct":
-        kinds = 1 + 2 * data.derivatives
-        folds = max(plan.folds, 1)
-        row_bytes = float(rows) * columns * _DOUBLE
-        fits = row_bytes <= plan.memory_bytes
-        kept = "memory" if fits else "nothing"
-        in_memory = min(row_bytes, plan.memory_bytes)
-        sums = sum(min(square, n / folds * columns * _DOUBLE) * folds for n in (energies, directions)[:kinds])
-        seconds = make + whiten + rows * 2.0 * columns**2 * rates.flop
-        stages.append(Stage("pass over the rows", whitening + sums + in_memory + work, tried * seconds, tried))
-        own_folds = -(-folds // data.group.size)
-        decompositions = (own_folds + 1 / 3) * rates.eigen * float(columns) ** 3
-        stages.append(
-            Stage("ridges, weights and folds", whitening + sums + in_memory * fits + 6 * square, tried * decompositions)
-        )
+        row_bytes = float(job.rows) * job.columns * _DOUBLE
+        kept = "memory" if row_bytes <= plan.memory_bytes else "nothing"
+        stages += job.direct(kept)
     if plan.folds and plan.solver != "exact":
-        stages.append(Stage("held-out energies", whitening + work, energies * rates.kernel, 1))
-        if plan.uncertainty and columns <= LARGEST_RANK:
-            seconds = make + whiten + rows * 2.0 * columns**2 * rates.flop + 4 * rates.eigen * float(columns) ** 3
-            stages.append(Stage("uncertainty", whitening + (2.0 * plan.folds + 4) * square + work, seconds, 2))
-    return Resources(data.group.size, rows, columns, _anonymous(), kept, row_bytes, stages, iteration)
+        stages += job.validation(kept)
+    iteration = job.iteration(kept) if plan.solver == "falkon" else 0.0
+    return Resources(data.group.size, job.rows, job.columns, _anonymous(), kept, row_bytes, stages, iteration)
 
 
-def _tier(plan: FitPlan, data: FitData, size: float) -> str:
+@dataclass(frozen=True)
+class _Job:
+    """Sizes and rates that the stages follow from."""
+
+    plan: FitPlan
+    data: FitData
+    rates: _Rates
+    energies: int  # of the largest rank
+    directions: int
+    structures: int
+    blocks: Sequence[int]  # of K_ZZ
+    tried: int  # candidates
+
+    @classmethod
+    def of(cls, plan: FitPlan, data: FitData) -> _Job:
+        kernel, landmarks, _ = _sample(plan, data)
+        energies, directions, structures = _largest_share(data)
+        tried = len(list(candidates(plan, data))) * len(alphas_of(plan))
+        blocks = _block_sizes(kernel, landmarks)
+        return cls(plan, data, _Rates.measure(plan, data), energies, directions, structures, blocks, tried)
+
+    @property
+    def rows(self) -> int:
+        return self.energies + self.directions
+
+    @property
+    def columns(self) -> int:
+        return sum(self.blocks)
+
+    @property
+    def width(self) -> int:
+        return packed_width(self.columns, len(_species(self.data)))
+
+    @property
+    def square(self) -> float:
+        return float(self.columns) ** 2 * _DOUBLE
+
+    @property
+    def whitening(self) -> float:
+        return float(sum(m * m for m in self.blocks)) * _DOUBLE
+
+    @property
+    def own_blocks(self) -> Sequence[int]:
+        size = self.data.group.size
+        dealt = (self.blocks[r::size] for r in range(min(size, len(self.blocks))))
+        return max(dealt, key=lambda own: sum(m**3 for m in own))
+
+    @property
+    def work(self) -> float:
+        """Landmarks, and the block of rows at hand with what is made of it."""
+        landmarks = 3.0 * self.columns * (self.data.stores[0].header.dim + 2) * _DOUBLE
+        return landmarks + 4.0 * min(2048, max(self.energies, 1)) * self.columns * _DOUBLE
+
+    @property
+    def make(self) -> float:
+        """Seconds of making all rows of a rank."""
+        return self.energies * self.rates.kernel + self.directions * self.rates.derivative
+
+    @property
+    def whiten(self) -> float:
+        return self.rows * 2.0 * sum(m * m for m in self.blocks) * self.rates.flop
+
+    def falkon(self, kept: str) -> list[Stage]:
+        size = self.data.group.size
+        in_memory = 0.0 if kept == "nothing" else min(self.rows * self.width * _DOUBLE, self.plan.memory_bytes)
+        subset = float(self.plan.falkon.get("subset", 0.5)) * self.rows * 2.0 * self.columns**2 * self.rates.flop
+        if self.columns <= LARGEST_EIGEN:
+            factor_bytes, factor_seconds = 6.0 * self.square, self.rates.eigen * float(self.columns) ** 3
+        else:
+            decades = len(set(_decades(self.plan)))
+            panels = self.square / 2
+            factor_bytes = (max(3.0, 1.0 + decades) * panels + 3.0 * self.columns * WIDTH * _DOUBLE) / size
+            factor_seconds = decades * float(self.columns) ** 3 / 3 * self.rates.flop / size
+            subset *= 0.6
+        held = self.whitening + in_memory + factor_bytes
+        first = self.tried * (self.make + self.whiten + subset)
+        buffers = 2.0 * min(2048, self.rows) * self.width * _DOUBLE if "scratch" in kept else 0.0
+        vectors = 25.0 * self.columns * _columns(self.plan) * _DOUBLE
+        return [
+            Stage("first pass", held + self.work, first, self.tried, f"rows kept: {kept}"),
+            Stage("preconditioner", held, self.tried * factor_seconds),
+            Stage("iterations", held + vectors + buffers, 0.0, 0.0, f"{self.iteration(kept):.3g} s each"),
+        ]
+
+    def iteration(self, kept: str) -> float:
+        return (self.make if kept == "nothing" else 0.0) + self.rows * self.columns * self.rates.thin
+
+    def direct(self, kept: str) -> list[Stage]:
+        folds = max(self.plan.folds, 1)
+        in_memory = min(self.rows * self.columns * _DOUBLE, self.plan.memory_bytes)
+        per_fold = [n / folds * self.columns * _DOUBLE for n in (self.energies, self.directions)]
+        sums = sum(folds * (rows if 2 * rows <= self.square else self.square) for rows in per_fold)
+        held = self.whitening + sums
+        seconds = self.make + self.whiten + self.rows * 2.0 * self.columns**2 * self.rates.flop
+        own_folds = -(-folds // self.data.group.size)
+        solving = (own_folds + 1 / 3) * self.rates.eigen * float(self.columns) ** 3
+        while_solving = held + in_memory * (kept == "memory") + 6 * self.square
+        return [
+            Stage("pass over the rows", held + in_memory + self.work, self.tried * seconds, self.tried),
+            Stage("ridges, weights and folds", while_solving, self.tried * solving),
+        ]
+
+    def validation(self, kept: str) -> list[Stage]:
+        in_memory = self.rows * self.columns * _DOUBLE * (kept == "memory" and self.plan.solver == "direct")
+        stages = [Stage("held-out energies", self.work + in_memory, self.energies * self.rates.kernel, 1)]
+        if self.plan.uncertainty and self.columns <= LARGEST_RANK:
+            update = self.rows * 2.0 * self.columns**2 * self.rates.flop
+            factors = 4 * self.rates.eigen * float(self.columns) ** 3
+            held = self.whitening + in_memory + (2.0 * self.plan.folds + 4) * self.square + self.work
+            stages.append(Stage("uncertainty", held, 2 * self.make + self.whiten + update + factors, 2))
+        return stages
+
+
+def _tier(plan: FitPlan, size: float) -> str:
     if size <= plan.memory_bytes:
         return "memory"
     if plan.scratch is None:
@@ -265,10 +332,8 @@ def _block_sizes(kernel: SetKernel, landmarks: Landmarks) -> list[int]:
     return [int(n) for n in landmarks.species.unique_consecutive(return_counts=True)[1]]
 
 
-def _own(blocks: Sequence[int], data: FitData) -> Sequence[int]:
-    """The blocks of the rank with most of them."""
-    size = data.group.size
-    return max((blocks[r::size] for r in range(min(size, len(blocks)))), key=lambda own: sum(m**3 for m in own))
+def _species(data: FitData) -> tuple[int, ...]:
+    return tuple(sorted(set().union(*(store.species for store in data.stores))))
 
 
 def _columns(plan: FitPlan) -> int:

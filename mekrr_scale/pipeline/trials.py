@@ -95,7 +95,8 @@ def set_kernel(plan: FitPlan, length: LengthScale, alpha: float, median: float, 
     return SetKernel(atom, plan.mixing or SpeciesMixing(alpha), plan.reduce, transform)
 
 
-def _selection(plan: FitPlan) -> LandmarkSelection:
+def selection(plan: FitPlan) -> LandmarkSelection:
+    """How the plan chooses landmarks."""
     if plan.solver == "exact":
         return WholeStructures(0, plan.seed)
     count, seed = plan.n_landmarks, plan.seed
@@ -126,7 +127,7 @@ def tries(
     baseline = data.baseline(kind, plan)
     first = next(iter(kernels.values()))
     batches = data.moved if plan.landmarks == "displaced" and data.derivatives else data.energies
-    landmarks = agreed(_selection(plan).select(batches, first, group), group)
+    landmarks = agreed(selection(plan).select(batches, first, group), group)
     if checkpoint is not None:
         checkpoint = checkpoint.part("", {"landmarks": fingerprint(landmarks), "baseline": _bits(baseline.energies)})
     grams = 4 * landmarks.n_sets**2 * 8 * max(plan.folds, 1) * (1 + 2 * data.derivatives)
@@ -138,7 +139,7 @@ def tries(
         both = MixedRows(*(_rows(plan, data, k, landmarks, baseline, folds, 0) for k in (apart, alike)))
         part = None if checkpoint is None else checkpoint.part("sweep", {"alphas": swept, "kernel": repr(first.atom)})
         with deferred(part):
-            solutions = AlphaSweep(_direct(plan, data), tuple(swept), plan.cut).solve(
+            solutions = AlphaSweep(direct(plan, data), tuple(swept), plan.cut).solve(
                 both,
                 apart.gram_blocks(landmarks),
                 alike.gram(landmarks),
@@ -160,7 +161,7 @@ def tries(
             named = {"kernel": repr(kernel.atom), "alpha": alpha, "transform": fingerprint(kernel.transform)}
             part = None if checkpoint is None else checkpoint.part(f"alpha{alpha:g}", named)
             solution = _resumable(plan, data, kernel, landmarks, rows, baseline, progress, part)
-        yield alpha, _trial(plan, kernel, baseline, landmarks, rows, solution)
+        yield alpha, trial(plan, kernel, baseline, landmarks, rows, solution)
 
 
 def _resumable(
@@ -176,17 +177,42 @@ def _resumable(
     """One candidate's solution, or what is left of it to do."""
     finished = None if checkpoint is None else checkpoint.load("solution")
     if finished is not None:
-        progress.advance(data.passes(plan))
+        if plan.solver != "falkon":
+            progress.advance(data.n_rows)
         return Solution.restored(finished)
-    solver = _direct(plan, data) if plan.solver == "direct" else _falkon(plan, data)
     with deferred(checkpoint):
         whitening = whiten(kernel.gram_block_makers(landmarks), plan.cut, plan.whitening, data.group)
-        solution = solver.solve(rows, whitening, baseline, plan.folds, progress.advance, data.group, checkpoint)
+        if plan.solver == "falkon":
+            progress.stage("first pass", data.n_rows)
+            solution = _falkon(plan, data).solve(
+                rows, whitening, baseline, plan.folds, progress.advance, data.group, checkpoint, _Iterations(progress)
+            )
+        else:
+            solution = direct(plan, data).solve(
+                rows, whitening, baseline, plan.folds, progress.advance, data.group, checkpoint
+            )
         if checkpoint is not None and checkpoint.began():
             if data.group.rank == 0:
                 checkpoint.save("solution", solution.state())
             checkpoint.end_if_stopped()
     return solution
+
+
+@dataclass
+class _Iterations:
+    """Tells of every iteration of Falkon; passes over kept rows are not counted row by row."""
+
+    progress: Progress
+    began: bool = False
+
+    def __call__(self, step: int, most: int, residual: float) -> None:
+        if not self.began:
+            self.began = True
+            self.progress.stage("iterations", most, "iterations")
+            self.progress.advance(step - 1)
+        self.progress.advance(1)
+        if step % 10 == 0:
+            self.progress.note(f"iteration {step}: relative residual {residual:.1e}")
 
 
 def deferred(checkpoint: Checkpoint | None) -> AbstractContextManager[None]:
@@ -235,9 +261,10 @@ def _rows(
     return Rows(tuple(parts), plan.memory_bytes if keep_bytes is None else keep_bytes)
 
 
-def _trial(
+def trial(
     plan: FitPlan, kernel: SetKernel, baseline: Baseline, landmarks: Landmarks, rows: Rows, solution: Solution
 ) -> Trial:
+    """A solution with its cross-validated errors."""
     nan = math.nan
     points = solution.path.points
     point = solution.path.best(plan.select) if points else PathPoint(solution.ridges[0], (1.0, 0, 0), nan, nan, nan)
@@ -253,7 +280,8 @@ def _trial(
     return Trial(kernel, baseline, landmarks, rows, solution, point, summary)
 
 
-def _direct(plan: FitPlan, data: FitData) -> Direct:
+def direct(plan: FitPlan, data: FitData) -> Direct:
+    """The solver for stored rows of all kinds."""
     forces = plan.force_weights if data.derivatives else (0.0,)
     stresses = plan.stress_weights if data.derivatives else (0.0,)
     weights = tuple(product(plan.energy_weights, forces, stresses))

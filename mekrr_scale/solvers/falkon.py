@@ -35,7 +35,7 @@ from mekrr_scale.operators import (
     classical_gram,
 )
 from mekrr_scale.solvers.direct import check_ridges, refit_shift
-from mekrr_scale.solvers.gradients import ConjugateGradients
+from mekrr_scale.solvers.gradients import ConjugateGradients, Iterated
 from mekrr_scale.solvers.moments import check_folds
 from mekrr_scale.solvers.path import Weights
 from mekrr_scale.solvers.solution import Path, PathPoint, Solution
@@ -96,6 +96,7 @@ class Falkon:
         progress: Callable[[int], None] = lambda rows: None,
         group: Group = ALONE,
         checkpoint: Checkpoint | None = None,
+        iterated: Iterated = lambda step, most, residual: None,
     ) -> Solution:
         """Solve; with folds, cross-validate every ridge and put the best one's solution first.
 
@@ -103,7 +104,8 @@ class Falkon:
 
         Args:
             rows: of this rank; passed over once per iteration unless whitened rows are kept.
-            progress: called with the number of rows of each block, in every pass.
+            progress: called with the number of rows of each block of the first pass.
+            iterated: called with number, most and largest relative residual of every iteration.
             checkpoint: where the iterate is kept now and then, and taken up from.
 
         Raises:
@@ -116,12 +118,14 @@ class Falkon:
         if not everywhere:
             kept.forget()
         source, basis = (kept, None) if everywhere else (rows, whitening)
-        operator = NormalOperator(source, basis, self._row_weights(), setup.excluded, setup.ridges, progress, group)
+        operator = NormalOperator(source, basis, self._row_weights(), setup.excluded, setup.ridges, group=group)
         if checkpoint is not None:
             checkpoint = checkpoint.part(
                 "cg", {"rows": "kept" if everywhere else "made anew", "solver": repr(self._fixed())}
             )
-        method = ConjugateGradients(self.rtol, self.max_steps, self.recompute_every, self.patience, group, checkpoint)
+        method = ConjugateGradients(
+            self.rtol, self.max_steps, self.recompute_every, self.patience, group, checkpoint, iterated
+        )
         system = method.solve(operator.apply, setup.target, setup.preconditioner)
         coefficients = whitening.coefficients(system.value)
         path = Path(())

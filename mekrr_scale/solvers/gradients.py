@@ -14,6 +14,7 @@ from mekrr_scale.operators import Preconditioner
 from mekrr_scale.solvers.solution import Result
 
 Product = Callable[[Float64[Tensor, "rank columns"]], Float64[Tensor, "rank columns"]]
+Iterated = Callable[[int, int, float], None]
 _NAME = "falkon"
 
 
@@ -57,6 +58,7 @@ class ConjugateGradients:
     patience: int
     group: Group = ALONE
     checkpoint: Checkpoint | None = None
+    iterated: Iterated = lambda step, most, residual: None
 
     def solve(self, product: Product, right: Float64[Tensor, "rank columns"], preconditioner: Preconditioner) -> System:
         """Solve A beta = right. All ranks iterate alike; the first one's numbers decide."""
@@ -80,6 +82,7 @@ class ConjugateGradients:
             at.improved = torch.where(better, step, at.improved)
             at.best_residual = torch.minimum(relative, at.best_residual)
             at.history.append(relative.tolist())
+            self.iterated(step, self.max_steps, float(at.best_residual.max()))
             if not bool(torch.isfinite(relative).all()):
                 return self._done(at, Result.BREAKDOWN)
             running = at.best_residual > self.rtol

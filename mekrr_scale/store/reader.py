@@ -187,9 +187,15 @@ class FeatureStore:
                 yield _batch(shard, first, last, self.tangents)
 
 
-def deal(stores: Sequence[FeatureStore], rank: int, size: int) -> tuple[FeatureStore, ...]:
-    """The stores with the shards of one rank: whole ones, balanced by their atoms and tangent rows."""
-    places = [(i, info) for i, store in enumerate(stores) for info in store.shards]
+def deal(
+    stores: Sequence[FeatureStore], rank: int, size: int, done: frozenset[str] = frozenset()
+) -> tuple[FeatureStore, ...]:
+    """The stores with the shards of one rank: whole ones, balanced by their atoms and tangent rows.
+
+    Args:
+        done: hashes of shard files that nobody gets.
+    """
+    places = [(i, info) for i, store in enumerate(stores) for info in store.shards if info.xxh3_128 not in done]
     sizes = [sum(place.rows for place in info.big.values()) for _, info in places]
     mine = [places[item] for item in share(sizes, size)[rank]]
     return tuple(
