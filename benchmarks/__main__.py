@@ -19,6 +19,10 @@ NAMES = (
     "nve",
     "uncertainty",
     "active_learning",
+    "ranks",
+    "restarts",
+    "crossover",
+    "gpu",
 )
 
 for name in sys.argv[1:] or NAMES:

@@ -8,7 +8,7 @@ species, and same-species kernels are ordinary matrix products.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, Protocol, runtime_checkable
 
@@ -209,6 +209,10 @@ class Landmarks:
         """Whether every set is a single atom, in the order of the atoms."""
         return self.n_sets == len(self.owner) and bool((self.owner == torch.arange(self.n_sets)).all())
 
+    def on(self, device: torch.device | str) -> Landmarks:
+        """The same with features on a device, where rows are then made; the rest stays in the host's memory."""
+        return replace(self, features=self.features.to(device))
+
     def runs(self) -> tuple[SpeciesRun, ...]:
         """The landmark sets as structures of a batch."""
         runs = []
@@ -258,6 +262,13 @@ class RowBlock:
         if not isinstance(self.matrix, Tensor):
             raise ConfigError("these rows are products alone (matrix-free); solve with Falkon, or extract tangents")
         return self.matrix
+
+    def on(self, device: torch.device | str) -> RowBlock:
+        """Everything that the algebra of the rows takes, on a device."""
+        if torch.device(device).type == "cpu" and self.target.device.type == "cpu":
+            return self
+        names = ("target", "weight", "share", "counts", "scale", "fold")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
 
 def species_runs(

@@ -62,6 +62,7 @@ class KeptRows:
     stored_bytes: dict[str, int] = field(default_factory=lambda: {"device": 0, "memory": 0, "scratch": 0}, init=False)
     _blocks: list[_Packed] = field(default_factory=list, init=False, repr=False)
     _file: BinaryIO | None = field(default=None, init=False, repr=False)
+    _device: torch.device = field(default=torch.device("cpu"), init=False, repr=False)
 
     def __iter__(self) -> Iterator[RowBlock]:
         yield from self._read() if self.kept else self._fill()
@@ -84,6 +85,7 @@ class KeptRows:
                 yield block
                 continue
             packed = _pack(block)
+            self._device = packed.device
             stored = self._store(block, packed)
             if stored is None:
                 self.forget()
@@ -133,7 +135,7 @@ class KeptRows:
         if not in_file:
             for block in self._blocks:
                 assert block.tensor is not None
-                yield _unpack(block.tensor, block.kind, block.columns, block.species)
+                yield _unpack(self._here(block.tensor), block.kind, block.columns, block.species)
             return
         size = max(block.rows * block.width for block in in_file)
         cuda = torch.cuda.is_available()
@@ -145,12 +147,16 @@ class KeptRows:
             for block in self._blocks:
                 tensor = block.tensor
                 if tensor is None:
-                    tensor = ahead.result()
+                    tensor = ahead.result().to(self._device)  # waits: the buffer is filled again soon
                     turn += 1
                     following = next(waiting, None)
                     if following is not None:
                         ahead = reader.submit(self._load, following, buffers[turn % 2])
-                yield _unpack(tensor, block.kind, block.columns, block.species)
+                yield _unpack(self._here(tensor), block.kind, block.columns, block.species)
+
+    def _here(self, tensor: Tensor) -> Tensor:
+        """On the device that computes; from pinned memory without waiting for the copy."""
+        return tensor.to(self._device, non_blocking=True)
 
     def _load(self, block: _Packed, buffer: Tensor) -> Tensor:
         assert self._file is not None

@@ -91,6 +91,7 @@ class SolverSection(_Section):
     derivatives: bool = True
     cut: float = 1e-11
     whitening: WhiteningMethod = "eigen"
+    device: str = "cpu"
     memory: str | int = "2G"
     scratch: str | None = None  # a folder, or "none"
     falkon: dict[str, float | int | str] = Field(default_factory=dict)
@@ -139,6 +140,7 @@ class FitConfig(_Section):
             cut=self.solver.cut,
             whitening=self.solver.whitening,
             memory_bytes=parse_bytes(self.solver.memory),
+            device=self.solver.device,
             scratch=_scratch(self.solver.scratch),
             falkon=self.solver.falkon,
             uncertainty=self.uncertainty,

@@ -37,9 +37,11 @@ class NormalOperator:
         """The same on all ranks, each of which gives the same beta."""
         expanded = beta if self.whitening is None else self.whitening.coefficients(beta)
         total = ExactSum(*expanded.shape, device=beta.device)
-        for block in self.rows:
-            w = (block.weight * self.weights[block.kind])[:, None] * (block.fold[:, None] != self.excluded)
-            total.add(block.matrix.T @ ((block.matrix @ expanded) * w.to(beta.device)))
+        excluded = self.excluded.to(beta.device)
+        for made in self.rows:
+            block = made.on(beta.device)
+            w = (block.weight * self.weights[block.kind])[:, None] * (block.fold[:, None] != excluded)
+            total.add(block.matrix.T @ ((block.matrix @ expanded) * w))
             self.progress(len(block.target))
         found = total.value(self.group)
         pulled = found if self.whitening is None else self.whitening.pull(found)
@@ -114,7 +116,7 @@ class SpectralPreconditioner:
         return cls(spectrum.clamp_min(0.0), vectors, ridges)
 
     def apply(self, residual: Float64[Tensor, "rank columns"]) -> Float64[Tensor, "rank columns"]:
-        return self.vectors @ ((self.vectors.T @ residual) / (self.spectrum[:, None] + self.ridges))
+        return self.vectors @ ((self.vectors.T @ residual) / (self.spectrum[:, None] + self.ridges.to(residual.device)))
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ def classical_gram(whitening: Whitening, total_weight: float) -> Float64[Tensor,
 
     It assumes that rows look like rows of K_ZZ, which sums over sets do not.
     """
-    gram = torch.zeros(whitening.rank, whitening.rank, dtype=torch.float64)
+    gram = torch.zeros(whitening.rank, whitening.rank, dtype=torch.float64, device=whitening.device)
     start = 0
     for block in whitening.blocks:
         inverse = torch.linalg.pinv(block.matrix)  # equal to T' K_ZZ, since T' K_ZZ T = 1

@@ -7,7 +7,7 @@ K_nZ' K_nZ + lambda K_ZZ square the condition number and lose accuracy.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import scipy.linalg
@@ -30,6 +30,12 @@ class WhiteningBlock:
     matrix: Float64[Tensor, "columns rank"]
     spectrum: Float64[Tensor, " rank"]  # kept eigenvalues, or squared pivots
 
+    @property
+    def span(self) -> slice | Tensor:
+        """The columns, as a slice where they are consecutive: that copies nothing."""
+        first, last = int(self.columns[0]), int(self.columns[-1]) + 1
+        return slice(first, last) if last - first == len(self.columns) else self.columns
+
 
 @dataclass(frozen=True)
 class Whitening:
@@ -39,16 +45,26 @@ class Whitening:
     n_columns: int
 
     @property
+    def device(self) -> torch.device:
+        """Where rows are whitened."""
+        return self.blocks[0].matrix.device if self.blocks else torch.device("cpu")
+
+    @property
     def rank(self) -> int:
         return sum(block.matrix.shape[1] for block in self.blocks)
 
+    def on(self, device: torch.device | str) -> Whitening:
+        """The same on a device."""
+        blocks = (replace(b, matrix=b.matrix.to(device), spectrum=b.spectrum.to(device)) for b in self.blocks)
+        return Whitening(tuple(blocks), self.n_columns)
+
     def rows(self, matrix: Float64[Tensor, "rows columns"]) -> Float64[Tensor, "rows rank"]:
         """Phi = K T."""
-        return torch.cat([matrix[:, block.columns] @ block.matrix for block in self.blocks], 1)
+        return torch.cat([matrix[:, block.span] @ block.matrix for block in self.blocks], 1)
 
     def pull(self, rows: Float64[Tensor, "columns k"]) -> Float64[Tensor, "rank k"]:
         """T' v, the adjoint of ``coefficients``."""
-        return torch.cat([block.matrix.T @ rows[block.columns] for block in self.blocks])
+        return torch.cat([block.matrix.T @ rows[block.span] for block in self.blocks])
 
     def coefficients(self, beta: Float64[Tensor, "rank k"]) -> Float64[Tensor, "columns k"]:
         """c = T beta."""
@@ -56,7 +72,7 @@ class Whitening:
         start = 0
         for block in self.blocks:
             size = block.matrix.shape[1]
-            result[block.columns] = block.matrix @ beta[start : start + size]
+            result[block.span] = block.matrix @ beta[start : start + size]
             start += size
         return result
 
@@ -103,7 +119,7 @@ def _told(found: tuple[Tensor, Tensor] | None, source: int, group: Group) -> tup
     """One rank's factor on all ranks."""
     rows, rank = group.gather_json(None if found is None else list(found[0].shape))[source]
     nothing = torch.empty(rows, rank, dtype=torch.float64), torch.empty(rank, dtype=torch.float64)
-    matrix, spectrum = found or nothing
+    matrix, spectrum = nothing if found is None else (part.cpu() for part in found)
     return group.broadcast(matrix.contiguous(), source), group.broadcast(spectrum.contiguous(), source)
 
 

@@ -256,3 +256,19 @@ def _landmark_sets(landmarks):
 
 def _single(z, h):
     return FeatureBatch.from_atoms(h, torch.tensor(z), torch.tensor([0, len(z)]))
+
+
+@pytest.mark.parametrize("columns", [1, 40])
+def test_sums_as_on_a_device_equal_those_on_cpus(monkeypatch, columns):
+    """The GPU's way of summing, run here on the CPU: ragged owners, some without rows, many tiles."""
+    from mekrr_scale.kernels import sums
+
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(83, columns, generator=generator, dtype=torch.float64)
+    owner = torch.randint(0, 23, (83,), generator=generator).sort().values
+    for elements in (1, 200, 10**6):
+        monkeypatch.setattr(sums, "DEVICE_ELEMENTS", elements)
+        found = sums.segment_sums_on_device(owner, 25, columns, lambda a, b, c, d: matrix[a:b, c:d], "cpu")
+        expected = torch.zeros(25, columns, dtype=torch.float64).index_add_(0, owner, matrix)
+        torch.testing.assert_close(found, expected)
+    assert bool((sums.segment_sums_on_device(owner[:0], 3, columns, lambda *_: matrix[:0], "cpu") == 0).all())

@@ -17,6 +17,7 @@ from mekrr_scale.distributed import Checkpoint, ExactSum, State, StopSignals
 from mekrr_scale.distributed.group import _place, first_host, share
 from mekrr_scale.errors import ConfigError, StoppedError
 from mekrr_scale.model import Model
+from mekrr_scale.store import FeatureStore, deal
 from tests import reference
 
 ROOT = Path(__file__).parent.parent
@@ -94,6 +95,15 @@ def test_one_rank_talks(store, tmp_path, alone):
     assert not (tmp_path / "m.mekrr.checkpoint").exists()
 
 
+def test_ranks_extract_together(toy_file, checkpoint, tmp_path):
+    options = ("--backbone", "schnet", "--checkpoint", str(checkpoint), "--shard-size", "4K")
+    for size, name in ((2, "two"), (1, "one")):
+        done = finish(start(["mekrr_scale", "extract", str(toy_file), "-o", str(tmp_path / name), *options], size))
+        assert [code for *_, code in done] == [0] * size, done
+        assert "24 structures written" in done[0][0]
+    assert FeatureStore(tmp_path / "two").id == FeatureStore(tmp_path / "one").id
+
+
 def test_an_error_of_all_ranks_is_told_once(store, tmp_path):
     done = finish(start(arguments(store, tmp_path / "m.mekrr", "--landmarks", "100000"), 2))
     assert [code for *_, code in done] == [2, 2], done
@@ -106,8 +116,6 @@ def test_a_rank_that_fails_ends_the_job_with_its_own_error(store, tmp_path):
     broken.mkdir()
     for path in store.iterdir():
         (broken / path.name).write_bytes(path.read_bytes())
-    from mekrr_scale.store import FeatureStore, deal
-
     (second,) = deal([FeatureStore(broken)], 1, 2)
     everyones = FeatureStore(broken).shards[0].path  # all ranks look at the first
     victim = broken / sorted(second.owned - {everyones})[0]

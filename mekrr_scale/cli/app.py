@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
 import typer
 from rich.markup import escape
 
@@ -15,14 +17,16 @@ from mekrr_scale.cli.console import EXIT_CODES, Bar, JobBar, errors, out
 from mekrr_scale.cli.job import job
 from mekrr_scale.cli.options import Device, EnergyKey, ForcesKey, Format, StressKey, Timeout, Units, device_of
 from mekrr_scale.cli.simulate import simulate_app
+from mekrr_scale.cli.slurm import slurm_app
 from mekrr_scale.cli.store import store_app
 from mekrr_scale.config import load_config, parse_bytes
-from mekrr_scale.distributed import Checkpoint, StopSignals
+from mekrr_scale.distributed import Checkpoint, Group, StopSignals
 from mekrr_scale.errors import ConfigError
-from mekrr_scale.pipeline import ExtractPlan, FitPlan, FitReport, resources
+from mekrr_scale.pipeline import ExtractPlan, ExtractReport, FitPlan, FitReport, resources
 from mekrr_scale.pipeline import extract as extract_features
 from mekrr_scale.pipeline import fit as fit_model
 from mekrr_scale.report import parity_plot, resource_table, trial_table
+from mekrr_scale.store import FeatureStore, finalize
 from mekrr_scale.structures import LabelKeys, read_structures
 
 app = typer.Typer(
@@ -33,6 +37,7 @@ app = typer.Typer(
     epilog="Add --debug to any command for the traceback of an error.",
 )
 app.add_typer(store_app, name="store")
+app.add_typer(slurm_app, name="slurm")
 app.add_typer(apply_app)
 app.add_typer(simulate_app)
 
@@ -72,6 +77,7 @@ def extract(
     format: Format = None,
     device: Device = "cpu",
     seed: Annotated[int, typer.Option(help="of the random directions")] = 0,
+    timeout: Timeout = 1800.0,
 ) -> None:
     """Structures to a feature store. Resumes: run the same command again after a kill.
 
@@ -82,6 +88,8 @@ def extract(
         mekrr-scale extract md.traj -o features --derivatives 8 --units kcal/mol
 
         mekrr-scale extract big.xyz -o features --part 3/16   # then: store finalize
+
+        torchrun --nproc-per-node 4 -m mekrr_scale extract big.xyz -o features --device cuda
     """
     plan = ExtractPlan(
         backbone=BackboneSpec(backbone, layer, weights, None if checkpoint is None else str(checkpoint), max_neighbors),
@@ -98,8 +106,8 @@ def extract(
         format=format,
         seed=seed,
     )
-    with Bar() as bar:
-        report = extract_features(structures, store, plan, progress=bar)
+    with job(timeout) as group:
+        report = _extract(structures, store, plan, group)
     rejected = report.n_rejected
     out.print(f"{report.written} structures written, {report.resumed} were there already, {rejected} rejected")
     for reason, count in report.rejected.most_common(3):
@@ -117,6 +125,26 @@ def extract(
             f"{len(found.shards)} shards",
             highlight=False,
         )
+
+
+def _extract(structures: list[Path], store: Path, plan: ExtractPlan, group: Group) -> ExtractReport:
+    """The part of this rank, on its own device; together the ranks make what one process would."""
+    if group.size == 1:
+        with Bar() as bar:
+            return extract_features(structures, store, plan, progress=bar)
+    index, count = plan.part
+    device = f"cuda:{group.local_rank % torch.cuda.device_count()}" if plan.device == "cuda" else plan.device
+    own = replace(plan, part=((index - 1) * group.size + group.rank + 1, count * group.size), device=device)
+    with Bar(shown=group.rank == 0) as bar:
+        report = extract_features(structures, store, own, progress=bar)
+    report.written, report.resumed = group.sum(torch.tensor([report.written, report.resumed])).tolist()
+    if count == 1:
+        group.barrier()
+        if group.rank == 0:
+            finalize(store)
+        group.barrier()
+        report.store = FeatureStore(store)
+    return report
 
 
 @app.command(epilog=EXIT_CODES)
@@ -144,9 +172,8 @@ def fit(
         list[Path] | None,
         typer.Option(help="the store's structures: fit their forces without stored tangents (solver falkon)"),
     ] = None,
-    memory: Annotated[
-        str | None, typer.Option(help="rows are kept in memory up to this size per rank, e.g. 2G")
-    ] = None,
+    device: Annotated[str | None, typer.Option(help="torch device of rows and solvers, e.g. cpu or cuda")] = None,
+    memory: Annotated[str | None, typer.Option(help="of each rank for rows that are kept, e.g. 2G")] = None,
     scratch: Annotated[
         str | None, typer.Option(help="folder for rows beyond that; none: make them anew in every pass")
     ] = None,
@@ -191,6 +218,7 @@ def fit(
             "solver.ridge": _numbers("ridge", ridge),
             "validate": validate,
             "solver.force_weight": _numbers("force-weight", force_weight),
+            "solver.device": None if device is None else device_of(device),
             "solver.memory": memory,
             "solver.scratch": scratch,
             "seed": seed,
@@ -207,6 +235,7 @@ def fit(
         if dry_run:
             return
         kept = Checkpoint(checkpoint or Path(f"{target}.checkpoint"), {}, group, checkpoint_interval, stop)
+        kept.begin()
         with Bar("rows", shown=group.rank == 0) as bar:
             frames = read_structures(structures) if structures else None
             shown = JobBar(bar, group) if group.size > 1 else bar

@@ -14,7 +14,6 @@ from mekrr_scale.cli.console import errors, out
 from mekrr_scale.distributed import Group, join
 from mekrr_scale.errors import MekrrError, RankError
 
-
 _LINGER = 3.0  # seconds
 
 

@@ -102,7 +102,7 @@ class Checkpoint:
     def due(self) -> bool:
         """Whether all ranks should save now; every rank must ask."""
         late = self.group.rank == 0 and self.late()
-        return bool(self.group.maximum(torch.tensor(int(late or self.stop.asked))))
+        return bool(self.group.maximum(torch.tensor(int(late or self.stopping()))))
 
     def late(self, part: float = 1.0) -> bool:
         """Whether the interval, or a part of it, has passed since the last save."""
@@ -113,11 +113,13 @@ class Checkpoint:
         return self.late() or self.stopping()
 
     def stopping(self) -> bool:
-        """Whether any rank was asked to stop."""
+        """Whether any rank was asked to stop, by a signal or by a file ``stop`` in the folder."""
         now = time.monotonic()
-        if self.group.size > 1 and now - self._looked > 1.0:
+        if now - self._looked > 1.0:
             self._looked = now
-            self.stop.asked = self.group.count("stop", int(self.stop.asked)) > 0
+            self.stop.asked |= (self.folder / "stop").exists()
+            if self.group.size > 1:
+                self.stop.asked = self.group.count("stop", int(self.stop.asked)) > 0
         return self.stop.asked
 
     def end_if_stopped(self) -> None:
@@ -193,6 +195,20 @@ class Checkpoint:
             tensors[key] = self.group.broadcast(mine)
         return State(tensors, told[2])
 
+    def begin(self) -> None:
+        """Forget that a run before this one was asked to stop.
+
+        Raises:
+            StoppedError: this is torchrun's restart of a run that was.
+        """
+        restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+        if restarted and (self.folder / "stopped").exists():
+            raise StoppedError(f"stopped before; the state is in {self.folder}, run the same command again to go on")
+        if self.group.rank == 0:
+            for name in ("stop", "stopped"):
+                (self.folder / name).unlink(missing_ok=True)
+        self.group.barrier()
+
     def began(self) -> bool:
         """Whether this problem has lasted long enough, on the first rank, for its end to be kept."""
         return bool(self.group.maximum(torch.tensor(int(self.group.rank == 0 and self._lasting()))))
@@ -211,7 +227,7 @@ class Checkpoint:
     def clear(self) -> None:
         """Delete everything: the work is done."""
         self.remove()
-        for path in [self.folder / "stopped", *self.folder.glob(".tmp-*")]:
+        for path in [self.folder / "stop", self.folder / "stopped", *self.folder.glob(".tmp-*")]:
             path.unlink(missing_ok=True)
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()

@@ -39,6 +39,10 @@ class PanelMatrix:
     width: int = WIDTH
 
     @property
+    def device(self) -> torch.device:
+        return next(iter(self.panels.values())).device if self.panels else torch.device("cpu")
+
+    @property
     def bounds(self) -> list[tuple[int, int]]:
         return bounds_of(self.size, self.width)
 
@@ -59,7 +63,7 @@ class PanelMatrix:
 
     def product(self, vectors: Float64[Tensor, "size k"]) -> Float64[Tensor, "size k"]:
         """The symmetric matrix times vectors, the same on all ranks."""
-        total = ExactSum(*vectors.shape)
+        total = ExactSum(*vectors.shape, device=vectors.device)
         for k, panel in self.panels.items():
             a, b = self.bounds[k]
             part = torch.zeros_like(vectors)
@@ -90,7 +94,9 @@ class PanelMatrix:
                 raise SolverError("the matrix is not positive definite in floating point; increase the ridge")
             later = [j for j in self.panels if j > k]
             if self.group.size > 1:
-                column = self.panels[k] if owner == self.group.rank else torch.empty(self.size - a, b - a).double()
+                shape = (self.size - a, b - a)
+                empty = torch.empty(*shape, dtype=torch.float64, device=self.device)
+                column = self.panels[k] if owner == self.group.rank else empty
                 column = self.group.broadcast(column.contiguous(), owner)
             else:
                 column = self.panels[k]
@@ -129,10 +135,10 @@ class PanelGram:
     ``finish``, which goes on until the others are done too.
     """
 
-    def __init__(self, size: int, group: Group = ALONE, width: int = WIDTH) -> None:
-        self.size, self.group, self.width = size, group, width
+    def __init__(self, size: int, group: Group = ALONE, width: int = WIDTH, device: torch.device | str = "cpu") -> None:
+        self.size, self.group, self.width, self.device = size, group, width, device
         own = [(k, b) for k, b in enumerate(bounds_of(size, width)) if k % group.size == group.rank]
-        self._sums = {k: ExactSum(size - a, b - a, bins=_BINS) for k, (a, b) in own}
+        self._sums = {k: ExactSum(size - a, b - a, bins=_BINS, device=device) for k, (a, b) in own}
 
     def add(self, rows: Float64[Tensor, "rows size"], more: bool = True) -> bool:
         """Add rows (times the roots of their weights); whether any rank has more to come."""
@@ -141,13 +147,13 @@ class PanelGram:
             for start in range(0, int(told[0, 0]), _ROWS):
                 count = min(_ROWS, int(told[0, 0]) - start)
                 mine = source == self.group.rank
-                part = rows[start : start + count] if mine else torch.empty(count, self.size, dtype=torch.float64)
+                part = rows[start : start + count] if mine else rows.new_empty(count, self.size)
                 self._update(self.group.broadcast(part.contiguous(), source))
         return any(int(told[0, 1]) for told in sizes)
 
     def finish(self) -> PanelMatrix:
         """The matrix; the sums are given up."""
-        nothing = torch.zeros(0, self.size, dtype=torch.float64)
+        nothing = torch.zeros(0, self.size, dtype=torch.float64, device=self.device)
         while self.add(nothing, more=False):
             pass
         panels = {}

@@ -108,7 +108,7 @@ class SetKernel:
             for columns in self._column_parts(run.z, landmarks, prepared):
                 sums = self._derivative_sums(run, labels.ptr, prepared, columns, dtype)
                 for place, channel in enumerate(channels):
-                    weight = self._weight(channel, run, batch.n_atoms)[structure]
+                    weight = self._weight(channel, run, batch.n_atoms)[structure].to(sums.device)
                     self._add(parts, place, sums * weight[:, None], channel, run.z, landmarks, columns, scales[channel])
         return torch.cat(parts, 1)
 
@@ -187,7 +187,7 @@ class SetKernel:
         if len(species) == 1:
             return block.mul_(float(table))
         for rows, row in zip(block.split(counts.tolist()), table, strict=True):
-            rows.mul_(row.repeat_interleave(counts))
+            rows.mul_(row.repeat_interleave(counts).to(rows.device))
         return block
 
     def gram(self, landmarks: Landmarks) -> Float64[Tensor, "columns columns"]:
@@ -334,13 +334,14 @@ class SetKernel:
             for columns in self._column_parts(run.z, landmarks, prepared):
                 sums = self._sums(run, prepared, columns, dtype)
                 for place, channel in enumerate(channels):
-                    weight = self._weight(channel, run, sizes)
+                    weight = self._weight(channel, run, sizes).to(sums.device)
                     self._add(parts, place, sums * weight[:, None], channel, run.z, landmarks, columns, scales[channel])
         return parts
 
     def _empty(self, rows: int, landmarks: Landmarks, channels: tuple[_Channel, ...]) -> list[Tensor]:
         groups = len(channels) if landmarks.singletons else 1
-        return [torch.zeros(rows, landmarks.n_sets, dtype=torch.float64) for _ in range(groups)]
+        device = landmarks.features.device
+        return [torch.zeros(rows, landmarks.n_sets, dtype=torch.float64, device=device) for _ in range(groups)]
 
     def _add(
         self,
@@ -359,9 +360,10 @@ class SetKernel:
         present, counts = species.unique_consecutive(return_counts=True)
         table = self._table(channel, [z], present.tolist())[0].repeat_interleave(counts)
         if landmarks.singletons:
-            parts[place][:, a:b] += sums * table
+            parts[place][:, a:b] += sums * table.to(sums.device)
             return
-        parts[0].index_add_(1, landmarks.owner[a:b], sums * (table * scale[a:b]))
+        owner = landmarks.owner[a:b].to(sums.device)
+        parts[0].index_add_(1, owner, sums * (table * scale[a:b]).to(sums.device))
 
     def _sums(
         self, run: SpeciesRun, prepared: Prepared, columns: tuple[int, int], dtype: torch.dtype
@@ -373,7 +375,7 @@ class SetKernel:
             x = self._shifted(run.z, run.features[a:b], prepared.shift, dtype)
             return self.atom.profile(product(self.atom.left(x), right[:, c:d]))
 
-        return segment_sums(self._owners(run), len(run.ptr) - 1, right.shape[1], tile)
+        return segment_sums(self._owners(run), len(run.ptr) - 1, right.shape[1], tile, right.device)
 
     def _derivative_sums(
         self,
@@ -393,11 +395,11 @@ class SetKernel:
             first, last = int(atom[a:b].min()), int(atom[a:b].max()) + 1
             x = self._shifted(run.z, run.features[first:last], prepared.shift, dtype)
             slope = self.atom.slope(self.atom.left(x) @ right[:, c:d])
-            place = atom[a:b] - first
-            dx = self.transform.apply_tangent(run.z, tangents[a:b], dtype)
+            place = (atom[a:b] - first).to(x.device)
+            dx = self.transform.apply_tangent(run.z, tangents[a:b].to(x.device), dtype)
             return product(self.atom.left_tangent(x[place], dx), right[:, c:d]).mul_(slope[place])
 
-        return segment_sums(direction, int(direction_ptr[-1]), right.shape[1], tile)
+        return segment_sums(direction, int(direction_ptr[-1]), right.shape[1], tile, right.device)
 
     def _columns(self, z: int, prepared: Prepared) -> tuple[int, int]:
         """The landmark atoms that atoms of a species meet."""
@@ -428,8 +430,8 @@ class SetKernel:
         if features.shape[1] != len(shift):
             raise ModelError(f"features have {features.shape[1]} components, the landmarks {len(shift)}")
         place = self.transform.place(z)
-        scale = self.transform.scale[place]
-        centred = torch.sub(features, self.transform.mean[place] + shift * scale)  # in float64
+        scale, mean = self.transform.scale[place].to(shift.device), self.transform.mean[place].to(shift.device)
+        centred = torch.sub(features.to(shift.device), mean + shift * scale)  # in float64
         return centred.div_(scale).to(dtype)
 
     def _owners(self, run: SpeciesRun) -> Int64[Tensor, " atoms"]:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 TILE_ROWS = 200  # kernel rows made at once: with 1536 columns of float64 a tile is 2.4 MB
 TILE_COLUMNS = 1536
+DEVICE_ELEMENTS = 2**26  # of a tile on a GPU: half a gigabyte of float64
 
 Tile = Callable[[int, int, int, int], Float[Tensor, "rows columns"]]
 
@@ -29,28 +30,47 @@ _buffers = threading.local()
 
 
 def segment_sums(
-    owner: Int64[Tensor, " rows"], n_owners: int, n_columns: int, tile: Tile
+    owner: Int64[Tensor, " rows"], n_owners: int, n_columns: int, tile: Tile, device: torch.device | str = "cpu"
 ) -> Float64[Tensor, "owners columns"]:
     """Sums of the rows of a large matrix by owner, without ever holding the matrix.
 
     Args:
-        owner: of each row, ascending.
-        tile: makes the elements of rows [r0, r1) and columns [c0, c1).
+        owner: of each row, ascending; in the memory of the host.
+        tile: makes the elements of rows [r0, r1) and columns [c0, c1), on ``device``.
     """
-    total = torch.zeros(n_owners, n_columns, dtype=torch.float64, device=owner.device)
+    if torch.device(device).type != "cpu":
+        return segment_sums_on_device(owner, n_owners, n_columns, tile, device)
+    total = torch.zeros(n_owners, n_columns, dtype=torch.float64)
 
     def work(r0: int, r1: int) -> None:
         for a in range(r0, r1, TILE_ROWS):
             b = min(a + TILE_ROWS, r1)
             first = int(owner[a])
             last = int(owner[b - 1]) + 1
-            indicator = torch.zeros(last - first, b - a, dtype=torch.float64, device=owner.device)
-            indicator[owner[a:b] - first, torch.arange(b - a, device=owner.device)] = 1.0
+            indicator = torch.zeros(last - first, b - a, dtype=torch.float64)
+            indicator[owner[a:b] - first, torch.arange(b - a)] = 1.0
             for c in range(0, n_columns, TILE_COLUMNS):
                 d = min(c + TILE_COLUMNS, n_columns)
                 total[first:last, c:d].addmm_(indicator, tile(a, b, c, d).double())
 
     _run(list(_tasks(owner)), work)
+    return total
+
+
+def segment_sums_on_device(
+    owner: Int64[Tensor, " rows"], n_owners: int, n_columns: int, tile: Tile, device: torch.device | str
+) -> Float64[Tensor, "owners columns"]:
+    """The same on a GPU: tiles as large as fit a buffer, summed by runs of rows.
+
+    Elements are written and read once each beside the matrix product that makes them; nothing is
+    summed by atomic operations, so the result is the same in every run.
+    """
+    total = torch.zeros(n_owners, n_columns, dtype=torch.float64, device=device)
+    for a, b in _tasks(owner, max(1, DEVICE_ELEMENTS // max(n_columns, 1))):
+        present, lengths = owner[a:b].unique_consecutive(return_counts=True)
+        elements = tile(a, b, 0, n_columns).double()
+        sums = torch.segment_reduce(elements, "sum", lengths=lengths.to(device), axis=0, unsafe=True)
+        total[present.to(device)] = sums
     return total
 
 
@@ -72,15 +92,15 @@ def map_tiles(n_rows: int, work: Callable[[int, int], None]) -> None:
     _run([(a, min(a + TILE_ROWS, n_rows)) for a in range(0, n_rows, TILE_ROWS)], work)
 
 
-def _tasks(owner: Int64[Tensor, " rows"]) -> Iterator[tuple[int, int]]:
-    """Consecutive ranges of rows of at least a tile (but the last) that do not split an owner."""
+def _tasks(owner: Int64[Tensor, " rows"], least: int = TILE_ROWS) -> Iterator[tuple[int, int]]:
+    """Consecutive ranges of rows, a tile or a little more, that do not split an owner."""
     if len(owner) == 0:
         return
-    ends = torch.cat([(owner[1:] != owner[:-1]).nonzero()[:, 0] + 1, torch.tensor([len(owner)], device=owner.device)])
+    ends = torch.cat([(owner[1:] != owner[:-1]).nonzero()[:, 0] + 1, torch.tensor([len(owner)])])
     start = 0
     previous = 0
     for end in ends.tolist():
-        if end - start > TILE_ROWS and previous > start:
+        if end - start > least and previous > start:
             yield start, previous
             start = previous
         previous = end

@@ -45,6 +45,7 @@ class Fitted:
     weights: tuple[float, float, float]  # of energy, force and stress rows
     cut: float
     whitening: WhiteningMethod
+    device: str = "cpu"  # of the rows
 
 
 @dataclass
@@ -81,7 +82,7 @@ def calibrate(
     group = data.group
     makers = fitted.kernel.gram_block_makers(fitted.landmarks)
     whitening = whiten(makers, fitted.cut, fitted.whitening, group)
-    grams = [group.sum(gram) for gram in _grams(fitted, rows, whitening, progress)]
+    grams = [group.sum(gram.cpu()) for gram in _grams(fitted, rows, whitening.on(fitted.device), progress)]
     total = sum(grams[1:], grams[0].clone())
     ridge = fitted.solution.ridges[0]
     factors = [posterior_factor(total - gram, ridge, whitening) for gram in grams]
@@ -119,8 +120,10 @@ def _grams(
     fitted: Fitted, rows: Rows, whitening: Whitening, progress: Callable[[int], None]
 ) -> list[Float64[Tensor, "rank rank"]]:
     """Phi' W Phi of each fold, under the weights that were chosen."""
-    grams = [torch.zeros(whitening.rank, whitening.rank, dtype=torch.float64) for _ in range(fitted.folds.count)]
-    for block in rows:
+    shape = whitening.rank, whitening.rank
+    grams = [torch.zeros(*shape, dtype=torch.float64, device=fitted.device) for _ in range(fitted.folds.count)]
+    for made in rows:
+        block = made.on(fitted.device)
         weight = dict(zip(RowKind, fitted.weights, strict=True))[block.kind]
         if not weight:
             continue

@@ -96,7 +96,7 @@ def fit(
         raise SolverError(best.solution.result.value)
     if best.solution.result is not Result.SUCCESS:
         warnings.append(best.solution.result.value)
-    held = out_of_fold(best, data, folds)
+    held = out_of_fold(best, data, folds, plan.device)
     if held.spread > _SUSPICIOUS:
         warnings.append(
             f"energies scatter by {held.spread:.2f} eV/atom around the baseline, which is much; are they total "
@@ -154,7 +154,7 @@ def _grown(plan: FitPlan, data: FitData, folder: Path, checkpoint: Checkpoint | 
 
 def identity(plan: FitPlan, data: FitData) -> dict[str, Any]:
     """What a fit is: all that changes its numbers."""
-    free = {"memory_bytes", "scratch", "uncertainty", "falkon"}
+    free = {"device", "memory_bytes", "scratch", "uncertainty", "falkon"}
     told = {name: repr(getattr(plan, name)) for name in vars(plan) if name not in free}
     return {"version": __version__, "stores": [store.id for store in data.stores], **told}
 
@@ -169,7 +169,7 @@ def _posterior(trial: Trial, data: FitData, plan: FitPlan, folds: Folds | None, 
     progress.stage("uncertainty", 2 * data.n_rows)
     fitted = Fitted(
         trial.kernel, trial.landmarks, trial.baseline, folds, trial.solution, trial.point.weights, plan.cut,
-        plan.whitening,
+        plan.whitening, plan.device,
     )  # fmt: skip
     found = calibrate(fitted, trial.rows, data, progress.advance)
     if found is None:

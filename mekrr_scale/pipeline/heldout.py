@@ -30,7 +30,7 @@ class HeldOut:
     spread: float = 0.0  # root mean square of what the kernel has to explain, eV/atom
 
 
-def out_of_fold(trial: Trial, data: FitData, folds: Folds | None) -> HeldOut:
+def out_of_fold(trial: Trial, data: FitData, folds: Folds | None, device: str = "cpu") -> HeldOut:
     """One pass over the energy rows; memory does not depend on their number."""
     nothing = torch.zeros(0, dtype=torch.float64)
     if folds is None or not trial.solution.fold_values:
@@ -38,15 +38,16 @@ def out_of_fold(trial: Trial, data: FitData, folds: Folds | None) -> HeldOut:
     references, predictions = [nothing], [nothing]
     sums, count = ExactSum(3), 0
     part = _SHOWN / max(1, sum(shard.energies for store in data.stores for shard in store.shards))
+    landmarks = trial.landmarks.on(device)
     for batch in data.energies:
-        for block in EnergyRows((batch,), trial.kernel, trial.landmarks, trial.baseline, folds):
+        for block in EnergyRows((batch,), trial.kernel, landmarks, trial.baseline, folds):
             per_atom = 1.0 / (block.scale * block.counts.sum(1))
             predicted = torch.zeros_like(block.target)
             pairs = zip(trial.solution.fold_values, trial.solution.fold_shifts, strict=True)
             for fold, (value, shift) in enumerate(pairs):
                 held = block.fold == fold
                 moved = (block.counts[held] @ shift) * block.scale[held]
-                predicted[held] = block.rows[held].double() @ value[:, 0] + moved
+                predicted[held] = (block.rows[held].double() @ value[:, 0].to(device)).cpu() + moved
             reference, predicted = block.target * per_atom, predicted * per_atom
             error = predicted - reference
             sums.add(torch.stack([error.abs().sum(), error.square().sum(), reference.square().sum()]))

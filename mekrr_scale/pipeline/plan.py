@@ -81,6 +81,7 @@ class FitPlan:
     use_derivatives: bool = True
     cut: float = 1e-11
     whitening: WhiteningMethod = "eigen"
+    device: str = "cpu"  # of rows and solvers
     memory_bytes: int = 2 * 1024**3  # energy rows are kept if they fit
     scratch: Path | None = field(default_factory=default_scratch)  # what does not fit; None: made anew
     falkon: Mapping[str, Any] = field(default_factory=dict)

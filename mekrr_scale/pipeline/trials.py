@@ -131,7 +131,7 @@ def tries(
     if checkpoint is not None:
         checkpoint = checkpoint.part("", {"landmarks": fingerprint(landmarks), "baseline": _bits(baseline.energies)})
     grams = 4 * landmarks.n_sets**2 * 8 * max(plan.folds, 1) * (1 + 2 * data.derivatives)
-    able = plan.solver == "direct" and plan.reduce == "sum" and grams <= plan.memory_bytes
+    able = plan.solver == "direct" and plan.reduce == "sum" and plan.device == "cpu" and grams <= plan.memory_bytes
     swept = [alpha for alpha in kernels if able and alpha >= SMALLEST_ALPHA]
     solutions: Mapping[float, Solution] = {}
     if len(swept) > 1:
@@ -181,7 +181,8 @@ def _resumable(
             progress.advance(data.n_rows)
         return Solution.restored(finished)
     with deferred(checkpoint):
-        whitening = whiten(kernel.gram_block_makers(landmarks), plan.cut, plan.whitening, data.group)
+        makers = kernel.gram_block_makers(landmarks.on(plan.device))
+        whitening = whiten(makers, plan.cut, plan.whitening, data.group).on(plan.device)
         if plan.solver == "falkon":
             progress.stage("first pass", data.n_rows)
             solution = _falkon(plan, data).solve(
@@ -253,6 +254,7 @@ def _rows(
     folds: Folds | None,
     keep_bytes: int | None = None,
 ) -> Rows:
+    landmarks = landmarks.on(plan.device)
     parts: list[RowSource] = [EnergyRows(data.energies, kernel, landmarks, baseline, folds)]
     if data.derivatives:
         parts.append(DerivativeRows(data.moved, kernel, landmarks, baseline, folds))
@@ -292,11 +294,17 @@ def _falkon(plan: FitPlan, data: FitData) -> Falkon:
     forces = plan.force_weights[0] if data.derivatives or data.labelled else 0.0
     stresses = plan.stress_weights[0] if data.derivatives else 0.0
     weights = (plan.energy_weights[0], forces, stresses)
+    room = {"memory_bytes": plan.memory_bytes, "scratch": plan.scratch, "device_bytes": _device_bytes(plan)}
     try:
-        options = {"memory_bytes": plan.memory_bytes, "scratch": plan.scratch, **plan.falkon}
+        options = {**room, **plan.falkon}
         return Falkon(plan.ridges, weights, select=plan.select, seed=plan.seed, **options)
     except TypeError as error:
         raise ConfigError(f"falkon options: {error}") from error
+
+
+def _device_bytes(plan: FitPlan) -> int:
+    """Half of what is free on the GPU, for rows."""
+    return torch.cuda.mem_get_info(plan.device)[0] // 2 if torch.device(plan.device).type == "cuda" else 0
 
 
 def _solve_exact(plan: FitPlan, rows: Rows, baseline: Baseline) -> Solution:

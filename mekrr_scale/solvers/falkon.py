@@ -61,6 +61,7 @@ class Falkon:
         recompute_every: iterations after which the residual is computed from its definition.
         memory_bytes: of memory for whitened rows.
         scratch: folder for those that do not fit; without one every pass evaluates K again.
+        device_bytes: of a GPU's memory for whitened rows, where landmarks and whitening are on one.
         patience: iterations without a better residual that count as stagnation.
 
     Raises:
@@ -77,6 +78,7 @@ class Falkon:
     patience: int = 40
     memory_bytes: int = 2 * 1024**3
     scratch: FilePath | None = None
+    device_bytes: int = 0
     seed: int = 0
     select: Weights = (1.0, 0.0, 0.0)
 
@@ -112,7 +114,7 @@ class Falkon:
             SolverError: no rows, or a preconditioner that cannot be factored.
         """
         start = time.perf_counter()
-        kept = KeptRows(WhitenedRows(rows, whitening), self.memory_bytes, self.scratch)
+        kept = KeptRows(WhitenedRows(rows, whitening), self.memory_bytes, self.scratch, self.device_bytes)
         setup = self._first_pass(kept, whitening, baseline, n_folds, progress, group)
         everywhere = int(group.maximum(torch.tensor(int(not kept.kept)))) == 0
         if not everywhere:
@@ -127,13 +129,14 @@ class Falkon:
             self.rtol, self.max_steps, self.recompute_every, self.patience, group, checkpoint, iterated
         )
         system = method.solve(operator.apply, setup.target, setup.preconditioner)
-        coefficients = whitening.coefficients(system.value)
+        coefficients = whitening.coefficients(system.value).cpu()
         path = Path(())
         order = list(range(len(self.ridges)))
         count = len(self.ridges)
         fold_values: list[Tensor] = []
         if n_folds:
-            path = self._errors(source, system.value if basis is None else coefficients, setup, n_folds, group)
+            solutions = system.value if basis is None else coefficients.to(whitening.device)
+            path = self._errors(source, solutions, setup, n_folds, group)
             best = self.ridges.index(path.best(self.select).ridge)
             order = [best, *(i for i in order if i != best)]
             fold_values = [coefficients[:, (f + 1) * count + best, None] for f in range(n_folds)]
@@ -157,7 +160,7 @@ class Falkon:
 
     def _fixed(self) -> Falkon:
         """The solver without what does not change its iterates."""
-        return replace(self, memory_bytes=0, scratch=None, max_steps=1, rtol=1.0, patience=1)
+        return replace(self, memory_bytes=0, scratch=None, device_bytes=0, max_steps=1, rtol=1.0, patience=1)
 
     def _row_weights(self) -> dict[RowKind, float]:
         return dict(zip(RowKind, self.weights, strict=True))
@@ -173,15 +176,17 @@ class Falkon:
     ) -> _Setup:
         """Right-hand sides by fold, fold baselines and the preconditioner, from one pass."""
         start = time.perf_counter()
+        device = whitening.device
         parts, n_species, rank = max(n_folds, 1), len(baseline.species), whitening.rank
-        target, counts = ExactSum(rank, parts), ExactSum(parts, rank, n_species)
+        target, counts = ExactSum(rank, parts, device=device), ExactSum(parts, rank, n_species, device=device)
         plain_gram, plain_target = ExactSum(parts, n_species, n_species), ExactSum(parts, n_species)
         total_weight = ExactSum()
-        gram = _SubsetGram(rank, group) if self.preconditioner == "subset" else None
+        gram = _SubsetGram(rank, group, device) if self.preconditioner == "subset" else None
         weights = self._row_weights()
         n_rows = n_subset = 0
-        for block in rows:
-            check_folds(block, n_folds)
+        for made in rows:
+            check_folds(made, n_folds)
+            block = made.on(device)
             w = block.weight * weights[block.kind]
             place = block.fold if n_folds else torch.zeros_like(block.fold)
             inside = torch.nn.functional.one_hot(place, parts).double()
@@ -192,12 +197,13 @@ class Falkon:
                     (block.matrix.T @ scaled.flatten(1)).unflatten(1, (parts, n_species)).movedim(0, 1).contiguous()
                 )
                 by_fold = inside.T[:, :, None] * block.counts
-                plain_gram.add(by_fold.mT @ block.counts)
-                plain_target.add(by_fold.mT @ (block.target / block.scale))
-            total_weight.add(w.sum())
+                plain_gram.add((by_fold.mT @ block.counts).cpu())
+                plain_target.add((by_fold.mT @ (block.target / block.scale)).cpu())
+            total_weight.add(w.sum().cpu())
             n_rows += len(w)
             if gram is not None:
-                picked = torch.from_numpy(uniform(block.key.numpy().astype(np.uint64), self.seed)) < self.subset
+                drawn = uniform(block.key.numpy().astype(np.uint64), self.seed)
+                picked = torch.from_numpy(drawn < self.subset).to(device)
                 gram.add(block.matrix[picked] * w[picked, None].sqrt())
                 n_subset += int(picked.sum())
             progress(len(w))
@@ -205,7 +211,7 @@ class Falkon:
         weight = float(total_weight.value(group))
         if not n_rows or weight == 0:
             raise SolverError("there is not a single row to fit; no structure in the store has a usable label")
-        ridges = torch.tensor(list(self.ridges) * (n_folds + 1), dtype=torch.float64)
+        ridges = torch.tensor(list(self.ridges) * (n_folds + 1), dtype=torch.float64, device=device)
         if gram is not None:
             preconditioner = gram.preconditioner(n_rows / max(n_subset, 1), ridges)
         else:
@@ -218,7 +224,7 @@ class Falkon:
         sides = [targets.sum(1)] * len(self.ridges)
         for f, shift in enumerate(shifts):
             others = [g for g in range(n_folds) if g != f]
-            side = sum((targets[:, g] - shifted[g] @ shift for g in others), torch.zeros_like(targets[:, 0]))
+            side = sum((targets[:, g] - shifted[g] @ shift.to(device) for g in others), torch.zeros_like(targets[:, 0]))
             sides += [side] * len(self.ridges)
         seconds = time.perf_counter() - start
         return _Setup(torch.stack(sides, 1), torch.tensor(excluded), ridges, shifts, preconditioner, seconds)
@@ -228,14 +234,16 @@ class Falkon:
         count = len(self.ridges)
         squares = {kind: ExactSum(count) for kind in RowKind}
         shares = {kind: ExactSum() for kind in RowKind}
-        for block in rows:
+        for made in rows:
+            block = made.on(solutions.device)
             fitted = block.matrix @ solutions
             for fold in range(n_folds):
                 chosen = block.fold == fold
-                moved = block.target[chosen] - (block.counts[chosen] @ setup.shifts[fold]) * block.scale[chosen]
+                shift = setup.shifts[fold].to(solutions.device)
+                moved = block.target[chosen] - (block.counts[chosen] @ shift) * block.scale[chosen]
                 error = fitted[chosen, (fold + 1) * count : (fold + 2) * count] - moved[:, None]
-                squares[block.kind].add(block.weight[chosen] @ error.square())
-            shares[block.kind].add(block.share.sum())
+                squares[block.kind].add((block.weight[chosen] @ error.square()).cpu())
+            shares[block.kind].add(block.share.sum().cpu())
         rmse = {}
         for kind in RowKind:
             share = float(shares[kind].value(group))
@@ -259,10 +267,10 @@ class _Setup:
 class _SubsetGram:
     """Phi_s' W Phi_s of a part of the rows, summed on every rank or, if it is large, in panels."""
 
-    def __init__(self, rank: int, group: Group) -> None:
+    def __init__(self, rank: int, group: Group, device: torch.device) -> None:
         self.rank, self.group = rank, group
-        self._whole = ExactSum(rank, rank, bins=3) if rank <= LARGEST_EIGEN else None
-        self._panels = None if rank <= LARGEST_EIGEN else PanelGram(rank, group)
+        self._whole = ExactSum(rank, rank, bins=3, device=device) if rank <= LARGEST_EIGEN else None
+        self._panels = None if rank <= LARGEST_EIGEN else PanelGram(rank, group, device=device)
 
     def add(self, rows: Float64[Tensor, "rows rank"]) -> None:
         if self._whole is not None:

@@ -63,7 +63,7 @@ class ConjugateGradients:
     def solve(self, product: Product, right: Float64[Tensor, "rank columns"], preconditioner: Preconditioner) -> System:
         """Solve A beta = right. All ranks iterate alike; the first one's numbers decide."""
         norm = right.norm(dim=0).clamp_min(1e-300)
-        at = self._resumed() or self._start(right, norm, preconditioner)
+        at = self._resumed(right.device) or self._start(right, norm, preconditioner)
         while len(at.history) < self.max_steps and not bool((at.best_residual <= self.rtol).all()):
             step = len(at.history) + 1
             at.direction = self.group.broadcast(at.direction.contiguous())
@@ -105,13 +105,15 @@ class ConjugateGradients:
             rz=(right * z).sum(0),
             best=torch.zeros_like(right),
             best_residual=right.norm(dim=0) / norm,
-            improved=torch.zeros(right.shape[1], dtype=torch.int64),
+            improved=torch.zeros(right.shape[1], dtype=torch.int64, device=right.device),
             history=[],
         )
 
-    def _resumed(self) -> _Iterate | None:
+    def _resumed(self, device: torch.device) -> _Iterate | None:
         state = None if self.checkpoint is None else self.checkpoint.load(_NAME)
-        return None if state is None else _Iterate(**state.tensors, history=state.values["history"])
+        if state is None:
+            return None
+        return _Iterate(**{k: t.to(device) for k, t in state.tensors.items()}, history=state.values["history"])
 
     def _keep(self, at: _Iterate) -> None:
         if self.checkpoint is None or not self.checkpoint.due():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float64
@@ -38,14 +39,21 @@ class Moments:
     _kept: list[Tensor] = field(default_factory=list)
 
     @classmethod
-    def zero(cls, rank: int, species: int) -> Moments:
+    def zero(cls, rank: int, species: int, device: torch.device | str = "cpu") -> Moments:
         def zeros(*shape: int) -> Tensor:
-            return torch.zeros(*shape, dtype=torch.float64)
+            return torch.zeros(*shape, dtype=torch.float64, device=device)
 
         return cls(
             zeros(rank), zeros(rank, species), 0.0, zeros(species), zeros(species, species),
             0.0, 0, zeros(species, species), zeros(species),
         )  # fmt: skip
+
+    def on(self, device: torch.device | str) -> Moments:
+        """The same on a device."""
+        tensors: dict[str, Any] = {
+            name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **tensors, _kept=[rows.to(device) for rows in self._kept])
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Everything as named tensors, for a checkpoint."""
@@ -207,12 +215,14 @@ def accumulate(
     done = 0
     if state is not None:
         done = int(state.values["blocks"])
-        moments = restored_table(state.tensors, n_folds)
+        restored = restored_table(state.tensors, n_folds)
+        moments = {kind: [part.on(whitening.device) for part in parts] for kind, parts in restored.items()}
         progress(sum(part.rows for parts in moments.values() for part in parts))
     blocks: Iterable[RowBlock | None] = rows.blocks(done) if done and isinstance(rows, RowSource) else rows
-    for block in blocks:
-        if block is None:
+    for made in blocks:
+        if made is None:
             continue
+        block = made.on(whitening.device)
         phi = whitening.rows(block.rows)
         if not bool(torch.isfinite(phi.sum())):
             raise SolverError("a row of the design matrix is not finite; check the features (`store verify`)")
@@ -220,13 +230,14 @@ def accumulate(
         for fold in range(n_folds):
             part = moments[block.kind][fold]
             if len(part.target) == 0:
-                part = moments[block.kind][fold] = Moments.zero(whitening.rank, n_species)
+                part = moments[block.kind][fold] = Moments.zero(whitening.rank, n_species, whitening.device)
             part.add(phi, block, block.fold == fold if n_folds > 1 else torch.ones_like(block.fold, dtype=torch.bool))
         progress(len(block.target))
         done += 1
         if checkpoint is not None and checkpoint.due_here():
             checkpoint.save(name, State(table_tensors(moments), {"blocks": done}))
             checkpoint.end_if_stopped()
+    moments = {kind: [part.on("cpu") for part in parts] for kind, parts in moments.items()}
     if group.size > 1:
         if checkpoint is not None and (state is not None or checkpoint.late(0.1)):
             # another rank may fail before the sums meet

@@ -1,0 +1,70 @@
+"""Falkon under fire: one rank of two killed at random times, torchrun starts the job again; the same bits in the end?"""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.data import ROOT, synthetic
+from mekrr_scale.model import Model
+
+KILLS = 20
+
+
+def main() -> None:
+    store = synthetic(20_000, 8, 64, shard_bytes=4 * 1024**2)
+    folder = Path(tempfile.mkdtemp())
+    alone = Model.load(_fit(store.path, folder / "alone.mekrr", 1, 0)[0]).coefficients
+    for size in (2, 3, 4):
+        same = torch.equal(Model.load(_fit(store.path, folder / f"{size}.mekrr", size, 0)[0]).coefficients, alone)
+        print(f"{size} ranks: {'the same bits' if same else 'OTHER BITS'} as one rank", flush=True)
+    output, kills, seconds = _fit(store.path, folder / "killed.mekrr", 2, KILLS)
+    same = torch.equal(Model.load(output).coefficients, alone)
+    print(f"{kills} kills in {seconds:.0f} s: {'the same bits' if same else 'OTHER BITS'} as one rank undisturbed")
+    shutil.rmtree(folder)
+
+
+def _fit(store: Path, output: Path, size: int, kills: int) -> tuple[Path, int, float]:
+    """A fit under torchrun, one of whose ranks is killed every few seconds."""
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}"),
+        *(f"--max-restarts={kills + 1}", "-m", "mekrr_scale", "fit", "--store", str(store), "--output", str(output)),
+        *("--solver", "falkon", "--landmarks", "1500", "--ridge", "1e-8", "--length-scale", "2x", "--validate", "0"),
+        *("--baseline", "composition", "--checkpoint-interval", "0.2"),
+    ]
+    start, done, generator = time.monotonic(), 0, random.Random(0)
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as job:
+        while job.poll() is None:
+            if done == kills:
+                time.sleep(0.1)
+                continue
+            time.sleep(generator.uniform(4.0, 14.0))
+            ranks = _children(job.pid)
+            if ranks and job.poll() is None:
+                os.kill(generator.choice(ranks), signal.SIGKILL)
+                done += 1
+    if job.returncode:
+        sys.exit(f"the fit ended with {job.returncode} after {done} kills")
+    return output, done, time.monotonic() - start
+
+
+def _children(pid: int) -> list[int]:
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    return [int(child) for child in found]
+
+
+if __name__ == "__main__":
+    main()
