@@ -15,7 +15,24 @@ import torch
 from benchmarks.data import ROOT, synthetic
 from mekrr_scale.model import Model
 
-KILLS = 20
+KILLS = 24
+CONFIG = """
+store = ["{store}"]
+validate = 0
+[kernel]
+length_scale = ["2x"]
+[baseline]
+kind = ["composition"]
+[landmarks]
+count = 1500
+[solver]
+name = "falkon"
+ridge = [1e-8, 1e-7]
+[solver.falkon]
+rtol = 1e-15
+max_steps = 600
+patience = 1000
+"""  # a fixed number of iterations, so that there is always something to kill
 
 
 def main() -> None:
@@ -33,11 +50,12 @@ def main() -> None:
 
 def _fit(store: Path, output: Path, size: int, kills: int) -> tuple[Path, int, float]:
     """A fit under torchrun, one of whose ranks is killed every few seconds."""
+    config = output.with_suffix(".toml")
+    config.write_text(CONFIG.format(store=store), encoding="utf-8")
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}"),
-        *(f"--max-restarts={kills + 1}", "-m", "mekrr_scale", "fit", "--store", str(store), "--output", str(output)),
-        *("--solver", "falkon", "--landmarks", "1500", "--ridge", "1e-8", "--length-scale", "2x", "--validate", "0"),
-        *("--baseline", "composition", "--checkpoint-interval", "0.2"),
+        *(f"--max-restarts={kills + 1}", "-m", "mekrr_scale", "fit", str(config), "--output", str(output)),
+        *("--checkpoint-interval", "0.2"),
     ]
     start, done, generator = time.monotonic(), 0, random.Random(0)
     with subprocess.Popen(

@@ -18,8 +18,9 @@ from mekrr_scale.distributed.panels import PanelGram, panels_of
 from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing
 from mekrr_scale.landmarks import Displaced, FarthestPoint, LeverageScores, Uniform, WholeStructures, median_distance
 from mekrr_scale.operators import PanelPreconditioner
-from mekrr_scale.pipeline import FitPlan, LengthScale, evaluate_store, fit
+from mekrr_scale.pipeline import FitPlan, LengthScale, evaluate_store, fit, trials
 from mekrr_scale.rows import assign_folds
+from mekrr_scale.solvers import falkon
 from mekrr_scale.store import FeatureStore, deal
 from mekrr_scale.transforms import fit_transform
 from mekrr_scale.whitening import whiten
@@ -143,15 +144,32 @@ def check_fits(group: Group, path: Path) -> None:
     assert RowKind.FORCE in RowKind
 
 
+def check_large(group: Group, path: Path) -> None:
+    """With a low limit, Gram matrices in panels over the ranks: the same bits, and Direct's predictions."""
+    usual = fit(path, replace(PLAN, uncertainty=False))
+    falkon.LARGEST_EIGEN = trials.LARGEST_EIGEN = 20
+    for solver in ("falkon", "direct"):
+        plan = replace(
+            PLAN, solver=solver, falkon={"rtol": 1e-12, "max_steps": 400, "patience": 100}, uncertainty=False
+        )
+        together, alone = fit(path, plan, group=group), fit(path, plan)
+        assert torch.equal(together.model.coefficients, alone.model.coefficients)
+        assert together.solution.ridges[0] == usual.solution.ridges[0]
+        for batch in FeatureStore(path):
+            found, expected = together.model.energies(batch), usual.model.energies(batch)
+            torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
 def main() -> None:
     torch.set_num_threads(1)
-    group = join(60)
+    group = join(30)
     assert group.size > ALONE.size
     path = Path(sys.argv[1])
     check_collectives(group)
     check_panels(group)
     check_choices(group, path)
     check_fits(group, path)
+    check_large(group, path)
     group.barrier()
     group.leave()
 

@@ -187,12 +187,13 @@ def test_memory_does_not_grow_with_md_steps(model_file):
         dynamics.run(20)
         tracemalloc.start()
         sizes = []
-        for _ in range(3):
+        for _ in range(4):
             dynamics.run(60)
             gc.collect()  # autograd leaves cycles until then
             sizes.append(tracemalloc.get_traced_memory()[0])
         tracemalloc.stop()
-    assert sizes[2] - sizes[1] < 30_000  # less than one graph a step would leave
+    # less than one graph a step would leave, in the calmest stretch: caches of other tests may grow now and then
+    assert min(np.diff(sizes)) < 30_000
 
 
 def test_model_file_round_trip(fitted, model_file, toy_structures):

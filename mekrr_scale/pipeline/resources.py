@@ -24,7 +24,7 @@ from mekrr_scale.landmarks import Pool
 from mekrr_scale.pipeline.calibrate import LARGEST_RANK
 from mekrr_scale.pipeline.data import FitData
 from mekrr_scale.pipeline.plan import FitPlan
-from mekrr_scale.pipeline.trials import alphas_of, candidates, set_kernel
+from mekrr_scale.pipeline.trials import alphas_of, candidates, iterative, set_kernel
 from mekrr_scale.rows import DerivativeRows, EnergyRows
 from mekrr_scale.solvers import LARGEST_EIGEN
 from mekrr_scale.store import FeatureStore
@@ -144,7 +144,8 @@ def estimate(plan: FitPlan, data: FitData) -> Resources:
         ),
     ]
     kept, row_bytes = "nothing", 0.0
-    if plan.solver == "falkon":
+    iterating = plan.solver != "exact" and iterative(plan, data, job.columns)
+    if iterating:
         row_bytes = float(job.rows) * job.width * _DOUBLE
         kept = _tier(plan, row_bytes)
         stages += job.falkon(kept)
@@ -154,7 +155,7 @@ def estimate(plan: FitPlan, data: FitData) -> Resources:
         stages += job.direct(kept)
     if plan.folds and plan.solver != "exact":
         stages += job.validation(kept)
-    iteration = job.iteration(kept) if plan.solver == "falkon" else 0.0
+    iteration = job.iteration(kept) if iterating else 0.0
     return Resources(data.group.size, job.rows, job.columns, _anonymous(), kept, row_bytes, stages, iteration)
 
 
@@ -223,7 +224,8 @@ class _Job:
     def falkon(self, kept: str) -> list[Stage]:
         size = self.data.group.size
         in_memory = 0.0 if kept == "nothing" else min(self.rows * self.width * _DOUBLE, self.plan.memory_bytes)
-        subset = float(self.plan.falkon.get("subset", 0.5)) * self.rows * 2.0 * self.columns**2 * self.rates.flop
+        part = 1.0 if self.plan.solver == "direct" else float(self.plan.falkon.get("subset", 0.5))
+        subset = part * self.rows * 2.0 * self.columns**2 * self.rates.flop
         if self.columns <= LARGEST_EIGEN:
             factor_bytes, factor_seconds = 6.0 * self.square, self.rates.eigen * float(self.columns) ** 3
         else:
@@ -261,7 +263,8 @@ class _Job:
         ]
 
     def validation(self, kept: str) -> list[Stage]:
-        in_memory = self.rows * self.columns * _DOUBLE * (kept == "memory" and self.plan.solver == "direct")
+        raw = kept == "memory" and not iterative(self.plan, self.data, self.columns)  # as they are, not whitened
+        in_memory = self.rows * self.columns * _DOUBLE * raw
         stages = [Stage("held-out energies", self.work + in_memory, self.energies * self.rates.kernel, 1)]
         if self.plan.uncertainty and self.columns <= LARGEST_RANK:
             update = self.rows * 2.0 * self.columns**2 * self.rates.flop

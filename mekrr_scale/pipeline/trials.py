@@ -32,6 +32,7 @@ from mekrr_scale.pipeline.plan import FitPlan, LengthScale
 from mekrr_scale.progress import Progress
 from mekrr_scale.rows import DerivativeRows, EnergyRows, Folds, Rows, RowSource
 from mekrr_scale.solvers import (
+    LARGEST_EIGEN,
     SMALLEST_ALPHA,
     AlphaSweep,
     Direct,
@@ -150,7 +151,8 @@ def tries(
                 part,
             )
     for alpha, kernel in kernels.items():
-        keep = 0 if plan.solver == "falkon" else None  # it keeps whitened rows itself
+        whitened = plan.solver != "exact" and iterative(plan, data, kernel.n_columns(landmarks))
+        keep = 0 if whitened else None  # the solver keeps whitened rows instead
         rows = _rows(plan, data, kernel, landmarks, baseline, folds, keep)
         if alpha in solutions:
             solution = solutions[alpha]
@@ -183,7 +185,7 @@ def _resumable(
     with deferred(checkpoint):
         makers = kernel.gram_block_makers(landmarks.on(plan.device))
         whitening = whiten(makers, plan.cut, plan.whitening, data.group).on(plan.device)
-        if plan.solver == "falkon":
+        if iterative(plan, data, whitening.rank):
             progress.stage("first pass", data.n_rows)
             solution = _falkon(plan, data).solve(
                 rows, whitening, baseline, plan.folds, progress.advance, data.group, checkpoint, _Iterations(progress)
@@ -290,13 +292,22 @@ def direct(plan: FitPlan, data: FitData) -> Direct:
     return Direct(plan.ridges, weights, plan.select)
 
 
+def iterative(plan: FitPlan, data: FitData, rank: int) -> bool:
+    """Whether Falkon solves: asked for, or ``direct`` with a Gram matrix that is better dealt to the ranks.
+
+    Above LARGEST_EIGEN a Cholesky factor in panels takes the place of eigendecompositions. It is Falkon's
+    preconditioner with all rows for its subset: exact but for rounding and the folds, which few iterations mend.
+    """
+    return plan.solver == "falkon" or (rank > LARGEST_EIGEN and len(direct(plan, data).weights) == 1)
+
+
 def _falkon(plan: FitPlan, data: FitData) -> Falkon:
     forces = plan.force_weights[0] if data.derivatives or data.labelled else 0.0
     stresses = plan.stress_weights[0] if data.derivatives else 0.0
     weights = (plan.energy_weights[0], forces, stresses)
     room = {"memory_bytes": plan.memory_bytes, "scratch": plan.scratch, "device_bytes": _device_bytes(plan)}
     try:
-        options = {**room, **plan.falkon}
+        options = {**room, **({"subset": 1.0} if plan.solver == "direct" else plan.falkon)}
         return Falkon(plan.ridges, weights, select=plan.select, seed=plan.seed, **options)
     except TypeError as error:
         raise ConfigError(f"falkon options: {error}") from error

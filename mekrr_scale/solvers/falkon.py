@@ -23,7 +23,7 @@ from mekrr_scale.arrays import RowBlock, RowKind
 from mekrr_scale.baselines import Baseline
 from mekrr_scale.cache import KeptRows
 from mekrr_scale.distributed import ALONE, Checkpoint, ExactSum, Group
-from mekrr_scale.distributed.panels import PanelGram
+from mekrr_scale.distributed.panels import PanelGram, PanelMatrix
 from mekrr_scale.draws import uniform
 from mekrr_scale.errors import ConfigError, SolverError
 from mekrr_scale.operators import (
@@ -207,6 +207,8 @@ class Falkon:
                 gram.add(block.matrix[picked] * w[picked, None].sqrt())
                 n_subset += int(picked.sum())
             progress(len(w))
+        if gram is not None:
+            gram.meet()
         n_rows, n_subset = group.sum(torch.tensor([n_rows, n_subset])).tolist()
         weight = float(total_weight.value(group))
         if not n_rows or weight == 0:
@@ -270,6 +272,7 @@ class _SubsetGram:
     def __init__(self, rank: int, group: Group, device: torch.device) -> None:
         self.rank, self.group = rank, group
         self._whole = ExactSum(rank, rank, bins=3, device=device) if rank <= LARGEST_EIGEN else None
+        self._matrix: PanelMatrix | None = None
         self._panels = None if rank <= LARGEST_EIGEN else PanelGram(rank, group, device=device)
 
     def add(self, rows: Float64[Tensor, "rows rank"]) -> None:
@@ -278,11 +281,15 @@ class _SubsetGram:
         if self._panels is not None:
             self._panels.add(rows)
 
+    def meet(self) -> None:
+        """All rows are in: go along with ranks that have more, before anything else is told."""
+        if self._panels is not None:
+            self._matrix = self._panels.finish()
+
     def preconditioner(self, factor: float, ridges: Float64[Tensor, " columns"]) -> Preconditioner:
         if self._whole is not None:
             return SpectralPreconditioner.of(self._whole.value(self.group) * factor, ridges)
-        assert self._panels is not None
-        gram = self._panels.finish()
-        for panel in gram.panels.values():
+        assert self._matrix is not None
+        for panel in self._matrix.panels.values():
             panel.mul_(factor)
-        return PanelPreconditioner.of(gram, ridges)
+        return PanelPreconditioner.of(self._matrix, ridges)
