@@ -27,16 +27,17 @@ kind = ["composition"]
 count = 1500
 [solver]
 name = "falkon"
-ridge = [1e-8, 1e-7]
+ridge = [1e-8]
 [solver.falkon]
 rtol = 1e-15
-max_steps = 600
-patience = 1000
+preconditioner = "falkon"
+max_steps = 300
+patience = 5000
 """  # a fixed number of iterations, so that there is always something to kill
 
 
 def main() -> None:
-    store = synthetic(20_000, 8, 64, shard_bytes=4 * 1024**2)
+    store = synthetic(60_000, 8, 64, shard_bytes=2 * 1024**2)
     folder = Path(tempfile.mkdtemp())
     alone = Model.load(_fit(store.path, folder / "alone.mekrr", 1, 0)[0]).coefficients
     for size in (2, 3, 4):
@@ -69,7 +70,7 @@ def _fit(store: Path, output: Path, size: int, kills: int) -> tuple[Path, int, f
             if done == kills:
                 time.sleep(0.1)
                 continue
-            time.sleep(generator.uniform(4.0, 14.0))
+            time.sleep(generator.uniform(6.0, 18.0))
             ranks = _children(job.pid)
             if ranks and job.poll() is None:
                 os.kill(generator.choice(ranks), signal.SIGKILL)

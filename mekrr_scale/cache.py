@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import BinaryIO
 
 import torch
@@ -46,7 +47,7 @@ class _Packed:
 
 @dataclass
 class KeptRows:
-    """Blocks of ``rows``, made in the first pass and kept for the others.
+    """Blocks of ``rows``, made in the first pass and kept for the others until the context ends.
 
     Args:
         memory_bytes: of memory for them; on a GPU the device's comes first.
@@ -63,6 +64,14 @@ class KeptRows:
     _blocks: list[_Packed] = field(default_factory=list, init=False, repr=False)
     _file: BinaryIO | None = field(default=None, init=False, repr=False)
     _device: torch.device = field(default=torch.device("cpu"), init=False, repr=False)
+
+    def __enter__(self) -> KeptRows:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.forget()
 
     def __iter__(self) -> Iterator[RowBlock]:
         yield from self._read() if self.kept else self._fill()

@@ -131,12 +131,13 @@ class EnergyRows:
                 skip -= 1
                 yield None
                 continue
+            matrix = self.kernel.rows(batch, self.landmarks, self.dtype)
             size = batch.n_atoms.double()
             per_atom = self.kernel.reduce == "mean"
             scale = 1.0 / size if per_atom else torch.ones_like(size)
             yield RowBlock(
                 kind=RowKind.ENERGY,
-                matrix=self.kernel.rows(batch, self.landmarks, self.dtype)[known],
+                matrix=matrix if bool(known.all()) else matrix[known],
                 target=(self.baseline.residual(batch) * scale)[known],
                 weight=(torch.ones_like(size) if per_atom else size.reciprocal().square())[known],
                 share=torch.ones_like(size)[known],

@@ -60,6 +60,8 @@ class Whitening:
 
     def rows(self, matrix: Float64[Tensor, "rows columns"]) -> Float64[Tensor, "rows rank"]:
         """Phi = K T."""
+        if len(self.blocks) == 1:
+            return matrix[:, self.blocks[0].span] @ self.blocks[0].matrix
         return torch.cat([matrix[:, block.span] @ block.matrix for block in self.blocks], 1)
 
     def pull(self, rows: Float64[Tensor, "columns k"]) -> Float64[Tensor, "rank k"]:

@@ -86,7 +86,8 @@ class SetKernel:
         self, batch: FeatureBatch | Landmarks, landmarks: Landmarks, dtype: torch.dtype = torch.float64
     ) -> Float64[Tensor, "structures columns"]:
         """K(x, Z_m) for every structure of a batch; elements in ``dtype``, sums in float64."""
-        return torch.cat(self._by_column_group(batch, landmarks, self._channels(), dtype), 1)
+        parts = self._by_column_group(batch, landmarks, self._channels(), dtype)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def derivative_rows(
         self, batch: FeatureBatch, landmarks: Landmarks, dtype: torch.dtype = torch.float32

@@ -6,12 +6,14 @@ measured here and now, on one batch of the store and on small matrices.
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from mekrr_scale.arrays import FeatureBatch, Landmarks
 from mekrr_scale.baselines import Baseline
@@ -20,7 +22,7 @@ from mekrr_scale.distributed import ALONE, Group
 from mekrr_scale.distributed.group import share
 from mekrr_scale.distributed.panels import WIDTH
 from mekrr_scale.kernels import SetKernel
-from mekrr_scale.landmarks import Pool
+from mekrr_scale.landmarks import Pool, draw_pool
 from mekrr_scale.pipeline.calibrate import LARGEST_RANK
 from mekrr_scale.pipeline.data import FitData
 from mekrr_scale.pipeline.plan import FitPlan
@@ -28,11 +30,13 @@ from mekrr_scale.pipeline.trials import alphas_of, candidates, iterative, set_ke
 from mekrr_scale.rows import DerivativeRows, EnergyRows
 from mekrr_scale.solvers import LARGEST_EIGEN
 from mekrr_scale.store import FeatureStore
-from mekrr_scale.transforms import Transform
+from mekrr_scale.transforms import Transform, fit_transform
 from mekrr_scale.whitening import eigh
 
 _ELEMENTS = 3e7  # kernel elements of the batch that is timed
 _DOUBLE = 8
+_HELD_BYTES = 128 * 1024**2  # of arrays per structure that a store keeps (store/reader.py)
+_HASHED = 4e9  # bytes per second of the first pass, which checks hashes (benchmarks: store_reading)
 
 
 @dataclass(frozen=True)
@@ -78,12 +82,14 @@ class Resources:
 class _Rates:
     """Seconds of this machine."""
 
-    read: float  # per structure: features touched once
+    statistics: float  # per structure: passes for statistics, landmarks and folds
     kernel: float  # per energy row
     derivative: float  # per derivative row
     flop: float  # of a large matrix product
     thin: float  # per element of a matrix that few vectors are multiplied with
     eigen: float  # per cubed size
+    copy: float  # per byte
+    write: float  # per byte, to the scratch file
 
     @classmethod
     def measure(cls, plan: FitPlan, data: FitData) -> _Rates:
@@ -104,12 +110,14 @@ class _Rates:
                 source = DerivativeRows((moved,), kernel, landmarks, baseline)
                 derivative = _time(lambda: list(source)) / len(moved.directions.label)
         return cls(
-            read=_time(lambda: [run.features.double().square().sum() for run in batch.runs]) / batch.n_structures,
+            statistics=_statistics(data),
             kernel=_time(lambda: list(rows)) / count,
             derivative=derivative,
             flop=_time(lambda: a @ a) / (2 * 1024**3),
             thin=_time(lambda: tall.T @ (tall @ columns)) / tall.numel(),
             eigen=_time(lambda: eigh(gram)) / size**3,
+            copy=_time(tall.clone) / (tall.numel() * _DOUBLE),
+            write=_write_rate(plan.scratch, tall),
         )
 
 
@@ -135,7 +143,7 @@ def estimate(plan: FitPlan, data: FitData) -> Resources:
     """
     job = _Job.of(plan, data)
     stages = [
-        Stage("statistics and landmarks", job.work, 4 * job.structures * job.rates.read, 4 + data.derivatives),
+        Stage("statistics and landmarks", job.work, job.structures * job.rates.statistics, 4 + data.derivatives),
         Stage(
             "whitening of K_ZZ",
             job.whitening + 4.0 * max(job.blocks) ** 2 * _DOUBLE,
@@ -210,7 +218,8 @@ class _Job:
     def work(self) -> float:
         """Landmarks, and the block of rows at hand with what is made of it."""
         landmarks = 3.0 * self.columns * (self.data.stores[0].header.dim + 2) * _DOUBLE
-        return landmarks + 4.0 * min(2048, max(self.energies, 1)) * self.columns * _DOUBLE
+        arrays = min(_HELD_BYTES, self.structures * _DOUBLE * (8.0 + len(_species(self.data))))
+        return landmarks + arrays + 6.0 * min(2048, max(self.energies, 1)) * self.columns * _DOUBLE
 
     @property
     def make(self) -> float:
@@ -235,7 +244,8 @@ class _Job:
             factor_seconds = decades * float(self.columns) ** 3 / 3 * self.rates.flop / size
             subset *= 0.6
         held = self.whitening + in_memory + factor_bytes
-        first = self.tried * (self.make + self.whiten + subset)
+        handled = self.rows * self.width * _DOUBLE * (4 * self.rates.copy + self.rates.write * ("scratch" in kept))
+        first = self.tried * (self.make + self.whiten + subset + handled)
         buffers = 2.0 * min(2048, self.rows) * self.width * _DOUBLE if "scratch" in kept else 0.0
         vectors = 25.0 * self.columns * _columns(self.plan) * _DOUBLE
         return [
@@ -254,6 +264,7 @@ class _Job:
         sums = sum(folds * (rows if 2 * rows <= self.square else self.square) for rows in per_fold)
         held = self.whitening + sums
         seconds = self.make + self.whiten + self.rows * 2.0 * self.columns**2 * self.rates.flop
+        seconds += 4 * self.rows * self.columns * _DOUBLE * self.rates.copy
         own_folds = -(-folds // self.data.group.size)
         solving = (own_folds + 1 / 3) * self.rates.eigen * float(self.columns) ** 3
         while_solving = held + in_memory * (kept == "memory") + 6 * self.square
@@ -351,6 +362,27 @@ def _decades(plan: FitPlan) -> list[int]:
             smallest = ridge
             places.append(places[-1] + 1)
     return places[1:]
+
+
+def _statistics(data: FitData) -> float:
+    """Seconds per structure of what goes before the rows: hashes checked, moments, draws, folds, baseline."""
+    stores = (replace(store, owned=None) for store in data.stores)
+    batch = next(batch for store in stores for batch in store)
+    transform = _time(lambda: fit_transform((batch,), "scale-per-species"))
+    draws = 2 * _time(lambda: draw_pool((batch,), 1000, 0))
+    size = sum(run.features.numel() * run.features.element_size() for run in batch.runs)
+    return (transform + draws + size / _HASHED) / batch.n_structures
+
+
+def _write_rate(folder: Path | None, tensor: Tensor) -> float:
+    """Seconds per byte of writing to the scratch folder."""
+    if folder is None:
+        return 0.0
+    try:
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+            return _time(lambda: file.write(tensor.numpy().data)) / (tensor.numel() * _DOUBLE)
+    except OSError:
+        return 0.0
 
 
 def _time(work: Callable[[], object]) -> float:

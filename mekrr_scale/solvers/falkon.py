@@ -114,49 +114,49 @@ class Falkon:
             SolverError: no rows, or a preconditioner that cannot be factored.
         """
         start = time.perf_counter()
-        kept = KeptRows(WhitenedRows(rows, whitening), self.memory_bytes, self.scratch, self.device_bytes)
-        setup = self._first_pass(kept, whitening, baseline, n_folds, progress, group)
-        everywhere = int(group.maximum(torch.tensor(int(not kept.kept)))) == 0
-        if not everywhere:
-            kept.forget()
-        source, basis = (kept, None) if everywhere else (rows, whitening)
-        operator = NormalOperator(source, basis, self._row_weights(), setup.excluded, setup.ridges, group=group)
-        if checkpoint is not None:
-            checkpoint = checkpoint.part(
-                "cg", {"rows": "kept" if everywhere else "made anew", "solver": repr(self._fixed())}
+        with KeptRows(WhitenedRows(rows, whitening), self.memory_bytes, self.scratch, self.device_bytes) as kept:
+            setup = self._first_pass(kept, whitening, baseline, n_folds, progress, group)
+            everywhere = int(group.maximum(torch.tensor(int(not kept.kept)))) == 0
+            if not everywhere:
+                kept.forget()
+            source, basis = (kept, None) if everywhere else (rows, whitening)
+            operator = NormalOperator(source, basis, self._row_weights(), setup.excluded, setup.ridges, group=group)
+            if checkpoint is not None:
+                checkpoint = checkpoint.part(
+                    "cg", {"rows": "kept" if everywhere else "made anew", "solver": repr(self._fixed())}
+                )
+            method = ConjugateGradients(
+                self.rtol, self.max_steps, self.recompute_every, self.patience, group, checkpoint, iterated
             )
-        method = ConjugateGradients(
-            self.rtol, self.max_steps, self.recompute_every, self.patience, group, checkpoint, iterated
-        )
-        system = method.solve(operator.apply, setup.target, setup.preconditioner)
-        coefficients = whitening.coefficients(system.value).cpu()
-        path = Path(())
-        order = list(range(len(self.ridges)))
-        count = len(self.ridges)
-        fold_values: list[Tensor] = []
-        if n_folds:
-            solutions = system.value if basis is None else coefficients.to(whitening.device)
-            path = self._errors(source, solutions, setup, n_folds, group)
-            best = self.ridges.index(path.best(self.select).ridge)
-            order = [best, *(i for i in order if i != best)]
-            fold_values = [coefficients[:, (f + 1) * count + best, None] for f in range(n_folds)]
-        return Solution(
-            value=coefficients[:, order],
-            ridges=tuple(self.ridges[i] for i in order),
-            result=system.result,
-            path=path,
-            fold_values=fold_values,
-            fold_shifts=setup.shifts,
-            stats={
-                "iterations": system.iterations,
-                "residual": max(system.history[-1]) if system.history else 0.0,
-                "residuals": [max(residual) for residual in system.history],
-                "rank": whitening.rank,
-                "seconds": time.perf_counter() - start,
-                "seconds_setup": setup.seconds,
-                **{f"bytes_{tier}": size for tier, size in kept.stored_bytes.items()},
-            },
-        )
+            system = method.solve(operator.apply, setup.target, setup.preconditioner)
+            coefficients = whitening.coefficients(system.value).cpu()
+            path = Path(())
+            order = list(range(len(self.ridges)))
+            count = len(self.ridges)
+            fold_values: list[Tensor] = []
+            if n_folds:
+                solutions = system.value if basis is None else coefficients.to(whitening.device)
+                path = self._errors(source, solutions, setup, n_folds, group)
+                best = self.ridges.index(path.best(self.select).ridge)
+                order = [best, *(i for i in order if i != best)]
+                fold_values = [coefficients[:, (f + 1) * count + best, None] for f in range(n_folds)]
+            return Solution(
+                value=coefficients[:, order],
+                ridges=tuple(self.ridges[i] for i in order),
+                result=system.result,
+                path=path,
+                fold_values=fold_values,
+                fold_shifts=setup.shifts,
+                stats={
+                    "iterations": system.iterations,
+                    "residual": max(system.history[-1]) if system.history else 0.0,
+                    "residuals": [max(residual) for residual in system.history],
+                    "rank": whitening.rank,
+                    "seconds": time.perf_counter() - start,
+                    "seconds_setup": setup.seconds,
+                    **{f"bytes_{tier}": size for tier, size in kept.stored_bytes.items()},
+                },
+            )
 
     def _fixed(self) -> Falkon:
         """The solver without what does not change its iterates."""
