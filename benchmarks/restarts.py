@@ -31,7 +31,7 @@ ridge = [1e-8]
 [solver.falkon]
 rtol = 1e-15
 preconditioner = "falkon"
-max_steps = 300
+max_steps = 500
 patience = 5000
 """  # a fixed number of iterations, so that there is always something to kill
 
@@ -40,7 +40,7 @@ def main() -> None:
     store = synthetic(60_000, 8, 64, shard_bytes=2 * 1024**2)
     folder = Path(tempfile.mkdtemp())
     alone = Model.load(_fit(store.path, folder / "alone.mekrr", 1, 0)[0]).coefficients
-    for size in (2, 3, 4):
+    for size in (3, 4):
         same = torch.equal(Model.load(_fit(store.path, folder / f"{size}.mekrr", size, 0)[0]).coefficients, alone)
         print(f"{size} ranks: {'the same bits' if same else 'OTHER BITS'} as one rank", flush=True)
     output, kills, seconds = _fit(store.path, folder / "killed.mekrr", 2, KILLS)
@@ -70,7 +70,7 @@ def _fit(store: Path, output: Path, size: int, kills: int) -> tuple[Path, int, f
             if done == kills:
                 time.sleep(0.1)
                 continue
-            time.sleep(generator.uniform(6.0, 18.0))
+            time.sleep(generator.uniform(5.0, 14.0))
             ranks = _children(job.pid)
             if ranks and job.poll() is None:
                 os.kill(generator.choice(ranks), signal.SIGKILL)

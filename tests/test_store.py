@@ -378,3 +378,24 @@ def test_half_tangents(toy_file, spec, tmp_path):
             assert torch.equal(a.tangents.features, b.tangents.features)
     with pytest.raises(StoreError, match="another kind"):
         extract(toy_file, tmp_path / "half", plan)
+
+
+def test_a_store_of_many_shards_takes_few_file_handles(tmp_path, monkeypatch):
+    """Beyond a number of open shards each is opened anew in every pass, yet its blocks are checked once."""
+    from mekrr_scale.store import reader
+
+    generator = np.random.default_rng(0)
+    with FeatureWriter(tmp_path / "many", "mine", dim=4, shard_bytes=1) as writer:
+        for i in range(30):
+            writer.add(np.array([1, 8]), generator.normal(size=(2, 4)).astype(np.float32), energy=float(i))
+    store = FeatureStore(tmp_path / "many")
+    assert len(store.shards) == 30
+    monkeypatch.setattr(reader, "_MAX_OPEN", 3)
+    before = len(os.listdir("/proc/self/fd"))
+    first = [batch.energy.tolist() for batch in store]
+    assert len(os.listdir("/proc/self/fd")) - before <= 4
+    checked = []
+    hashes = reader.block_hashes
+    monkeypatch.setattr(reader, "block_hashes", lambda *given: checked.append(given) or hashes(*given))
+    assert [batch.energy.tolist() for batch in store] == first
+    assert checked == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,26 +34,38 @@ from mekrr_scale.store.shard import BIG, Arrays, block_hashes, whole_tangents
 VerifyLevel = Literal["size", "lazy", "full"]
 
 _MAX_STRUCTURES = 2048  # of a batch: each is a row of as many numbers as there are landmarks
+_MAX_OPEN = 200  # shards: each takes a file handle, of which a process often has 1024
 _HELD_BYTES = 128 * 1024**2  # of arrays per structure, over all open shards
 
 
 class Shard:
     """One open shard: arrays per structure in memory, those per atom mapped, features verified on first use."""
 
-    def __init__(self, path: Path, info: ShardInfo, level: VerifyLevel) -> None:
+    def __init__(
+        self, path: Path, info: ShardInfo, level: VerifyLevel, verified: dict[str, NDArray[np.bool_]] | None = None
+    ) -> None:
+        """Open and check a shard.
+
+        Args:
+            verified: blocks of each big dataset that were checked before, and "" once the rest was.
+        """
         self.path = path
         self.info = info
+        self._verified = {} if verified is None else verified
         _check_size(path, info)
         if level == "full" and file_hash(path) != info.xxh3_128:
             raise StoreError(f"{path} is damaged (its hash does not fit the manifest); extract it again")
-        if level != "size" and meta_hash(path, info.big, info.bytes) != info.meta_xxh3_128:
-            raise StoreError(f"{path} is damaged outside its features; delete it and run the extraction again")
-        self.small = _read_small(path)
+        if level != "size" and "" not in self._verified:
+            if meta_hash(path, info.big, info.bytes) != info.meta_xxh3_128:
+                raise StoreError(f"{path} is damaged outside its features; delete it and run the extraction again")
+            self._verified[""] = np.ones(1, dtype=np.bool_)
+        self._mapped = _mapped(path)
+        self.small = _read_small(path, self._mapped)
         self._hashes = self.small["/block/xxh3"]
-        self._verified: dict[str, NDArray[np.bool_]] = {}
         self._cuts: dict[tuple[int, bool], list[tuple[int, int]]] = {}
         self._check_blocks = level == "lazy"
-        self._maps = {name: _map(path, place) for name, place in info.big.items()}
+        file = np.frombuffer(self._mapped, dtype=np.uint8)
+        self._maps = {name: _view(file, place) for name, place in info.big.items()}
 
     @property
     def held_bytes(self) -> int:
@@ -64,6 +77,19 @@ class Shard:
         if (max_atoms, tangents) not in self._cuts:
             self._cuts[max_atoms, tangents] = list(_cuts(self, max_atoms, tangents))
         return self._cuts[max_atoms, tangents]
+
+    def ahead(self, first: int, last: int, tangents: bool) -> None:
+        """Have the system read what some structures take, while something else is computed."""
+        pointers = {"/atom/features": "/structure/ptr", **({"/tangent/features": "/tangent/ptr"} if tangents else {})}
+        for name, pointer in pointers.items():
+            if name not in self.info.big or pointer not in self.small or not self.info.big[name].nbytes:
+                continue
+            place, bounds = self.info.big[name], self.small[pointer]
+            width = place.nbytes // place.rows
+            for a, b in zip(bounds[:, first].tolist(), bounds[:, last].tolist(), strict=True):
+                start = (place.offset + a * width) // mmap.PAGESIZE * mmap.PAGESIZE
+                if b > a:
+                    self._mapped.madvise(mmap.MADV_WILLNEED, start, place.offset + b * width - start)
 
     def rows(self, name: str, first: int, last: int) -> Float[ndarray, "rows columns"]:
         """Rows of a big dataset, mapped from the file.
@@ -124,6 +150,9 @@ class FeatureStore:
     header: StoreHeader = field(init=False)
     shards: tuple[ShardInfo, ...] = field(init=False, repr=False)
     _open: dict[str, Shard] = field(init=False, repr=False, compare=False, default_factory=dict)
+    _verified: dict[str, dict[str, NDArray[np.bool_]]] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
 
     def __post_init__(self) -> None:
         path = Path(self.path)
@@ -171,9 +200,9 @@ class FeatureStore:
     def open(self, info: ShardInfo) -> Shard:
         """Open one shard, verified as the level asks for; it stays open while there is room."""
         if info.path not in self._open:
-            shard = Shard(self.path / info.path, info, self.level)
+            shard = Shard(self.path / info.path, info, self.level, self._verified.setdefault(info.path, {}))
             held = sum(other.held_bytes for other in self._open.values())
-            if held + shard.held_bytes > _HELD_BYTES:
+            if held + shard.held_bytes > _HELD_BYTES or len(self._open) >= _MAX_OPEN:
                 return shard
             self._open[info.path] = shard
         return self._open[info.path]
@@ -183,7 +212,10 @@ class FeatureStore:
             if self.owned is not None and info.path not in self.owned:
                 continue
             shard = self.open(info)
-            for first, last in shard.cuts(self.max_atoms, self.tangents):
+            cuts = shard.cuts(self.max_atoms, self.tangents)
+            for place, (first, last) in enumerate(cuts):
+                if place + 1 < len(cuts):
+                    shard.ahead(*cuts[place + 1], self.tangents)
                 yield _batch(shard, first, last, self.tangents)
 
 
@@ -259,7 +291,7 @@ def _labels(small: Arrays, first: int, last: int) -> DirectionLabels:
     )
 
 
-def _read_small(path: Path) -> Arrays:
+def _read_small(path: Path, mapped: mmap.mmap) -> Arrays:
     try:
         with h5py.File(path, "r") as file:
             attributes = {key: file.attrs[key] for key in ("format", "schema")}
@@ -267,7 +299,7 @@ def _read_small(path: Path) -> Arrays:
             check_version({**attributes, "required_features": required}, str(path))
             names: list[str] = []
             file.visititems(lambda name, node: names.append(f"/{name}") if isinstance(node, h5py.Dataset) else None)
-            arrays = {name: _small(path, name, file[name]) for name in names if name not in BIG}
+            arrays = {name: _small(mapped, name, file[name]) for name in names if name not in BIG}
     except (OSError, KeyError, RuntimeError, ValueError) as error:
         raise StoreError(f"{path} cannot be read as HDF5: {error}; delete it and extract again") from error
     missing = [name for name in ("/structure/ptr", "/structure/id", "/species/z", "/block/xxh3") if name not in arrays]
@@ -276,21 +308,24 @@ def _read_small(path: Path) -> Arrays:
     return arrays
 
 
-def _small(path: Path, name: str, dataset: h5py.Dataset) -> NDArray[Any]:
+def _small(mapped: mmap.mmap, name: str, dataset: h5py.Dataset) -> NDArray[Any]:
     """Arrays per structure are read, those per atom only mapped."""
     offset = dataset.id.get_offset()
     if not name.startswith("/atom/") or offset is None:
         return np.asarray(dataset[()])
-    return np.asarray(np.memmap(path, dtype=dataset.dtype, mode="c", offset=offset, shape=dataset.shape))
+    count = int(np.prod(dataset.shape))
+    return np.frombuffer(mapped, dtype=dataset.dtype, count=count, offset=offset).reshape(dataset.shape)
 
 
-def _map(path: Path, place: BigDataset) -> NDArray[Any]:
-    shape = (place.rows, place.columns)
-    if not place.nbytes:
-        return np.empty(shape, dtype=place.dtype)
-    # copy-on-write: nothing is ever written, and torch takes the array without a warning
-    # as a plain array, whose slices cost a tenth of a memmap's
-    return np.asarray(np.memmap(path, dtype=place.dtype, mode="c", offset=place.offset, shape=shape))
+def _mapped(path: Path) -> mmap.mmap:
+    """The file, copy-on-write: nothing is ever written, and torch takes the arrays without a warning."""
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+
+
+def _view(file: NDArray[np.uint8], place: BigDataset) -> NDArray[Any]:
+    data = file[place.offset : place.offset + place.nbytes].view(place.dtype)
+    return data.reshape(place.rows, place.columns)
 
 
 def _check_size(path: Path, info: ShardInfo) -> None:
