@@ -222,6 +222,32 @@ def test_checkpoints_survive_tearing_and_refuse_other_problems(tmp_path):
     assert not (tmp_path / "c").exists()
 
 
+def test_a_restart_by_torchrun_goes_on_unless_the_job_was_asked_to_stop(tmp_path, monkeypatch):
+    kept = Checkpoint(tmp_path, {})
+    for restarts, marker, ends in (("0", "stop", False), ("1", "stopped", False), ("1", "stop", True)):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", restarts)
+        (tmp_path / marker).touch()
+        if ends:
+            with pytest.raises(StoppedError, match="stopped before"):
+                kept.begin()
+        else:
+            kept.begin()
+            assert not (tmp_path / marker).exists()
+
+
+def test_a_file_asks_a_fit_to_stop(store, tmp_path):
+    """What a batch script does before its time limit: no signal has to find its way to the ranks."""
+    kept = tmp_path / "kept"
+    (process,) = start(arguments(store, tmp_path / "m.mekrr", *FALKON, "--checkpoint", str(kept)), 1)
+    while not kept.exists() and process.poll() is None:
+        time.sleep(0.001)
+    if kept.exists():
+        (kept / "stop").touch()
+    ((_, err, code),) = finish([process])
+    assert code in {0, 75}, err  # 0: it was done before it looked
+    assert code == 0 or (kept / "stopped").exists()
+
+
 def test_signals_wait_only_where_a_state_can_be_kept():
     with StopSignals() as stop:
         with stop.deferred():

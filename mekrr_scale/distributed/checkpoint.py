@@ -199,10 +199,11 @@ class Checkpoint:
         """Forget that a run before this one was asked to stop.
 
         Raises:
-            StoppedError: this is torchrun's restart of a run that was.
+            StoppedError: this is torchrun's restart of a run that a file ``stop`` has ended. (Signals say
+                nothing here: torchrun sends SIGTERM to the ranks that are left when one is lost, too.)
         """
         restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-        if restarted and (self.folder / "stopped").exists():
+        if restarted and (self.folder / "stop").exists():
             raise StoppedError(f"stopped before; the state is in {self.folder}, run the same command again to go on")
         if self.group.rank == 0:
             for name in ("stop", "stopped"):

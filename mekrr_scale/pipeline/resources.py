@@ -36,6 +36,7 @@ from mekrr_scale.whitening import eigh
 _ELEMENTS = 3e7  # kernel elements of the batch that is timed
 _DOUBLE = 8
 _HELD_BYTES = 128 * 1024**2  # of arrays per structure that a store keeps (store/reader.py)
+_BATCH_ATOMS = 32768  # atoms and tangent rows of a batch at most (the same)
 _HASHED = 4e9  # bytes per second of the first pass, which checks hashes (benchmarks: store_reading)
 
 
@@ -219,7 +220,9 @@ class _Job:
         """Landmarks, and the block of rows at hand with what is made of it."""
         landmarks = 3.0 * self.columns * (self.data.stores[0].header.dim + 2) * _DOUBLE
         arrays = min(_HELD_BYTES, self.structures * _DOUBLE * (8.0 + len(_species(self.data))))
-        return landmarks + arrays + 6.0 * min(2048, max(self.energies, 1)) * self.columns * _DOUBLE
+        dim = self.data.stores[0].header.dim
+        tangents = 4.0 * _BATCH_ATOMS * dim * _DOUBLE if self.directions else 0.0
+        return landmarks + arrays + tangents + 6.0 * min(2048, max(self.energies, 1)) * self.columns * _DOUBLE
 
     @property
     def make(self) -> float:
