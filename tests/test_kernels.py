@@ -1,5 +1,9 @@
 """Atom and set kernels and their derivative rows against slow twins and finite differences."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -271,4 +275,27 @@ def test_sums_as_on_a_device_equal_those_on_cpus(monkeypatch, columns):
         found = sums.segment_sums_on_device(owner, 25, columns, lambda a, b, c, d: matrix[a:b, c:d], "cpu")
         expected = torch.zeros(25, columns, dtype=torch.float64).index_add_(0, owner, matrix)
         torch.testing.assert_close(found, expected)
+        squares = sums.segment_sums_on_device(owner, 25, columns, lambda a, b, c, d: matrix[a:b, c:d], "cpu", _squares)
+        torch.testing.assert_close(squares, torch.zeros_like(expected).index_add_(0, owner, matrix.square()))
     assert bool((sums.segment_sums_on_device(owner[:0], 3, columns, lambda *_: matrix[:0], "cpu") == 0).all())
+
+
+def _squares(t, bounds):
+    return torch.stack([t[a:b].square().sum(0) for a, b in zip(bounds[:-1], bounds[1:], strict=True)])
+
+
+def test_the_fused_kernel_in_tritons_interpreter():
+    """CUDA builds of torch bring Triton; its interpreter runs the kernel without a GPU."""
+    pytest.importorskip("triton")
+    code = """
+import torch
+from mekrr_scale.kernels.fused import gaussian_sums
+t = -3 * torch.rand(37, 300, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+bounds = torch.tensor([0, 5, 5, 20, 37])
+found = gaussian_sums(t, bounds)
+expected = torch.stack([t[a:b].exp().sum(0) for a, b in zip(bounds[:-1], bounds[1:])])
+torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
+"""
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from mekrr_scale.cli import app
@@ -109,6 +110,28 @@ def test_at_its_limit_a_fit_puts_its_state_away_and_requeues(tmp_path, cluster):
         process.send_signal(signal.SIGUSR1)
         assert process.wait(timeout=30) in {75, 128 + signal.SIGUSR1}
     assert f"requeue {cluster['SLURM_JOB_ID']}" in (tmp_path / "scontrol.log").read_text()
+
+
+def test_the_guide_has_every_option():
+    guide = (ROOT / "docs" / "hpc.md").read_text()
+    commands = typer.main.get_command(app).commands
+    for command in commands["slurm"].commands.values():
+        for parameter in command.params:
+            names = [name for name in parameter.opts if name.startswith("--") and name != "--help"]
+            assert not names or any(f"`{name}" in guide for name in names), names
+    of_fit = {name for parameter in commands["fit"].params for name in parameter.opts}
+    scale = {
+        "--memory",
+        "--scratch",
+        "--device",
+        "--checkpoint",
+        "--checkpoint-interval",
+        "--timeout",
+        "--sums",
+        "--dry-run",
+    }
+    assert scale <= of_fit
+    assert all(f"`{name}" in guide or f"fit {name}" in guide for name in scale)
 
 
 def test_options_that_slurm_would_not_take():

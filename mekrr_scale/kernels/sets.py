@@ -25,7 +25,8 @@ from torch import Tensor
 
 from mekrr_scale.arrays import FeatureBatch, Landmarks, SpeciesRun, bounds
 from mekrr_scale.errors import ConfigError, ModelError
-from mekrr_scale.kernels.atom import AtomKernel
+from mekrr_scale.kernels import fused
+from mekrr_scale.kernels.atom import AtomKernel, Gaussian
 from mekrr_scale.kernels.mixing import SpeciesMixing
 from mekrr_scale.kernels.sums import TILE_COLUMNS, map_tiles, product, segment_sums
 from mekrr_scale.transforms import Transform
@@ -372,11 +373,15 @@ class SetKernel:
         """sum_a k(h_a, z_l) over the atoms of one species."""
         right = prepared.right[:, columns[0] : columns[1]]
 
+        on_gpu = right.device.type == "cuda" and isinstance(self.atom, Gaussian) and fused.available()
+
         def tile(a: int, b: int, c: int, d: int) -> Tensor:
             x = self._shifted(run.z, run.features[a:b], prepared.shift, dtype)
-            return self.atom.profile(product(self.atom.left(x), right[:, c:d]))
+            t = product(self.atom.left(x), right[:, c:d])
+            return t if on_gpu else self.atom.profile(t)
 
-        return segment_sums(self._owners(run), len(run.ptr) - 1, right.shape[1], tile, right.device)
+        summed = fused.gaussian_sums if on_gpu else None
+        return segment_sums(self._owners(run), len(run.ptr) - 1, right.shape[1], tile, right.device, summed)
 
     def _derivative_sums(
         self,

@@ -20,26 +20,35 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from mekrr_scale.arrays import bounds
+
 TILE_ROWS = 200  # kernel rows made at once: with 1536 columns of float64 a tile is 2.4 MB
 TILE_COLUMNS = 1536
 DEVICE_ELEMENTS = 2**26  # of a tile on a GPU: half a gigabyte of float64
 
 Tile = Callable[[int, int, int, int], Float[Tensor, "rows columns"]]
+Fused = Callable[[Float[Tensor, "rows columns"], Int64[Tensor, " bounds"]], Float64[Tensor, "owners columns"]]
 
 _buffers = threading.local()
 
 
 def segment_sums(
-    owner: Int64[Tensor, " rows"], n_owners: int, n_columns: int, tile: Tile, device: torch.device | str = "cpu"
+    owner: Int64[Tensor, " rows"],
+    n_owners: int,
+    n_columns: int,
+    tile: Tile,
+    device: torch.device | str = "cpu",
+    fused: Fused | None = None,
 ) -> Float64[Tensor, "owners columns"]:
     """Sums of the rows of a large matrix by owner, without ever holding the matrix.
 
     Args:
         owner: of each row, ascending; in the memory of the host.
         tile: makes the elements of rows [r0, r1) and columns [c0, c1), on ``device``.
+        fused: on a GPU, sums functions of what ``tile`` makes over runs of rows with these bounds.
     """
     if torch.device(device).type != "cpu":
-        return segment_sums_on_device(owner, n_owners, n_columns, tile, device)
+        return segment_sums_on_device(owner, n_owners, n_columns, tile, device, fused)
     total = torch.zeros(n_owners, n_columns, dtype=torch.float64)
 
     def work(r0: int, r1: int) -> None:
@@ -58,7 +67,12 @@ def segment_sums(
 
 
 def segment_sums_on_device(
-    owner: Int64[Tensor, " rows"], n_owners: int, n_columns: int, tile: Tile, device: torch.device | str
+    owner: Int64[Tensor, " rows"],
+    n_owners: int,
+    n_columns: int,
+    tile: Tile,
+    device: torch.device | str,
+    fused: Fused | None = None,
 ) -> Float64[Tensor, "owners columns"]:
     """The same on a GPU: tiles as large as fit a buffer, summed by runs of rows.
 
@@ -68,8 +82,11 @@ def segment_sums_on_device(
     total = torch.zeros(n_owners, n_columns, dtype=torch.float64, device=device)
     for a, b in _tasks(owner, max(1, DEVICE_ELEMENTS // max(n_columns, 1))):
         present, lengths = owner[a:b].unique_consecutive(return_counts=True)
-        elements = tile(a, b, 0, n_columns).double()
-        sums = torch.segment_reduce(elements, "sum", lengths=lengths.to(device), axis=0, unsafe=True)
+        made = tile(a, b, 0, n_columns)
+        if fused is not None:
+            sums = fused(made, bounds(lengths).to(device))
+        else:
+            sums = torch.segment_reduce(made.double(), "sum", lengths=lengths.to(device), axis=0, unsafe=True)
         total[present.to(device)] = sums
     return total
 
