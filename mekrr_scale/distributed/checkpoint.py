@@ -100,9 +100,8 @@ class Checkpoint:
         )
 
     def due(self) -> bool:
-        """Whether all ranks should save now; every rank must ask."""
-        late = self.group.rank == 0 and self.late()
-        return bool(self.group.maximum(torch.tensor(int(late or self.stopping()))))
+        """Whether all ranks should save now, since it is late or one was asked to stop; every rank must ask."""
+        return self._agreed(self.late())
 
     def late(self, part: float = 1.0) -> bool:
         """Whether the interval, or a part of it, has passed since the last save."""
@@ -129,6 +128,7 @@ class Checkpoint:
             StoppedError: a signal asked for it.
         """
         if self.stopping():
+            self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "stopped").touch()
             raise StoppedError(
                 f"stopped by a signal; the state is in {self.folder}, run the same command again to go on"
@@ -212,10 +212,14 @@ class Checkpoint:
 
     def began(self) -> bool:
         """Whether this problem has lasted long enough, on the first rank, for its end to be kept."""
-        return bool(self.group.maximum(torch.tensor(int(self.group.rank == 0 and self._lasting()))))
+        return self._agreed(self.folder.exists() or self.late(0.1))
 
-    def _lasting(self) -> bool:
-        return self.folder.exists() or self.late(0.1) or self.stop.asked
+    def _agreed(self, here: bool) -> bool:
+        """What the first rank says, or that any rank was asked to stop, which all then know."""
+        flags = torch.tensor([int(self.group.rank == 0 and here), int(self.stopping())])
+        said, asked = self.group.maximum(flags).tolist()
+        self.stop.asked = bool(asked)
+        return bool(said or asked)
 
     def remove(self, name: str = "") -> None:
         """Delete a state, or for no name the folder's states."""

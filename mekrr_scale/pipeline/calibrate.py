@@ -30,7 +30,8 @@ from mekrr_scale.solvers import Solution
 from mekrr_scale.whitening import Whitening, WhiteningMethod, whiten
 
 LARGEST_RANK = 4096  # Gram matrices and factors of five folds take eleven times rank^2 numbers: 1.5 GB
-_STRUCTURES, _DIRECTIONS, _ATOMS = 4000, 8000, 4000  # held out, that calibration looks at
+LOOKED_AT = 4000  # held-out structures, and atoms, that calibration looks at
+_DIRECTIONS = 8000
 
 
 @dataclass(frozen=True)
@@ -149,11 +150,11 @@ def _energies(
     atoms = sum(store.n_atoms for store in data.stores)
     for batch in data.energies:
         progress(batch.n_structures)
-        looked_at = batch.take(_drawn(batch, _STRUCTURES / structures) & ~batch.energy.isnan())
+        looked_at = batch.take(_drawn(batch, LOOKED_AT / structures) & ~batch.energy.isnan())
         for block in EnergyRows((looked_at,), fitted.kernel, fitted.landmarks, fitted.baseline, fitted.folds):
             prior = fitted.kernel.diagonal(looked_at)
             _compare(held, fitted, block, torch.ones_like(block.fold, dtype=torch.bool), prior, whitening, factors)
-        part = _drawn(batch, _ATOMS / atoms)
+        part = _drawn(batch, LOOKED_AT / atoms)
         fold = fitted.folds.of(batch)
         for run in batch.runs:
             owner = torch.repeat_interleave(torch.arange(batch.n_structures), run.ptr.diff())

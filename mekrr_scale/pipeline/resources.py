@@ -23,7 +23,7 @@ from mekrr_scale.distributed.group import share
 from mekrr_scale.distributed.panels import WIDTH
 from mekrr_scale.kernels import SetKernel
 from mekrr_scale.landmarks import Pool, draw_pool
-from mekrr_scale.pipeline.calibrate import LARGEST_RANK
+from mekrr_scale.pipeline.calibrate import LARGEST_RANK, LOOKED_AT
 from mekrr_scale.pipeline.data import FitData
 from mekrr_scale.pipeline.plan import FitPlan
 from mekrr_scale.pipeline.trials import alphas_of, candidates, iterative, set_kernel
@@ -89,6 +89,7 @@ class _Rates:
     flop: float  # of a large matrix product
     thin: float  # per element of a matrix that few vectors are multiplied with
     eigen: float  # per cubed size
+    prior: float  # per structure: K(x, x), for uncertainties
     copy: float  # per byte
     write: float  # per byte, to the scratch file
 
@@ -101,6 +102,7 @@ class _Rates:
         tall = torch.randn(4096, 1024, dtype=torch.float64)
         columns = torch.randn(1024, _columns(plan), dtype=torch.float64)
         species = _species(data)
+        few = batch.take(torch.arange(batch.n_structures) < 32)
         baseline = Baseline(species, torch.zeros(len(species), dtype=torch.float64), prior=False, fitted=False)
         rows = EnergyRows((batch,), kernel, landmarks, baseline)
         count = max(1, int((~batch.energy.isnan()).sum()))
@@ -117,6 +119,7 @@ class _Rates:
             flop=_time(lambda: a @ a) / (2 * 1024**3),
             thin=_time(lambda: tall.T @ (tall @ columns)) / tall.numel(),
             eigen=_time(lambda: eigh(gram)) / size**3,
+            prior=_time(lambda: kernel.diagonal(few)) / few.n_structures,
             copy=_time(tall.clone) / (tall.numel() * _DOUBLE),
             write=_write_rate(plan.scratch, tall),
         )
@@ -283,6 +286,8 @@ class _Job:
         if self.plan.uncertainty and self.columns <= LARGEST_RANK:
             update = self.rows * 2.0 * self.columns**2 * self.rates.flop
             factors = 4 * self.rates.eigen * float(self.columns) ** 3
+            looked_at = min(self.energies, LOOKED_AT) + LOOKED_AT  # structures, and atoms by themselves
+            factors += looked_at / self.data.group.size * self.rates.prior
             held = self.whitening + in_memory + (2.0 * self.plan.folds + 4) * self.square + self.work
             stages.append(Stage("uncertainty", held, 2 * self.make + self.whiten + update + factors, 2))
         return stages
