@@ -27,6 +27,7 @@ from mekrr_scale.pipeline.calibrate import LARGEST_RANK, LOOKED_AT
 from mekrr_scale.pipeline.data import FitData
 from mekrr_scale.pipeline.plan import FitPlan
 from mekrr_scale.pipeline.trials import alphas_of, candidates, iterative, set_kernel
+from mekrr_scale.posterior import alone
 from mekrr_scale.rows import DerivativeRows, EnergyRows
 from mekrr_scale.solvers import LARGEST_EIGEN
 from mekrr_scale.store import FeatureStore
@@ -90,6 +91,7 @@ class _Rates:
     thin: float  # per element of a matrix that few vectors are multiplied with
     eigen: float  # per cubed size
     prior: float  # per structure: K(x, x), for uncertainties
+    lone_prior: float  # the same of one atom
     copy: float  # per byte
     write: float  # per byte, to the scratch file
 
@@ -102,6 +104,8 @@ class _Rates:
         tall = torch.randn(4096, 1024, dtype=torch.float64)
         columns = torch.randn(1024, _columns(plan), dtype=torch.float64)
         species = _species(data)
+        run = max(batch.runs, key=lambda run: len(run.features))
+        lone = alone(run.features[:32].double(), torch.full((min(32, len(run.features)),), run.z))
         few = batch.take(torch.arange(batch.n_structures) < 32)
         baseline = Baseline(species, torch.zeros(len(species), dtype=torch.float64), prior=False, fitted=False)
         rows = EnergyRows((batch,), kernel, landmarks, baseline)
@@ -120,6 +124,7 @@ class _Rates:
             thin=_time(lambda: tall.T @ (tall @ columns)) / tall.numel(),
             eigen=_time(lambda: eigh(gram)) / size**3,
             prior=_time(lambda: kernel.diagonal(few)) / few.n_structures,
+            lone_prior=_time(lambda: kernel.diagonal(lone)) / lone.n_structures,
             copy=_time(tall.clone) / (tall.numel() * _DOUBLE),
             write=_write_rate(plan.scratch, tall),
         )
@@ -286,8 +291,8 @@ class _Job:
         if self.plan.uncertainty and self.columns <= LARGEST_RANK:
             update = self.rows * 2.0 * self.columns**2 * self.rates.flop
             factors = 4 * self.rates.eigen * float(self.columns) ** 3
-            looked_at = min(self.energies, LOOKED_AT) + LOOKED_AT  # structures, and atoms by themselves
-            factors += looked_at / self.data.group.size * self.rates.prior
+            looked_at = LOOKED_AT / self.data.group.size  # structures, and atoms by themselves
+            factors += min(self.energies, looked_at) * self.rates.prior + looked_at * self.rates.lone_prior
             held = self.whitening + in_memory + (2.0 * self.plan.folds + 4) * self.square + self.work
             stages.append(Stage("uncertainty", held, 2 * self.make + self.whiten + update + factors, 2))
         return stages
