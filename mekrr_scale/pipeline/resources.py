@@ -229,7 +229,8 @@ class _Job:
         landmarks = 3.0 * self.columns * (self.data.stores[0].header.dim + 2) * _DOUBLE
         arrays = min(_HELD_BYTES, self.structures * _DOUBLE * (8.0 + len(_species(self.data))))
         dim = self.data.stores[0].header.dim
-        tangents = 4.0 * _BATCH_ATOMS * dim * _DOUBLE if self.directions else 0.0
+        stored = [place.rows for store in self.data.stores for info in store.shards for place in info.big.values()]
+        tangents = 4.0 * min(_BATCH_ATOMS, sum(stored)) * dim * _DOUBLE if self.directions else 0.0
         return landmarks + arrays + tangents + 6.0 * min(2048, max(self.energies, 1)) * self.columns * _DOUBLE
 
     @property
