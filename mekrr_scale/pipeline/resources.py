@@ -21,8 +21,8 @@ from mekrr_scale.cache import free_bytes, packed_width
 from mekrr_scale.distributed import ALONE, Group
 from mekrr_scale.distributed.group import share
 from mekrr_scale.distributed.panels import WIDTH
-from mekrr_scale.kernels import SetKernel
-from mekrr_scale.landmarks import Pool, draw_pool
+from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing
+from mekrr_scale.landmarks import Pool, Uniform, draw_pool, median_distance
 from mekrr_scale.pipeline.calibrate import LARGEST_RANK, LOOKED_AT
 from mekrr_scale.pipeline.data import FitData
 from mekrr_scale.pipeline.plan import FitPlan
@@ -32,7 +32,7 @@ from mekrr_scale.rows import DerivativeRows, EnergyRows
 from mekrr_scale.solvers import LARGEST_EIGEN
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.transforms import Transform, fit_transform
-from mekrr_scale.whitening import eigh
+from mekrr_scale.whitening import eigh, whiten
 
 _ELEMENTS = 3e7  # kernel elements of the batch that is timed
 _DOUBLE = 8
@@ -148,7 +148,7 @@ def estimate(plan: FitPlan, data: FitData) -> Resources:
     """What the fit of this plan to these data will take on each rank.
 
     One candidate is looked at; their number multiplies passes and seconds. The rank after whitening
-    is taken to be the number of columns, which it is at most.
+    is estimated from a thousand atoms of the first batch.
     """
     job = _Job.of(plan, data)
     stages = [
@@ -167,13 +167,13 @@ def estimate(plan: FitPlan, data: FitData) -> Resources:
         kept = _tier(plan, row_bytes)
         stages += job.falkon(kept)
     elif plan.solver == "direct":
-        row_bytes = float(job.rows) * job.columns * _DOUBLE
+        row_bytes = float(job.rows) * sum(job.blocks) * _DOUBLE
         kept = "memory" if row_bytes <= plan.memory_bytes else "nothing"
         stages += job.direct(kept)
     if plan.folds and plan.solver != "exact":
         stages += job.validation(kept)
     iteration = job.iteration(kept) if iterating else 0.0
-    return Resources(data.group.size, job.rows, job.columns, _anonymous(), kept, row_bytes, stages, iteration)
+    return Resources(data.group.size, job.rows, sum(job.blocks), _anonymous(), kept, row_bytes, stages, iteration)
 
 
 @dataclass(frozen=True)
@@ -187,6 +187,7 @@ class _Job:
     directions: int
     structures: int
     blocks: Sequence[int]  # of K_ZZ
+    rank_part: float  # of the columns that whitening leaves
     tried: int  # candidates
 
     @classmethod
@@ -195,7 +196,17 @@ class _Job:
         energies, directions, structures = _largest_share(data)
         tried = len(list(candidates(plan, data))) * len(alphas_of(plan))
         blocks = _block_sizes(kernel, landmarks)
-        return cls(plan, data, _Rates.measure(plan, data), energies, directions, structures, blocks, tried)
+        return cls(
+            plan,
+            data,
+            _Rates.measure(plan, data),
+            energies,
+            directions,
+            structures,
+            blocks,
+            _rank_part(plan, data),
+            tried,
+        )
 
     @property
     def rows(self) -> int:
@@ -203,7 +214,8 @@ class _Job:
 
     @property
     def columns(self) -> int:
-        return sum(self.blocks)
+        """After whitening."""
+        return max(1, round(self.rank_part * sum(self.blocks)))
 
     @property
     def width(self) -> int:
@@ -215,7 +227,7 @@ class _Job:
 
     @property
     def whitening(self) -> float:
-        return float(sum(m * m for m in self.blocks)) * _DOUBLE
+        return self.rank_part * float(sum(m * m for m in self.blocks)) * _DOUBLE
 
     @property
     def own_blocks(self) -> Sequence[int]:
@@ -226,12 +238,12 @@ class _Job:
     @property
     def work(self) -> float:
         """Landmarks, and the block of rows at hand with what is made of it."""
-        landmarks = 3.0 * self.columns * (self.data.stores[0].header.dim + 2) * _DOUBLE
+        landmarks = 3.0 * sum(self.blocks) * (self.data.stores[0].header.dim + 2) * _DOUBLE
         arrays = min(_HELD_BYTES, self.structures * _DOUBLE * (8.0 + len(_species(self.data))))
         dim = self.data.stores[0].header.dim
         stored = [place.rows for store in self.data.stores for info in store.shards for place in info.big.values()]
         tangents = 4.0 * min(_BATCH_ATOMS, sum(stored)) * dim * _DOUBLE if self.directions else 0.0
-        return landmarks + arrays + tangents + 6.0 * min(2048, max(self.energies, 1)) * self.columns * _DOUBLE
+        return landmarks + arrays + tangents + 6.0 * min(2048, max(self.energies, 1)) * sum(self.blocks) * _DOUBLE
 
     @property
     def make(self) -> float:
@@ -240,7 +252,7 @@ class _Job:
 
     @property
     def whiten(self) -> float:
-        return self.rows * 2.0 * sum(m * m for m in self.blocks) * self.rates.flop
+        return self.rank_part * self.rows * 2.0 * sum(m * m for m in self.blocks) * self.rates.flop
 
     def falkon(self, kept: str) -> list[Stage]:
         size = self.data.group.size
@@ -344,6 +356,20 @@ def _sample(plan: FitPlan, data: FitData) -> tuple[SetKernel, Landmarks, Feature
         total,
     )
     return kernel, landmarks, batch
+
+
+def _rank_part(plan: FitPlan, data: FitData) -> float:
+    """The part of the landmarks' columns that whitening keeps, from atoms of the first batch."""
+    stores = (replace(store, owned=None) for store in data.stores)
+    batch = next(batch for store in stores for batch in store)
+    transform = fit_transform((batch,), plan.standardize[0])
+    atoms = int(batch.n_atoms.sum())
+    plain = SetKernel(Gaussian(1.0), SpeciesMixing(), "sum", transform)
+    relative = atoms > 1 and any(length.relative for length in plan.length_scales)
+    distance = median_distance((batch,), plain, plan.seed, 500) if relative else 1.0
+    kernel = set_kernel(plan, plan.length_scales[0], alphas_of(plan)[0], distance, transform)
+    landmarks = Uniform(min(plan.n_landmarks or atoms, atoms, 1000), plan.seed, plan.balance).select((batch,), kernel)
+    return whiten(kernel.gram_block_makers(landmarks), plan.cut).rank / kernel.n_columns(landmarks)
 
 
 def _small(data: FitData, landmarks: int, tangents: bool) -> Sequence[FeatureBatch]:
