@@ -14,7 +14,8 @@ from benchmarks.data import CACHE, ROOT, store, table
 from mekrr_scale.arrays import FeatureBatch
 from mekrr_scale.baselines import fit_baseline
 from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing
-from mekrr_scale.landmarks import Uniform, WholeStructures, median_distance
+from mekrr_scale.landmarks import Uniform, WholeStructures
+from mekrr_scale.pool import median_distance
 from mekrr_scale.rows import EnergyRows, assign_folds
 from mekrr_scale.solvers import Direct, Exact, Falkon
 from mekrr_scale.store import FeatureStore, FeatureWriter
@@ -87,8 +88,6 @@ def _run(solver: str, n: int, m: int) -> dict[str, float]:
     start = time.perf_counter()
     landmarks = (Uniform(m) if m else WholeStructures()).select(data, kernel)
     rows = EnergyRows(data, kernel, landmarks, baseline, folds)
-    if solver == "exact" and n > 5000:
-        return _quarter(rows, n, start)
     if solver == "exact":
         blocks = list(rows)
         gram = torch.cat([block.rows for block in blocks])
@@ -103,24 +102,6 @@ def _run(solver: str, n: int, m: int) -> dict[str, float]:
     seconds = time.perf_counter() - start
     error = torch.cat([_error(batch, kernel, landmarks, solution.value[:, 0], baseline) for batch in test])
     return {"seconds": seconds, "rmse": 1e3 * math.sqrt(float(error.square().mean())), "memory": anonymous_mb()}
-
-
-def _quarter(rows: EnergyRows, n: int, start: float) -> dict[str, float]:
-    """The kernel of a quarter of the structures, times four, and a factorisation: the whole would take too long here."""
-    done, begun = 0, time.perf_counter()
-    for block in rows:
-        done += len(block.target)
-        if done >= n // 4:
-            break
-    kernel = (time.perf_counter() - begun) * n / done
-    gram = torch.eye(n, dtype=torch.float64)
-    begun = time.perf_counter()
-    torch.linalg.cholesky(gram)
-    return {
-        "seconds": begun - start + kernel * (1 - done / n) + time.perf_counter() - begun,
-        "rmse": math.nan,
-        "memory": 8e-6 * n * n,
-    }
 
 
 def _error(

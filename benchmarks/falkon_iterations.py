@@ -6,9 +6,11 @@ import torch
 
 from benchmarks.data import store, table
 from mekrr_scale.baselines import fit_baseline
+from mekrr_scale.cache import KeptRows
 from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing
-from mekrr_scale.landmarks import Uniform, median_distance
-from mekrr_scale.rows import EnergyRows, Rows
+from mekrr_scale.landmarks import Uniform
+from mekrr_scale.pool import median_distance
+from mekrr_scale.rows import EnergyRows
 from mekrr_scale.solvers import Direct, Falkon
 from mekrr_scale.transforms import fit_transform
 from mekrr_scale.whitening import whiten
@@ -23,7 +25,7 @@ def main() -> None:
     landmarks = Uniform(1000).select(train, kernel)
     baseline = fit_baseline(train, "composition")
     whitening = whiten(kernel.gram_blocks(landmarks))
-    kept = Rows((EnergyRows(train, kernel, landmarks, baseline),), 2 * 1024**3)
+    kept = KeptRows(EnergyRows(train, kernel, landmarks, baseline), 2 * 1024**3)
     held_out = torch.cat([kernel.rows(batch, landmarks) for batch in test])
     rows: list[list[object]] = []
     for ridge in (1e-8, 1e-6, 1e-4):

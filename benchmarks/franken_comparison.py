@@ -23,9 +23,10 @@ from benchmarks.data import anonymous_mb, table
 from mekrr_scale.backbones import load_backbone
 from mekrr_scale.baselines import fit_baseline
 from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing
-from mekrr_scale.landmarks import Displaced, median_distance
+from mekrr_scale.landmarks import Displaced
 from mekrr_scale.model import Model
 from mekrr_scale.pipeline import fit
+from mekrr_scale.pool import median_distance
 from mekrr_scale.rows import DerivativeRows, EnergyRows, Rows
 from mekrr_scale.solvers.direct import normals
 from mekrr_scale.solvers.moments import accumulate

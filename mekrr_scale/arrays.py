@@ -18,6 +18,8 @@ from torch import Tensor
 
 from mekrr_scale.errors import ConfigError
 
+N_ELEMENTS = 256  # atomic numbers are one byte
+
 
 class RowKind(IntEnum):
     """What a row of the design matrix is about."""

@@ -15,11 +15,9 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from mekrr_scale.arrays import FeatureBatch
+from mekrr_scale.arrays import N_ELEMENTS, FeatureBatch
 from mekrr_scale.distributed import ALONE, ExactSum, Group
 from mekrr_scale.errors import ConfigError
-
-_ELEMENTS = 256  # atomic numbers are one byte
 
 BaselineKind = Literal["composition", "isolated", "backbone"]
 
@@ -74,8 +72,8 @@ def fit_baseline(
         ConfigError: no structure with an energy, or isolated atoms missing.
     """
     prior = kind == "backbone"
-    atoms = torch.zeros(_ELEMENTS, dtype=torch.int64)
-    grams, moments = ExactSum(_ELEMENTS, _ELEMENTS), ExactSum(_ELEMENTS)
+    atoms = torch.zeros(N_ELEMENTS, dtype=torch.int64)
+    grams, moments = ExactSum(N_ELEMENTS, N_ELEMENTS), ExactSum(N_ELEMENTS)
     for batch in batches:
         known = ~batch.energy.isnan()
         target = batch.energy - (batch.prior if prior else 0.0)
@@ -84,7 +82,7 @@ def fit_baseline(
         place = torch.tensor(batch.species, dtype=torch.int64)
         atoms[place] += batch.counts(batch.species).sum(0)
         counts = batch.counts(batch.species).double()[known]
-        gram, moment = atoms.new_zeros(_ELEMENTS, _ELEMENTS).double(), atoms.new_zeros(_ELEMENTS).double()
+        gram, moment = atoms.new_zeros(N_ELEMENTS, N_ELEMENTS).double(), atoms.new_zeros(N_ELEMENTS).double()
         gram[place[:, None], place] = counts.T @ counts
         moment[place] = counts.T @ target[known]
         grams.add(gram)

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from mekrr_scale.arrays import RowBlock, RowKind
 from mekrr_scale.errors import SolverError
+from mekrr_scale.rows import RowSource
 
 _ALIGNED = 8  # float64 numbers of a cache line
 _SMALL = 5  # numbers of a row beside its elements and species counts
@@ -48,6 +49,9 @@ class _Packed:
 @dataclass
 class KeptRows:
     """Blocks of ``rows``, made in the first pass and kept for the others until the context ends.
+
+    Energy rows are the n x M set kernel, a factor (atoms / structures) smaller than the atom kernel: what
+    passes over them several times should not evaluate it again and again.
 
     Args:
         memory_bytes: of memory for them; on a GPU the device's comes first.
@@ -76,6 +80,14 @@ class KeptRows:
     def __iter__(self) -> Iterator[RowBlock]:
         yield from self._read() if self.kept else self._fill()
 
+    def blocks(self, skip: int = 0) -> Iterator[RowBlock | None]:
+        """See ``RowSource``; nothing is kept in a pass that begins in the middle."""
+        if not skip:
+            return iter(self)
+        if not isinstance(self.rows, RowSource):
+            raise SolverError("these rows can be passed over from their beginning alone")
+        return self.rows.blocks(skip)
+
     def forget(self) -> None:
         """Give memory and file back; the next pass starts again."""
         self._blocks.clear()
@@ -101,7 +113,7 @@ class KeptRows:
                 keeping = False
             else:
                 self._blocks.append(stored)
-            yield _unpack(packed, block.kind, block.matrix.shape[1], block.counts.shape[1], block.key)
+            yield block
         self.kept = keeping
 
     def _store(self, block: RowBlock, packed: Tensor) -> _Packed | None:
@@ -220,7 +232,7 @@ def _pack(block: RowBlock) -> Float64[Tensor, "rows width"]:
     return packed
 
 
-def _unpack(packed: Tensor, kind: RowKind, columns: int, species: int, key: Tensor | None = None) -> RowBlock:
+def _unpack(packed: Tensor, kind: RowKind, columns: int, species: int) -> RowBlock:
     small = packed[:, columns:].cpu()
     target, weight, share, scale, fold = small[:, :_SMALL].contiguous().unbind(1)
     return RowBlock(
@@ -232,5 +244,5 @@ def _unpack(packed: Tensor, kind: RowKind, columns: int, species: int, key: Tens
         counts=small[:, _SMALL : _SMALL + species],
         scale=scale,
         fold=fold.long(),
-        key=torch.zeros(len(packed), dtype=torch.int64) if key is None else key,
+        key=torch.zeros(len(packed), dtype=torch.int64),  # of use in the first pass alone
     )

@@ -13,8 +13,8 @@ from mekrr_scale.baselines import BaselineKind
 from mekrr_scale.cache import default_scratch
 from mekrr_scale.errors import ConfigError, suggestion
 from mekrr_scale.kernels import SpeciesMixing
-from mekrr_scale.landmarks import Balance
 from mekrr_scale.pipeline import FitPlan, LandmarkMethod, LengthScale
+from mekrr_scale.pool import Balance
 from mekrr_scale.transforms import Standardize
 from mekrr_scale.whitening import WhiteningMethod
 

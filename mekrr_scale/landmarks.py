@@ -9,9 +9,9 @@ memory for a pool of candidates, never for all atoms.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import final
 
 import numpy as np
 import torch
@@ -24,41 +24,9 @@ from mekrr_scale.distributed import ALONE, Group
 from mekrr_scale.draws import draw
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.kernels import Landmarks, SetKernel
+from mekrr_scale.pool import Balance, Pool, atom_draws, common_dtype, draw_pool, lowest
 
 _Drawn = tuple[int, list[tuple[int, Tensor]]]  # a structure's draw, and its atoms by species
-
-Balance = Literal["proportional", "sqrt", "equal"]
-
-
-@dataclass(frozen=True)
-class Pool:
-    """Candidate atoms, and how many atoms of each species the data hold."""
-
-    features: Mapping[int, Tensor]  # by atomic number: [candidates, dim], in the order of their draws
-    draws: Mapping[int, NDArray[np.uint64]]
-    counts: Mapping[int, int]
-
-    def share(self, count: int, balance: Balance, copies: int = 1) -> dict[int, int]:
-        """How many of ``count`` landmarks each species gets; never more than it has candidates.
-
-        Args:
-            copies: how often each candidate may be taken.
-        """
-        power = {"proportional": 1.0, "sqrt": 0.5, "equal": 0.0}[balance]
-        available = {z: copies * len(self.features[z]) for z in sorted(self.features)}
-        shares = dict.fromkeys(available, 0)
-        left = min(count, sum(available.values()))
-        while left > 0:
-            open_species = [z for z in available if shares[z] < available[z]]
-            weights = np.array([self.counts[z] ** power for z in open_species])
-            exact = weights / weights.sum() * left
-            add = np.floor(exact).astype(int)
-            add[np.argsort(-(exact - add), kind="stable")[: left - int(add.sum())]] += 1
-            for z, extra in zip(open_species, add.tolist(), strict=True):
-                taken = min(extra, available[z] - shares[z])
-                shares[z] += taken
-                left -= taken
-        return shares
 
 
 class LandmarkSelection(ABC):
@@ -74,11 +42,6 @@ class LandmarkSelection(ABC):
         Raises:
             ConfigError: more landmarks than there are atoms, or none.
         """
-
-
-def _check_count(count: int) -> None:
-    if count < 1:
-        raise ConfigError(f"{count} landmarks asked for; ask for at least one")
 
 
 @final
@@ -196,7 +159,7 @@ class Displaced(LandmarkSelection):
             for run, source in zip(batch.runs, batch.sources, strict=True):
                 if missing.get(run.z, 0) <= 0:
                     continue
-                extra = self._copies(batch, run, _atom_draws(batch, run.ptr, source, self.seed), copies - 1)
+                extra = self._copies(batch, run, atom_draws(batch, run.ptr, source, self.seed), copies - 1)
                 features, draws = extra
                 if run.z in found:
                     features = torch.cat([found[run.z][0], features])
@@ -206,7 +169,7 @@ class Displaced(LandmarkSelection):
         dim = next(iter(pool.features.values()))
         for z in sorted(z for z, n in missing.items() if n > 0):
             features, draws = found.get(z, (dim[:0], np.empty(0, np.uint64)))
-            chosen[z].append(_lowest(features, draws, missing[z], group)[0])
+            chosen[z].append(lowest(features, draws, missing[z], group)[0])
         return _singletons({z: torch.cat(parts) for z, parts in chosen.items()})
 
     def _copies(
@@ -277,51 +240,6 @@ class WholeStructures(LandmarkSelection):
         )
 
 
-def draw_pool(batches: Iterable[FeatureBatch], most: int, seed: int, group: Group = ALONE) -> Pool:
-    """For every species the ``most`` atoms with the lowest draws; the same on all ranks."""
-    _check_count(most)
-    features: dict[int, Tensor] = {}
-    draws: dict[int, NDArray[np.uint64]] = {}
-    counts: dict[int, int] = {}
-    for batch in batches:
-        for run, source in zip(batch.runs, batch.sources, strict=True):
-            counts[run.z] = counts.get(run.z, 0) + len(run.features)
-            drawn = _atom_draws(batch, run.ptr, source, seed)
-            best = np.argsort(drawn, kind="stable")[:most]
-            found = run.features[torch.from_numpy(np.sort(best))]
-            drawn = drawn[np.sort(best)]
-            if run.z in features:
-                found = torch.cat([features[run.z], found])
-                drawn = np.concatenate([draws[run.z], drawn])
-            order = np.argsort(drawn, kind="stable")[:most]
-            features[run.z], draws[run.z] = found[torch.from_numpy(order)], drawn[order]
-    if group.size > 1:
-        told = [{int(z): n for z, n in part.items()} for part in group.gather_json(counts)]
-        counts = {z: sum(part.get(z, 0) for part in told) for z in sorted(set().union(*told))}
-        width = max(group.gather_json(max((f.shape[1] for f in features.values()), default=0)))
-        none = torch.zeros(0, width), np.empty(0, np.uint64)
-        for z in counts:
-            own, drawn = (features[z], draws[z]) if z in features else none
-            features[z], draws[z] = _lowest(own, drawn, most, group)
-    present = [z for z in sorted(features) if len(features[z])]
-    return Pool({z: features[z] for z in present}, {z: draws[z] for z in present}, counts)
-
-
-def _lowest(features: Tensor, draws: NDArray[np.uint64], most: int, group: Group) -> tuple[Tensor, NDArray[np.uint64]]:
-    """Those with the ``most`` lowest draws of all ranks, in the order of their draws.
-
-    The draws are told first, so that the features sent are those that are kept.
-    """
-    everyone = np.sort(group.joined(torch.from_numpy(draws.astype(np.int64))).numpy().astype(np.uint64))
-    if len(everyone) > most:
-        keep = draws <= everyone[most - 1]
-        features, draws = features[torch.from_numpy(keep)], draws[keep]
-    features = group.joined(features.to(_common_dtype([features], group)))
-    draws = group.joined(torch.from_numpy(draws.astype(np.int64))).numpy().astype(np.uint64)
-    order = np.argsort(draws, kind="stable")[:most]
-    return features[torch.from_numpy(order)], draws[order]
-
-
 def _everyones(own: list[_Drawn], count: int, group: Group) -> list[_Drawn]:
     """The structures with the ``count`` lowest draws of all ranks; all for 0."""
     if group.size == 1:
@@ -331,7 +249,7 @@ def _everyones(own: list[_Drawn], count: int, group: Group) -> list[_Drawn]:
         own = [item for item in own if float(item[0]) <= draws[count - 1]]
     pieces = [(i, z, f) for i, (_, atoms) in enumerate(own) for z, f in atoms if len(f)]
     width = max(group.gather_json(max((f.shape[1] for _, _, f in pieces), default=0)))
-    dtype = _common_dtype([f for _, _, f in pieces], group)
+    dtype = common_dtype([f for _, _, f in pieces], group)
     features = group.gather(torch.cat([torch.zeros(0, width, dtype=dtype), *(f.to(dtype) for _, _, f in pieces)]))
     told = group.gather_json([[item[0] for item in own], [[i, z, len(f)] for i, z, f in pieces]])
     found: list[_Drawn] = []
@@ -341,47 +259,6 @@ def _everyones(own: list[_Drawn], count: int, group: Group) -> list[_Drawn]:
             part[i][1].append((z, f))
         found += part
     return found
-
-
-def _common_dtype(tensors: Sequence[Tensor], group: Group) -> torch.dtype:
-    """The precision of all ranks' features; a rank may have none."""
-    return (
-        torch.float64
-        if max(group.gather_json(any(len(t) and t.dtype == torch.float64 for t in tensors)))
-        else torch.float32
-    )
-
-
-def median_distance(
-    batches: Iterable[FeatureBatch],
-    kernel_transform: SetKernel,
-    seed: int,
-    sample: int = 2000,
-    group: Group = ALONE,
-) -> float:
-    """Median distance between pairs of atoms (transformed features), over a random sample of atoms.
-
-    Raises:
-        ConfigError: fewer than two distinct atoms, so that no length scale can be told.
-    """
-    pool = draw_pool(batches, sample, seed, group)
-    chosen = _joined(pool, sample)
-    transform = kernel_transform.transform
-    points = torch.cat([transform.apply(z, f, torch.float64) for z, f in chosen.items()])
-    distances = torch.pdist(points)
-    positive = distances[distances > 0]
-    if len(positive) == 0:
-        raise ConfigError(
-            "all atoms have the same features, so there is no median distance; give length_scale as a number"
-        )
-    return float(positive.median())
-
-
-def _joined(pool: Pool, sample: int) -> dict[int, Tensor]:
-    """The candidates with the lowest draws over all species: a sample of atoms as they come."""
-    everything = np.sort(np.concatenate([pool.draws[z] for z in pool.draws]))
-    highest = everything[min(sample, len(everything)) - 1]
-    return {z: pool.features[z][torch.from_numpy(pool.draws[z] <= highest)] for z in pool.features}
 
 
 def _singletons(chosen: Mapping[int, Tensor]) -> Landmarks:
@@ -408,9 +285,3 @@ def _farthest(points: Float64[Tensor, "points dim"], count: int) -> Tensor:
         distance = torch.minimum(distance, (points - points[chosen[i - 1]]).square().sum(1))
         chosen[i] = int(distance.argmax())
     return chosen
-
-
-def _atom_draws(batch: FeatureBatch, ptr: Tensor, source: Tensor, seed: int) -> NDArray[np.uint64]:
-    owner = np.repeat(np.arange(len(ptr) - 1), ptr.diff().numpy())
-    ids = batch.ids.numpy().astype(np.uint64)[owner]
-    return draw(draw(ids, seed) ^ source.numpy().astype(np.uint64), seed + 1)

@@ -14,7 +14,7 @@ w_S multiply these later, so that one pass serves every combination of them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol, runtime_checkable
 
@@ -102,6 +102,8 @@ def _fold_keys(batch: FeatureBatch) -> NDArray[np.uint64]:
 @runtime_checkable
 class RowSource(Protocol):
     """Rows that can be passed over again and again, also from the middle on."""
+
+    def __iter__(self) -> Iterator[RowBlock]: ...
 
     def blocks(self, skip: int = 0) -> Iterator[RowBlock | None]:
         """All blocks in order, with None in place of the first ``skip``, which cost nothing."""
@@ -210,41 +212,12 @@ class DerivativeRows:
 
 @dataclass(frozen=True)
 class Rows:
-    """Several kinds of rows as one re-iterable; keeps the blocks in memory where they fit.
-
-    Energy rows are the n x M set kernel, a factor (atoms / structures) smaller than the atom
-    kernel: what passes over them several times should not evaluate it again and again.
-    """
+    """Several kinds of rows, one after the other."""
 
     parts: tuple[RowSource, ...]
-    keep_bytes: int = 0
-    _kept: list[RowBlock] = field(default_factory=list, repr=False)
-    _state: dict[str, bool] = field(default_factory=dict, repr=False)
-
-    @property
-    def kept(self) -> bool:
-        """Whether a pass has been made and all of its blocks are in memory."""
-        return self._state.get("complete", False)
 
     def __iter__(self) -> Iterator[RowBlock]:
-        if self.kept:
-            yield from self._kept
-            return
-        self._kept.clear()
-        size = 0
-        for block in self.blocks():
-            assert block is not None
-            if isinstance(block.matrix, Tensor):
-                size += block.matrix.numel() * block.matrix.element_size()
-            else:  # a map is made anew: there is nothing to keep
-                size += self.keep_bytes + 1
-            if size <= self.keep_bytes:
-                self._kept.append(block)
-            else:
-                self._kept.clear()
-            yield block
-        if size <= self.keep_bytes:
-            self._state["complete"] = True
+        return (block for block in self.blocks() if block is not None)
 
     def blocks(self, skip: int = 0) -> Iterator[RowBlock | None]:
         """See ``RowSource``."""

@@ -13,11 +13,9 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from mekrr_scale.arrays import FeatureBatch
+from mekrr_scale.arrays import N_ELEMENTS, FeatureBatch
 from mekrr_scale.distributed import ALONE, ExactSum, Group
 from mekrr_scale.errors import ModelError
-
-_ELEMENTS = 256  # atomic numbers are one byte
 
 Standardize = Literal["none", "centre", "centre-per-species", "scale", "scale-per-species"]
 
@@ -81,7 +79,7 @@ def fit_transform(
     dim = len(shift)
     if kind == "none":
         return Transform.identity(dim)
-    rows = _ELEMENTS if kind.endswith("species") else 1
+    rows = N_ELEMENTS if kind.endswith("species") else 1
     counts = torch.zeros(rows, dtype=torch.int64)
     sums, squares = ExactSum(rows, dim), ExactSum(rows, dim)
     for batch in batches:

@@ -20,8 +20,9 @@ from mekrr_scale.kernels import (
     SetKernel,
     SpeciesMixing,
 )
-from mekrr_scale.landmarks import Uniform, median_distance
+from mekrr_scale.landmarks import Uniform
 from mekrr_scale.model import Model, identity_of
+from mekrr_scale.pool import median_distance
 from mekrr_scale.potential import Potential
 from mekrr_scale.transforms import fit_transform
 

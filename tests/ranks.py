@@ -16,9 +16,10 @@ from mekrr_scale.baselines import fit_baseline
 from mekrr_scale.distributed import ALONE, ExactSum, Group, join
 from mekrr_scale.distributed.panels import PanelGram, panels_of
 from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing
-from mekrr_scale.landmarks import Displaced, FarthestPoint, LeverageScores, Uniform, WholeStructures, median_distance
+from mekrr_scale.landmarks import Displaced, FarthestPoint, LeverageScores, Uniform, WholeStructures
 from mekrr_scale.operators import PanelPreconditioner
 from mekrr_scale.pipeline import FitPlan, LengthScale, evaluate_store, fit, trials
+from mekrr_scale.pool import median_distance
 from mekrr_scale.rows import assign_folds
 from mekrr_scale.solvers import falkon
 from mekrr_scale.store import FeatureStore, deal

@@ -11,8 +11,9 @@ from mekrr_scale.arrays import FeatureBatch, RowBlock, RowKind
 from mekrr_scale.baselines import fit_baseline
 from mekrr_scale.errors import ConfigError, SolverError
 from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing
-from mekrr_scale.landmarks import FarthestPoint, LeverageScores, Uniform, WholeStructures, median_distance
+from mekrr_scale.landmarks import FarthestPoint, LeverageScores, Uniform, WholeStructures
 from mekrr_scale.operators import NormalOperator, SpectralPreconditioner, classical_gram
+from mekrr_scale.pool import median_distance
 from mekrr_scale.rows import DerivativeRows, EnergyRows, Rows, assign_folds
 from mekrr_scale.solvers import AlphaSweep, Direct, Exact, Falkon, MixedRows, Result
 from mekrr_scale.solvers.moments import Moments, accumulate

@@ -2,6 +2,6 @@
 
 from mekrr_scale.distributed.checkpoint import Checkpoint, State, StopSignals
 from mekrr_scale.distributed.group import ALONE, Group, join
-from mekrr_scale.distributed.sums import ExactSum, exact_total
+from mekrr_scale.distributed.sums import ExactSum
 
-__all__ = ["ALONE", "Checkpoint", "ExactSum", "Group", "State", "StopSignals", "exact_total", "join"]
+__all__ = ["ALONE", "Checkpoint", "ExactSum", "Group", "State", "StopSignals", "join"]

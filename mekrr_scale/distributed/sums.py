@@ -76,12 +76,3 @@ class ExactSum:
         self.bins.zero_()
         self.bins[shift:] = kept
         self.top = top
-
-
-def exact_total(value: Float64[Tensor, "*shape"], group: Group) -> Float64[Tensor, "*shape"]:
-    """The sum of one tensor of each rank."""
-    if group.size == 1:
-        return value
-    total = ExactSum(*value.shape, device=value.device)
-    total.add(value.clone())
-    return total.value(group)

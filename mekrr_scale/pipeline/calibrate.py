@@ -25,13 +25,13 @@ from mekrr_scale.posterior import (
     posterior_factor,
     raw_variance,
 )
-from mekrr_scale.rows import DerivativeRows, EnergyRows, Folds, Rows
+from mekrr_scale.rows import DerivativeRows, EnergyRows, Folds, RowSource
 from mekrr_scale.solvers import Solution
 from mekrr_scale.whitening import Whitening, WhiteningMethod, whiten
 
 LARGEST_RANK = 4096  # Gram matrices and factors of five folds take eleven times rank^2 numbers: 1.5 GB
 LOOKED_AT = 4000  # held-out structures, and atoms, that calibration looks at
-_DIRECTIONS = 8000
+MOVED_AT = 8000  # directions
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class _Held:
 
 
 def calibrate(
-    fitted: Fitted, rows: Rows, data: FitData, progress: Callable[[int], None] = lambda rows: None
+    fitted: Fitted, rows: RowSource, data: FitData, progress: Callable[[int], None] = lambda rows: None
 ) -> Posterior | None:
     """Two passes over the rows: Gram matrices by fold, then errors beside variances.
 
@@ -118,7 +118,7 @@ def _variances(parts: Sequence[RawVariance], group: Group) -> RawVariance:
 
 
 def _grams(
-    fitted: Fitted, rows: Rows, whitening: Whitening, progress: Callable[[int], None]
+    fitted: Fitted, rows: RowSource, whitening: Whitening, progress: Callable[[int], None]
 ) -> list[Float64[Tensor, "rank rank"]]:
     """Phi' W Phi of each fold, under the weights that were chosen."""
     shape = whitening.rank, whitening.rank
@@ -177,7 +177,7 @@ def _forces(fitted: Fitted, data: FitData, whitening: Whitening, factors: Sequen
         labels = batch.directions
         if labels is None:
             continue
-        chosen = _drawn(batch, _DIRECTIONS / max(directions, 1))
+        chosen = _drawn(batch, MOVED_AT / max(directions, 1))
         if not bool(chosen.any()):
             continue
         prior = fitted.kernel.derivative_diagonal(batch, chosen)

@@ -78,6 +78,11 @@ class FitData:
         return next((batch for store in whole for batch in store), None)
 
     @property
+    def species(self) -> tuple[int, ...]:
+        """Atomic numbers, of all ranks' structures."""
+        return tuple(sorted(set().union(*(store.species for store in self.stores))))
+
+    @property
     def energies(self) -> Iterable[FeatureBatch]:
         return Chained(self.stores)
 

@@ -121,7 +121,7 @@ def _search(
     for place, (standardize, kind, length) in enumerate(listed):
         transform = data.transform(standardize)
         if standardize not in scales:
-            scales[standardize] = median(plan, data, transform)
+            scales[standardize] = median(plan, data.energies, transform, data.group)
         kernels = {alpha: set_kernel(plan, length, alpha, scales[standardize], transform) for alpha in alphas}
         part = None if checkpoint is None else checkpoint.part(f"trial{place}", {})
         for alpha, trial in tries(plan, data, kernels, kind, folds, progress, part):

@@ -138,7 +138,7 @@ def _begun(plan: FitPlan, data: FitData, progress: Progress) -> Sums:
     """The basis, chosen from what there is at the first fit."""
     standardize, kind, length = next(candidates(plan, data))
     transform, baseline = data.transform(standardize), data.baseline(kind, plan)
-    kernel = set_kernel(plan, length, alphas_of(plan)[0], median(plan, data, transform), transform)
+    kernel = set_kernel(plan, length, alphas_of(plan)[0], median(plan, data.energies, transform, data.group), transform)
     batches = data.moved if plan.landmarks == "displaced" and data.derivatives else data.energies
     landmarks = agreed(selection(plan).select(batches, kernel, data.group), data.group)
     whitening = whiten(kernel.gram_block_makers(landmarks), plan.cut, plan.whitening, data.group)

@@ -12,7 +12,7 @@ from mekrr_scale.baselines import BaselineKind
 from mekrr_scale.cache import default_scratch
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.kernels import KERNEL_NAMES, SpeciesMixing, atom_kernel
-from mekrr_scale.landmarks import Balance
+from mekrr_scale.pool import Balance
 from mekrr_scale.transforms import Standardize
 from mekrr_scale.whitening import WhiteningMethod
 

@@ -6,39 +6,27 @@ measured here and now, on one batch of the store and on small matrices.
 
 from __future__ import annotations
 
-import tempfile
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from mekrr_scale.arrays import FeatureBatch, Landmarks
-from mekrr_scale.baselines import Baseline
 from mekrr_scale.cache import free_bytes, packed_width
 from mekrr_scale.distributed import ALONE, Group
 from mekrr_scale.distributed.group import share
 from mekrr_scale.distributed.panels import WIDTH
-from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing
-from mekrr_scale.landmarks import Pool, Uniform, draw_pool, median_distance
-from mekrr_scale.pipeline.calibrate import LARGEST_RANK, LOOKED_AT
+from mekrr_scale.operators import decades
+from mekrr_scale.pipeline.calibrate import LARGEST_RANK, LOOKED_AT, MOVED_AT
 from mekrr_scale.pipeline.data import FitData
 from mekrr_scale.pipeline.plan import FitPlan
-from mekrr_scale.pipeline.trials import alphas_of, candidates, iterative, set_kernel
-from mekrr_scale.posterior import alone
-from mekrr_scale.rows import DerivativeRows, EnergyRows
+from mekrr_scale.pipeline.rates import Rates, Sample
+from mekrr_scale.pipeline.trials import alphas_of, candidates, iterative
 from mekrr_scale.solvers import LARGEST_EIGEN
 from mekrr_scale.store import FeatureStore
-from mekrr_scale.transforms import Transform, fit_transform
-from mekrr_scale.whitening import eigh, whiten
+from mekrr_scale.store.reader import BATCH_ATOMS, BATCH_STRUCTURES, HELD_BYTES
 
-_ELEMENTS = 3e7  # kernel elements of the batch that is timed
 _DOUBLE = 8
-_HELD_BYTES = 128 * 1024**2  # of arrays per structure that a store keeps (store/reader.py)
-_BATCH_ATOMS = 32768  # atoms and tangent rows of a batch at most (the same)
-_HASHED = 4e9  # bytes per second of the first pass, which checks hashes (benchmarks: store_reading)
 
 
 @dataclass(frozen=True)
@@ -78,56 +66,6 @@ class Resources:
     @property
     def passes(self) -> float:
         return sum(stage.passes for stage in self.stages)
-
-
-@dataclass(frozen=True)
-class _Rates:
-    """Seconds of this machine."""
-
-    statistics: float  # per structure: passes for statistics, landmarks and folds
-    kernel: float  # per energy row
-    derivative: float  # per derivative row
-    flop: float  # of a large matrix product
-    thin: float  # per element of a matrix that few vectors are multiplied with
-    eigen: float  # per cubed size
-    prior: float  # per structure: K(x, x), for uncertainties
-    lone_prior: float  # the same of one atom
-    copy: float  # per byte
-    write: float  # per byte, to the scratch file
-
-    @classmethod
-    def measure(cls, plan: FitPlan, data: FitData) -> _Rates:
-        kernel, landmarks, batch = _sample(plan, data)
-        a = torch.randn(1024, 1024, dtype=torch.float64)
-        size = min(max(landmarks.n_sets, 64), 1000)
-        gram = a[:size, :size] @ a[:size, :size].T
-        tall = torch.randn(4096, 1024, dtype=torch.float64)
-        columns = torch.randn(1024, _columns(plan), dtype=torch.float64)
-        species = _species(data)
-        run = max(batch.runs, key=lambda run: len(run.features))
-        lone = alone(run.features[:32].double(), torch.full((min(32, len(run.features)),), run.z))
-        few = batch.take(torch.arange(batch.n_structures) < 32)
-        baseline = Baseline(species, torch.zeros(len(species), dtype=torch.float64), prior=False, fitted=False)
-        rows = EnergyRows((batch,), kernel, landmarks, baseline)
-        count = max(1, int((~batch.energy.isnan()).sum()))
-        derivative = 0.0
-        if data.derivatives:
-            moved = next(iter(_small(data, landmarks.n_sets, True)), None)
-            if moved is not None and moved.directions is not None and len(moved.directions.label):
-                source = DerivativeRows((moved,), kernel, landmarks, baseline)
-                derivative = _time(lambda: list(source)) / len(moved.directions.label)
-        return cls(
-            statistics=_statistics(data),
-            kernel=_time(lambda: list(rows)) / count,
-            derivative=derivative,
-            flop=_time(lambda: a @ a) / (2 * 1024**3),
-            thin=_time(lambda: tall.T @ (tall @ columns)) / tall.numel(),
-            eigen=_time(lambda: eigh(gram)) / size**3,
-            prior=_time(lambda: kernel.diagonal(few)) / few.n_structures,
-            lone_prior=_time(lambda: kernel.diagonal(lone)) / lone.n_structures,
-            copy=_time(tall.clone) / (tall.numel() * _DOUBLE),
-            write=_write_rate(plan.scratch, tall),
-        )
 
 
 def resources(
@@ -182,7 +120,7 @@ class _Job:
 
     plan: FitPlan
     data: FitData
-    rates: _Rates
+    rates: Rates
     energies: int  # of the largest rank
     directions: int
     structures: int
@@ -192,21 +130,10 @@ class _Job:
 
     @classmethod
     def of(cls, plan: FitPlan, data: FitData) -> _Job:
-        kernel, landmarks, _ = _sample(plan, data)
-        energies, directions, structures = _largest_share(data)
+        sample = Sample.of(plan, data)
+        rates = Rates.measure(plan, data, sample, _columns(plan))
         tried = len(list(candidates(plan, data))) * len(alphas_of(plan))
-        blocks = _block_sizes(kernel, landmarks)
-        return cls(
-            plan,
-            data,
-            _Rates.measure(plan, data),
-            energies,
-            directions,
-            structures,
-            blocks,
-            _rank_part(plan, data),
-            tried,
-        )
+        return cls(plan, data, rates, *_largest_share(data), sample.blocks, sample.rank_part, tried)
 
     @property
     def rows(self) -> int:
@@ -219,7 +146,7 @@ class _Job:
 
     @property
     def width(self) -> int:
-        return packed_width(self.columns, len(_species(self.data)))
+        return packed_width(self.columns, len(self.data.species))
 
     @property
     def square(self) -> float:
@@ -239,11 +166,16 @@ class _Job:
     def work(self) -> float:
         """Landmarks, and the block of rows at hand with what is made of it."""
         landmarks = 3.0 * sum(self.blocks) * (self.data.stores[0].header.dim + 2) * _DOUBLE
-        arrays = min(_HELD_BYTES, self.structures * _DOUBLE * (8.0 + len(_species(self.data))))
+        arrays = min(HELD_BYTES, self.structures * _DOUBLE * (8.0 + len(self.data.species)))
         dim = self.data.stores[0].header.dim
         stored = [place.rows for store in self.data.stores for info in store.shards for place in info.big.values()]
-        tangents = 4.0 * min(_BATCH_ATOMS, sum(stored)) * dim * _DOUBLE if self.directions else 0.0
-        return landmarks + arrays + tangents + 6.0 * min(2048, max(self.energies, 1)) * sum(self.blocks) * _DOUBLE
+        tangents = 4.0 * min(BATCH_ATOMS, sum(stored)) * dim * _DOUBLE if self.directions else 0.0
+        return (
+            landmarks
+            + arrays
+            + tangents
+            + 6.0 * min(BATCH_STRUCTURES, max(self.energies, 1)) * sum(self.blocks) * _DOUBLE
+        )
 
     @property
     def make(self) -> float:
@@ -262,15 +194,15 @@ class _Job:
         if self.columns <= LARGEST_EIGEN:
             factor_bytes, factor_seconds = 6.0 * self.square, self.rates.eigen * float(self.columns) ** 3
         else:
-            decades = len(set(_decades(self.plan)))
+            factors = len(decades(torch.tensor(self.plan.ridges, dtype=torch.float64)))
             panels = self.square / 2
-            factor_bytes = (max(3.0, 1.0 + decades) * panels + 3.0 * self.columns * WIDTH * _DOUBLE) / size
-            factor_seconds = decades * float(self.columns) ** 3 / 3 * self.rates.flop / size
+            factor_bytes = (max(3.0, 1.0 + factors) * panels + 3.0 * self.columns * WIDTH * _DOUBLE) / size
+            factor_seconds = factors * float(self.columns) ** 3 / 3 * self.rates.flop / size
             subset *= 0.6
         held = self.whitening + in_memory + factor_bytes
         handled = self.rows * self.width * _DOUBLE * (4 * self.rates.copy + self.rates.write * ("scratch" in kept))
         first = self.tried * (self.make + self.whiten + subset + handled)
-        buffers = 2.0 * min(2048, self.rows) * self.width * _DOUBLE if "scratch" in kept else 0.0
+        buffers = 2.0 * min(BATCH_STRUCTURES, self.rows) * self.width * _DOUBLE if "scratch" in kept else 0.0
         vectors = 25.0 * self.columns * _columns(self.plan) * _DOUBLE
         return [
             Stage("first pass", held + self.work, first, self.tried, f"rows kept: {kept}"),
@@ -304,8 +236,10 @@ class _Job:
         if self.plan.uncertainty and self.columns <= LARGEST_RANK:
             update = self.rows * 2.0 * self.columns**2 * self.rates.flop
             factors = 4 * self.rates.eigen * float(self.columns) ** 3
-            looked_at = LOOKED_AT / self.data.group.size  # structures, and atoms by themselves
-            factors += min(self.energies, looked_at) * self.rates.prior + looked_at * self.rates.lone_prior
+            atoms = sum(store.n_atoms for store in self.data.stores)
+            looked_at, alone, moved = (n / self.data.group.size for n in (LOOKED_AT, min(LOOKED_AT, atoms), MOVED_AT))
+            factors += min(self.energies, looked_at) * self.rates.prior + alone * self.rates.lone_prior
+            factors += min(self.directions, moved) * self.rates.derivative_prior
             held = self.whitening + in_memory + (2.0 * self.plan.folds + 4) * self.square + self.work
             stages.append(Stage("uncertainty", held, 2 * self.make + self.whiten + update + factors, 2))
         return stages
@@ -336,103 +270,8 @@ def _largest_share(data: FitData) -> tuple[int, int, int]:
     return max(found, key=lambda item: item[0] + item[1])
 
 
-def _sample(plan: FitPlan, data: FitData) -> tuple[SetKernel, Landmarks, FeatureBatch]:
-    """A kernel, landmarks (as many, of the right species) and a batch like those of the fit."""
-    batch = next(iter(_small(data, plan.n_landmarks, False)))
-    transform = Transform.identity(batch.runs[0].features.shape[1])
-    kernel = set_kernel(plan, plan.length_scales[0], alphas_of(plan)[0], 1.0, transform)
-    species = data.stores[0].species
-    features = {run.z: run.features for run in batch.runs if len(run.features)}
-    whole = {z: n for z, n in species.items() if z in features}
-    pool = Pool({z: features[z][:1].expand(n, -1) for z, n in whole.items()}, {}, whole)
-    count = plan.n_landmarks or sum(whole.values())
-    shares = pool.share(min(count, sum(whole.values())), plan.balance)
-    repeated = {z: features[z][torch.arange(n) % len(features[z])] for z, n in shares.items() if n}
-    total = sum(map(len, repeated.values()))
-    landmarks = Landmarks(
-        torch.cat([repeated[z] for z in sorted(repeated)]),
-        torch.cat([torch.full((len(repeated[z]),), z) for z in sorted(repeated)]),
-        torch.arange(total),
-        total,
-    )
-    return kernel, landmarks, batch
-
-
-def _rank_part(plan: FitPlan, data: FitData) -> float:
-    """The part of the landmarks' columns that whitening keeps, from atoms of the first batch."""
-    stores = (replace(store, owned=None) for store in data.stores)
-    batch = next(batch for store in stores for batch in store)
-    transform = fit_transform((batch,), plan.standardize[0])
-    atoms = int(batch.n_atoms.sum())
-    plain = SetKernel(Gaussian(1.0), SpeciesMixing(), "sum", transform)
-    relative = atoms > 1 and any(length.relative for length in plan.length_scales)
-    distance = median_distance((batch,), plain, plan.seed, 500) if relative else 1.0
-    kernel = set_kernel(plan, plan.length_scales[0], alphas_of(plan)[0], distance, transform)
-    landmarks = Uniform(min(plan.n_landmarks or atoms, atoms, 1000), plan.seed, plan.balance).select((batch,), kernel)
-    return whiten(kernel.gram_block_makers(landmarks), plan.cut).rank / kernel.n_columns(landmarks)
-
-
-def _small(data: FitData, landmarks: int, tangents: bool) -> Sequence[FeatureBatch]:
-    """The first batch, small enough to be timed."""
-    atoms = int(max(256, min(32768, _ELEMENTS / max(landmarks, 1))))
-    stores = (replace(store, owned=None, tangents=tangents, max_atoms=atoms) for store in data.stores)
-    found = next((batch for store in stores for batch in store), None)
-    return [] if found is None else [found]
-
-
-def _block_sizes(kernel: SetKernel, landmarks: Landmarks) -> list[int]:
-    if not kernel.separate(landmarks):
-        return [kernel.n_columns(landmarks)]
-    return [int(n) for n in landmarks.species.unique_consecutive(return_counts=True)[1]]
-
-
-def _species(data: FitData) -> tuple[int, ...]:
-    return tuple(sorted(set().union(*(store.species for store in data.stores))))
-
-
 def _columns(plan: FitPlan) -> int:
     return len(plan.ridges) * (1 + plan.folds)
-
-
-def _decades(plan: FitPlan) -> list[int]:
-    """The group of each ridge; a group shares a factor."""
-    places, smallest = [0], 0.0
-    for ridge in sorted(plan.ridges):
-        if ridge > 10 * smallest * (1 + 1e-9):
-            smallest = ridge
-            places.append(places[-1] + 1)
-    return places[1:]
-
-
-def _statistics(data: FitData) -> float:
-    """Seconds per structure of what goes before the rows: hashes checked, moments, draws, folds, baseline."""
-    stores = (replace(store, owned=None) for store in data.stores)
-    batch = next(batch for store in stores for batch in store)
-    transform = _time(lambda: fit_transform((batch,), "scale-per-species"))
-    draws = 2 * _time(lambda: draw_pool((batch,), 1000, 0))
-    size = sum(run.features.numel() * run.features.element_size() for run in batch.runs)
-    return (transform + draws + size / _HASHED) / batch.n_structures
-
-
-def _write_rate(folder: Path | None, tensor: Tensor) -> float:
-    """Seconds per byte of writing to the scratch folder."""
-    if folder is None:
-        return 0.0
-    try:
-        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
-            return _time(lambda: file.write(tensor.numpy().data)) / (tensor.numel() * _DOUBLE)
-    except OSError:
-        return 0.0
-
-
-def _time(work: Callable[[], object]) -> float:
-    work()
-    best = float("inf")
-    for _ in range(2):
-        start = time.perf_counter()
-        work()
-        best = min(best, time.perf_counter() - start)
-    return best
 
 
 def _anonymous() -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import product
@@ -13,22 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mekrr_scale.arrays import FeatureBatch
 from mekrr_scale.baselines import Baseline, BaselineKind
-from mekrr_scale.distributed import Checkpoint, Group
+from mekrr_scale.cache import KeptRows
+from mekrr_scale.distributed import ALONE, Checkpoint, Group
 from mekrr_scale.errors import ConfigError, SolverError
 from mekrr_scale.kernels import AtomKernel, Landmarks, SetKernel, SpeciesMixing, atom_kernel
-from mekrr_scale.landmarks import (
-    Displaced,
-    FarthestPoint,
-    LandmarkSelection,
-    LeverageScores,
-    Uniform,
-    WholeStructures,
-    median_distance,
-)
+from mekrr_scale.landmarks import Displaced, FarthestPoint, LandmarkSelection, LeverageScores, Uniform, WholeStructures
 from mekrr_scale.matrixfree import FreeForceRows
 from mekrr_scale.pipeline.data import FitData
 from mekrr_scale.pipeline.plan import FitPlan, LengthScale
+from mekrr_scale.pool import median_distance
 from mekrr_scale.progress import Progress
 from mekrr_scale.rows import DerivativeRows, EnergyRows, Folds, Rows, RowSource
 from mekrr_scale.solvers import (
@@ -53,7 +48,7 @@ class Trial:
     kernel: SetKernel
     baseline: Baseline
     landmarks: Landmarks
-    rows: Rows
+    rows: RowSource
     solution: Solution
     point: PathPoint
     summary: Mapping[str, Any]
@@ -73,12 +68,12 @@ def alphas_of(plan: FitPlan) -> tuple[float, ...]:
     return (math.nan,) if plan.mixing is not None else plan.alphas
 
 
-def median(plan: FitPlan, data: FitData, transform: Transform) -> float:
+def median(plan: FitPlan, batches: Iterable[FeatureBatch], transform: Transform, group: Group = ALONE) -> float:
     """The median distance of transformed features, where a length scale is relative to it."""
     if not any(length.relative for length in plan.length_scales):
         return 1.0
     kernel = SetKernel(atom_kernel("gaussian", length_scale=1.0), SpeciesMixing(), "sum", transform)
-    return data.group.agree(median_distance(data.energies, kernel, plan.seed, group=data.group))
+    return group.agree(median_distance(batches, kernel, plan.seed, group=group))
 
 
 def set_kernel(plan: FitPlan, length: LengthScale, alpha: float, median: float, transform: Transform) -> SetKernel:
@@ -137,7 +132,7 @@ def tries(
     solutions: Mapping[float, Solution] = {}
     if len(swept) > 1:
         apart, alike = first.with_alpha(1.0), first.with_alpha(0.0)
-        both = MixedRows(*(_rows(plan, data, k, landmarks, baseline, folds, 0) for k in (apart, alike)))
+        both = MixedRows(*(_rows(plan, data, k, landmarks, baseline, folds) for k in (apart, alike)))
         part = None if checkpoint is None else checkpoint.part("sweep", {"alphas": swept, "kernel": repr(first.atom)})
         with deferred(part):
             solutions = AlphaSweep(direct(plan, data), tuple(swept), plan.cut).solve(
@@ -152,8 +147,9 @@ def tries(
             )
     for alpha, kernel in kernels.items():
         whitened = plan.solver != "exact" and iterative(plan, data, kernel.n_columns(landmarks))
-        keep = 0 if whitened else None  # the solver keeps whitened rows instead
-        rows = _rows(plan, data, kernel, landmarks, baseline, folds, keep)
+        rows: RowSource = _rows(plan, data, kernel, landmarks, baseline, folds)
+        if not whitened:  # else the solver keeps them itself, in the whitened basis
+            rows = KeptRows(rows, plan.memory_bytes)
         if alpha in solutions:
             solution = solutions[alpha]
         elif plan.solver == "exact":
@@ -171,7 +167,7 @@ def _resumable(
     data: FitData,
     kernel: SetKernel,
     landmarks: Landmarks,
-    rows: Rows,
+    rows: RowSource,
     baseline: Baseline,
     progress: Progress,
     checkpoint: Checkpoint | None,
@@ -254,7 +250,6 @@ def _rows(
     landmarks: Landmarks,
     baseline: Baseline,
     folds: Folds | None,
-    keep_bytes: int | None = None,
 ) -> Rows:
     landmarks = landmarks.on(plan.device)
     parts: list[RowSource] = [EnergyRows(data.energies, kernel, landmarks, baseline, folds)]
@@ -262,11 +257,11 @@ def _rows(
         parts.append(DerivativeRows(data.moved, kernel, landmarks, baseline, folds))
     if data.backbone is not None:
         parts.append(FreeForceRows(data.labelled, data.backbone, kernel, landmarks, baseline, folds, data.group))
-    return Rows(tuple(parts), plan.memory_bytes if keep_bytes is None else keep_bytes)
+    return Rows(tuple(parts))
 
 
 def trial(
-    plan: FitPlan, kernel: SetKernel, baseline: Baseline, landmarks: Landmarks, rows: Rows, solution: Solution
+    plan: FitPlan, kernel: SetKernel, baseline: Baseline, landmarks: Landmarks, rows: RowSource, solution: Solution
 ) -> Trial:
     """A solution with its cross-validated errors."""
     nan = math.nan
@@ -318,7 +313,7 @@ def _device_bytes(plan: FitPlan) -> int:
     return torch.cuda.mem_get_info(plan.device)[0] // 2 if torch.device(plan.device).type == "cuda" else 0
 
 
-def _solve_exact(plan: FitPlan, rows: Rows, baseline: Baseline) -> Solution:
+def _solve_exact(plan: FitPlan, rows: RowSource, baseline: Baseline) -> Solution:
     blocks = list(rows)
     if not blocks:
         raise SolverError("there is not a single row to fit; no structure in the store has a usable label")

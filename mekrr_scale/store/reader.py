@@ -33,9 +33,10 @@ from mekrr_scale.store.shard import BIG, Arrays, block_hashes, whole_tangents
 
 VerifyLevel = Literal["size", "lazy", "full"]
 
-_MAX_STRUCTURES = 2048  # of a batch: each is a row of as many numbers as there are landmarks
+BATCH_ATOMS = 32768  # and tangent rows, of a batch
+BATCH_STRUCTURES = 2048  # of a batch: each is a row of as many numbers as there are landmarks
 _MAX_OPEN = 200  # shards: each takes a file handle, of which a process often has 1024
-_HELD_BYTES = 128 * 1024**2  # of arrays per structure, over all open shards
+HELD_BYTES = 128 * 1024**2  # of arrays per structure, over all open shards
 
 
 class Shard:
@@ -144,7 +145,7 @@ class FeatureStore:
     path: Path
     level: VerifyLevel = "lazy"
     tangents: bool = False
-    max_atoms: int = 32768
+    max_atoms: int = BATCH_ATOMS
     owned: frozenset[str] | None = None
     manifest: Mapping[str, Any] = field(init=False, repr=False)
     header: StoreHeader = field(init=False)
@@ -202,7 +203,7 @@ class FeatureStore:
         if info.path not in self._open:
             shard = Shard(self.path / info.path, info, self.level, self._verified.setdefault(info.path, {}))
             held = sum(other.held_bytes for other in self._open.values())
-            if held + shard.held_bytes > _HELD_BYTES or len(self._open) >= _MAX_OPEN:
+            if held + shard.held_bytes > HELD_BYTES or len(self._open) >= _MAX_OPEN:
                 return shard
             self._open[info.path] = shard
         return self._open[info.path]
@@ -243,7 +244,7 @@ def _cuts(shard: Shard, max_atoms: int, tangents: bool) -> Iterator[tuple[int, i
         sizes = sizes * np.maximum(1, np.diff(shard.small["/tangent/structure_ptr"]))
     total, first = 0, 0
     for i, size in enumerate(sizes.tolist()):
-        if i > first and (total + size > max_atoms or i - first >= _MAX_STRUCTURES):
+        if i > first and (total + size > max_atoms or i - first >= BATCH_STRUCTURES):
             yield first, i
             total, first = 0, i
         total += size
