@@ -13,8 +13,10 @@ from jaxtyping import Float64
 from numpy import ndarray
 from rich.table import Table
 
+from mekrr_scale.backbones import Backbone
 from mekrr_scale.interpret import Explanation
 from mekrr_scale.pipeline import Evaluation, FitReport, Resources
+from mekrr_scale.transfer import TrainReport
 
 matplotlib.use("Agg")
 
@@ -67,6 +69,62 @@ def trial_table(report: FitReport) -> Table:
         table.add_row(*(_cell(name, trial[name]) for name in shown))
     table.caption = "RMSE: energy in meV/atom, force along the stored directions in meV/angstrom"
     return table
+
+
+def block_table(backbone: Backbone) -> Table:
+    """Blocks in the order in which an input passes through them, with their parameters."""
+    table = Table(title=f"Blocks of {backbone.name} {backbone.version}", title_justify="left")
+    for name in ("block", "parameters", "of them trained"):
+        table.add_column(name, justify="left" if name == "block" else "right")
+    for (name, modules), learning in zip(backbone.blocks().items(), backbone.parameters().values(), strict=True):
+        count = sum(weight.numel() for module in modules for weight in module.parameters())
+        table.add_row(name, f"{count}", f"{sum(weight.numel() for weight in learning.values())}")
+    return table
+
+
+def training_table(report: TrainReport) -> Table:
+    """Errors on the validation set before training and of the weights that were kept."""
+    table = Table(title="Validation", title_justify="left")
+    for name in ("", "step", "loss", "energy", "forces", "stress"):
+        table.add_column(name, justify="right" if name else "left")
+    for name, record in (("before", report.history[0]), ("kept", report.best)):
+        errors = (record.errors.energy, record.errors.forces, record.errors.stress)
+        shown = ["-" if np.isnan(value) else f"{1e3 * value:.4g}" for value in errors]
+        table.add_row(name, str(record.step), f"{record.validation:.3g}", *shown)
+    rates = ", ".join(f"{name} {rate:.1e}" if rate else f"{name} frozen" for name, rate in report.rates.items())
+    table.caption = f"RMSE in meV/atom, meV/angstrom, meV/angstrom^3; learning rates: {rates}"
+    return table
+
+
+def training_plot(path: Path | str, report: TrainReport) -> None:
+    """Losses, errors on the validation set, and the learning rate, by step."""
+    import matplotlib.pyplot as plt
+
+    history = report.history
+    steps = [record.step for record in history]
+    labels = {"energy": "energy RMSE (meV/atom)", "forces": "force RMSE (meV/Å)", "stress": "stress RMSE (meV/Å³)"}
+    shown = [(key, label) for key, label in labels.items() if not np.isnan(getattr(history[0].errors, key))]
+    figure, axes = plt.subplots(1, 1 + len(shown), figsize=(4.4 * (1 + len(shown)), 3.8), squeeze=False)
+    left = axes[0, 0]
+    left.plot(steps[1:], [record.training for record in history[1:]], color=_GREY, label="training")
+    left.plot(steps, [record.validation for record in history], color=_BLUE, label="validation (averaged weights)")
+    left.set_ylabel("loss")
+    left.legend(frameon=False, fontsize=8, loc="upper right")
+    rate = left.twinx()
+    rate.plot(steps, [record.rate for record in history], color=_ORANGE, linewidth=0.8, linestyle=":")
+    rate.set_ylabel("learning rate", color=_ORANGE)
+    for axis, (key, label) in zip(axes[0, 1:], shown, strict=True):
+        axis.plot(steps, [1e3 * getattr(record.errors, key) for record in history], color=_BLUE)
+        axis.set_ylabel(label)
+    for axis in axes[0]:
+        axis.set_yscale("log")
+        axis.set_xlabel("step")
+        axis.axvline(report.best.step, color="black", linewidth=0.8, linestyle="--")
+        axis.spines[["top", "right"]].set_visible(False)
+    rate.spines["top"].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
 
 
 def resource_table(resources: Resources) -> Table:

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import torch
+from ase.stress import voigt_6_to_full_3x3_stress
 
 from mekrr_scale.arrays import FeatureBatch, bounds
 
@@ -125,3 +126,46 @@ def with_tangents(batch: FeatureBatch, seed, most=3):
     )
     moved = replace(batch, runs=tuple(runs), directions=labels)
     return moved, [torch.cat(parts, 1) for parts in by_structure]
+
+
+def training_loss(backbone, examples, plan, step=1e-5):
+    """w_E <(dE/n)^2> + w_F <dF^2> + w_S <dsigma^2>, derivatives by central differences of the energy."""
+
+    def energy(atoms):
+        graph = backbone.graph(atoms)
+        with torch.no_grad():
+            return float(backbone.forward(graph, graph.positions).energy(graph))
+
+    def slope(atoms, move):
+        ends = []
+        for sign in (1, -1):
+            moved = atoms.copy()
+            move(moved, sign * step)
+            ends.append(energy(moved))
+        return (ends[0] - ends[1]) / (2 * step)
+
+    def shift(i, c):
+        def move(atoms, t):
+            atoms.positions[i, c] += t
+
+        return move
+
+    def strain(a, b):
+        def move(atoms, t):
+            eps = np.eye(3)
+            eps[a, b] += t / 2
+            eps[b, a] += t / 2
+            atoms.set_cell(atoms.cell.array @ eps, scale_atoms=True)
+
+        return move
+
+    squares = [[], [], []]
+    for example in examples:
+        atoms, labels = example.atoms.copy(), example.labels
+        squares[0].append(((energy(atoms) - labels.energy) / len(atoms)) ** 2)
+        for i, c in np.ndindex(len(atoms), 3):
+            squares[1].append((-slope(atoms, shift(i, c)) - labels.forces[i, c]) ** 2)
+        if labels.stress is not None:
+            for (a, b), value in np.ndenumerate(voigt_6_to_full_3x3_stress(labels.stress)):
+                squares[2].append((slope(atoms, strain(a, b)) / atoms.get_volume() - value) ** 2)
+    return sum(weight * np.mean(part) for weight, part in zip(plan.weights, squares, strict=True) if part)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mekrr_scale.backbones.base import Backbone, BackboneIdentity, BackboneOutput
 from mekrr_scale.backbones.derivatives import Directions, TangentOutput, tangents
+from mekrr_scale.backbones.rescaled import Rescaled, Scaling, bare, rescaled, save_backbone
 from mekrr_scale.errors import BackboneError, suggestion
 
 __all__ = [
@@ -18,9 +19,14 @@ __all__ = [
     "BackboneOutput",
     "BackboneSpec",
     "Directions",
+    "Rescaled",
+    "Scaling",
     "TangentOutput",
     "available_backbones",
+    "bare",
     "load_backbone",
+    "new_backbone",
+    "save_backbone",
     "tangents",
 ]
 
@@ -35,7 +41,7 @@ class BackboneSpec:
     name: str = "chgnet"
     layer: str | None = None
     version: str | None = None  # chgnet, sevennet: which of the wheel's weights; mace: the head
-    checkpoint: str | None = None  # path of the weights; chgnet takes none
+    checkpoint: str | None = None  # path of the weights
     max_neighbors: int | None = None  # schnet, dimenet++: cap on neighbours, 0 for none
 
 
@@ -68,7 +74,29 @@ def load_backbone(spec: BackboneSpec | str, **options: Any) -> Backbone:
     missing = sorted(adapter.required - set(given))
     if missing:
         raise BackboneError(f"backbone {spec.name} needs {', '.join('--' + name for name in missing)}")
-    return adapter.load(given)
+    return rescaled(adapter.load(given), spec.checkpoint)
+
+
+def new_backbone(spec: BackboneSpec, sizes: Mapping[str, float] | None = None) -> Backbone:
+    """A backbone whose architecture is to be trained from scratch.
+
+    A schnet or dimenet++ without a checkpoint has random weights (torch's global generator); the
+    others come with those that tell their architecture.
+
+    Args:
+        sizes: of a schnet or dimenet++, where they differ from the defaults.
+
+    Raises:
+        BackboneError: see ``load_backbone``; or sizes for a backbone that has those of its weights.
+    """
+    maker = {"schnet": _new_schnet, "dimenet++": _new_dimenet}.get(spec.name)
+    if maker is not None and spec.checkpoint is None:
+        return maker(sizes or {})
+    if sizes:
+        raise BackboneError(
+            f"backbone {spec.name} has the sizes of its weights; sizes are for a new schnet or dimenet++"
+        )
+    return load_backbone(spec)
 
 
 def available_backbones() -> list[tuple[str, bool, str]]:
@@ -109,6 +137,18 @@ def _dimenet(given: dict[str, str | int]) -> Backbone:
     return Dimenet(Path(str(given["checkpoint"])), max_neighbors=None if cap is None else int(cap), **layer)
 
 
+def _new_schnet(sizes: Mapping[str, float]) -> Backbone:
+    from mekrr_scale.backbones.schnet import new_schnet
+
+    return new_schnet(sizes)
+
+
+def _new_dimenet(sizes: Mapping[str, float]) -> Backbone:
+    from mekrr_scale.backbones.dimenet import new_dimenet
+
+    return new_dimenet(sizes)
+
+
 def _mace(given: dict[str, str | int]) -> Backbone:
     from mekrr_scale.backbones.mace import Mace
 
@@ -127,7 +167,7 @@ class _Adapter:
 _ADAPTERS = {
     "chgnet": _Adapter(
         _chgnet,
-        frozenset({"layer", "version"}),
+        frozenset({"layer", "version", "checkpoint"}),
         frozenset(),
         ("chgnet",),
         "pretrained, weights in its wheel; layers conv1 to conv4; versions 0.3.0, 0.2.0, r2scan",

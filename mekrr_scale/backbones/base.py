@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from ase import Atoms
@@ -106,6 +106,18 @@ class Backbone(ABC):
     def has_energy(self) -> bool:
         """Whether ``forward`` also gives the energy of a pretrained potential."""
 
+    @abstractmethod
+    def config(self) -> Mapping[str, Any]:
+        """What the architecture can be built from again: plain values, for a checkpoint."""
+
+    @abstractmethod
+    def fresh(self) -> nn.Module:
+        """A network of the same architecture with new random weights, from torch's global generator."""
+
+    @abstractmethod
+    def species_rows(self, z: int) -> Sequence[Tensor]:
+        """Views of the weights that belong to one element alone, in the same order for every element."""
+
     @property
     @final
     def dtype(self) -> torch.dtype:
@@ -121,6 +133,20 @@ class Backbone(ABC):
         """Move the weights; returns itself."""
         self.module.to(device=device, dtype=dtype)
         return self
+
+    @final
+    def parameters(self) -> dict[str, dict[str, nn.Parameter]]:
+        """The parameters of every block that training may change, by name.
+
+        Those that the architecture keeps fixed (denominators, masks, ...) are left out.
+        """
+        free = {name for name, weight in self.fresh().named_parameters() if weight.requires_grad}
+        names = {id(weight): name for name, weight in self.module.named_parameters()}
+        found: dict[str, dict[str, nn.Parameter]] = {}
+        for block, modules in self.blocks().items():
+            named = {names[id(weight)]: weight for module in modules for weight in module.parameters()}
+            found[block] = {name: weight for name, weight in named.items() if name in free}
+        return found
 
     @final
     def identity(self) -> BackboneIdentity:

@@ -7,19 +7,24 @@ prefixed with ``module.`` any number of times).
 
 from __future__ import annotations
 
+import os
 import pickle
+import uuid
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mekrr_scale.errors import BackboneError
+from mekrr_scale.errors import BackboneError, suggestion
 
+_OWN = "mekrr-scale "
+_LOST = object()
 OCP_MAX_NEIGHBORS = 50  # the cap with which the Open Catalyst models were trained
 
 
@@ -77,7 +82,7 @@ class Checkpoint:
         if not isinstance(data, dict) or "state_dict" not in data or "config" not in data:
             keys = sorted(map(str, data))[:8] if isinstance(data, dict) else type(data).__name__
             raise BackboneError(f"{path} holds {keys}; a checkpoint of {model} has 'config' and 'state_dict'")
-        own = str(data.get("format", "")).startswith("mekrr-scale")
+        own = str(data.get("format", "")).startswith(_OWN)
         found = str(data["format"]).split()[1] if own else _ocp_name(data["config"])
         if model.replace("++", "") not in found.lower().replace("plusplus", "").replace("++", ""):
             raise BackboneError(f"{path} is a checkpoint of model {found!r}, not of {model}")
@@ -91,6 +96,35 @@ class Checkpoint:
         weights = {_bare(name): tensor for name, tensor in data["state_dict"].items()}
         mean, std = float(target.get("mean", 0.0)), float(target.get("std", 1.0))
         return cls(path, "own" if own else "ocp", sizes, weights, mean, std)
+
+    @classmethod
+    def of(
+        cls, source: str | Path | Checkpoint, model: str, names: Sequence[str], optional: Mapping[str, Any]
+    ) -> Checkpoint:
+        """A checkpoint, read if it is a path."""
+        return source if isinstance(source, Checkpoint) else cls.read(Path(source), model, names, optional)
+
+    @classmethod
+    def new(
+        cls,
+        model: str,
+        build: Callable[[Mapping[str, Any]], nn.Module],
+        defaults: Mapping[str, Any],
+        changes: Mapping[str, Any],
+    ) -> Checkpoint:
+        """A network with random weights, as if it had been read.
+
+        Raises:
+            BackboneError: a size that the model does not have, or one that cannot be.
+        """
+        for name in changes:
+            if name not in defaults:
+                raise BackboneError(f"{model} has no size {name!r}. {suggestion(name, defaults)}")
+        sizes = {name: type(default)(changes.get(name, default)) for name, default in defaults.items()}
+        low = [f"{name}={value}" for name, value in sizes.items() if not value > 0]
+        if low:
+            raise BackboneError(f"sizes of {model} must be positive, not {', '.join(low)}")
+        return cls(Path(f"a new {model}"), "own", sizes, build(sizes).state_dict(), 0.0, 1.0)
 
     def neighbour_cap(self, asked: int | None) -> int | None:
         """Most neighbours of a centre: as asked (0 for no cap), else what the network was trained with."""
@@ -122,11 +156,70 @@ class Checkpoint:
         network.load_state_dict(given)
 
 
-def save(path: str | Path, model: str, network: nn.Module, sizes: Mapping[str, Any]) -> None:
-    """Write a checkpoint of the package's own layout."""
-    torch.save(
-        {"format": f"mekrr-scale {model} 1", "config": dict(sizes), "state_dict": network.state_dict()}, Path(path)
-    )
+def read_own(path: Path) -> Mapping[str, Any] | None:
+    """What a file of the package's own layout holds; None for any other file."""
+    if not path.is_file():
+        return None
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # of another layout, which may need code to be read
+        return None
+    own = isinstance(data, dict) and str(data.get("format", "")).startswith(_OWN)
+    return cast(Mapping[str, Any], data) if own else None
+
+
+def require_own(path: Path, model: str) -> Mapping[str, Any]:
+    """The same, of a given model.
+
+    Raises:
+        BackboneError: no such file, or a checkpoint of something else.
+    """
+    if not path.is_file():
+        raise BackboneError(f"there is no checkpoint {path}; train one with `mekrr-scale finetune`")
+    data = read_own(path)
+    if data is None:
+        raise BackboneError(f"{path} is not a checkpoint that `mekrr-scale pretrain` or `finetune` wrote")
+    found = str(data["format"]).split()[1]
+    if found != model:
+        raise BackboneError(f"{path} is a checkpoint of backbone {found}, not of {model}; pass --backbone {found}")
+    return data
+
+
+def save(
+    path: str | Path,
+    model: str,
+    network: nn.Module,
+    config: Mapping[str, Any],
+    more: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint of the package's own layout, atomically.
+
+    Raises:
+        BackboneError: the file cannot be written.
+    """
+    path = Path(path)
+    weights = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+    data = {"format": f"{_OWN}{model} 1", "config": dict(config), "state_dict": weights, **(more or {})}
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
+    try:
+        torch.save(data, temporary)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        raise BackboneError(f"cannot write the checkpoint {path}: {error}; choose a folder you may write to") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def plain(value: Any) -> Any:
+    """A configuration as plain values, which are read without running code; what has no such form is left out."""
+    if isinstance(value, Mapping):
+        named = {key: plain(item) for key, item in value.items() if isinstance(key, str | int)}
+        return {key: item for key, item in named.items() if item is not _LOST}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.ndarray | np.generic | Tensor):
+        return value.tolist()
+    return value if value is None or isinstance(value, str | int | float | bool) else _LOST
 
 
 def _ocp_name(config: Mapping[str, Any]) -> str:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, cast, final, get_args
 
 import torch
@@ -20,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mekrr_scale.backbones.base import Backbone, BackboneOutput
+from mekrr_scale.backbones.checkpoints import plain, require_own
 from mekrr_scale.errors import BackboneError, suggestion
 from mekrr_scale.graphs import Graph, edge_vectors
 
@@ -34,6 +36,7 @@ class Chgnet(Backbone):
         layer: ``conv1`` ... ``conv4``; ``conv3`` is before the last convolution (what the wheel
             calls ``atom_fea``), ``conv4`` after it, normalised as the readout gets it.
         version: pretrained weights in the wheel: ``0.3.0``, ``0.2.0`` or ``r2scan``.
+        checkpoint: a file of ``mekrr-scale pretrain`` or ``finetune`` instead.
 
     Raises:
         BackboneError: the wheel is not installed, or layer or version do not exist.
@@ -41,16 +44,18 @@ class Chgnet(Backbone):
 
     name = "chgnet"
 
-    def __init__(self, layer: str = "conv3", version: str = "0.3.0") -> None:
-        if version not in get_args(ChgnetVersion):
+    def __init__(self, layer: str = "conv3", version: str | None = None, checkpoint: str | Path | None = None) -> None:
+        if version is not None and checkpoint is not None:
+            raise BackboneError("backbone chgnet takes a version or a checkpoint, not both")
+        if version is not None and version not in get_args(ChgnetVersion):
             hint = suggestion(version, get_args(ChgnetVersion))
             raise BackboneError(f"chgnet has no weights of version {version!r}. {hint}")
-        self.module = _load(version)
+        self.version = version or ("0.3.0" if checkpoint is None else "own")
+        self.module = _load(self.version) if checkpoint is None else _read(Path(checkpoint))
         layers = [f"conv{i + 1}" for i in range(len(self._layers("atom_conv_layers")))]
         if layer not in layers:
             raise BackboneError(f"chgnet has no layer {layer!r}. {suggestion(layer, layers)}")
         self.layer = layer
-        self.version = version
         self.cutoff = float(cast(Any, self.module).graph_converter.atom_graph_cutoff)
         self.bond_cutoff = float(cast(Any, self.module).graph_converter.bond_graph_cutoff)
         self.dim = int(cast(Any, self.module).atom_fea_dim)
@@ -60,6 +65,16 @@ class Chgnet(Backbone):
     @property
     def has_energy(self) -> bool:
         return True
+
+    def config(self) -> Mapping[str, Any]:
+        return {"model_args": plain(cast(Any, self.module).model_args)}
+
+    def fresh(self) -> nn.Module:
+        return _fresh(self.config())
+
+    def species_rows(self, z: int) -> Sequence[Tensor]:
+        net = cast(Any, self.module)
+        return [net.atom_embedding.embedding.weight[z - 1], net.composition_model.fc.weight[:, z - 1]]
 
     def blocks(self) -> dict[str, Sequence[nn.Module]]:
         net = cast(Any, self.module)
@@ -205,11 +220,28 @@ def _fourier(basis: Any, angle: Float[Tensor, " angles"]) -> Float[Tensor, "angl
 
 
 def _load(version: str) -> nn.Module:
+    wheel = _wheel()
+    with contextlib.redirect_stdout(io.StringIO()):  # the wheel announces itself on standard output
+        net = wheel.load(model_name=version, use_device="cpu", verbose=False)
+    net.eval().requires_grad_(False)
+    return cast(nn.Module, net)
+
+
+def _read(path: Path) -> nn.Module:
+    data = require_own(path, "chgnet")
+    net = _fresh(data["config"])
+    net.load_state_dict(data["state_dict"])
+    return net.eval().requires_grad_(False)
+
+
+def _fresh(config: Mapping[str, Any]) -> nn.Module:
+    with contextlib.redirect_stdout(io.StringIO()):
+        return cast(nn.Module, _wheel()(**config["model_args"]))
+
+
+def _wheel() -> Any:
     try:
         from chgnet.model.model import CHGNet
     except ImportError as error:
         raise BackboneError("backbone chgnet needs the package chgnet: pip install 'mekrr-scale[chgnet]'") from error
-    with contextlib.redirect_stdout(io.StringIO()):  # the wheel announces itself on standard output
-        net = CHGNet.load(model_name=version, use_device="cpu", verbose=False)
-    net.eval().requires_grad_(False)
-    return cast(nn.Module, net)
+    return CHGNet

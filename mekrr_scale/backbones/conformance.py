@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import torch
 from ase import Atoms
+from ase.symbols import symbols2numbers
 from torch import Tensor
 
 from mekrr_scale.backbones.base import Backbone
@@ -18,7 +21,8 @@ def check_backbone(backbone: Backbone, elements: tuple[str, str] = ("Si", "O")) 
 
     Covers: invariance (rotation, translation, permutation, periodic images), a batch equals its
     members one by one, gradients and tangents (both modes) against finite differences, an
-    isolated atom, a one-atom cell smaller than the cutoff, unknown species, blocks and identity.
+    isolated atom, a one-atom cell smaller than the cutoff, unknown species, blocks and identity, new
+    weights of the same architecture, copied species.
 
     Raises:
         BackboneError: names the check that failed and by how much.
@@ -34,6 +38,7 @@ def check_backbone(backbone: Backbone, elements: tuple[str, str] = ("Si", "O")) 
     _check_special_structures(backbone, structure, reference, elements[0])
     _check_derivatives(backbone, structure)
     _check_description(backbone)
+    _check_architecture(backbone, structure, elements)
 
 
 def _check_invariance(backbone: Backbone, structure: Atoms, reference: Tensor) -> None:
@@ -109,6 +114,25 @@ def _check_description(backbone: Backbone) -> None:
     counted = sum(len({id(p) for m in modules for p in m.parameters()}) for modules in blocks.values())
     _require(counted == len(named), "blocks", "a parameter belongs to two blocks")
     _require(backbone.identity() == backbone.identity(), "identity", "it changes from call to call")
+
+
+def _check_architecture(backbone: Backbone, structure: Atoms, elements: tuple[str, str]) -> None:
+    """On a copy: ``species_rows`` holds all that tells two elements apart, ``fresh`` the same parameters."""
+    copied = copy.deepcopy(backbone)
+    source, target = (int(z) for z in symbols2numbers(elements))
+    with torch.no_grad():
+        for given, taken in zip(copied.species_rows(source), copied.species_rows(target), strict=True):
+            taken.copy_(given)
+    alike = structure.copy()
+    alike.numbers[:] = source
+    _same("copied species", copied.features(structure), backbone.features(alike))
+    fresh, own = dict(backbone.fresh().named_parameters()), dict(backbone.module.named_parameters())
+    shapes = {name: weight.shape for name, weight in own.items()}
+    _require({n: w.shape for n, w in fresh.items()} == shapes, "fresh", "other parameters")
+    learning = backbone.parameters()
+    _require(list(learning) == list(backbone.blocks()), "parameters", "other blocks than those of blocks()")
+    changed = [n for named in learning.values() for n, w in named.items() if not torch.equal(fresh[n].to(w), w)]
+    _require(bool(changed), "fresh", "the same weights")
 
 
 def _random_structure(elements: tuple[str, str]) -> Atoms:

@@ -9,7 +9,7 @@ polynomials of the cosine, the same values without that defect.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, final
 
@@ -29,13 +29,18 @@ _OPTIONAL = {
     "num_output_layers": 3,
 }  # fmt: skip
 
+DEFAULT_SIZES: Mapping[str, int | float] = {
+    "hidden_channels": 64, "num_blocks": 2, "out_emb_channels": 64, "num_spherical": 4, "num_radial": 6, "cutoff": 5.0,
+    **_OPTIONAL, "int_emb_size": 32,
+}  # fmt: skip
+
 
 @final
 class Dimenet(Backbone):
     """DimeNet++'s atom features: what its output block makes of an interaction's messages.
 
     Args:
-        checkpoint: file written by ``save_dimenet``, or an Open Catalyst checkpoint.
+        checkpoint: file of ``mekrr-scale pretrain`` or ``save_dimenet``, or an Open Catalyst checkpoint.
         layer: ``interaction1`` ...; the features are the hidden state of the output block
             behind that interaction.
         max_neighbors: cap on the neighbours of a centre (the nearest stay). Default: 50 for an
@@ -47,12 +52,14 @@ class Dimenet(Backbone):
 
     name = "dimenet++"
 
-    def __init__(self, checkpoint: str | Path, layer: str = "interaction2", max_neighbors: int | None = None) -> None:
-        source = Checkpoint.read(Path(checkpoint), "dimenet++", _SIZES, _OPTIONAL)
+    def __init__(
+        self, checkpoint: str | Path | Checkpoint, layer: str = "interaction2", max_neighbors: int | None = None
+    ) -> None:
+        source = Checkpoint.of(checkpoint, "dimenet++", _SIZES, _OPTIONAL)
         self.module = _network(source)
         layers = [f"interaction{i + 1}" for i in range(int(source.sizes["num_blocks"]))]
         if layer not in layers:
-            raise BackboneError(f"{checkpoint} has no layer {layer!r}. {suggestion(layer, layers)}")
+            raise BackboneError(f"{source.path} has no layer {layer!r}. {suggestion(layer, layers)}")
         self.layer = layer
         self.version = source.kind
         self.cutoff = float(source.sizes["cutoff"])
@@ -66,6 +73,15 @@ class Dimenet(Backbone):
     @property
     def has_energy(self) -> bool:
         return True
+
+    def config(self) -> Mapping[str, Any]:
+        return _sizes(self.module)
+
+    def fresh(self) -> nn.Module:
+        return _fresh(self.config())
+
+    def species_rows(self, z: int) -> Sequence[Tensor]:
+        return [cast(Any, self.module).emb.emb.weight[z]]
 
     def blocks(self) -> dict[str, Sequence[nn.Module]]:
         net = cast(Any, self.module)
@@ -124,9 +140,25 @@ def triplets(graph: Graph) -> tuple[Int[Tensor, " triplets"], Int[Tensor, " trip
 
 def save_dimenet(network: nn.Module, path: str | Path) -> None:
     """Write a ``torch_geometric.nn.models.DimeNetPlusPlus`` as a checkpoint that ``Dimenet`` reads."""
+    save(path, "dimenet++", network, _sizes(network))
+
+
+def new_dimenet(sizes: Mapping[str, Any], layer: str = "interaction2") -> Dimenet:
+    """A DimeNet++ with random weights, from torch's global generator.
+
+    Args:
+        sizes: those that differ from ``DEFAULT_SIZES``; lengths in angstrom.
+
+    Raises:
+        BackboneError: an unknown size.
+    """
+    return Dimenet(Checkpoint.new("dimenet++", _fresh, DEFAULT_SIZES, sizes), layer)
+
+
+def _sizes(network: nn.Module) -> Mapping[str, Any]:
     net = cast(Any, network)
     block, output = net.interaction_blocks[0], net.output_blocks[0]
-    sizes = {
+    return {
         "hidden_channels": block.lin_ji.out_features,
         "num_blocks": len(net.interaction_blocks),
         "out_emb_channels": output.lin_up.out_features,
@@ -140,13 +172,16 @@ def save_dimenet(network: nn.Module, path: str | Path) -> None:
         "num_after_skip": len(block.layers_after_skip),
         "num_output_layers": len(output.lins),
     }
-    save(path, "dimenet++", network, sizes)
+
+
+def _fresh(sizes: Mapping[str, Any]) -> nn.Module:
+    from torch_geometric.nn.models import DimeNetPlusPlus
+
+    return cast(nn.Module, DimeNetPlusPlus(out_channels=1, **sizes))
 
 
 def _network(checkpoint: Checkpoint) -> nn.Module:
-    from torch_geometric.nn.models import DimeNetPlusPlus
-
-    network = cast(nn.Module, DimeNetPlusPlus(out_channels=1, **checkpoint.sizes))
+    network = _fresh(checkpoint.sizes)
     checkpoint.fill(network, ("atomic_mass",))
     return network.eval().requires_grad_(False)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, final
 
@@ -18,11 +18,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mekrr_scale.backbones.base import Backbone, BackboneOutput
-from mekrr_scale.backbones.checkpoints import warn_unless_plain
+from mekrr_scale.backbones.checkpoints import read_own, require_own, save, warn_unless_plain
 from mekrr_scale.errors import BackboneError, suggestion
 from mekrr_scale.graphs import Graph, edge_vectors
 
-_PLAIN_FORMAT = "mekrr-scale mace 1"
 _CLASSES = ("interaction_cls", "interaction_cls_first", "readout_cls")
 _IRREPS = ("hidden_irreps", "MLP_irreps", "edge_irreps")
 
@@ -68,6 +67,22 @@ class Mace(Backbone):
     @property
     def has_energy(self) -> bool:
         return True
+
+    def config(self) -> Mapping[str, Any]:
+        return _config(self.module, "this network")
+
+    def fresh(self) -> nn.Module:
+        return _fresh(self.config())
+
+    def species_rows(self, z: int) -> Sequence[Tensor]:
+        net = cast(Any, self.module)
+        index = net.atomic_numbers.tolist().index(z)
+        found = [view[index] for view in net.node_embedding.linear.weight_views()]
+        for interaction, product in zip(net.interactions, net.products, strict=True):
+            found += [view[:, index] for view in interaction.skip_tp.weight_views()]
+            for part in product.symmetric_contractions.contractions:
+                found += [part.weights_max[index], *(weights[index] for weights in part.weights)]
+        return [*found, net.atomic_energies_fn.atomic_energies[..., index]]
 
     def blocks(self) -> dict[str, Sequence[nn.Module]]:
         net = cast(Any, self.module)
@@ -140,10 +155,14 @@ def save_mace(source: str | Path, target: str | Path) -> None:
     Raises:
         BackboneError: not a MACE model whose sizes can be told.
     """
-    _require()
+    net = _load(Path(source))
+    save(target, "mace", net, _config(net, source))
+
+
+def _config(net: nn.Module, source: object) -> Mapping[str, Any]:
+    """Sizes of a network as plain values."""
     from mace.tools.scripts_utils import extract_config_mace_model
 
-    net = _load(Path(source))
     config = extract_config_mace_model(net)
     if "error" in config or config.get("cueq_config") or config.get("embedding_specs"):
         raise BackboneError(f"{source} cannot be rewritten: {config.get('error', 'accelerated or with extra inputs')}")
@@ -156,23 +175,23 @@ def save_mace(source: str | Path, target: str | Path) -> None:
     plain |= {key: torch.as_tensor(plain[key]).tolist() for key in ("atomic_energies", "atomic_numbers")}
     plain |= {key: torch.as_tensor(plain[key]).tolist() for key in ("atomic_inter_scale", "atomic_inter_shift")}
     plain["avg_num_neighbors"] = float(plain["avg_num_neighbors"])
-    torch.save({"format": _PLAIN_FORMAT, "config": plain, "state_dict": net.state_dict()}, target)
+    return plain
 
 
 def _load(path: Path) -> nn.Module:
     _require()
     if not path.is_file():
         raise BackboneError(f"there is no checkpoint {path}; download a MACE model first (README, section backbones)")
+    if read_own(path) is not None:
+        plain = require_own(path, "mace")
+        data = _fresh(plain["config"])
+        data.load_state_dict(plain["state_dict"])
+        return data.eval().requires_grad_(False)
+    warn_unless_plain(path)
     try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # a whole pickled module: MACE's usual format
-        warn_unless_plain(path)
-        try:
-            data = torch.load(path, map_location="cpu", weights_only=False)
-        except Exception as error:
-            raise BackboneError(f"{path} is not a checkpoint that mace-torch can read: {error!r}") from error
-    if isinstance(data, dict) and data.get("format") == _PLAIN_FORMAT:
-        data = _rebuilt(data)
+        data = torch.load(path, map_location="cpu", weights_only=False)  # a whole pickled module: MACE's usual format
+    except Exception as error:
+        raise BackboneError(f"{path} is not a checkpoint that mace-torch can read: {error!r}") from error
     if not all(hasattr(data, part) for part in ("interactions", "products", "readouts", "radial_embedding", "r_max")):
         raise BackboneError(
             f"{path} holds {type(data).__name__}, not a MACE model; give the .model file (a training checkpoint "
@@ -181,14 +200,14 @@ def _load(path: Path) -> nn.Module:
     return cast(nn.Module, data.float().eval().requires_grad_(False))
 
 
-def _rebuilt(data: dict[str, Any]) -> nn.Module:
-    """The network of a file of ``save_mace``."""
+def _fresh(sizes: Mapping[str, Any]) -> nn.Module:
+    """A network of these sizes, with random weights."""
     import numpy as np
     from e3nn import o3
     from mace import modules
     from mace.modules import blocks
 
-    config = dict(data["config"])
+    config = dict(sizes)
     config["interaction_cls"] = modules.interaction_classes[config["interaction_cls"]]
     config["interaction_cls_first"] = modules.interaction_classes[config["interaction_cls_first"]]
     config["readout_cls"] = getattr(blocks, config["readout_cls"])
@@ -199,9 +218,7 @@ def _rebuilt(data: dict[str, Any]) -> nn.Module:
         config[key] = np.array(config[key])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # e3nn 0.4 compiles by means that torch deprecates
-        network: nn.Module = modules.ScaleShiftMACE(**config)
-    network.load_state_dict(data["state_dict"])
-    return network
+        return cast(nn.Module, modules.ScaleShiftMACE(**config).float())
 
 
 def _require() -> None:

@@ -7,7 +7,7 @@ the second interaction MEKRR uses (arXiv 2306.01589, section 4).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, final
 
@@ -22,13 +22,17 @@ from mekrr_scale.graphs import Graph, edge_vectors, nearest_edges
 
 _SIZES = ("hidden_channels", "num_filters", "num_interactions", "num_gaussians", "cutoff")
 
+DEFAULT_SIZES: Mapping[str, int | float] = {
+    "hidden_channels": 64, "num_filters": 64, "num_interactions": 3, "num_gaussians": 40, "cutoff": 5.0,
+}  # fmt: skip
+
 
 @final
 class Schnet(Backbone):
     """SchNet's atom features after a number of interactions.
 
     Args:
-        checkpoint: file written by ``save_schnet``, or an Open Catalyst checkpoint.
+        checkpoint: file of ``mekrr-scale pretrain`` or ``save_schnet``, or an Open Catalyst checkpoint.
         layer: ``interaction1`` ...; ``interaction2`` is the paper's.
         max_neighbors: cap on the neighbours of a centre (the nearest stay). Default: 50 for an
             Open Catalyst checkpoint, which was trained so, none for the package's own.
@@ -39,12 +43,14 @@ class Schnet(Backbone):
 
     name = "schnet"
 
-    def __init__(self, checkpoint: str | Path, layer: str = "interaction2", max_neighbors: int | None = None) -> None:
-        source = Checkpoint.read(Path(checkpoint), "schnet", _SIZES, {})
+    def __init__(
+        self, checkpoint: str | Path | Checkpoint, layer: str = "interaction2", max_neighbors: int | None = None
+    ) -> None:
+        source = Checkpoint.of(checkpoint, "schnet", _SIZES, {})
         self.module = _network(source)
         layers = [f"interaction{i + 1}" for i in range(int(source.sizes["num_interactions"]))]
         if layer not in layers:
-            raise BackboneError(f"{checkpoint} has no layer {layer!r}. {suggestion(layer, layers)}")
+            raise BackboneError(f"{source.path} has no layer {layer!r}. {suggestion(layer, layers)}")
         self.layer = layer
         self.version = source.kind
         self.cutoff = float(source.sizes["cutoff"])
@@ -58,6 +64,15 @@ class Schnet(Backbone):
     @property
     def has_energy(self) -> bool:
         return True
+
+    def config(self) -> Mapping[str, Any]:
+        return {name: getattr(self.module, name) for name in _SIZES}
+
+    def fresh(self) -> nn.Module:
+        return _fresh(self.config())
+
+    def species_rows(self, z: int) -> Sequence[Tensor]:
+        return [cast(Any, self.module).embedding.weight[z]]
 
     def blocks(self) -> dict[str, Sequence[nn.Module]]:
         net = cast(Any, self.module)
@@ -96,15 +111,31 @@ class Schnet(Backbone):
         return BackboneOutput(features, site * self._std + offset.to(site.dtype))
 
 
+def new_schnet(sizes: Mapping[str, Any], layer: str = "interaction2") -> Schnet:
+    """A SchNet with random weights, from torch's global generator.
+
+    Args:
+        sizes: those that differ from ``DEFAULT_SIZES``; lengths in angstrom.
+
+    Raises:
+        BackboneError: an unknown size.
+    """
+    return Schnet(Checkpoint.new("schnet", _fresh, DEFAULT_SIZES, sizes), layer)
+
+
 def save_schnet(network: nn.Module, path: str | Path) -> None:
     """Write a ``torch_geometric.nn.models.SchNet`` as a checkpoint that ``Schnet`` reads."""
     save(path, "schnet", network, {name: getattr(network, name) for name in _SIZES})
 
 
-def _network(checkpoint: Checkpoint) -> nn.Module:
+def _fresh(sizes: Mapping[str, Any]) -> nn.Module:
     from torch_geometric.nn.models import SchNet
 
-    network = cast(nn.Module, SchNet(**checkpoint.sizes, interaction_graph=lambda *_: None))
+    return cast(nn.Module, SchNet(**sizes, interaction_graph=lambda *_: None))
+
+
+def _network(checkpoint: Checkpoint) -> nn.Module:
+    network = _fresh(checkpoint.sizes)
     # the filters' weights have two names, and a checkpoint may use either
     shared = {name: name.replace(".conv.nn.", ".mlp.") for name in network.state_dict() if ".conv.nn." in name}
     checkpoint.fill(network, ("atomic_mass", "initial_atomref"), shared)

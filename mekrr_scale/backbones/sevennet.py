@@ -7,8 +7,9 @@ summed here, so that derivatives flow in both modes and in any precision.
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, final
 
@@ -17,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mekrr_scale.backbones.base import Backbone, BackboneOutput
-from mekrr_scale.backbones.checkpoints import warn_unless_plain
+from mekrr_scale.backbones.checkpoints import plain, read_own, require_own, warn_unless_plain
 from mekrr_scale.errors import BackboneError, suggestion
 from mekrr_scale.graphs import Graph, edge_vectors
 
@@ -40,7 +41,8 @@ class Sevennet(Backbone):
             feature of a gate sees as many cutoffs far as its number.
         version: weights in the wheel: ``7net-0``, ``7net-0-22may2024``, ``7net-l3i5``,
             ``7net-mf-0-pbe`` or ``7net-mf-0-r2scan``.
-        checkpoint: a file of SevenNet's own training instead, of one level of theory.
+        checkpoint: a file of SevenNet's own training instead, of one level of theory, or one of
+            ``mekrr-scale pretrain`` or ``finetune``.
 
     Raises:
         BackboneError: the wheel is not installed, no such weights, or no such layer.
@@ -56,7 +58,8 @@ class Sevennet(Backbone):
         if checkpoint is None and (version or "7net-0") not in _WHEEL:
             raise BackboneError(f"sevennet has no weights of version {version!r}. {suggestion(str(version), _WHEEL)}")
         self.version = version or ("7net-0" if checkpoint is None else "checkpoint")
-        self.module, self._modality = _load(self.version, None if checkpoint is None else Path(checkpoint))
+        path = None if checkpoint is None else Path(checkpoint)
+        self.module, self._config, self._modality = _load(self.version, path)
         net = cast(Any, self.module)
         gates = [f"gate{i + 1}" for i in range(sum(name.endswith("_equivariant_gate") for name in net._modules))]
         chosen = layer.split("+")
@@ -76,6 +79,28 @@ class Sevennet(Backbone):
     @property
     def has_energy(self) -> bool:
         return True
+
+    def config(self) -> Mapping[str, Any]:
+        return {"model": self._config, "modality": self._modality}
+
+    def fresh(self) -> nn.Module:
+        return _fresh(self._config)
+
+    def species_rows(self, z: int) -> Sequence[Tensor]:
+        index, count = int(self._types[z]), len(self.species)
+        found = []
+        for name, layer in self._modules():
+            module = cast(Any, layer)
+            linear, product = getattr(module, "linear", None), getattr(module, "fc_tensor_product", None)
+            if name == "onehot_to_feature_x" and linear is not None:
+                views = linear.weight_views(yield_instruction=True)
+                found += [view[index] for _, step, view in views if step.i_in == 0]
+            if product is not None:  # of features and the one-hot of the element
+                views = product.weight_views(yield_instruction=True)
+                found += [view[:, index] for _, _, view in views]
+            if name == "rescale_atomic_energy":
+                found += [rows[..., index] for rows in (module.shift, module.scale) if rows.shape[-1:] == (count,)]
+        return found
 
     def blocks(self) -> dict[str, Sequence[nn.Module]]:
         named: dict[str, list[nn.Module]] = {"embedding": []}
@@ -138,32 +163,53 @@ def _scalars(gate: nn.Module) -> int:
     return int(cast(Any, gate).gate.irreps_scalars.num_irreps)
 
 
-def _load(version: str, checkpoint: Path | None) -> tuple[nn.Module, int | None]:
-    """The network and the index of its level of theory, if it knows several."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from sevenn.checkpoint import SevenNetCheckpoint
-            from sevenn.util import pretrained_name_to_path
-    except ImportError as error:
-        raise BackboneError(
-            "backbone sevennet needs the package sevenn: pip install 'mekrr-scale[sevennet]' (in an environment "
-            f"without mace-torch, which needs an older e3nn): {error}"
-        ) from error
-    file, level = _WHEEL.get(version, ("", None))
+def _load(version: str, checkpoint: Path | None) -> tuple[nn.Module, Mapping[str, Any], int | None]:
+    """The network, its configuration, and the index of its level of theory, if it knows several."""
+    _require()
     if checkpoint is not None:
         if not checkpoint.is_file():
             raise BackboneError(f"there is no checkpoint {checkpoint}")
+        if read_own(checkpoint) is not None:
+            data = require_own(checkpoint, "sevennet")
+            net = _fresh(data["config"]["model"])
+            net.load_state_dict(data["state_dict"])
+            return net.eval().requires_grad_(False), data["config"]["model"], data["config"]["modality"]
         warn_unless_plain(checkpoint)
+    file, level = _WHEEL.get(version, ("", None))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # e3nn and sevenn speak of accelerators and of pickles
+        from sevenn.checkpoint import SevenNetCheckpoint
+        from sevenn.util import pretrained_name_to_path
+
         path = checkpoint or Path(pretrained_name_to_path(file))
         try:
-            net = SevenNetCheckpoint(path).build_model()
+            source = SevenNetCheckpoint(path)
+            net = source.build_model()
         except Exception as error:
             raise BackboneError(f"{path} is not a checkpoint that sevenn can read: {error!r}") from error
     modalities: dict[str, int] = getattr(net, "modal_map", None) or {}
     if modalities and level is None:
         raise BackboneError(f"{path} holds several levels of theory {sorted(modalities)}; only those of the wheel do")
     net.eval().requires_grad_(False)
-    return cast(nn.Module, net), None if level is None else int(modalities[level])
+    return cast(nn.Module, net), plain(source.config), None if level is None else int(modalities[level])
+
+
+def _fresh(config: Mapping[str, Any]) -> nn.Module:
+    _require()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from sevenn.model_build import build_E3_equivariant_model
+
+        return cast(nn.Module, build_E3_equivariant_model(copy.deepcopy(dict(config))))
+
+
+def _require() -> None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import sevenn.checkpoint  # noqa: F401
+    except ImportError as error:
+        raise BackboneError(
+            "backbone sevennet needs the package sevenn: pip install 'mekrr-scale[sevennet]' (in an environment "
+            f"without mace-torch, which needs an older e3nn): {error}"
+        ) from error

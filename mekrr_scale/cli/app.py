@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from mekrr_scale import __version__
-from mekrr_scale.backbones import BackboneSpec, available_backbones
+from mekrr_scale.backbones import BackboneSpec, available_backbones, new_backbone
 from mekrr_scale.cli.apply import apply_app
 from mekrr_scale.cli.console import EXIT_CODES, Bar, JobBar, errors, out
 from mekrr_scale.cli.job import job
@@ -19,13 +19,14 @@ from mekrr_scale.cli.options import Device, EnergyKey, ForcesKey, Format, Stress
 from mekrr_scale.cli.simulate import simulate_app
 from mekrr_scale.cli.slurm import slurm_app
 from mekrr_scale.cli.store import store_app
+from mekrr_scale.cli.train import train_app
 from mekrr_scale.config import load_config, parse_bytes
 from mekrr_scale.distributed import Checkpoint, Group, StopSignals
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.pipeline import ExtractPlan, ExtractReport, FitPlan, FitReport, resources
 from mekrr_scale.pipeline import extract as extract_features
 from mekrr_scale.pipeline import fit as fit_model
-from mekrr_scale.report import parity_plot, resource_table, trial_table
+from mekrr_scale.report import block_table, parity_plot, resource_table, trial_table
 from mekrr_scale.store import FeatureStore, finalize
 from mekrr_scale.structures import LabelKeys, read_structures
 
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 app.add_typer(store_app, name="store")
 app.add_typer(slurm_app, name="slurm")
+app.add_typer(train_app)
 app.add_typer(apply_app)
 app.add_typer(simulate_app)
 
@@ -57,8 +59,8 @@ def extract(
     store: Annotated[Path, typer.Option("--store", "-o", help="folder of the store")],
     backbone: Annotated[str, typer.Option(help="see `mekrr-scale backbones`")] = "chgnet",
     layer: Annotated[str | None, typer.Option(help="after which block features are taken")] = None,
-    weights: Annotated[str | None, typer.Option(help="version of the pretrained weights (chgnet)")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="file of the weights (schnet)")] = None,
+    weights: Annotated[str | None, typer.Option(help="version of the pretrained weights (chgnet, sevennet)")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="file of the weights, e.g. of `finetune`")] = None,
     max_neighbors: Annotated[int | None, typer.Option(help="cap on neighbours (schnet); 0 for none")] = None,
     derivatives: Annotated[str, typer.Option(help="train on forces: all, none, or directions per structure")] = "none",
     strain: Annotated[bool, typer.Option(help="train on stress: tangents along the six strains")] = False,
@@ -260,13 +262,23 @@ def _deliver(report: FitReport, plan: FitPlan, target: Path, plot: Path | None) 
 
 
 @app.command(epilog=EXIT_CODES)
-def backbones() -> None:
+def backbones(
+    blocks: Annotated[str | None, typer.Option(help="name the blocks of this one, with their parameters")] = None,
+    weights: Annotated[str | None, typer.Option(help="version of its pretrained weights")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="file of its weights")] = None,
+) -> None:
     """List backbones: which can be used here, and what the others need.
 
-    Example:
+    Examples:
 
         mekrr-scale backbones
+
+        mekrr-scale backbones --blocks sevennet
     """
+    if blocks is not None:
+        spec = BackboneSpec(blocks, version=weights, checkpoint=None if checkpoint is None else str(checkpoint))
+        out.print(block_table(new_backbone(spec)))
+        return
     for name, usable, note in available_backbones():
         out.print(f"{'[green]yes[/]' if usable else '[red]no[/] '}  [bold]{name}[/]  {escape(note)}", highlight=False)
 

@@ -38,6 +38,27 @@ def device_of(text: str) -> str:
     return text
 
 
+def names(text: str | None) -> tuple[str, ...]:
+    """What commas separate."""
+    return tuple(piece.strip() for piece in (text or "").split(",") if piece.strip())
+
+
+def named_numbers(option: str, text: str | None) -> dict[str, float]:
+    """Pairs such as ``embedding=0,readout=3e-4``.
+
+    Raises:
+        ConfigError: not such pairs.
+    """
+    found = {}
+    for piece in names(text):
+        name, _, value = piece.partition("=")
+        try:
+            found[name.strip()] = float(value)
+        except ValueError:
+            raise ConfigError(f"{option} {piece!r}: write name=number, e.g. readout=3e-4") from None
+    return found
+
+
 def check_folder(path: Path) -> None:
     """Refuse a file to write before work is wasted.
 

@@ -1,0 +1,125 @@
+"""A backbone that sees scaled geometries and whose energies have a scale and references of their own.
+
+What training adds to a network, and what carries a potential of one crystal over to another whose
+bonds are longer (Roecken and Zavadlav, arXiv 2502.13522):
+
+    E(x) = sum_a [s e_a(g x) + r(z_a)],   h_a(x) = h_a(g x),
+
+with g the length scale; forces and tangents follow by the chain rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mekrr_scale.backbones.base import Backbone, BackboneOutput
+from mekrr_scale.backbones.checkpoints import read_own, save
+from mekrr_scale.errors import BackboneError
+from mekrr_scale.graphs import Graph
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What stands between a structure and a network, and between the network and energies.
+
+    Raises:
+        BackboneError: a length scale that is not positive.
+    """
+
+    length: float = 1.0  # geometries are multiplied by it
+    energy: float = 1.0  # the network's energies are
+    references: Mapping[int, float] = field(default_factory=dict)  # eV, by atomic number; others have none
+    species: tuple[int, ...] = ()  # the only ones with trained weights; empty: all of the network's
+
+    def __post_init__(self) -> None:
+        if not self.length > 0:
+            raise BackboneError(f"length scale {self.length}: give a positive number, such as 0.949")
+
+
+@final
+class Rescaled(Backbone):
+    """A backbone behind a ``Scaling``."""
+
+    def __init__(self, inner: Backbone, scaling: Scaling) -> None:
+        self.inner, self.scaling = inner, scaling
+        self.name, self.version, self.layer = inner.name, inner.version, inner.layer
+        self.cutoff = inner.cutoff / scaling.length
+        self.dim = inner.dim
+        self.species = inner.species & frozenset(scaling.species) if scaling.species else inner.species
+        self.module = inner.module
+        told = asdict(scaling) | {"references": sorted(scaling.references.items())}
+        self.options = (*inner.options, *((f"scaling_{key}", str(value)) for key, value in told.items()))
+        self._references = torch.zeros(120, dtype=torch.float64)
+        for z, energy in scaling.references.items():
+            self._references[z] = energy
+
+    @property
+    def has_energy(self) -> bool:
+        return self.inner.has_energy
+
+    def blocks(self) -> dict[str, Sequence[nn.Module]]:
+        return self.inner.blocks()
+
+    def config(self) -> Mapping[str, Any]:
+        return self.inner.config()
+
+    def fresh(self) -> nn.Module:
+        return self.inner.fresh()
+
+    def species_rows(self, z: int) -> Sequence[Tensor]:
+        return self.inner.species_rows(z)
+
+    def prepare(self, graph: Graph) -> Graph:
+        return self.inner.prepare(graph)
+
+    def forward(
+        self,
+        graph: Graph,
+        positions: Float[Tensor, "atoms 3"],
+        strain: Float[Tensor, "structures 3 3"] | None = None,
+        energies: bool = True,
+    ) -> BackboneOutput:
+        length = self.scaling.length
+        seen = replace(graph, positions=graph.positions * length, cell=graph.cell * length)
+        found = self.inner.forward(seen, positions * length, strain, energies)
+        if found.energies is None:
+            return found
+        # in float64: references of thousands of eV leave float32 few digits for what matters
+        references = self._references.to(self.device)[graph.numbers]
+        return BackboneOutput(found.features, self.scaling.energy * found.energies.double() + references)
+
+
+def bare(backbone: Backbone) -> tuple[Backbone, Scaling]:
+    """A backbone without its scaling, and that."""
+    return (backbone.inner, backbone.scaling) if isinstance(backbone, Rescaled) else (backbone, Scaling())
+
+
+def save_backbone(backbone: Backbone, path: str | Path, training: Mapping[str, Any] | None = None) -> None:
+    """Write a backbone with its scaling as a checkpoint that ``load_backbone`` reads, without code in it.
+
+    Args:
+        training: how it was made, in plain values.
+
+    Raises:
+        BackboneError: the file cannot be written.
+    """
+    inner, scaling = bare(backbone)
+    told = {"scaling": {**asdict(scaling), "species": list(scaling.species)}, "training": dict(training or {})}
+    save(path, inner.name, inner.module, inner.config(), told)
+
+
+def rescaled(backbone: Backbone, checkpoint: str | Path | None) -> Backbone:
+    """A backbone that was read from a checkpoint, behind the scaling that the checkpoint tells."""
+    found = None if checkpoint is None else read_own(Path(checkpoint))
+    if found is None or "scaling" not in found:
+        return backbone
+    told = found["scaling"]
+    scaling = Scaling(told["length"], told["energy"], dict(told["references"]), tuple(told["species"]))
+    return backbone if scaling == Scaling() else Rescaled(backbone, scaling)

@@ -1,0 +1,158 @@
+"""Which blocks of a network learn, and how fast.
+
+Blocks have the names that ``mekrr-scale backbones --blocks NAME`` prints, in the order in which an
+input passes through them: ``embedding``, the interactions, ``readout``. Rates that fall from the
+readout towards the input are discriminative fine-tuning (Howard and Ruder, arXiv 1801.06146; for
+potentials Zaverkin et al., arXiv 2212.03916); rates of zero are the frozen transfer of Radova et
+al. (arXiv 2502.15582).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from mekrr_scale.backbones import Backbone
+from mekrr_scale.errors import ConfigError, suggestion
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """Rates of learning, block by block.
+
+    Args:
+        train: the only blocks that learn; empty for all.
+        freeze_up_to: this block and all before it do not learn.
+        rates: of single blocks, instead of the common rate; 0 freezes.
+        decay: factor from each block to the one before it.
+        reset: blocks that start from new random weights.
+    """
+
+    train: tuple[str, ...] = ()
+    freeze_up_to: str | None = None
+    rates: Mapping[str, float] = field(default_factory=dict)
+    decay: float = 1.0
+    reset: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 < self.decay <= 1:
+            raise ConfigError(f"a decay of {self.decay} per block: give a factor between 0 and 1, e.g. 0.5")
+        slow = {name: rate for name, rate in self.rates.items() if not rate >= 0}
+        if slow:
+            raise ConfigError(f"learning rates of {slow}: give 0 (frozen) or a positive number")
+
+    def learning_rates(self, blocks: Sequence[str], base: float) -> dict[str, float]:
+        """The learning rate of every block.
+
+        Args:
+            blocks: all of the network's, in order.
+            base: rate of the last block, and of all without a rate of their own.
+
+        Raises:
+            ConfigError: an unknown block (the closest is named), or nothing left that learns.
+        """
+        found = {name: base * self.decay ** (len(blocks) - 1 - place) for place, name in enumerate(blocks)}
+        for name, rate in self.rates.items():
+            found |= dict.fromkeys(matching(name, blocks), rate)
+        if self.train:
+            kept = {block for name in self.train for block in matching(name, blocks)}
+            found = {name: rate if name in kept else 0.0 for name, rate in found.items()}
+        if self.freeze_up_to is not None:
+            last = max(blocks.index(name) for name in matching(self.freeze_up_to, blocks))
+            found |= dict.fromkeys(blocks[: last + 1], 0.0)
+        if not any(found.values()):
+            raise ConfigError(f"no block is left that learns; the blocks are {', '.join(blocks)}")
+        return found
+
+
+def matching(name: str, blocks: Sequence[str]) -> list[str]:
+    """The blocks that a name stands for: one, or all of a kind (``interactions``).
+
+    >>> matching("interactions", ["embedding", "interaction1", "interaction2", "readout"])
+    ['interaction1', 'interaction2']
+
+    Raises:
+        ConfigError: none; the closest is named.
+    """
+    if name in blocks:
+        return [name]
+    alike = [block for block in blocks if re.fullmatch(rf"{re.escape(name.removesuffix('s'))}\d+", block)]
+    if alike and name.endswith("s"):
+        return alike
+    raise ConfigError(f"the network has no block {name!r}. {suggestion(name, blocks)}")
+
+
+def reset_blocks(backbone: Backbone, names: Sequence[str], seed: int) -> None:
+    """Give blocks new random weights, in place.
+
+    Raises:
+        ConfigError: an unknown block.
+    """
+    parameters = backbone.parameters()
+    chosen = {block for name in names for block in matching(name, list(parameters))}
+    if not chosen:
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = dict(backbone.fresh().named_parameters())
+    with torch.no_grad():
+        for block in chosen:
+            for name, weight in parameters[block].items():
+                weight.copy_(fresh[name])
+
+
+def randomize(backbone: Backbone, seed: int = 0) -> Backbone:
+    """Give all blocks new random weights, in place; returns the backbone."""
+    reset_blocks(backbone, list(backbone.parameters()), seed)
+    return backbone
+
+
+def copy_species(backbone: Backbone, mapping: Mapping[int, int]) -> None:
+    """Copy what a network knows of elements to others, in place.
+
+    Args:
+        mapping: from the atomic number of the source to that of the target.
+
+    Raises:
+        ConfigError: an element that the network has no weights for.
+    """
+    from ase.data import chemical_symbols
+
+    for source, target in mapping.items():
+        for z in (source, target):
+            if z not in backbone.species:
+                raise ConfigError(
+                    f"species map {chemical_symbols[source]}:{chemical_symbols[target]}: backbone {backbone.name} has "
+                    f"no weights for {chemical_symbols[z]}"
+                )
+        with torch.no_grad():
+            for given, taken in zip(backbone.species_rows(source), backbone.species_rows(target), strict=True):
+                taken.copy_(given)
+
+
+def parse_species_map(text: str | None) -> dict[int, int]:
+    """``Si:Ge,O:S`` as atomic numbers, source to target.
+
+    >>> parse_species_map("Si:Ge")
+    {14: 32}
+
+    Raises:
+        ConfigError: not pairs of elements, or a target given twice.
+    """
+    from ase.data import atomic_numbers
+
+    found: dict[int, int] = {}
+    for pair in filter(None, (piece.strip() for piece in (text or "").split(","))):
+        source, _, target = (part.strip() for part in pair.partition(":"))
+        for symbol in (source, target):
+            if symbol not in atomic_numbers or symbol == "X":
+                raise ConfigError(f"species map {pair!r}: {symbol!r} is no element; write source:target, e.g. Si:Ge")
+        if atomic_numbers[target] in found.values():
+            raise ConfigError(f"species map {text!r} gives {target} twice")
+        if atomic_numbers[source] in found:
+            raise ConfigError(f"species map {text!r} takes {source} twice; map it in two steps")
+        found[int(atomic_numbers[source])] = int(atomic_numbers[target])
+    return found

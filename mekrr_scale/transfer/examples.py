@@ -1,0 +1,135 @@
+"""Labelled structures for training: read, checked, split and put into batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from ase import Atoms
+from jaxtyping import Bool, Float, Float64
+from torch import Tensor
+
+from mekrr_scale.backbones import Backbone
+from mekrr_scale.draws import draw
+from mekrr_scale.errors import ConfigError, MekrrError, StructureError
+from mekrr_scale.graphs import Graph
+from mekrr_scale.structures import LabelKeys, Labels, check_structure, read_labels, structure_hash
+
+
+@dataclass(frozen=True)
+class Example:
+    """A structure with its labels."""
+
+    atoms: Atoms
+    labels: Labels
+    id: int  # hash of both
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Structures as a graph, with labels; NaN where there is none."""
+
+    graph: Graph
+    energy: Float64[Tensor, " structures"]  # eV
+    forces: Float[Tensor, "atoms 3"]  # eV/angstrom
+    stress: Float[Tensor, "structures 3 3"]  # eV/angstrom^3
+    volume: Float[Tensor, " structures"]  # angstrom^3; 1 without a cell, whose stress nobody asks for
+
+    @property
+    def has_forces(self) -> bool:
+        return not bool(self.forces.isnan().all())
+
+    @property
+    def has_stress(self) -> bool:
+        return not bool(self.stress.isnan().all())
+
+
+def read_examples(structures: Iterable[Atoms], keys: LabelKeys | None = None, what: str = "training") -> list[Example]:
+    """Structures with usable labels; an energy or forces each.
+
+    Raises:
+        StructureError: a structure that cannot be used (its place is named), or none at all.
+    """
+    found = []
+    for index, atoms in enumerate(structures):
+        try:
+            labels = read_labels(atoms, keys or LabelKeys())
+            check_structure(atoms, labels, need_energy=labels.forces is None)
+        except MekrrError as error:
+            raise StructureError(f"{what} structure {index}: {error}") from error
+        found.append(Example(atoms, labels, structure_hash(atoms, labels)))
+    if not found:
+        raise StructureError(f"the {what} set is empty; give structures with energies or forces")
+    return found
+
+
+def split(examples: Sequence[Example], fraction: float) -> tuple[list[Example], list[Example]]:
+    """Training and validation set; drawn by content, so that the order of a file does not matter.
+
+    Raises:
+        ConfigError: a fraction that leaves one of the two empty.
+    """
+    count = round(fraction * len(examples))
+    if not 0 < count < len(examples):
+        raise ConfigError(
+            f"a validation set of {fraction:g} of {len(examples)} structures leaves {count} for validation and "
+            f"{len(examples) - count} for training; give another fraction, or a file with --valid"
+        )
+    ids = np.array([example.id for example in examples], dtype=np.uint64)
+    order = np.argsort(draw(ids, 17), kind="stable")
+    held = set(order[:count].tolist())
+    return (
+        [example for place, example in enumerate(examples) if place not in held],
+        [example for place, example in enumerate(examples) if place in held],
+    )
+
+
+def species_of(examples: Sequence[Example]) -> tuple[int, ...]:
+    """Atomic numbers, in order."""
+    return tuple(sorted({int(z) for example in examples for z in example.atoms.numbers}))
+
+
+def counts(examples: Sequence[Example], species: Sequence[int]) -> Float64[Tensor, "structures species"]:
+    """Atoms of each species in each structure."""
+    rows = [[int((example.atoms.numbers == z).sum()) for z in species] for example in examples]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def energies(examples: Sequence[Example]) -> tuple[Float64[Tensor, " structures"], Bool[Tensor, " structures"]]:
+    """Energies (eV, NaN where unknown), and where they are known."""
+    values = [float("nan") if example.labels.energy is None else example.labels.energy for example in examples]
+    found = torch.tensor(values, dtype=torch.float64)
+    return found, ~found.isnan()
+
+
+def batch_of(examples: Sequence[Example], backbone: Backbone) -> Batch:
+    """Examples on the backbone's device and in its precision."""
+    graph = backbone.graph([example.atoms for example in examples])
+    forces, stress = [], []
+    for example in examples:
+        known = example.labels.forces
+        forces.append(np.full((len(example.atoms), 3), np.nan) if known is None else known)
+        sheet = np.full((3, 3), np.nan)
+        if example.labels.stress is not None:
+            xx, yy, zz, yz, xz, xy = example.labels.stress
+            sheet = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+        stress.append(sheet)
+
+    def here(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(backbone.device, backbone.dtype)
+
+    return Batch(
+        graph=graph,
+        energy=energies(examples)[0].to(backbone.device),
+        forces=here(np.concatenate(forces)),
+        stress=here(np.stack(stress)),
+        volume=here(np.array([abs(np.linalg.det(example.atoms.cell.array)) or 1.0 for example in examples])),
+    )
+
+
+def epoch_order(n: int, seed: int, epoch: int) -> Sequence[int]:
+    """The order of the structures in one epoch, from its number alone: a resumed run sees the same."""
+    order: list[int] = np.random.default_rng([seed, epoch]).permutation(n).tolist()
+    return order

@@ -1,0 +1,410 @@
+"""Training and fine-tuning of backbones on energies, forces and stress.
+
+    loss = w_E <((E - E')/n)^2> + w_F <(F - F')^2> + w_S <(sigma - sigma')^2>,
+
+means over structures, force components and stress components. Adam (Kingma and Ba, arXiv
+1412.6980) with decoupled weight decay, cosine annealing with warm restarts (Loshchilov and Hutter,
+arXiv 1608.03983), an exponential moving average of the weights, early stopping on a validation set.
+A run resumed from its checkpoint makes the same weights, bit by bit, as one that was not stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mekrr_scale import __version__
+from mekrr_scale.backbones import Backbone
+from mekrr_scale.distributed import Checkpoint, State
+from mekrr_scale.errors import ConfigError, SolverError
+from mekrr_scale.progress import Progress, Silent
+from mekrr_scale.transfer.blocks import BlockPlan
+from mekrr_scale.transfer.examples import Batch, Example, batch_of, epoch_order
+
+_CLIP = 10.0  # largest norm of a gradient
+_LAST = 0.01  # what annealing leaves of the rate
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """How to train.
+
+    Args:
+        steps: of gradient descent; one batch each.
+        batch: structures in a batch.
+        learning_rate: of the last block, and of all without one of their own (``blocks``).
+        energy_weight, force_weight, stress_weight: of the squared errors of the energy per atom
+            (eV/atom), forces (eV/angstrom) and stress (eV/angstrom^3).
+        huber: where the loss turns from squares to absolute values, in the units of each error;
+            None for squares alone.
+        warmup: part of the steps in which the rate rises to its full value.
+        cycles: of annealing; more than one is warm restarts.
+        average: decay of the moving average of the weights; 0 for none.
+        patience: validations without progress before training stops; 0 for no early stop.
+        validate_every: steps between validations; None for forty of them.
+
+    Raises:
+        ConfigError: a value outside its range.
+    """
+
+    steps: int = 2000
+    batch: int = 4
+    learning_rate: float = 1e-3
+    blocks: BlockPlan = field(default_factory=BlockPlan)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup: float = 0.05
+    cycles: int = 1
+    energy_weight: float = 10.0
+    force_weight: float = 1.0
+    stress_weight: float = 100.0
+    huber: float | None = None
+    weight_decay: float = 0.0
+    average: float = 0.99
+    patience: int = 0
+    validate_every: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        wrong = {
+            "steps": self.steps < 0,
+            "batch": self.batch < 1,
+            "learning_rate": not 0 < self.learning_rate < math.inf,
+            "warmup": not 0 <= self.warmup < 1,
+            "cycles": self.cycles < 1,
+            "average": not 0 <= self.average < 1,
+            "patience": self.patience < 0,
+            "validate_every": self.validate_every is not None and self.validate_every < 1,
+            "huber": self.huber is not None and not self.huber > 0,
+            "weight_decay": self.weight_decay < 0,
+        }
+        for name, outside in wrong.items():
+            if outside:
+                raise ConfigError(f"{name} = {getattr(self, name)} is outside its range")
+        if min(self.weights) < 0 or not any(self.weights):
+            raise ConfigError("the weights of energy, force and stress must not be negative, nor all zero")
+
+    @property
+    def weights(self) -> tuple[float, float, float]:
+        return self.energy_weight, self.force_weight, self.stress_weight
+
+    @property
+    def interval(self) -> int:
+        """Steps between validations."""
+        return self.validate_every or max(1, self.steps // 40)
+
+    def factor(self, step: int) -> float:
+        """What the rates are multiplied with in a step."""
+        rising = self.warmup * self.steps
+        if step < rising:
+            return (step + 1) / (rising + 1)
+        if self.schedule == "constant":
+            return 1.0
+        passed = self.cycles * (step - rising) / max(self.steps - rising, 1)
+        place = passed % 1.0 if passed < self.cycles else 1.0
+        return _LAST + (1 - _LAST) * 0.5 * (1 + math.cos(math.pi * place))
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Root mean squares, NaN where there are no labels."""
+
+    energy: float = math.nan  # eV/atom
+    forces: float = math.nan  # eV/angstrom
+    stress: float = math.nan  # eV/angstrom^3
+
+    def __str__(self) -> str:
+        parts = [(self.energy, 1e3, "meV/atom"), (self.forces, 1e3, "meV/A"), (self.stress, 1e3, "meV/A^3")]
+        return ", ".join(f"{scale * value:.4g} {unit}" for value, scale, unit in parts if not math.isnan(value))
+
+
+@dataclass(frozen=True)
+class Record:
+    """One validation."""
+
+    step: int
+    epoch: float
+    rate: float  # of the fastest block
+    training: float  # mean loss since the last validation
+    validation: float  # loss
+    errors: Errors
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """A trained backbone and how it got there."""
+
+    backbone: Backbone  # with the weights of the best validation
+    history: Sequence[Record]
+    best: Record
+    steps: int  # made; fewer than planned after an early stop
+    rates: Mapping[str, float]  # of every block
+
+
+def train(
+    backbone: Backbone,
+    training: Sequence[Example],
+    validation: Sequence[Example],
+    plan: TrainPlan | None = None,
+    progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> TrainReport:
+    """Train a backbone, in place.
+
+    Args:
+        checkpoint: a folder for the state; called again with the same, training goes on.
+
+    Raises:
+        ConfigError: an empty set, an unknown block, nothing that learns, no labels for the weights.
+        SolverError: the loss is no longer a number.
+        StoppedError: asked to stop by a signal; the state is in the checkpoint.
+    """
+    plan, progress = plan or TrainPlan(), progress or Silent()
+    for name, examples in (("training", training), ("validation", validation)):
+        if not examples:
+            raise ConfigError(f"the {name} set is empty; give structures for it")
+        _require_labels(examples, plan, name)
+    parameters = backbone.parameters()
+    rates = plan.blocks.learning_rates(list(parameters), plan.learning_rate)
+    if checkpoint is not None:
+        checkpoint = checkpoint.part("", identity(backbone, training, validation, plan))
+    run = _Run(backbone, parameters, rates, plan)
+    run.restore(checkpoint)
+    progress.stage("train", plan.steps, "steps")
+    progress.advance(run.step)
+    try:
+        _loop(run, training, validation, progress, checkpoint)
+    finally:
+        backbone.module.requires_grad_(False)
+    run.adopt(run.best_weights)
+    return TrainReport(backbone, run.history, run.best, run.step, rates)
+
+
+def measure(backbone: Backbone, examples: Sequence[Example], batch: int = 8, plan: TrainPlan | None = None) -> Errors:
+    """Errors of a backbone's own energies, forces and stress on labelled structures."""
+    return _validate(backbone, examples, plan or TrainPlan(batch=batch))[1]
+
+
+def identity(
+    backbone: Backbone, training: Sequence[Example], validation: Sequence[Example], plan: TrainPlan
+) -> dict[str, Any]:
+    """What a run of training is: all that changes its weights."""
+
+    def hashed(examples: Sequence[Example]) -> str:
+        return hashlib.sha256(repr([example.id for example in examples]).encode()).hexdigest()[:16]
+
+    return {
+        "version": __version__,
+        "backbone": backbone.identity().to_dict(),
+        "training": hashed(training),
+        "validation": hashed(validation),
+        **{name: repr(value) for name, value in asdict(plan).items()},
+    }
+
+
+def _copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: weight.detach().clone() for key, weight in weights.items()}
+
+
+class _Run:
+    """Weights, their averages and the optimiser's moments: all that a checkpoint holds."""
+
+    def __init__(
+        self, backbone: Backbone, parameters: Mapping[str, Mapping[str, nn.Parameter]], rates: Mapping[str, float],
+        plan: TrainPlan,
+    ) -> None:  # fmt: skip
+        self.backbone, self.plan, self.rates = backbone, plan, rates
+        learning = [name for name in parameters if rates[name] > 0]
+        self.weights = {key: weight for name in learning for key, weight in parameters[name].items()}
+        for weight in self.weights.values():
+            weight.requires_grad_(True)
+        groups = [{"params": list(parameters[name].values()), "lr": rates[name]} for name in learning]
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=plan.weight_decay)
+        self.scales = [rates[name] for name in learning]
+        self.average = _copied(self.weights)
+        self.best_weights = dict(self.average)
+        self.step = 0
+        self.history: list[Record] = []
+        self.since: list[float] = []  # losses since the last validation
+
+    @property
+    def best(self) -> Record:
+        return min(self.history, key=lambda record: record.validation)
+
+    def update(self, loss: Tensor) -> None:
+        """One step of the optimiser, and of the average."""
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(list(self.weights.values()), _CLIP)
+        factor = self.plan.factor(self.step)
+        for group, rate in zip(self.optimizer.param_groups, self.scales, strict=True):
+            group["lr"] = rate * factor
+        self.optimizer.step()
+        self.step += 1
+        decay = min(self.plan.average, (1 + self.step) / (10 + self.step)) if self.plan.average else 0.0
+        with torch.no_grad():
+            for key, weight in self.weights.items():
+                self.average[key].lerp_(weight, 1 - decay)
+
+    def adopt(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Put weights into the network; returns those that were there."""
+        with torch.no_grad():
+            before = _copied(self.weights)
+            for key, weight in self.weights.items():
+                weight.copy_(weights[key])
+        return before
+
+    def stale(self) -> bool:
+        """Whether the validation loss has not improved for as long as patience lasts."""
+        behind = len(self.history) - 1 - self.history.index(self.best)
+        return bool(self.plan.patience) and behind >= self.plan.patience
+
+    def state(self) -> State:
+        tensors: dict[str, Tensor] = {f"weight/{key}": weight for key, weight in self.weights.items()}
+        tensors |= {f"average/{key}": weight for key, weight in self.average.items()}
+        tensors |= {f"best/{key}": weight for key, weight in self.best_weights.items()}
+        for key, weight in self.weights.items():
+            for name, value in self.optimizer.state.get(weight, {}).items():
+                tensors[f"{name}/{key}"] = torch.as_tensor(value)
+        history = [asdict(record) for record in self.history]
+        return State(tensors, {"step": self.step, "history": history, "since": self.since})
+
+    def restore(self, checkpoint: Checkpoint | None) -> None:
+        state = None if checkpoint is None else checkpoint.load("training")
+        if state is None:
+            return
+        for key, weight in self.weights.items():
+            with torch.no_grad():
+                weight.copy_(state.tensors[f"weight/{key}"])
+            self.average[key] = state.tensors[f"average/{key}"].to(weight)
+            self.best_weights[key] = state.tensors[f"best/{key}"].to(weight)
+            for name in ("step", "exp_avg", "exp_avg_sq"):
+                if f"{name}/{key}" in state.tensors:
+                    value = state.tensors[f"{name}/{key}"]
+                    self.optimizer.state[weight][name] = value if name == "step" else value.to(weight)
+        self.step = state.values["step"]
+        self.since = list(state.values["since"])
+        self.history = [Record(**{**item, "errors": Errors(**item["errors"])}) for item in state.values["history"]]
+
+
+def _loop(
+    run: _Run,
+    training: Sequence[Example],
+    validation: Sequence[Example],
+    progress: Progress,
+    checkpoint: Checkpoint | None,
+) -> None:
+    plan = run.plan
+    if not run.history:
+        _look(run, training, validation, progress)
+    while run.step < plan.steps and not run.stale():
+        chosen = _chosen(training, plan, run.step)
+        loss = _loss(run.backbone, batch_of(chosen, run.backbone), plan, create_graph=True)[0]
+        if not bool(torch.isfinite(loss)):
+            raise SolverError(
+                f"the loss is no number any more after {run.step} steps; take a lower learning rate than "
+                f"{plan.learning_rate:g}, or look for broken labels"
+            )
+        run.update(loss)
+        run.since.append(float(loss.detach()))
+        progress.advance(1)
+        if run.step % plan.interval == 0 or run.step == plan.steps:
+            _look(run, training, validation, progress)
+        if checkpoint is not None and checkpoint.due_here():
+            checkpoint.save("training", run.state())
+            checkpoint.end_if_stopped()
+
+
+def _chosen(training: Sequence[Example], plan: TrainPlan, step: int) -> list[Example]:
+    """The structures of a step, from its number alone."""
+    batches = math.ceil(len(training) / plan.batch)
+    epoch, place = divmod(step, batches)
+    order = epoch_order(len(training), plan.seed, epoch)[place * plan.batch : (place + 1) * plan.batch]
+    return [training[i] for i in order]
+
+
+def _look(run: _Run, training: Sequence[Example], validation: Sequence[Example], progress: Progress) -> None:
+    """Validate the averaged weights, and keep them if they are the best."""
+    plan = run.plan
+    before = run.adopt(run.average)
+    loss, errors = _validate(run.backbone, validation, plan)
+    run.adopt(before)
+    mean = sum(run.since) / len(run.since) if run.since else math.nan
+    rate = max(run.scales) * plan.factor(run.step)
+    record = Record(run.step, run.step * plan.batch / len(training), rate, mean, loss, errors)
+    run.history.append(record)
+    run.since = []
+    if record is run.best:
+        run.best_weights = _copied(run.average)
+    progress.note(
+        f"step {run.step}, epoch {record.epoch:.1f}: loss {mean:.3g} in training, {loss:.3g} in validation "
+        f"({errors}), rate {rate:.2g}"
+    )
+
+
+def _validate(backbone: Backbone, examples: Sequence[Example], plan: TrainPlan) -> tuple[float, Errors]:
+    """Loss and errors on a whole set."""
+    sums, counts = torch.zeros(4, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)
+    for start in range(0, len(examples), plan.batch):
+        part = examples[start : start + plan.batch]
+        loss, squares = _loss(backbone, batch_of(part, backbone), plan, create_graph=False)
+        sums += torch.tensor([float(loss.detach()) * len(part), *(float(total) for total, _ in squares)])
+        counts += torch.tensor([len(part), *(n for _, n in squares)])
+    means = (sums / counts).tolist()
+    energy, forces, stress = (math.sqrt(mean) for mean in means[1:])
+    return means[0], Errors(energy, forces, stress)
+
+
+def _loss(
+    backbone: Backbone, batch: Batch, plan: TrainPlan, create_graph: bool
+) -> tuple[Tensor, list[tuple[Tensor, int]]]:
+    """Loss of a batch; sums of squares and numbers of the errors in energy per atom, forces and stress."""
+    graph = batch.graph
+    moved, strained = plan.force_weight > 0 and batch.has_forces, plan.stress_weight > 0 and batch.has_stress
+    positions = graph.positions.detach().clone().requires_grad_(moved or strained)
+    strain = positions.new_zeros(graph.n_structures, 3, 3).requires_grad_(True) if strained else None
+    with torch.set_grad_enabled(create_graph or moved or strained):
+        energy = backbone.forward(graph, positions, strain).energy(graph)
+        inputs = [tensor for tensor in (positions, strain) if tensor is not None and tensor.requires_grad]
+        slopes: Sequence[Tensor] = ()
+        if inputs:
+            slopes = torch.autograd.grad(energy.sum(), inputs, create_graph=create_graph, materialize_grads=True)
+        found: list[tuple[Tensor, Tensor] | None] = [
+            (energy / graph.n_atoms, batch.energy / graph.n_atoms),
+            (-slopes[0], batch.forces) if moved else None,
+            ((slopes[1] + slopes[1].mT) / (2 * batch.volume[:, None, None]), batch.stress) if strained else None,
+        ]
+        total = torch.zeros((), dtype=torch.float64, device=energy.device)
+        squares = []
+        for weight, pair in zip(plan.weights, found, strict=True):
+            if pair is None:
+                squares.append((total.new_zeros(()), 0))
+                continue
+            known = ~pair[1].isnan()
+            errors = (pair[0][known] - pair[1][known]).double()
+            squares.append((errors.detach().square().sum(), errors.numel()))
+            if weight > 0 and errors.numel():
+                total = total + weight * _penalty(errors, plan.huber)
+    return total, squares
+
+
+def _penalty(errors: Tensor, huber: float | None) -> Tensor:
+    if huber is None:
+        return errors.square().mean()
+    return 2 * nn.functional.huber_loss(errors, torch.zeros_like(errors), delta=huber)
+
+
+def _require_labels(examples: Sequence[Example], plan: TrainPlan, name: str) -> None:
+    """Something for the loss to act on."""
+    known = (
+        any(example.labels.energy is not None for example in examples),
+        any(example.labels.forces is not None for example in examples),
+        any(example.labels.stress is not None for example in examples),
+    )
+    if not any(weight > 0 and there for weight, there in zip(plan.weights, known, strict=True)):
+        raise ConfigError(f"the {name} set has no label that the weights count (energy, force, stress: {plan.weights})")
