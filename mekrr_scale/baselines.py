@@ -1,8 +1,9 @@
 """What is taken off the labels before the kernel sees them.
 
-The baseline of a structure is the sum of its atoms' reference energies, plus the backbone's own
-energy where that is the prior mean. Reference energies come from least squares on the species
-counts (``composition``) or are given (``isolated``).
+The baseline of a structure is the sum of its atoms' reference energies, plus the prior mean where
+there is one: the backbone's own energy (``backbone``), or whatever ``extract --prior`` named
+(``prior``: another model, another backbone, a lower level of theory). Reference energies come
+from least squares on the species counts (``composition``) or are given (``isolated``).
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from mekrr_scale.arrays import N_ELEMENTS, FeatureBatch
 from mekrr_scale.distributed import ALONE, ExactSum, Group
 from mekrr_scale.errors import ConfigError
 
-BaselineKind = Literal["composition", "isolated", "backbone"]
+BaselineKind = Literal["composition", "isolated", "backbone", "prior"]
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """Reference energies per species (eV), and whether the backbone's energy is the prior mean."""
+    """Reference energies per species (eV), and whether the energies of a prior are added."""
 
     species: tuple[int, ...]
     energies: Float64[Tensor, " species"]  # eV
@@ -71,7 +72,7 @@ def fit_baseline(
     Raises:
         ConfigError: no structure with an energy, or isolated atoms missing.
     """
-    prior = kind == "backbone"
+    prior = kind in ("backbone", "prior")
     atoms = torch.zeros(N_ELEMENTS, dtype=torch.int64)
     grams, moments = ExactSum(N_ELEMENTS, N_ELEMENTS), ExactSum(N_ELEMENTS)
     for batch in batches:

@@ -15,6 +15,7 @@ from mekrr_scale.backbones import Backbone
 from mekrr_scale.graphs import SkinList
 from mekrr_scale.model import Model
 from mekrr_scale.potential import Potential
+from mekrr_scale.priors import Calculated
 
 
 class MekrrCalculator(Calculator):  # type: ignore[misc]
@@ -27,6 +28,7 @@ class MekrrCalculator(Calculator):  # type: ignore[misc]
         model: a model, or the path of one.
         backbone: an instance to use instead of loading the model's.
         compile: the backbone, by torch.compile; pays in long runs.
+        prior: a calculator of what the model corrects, where its file cannot bring that along.
         skin: neighbour lists are kept until an atom has moved by half of it (angstrom).
         uncertainty: also give ``energy_uncertainty`` (eV, 68 %), ``energies_uncertainty`` (per atom) and
             ``extrapolation`` (grade of each atom; above 1 is outside of the training data).
@@ -46,11 +48,14 @@ class MekrrCalculator(Calculator):  # type: ignore[misc]
         compile: bool = False,
         skin: float = 0.5,
         uncertainty: bool = False,
+        prior: Calculator | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         loaded = model if isinstance(model, Model) else Model.load(model)
-        self.potential = Potential(loaded, backbone, dtype, device, compile)
+        self.potential = Potential(
+            loaded, backbone, dtype, device, compile, None if prior is None else Calculated(prior)
+        )
         self.neighbours = SkinList(self.potential.backbone.cutoff, skin)
         self.uncertainty = uncertainty
         self._stressed = False

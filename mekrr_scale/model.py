@@ -30,7 +30,7 @@ from mekrr_scale.posterior import Calibration, Posterior
 from mekrr_scale.transforms import Transform
 
 FORMAT = "mekrr-scale model"
-SCHEMA = "1.1"  # 1.1: posterior
+SCHEMA = "1.2"  # 1.1: posterior; 1.2: prior
 _KEY = "mekrr_scale"
 UNITS = {"energy": "eV", "length": "angstrom", "forces": "eV/angstrom", "stress": "eV/angstrom^3"}
 
@@ -48,6 +48,7 @@ class Model:
     validation: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     posterior: Posterior | None = None  # what its uncertainty comes from
+    prior: Mapping[str, Any] = field(default_factory=dict)  # what the baseline's prior is; empty: the backbone's own
 
     def __post_init__(self) -> None:
         expected = self.kernel.n_columns(self.landmarks)
@@ -100,6 +101,21 @@ class Model:
                 "features again with the model's backbone"
             )
 
+    def require_prior(self, prior: Mapping[str, Any], what: str) -> None:
+        """Refuse energies of another prior than the model's.
+
+        Raises:
+            ModelError: says which was expected.
+        """
+        if not self.baseline.prior:
+            return
+        mine, theirs = ({k: v for k, v in _plain(dict(told)).items() if k != "where"} for told in (self.prior, prior))
+        if mine != theirs:
+            raise ModelError(
+                f"{what} holds the energies of another prior ({theirs or 'the backbone itself'}) than the one that the "
+                f"model corrects ({mine or 'the backbone itself'}); extract it again with that --prior"
+            )
+
     def save(self, path: Path | str) -> None:
         """Write the model file atomically.
 
@@ -135,6 +151,7 @@ class Model:
             },
             "backbone": dict(self.backbone),
             "spec": dict(self.spec),
+            "prior": dict(self.prior),
             "validation": dict(self.validation),
             "provenance": dict(self.provenance),
             "posterior": None if self.posterior is None else _posterior_header(self.posterior),
@@ -212,6 +229,7 @@ class Model:
             validation=header["validation"],
             provenance=header["provenance"],
             posterior=_posterior(header.get("posterior"), tensors),
+            prior=header.get("prior", {}),
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from ase import Atoms
@@ -17,16 +18,8 @@ from mekrr_scale.errors import ModelError
 from mekrr_scale.graphs import Graph, SkinList
 from mekrr_scale.model import Model
 from mekrr_scale.posterior import Posterior, Variances
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Results for structures, atoms in their order; stress in ASE's sign."""
-
-    energy: Float64[Tensor, " structures"]  # eV
-    energies: Float64[Tensor, " atoms"]  # eV, each atom's part
-    forces: Float64[Tensor, "atoms 3"] | None  # eV/angstrom
-    stress: Float64[Tensor, "structures 3 3"] | None  # eV/angstrom^3
+from mekrr_scale.priors import BackboneEnergies, Entering, Entry, Labelled, Prediction, Predictor, PriorSpec, file_hash
+from mekrr_scale.structures import LabelKeys
 
 
 @dataclass(frozen=True)
@@ -49,6 +42,8 @@ class Potential:
 
     Args:
         backbone: an instance to use instead of loading the model's; must be the same one.
+        prior: what the model corrects, instead of loading what its file names; e.g. a calculator of a
+            lower level of theory (``priors.Calculated``).
         compile: compile the backbone (torch.compile): a minute at the first call, then 1.6 times the
             speed with SevenNet and CHGNet on a CPU; needs a C++ compiler.
 
@@ -63,8 +58,13 @@ class Potential:
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
         compile: bool = False,
+        prior: Predictor | None = None,
     ) -> None:
         self.model = model
+        self._own_prior = model.baseline.prior and not model.prior
+        self._prior: Predictor | None = None
+        if model.baseline.prior and model.prior:
+            self._prior = prior or load_prior(PriorSpec.from_dict(model.prior), dtype, device)
         if backbone is None:
             if not model.spec:
                 raise ModelError(
@@ -90,6 +90,8 @@ class Potential:
     ) -> Prediction:
         """Energies and, if asked for, forces and stress, by one backward sweep.
 
+        A prior mean that is not the backbone's own adds its own sweep.
+
         Args:
             neighbours: of a single structure that moves little from call to call.
 
@@ -97,6 +99,21 @@ class Potential:
             ModelError: a species that the model was not fitted on.
             BackboneError: a structure that the backbone cannot take.
         """
+        found = self._corrections(atoms, forces, stress, neighbours)
+        if self._prior is None:
+            return found
+        prior = self._prior.predict(atoms, forces, stress)
+        return Prediction(
+            found.energy + prior.energy,
+            found.energies + prior.energies,
+            None if found.forces is None or prior.forces is None else found.forces + prior.forces,
+            None if found.stress is None or prior.stress is None else found.stress + prior.stress,
+        )
+
+    def _corrections(
+        self, atoms: Atoms | Sequence[Atoms], forces: bool, stress: bool, neighbours: SkinList | None
+    ) -> Prediction:
+        """What the kernel, the references and the backbone's own energies give."""
         if neighbours is not None and isinstance(atoms, Atoms):
             graph = self.backbone.prepare(neighbours.graph(atoms)).to(self.backbone.device, self.backbone.dtype)
         else:
@@ -105,18 +122,18 @@ class Potential:
         positions = graph.positions.detach().clone().requires_grad_(forces or stress)
         strain = positions.new_zeros(graph.n_structures, 3, 3).requires_grad_(stress)
         with torch.set_grad_enabled(forces or stress):
-            output = self._forward(graph, positions, strain if stress else None, energies=self.model.baseline.prior)
+            output = self._forward(graph, positions, strain if stress else None, energies=self._own_prior)
         values, gradient = self._kernel_part(
             output.features.detach().cpu(), graph.numbers.cpu(), graph.owner.cpu(), graph.n_structures, forces or stress
         )
         energies = values + self._references[graph.numbers.cpu()]
-        if self.model.baseline.prior and output.energies is not None:
+        if self._own_prior and output.energies is not None:
             energies = energies + output.energies.detach().cpu().double()
         energy = torch.zeros(graph.n_structures, dtype=torch.float64).index_add(0, graph.owner.cpu(), energies)
         if gradient is None:
             return Prediction(energy, energies, None, None)
         outputs, seeds = [output.features], [gradient.to(output.features)]
-        if self.model.baseline.prior and output.energies is not None:
+        if self._own_prior and output.energies is not None:
             outputs.append(output.energies)
             seeds.append(torch.ones_like(output.energies))
         inputs = [positions, strain] if stress else [positions]
@@ -218,3 +235,28 @@ class Potential:
         batch = FeatureBatch.unlabelled(features, graph.numbers.cpu(), graph.n_atoms.cpu(), pushed)
         scale = n**2 if self.model.kernel.reduce == "mean" else 1
         return scale * self._variances.directions(batch).reshape(n, 3)
+
+
+def load_prior(spec: PriorSpec, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Predictor:
+    """What gives the energies of a prior.
+
+    Raises:
+        ModelError: its file is missing or another one than the model was fitted with.
+        BackboneError: its backbone cannot be loaded.
+    """
+    inner: Predictor
+    if spec.kind == "labels":
+        return Labelled(spec.keys or LabelKeys())
+    if spec.kind == "backbone":
+        backbone = load_backbone(spec.backbone or BackboneSpec()).to(device, dtype)
+        if spec.hash and backbone.identity().weight_hash != spec.hash:
+            raise ModelError(f"the prior's backbone {backbone.name} has other weights than when the features were made")
+        inner = BackboneEnergies(backbone)
+    else:
+        path = Path(str(spec.path))
+        if not path.is_file():
+            raise ModelError(f"the model corrects the model {path}, which is not there; put it back, or refit")
+        if file_hash(path) != spec.hash:
+            raise ModelError(f"the prior {path} is another file than when the features were made; extract again")
+        inner = Potential(Model.load(path), dtype=dtype, device=device)
+    return inner if spec.entry == Entry() else Entering(inner, spec.entry)

@@ -79,12 +79,12 @@ def _factor(labels: Tensor, predicted: Tensor, told: str, units: Mapping[str, fl
         return None
     near = {}
     for name, value in units.items():
-        near[f"the labels look like {name}; pass --units {name.split('/a')[0]}"] = 1 / value
-        near[f"the prediction looks like {name}, not eV"] = value
+        near[f"the labels are in {name} (--units {name.split('/a')[0]})"] = 1 / value
+        near[f"the prediction is in {name}"] = value
     ratios = {text: max(factor / value, value / factor) for text, value in near.items()}
-    best = min(ratios, key=ratios.__getitem__)
-    if ratios[best] < _NEAR:
-        raise ConfigError(f"{told.format(factor)}: {best}")
+    likely = sorted((text for text in ratios if ratios[text] < _NEAR), key=ratios.__getitem__)
+    if likely:
+        raise ConfigError(f"{told.format(factor)}: {', or '.join(likely)}")
     return told.format(factor)
 
 

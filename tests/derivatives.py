@@ -72,11 +72,11 @@ def check_predictions(backbone, elements=("Si", "O")):
             weights = torch.randn(kernel.n_columns(landmarks), generator=generator, dtype=torch.float64)
             model = Model(kernel, landmarks, weights, baseline, identity_of(backbone), {})
             potential = Potential(model, backbone, torch.float64)
-            _check_derivatives(potential, atoms)
+            check_derivatives(potential, atoms)
             _check_rows(backbone, kernel, landmarks, atoms)
 
 
-def _check_derivatives(potential, atoms):
+def check_derivatives(potential, atoms):
     found = potential.predict(atoms, stress=True)
     generator = np.random.default_rng(0)
     direction, skew = generator.normal(size=(len(atoms), 3)), generator.normal(size=(3, 3))

@@ -178,17 +178,18 @@ def test_features_alone_are_the_same(spec):
         assert whole.energies is not None
 
 
-def test_chgnet_equals_the_wheel(real_structures):
+@pytest.mark.parametrize("version", ["0.3.0", "0.2.0", "r2scan"])
+def test_chgnet_equals_the_wheel(real_structures, version):
     from chgnet.model.model import CHGNet
     from pymatgen.io.ase import AseAtomsAdaptor
 
     atoms = real_structures[0]
-    backbone = load_backbone(BackboneSpec("chgnet", layer="conv3"))
+    backbone = load_backbone(BackboneSpec("chgnet", layer="conv3", version=version))
     graph = backbone.graph(atoms)
     positions = graph.positions.clone().requires_grad_(True)
     output = backbone.forward(graph, positions)
     forces = -torch.autograd.grad(output.energy(graph).sum(), positions)[0]
-    wheel = CHGNet.load(verbose=False, use_device="cpu")
+    wheel = CHGNet.load(model_name=version, verbose=False, use_device="cpu")
     expected = wheel.predict_structure(AseAtomsAdaptor.get_structure(atoms), return_atom_feas=True)
     assert np.abs(output.features.detach().numpy() - expected["atom_fea"]).max() < 1e-4
     assert float(output.energy(graph)[0]) / len(atoms) == pytest.approx(float(expected["e"]), abs=1e-5)

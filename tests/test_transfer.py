@@ -291,9 +291,9 @@ def test_labels_in_other_units():
     forces = torch.randn(20, 3, generator=generator, dtype=torch.float64)
     noise = 0.1 * torch.randn(20, 3, generator=generator, dtype=torch.float64)
     check_forces(forces + noise, 1.3 * forces, "it")
-    with pytest.raises(ConfigError, match=r"labels look like kcal/mol.*--units kcal/mol"):
+    with pytest.raises(ConfigError, match=r"labels are in kcal/mol/angstrom .--units kcal/mol"):
         check_forces(23.06 * (forces + noise), forces, "it")
-    with pytest.raises(ConfigError, match="prediction looks like Hartree"):
+    with pytest.raises(ConfigError, match="prediction is in Hartree"):
         check_forces(forces + noise, forces / 27.2, "it")
     counts = torch.randint(1, 9, (30, 2), generator=generator).double()
     bare = torch.randn(30, generator=generator, dtype=torch.float64)

@@ -88,7 +88,7 @@ class Chgnet(Backbone):
         convolutions = [[net.atom_conv_layers[i], *update] for i, update in enumerate(updates)]
         for i, modules in enumerate([*convolutions, [net.atom_conv_layers[-1]]]):
             named[f"conv{i + 1}"] = modules
-        named["readout"] = [net.readout_norm, net.mlp]
+        named["readout"] = [module for module in (net.readout_norm, net.mlp) if module is not None]
         return named
 
     def prepare(self, graph: Graph) -> Graph:
@@ -123,7 +123,7 @@ class Chgnet(Backbone):
             message = conv.twoBody_atom(torch.cat([atom[centre], bond[links.edge_bond], atom[neighbour]], 1))
             atom = atom + conv.mlp_out(_sum_by(message * atom_gate, centre, len(atom)))
             last = depth == len(net.atom_conv_layers) - 1
-            if last:
+            if last and net.readout_norm is not None:
                 atom = net.readout_norm(atom)
             if depth + 1 == self._depth:
                 features = atom

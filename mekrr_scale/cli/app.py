@@ -26,9 +26,11 @@ from mekrr_scale.errors import ConfigError
 from mekrr_scale.pipeline import ExtractPlan, ExtractReport, FitPlan, FitReport, resources
 from mekrr_scale.pipeline import extract as extract_features
 from mekrr_scale.pipeline import fit as fit_model
+from mekrr_scale.priors import Entry, PriorSpec
 from mekrr_scale.report import block_table, parity_plot, resource_table, trial_table
 from mekrr_scale.store import FeatureStore, finalize
 from mekrr_scale.structures import LabelKeys, read_structures
+from mekrr_scale.transfer import parse_species_map
 
 app = typer.Typer(
     help="Kernel interatomic potentials on features of pretrained graph networks, at scale.",
@@ -74,6 +76,19 @@ def extract(
     tangent_dtype: Annotated[
         Literal["same", "float16"], typer.Option(help="of the tangents; float16 halves the store")
     ] = "same",
+    prior: Annotated[
+        str | None,
+        typer.Option(help="what a fit corrects: a model, a trained backbone, chgnet, sevennet:7net-0, or labels"),
+    ] = None,
+    prior_species_map: Annotated[
+        str | None, typer.Option(help="source:target, e.g. Si:Ge: the structures' Ge is the prior's Si")
+    ] = None,
+    prior_length_scale: Annotated[
+        float, typer.Option(help="geometries are multiplied by it before the prior sees them, e.g. 0.949")
+    ] = 1.0,
+    prior_energy_key: Annotated[str | None, typer.Option(help="info key of the energies of prior 'labels'")] = None,
+    prior_forces_key: Annotated[str | None, typer.Option(help="array key of its forces")] = None,
+    prior_units: Annotated[str, typer.Option(help="of prior 'labels', as --units")] = "eV,angstrom,eV/A^3",
     group_key: Annotated[str | None, typer.Option(help="info key of the trajectory, kept together in folds")] = None,
     unlabelled: Annotated[bool, typer.Option(help="take structures without an energy too")] = False,
     format: Format = None,
@@ -107,7 +122,16 @@ def extract(
         need_energy=not unlabelled,
         format=format,
         seed=seed,
+        prior=None
+        if prior is None
+        else PriorSpec.parse(
+            prior,
+            Entry(prior_length_scale, parse_species_map(prior_species_map)),
+            LabelKeys(prior_energy_key, prior_forces_key, None, **LabelKeys.parse_units(prior_units)),
+        ),
     )
+    if prior is None and (prior_species_map or prior_length_scale != 1.0 or prior_energy_key):
+        raise ConfigError("options of a prior without a prior; name one with --prior")
     with job(timeout) as group:
         report = _extract(structures, store, plan, group)
     rejected = report.n_rejected
@@ -166,7 +190,7 @@ def fit(
     ] = None,
     reduce: Annotated[str | None, typer.Option(help="sum (extensive) or mean (per atom, as MEKRR)")] = None,
     standardize: Annotated[str | None, typer.Option(help="none, centre, scale, ...-per-species; candidates")] = None,
-    baseline: Annotated[str | None, typer.Option(help="composition, isolated, backbone; candidates")] = None,
+    baseline: Annotated[str | None, typer.Option(help="composition, isolated, backbone, prior; candidates")] = None,
     ridge: Annotated[str | None, typer.Option(help="candidates, e.g. 1e-8,1e-6")] = None,
     validate: Annotated[int | None, typer.Option(help="folds of the cross-validation; 0 for none")] = None,
     force_weight: Annotated[str | None, typer.Option(help="candidates for the weight of force rows")] = None,

@@ -186,6 +186,7 @@ def evaluate_store(
     """
     progress = progress or Silent()
     model.require_backbone(store.header.backbone, f"the store {store.path}")
+    model.require_prior(store.header.prior, f"the store {store.path}")
     if uncertainty and model.posterior is None:
         raise ModelError("the model cannot tell its uncertainty; fit it with folds and uncertainty = true")
     posterior = model.posterior if uncertainty else None

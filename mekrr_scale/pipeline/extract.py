@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import uuid
 from collections import Counter
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 import xxhash
 from ase import Atoms
+from ase.stress import voigt_6_to_full_3x3_stress
 from jaxtyping import Float64
 from numpy import ndarray
 
@@ -22,6 +24,9 @@ from mekrr_scale.arrays import RowKind
 from mekrr_scale.backbones import Backbone, BackboneSpec, Directions, load_backbone, tangents
 from mekrr_scale.errors import ConfigError, MekrrError, StoreError, StructureError
 from mekrr_scale.model import identity_of
+from mekrr_scale.pipeline.labels import compared, slopes
+from mekrr_scale.potential import load_prior
+from mekrr_scale.priors import Prediction, Predictor, PriorSpec
 from mekrr_scale.progress import Progress, Silent
 from mekrr_scale.store import FeatureStore, RecordTangents, ShardWriter, StoreHeader, StructureRecord, finalize
 from mekrr_scale.structures import (
@@ -51,6 +56,8 @@ class ExtractPlan:
             store, no measurable loss.
         part: (i, n): do the i-th of n parts (from 1); parts may run side by side.
         shard_bytes: features per shard; also what a kill can lose.
+        prior: whose energies and forces are kept beside the labels, for a fit that corrects them;
+            default: the backbone's own.
 
     Raises:
         ConfigError: an option outside its range.
@@ -70,6 +77,7 @@ class ExtractPlan:
     need_energy: bool = True
     format: str | None = None
     seed: int = 0
+    prior: PriorSpec | None = None
 
     def __post_init__(self) -> None:
         index, count = self.part
@@ -137,7 +145,10 @@ def extract(
             raise StructureError(f"there is no file {file}")
     backbone = backbone or load_backbone(plan.backbone)
     backbone.to(plan.device, torch.float64 if plan.dtype == "float64" else torch.float32)
-    header = StoreHeader(identity_of(backbone), backbone.dim, plan.dtype, _directions(plan), _spec(plan))
+    prior = None if plan.prior is None else plan.prior.pinned()
+    told = {} if prior is None else prior.to_dict()
+    header = StoreHeader(identity_of(backbone), backbone.dim, plan.dtype, _directions(plan), _spec(plan), told)
+    predictor = None if prior is None else load_prior(prior, backbone.dtype, plan.device)
     writer = ShardWriter(folder, header)
     counts = [count_structures(file, plan.format) for file in files]
     known = [count for count in counts if count is not None]
@@ -152,12 +163,14 @@ def extract(
                 continue
             if number < plan.part[1]:
                 report.warnings += _unit_warnings(chunk, backbone)
+                if predictor is not None:
+                    report.warnings += compared([(item.atoms, item.labels) for item in chunk], predictor)
             key = _chunk_key(chunk, plan)
             if writer.published(key):
                 report.resumed += len(chunk)
                 progress.advance(len(chunk))
                 continue
-            records = list(_records(chunk, plan, backbone, progress))
+            records = list(_records(chunk, plan, backbone, predictor, progress))
             name = f"{files[0].name}#{_chunk_origin(files)}"
             writer.write(records, name, key, chunk[0].index, chunk[-1].index + 1)
             report.written += len(chunk)
@@ -209,7 +222,11 @@ def _chunks(accepted: Iterator[_Accepted], plan: ExtractPlan, backbone: Backbone
 
 
 def _records(
-    chunk: Sequence[_Accepted], plan: ExtractPlan, backbone: Backbone, progress: Progress
+    chunk: Sequence[_Accepted],
+    plan: ExtractPlan,
+    backbone: Backbone,
+    predictor: Predictor | None,
+    progress: Progress,
 ) -> Iterator[StructureRecord]:
     start = 0
     while start < len(chunk):
@@ -220,17 +237,30 @@ def _records(
         batch = chunk[start:stop]
         graph = backbone.graph([item.atoms for item in batch])
         with torch.no_grad():
-            output = backbone.forward(graph, graph.positions)
+            output = backbone.forward(graph, graph.positions, energies=predictor is None)
         features = output.features.cpu().numpy()
-        prior = output.energy(graph).cpu().double().tolist() if backbone.has_energy else [float("nan")] * len(batch)
         ends = np.cumsum([len(item.atoms) for item in batch])
-        for item, end, energy in zip(batch, ends.tolist(), prior, strict=True):
-            yield _record(item, features[end - len(item.atoms) : end], energy, plan, backbone)
+        own = output.energy(graph).cpu().double().tolist() if output.energies is not None else [math.nan] * len(batch)
+        for item, end, energy in zip(batch, ends.tolist(), own, strict=True):
+            part = features[end - len(item.atoms) : end]
+            if predictor is not None:
+                strained = plan.strain and item.labels.stress is not None
+                found = predictor.predict(item.atoms, forces=_n_directions(item, plan) > 0, stress=strained)
+                yield _record(item, part, float(found.energy[0]), plan, backbone, found)
+            else:
+                yield _record(item, part, energy, plan, backbone)
             progress.advance()
         start = stop
 
 
-def _record(item: _Accepted, features: ndarray, prior: float, plan: ExtractPlan, backbone: Backbone) -> StructureRecord:
+def _record(
+    item: _Accepted,
+    features: ndarray,
+    prior: float,
+    plan: ExtractPlan,
+    backbone: Backbone,
+    found: Prediction | None = None,
+) -> StructureRecord:
     group = -1
     if plan.group_key is not None:
         if plan.group_key not in item.atoms.info:
@@ -246,12 +276,14 @@ def _record(item: _Accepted, features: ndarray, prior: float, plan: ExtractPlan,
         forces=item.labels.forces,
         stress=item.labels.stress,
         group=group,
-        tangents=_tangents(item, plan, backbone) if plan.moves else None,
+        tangents=_tangents(item, plan, backbone, found) if plan.moves else None,
     )
 
 
-def _tangents(item: _Accepted, plan: ExtractPlan, backbone: Backbone) -> RecordTangents | None:
-    """Derivatives of the features along the plan's directions, with their labels."""
+def _tangents(
+    item: _Accepted, plan: ExtractPlan, backbone: Backbone, found: Prediction | None
+) -> RecordTangents | None:
+    """Derivatives of the features along the plan's directions, with labels and those of the prior."""
     moves, strains = _draw(item, plan)
     if not len(moves) + len(strains):
         return None
@@ -260,15 +292,15 @@ def _tangents(item: _Accepted, plan: ExtractPlan, backbone: Backbone) -> RecordT
         Directions.of_strains(torch.from_numpy(strains), n)
     )
     output = tangents(backbone, backbone.graph(item.atoms), directions)
-    label = np.full(len(directions), np.nan)
-    if item.labels.forces is not None:
-        label[: len(moves)] = -(moves * item.labels.forces).sum((1, 2))
-    if item.labels.stress is not None and len(strains):
-        xx, yy, zz, yz, xz, xy = item.labels.stress
-        sigma = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
-        label[len(moves) :] = item.atoms.get_volume() * (strains * sigma).sum((1, 2))
+    sheet = None if item.labels.stress is None else voigt_6_to_full_3x3_stress(item.labels.stress)
+    label = slopes(item.atoms, moves, strains, item.labels.forces, sheet)
     kind = np.repeat([int(RowKind.FORCE), int(RowKind.STRESS)], [len(moves), len(strains)]).astype(np.uint8)
-    prior = np.full(len(directions), np.nan) if output.energy is None else output.energy.cpu().double().numpy()
+    if found is not None:
+        forces = None if found.forces is None else found.forces.numpy()
+        stress = None if found.stress is None else found.stress[0].numpy()
+        prior = slopes(item.atoms, moves, strains, forces, stress)
+    else:
+        prior = np.full(len(directions), np.nan) if output.energy is None else output.energy.cpu().double().numpy()
     return RecordTangents(output.features.cpu().numpy(), kind, label, prior)
 
 

@@ -209,6 +209,7 @@ def _model(trial: Trial, data: FitData, plan: FitPlan, held: HeldOut, posterior:
             "coefficients_sha256": digest,
         },
         posterior=posterior,
+        prior=header.prior if trial.baseline.prior else {},
     )
 
 

@@ -56,9 +56,17 @@ class Trial:
 
 def candidates(plan: FitPlan, data: FitData) -> Iterator[tuple[Standardize, BaselineKind, LengthScale]]:
     """What is to be tried, but for the mixings of species."""
+    named: BaselineKind = "prior" if data.stores[0].header.prior else "backbone"
     kinds: tuple[BaselineKind, ...] = plan.baselines or (
-        ("backbone", "composition") if data.has_prior and plan.folds and not data.labelled else ("composition",)
+        (named, "composition") if data.has_prior and plan.folds and not data.labelled else ("composition",)
     )
+    wrong = {"backbone", "prior"} & set(kinds) - {named}
+    if wrong:
+        raise ConfigError(
+            "baseline 'prior' needs a store that was extracted with --prior"
+            if named == "backbone"
+            else "the store holds the energies of a prior, not the backbone's own; use baseline 'prior'"
+        )
     lengths = plan.length_scales if plan.kernel != "gaussian-sum" else plan.length_scales[:1]
     yield from product(plan.standardize, kinds, lengths)
 

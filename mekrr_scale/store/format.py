@@ -32,13 +32,16 @@ class StoreHeader:
     dtype: Literal["float32", "float64"] = "float32"
     directions: Mapping[str, Any] = field(default_factory=dict)  # how tangent directions were drawn
     spec: Mapping[str, Any] = field(default_factory=dict)  # how to load the backbone again
+    prior: Mapping[str, Any] = field(default_factory=dict)  # whose energies the prior's are; empty: the backbone's
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        told = asdict(self)
+        return told if self.prior else {key: value for key, value in told.items() if key != "prior"}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> StoreHeader:
-        return cls(data["backbone"], int(data["dim"]), data["dtype"], data["directions"], data["spec"])
+        prior = data.get("prior", {})
+        return cls(data["backbone"], int(data["dim"]), data["dtype"], data["directions"], data["spec"], prior)
 
     @property
     def required_features(self) -> list[str]:
@@ -59,7 +62,9 @@ class StoreHeader:
         Raises:
             StoreError: names what differs.
         """
-        mine, theirs = json.loads(canonical(self.to_dict())), json.loads(canonical(other.to_dict()))
+        mine, theirs = (json.loads(canonical({**header.to_dict(), "prior": header.prior})) for header in (self, other))
+        for told in (mine, theirs):  # where files lie is no difference
+            told["prior"].pop("where", None)
         differing = [
             f"{key}: {theirs[key]} instead of {mine[key]}" for key in mine if key != "spec" and mine[key] != theirs[key]
         ]
