@@ -80,6 +80,7 @@ class FeatureBatch:
     groups: Int64[Tensor, " structures"]  # trajectory that a structure belongs to; -1: none known
     sources: tuple[Int[Tensor, " _"], ...]  # per run: place of each atom in its structure
     directions: DirectionLabels | None = None
+    importance: float = 1.0  # of its rows in the fit, beside those of other stores
 
     def __post_init__(self) -> None:
         counted = self.counts([run.z for run in self.runs]).sum(1)
@@ -173,7 +174,7 @@ class FeatureBatch:
             sources.append(source[inside])
         return FeatureBatch(
             tuple(runs), self.n_atoms[chosen], self.energy[chosen], self.prior[chosen], self.ids[chosen],
-            self.groups[chosen], tuple(sources),
+            self.groups[chosen], tuple(sources), None, self.importance,
         )  # fmt: skip
 
     @property

@@ -58,7 +58,8 @@ class KernelSection(_Section):
     name: str = "gaussian"
     length_scale: Annotated[list[float | str], Listed] = ["2x", "4x"]
     alpha: Annotated[list[float], Listed] = [1.0]
-    mixing: dict[str, list[float]] | None = None  # element: row of the matrix, in the order of the keys
+    # element: row of the matrix, in the order of the keys; or "learn"
+    mixing: dict[str, list[float]] | Literal["learn"] | None = None
     reduce: Literal["sum", "mean"] = "sum"
     standardize: Annotated[list[Standardize], Listed] = ["scale-per-species"]
     parameters: dict[str, float] = Field(default_factory=dict)
@@ -76,6 +77,7 @@ class LandmarkSection(_Section):
 
     method: LandmarkMethod = "uniform"
     count: int = Field(default=1000, ge=0)
+    model: str | None = None  # a model whose landmarks are taken too
     balance: Balance = "sqrt"
 
 
@@ -102,6 +104,7 @@ class FitConfig(_Section):
 
     store: Annotated[list[str], Listed]
     output: str = "model.mekrr"
+    store_weight: Annotated[list[float], Listed] = []
     validate_folds: int = Field(default=5, ge=0, alias="validate")
     seed: int = Field(default=0, ge=0)
     uncertainty: bool = True
@@ -121,13 +124,16 @@ class FitConfig(_Section):
             kernel_parameters=_integers(self.kernel.parameters),
             length_scales=tuple(LengthScale.parse(text) for text in self.kernel.length_scale),
             alphas=tuple(self.kernel.alpha),
-            mixing=_mixing(self.kernel.mixing),
+            mixing=None if self.kernel.mixing == "learn" else _mixing(self.kernel.mixing),
+            learn_mixing=self.kernel.mixing == "learn",
             reduce=self.kernel.reduce,
             standardize=tuple(self.kernel.standardize),
             baselines=None if self.baseline.kind is None else tuple(self.baseline.kind),
             isolated={_number(symbol): energy for symbol, energy in self.baseline.isolated.items()},
             landmarks=self.landmarks.method,
             n_landmarks=self.landmarks.count,
+            warm=None if self.landmarks.model is None else Path(self.landmarks.model),
+            store_weights=tuple(self.store_weight),
             balance=self.landmarks.balance,
             solver=self.solver.name,
             ridges=tuple(self.solver.ridge),
@@ -167,6 +173,8 @@ def load_config(path: Path | None, flags: Mapping[str, Any]) -> FitConfig:
             raise ConfigError(f"{path} is not valid TOML: {error}") from error
         if "store" in data:
             data["store"] = [str(path.parent / item) for item in _listed(data["store"])]
+        if "model" in data.get("landmarks", {}):
+            data["landmarks"]["model"] = str(path.parent / data["landmarks"]["model"])
         if "output" in data:
             data["output"] = str(path.parent / data["output"])
     for key, value in flags.items():

@@ -203,6 +203,37 @@ class Displaced(LandmarkSelection):
 
 @final
 @dataclass(frozen=True)
+class Warm(LandmarkSelection):
+    """The landmarks of a source model, and others chosen beside them.
+
+    The span then holds what the source has learned, so that a fit to few new data can fall back on it.
+    """
+
+    source: Landmarks
+    others: LandmarkSelection | None  # None: the source's alone
+
+    def select(self, batches: Iterable[FeatureBatch], kernel: SetKernel, group: Group = ALONE) -> Landmarks:
+        """As ``LandmarkSelection.select``.
+
+        Raises:
+            ConfigError: the source's are whole structures.
+        """
+        if not self.source.singletons:
+            raise ConfigError("the source model's landmarks are whole structures; only single atoms can be joined")
+        if self.others is None:
+            return self.source
+        found = self.others.select(batches, kernel, group)
+        sets = (self.source, found)
+        return _singletons(
+            {
+                z: torch.cat([part.features[part.species == z].to(found.features.dtype) for part in sets])
+                for z in sorted({int(z) for part in sets for z in part.species})
+            }
+        )
+
+
+@final
+@dataclass(frozen=True)
 class WholeStructures(LandmarkSelection):
     """Whole structures as landmarks; all of them (count 0, in their order) give MEKRR itself, exactly."""
 

@@ -16,6 +16,7 @@ from rich.table import Table
 from mekrr_scale.backbones import Backbone
 from mekrr_scale.interpret import Explanation
 from mekrr_scale.pipeline import Evaluation, FitReport, Resources
+from mekrr_scale.pipeline.transfer_table import TransferTable
 from mekrr_scale.transfer import TrainReport
 
 matplotlib.use("Agg")
@@ -122,6 +123,52 @@ def training_plot(path: Path | str, report: TrainReport) -> None:
         axis.axvline(report.best.step, color="black", linewidth=0.8, linestyle="--")
         axis.spines[["top", "right"]].set_visible(False)
     rate.spines["top"].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def transfer_report(table: TransferTable) -> Table:
+    """Errors of every model on all data."""
+    shown = Table(title="Transfer: models (rows) on data (columns)", title_justify="left")
+    shown.add_column("model")
+    for target in table.targets:
+        shown.add_column(target, justify="right")
+    names = ("energy_rmse", "energy_rmse_shifted", "force_rmse")
+    for i, source in enumerate(table.sources):
+        cells = []
+        for j in range(len(table.targets)):
+            values = [table.metrics[name][i, j] for name in names]
+            cells.append(" / ".join("-" if np.isnan(value) else f"{value:.3g}" for value in values))
+        shown.add_row(source, *cells)
+    shown.caption = "RMSE: energy (meV/atom) / energy after a shift per element / forces (meV/angstrom)"
+    return shown
+
+
+def transfer_plot(path: Path | str, table: TransferTable) -> None:
+    """The same as colours, one panel for each quantity."""
+    import matplotlib.pyplot as plt
+
+    labels = {
+        "energy_rmse": "energy RMSE (meV/atom)",
+        "energy_rmse_shifted": "after a shift per element",
+        "force_rmse": "force RMSE (meV/Å)",
+    }
+    shown = [(name, label) for name, label in labels.items() if not np.isnan(table.metrics[name]).all()]
+    width = 1.6 + 1.1 * len(table.targets)
+    figure, axes = plt.subplots(
+        1, len(shown), figsize=(width * len(shown), 1.4 + 0.7 * len(table.sources)), squeeze=False
+    )
+    for axis, (name, label) in zip(axes[0], shown, strict=True):
+        values = table.metrics[name]
+        axis.imshow(np.log10(np.maximum(values, 1e-3)), cmap="Blues", aspect="auto")
+        middle = np.nanmean(np.log10(np.maximum(values, 1e-3)))
+        for (i, j), value in np.ndenumerate(values):
+            colour = "white" if np.log10(max(value, 1e-3)) > middle else "black"
+            axis.text(j, i, "-" if np.isnan(value) else f"{value:.3g}", ha="center", va="center", color=colour)
+        axis.set_xticks(range(len(table.targets)), table.targets, rotation=20, ha="right", fontsize=8)
+        axis.set_yticks(range(len(table.sources)), table.sources, fontsize=8)
+        axis.set_title(label, fontsize=9)
     figure.tight_layout()
     figure.savefig(path, dpi=130)
     plt.close(figure)

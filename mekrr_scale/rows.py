@@ -8,7 +8,9 @@ derivative of phi along each stored direction, y = -u.F or V sigma:eps less that
 (over n for ``mean``). A force row has w = 1/K, K the structure's number of displacement rows: if
 these are orthonormal, the K rows estimate the mean squared force component. A stress row has
 w = 1/(K n^2), K its number of strain rows: errors of the virial per atom. The weights w_E, w_F,
-w_S multiply these later, so that one pass serves every combination of them.
+w_S multiply these later, so that one pass serves every combination of them. Where stores have
+weights of their own (source and target of a transfer), these multiply the rows and their shares
+in the cross-validated means alike.
 """
 
 from __future__ import annotations
@@ -141,8 +143,8 @@ class EnergyRows:
                 kind=RowKind.ENERGY,
                 matrix=matrix if bool(known.all()) else matrix[known],
                 target=(self.baseline.residual(batch) * scale)[known],
-                weight=(torch.ones_like(size) if per_atom else size.reciprocal().square())[known],
-                share=torch.ones_like(size)[known],
+                weight=batch.importance * (torch.ones_like(size) if per_atom else size.reciprocal().square())[known],
+                share=torch.full_like(size, batch.importance)[known],
                 counts=batch.counts(self.baseline.species).double()[known],
                 scale=scale[known],
                 fold=(self.folds.of(batch) if self.folds else torch.zeros(len(size), dtype=torch.int64))[known],
@@ -193,7 +195,7 @@ class DerivativeRows:
             target = target - labels.prior[chosen]
             if bool(target.isnan().any()):
                 raise ConfigError("the store holds no backbone forces; use baseline 'composition', or extract again")
-        share = torch.bincount(owner, minlength=batch.n_structures).double()[owner].reciprocal()
+        share = batch.importance / torch.bincount(owner, minlength=batch.n_structures).double()[owner]
         intensive = self.kernel.reduce == "mean"  # whose rows are those of ``sum`` over n
         scale = size.reciprocal() if intensive else torch.ones_like(size)
         per_atom = torch.ones_like(size) if kind == RowKind.FORCE else size.reciprocal()

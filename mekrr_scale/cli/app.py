@@ -180,6 +180,9 @@ def fit(
     output: Annotated[str | None, typer.Option("--output", "-o", help="model file to write")] = None,
     solver: Annotated[str | None, typer.Option(help="direct, falkon or exact")] = None,
     landmarks: Annotated[int | None, typer.Option(help="number of landmarks")] = None,
+    landmarks_from: Annotated[
+        str | None, typer.Option(help="a model whose landmarks are taken too (same backbone)")
+    ] = None,
     method: Annotated[str | None, typer.Option(help="uniform, displaced, farthest, leverage or structures")] = None,
     kernel: Annotated[
         str | None, typer.Option(help="gaussian, matern32, matern52, gaussian-sum, linear, polynomial")
@@ -188,6 +191,10 @@ def fit(
     alpha: Annotated[
         str | None, typer.Option(help="candidates between 0 (species alike) and 1 (apart), e.g. 0,0.5,1")
     ] = None,
+    mixing: Annotated[
+        Literal["learn"] | None, typer.Option(help="learn, by cross-validation, how much elements share")
+    ] = None,
+    store_weight: Annotated[str | None, typer.Option(help="weights of the stores' rows, e.g. 0.01,1")] = None,
     reduce: Annotated[str | None, typer.Option(help="sum (extensive) or mean (per atom, as MEKRR)")] = None,
     standardize: Annotated[str | None, typer.Option(help="none, centre, scale, ...-per-species; candidates")] = None,
     baseline: Annotated[str | None, typer.Option(help="composition, isolated, backbone, prior; candidates")] = None,
@@ -225,6 +232,8 @@ def fit(
 
         mekrr-scale fit --store features --solver falkon --landmarks 5000
 
+        mekrr-scale fit --store silicon --store germanium --store-weight 0.01,1 --mixing learn
+
         torchrun --nproc-per-node 4 -m mekrr_scale fit fit.toml --memory 40G
     """
     settings = load_config(
@@ -235,6 +244,9 @@ def fit(
             "solver.name": solver,
             "landmarks.count": landmarks,
             "landmarks.method": method,
+            "landmarks.model": landmarks_from,
+            "kernel.mixing": mixing,
+            "store_weight": _numbers("store-weight", store_weight),
             "kernel.name": kernel,
             "kernel.length_scale": _texts(length_scale),
             "kernel.alpha": _numbers("alpha", alpha),

@@ -24,13 +24,14 @@ from mekrr_scale.cli.options import (
     device_of,
 )
 from mekrr_scale.distributed import Group
-from mekrr_scale.errors import ConfigError
+from mekrr_scale.errors import ConfigError, ModelError, StructureError
 from mekrr_scale.interpret import explained, totals
 from mekrr_scale.model import Model
 from mekrr_scale.pipeline import Evaluation, evaluate_store
 from mekrr_scale.pipeline import evaluate as evaluate_structures
 from mekrr_scale.pipeline import predict as predict_structures
 from mekrr_scale.pipeline.evaluate import summary
+from mekrr_scale.pipeline.transfer_table import TransferTable, transfer_table
 from mekrr_scale.potential import Potential
 from mekrr_scale.progress import Progress
 from mekrr_scale.report import (
@@ -40,7 +41,9 @@ from mekrr_scale.report import (
     parity_plot,
     species_plot,
     species_table,
+    transfer_report,
 )
+from mekrr_scale.report import transfer_plot as plot_transfer
 from mekrr_scale.select import select as select_structures
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.structures import LabelKeys, count_structures, read_structures
@@ -55,6 +58,11 @@ def evaluate(
     json_file: Annotated[Path | None, typer.Option("--json", help="write the figures as JSON")] = None,
     plot: Annotated[Path | None, typer.Option(help="parity plot")] = None,
     species_figure: Annotated[Path | None, typer.Option("--species-plot", help="force errors by element")] = None,
+    transfer: Annotated[
+        list[str] | None,
+        typer.Option(help="another MODEL:DATA; every model is evaluated on all data. May be repeated"),
+    ] = None,
+    transfer_plot: Annotated[Path | None, typer.Option(help="figure of the table of models and data")] = None,
     forces: Annotated[bool, typer.Option(help="compare forces and stress too")] = True,
     uncertainty: Annotated[
         bool | None, typer.Option(help="how many errors the intervals hold; default: where the model keeps them")
@@ -74,19 +82,40 @@ def evaluate(
         mekrr-scale evaluate model.mekrr test.xyz.xz --plot parity.png --json errors.json
 
         mekrr-scale evaluate model.mekrr features   # a store: energies only, no backbone needed
+
+        mekrr-scale evaluate pt111.mekrr pt111.xyz --transfer pt553.mekrr:pt553.xyz
     """
     loaded = Model.load(model)
+    others = [_pair(text) for text in transfer or []]
+    if transfer_plot is not None:
+        check_folder(transfer_plot)
+        if not others:
+            raise ConfigError(
+                "--transfer-plot draws a table of models and data; name others with --transfer MODEL:DATA"
+            )
     keys = LabelKeys(energy_key, forces_key, stress_key, **LabelKeys.parse_units(units))
     with job(timeout) as group:
         with Bar(shown=group.rank == 0) as bar:
             shown = JobBar(bar, group) if group.size > 1 else bar
             found = _evaluate(loaded, data, keys, forces, format, device_of(device), shown, uncertainty, group)
+            pairs = [(model, loaded, data), *others]
+            table = _transfer(pairs, found, keys, forces, format, device_of(device), shown, group) if others else None
         if group.rank == 0:
-            _tell(found, model, data, json_file, plot, species_figure)
+            _tell(found, model, data, json_file, plot, species_figure, table)
+            if table is not None:
+                out.print(transfer_report(table))
+                if transfer_plot is not None:
+                    plot_transfer(transfer_plot, table)
 
 
 def _tell(
-    found: Evaluation, model: Path, data: Path, json_file: Path | None, plot: Path | None, species_figure: Path | None
+    found: Evaluation,
+    model: Path,
+    data: Path,
+    json_file: Path | None,
+    plot: Path | None,
+    species_figure: Path | None,
+    table: TransferTable | None,
 ) -> None:
     """Tables and figures of an evaluation."""
     for line in found.rejected[:3]:
@@ -104,7 +133,8 @@ def _tell(
             highlight=False,
         )
     if json_file is not None:
-        json_file.write_text(json.dumps(summary(found), indent=2), encoding="utf-8")
+        told = {**summary(found), **({} if table is None else {"transfer": table.to_dict()})}
+        json_file.write_text(json.dumps(told, indent=2), encoding="utf-8")
     if plot is not None:
         parity_plot(plot, found, title=f"{model.name} on {data.name}")
     if species_figure is not None:
@@ -207,6 +237,39 @@ def explain(
     out.print(contribution_table(totals(found)))
     if plot is not None:
         contribution_plot(plot, found)
+
+
+def _pair(text: str) -> tuple[Path, Model, Path]:
+    """A model and data, as MODEL:DATA."""
+    model, _, data = text.partition(":")
+    if not model or not data:
+        raise ConfigError(f"--transfer {text!r}: write MODEL:DATA, e.g. pt553.mekrr:pt553.xyz")
+    if not Path(data).exists():
+        raise ConfigError(f"--transfer {text!r}: there is no {data}")
+    return Path(model), Model.load(Path(model)), Path(data)
+
+
+def _transfer(
+    pairs: list[tuple[Path, Model, Path]],
+    first: Evaluation,
+    keys: LabelKeys,
+    forces: bool,
+    format: str | None,
+    device: str,
+    bar: Progress,
+    group: Group,
+) -> TransferTable:
+    """Every model on all data; where a model cannot, the cell stays empty and the reason is told."""
+    found = {(0, 0): first}
+    for i, (path, model, _) in enumerate(pairs):
+        for j, (_, _, data) in enumerate(pairs):
+            if (i, j) == (0, 0):
+                continue
+            try:
+                found[i, j] = _evaluate(model, data, keys, forces, format, device, bar, False, group)
+            except (ModelError, StructureError) as error:
+                bar.note(f"{path.name} on {data.name}: {error}")
+    return transfer_table([path.name for path, _, _ in pairs], [data.name for _, _, data in pairs], found)
 
 
 def _evaluate(

@@ -15,6 +15,7 @@ from mekrr_scale.backbones import Backbone, BackboneSpec, load_backbone
 from mekrr_scale.baselines import Baseline, BaselineKind, fit_baseline
 from mekrr_scale.distributed import ALONE, Group
 from mekrr_scale.errors import ConfigError
+from mekrr_scale.model import Model
 from mekrr_scale.pipeline.plan import FitPlan
 from mekrr_scale.store import FeatureStore, deal
 from mekrr_scale.structures import LabelKeys, Labels, read_labels, structure_hash
@@ -30,6 +31,7 @@ class FitData:
     labelled: Sequence[tuple[Atoms, Labels]] = ()  # for matrix-free force rows
     backbone: Backbone | None = None  # the same
     group: Group = ALONE  # whose ranks own whole shards
+    weights: tuple[float, ...] = ()  # of the stores; empty: all 1
     _transforms: dict[Standardize, Transform] = field(default_factory=dict)
     _baselines: dict[BaselineKind, Baseline] = field(default_factory=dict)
 
@@ -46,6 +48,10 @@ class FitData:
         if not listed:
             raise ConfigError("no store was given to fit")
         opened = [s if isinstance(s, FeatureStore) else FeatureStore(Path(s)) for s in listed]
+        if plan.store_weights and len(plan.store_weights) != len(opened):
+            raise ConfigError(f"{len(plan.store_weights)} weights for {len(opened)} stores; give one for each")
+        if plan.warm is not None:
+            Model.load(plan.warm).require_backbone(opened[0].header.backbone, str(opened[0].path))
         for store in opened:
             opened[0].header.require(store.header, str(store.path))
         if not sum(shard.energies for store in opened for shard in store.shards):
@@ -55,7 +61,7 @@ class FitData:
         dealt = deal(opened, group.rank, group.size) if group.size > 1 else tuple(opened)
         derivatives = plan.use_derivatives and plan.solver != "exact" and any(s.n_directions for s in opened)
         if structures is None:
-            return cls(dealt, derivatives, group=group)
+            return cls(dealt, derivatives, group=group, weights=plan.store_weights)
         if plan.solver != "falkon" or any(s.n_directions for s in opened):
             raise ConfigError(
                 "structures make force rows without stored tangents: they need --solver falkon and a store without "
@@ -69,7 +75,7 @@ class FitData:
         found = [item for item in labelled if structure_hash(*item) in known and item[1].forces is not None]
         if not found:
             raise ConfigError("none of the structures given is in the store with forces; give the file it was made of")
-        return cls(dealt, False, found, backbone, group)
+        return cls(dealt, False, found, backbone, group, plan.store_weights)
 
     @cached_property
     def first(self) -> FeatureBatch | None:
@@ -84,11 +90,11 @@ class FitData:
 
     @property
     def energies(self) -> Iterable[FeatureBatch]:
-        return Chained(self.stores)
+        return Chained(self.stores, self.weights)
 
     @property
     def moved(self) -> Iterable[FeatureBatch]:
-        return Chained(tuple(replace(store, tangents=True) for store in self.stores))
+        return Chained(tuple(replace(store, tangents=True) for store in self.stores), self.weights)
 
     @property
     def has_prior(self) -> bool:
@@ -115,7 +121,8 @@ class Chained:
     """Several re-iterables as one."""
 
     parts: tuple[Iterable[FeatureBatch], ...]
+    weights: tuple[float, ...] = ()  # of their rows; empty: all 1
 
     def __iter__(self) -> Iterator[FeatureBatch]:
-        for part in self.parts:
-            yield from part
+        for part, weight in zip(self.parts, self.weights or [1.0] * len(self.parts), strict=True):
+            yield from part if weight == 1.0 else (replace(batch, importance=weight) for batch in part)

@@ -50,6 +50,7 @@ class Evaluation:
     energy_uncertainty: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))  # eV, 68 %; empty: unknown
     energy_ratio_95: float = float("nan")  # what to multiply it with for 95 %
     totals: Mapping[str, float] = field(default_factory=dict)  # metrics of more structures than are listed here
+    counts: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 0), np.int64))  # [structures, species]
 
     def gathered(self, group: Group) -> Evaluation:
         """That of all ranks' structures, one rank's after the other's."""
@@ -116,7 +117,7 @@ def evaluate(
     """
     keys = keys or LabelKeys()
     progress = progress or Silent()
-    rows: dict[str, list[Any]] = {name: [] for name in ("n", "e", "ep", "b", "f", "fp", "z", "s", "sp", "u")}
+    rows: dict[str, list[Any]] = {name: [] for name in ("n", "e", "ep", "b", "f", "fp", "z", "s", "sp", "u", "c")}
     ratio = float("nan")
     rejected: list[str] = []
     model = potential.model
@@ -139,6 +140,7 @@ def evaluate(
             rows["ep"].append(float(found.energy[i]))
             places = [model.baseline.species.index(z) for z in item.numbers.tolist()]
             rows["b"].append(float(model.baseline.energies[places].sum()))
+            rows["c"].append([int((item.numbers == z).sum()) for z in model.species])
             if labels.forces is not None and found.forces is not None:
                 rows["f"].append(labels.forces)
                 rows["fp"].append(found.forces[part].numpy())
@@ -162,6 +164,7 @@ def evaluate(
         rejected=rejected,
         energy_uncertainty=np.concatenate(rows["u"]) if rows["u"] else np.empty(0),
         energy_ratio_95=ratio,
+        counts=np.array(rows["c"], dtype=np.int64).reshape(-1, len(model.species)),
     ).gathered(group)
 
 
@@ -203,6 +206,7 @@ def evaluate_store(
         listed = uniform(batch.ids.numpy().astype(np.uint64), 7) < _LISTED / max(store.n_structures, 1)
         kept = known.numpy() & listed
         columns["n"].append(batch.n_atoms.numpy()[kept])
+        columns["c"].append(batch.counts(model.species).numpy()[kept])
         columns["e"].append(batch.energy.numpy()[kept])
         columns["p"].append(predicted.numpy()[kept])
         columns["b"].append((batch.counts(model.baseline.species).double() @ model.baseline.energies).numpy()[kept])
@@ -233,6 +237,7 @@ def evaluate_store(
         energy_uncertainty=np.concatenate(columns["u"]),
         energy_ratio_95=math.nan if posterior is None else posterior.energy.within_95 / posterior.energy.within_68,
         totals=totals,
+        counts=np.concatenate(columns["c"]),
     ).gathered(group)
 
 

@@ -17,14 +17,16 @@ from torch import Tensor
 from mekrr_scale import __version__
 from mekrr_scale.backbones import Backbone
 from mekrr_scale.distributed import ALONE, Checkpoint, Group, StopSignals
-from mekrr_scale.errors import SolverError
+from mekrr_scale.errors import ConfigError, SolverError
+from mekrr_scale.kernels import SpeciesMixing
 from mekrr_scale.matrixfree import ModeCosts
 from mekrr_scale.model import Model
 from mekrr_scale.pipeline.calibrate import LARGEST_RANK, Fitted, calibrate
 from mekrr_scale.pipeline.data import FitData
 from mekrr_scale.pipeline.growing import frame_in, grow, keep
 from mekrr_scale.pipeline.heldout import HeldOut, out_of_fold
-from mekrr_scale.pipeline.plan import FitPlan
+from mekrr_scale.pipeline.mixing import UNIFORM_ALPHAS, learn_mixing
+from mekrr_scale.pipeline.plan import FitPlan, LengthScale
 from mekrr_scale.pipeline.trials import Trial, alphas_of, candidates, median, set_kernel, tries
 from mekrr_scale.posterior import Posterior
 from mekrr_scale.progress import Progress, Silent
@@ -90,6 +92,8 @@ def fit(
     if data.backbone is not None:
         progress.note(_modes(data.backbone, data.labelled[0][0], plan))
     folds = assign_folds(data.energies, plan.folds, group) if plan.folds else None
+    if plan.learn_mixing:
+        plan = _with_learned_mixing(plan, data, folds, progress)
     best, trials = _search(plan, data, folds, progress, checkpoint)
     warnings: list[str] = []
     if best.solution.result not in (Result.SUCCESS, Result.MAX_STEPS, Result.STAGNATED):
@@ -135,8 +139,40 @@ def _search(
     return best, trials
 
 
+def _with_learned_mixing(plan: FitPlan, data: FitData, folds: Folds | None, progress: Progress) -> FitPlan:
+    """The plan with one kernel and the matrix that cross-validation finds for it.
+
+    All other choices are those of the best uniform mixing.
+    """
+    uniform = replace(plan, learn_mixing=False, uncertainty=False, alphas=UNIFORM_ALPHAS)
+    best, _ = _search(uniform, data, folds, progress, None)
+    single = replace(
+        uniform,
+        standardize=(best.summary["standardize"],),
+        baselines=(best.summary["baseline"],),
+        length_scales=_found_length(best, plan),
+        alphas=(best.summary["alpha"],),
+    )
+
+    def score(mixing: SpeciesMixing) -> float:
+        found, _ = _search(replace(single, mixing=mixing), data, folds, Silent(), None)
+        return found.point.score(plan.select)
+
+    found, reached = learn_mixing(data.species, best.summary["alpha"], best.point.score(plan.select), score, progress)
+    told = "; ".join(" ".join(f"{value:.2f}" for value in row) for row in found.matrix)
+    progress.note(f"species mixing learned: {told} (score {best.point.score(plan.select):.4g} -> {reached:.4g})")
+    return replace(single, mixing=found, uncertainty=plan.uncertainty)
+
+
+def _found_length(best: Trial, plan: FitPlan) -> tuple[LengthScale, ...]:
+    length = best.summary["length_scale"]
+    return (LengthScale(length, relative=False),) if isinstance(length, float) else plan.length_scales
+
+
 def _grown(plan: FitPlan, data: FitData, folder: Path, checkpoint: Checkpoint | None, progress: Progress) -> FitReport:
     """The fit from kept sums, and new ones."""
+    if plan.learn_mixing or plan.store_weights:
+        raise ConfigError("--sums keeps the sums of one kernel and of stores of equal weight")
     what = identity(plan, data)
     del what["stores"]
     kept = Checkpoint(folder, what, data.group, stop=StopSignals() if checkpoint is None else checkpoint.stop)

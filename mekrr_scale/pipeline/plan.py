@@ -64,18 +64,21 @@ class FitPlan:
     length_scales: tuple[LengthScale, ...] = (LengthScale(2.0), LengthScale(4.0))
     alphas: tuple[float, ...] = (1.0,)
     mixing: SpeciesMixing | None = None  # a matrix instead of alphas
+    learn_mixing: bool = False  # the matrix, by cross-validation
     reduce: Literal["sum", "mean"] = "sum"
     standardize: tuple[Standardize, ...] = ("scale-per-species",)
     baselines: tuple[BaselineKind, ...] | None = None  # None: what the store allows
     isolated: Mapping[int, float] = field(default_factory=dict)
     landmarks: LandmarkMethod = "uniform"
     n_landmarks: int = 1000
+    warm: Path | None = None  # a model whose landmarks are taken too
     balance: Balance = "sqrt"
     solver: SolverName = "direct"
     ridges: tuple[float, ...] = tuple(10.0 ** (k / 2) for k in range(-20, -3))
     folds: int = 5
     energy_weights: tuple[float, ...] = (1.0,)
     force_weights: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1)
+    store_weights: tuple[float, ...] = ()  # of each store's rows; empty: all 1
     stress_weights: tuple[float, ...] = (0.0,)
     select: tuple[float, float, float] = (1.0, 1e-4, 0.0)
     use_derivatives: bool = True
@@ -96,6 +99,12 @@ class FitPlan:
                 raise ConfigError(f"{name} is empty; give at least one")
         for alpha in self.alphas:
             SpeciesMixing(alpha)
+        if any(not weight > 0 for weight in self.store_weights):
+            raise ConfigError(f"weights of stores {self.store_weights}: give positive numbers")
+        if self.learn_mixing and (not self.folds or self.reduce != "sum" or self.mixing or self.solver != "direct"):
+            raise ConfigError("a mixing matrix is learned by cross-validation, for reduce 'sum' and solver 'direct'")
+        if self.warm is not None and (self.landmarks == "structures" or self.solver == "exact"):
+            raise ConfigError("a model's landmarks are joined by single atoms only, not by whole structures")
         if self.folds and self.folds < 2:
             raise ConfigError(f"{self.folds} folds: give at least 2, or 0 to skip cross-validation")
         if not self.folds and self._n_candidates() > 1:

@@ -16,6 +16,7 @@ from mekrr_scale.baselines import Baseline
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.kernels import SetKernel
 from mekrr_scale.landmarks import Uniform
+from mekrr_scale.model import Model
 from mekrr_scale.pipeline.data import FitData
 from mekrr_scale.pipeline.plan import FitPlan
 from mekrr_scale.pipeline.trials import alphas_of, median, set_kernel
@@ -131,10 +132,19 @@ def _landmarks(plan: FitPlan, data: FitData, first: FeatureBatch) -> Landmarks:
     counts = {z: n for z, n in data.stores[0].species.items() if z in features}
     pool = Pool({z: features[z][:1].expand(n, -1) for z, n in counts.items()}, {}, counts)
     most = sum(counts.values())
-    shares = pool.share(min(plan.n_landmarks or most, most), plan.balance)
-    chosen = {z: features[z][torch.arange(n) % len(features[z])] for z, n in sorted(shares.items()) if n}
+    fewest = 0 if plan.warm else most
+    shares = pool.share(min(plan.n_landmarks or fewest, most), plan.balance)
+    if plan.warm is not None:
+        for z in Model.load(plan.warm).landmarks.species.tolist():
+            shares[z] = shares.get(z, 0) + 1
+    any_atom = next(iter(features.values()))
+    chosen = {z: _repeated(features.get(z, any_atom), n) for z, n in sorted(shares.items()) if n}
     species = torch.cat([torch.full((len(f),), z) for z, f in chosen.items()])
     return Landmarks(torch.cat(list(chosen.values())), species, torch.arange(len(species)), len(species))
+
+
+def _repeated(features: Tensor, count: int) -> Tensor:
+    return features[torch.arange(count) % len(features)]
 
 
 def _small(plan: FitPlan, data: FitData, tangents: bool) -> FeatureBatch:

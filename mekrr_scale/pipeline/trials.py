@@ -19,8 +19,17 @@ from mekrr_scale.cache import KeptRows
 from mekrr_scale.distributed import ALONE, Checkpoint, Group
 from mekrr_scale.errors import ConfigError, SolverError
 from mekrr_scale.kernels import AtomKernel, Landmarks, SetKernel, SpeciesMixing, atom_kernel
-from mekrr_scale.landmarks import Displaced, FarthestPoint, LandmarkSelection, LeverageScores, Uniform, WholeStructures
+from mekrr_scale.landmarks import (
+    Displaced,
+    FarthestPoint,
+    LandmarkSelection,
+    LeverageScores,
+    Uniform,
+    Warm,
+    WholeStructures,
+)
 from mekrr_scale.matrixfree import FreeForceRows
+from mekrr_scale.model import Model
 from mekrr_scale.pipeline.data import FitData
 from mekrr_scale.pipeline.plan import FitPlan, LengthScale
 from mekrr_scale.pool import median_distance
@@ -101,6 +110,12 @@ def set_kernel(plan: FitPlan, length: LengthScale, alpha: float, median: float, 
 
 def selection(plan: FitPlan) -> LandmarkSelection:
     """How the plan chooses landmarks."""
+    if plan.warm is None:
+        return _selection(plan)
+    return Warm(Model.load(plan.warm).landmarks, _selection(plan) if plan.n_landmarks else None)
+
+
+def _selection(plan: FitPlan) -> LandmarkSelection:
     if plan.solver == "exact":
         return WholeStructures(0, plan.seed)
     count, seed = plan.n_landmarks, plan.seed
