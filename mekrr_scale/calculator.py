@@ -15,7 +15,34 @@ from mekrr_scale.backbones import Backbone
 from mekrr_scale.graphs import SkinList
 from mekrr_scale.model import Model
 from mekrr_scale.potential import Potential
-from mekrr_scale.priors import Calculated
+from mekrr_scale.priors import Calculated, Predictor
+
+
+class PredictorCalculator(Calculator):  # type: ignore[misc]
+    """Any predictor (a potential, a backbone's own energies, ...) as an ASE calculator."""
+
+    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "energies", "forces", "stress"]
+
+    def __init__(self, predictor: Predictor, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.predictor = predictor
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Compute what is asked for."""
+        super().calculate(atoms, list(properties), list(system_changes))
+        stress = "stress" in properties
+        found = self.predictor.predict(self.atoms, forces=stress or "forces" in properties, stress=stress)
+        energy = float(found.energy[0])
+        self.results = {"energy": energy, "free_energy": energy, "energies": found.energies.numpy()}
+        if found.forces is not None:
+            self.results["forces"] = found.forces.numpy()
+        if found.stress is not None:
+            self.results["stress"] = full_3x3_to_voigt_6_stress(found.stress[0].numpy())
 
 
 class MekrrCalculator(Calculator):  # type: ignore[misc]

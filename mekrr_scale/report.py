@@ -17,7 +17,8 @@ from mekrr_scale.backbones import Backbone
 from mekrr_scale.interpret import Explanation
 from mekrr_scale.pipeline import Evaluation, FitReport, Resources
 from mekrr_scale.pipeline.transfer_table import TransferTable
-from mekrr_scale.transfer import TrainReport
+from mekrr_scale.transfer import CurvePoint, DistillReport, TrainReport
+from mekrr_scale.transfer.curve import summarized
 
 matplotlib.use("Agg")
 
@@ -169,6 +170,64 @@ def transfer_plot(path: Path | str, table: TransferTable) -> None:
         axis.set_xticks(range(len(table.targets)), table.targets, rotation=20, ha="right", fontsize=8)
         axis.set_yticks(range(len(table.sources)), table.sources, fontsize=8)
         axis.set_title(label, fontsize=9)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def distill_table(report: DistillReport) -> Table:
+    """Errors of student and teacher, and what a structure costs."""
+    table = Table(title="Distillation, on the test structures", title_justify="left")
+    for name in ("", "energy", "forces", "ms a structure"):
+        table.add_column(name, justify="right" if name else "left")
+    seconds = [f"{1e3 * value:.3g}" for value in report.seconds]
+    rows = (
+        ("student against teacher", report.to_teacher, ""),
+        ("teacher against truth", report.teacher_to_truth, seconds[0]),
+        ("student against truth", report.to_truth, seconds[1]),
+    )
+    for name, errors, cost in rows:
+        shown = ["-", "-"] if errors is None else [f"{errors.energy:.3g}", f"{errors.forces:.4g}"]
+        table.add_row(name, *shown, cost)
+    table.caption = (
+        f"RMSE: energy after a shift per element in meV/atom, forces in meV/angstrom; {report.labelled} structures "
+        f"labelled ({report.sampled} of them sampled); the student is {report.speed_up:.3g} times as fast"
+    )
+    return table
+
+
+def curve_table(points: Sequence[CurvePoint]) -> Table:
+    """Means over the repeats, with lowest and highest."""
+    table = Table(title="Learning curve", title_justify="left")
+    for name in ("variant", "structures", "energy RMSE", "force RMSE", "lowest", "highest"):
+        table.add_column(name, justify="left" if name == "variant" else "right")
+    energy, forces = (summarized(points, key) for key in ("energy_rmse", "force_rmse"))
+    for (variant, size), (mean, low, high) in forces.items():
+        values = [energy[variant, size][0], mean, low, high]
+        table.add_row(variant, str(size), *("-" if np.isnan(value) else f"{value:.4g}" for value in values))
+    table.caption = "meV/atom and meV/angstrom; lowest and highest force RMSE of the repeats"
+    return table
+
+
+def curve_plot(path: Path | str, points: Sequence[CurvePoint]) -> None:
+    """Errors against the number of training structures; bands from the lowest to the highest repeat."""
+    import matplotlib.pyplot as plt
+
+    labels = {"force_rmse": "force RMSE (meV/Å)", "energy_rmse": "energy RMSE (meV/atom)"}
+    shown = [(key, label) for key, label in labels.items() if not all(np.isnan(getattr(p, key)) for p in points)]
+    figure, axes = plt.subplots(1, len(shown), figsize=(5.2 * len(shown), 4.2), squeeze=False)
+    variants = list(dict.fromkeys(point.variant for point in points))
+    colours = plt.get_cmap("tab10")
+    for axis, (key, label) in zip(axes[0], shown, strict=True):
+        found = summarized(points, key)
+        for place, variant in enumerate(variants):
+            sizes = sorted(size for name, size in found if name == variant)
+            mean, low, high = (np.array([found[variant, size][i] for size in sizes]) for i in range(3))
+            axis.plot(sizes, mean, marker="o", markersize=3, color=colours(place % 10), label=variant)
+            axis.fill_between(sizes, low, high, color=colours(place % 10), alpha=0.15, linewidth=0)
+        axis.set(xscale="log", yscale="log", xlabel="training structures", ylabel=label)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].legend(frameon=False, fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=130)
     plt.close(figure)

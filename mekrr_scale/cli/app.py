@@ -20,6 +20,7 @@ from mekrr_scale.cli.simulate import simulate_app
 from mekrr_scale.cli.slurm import slurm_app
 from mekrr_scale.cli.store import store_app
 from mekrr_scale.cli.train import train_app
+from mekrr_scale.cli.transfer import transfer_app
 from mekrr_scale.config import load_config, parse_bytes
 from mekrr_scale.distributed import Checkpoint, Group, StopSignals
 from mekrr_scale.errors import ConfigError
@@ -42,6 +43,7 @@ app = typer.Typer(
 app.add_typer(store_app, name="store")
 app.add_typer(slurm_app, name="slurm")
 app.add_typer(train_app)
+app.add_typer(transfer_app)
 app.add_typer(apply_app)
 app.add_typer(simulate_app)
 

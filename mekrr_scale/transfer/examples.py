@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
@@ -25,6 +26,13 @@ class Example:
     atoms: Atoms
     labels: Labels
     id: int  # hash of both
+
+    def frame(self) -> Atoms:
+        """A plain structure with the labels as ASE's results, in eV and angstrom."""
+        frame = Atoms(self.atoms.numbers, positions=self.atoms.positions, cell=self.atoms.cell, pbc=self.atoms.pbc)
+        known = {key: value for key, value in vars(self.labels).items() if value is not None}
+        frame.calc = SinglePointCalculator(frame, **known)
+        return frame
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,205 @@
+"""The commands that make students of teachers, and learning curves."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from ase import Atoms
+
+from mekrr_scale.backbones import BackboneSpec, save_backbone
+from mekrr_scale.cli.console import EXIT_CODES, Bar, out
+from mekrr_scale.cli.options import Device, EnergyKey, ForcesKey, Format, Units, check_folder, device_of, names
+from mekrr_scale.errors import ConfigError
+from mekrr_scale.model import Model
+from mekrr_scale.pipeline import FitPlan, LengthScale
+from mekrr_scale.potential import load_prior
+from mekrr_scale.priors import Entry, PriorSpec
+from mekrr_scale.report import curve_plot, curve_table, distill_table
+from mekrr_scale.structures import LabelKeys, read_structures
+from mekrr_scale.transfer import (
+    CurvePlan,
+    SamplePlan,
+    StudentSpec,
+    TrainPlan,
+    Variant,
+    expanded,
+    parse_species_map,
+    read_examples,
+    run_curve,
+)
+from mekrr_scale.transfer import distill as distill_teacher
+
+transfer_app = typer.Typer()
+
+Steps = Annotated[int, typer.Option(help="of gradient descent, for networks")]
+BatchSize = Annotated[int, typer.Option("--batch", help="structures in a batch, for networks")]
+Landmarks = Annotated[int, typer.Option(help="for kernels")]
+Derivatives = Annotated[int, typer.Option(help="directions per structure, for kernels")]
+EnergyWeight = Annotated[float, typer.Option(help="of the squared error of the energy, (eV/atom)^2, for networks")]
+ForceWeight = Annotated[float, typer.Option(help="of the squared error of the forces; 0 to learn energies alone")]
+Seed = Annotated[int, typer.Option(help="of weights, subsets and sampling")]
+
+
+@transfer_app.command(epilog=EXIT_CODES)
+def distill(
+    teacher: Annotated[str, typer.Option(help="a model, a trained backbone, or a pretrained one such as sevennet")],
+    unlabelled: Annotated[list[Path], typer.Option(help="structures to label; may be repeated")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="the student: a backbone (.pt) or model (.mekrr)")],
+    student: Annotated[str, typer.Option(help="schnet-small, schnet-tiny, dimenet++-small, or kernel:BACKBONE")] = (
+        "schnet-small"
+    ),
+    test: Annotated[list[Path] | None, typer.Option(help="structures to compare on; default: a tenth of them")] = None,
+    species_map: Annotated[str | None, typer.Option(help="Si:Ge: the structures' Ge is the teacher's Si")] = None,
+    length_scale: Annotated[float, typer.Option(help="geometries are multiplied by it for the teacher")] = 1.0,
+    sample_frames: Annotated[int, typer.Option(help="frames of the teacher's dynamics from every structure")] = 0,
+    sample_every: Annotated[int, typer.Option(help="steps between them")] = 50,
+    temperature: Annotated[float, typer.Option(help="of these dynamics, K")] = 300.0,
+    steps: Steps = 2000,
+    batch: BatchSize = 4,
+    lr: Annotated[float, typer.Option(help="learning rate, for networks")] = 2e-3,
+    energy_weight: EnergyWeight = 10.0,
+    landmarks: Landmarks = 1000,
+    derivatives: Derivatives = 16,
+    folder: Annotated[Path | None, typer.Option(help="for the labelled structures; default: beside the output")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures as JSON")] = None,
+    energy_key: EnergyKey = None,
+    forces_key: ForcesKey = None,
+    units: Units = "eV,angstrom,eV/A^3",
+    format: Format = None,
+    device: Device = "cpu",
+    seed: Seed = 0,
+) -> None:
+    """A cheap student of an expensive teacher: label structures, learn the labels, measure error and speed.
+
+    Examples:
+
+        mekrr-scale distill --teacher tuned.mekrr --unlabelled md.xyz --student schnet-small -o student.pt
+
+        mekrr-scale distill --teacher sevennet --unlabelled md.xyz --student kernel:chgnet -o student.mekrr
+    """
+    for path in (output, json_file):
+        if path is not None:
+            check_folder(path)
+    chosen = StudentSpec.parse(student)
+    prior = PriorSpec.parse(teacher, Entry(length_scale, parse_species_map(species_map)))
+    if prior.kind == "labels":
+        raise ConfigError("labels of a file are no teacher; train on them with pretrain, finetune or fit")
+    keys = LabelKeys(energy_key, forces_key, None, **LabelKeys.parse_units(units))
+    sample = SamplePlan(sample_frames, sample_every, temperature, seed=seed)
+    plan = TrainPlan(steps=steps, batch=batch, learning_rate=lr, energy_weight=energy_weight, seed=seed)
+    structures = _frames(unlabelled, format)
+    held = _frames(test or [], format)
+    predictor = load_prior(prior.pinned(), device=device_of(device))
+    with Bar() as bar:
+        report = distill_teacher(
+            predictor, structures, chosen, folder or Path(f"{output}.distilled"), held, plan,
+            FitPlan(n_landmarks=landmarks, seed=seed), derivatives, sample, keys, bar,
+        )  # fmt: skip
+    if isinstance(report.student, Model):
+        report.student.save(output)
+    else:
+        save_backbone(report.student, output, {"teacher": prior.to_dict(), "structures": report.labelled})
+    out.print(distill_table(report))
+    if json_file is not None:
+        told = {
+            "teacher": teacher,
+            "student": student,
+            "structures": report.labelled,
+            "sampled": report.sampled,
+            "student_to_teacher": asdict(report.to_teacher),
+            "student_to_truth": None if report.to_truth is None else asdict(report.to_truth),
+            "teacher_to_truth": None if report.teacher_to_truth is None else asdict(report.teacher_to_truth),
+            "seconds": {"teacher": report.seconds[0], "student": report.seconds[1]},
+            "units": {"energy": "meV/atom after a shift per element", "forces": "meV/angstrom"},
+        }
+        json_file.write_text(json.dumps(told, indent=2), encoding="utf-8")
+    out.print(f"student {output}", highlight=False, soft_wrap=True)
+
+
+@transfer_app.command(epilog=EXIT_CODES)
+def curve(
+    structures: Annotated[list[Path], typer.Argument(help="labelled structures to learn from")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for results, table and figure")],
+    valid: Annotated[list[Path], typer.Option(help="structures that choose learning rates; may be repeated")],
+    test: Annotated[list[Path], typer.Option(help="structures that errors are measured on; may be repeated")],
+    sizes: Annotated[str, typer.Option(help="numbers of training structures")] = "10,30,100",
+    repeats: Annotated[int, typer.Option(help="random subsets of each size")] = 3,
+    variants: Annotated[
+        str,
+        typer.Option(
+            help="scratch, scratch:schnet-small, finetune, frozen (each level), frozen:BLOCK, discriminative, "
+            "discriminative:0.5, kernel, kernel-finetuned, kernel-finetuned:BLOCK"
+        ),
+    ] = "scratch,finetune,discriminative,kernel,kernel-finetuned",
+    backbone: Annotated[str, typer.Option(help="see `mekrr-scale backbones`")] = "chgnet",
+    weights: Annotated[str | None, typer.Option(help="version of the pretrained weights")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="file of the weights")] = None,
+    steps: Steps = 600,
+    batch: BatchSize = 4,
+    lr: Annotated[str, typer.Option(help="learning rates to choose from")] = "1e-4,3e-4,1e-3",
+    energy_weight: EnergyWeight = 10.0,
+    force_weight: ForceWeight = 1.0,
+    landmarks: Landmarks = 1000,
+    derivatives: Derivatives = 8,
+    energy_key: EnergyKey = None,
+    forces_key: ForcesKey = None,
+    units: Units = "eV,angstrom,eV/A^3",
+    format: Format = None,
+    seed: Seed = 0,
+) -> None:
+    """Errors against the number of training structures, for several ways to transfer. Resumes.
+
+    Example:
+
+        mekrr-scale curve train.xyz --valid valid.xyz --test test.xyz -o curve --sizes 10,30
+    """
+    keys = LabelKeys(energy_key, forces_key, None, **LabelKeys.parse_units(units))
+    check_folder(output)
+    spec = BackboneSpec(backbone, version=weights, checkpoint=None if checkpoint is None else str(checkpoint))
+    plan = CurvePlan(
+        sizes=tuple(_positive("--sizes", text) for text in names(sizes)),
+        variants=expanded([Variant.parse(text) for text in names(variants)], spec),
+        backbone=spec,
+        repeats=repeats,
+        rates=_rates(lr),
+        train=TrainPlan(steps=steps, batch=batch, energy_weight=energy_weight, force_weight=force_weight),
+        kernel=FitPlan(
+            n_landmarks=landmarks, length_scales=(LengthScale(2.0), LengthScale(4.0)), uncertainty=False, seed=seed
+        ),
+        derivatives=derivatives,
+        seed=seed,
+    )
+    training, validation, held = (
+        read_examples(read_structures(paths, format), keys, what)
+        for paths, what in ((structures, "training"), (valid, "validation"), (test, "test"))
+    )
+    with Bar("runs") as bar:
+        points = run_curve(training, validation, held, output, plan, bar)
+    out.print(curve_table(points))
+    curve_plot(output / "curve.png", points)
+    out.print(f"{output}: curve.csv, curve.png", highlight=False)
+
+
+def _frames(paths: list[Path], format: str | None) -> list[Atoms]:
+    return list(read_structures(paths, format)) if paths else []
+
+
+def _positive(option: str, text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise ConfigError(f"{option} {text!r}: write positive whole numbers separated by commas, e.g. 10,30,100")
+    return value
+
+
+def _rates(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(piece) for piece in names(text))
+    except ValueError:
+        raise ConfigError(f"--lr {text!r}: write numbers separated by commas, e.g. 1e-4,3e-4") from None

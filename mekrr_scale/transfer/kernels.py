@@ -1,0 +1,51 @@
+"""A kernel on a backbone's features, from labelled structures in memory to a potential."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import ase.io
+
+from mekrr_scale.backbones import Backbone
+from mekrr_scale.pipeline import ExtractPlan, FitPlan, extract, fit
+from mekrr_scale.potential import Potential
+from mekrr_scale.priors import PriorSpec
+from mekrr_scale.progress import Progress, Silent
+from mekrr_scale.transfer.examples import Example
+
+
+def fit_kernel(
+    examples: Sequence[Example],
+    backbone: Backbone,
+    folder: Path,
+    plan: FitPlan | None = None,
+    derivatives: int | Literal["all", "none"] = "none",
+    prior: PriorSpec | None = None,
+    progress: Progress | None = None,
+    keep: bool = False,
+) -> Potential:
+    """Extract features, fit, and join the model with its backbone.
+
+    Args:
+        examples: with energies (and forces, for derivatives).
+        folder: for the store.
+        keep: the store, which is deleted otherwise.
+
+    Raises:
+        StructureError, ConfigError, SolverError: see ``extract`` and ``fit``.
+    """
+    progress = progress or Silent()
+    folder.mkdir(parents=True, exist_ok=True)
+    path, store = folder / "structures.xyz", folder / "features"
+    ase.io.write(path, [example.frame() for example in examples], format="extxyz")
+    try:
+        extract(path, store, ExtractPlan(derivatives=derivatives, prior=prior), backbone, progress)
+        model = fit(store, plan, progress).model
+    finally:
+        if not keep:
+            shutil.rmtree(store, ignore_errors=True)
+            path.unlink(missing_ok=True)
+    return Potential(model, backbone)
