@@ -196,6 +196,7 @@ def evaluate_store(
     variances = None if posterior is None else Variances(model.kernel, model.landmarks, posterior)
     columns: dict[str, list[NDArray[Any]]] = {name: [np.empty(0)] for name in ("e", "p", "b", "u")}
     columns["n"] = [np.empty(0, np.int64)]
+    columns["c"] = [np.empty((0, len(model.species)), np.int64)]
     errors = ExactSum(3)
     (own,) = deal([store], group.rank, group.size)
     for batch in own:

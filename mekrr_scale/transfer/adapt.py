@@ -62,7 +62,7 @@ def pretrain(
     inner.check_species(species)
     references, residual = reference_energies(training, torch.zeros(len(training), dtype=torch.float64))
     scaling = Scaling(1.0, _spread(training, residual), references, species)
-    return train(Rescaled(inner, scaling), training, validation, plan, progress, checkpoint)
+    return train(Rescaled(inner, scaling), training, validation, plan, progress, checkpoint, keep_start=False)
 
 
 def finetune(

@@ -153,10 +153,12 @@ def train(
     plan: TrainPlan | None = None,
     progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
+    keep_start: bool = True,
 ) -> TrainReport:
     """Train a backbone, in place.
 
     Args:
+        keep_start: the weights it came with may turn out the best; new random ones may not.
         checkpoint: a folder for the state; called again with the same, training goes on.
 
     Raises:
@@ -173,7 +175,7 @@ def train(
     rates = plan.blocks.learning_rates(list(parameters), plan.learning_rate)
     if checkpoint is not None:
         checkpoint = checkpoint.part("", identity(backbone, training, validation, plan))
-    run = _Run(backbone, parameters, rates, plan)
+    run = _Run(backbone, parameters, rates, plan, keep_start)
     run.restore(checkpoint)
     progress.stage("train", plan.steps, "steps")
     progress.advance(run.step)
@@ -216,9 +218,10 @@ class _Run:
 
     def __init__(
         self, backbone: Backbone, parameters: Mapping[str, Mapping[str, nn.Parameter]], rates: Mapping[str, float],
-        plan: TrainPlan,
+        plan: TrainPlan, keep_start: bool,
     ) -> None:  # fmt: skip
         self.backbone, self.plan, self.rates = backbone, plan, rates
+        self.first = 0 if keep_start or not plan.steps else 1  # the first record that may be the best
         learning = [name for name in parameters if rates[name] > 0]
         self.weights = {key: weight for name in learning for key, weight in parameters[name].items()}
         for weight in self.weights.values():
@@ -234,7 +237,7 @@ class _Run:
 
     @property
     def best(self) -> Record:
-        return min(self.history, key=lambda record: record.validation)
+        return min(self.history[self.first :] or self.history, key=lambda record: record.validation)
 
     def update(self, loss: Tensor) -> None:
         """One step of the optimiser, and of the average."""

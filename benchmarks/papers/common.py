@@ -1,0 +1,126 @@
+"""Data, runs that are kept, and tables of ratios, for the paper experiments."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mekrr_scale.backbones import Backbone
+from mekrr_scale.priors import Predictor
+from mekrr_scale.structures import read_structures
+from mekrr_scale.transfer import Example, TrainReport, read_examples
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+SHARED = ROOT.parent / "shared" / "data"
+FIGURES = ROOT / "docs" / "figures"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Where an experiment keeps its runs, and how long they are.
+
+    Args:
+        quick: a few structures and steps, with the data beside this file: that it runs, not what it shows.
+    """
+
+    name: str
+    quick: bool
+    seeds: int
+    figures: Path
+    rows: list[str] = field(default_factory=list)
+    begin: float = field(default_factory=time.perf_counter)
+
+    @classmethod
+    def parse(cls, name: str) -> Experiment:
+        parser = argparse.ArgumentParser(f"python -m benchmarks.papers.{name}")
+        parser.add_argument("--quick", action="store_true", help="small, on the data in the repository")
+        parser.add_argument("--seeds", type=int, default=3, help="subsets and initial weights")
+        parser.add_argument("--figures", type=Path, default=None, help="folder for figures")
+        found = parser.parse_args()
+        folder = found.figures or (ROOT / "build" / "papers" / "quick" if found.quick else FIGURES)
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+        return cls(name, found.quick, 1 if found.quick else found.seeds, folder)
+
+    @property
+    def folder(self) -> Path:
+        """For models and finished runs."""
+        found = ROOT / "build" / "papers" / (f"{self.name}-quick" if self.quick else self.name)
+        found.mkdir(parents=True, exist_ok=True)
+        return found
+
+    def structures(self, shared: str, small: str) -> list[Example]:
+        """Those of the development data, or the few that the repository holds."""
+        path = SHARED / shared
+        if self.quick:
+            path = ROOT / "examples" / small if small.startswith("hcoo") else HERE / "data" / small
+        return read_examples(read_structures(path))
+
+    def run(self, key: str, work: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """A run's figures; what an earlier call has finished is read."""
+        path = self.folder / f"{key.replace('/', '-').replace(' ', '_')}.json"
+        if path.exists() and not self.quick:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        begin = time.perf_counter()
+        found = {**work(), "seconds": time.perf_counter() - begin}
+        path.write_text(json.dumps(found), encoding="utf-8")
+        told = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
+        print(f"  {key}: {told}", flush=True)
+        return found
+
+    def say(self, text: str = "") -> None:
+        print(text, flush=True)
+        self.rows.append(text)
+
+    def finish(self) -> None:
+        """The tables once more in one file, and the time that all took."""
+        self.say(f"\n{time.perf_counter() - self.begin:.0f} s in this call")
+        (self.folder / "tables.md").write_text("\n".join(self.rows) + "\n", encoding="utf-8")
+
+
+def ratio(upper: Sequence[dict[str, float]], lower: Sequence[dict[str, float]], key: str = "force_rmse") -> str:
+    """Mean ratio over the seeds, with lowest and highest."""
+    found = [a[key] / b[key] for a, b in zip(upper, lower, strict=True)]
+    return f"{np.mean(found):.2f} ({min(found):.2f} to {max(found):.2f})"
+
+
+def spread(runs: Sequence[dict[str, float]], key: str = "force_rmse") -> str:
+    """Mean over the seeds, with lowest and highest."""
+    values = [run[key] for run in runs]
+    return f"{np.mean(values):.1f} ({min(values):.1f} to {max(values):.1f})"
+
+
+def tuned(rates: Sequence[float], train: Callable[[float], TrainReport]) -> tuple[Backbone, float]:
+    """The backbone of the learning rate that the validation set likes best, and that rate."""
+    reports = [(train(rate), rate) for rate in rates]
+    report, rate = min(reports, key=lambda pair: pair[0].best.validation)
+    return report.backbone, rate
+
+
+def subset(examples: Sequence[Example], size: int, seed: int) -> list[Example]:
+    """A random subset; smaller ones of a seed are parts of larger ones."""
+    order = np.random.default_rng(seed).permutation(len(examples))[:size]
+    return [examples[i] for i in order]
+
+
+def parted(examples: Sequence[Example], fractions: Sequence[float], seed: int = 1) -> list[list[Example]]:
+    """Random parts of the given fractions, and the rest at the end."""
+    order = np.random.default_rng(seed).permutation(len(examples)).tolist()
+    parts, start = [], 0
+    for fraction in fractions:
+        count = round(fraction * len(examples))
+        parts.append([examples[i] for i in order[start : start + count]])
+        start += count
+    return [*parts, [examples[i] for i in order[start:]]]
+
+
+__all__ = ["Experiment", "Predictor", "parted", "ratio", "spread", "subset", "tuned"]

@@ -1,0 +1,209 @@
+"""Frozen transfer of a foundation model, and a cheap student of it.
+
+Radova, Stark, Allen, Maurer and Bartok 2025 (arXiv 2502.15582) fine-tune MACE foundation models with
+some of their layers frozen, with a tenth to a fifth of the data that training from scratch needs, and
+fit a cheap surrogate to the result. Here CHGNet (its weights come with its wheel) and formate on
+Cu(110) (849 frames to learn from, 142 to test): levels of freezing, training from scratch, kernels on
+frozen, fine-tuned and random features, a SchNet as the student.
+
+    python -m benchmarks.papers.frozen [--quick]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from benchmarks.papers.common import Experiment, parted, ratio, spread, subset, tuned
+from mekrr_scale.backbones import Backbone, BackboneSpec, load_backbone, new_backbone, save_backbone
+from mekrr_scale.pipeline import FitPlan, LengthScale
+from mekrr_scale.priors import BackboneEnergies, Predictor
+from mekrr_scale.transfer import (
+    BlockPlan,
+    Example,
+    TrainPlan,
+    TrainReport,
+    finetune,
+    fit_kernel,
+    pretrain,
+    randomize,
+    read_examples,
+)
+from mekrr_scale.transfer.curve import errors_on
+from mekrr_scale.transfer.distill import label, timed
+
+LEVELS = ("conv1", "conv2", "conv3")  # everything up to this block is frozen
+SCRATCH_RATES = (1e-3, 3e-3)
+TUNE_RATES = (3e-4, 1e-3)
+
+
+def main() -> None:
+    it = Experiment.parse("frozen")
+    everything = it.structures("hcoo_cu110/train.xyz.xz", "hcoo_cu110/train.xyz.xz")
+    test = it.structures("hcoo_cu110/val.xyz.xz", "hcoo_cu110/test.xyz.xz")
+    if it.quick:
+        everything, test = everything[:8], test[:2]
+    held, rest = parted(everything, (2 / 8 if it.quick else 24 / len(everything),))
+    part = 3 if it.quick else round(0.15 * len(rest))
+    it.say(f"{len(rest)} frames to learn from ({part} are 15 %), {len(held)} to validate, {len(test)} to test")
+    found: dict[str, list[dict[str, float]]] = {}
+    for seed in range(it.seeds):
+        learner = _Learner(it, subset(rest, part, seed), rest, held, test, seed)
+        for name, work in learner.ways().items():
+            found.setdefault(name, []).append(it.run(f"{name}-{seed}", work))
+    _tables(it, found, part, len(rest))
+    it.finish()
+
+
+def _levels(it: Experiment) -> tuple[str, ...]:
+    return LEVELS[-1:] if it.quick else LEVELS
+
+
+@dataclass(frozen=True)
+class _Learner:
+    """One subset of frames, and the ways to learn from it."""
+
+    it: Experiment
+    part: list[Example]
+    rest: list[Example]
+    held: list[Example]
+    test: list[Example]
+    seed: int
+
+    def ways(self) -> dict[str, Callable[[], dict[str, float]]]:
+        levels = {f"frozen up to {level}": self._frozen(level) for level in _levels(self.it)}
+        return {
+            **levels,
+            "fine-tuned, nothing frozen": self._frozen(None),
+            "scratch CHGNet, the same frames": lambda: self._scratch("chgnet", self.part),
+            "scratch CHGNet, all frames": lambda: self._scratch("chgnet", self.rest),
+            "scratch SchNet, the same frames": lambda: self._scratch("schnet", self.part),
+            "scratch SchNet, all frames": lambda: self._scratch("schnet", self.rest),
+            "kernel, frozen features": lambda: self._kernel(load_backbone("chgnet")),
+            "kernel, random features": lambda: self._kernel(randomize(load_backbone("chgnet"), self.seed)),
+            "kernel, fine-tuned features": lambda: self._kernel(self._best()),
+            "distilled": self.distilled,
+        }
+
+    @property
+    def steps(self) -> int:
+        return 1 if self.it.quick else 150
+
+    def _plan(self, frozen: str | None = None) -> TrainPlan:
+        return TrainPlan(
+            steps=self.steps, batch=2 if self.it.quick else 4, seed=self.seed, validate_every=max(1, self.steps // 5),
+            blocks=BlockPlan(freeze_up_to=frozen),
+        )  # fmt: skip
+
+    def _rates(self, rates: Sequence[float]) -> Sequence[float]:
+        return rates[:1] if self.it.quick else rates
+
+    def _frozen(self, level: str | None) -> Callable[[], dict[str, float]]:
+        def work() -> dict[str, float]:
+            backbone, rate = self._tuned(
+                TUNE_RATES, lambda plan: finetune(load_backbone("chgnet"), self.part, self.held, plan), level
+            )
+            save_backbone(backbone, self.it.folder / f"{level or 'nothing'}-{self.seed}.pt")
+            held = errors_on(BackboneEnergies(backbone), self.held)["force_rmse"]
+            return {**errors_on(BackboneEnergies(backbone), self.test), "rate": rate, "validation": held}
+
+        return work
+
+    def _tuned(
+        self, rates: Sequence[float], train: Callable[[TrainPlan], TrainReport], frozen: str | None = None
+    ) -> tuple[Backbone, float]:
+        plan = self._plan(frozen)
+        return tuned(self._rates(rates), lambda rate: train(replace(plan, learning_rate=rate)))
+
+    def _scratch(self, name: str, training: list[Example]) -> dict[str, float]:
+        # a SchNet's step is so much cheaper that ten times as many are still the cheaper training
+        more = 10 if name == "schnet" and not self.it.quick else 1
+
+        def train(plan: TrainPlan) -> TrainReport:
+            longer = replace(plan, steps=more * plan.steps, validate_every=more * plan.interval)
+            return pretrain(new_backbone(BackboneSpec(name)), training, self.held, longer)
+
+        backbone, rate = self._tuned(SCRATCH_RATES, train)
+        return {**errors_on(BackboneEnergies(backbone), self.test), "rate": rate}
+
+    def _best(self) -> Backbone:
+        """The fine-tuned backbone that the validation set likes best."""
+        names = {level: f"frozen up to {level}" for level in _levels(self.it)} | {
+            "nothing": "fine-tuned, nothing frozen"
+        }
+        runs = (
+            {level: self.it.run(f"{name}-{self.seed}", dict) for level, name in names.items()}
+            if not self.it.quick
+            else {}
+        )
+        best = min(runs, key=lambda level: runs[level]["validation"]) if runs else "nothing"
+        return load_backbone("chgnet", checkpoint=str(self.it.folder / f"{best}-{self.seed}.pt"))
+
+    def _teacher(self, backbone: Backbone) -> Predictor:
+        atoms = sum(len(example.atoms) for example in self.part)
+        plan = FitPlan(
+            n_landmarks=min(50 if self.it.quick else 1500, atoms), length_scales=(LengthScale(2.0), LengthScale(4.0)),
+            baselines=("composition",) if self.it.quick else ("backbone", "composition"),
+            folds=3, select=(1.0, 1e-2, 0.0), uncertainty=False,
+        )  # fmt: skip
+        return fit_kernel(self.part, backbone, self.it.folder / "work", plan, 2 if self.it.quick else 16)
+
+    def _kernel(self, backbone: Backbone) -> dict[str, float]:
+        return errors_on(self._teacher(backbone), self.test)
+
+    def distilled(self) -> dict[str, float]:
+        """A SchNet that learns all frames from the kernel on fine-tuned features, and from DFT on the part alone."""
+        teacher = self._teacher(self._best())
+        labelled = read_examples(
+            label(teacher, [example.atoms for example in (self.rest if not self.it.quick else self.part)])
+        )
+        held = read_examples(label(teacher, [example.atoms for example in self.held]))
+        steps = 4 if self.it.quick else 6000
+        plan = TrainPlan(steps=steps, batch=4, seed=self.seed, validate_every=max(1, steps // 10))
+
+        def student(training: list[Example], validation: list[Example]) -> Backbone:
+            return tuned(
+                self._rates(SCRATCH_RATES),
+                lambda rate: pretrain(
+                    new_backbone(BackboneSpec("schnet")), training, validation, replace(plan, learning_rate=rate)
+                ),
+            )[0]
+
+        learned, alone = student(labelled, held), student(self.part, self.held)
+        errors = errors_on(BackboneEnergies(learned), self.test)
+        seconds = timed((teacher, BackboneEnergies(learned)), [example.atoms for example in self.test])
+        return {
+            **errors,
+            "teacher_force_rmse": errors_on(teacher, self.test)["force_rmse"],
+            "alone_force_rmse": errors_on(BackboneEnergies(alone), self.test)["force_rmse"],
+            "speed_up": seconds[0] / seconds[1],
+        }
+
+
+def _tables(it: Experiment, found: dict[str, list[dict[str, float]]], part: int, whole: int) -> None:
+    it.say("\n| | frames | forces, meV/A | energy, meV/atom |\n|---|---|---|---|")
+    for name, rows in found.items():
+        it.say(f"| {name} | {whole if 'all' in name else part} | {spread(rows)} | {spread(rows, 'energy_rmse')} |")
+    levels = [f"frozen up to {level}" for level in _levels(it)]
+    best = min(levels, key=lambda name: sum(run["validation"] for run in found[name]))
+    it.say(f"\nbest frozen level on the validation set: {best}")
+    it.say("\n| ratio of force RMSE | mean (lowest to highest) | limit |\n|---|---|---|")
+    for net in ("CHGNet", "SchNet"):
+        it.say(f"| {best} / scratch {net} on all | {ratio(found[best], found[f'scratch {net}, all frames'])} | 1.25 |")
+        same = found[f"scratch {net}, the same frames"]
+        it.say(f"| {best} / scratch {net} on the same frames | {ratio(found[best], same)} | 0.70 |")
+    frozen = found["kernel, frozen features"]
+    it.say(f"| kernel on fine-tuned / frozen features | {ratio(found['kernel, fine-tuned features'], frozen)} | 0.90 |")
+    it.say(f"| kernel on pretrained / random features | {ratio(frozen, found['kernel, random features'])} | 0.60 |")
+    students = found["distilled"]
+    teachers = [{"force_rmse": run["teacher_force_rmse"]} for run in students]
+    alone = [{"force_rmse": run["alone_force_rmse"]} for run in students]
+    it.say(f"| distilled student / teacher | {ratio(students, teachers)} | 1.15 |")
+    it.say(f"| distilled student / same student on DFT alone | {ratio(students, alone)} | 0.80 |")
+    it.say(
+        f"\nteacher {spread(teachers)}, student on DFT alone {spread(alone)} meV/A; speed-up {spread(students, 'speed_up')}"
+    )
+
+
+if __name__ == "__main__":
+    main()
