@@ -13,7 +13,7 @@ MACE_STAMP = $(MACE_VENV)/.installed
 
 $(STAMP): setup.cfg constraints.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[chgnet,sevennet,torch-sim,test,docs,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[chgnet,sevennet,torch-sim,papers,test,docs,dev]"
 	touch $@
 
 $(MACE_STAMP): setup.cfg constraints.txt constraints-mace.txt

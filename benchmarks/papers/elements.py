@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from benchmarks.papers import classical
 from benchmarks.papers.common import Experiment, parted, ratio, spread, subset, tuned
 from mekrr_scale.backbones import Backbone, BackboneSpec, load_backbone, new_backbone, save_backbone
 from mekrr_scale.pipeline import FitPlan, LengthScale
@@ -49,6 +50,7 @@ def main() -> None:
     runs = _learning(it, source, Sets(rest, held, test), (few, more))
     _ratios(it, runs, few, more)
     _temperature(it, source, germanium, few)
+    classical.run(it)
     it.finish()
 
 
@@ -93,11 +95,10 @@ def _learning(
     for size in sizes:
         for seed in range(it.seeds):
             learner = _Learner(it, source, subset(sets.rest, size, seed), sets, TrainPlan(steps=steps, seed=seed))
-            for name, work in (
-                ("scratch", learner.scratch),
-                ("finetuned", learner.tune),
-                ("prior-kernel", learner.kernel),
-            ):
+            ways = {"scratch": learner.scratch, "finetuned": learner.tune}
+            if size == min(sizes):
+                ways["prior-kernel"] = learner.kernel
+            for name, work in ways.items():
                 found.setdefault(f"{name} {size}", []).append(it.run(f"{prefix}{name}-{size}-{seed}", work))
     return found
 

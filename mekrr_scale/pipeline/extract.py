@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,9 +19,10 @@ from numpy import ndarray
 
 from mekrr_scale.arrays import RowKind
 from mekrr_scale.backbones import Backbone, BackboneSpec, Directions, load_backbone, tangents
-from mekrr_scale.errors import ConfigError, MekrrError, StoreError, StructureError
+from mekrr_scale.errors import ConfigError, MekrrError, StructureError
 from mekrr_scale.model import identity_of
 from mekrr_scale.pipeline.labels import compared, slopes
+from mekrr_scale.pipeline.rejects import Rejects
 from mekrr_scale.potential import load_prior
 from mekrr_scale.priors import Prediction, Predictor, PriorSpec
 from mekrr_scale.progress import Progress, Silent
@@ -154,7 +152,7 @@ def extract(
     known = [count for count in counts if count is not None]
     progress.stage("extract", sum(known) if len(known) == len(files) else None)
     report = ExtractReport()
-    with _Rejects(Path(folder), plan.part) as rejects:
+    with Rejects(Path(folder), plan.part) as rejects:
         accepted = _accepted(files, plan, backbone, rejects, report, progress)
         for number, chunk in enumerate(_chunks(accepted, plan, backbone)):
             if number % plan.part[1] != plan.part[0] - 1:
@@ -186,7 +184,7 @@ def _accepted(
     files: Sequence[Path],
     plan: ExtractPlan,
     backbone: Backbone,
-    rejects: _Rejects,
+    rejects: Rejects,
     report: ExtractReport,
     progress: Progress,
 ) -> Iterator[_Accepted]:
@@ -383,35 +381,3 @@ def _chunk_origin(files: Sequence[Path]) -> str:
         with file.open("rb") as stream:
             digest.update(stream.read(65536))
     return digest.hexdigest()
-
-
-class _Rejects:
-    """The list of structures left out, rewritten by every run and published at its end."""
-
-    def __init__(self, folder: Path, part: tuple[int, int]) -> None:
-        suffix = "" if part[1] == 1 else f"-{part[0]}-of-{part[1]}"
-        self.path = folder / f"rejects{suffix}.jsonl"
-        self.temporary = folder / f".tmp-{uuid.uuid4().hex}"
-        self.count = 0
-
-    def __enter__(self) -> _Rejects:
-        try:
-            self.stream = self.temporary.open("w", encoding="utf-8")
-        except OSError as error:
-            raise StoreError(
-                f"cannot write to {self.path.parent}: {error}; choose a folder you may write to"
-            ) from error
-        return self
-
-    def add(self, reject: Reject) -> None:
-        self.count += 1
-        self.stream.write(json.dumps(asdict(reject)) + "\n")
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.stream.close()
-        if self.count:
-            os.replace(self.temporary, self.path)
-            return
-        self.temporary.unlink(missing_ok=True)
-        if kind is None:
-            self.path.unlink(missing_ok=True)

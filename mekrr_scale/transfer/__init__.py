@@ -6,7 +6,8 @@ from mekrr_scale.transfer.curve import CurvePlan, CurvePoint, Variant, expanded,
 from mekrr_scale.transfer.distill import DistillReport, SamplePlan, StudentSpec, distill
 from mekrr_scale.transfer.examples import Example, read_examples, split
 from mekrr_scale.transfer.kernels import fit_kernel
-from mekrr_scale.transfer.train import Errors, Record, TrainPlan, TrainReport, measure, train
+from mekrr_scale.transfer.plan import Errors, Record, TrainPlan, TrainReport
+from mekrr_scale.transfer.train import measure, train
 
 __all__ = [
     "AdaptPlan",

@@ -18,7 +18,8 @@ from mekrr_scale.errors import ConfigError
 from mekrr_scale.progress import Progress, Silent
 from mekrr_scale.transfer.blocks import copy_species, randomize, reset_blocks
 from mekrr_scale.transfer.examples import Example, batch_of, counts, energies, species_of
-from mekrr_scale.transfer.train import TrainPlan, TrainReport, train
+from mekrr_scale.transfer.plan import TrainPlan, TrainReport
+from mekrr_scale.transfer.train import train
 from mekrr_scale.units import check_energies, check_forces
 
 

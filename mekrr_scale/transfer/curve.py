@@ -26,7 +26,7 @@ from mekrr_scale.transfer.blocks import BlockPlan, matching
 from mekrr_scale.transfer.distill import NETWORKS
 from mekrr_scale.transfer.examples import Example
 from mekrr_scale.transfer.kernels import fit_kernel
-from mekrr_scale.transfer.train import TrainPlan
+from mekrr_scale.transfer.plan import TrainPlan
 
 _DECAY = 0.3  # of discriminative fine-tuning, from block to block
 

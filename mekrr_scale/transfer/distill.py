@@ -31,7 +31,7 @@ from mekrr_scale.structures import LabelKeys, read_labels
 from mekrr_scale.transfer.adapt import pretrain
 from mekrr_scale.transfer.examples import read_examples, split
 from mekrr_scale.transfer.kernels import fit_kernel
-from mekrr_scale.transfer.train import TrainPlan
+from mekrr_scale.transfer.plan import TrainPlan
 
 # networks that are small enough to be worth distilling into; sizes where they differ from the defaults
 NETWORKS: dict[str, tuple[str, dict[str, float]]] = {

@@ -13,8 +13,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,126 +24,10 @@ from mekrr_scale.backbones import Backbone
 from mekrr_scale.distributed import Checkpoint, State
 from mekrr_scale.errors import ConfigError, SolverError
 from mekrr_scale.progress import Progress, Silent
-from mekrr_scale.transfer.blocks import BlockPlan
 from mekrr_scale.transfer.examples import Batch, Example, batch_of, epoch_order
+from mekrr_scale.transfer.plan import Errors, Record, TrainPlan, TrainReport
 
 _CLIP = 10.0  # largest norm of a gradient
-_LAST = 0.01  # what annealing leaves of the rate
-
-
-@dataclass(frozen=True)
-class TrainPlan:
-    """How to train.
-
-    Args:
-        steps: of gradient descent; one batch each.
-        batch: structures in a batch.
-        learning_rate: of the last block, and of all without one of their own (``blocks``).
-        energy_weight, force_weight, stress_weight: of the squared errors of the energy per atom
-            (eV/atom), forces (eV/angstrom) and stress (eV/angstrom^3).
-        huber: where the loss turns from squares to absolute values, in the units of each error;
-            None for squares alone.
-        warmup: part of the steps in which the rate rises to its full value.
-        cycles: of annealing; more than one is warm restarts.
-        average: decay of the moving average of the weights; 0 for none.
-        patience: validations without progress before training stops; 0 for no early stop.
-        validate_every: steps between validations; None for forty of them.
-
-    Raises:
-        ConfigError: a value outside its range.
-    """
-
-    steps: int = 2000
-    batch: int = 4
-    learning_rate: float = 1e-3
-    blocks: BlockPlan = field(default_factory=BlockPlan)
-    schedule: Literal["cosine", "constant"] = "cosine"
-    warmup: float = 0.05
-    cycles: int = 1
-    energy_weight: float = 10.0
-    force_weight: float = 1.0
-    stress_weight: float = 100.0
-    huber: float | None = None
-    weight_decay: float = 0.0
-    average: float = 0.99
-    patience: int = 0
-    validate_every: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        wrong = {
-            "steps": self.steps < 0,
-            "batch": self.batch < 1,
-            "learning_rate": not 0 < self.learning_rate < math.inf,
-            "warmup": not 0 <= self.warmup < 1,
-            "cycles": self.cycles < 1,
-            "average": not 0 <= self.average < 1,
-            "patience": self.patience < 0,
-            "validate_every": self.validate_every is not None and self.validate_every < 1,
-            "huber": self.huber is not None and not self.huber > 0,
-            "weight_decay": self.weight_decay < 0,
-        }
-        for name, outside in wrong.items():
-            if outside:
-                raise ConfigError(f"{name} = {getattr(self, name)} is outside its range")
-        if min(self.weights) < 0 or not any(self.weights):
-            raise ConfigError("the weights of energy, force and stress must not be negative, nor all zero")
-
-    @property
-    def weights(self) -> tuple[float, float, float]:
-        return self.energy_weight, self.force_weight, self.stress_weight
-
-    @property
-    def interval(self) -> int:
-        """Steps between validations."""
-        return self.validate_every or max(1, self.steps // 40)
-
-    def factor(self, step: int) -> float:
-        """What the rates are multiplied with in a step."""
-        rising = self.warmup * self.steps
-        if step < rising:
-            return (step + 1) / (rising + 1)
-        if self.schedule == "constant":
-            return 1.0
-        passed = self.cycles * (step - rising) / max(self.steps - rising, 1)
-        place = passed % 1.0 if passed < self.cycles else 1.0
-        return _LAST + (1 - _LAST) * 0.5 * (1 + math.cos(math.pi * place))
-
-
-@dataclass(frozen=True)
-class Errors:
-    """Root mean squares, NaN where there are no labels."""
-
-    energy: float = math.nan  # eV/atom
-    forces: float = math.nan  # eV/angstrom
-    stress: float = math.nan  # eV/angstrom^3
-
-    def __str__(self) -> str:
-        parts = [(self.energy, 1e3, "meV/atom"), (self.forces, 1e3, "meV/A"), (self.stress, 1e3, "meV/A^3")]
-        return ", ".join(f"{scale * value:.4g} {unit}" for value, scale, unit in parts if not math.isnan(value))
-
-
-@dataclass(frozen=True)
-class Record:
-    """One validation."""
-
-    step: int
-    epoch: float
-    rate: float  # of the fastest block
-    training: float  # mean loss since the last validation
-    validation: float  # loss
-    errors: Errors
-
-
-@dataclass(frozen=True)
-class TrainReport:
-    """A trained backbone and how it got there."""
-
-    backbone: Backbone  # with the weights of the best validation
-    history: Sequence[Record]
-    best: Record
-    steps: int  # made; fewer than planned after an early stop
-    rates: Mapping[str, float]  # of every block
 
 
 def train(
