@@ -11,12 +11,13 @@ import pytest
 import torch
 from ase.build import bulk, molecule
 
-from mekrr_scale.backbones import available_backbones, load_backbone
+from mekrr_scale.backbones import available_backbones, load_backbone, save_backbone
 from mekrr_scale.backbones.checkpoints import UnsafeCheckpoint
 from mekrr_scale.backbones.conformance import check_backbone
 from mekrr_scale.calculator import MekrrCalculator
 from mekrr_scale.errors import BackboneError
 from mekrr_scale.pipeline import ExtractPlan, FitPlan, LengthScale, extract, fit
+from mekrr_scale.transfer import AdaptPlan, BlockPlan, TrainPlan, finetune, pretrain, read_examples
 from tests.derivatives import check_predictions
 
 # importing mace here would change the environment that a test looks at
@@ -180,3 +181,28 @@ def test_extract_fit_and_predict(model, toy_structures, tmp_path):
         moved.positions[1, 2] += sign * step
         energies.append(moved.get_potential_energy())
     assert forces[1, 2] == pytest.approx(-(energies[0] - energies[1]) / (2 * step), rel=1e-5, abs=1e-7)
+
+
+def test_mace_is_fine_tuned(model, toy_structures, tmp_path):
+    """Blocks learn or stay as named; the result is a file without code, read like any other."""
+    examples = read_examples(toy_structures)
+    backbone = read(model)
+    before = {name: weight.clone() for name, weight in backbone.module.named_parameters()}
+    blocks = BlockPlan(freeze_up_to="interaction1")
+    plan = TrainPlan(steps=4, learning_rate=1e-3, stress_weight=0.0, blocks=blocks)
+    tuned = finetune(backbone, examples[:8], examples[8:12], plan, AdaptPlan(species_map={6: 14})).backbone
+    moved = {name for name, weight in tuned.module.named_parameters() if not torch.equal(before[name], weight)}
+    assert any(name.startswith(("interactions.1", "products.1")) for name in moved)
+    assert any(name.startswith("readouts") for name in moved)
+    # what carbon is has been copied to silicon, in frozen blocks too; nothing else of them has changed
+    frozen = [name for name in moved if name.startswith(("node_embedding", "interactions.0", "products.0"))]
+    for name in frozen:
+        after = dict(tuned.module.named_parameters())[name]
+        assert float((before[name] != after).double().mean()) <= 0.3, name
+    save_backbone(tuned, tmp_path / "tuned.pt")
+    again = load_backbone("mace", checkpoint=str(tmp_path / "tuned.pt"))
+    graph = again.graph(toy_structures[:2])
+    found, expected = (b.forward(graph, graph.positions).energies for b in (again, tuned))
+    torch.testing.assert_close(found, expected)
+    scratch = pretrain(read(model), examples[:8], examples[8:12], TrainPlan(steps=3, stress_weight=0.0))
+    assert scratch.backbone.species == {1, 6, 8}

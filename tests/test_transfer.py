@@ -214,6 +214,25 @@ def test_references_are_fitted_to_the_residual(source, examples):
     np.testing.assert_allclose([ready.scaling.references[z] for z in (1, 6, 8)], expected, rtol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("name", "block"), [("chgnet", "conv3"), ("sevennet", "interaction4"), ("dimenet++", "embedding")]
+)
+def test_every_backbone_is_fine_tuned(name, block, examples):
+    """Forces are part of the loss; what is behind the frozen blocks moves, and nothing else."""
+    pytest.importorskip({"chgnet": "chgnet", "sevennet": "sevenn"}.get(name, "torch"))
+    torch.manual_seed(0)
+    backbone = new_backbone(BackboneSpec(name))
+    before = weights_of(backbone)
+    plan = TrainPlan(steps=2, batch=2, stress_weight=0.0, blocks=BlockPlan(freeze_up_to=block))
+    report = finetune(backbone, examples[:4], examples[4:6], plan)
+    frozen = list(backbone.blocks())[: list(backbone.blocks()).index(block) + 1]
+    learning = [name for key, named in backbone.parameters().items() if key not in frozen for name in named]
+    moved = {name for name, weight in weights_of(report.backbone).items() if not torch.equal(before[name], weight)}
+    assert moved
+    assert moved <= set(learning)
+    assert np.isfinite(report.best.errors.forces)
+
+
 class _StopAt(Silent):
     """Asks to stop after so many steps, as a signal would."""
 

@@ -25,7 +25,7 @@ from mekrr_scale.transfer.curve import errors_on
 
 SCALE = 0.949  # lattice constants of silicon and germanium in PBE: 5.469 and 5.763 angstrom
 TO_GERMANIUM = AdaptPlan(SCALE, {14: 32})
-SCRATCH_RATES = (1e-3, 3e-3, 1e-2)
+SCRATCH_RATES = (3e-3, 1e-2, 3e-2)
 TUNE_RATES = (3e-5, 1e-4, 3e-4, 1e-3)
 
 
