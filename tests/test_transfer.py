@@ -233,6 +233,14 @@ def test_every_backbone_is_fine_tuned(name, block, examples):
     assert np.isfinite(report.best.errors.forces)
 
 
+@pytest.mark.parametrize("name", ["chgnet", "sevennet"])
+def test_references_of_the_architecture_do_no_harm(name, examples):
+    """CHGNet and SevenNet bring energies of elements along; a new network of theirs begins at the labels' level."""
+    pytest.importorskip({"chgnet": "chgnet", "sevennet": "sevenn"}[name])
+    report = pretrain(new_backbone(BackboneSpec(name)), examples[:6], examples[6:8], TrainPlan(steps=0))
+    assert report.history[0].errors.energy < 1.0
+
+
 class _StopAt(Silent):
     """Asks to stop after so many steps, as a signal would."""
 

@@ -51,8 +51,9 @@ def pretrain(
 ) -> TrainReport:
     """Train a network of the backbone's architecture from scratch.
 
-    Weights are drawn with the plan's seed; the energy's references are least squares on the species
-    counts, its scale the root mean square of the forces (of the energies per atom without them).
+    Weights are drawn with the plan's seed; the scale of the energies is the root mean square of the
+    forces (of the energies per atom without them), the references are least squares on the species
+    counts of what the new network leaves.
 
     Raises:
         ConfigError: see ``train``.
@@ -61,9 +62,19 @@ def pretrain(
     inner = randomize(bare(backbone)[0], plan.seed)
     species = species_of(training)
     inner.check_species(species)
-    references, residual = reference_energies(training, torch.zeros(len(training), dtype=torch.float64))
-    scaling = Scaling(1.0, _spread(training, residual), references, species)
-    return train(Rescaled(inner, scaling), training, validation, plan, progress, checkpoint, keep_start=False)
+    _, residual = reference_energies(training, torch.zeros(len(training), dtype=torch.float64))
+    scaling = Scaling(1.0, _spread(training, residual), {}, species)
+    # of what the new network leaves: some architectures bring reference energies of their own
+    references, _ = reference_energies(training, own_energies(Rescaled(inner, scaling), training))
+    return train(
+        Rescaled(inner, replace(scaling, references=references)),
+        training,
+        validation,
+        plan,
+        progress,
+        checkpoint,
+        keep_start=False,
+    )
 
 
 def finetune(
