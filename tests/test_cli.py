@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import ase.io
@@ -257,7 +258,9 @@ def test_interrupt(tmp_path, places):
     """Ctrl-C: exit code 130, one sentence, and the next run goes on."""
     command = [sys.executable, "-m", "mekrr_scale", "extract", str(places["data"]), "-o", str(tmp_path / "s")]
     command += ["--derivatives", "all", "--shard-size", "20K", "--backbone", "chgnet"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=_environment()) as process:
+    listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job in the background ignores Ctrl-C
+    options = {"stderr": subprocess.PIPE, "text": True, "cwd": ROOT, "env": _environment(), "preexec_fn": listening}
+    with subprocess.Popen(command, **options) as process:
         deadline = time.monotonic() + 60
         while not list(tmp_path.glob("s/*.json")) and time.monotonic() < deadline:
             time.sleep(0.02)
