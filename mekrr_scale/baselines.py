@@ -102,6 +102,15 @@ def fit_baseline(
     return Baseline(tuple(species), minimum_norm(gram, moment), prior, fitted=True)
 
 
+def beyond_composition(
+    values: Float64[Tensor, " structures"], counts: Float64[Tensor, "structures species"]
+) -> Float64[Tensor, " structures"]:
+    """What least squares on the composition (counts, or fractions) leave of energies."""
+    solution = torch.linalg.lstsq(counts, values[:, None], driver="gelsd").solution
+    left: Tensor = values - (counts @ solution)[:, 0]
+    return left
+
+
 def minimum_norm(
     gram: Float64[Tensor, "species species"], moment: Float64[Tensor, " species"]
 ) -> Float64[Tensor, " species"]:

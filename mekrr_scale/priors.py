@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any, Literal, Protocol, final, runtime_checkable
 import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError
+from ase.data import atomic_numbers
 from ase.stress import voigt_6_to_full_3x3_stress
 from jaxtyping import Float64
 from torch import Tensor
@@ -52,15 +54,20 @@ class Predictor(Protocol):
 class Entry:
     """How structures of one system enter a model of another.
 
+    Args:
+        length_scale: geometries are multiplied by it before the model sees them (a/a' of two
+            crystals' lattice constants); energies and forces follow.
+        species: from elements of the model to those of the structures.
+
     Raises:
         ConfigError: a length scale that is not positive, or an element mapped to from two.
     """
 
     length_scale: float = 1.0
-    species: Mapping[int, int] = field(default_factory=dict)  # from elements of the model to those of the structures
+    species: Mapping[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.length_scale > 0:
+        if not (self.length_scale > 0 and math.isfinite(self.length_scale)):
             raise ConfigError(f"length scale {self.length_scale}: give a positive number, such as 0.949")
         if len(set(self.species.values())) < len(self.species):
             raise ConfigError("a species map takes each element of the structures from one of the model's only")
@@ -83,6 +90,29 @@ class Entry:
             None if found.forces is None else g * found.forces,
             None if found.stress is None else g**3 * found.stress,
         )
+
+
+def parse_species_map(text: str | None) -> dict[int, int]:
+    """``Si:Ge,O:S`` as atomic numbers, source to target.
+
+    >>> parse_species_map("Si:Ge")
+    {14: 32}
+
+    Raises:
+        ConfigError: not pairs of elements, or a target given twice.
+    """
+    found: dict[int, int] = {}
+    for pair in filter(None, (piece.strip() for piece in (text or "").split(","))):
+        source, _, target = (part.strip() for part in pair.partition(":"))
+        for symbol in (source, target):
+            if symbol not in atomic_numbers or symbol == "X":
+                raise ConfigError(f"species map {pair!r}: {symbol!r} is no element; write source:target, e.g. Si:Ge")
+        if atomic_numbers[target] in found.values():
+            raise ConfigError(f"species map {text!r} gives {target} twice")
+        if atomic_numbers[source] in found:
+            raise ConfigError(f"species map {text!r} takes {source} twice; map it in two steps")
+        found[int(atomic_numbers[source])] = int(atomic_numbers[target])
+    return found
 
 
 @final

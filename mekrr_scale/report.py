@@ -187,7 +187,7 @@ def distill_table(report: DistillReport) -> Table:
         ("student against truth", report.to_truth, seconds[1]),
     )
     for name, errors, cost in rows:
-        shown = ["-", "-"] if errors is None else [f"{errors.energy:.3g}", f"{errors.forces:.4g}"]
+        shown = ["-", "-"] if errors is None else [f"{errors.energy_rmse_shifted:.3g}", f"{errors.force_rmse:.4g}"]
         table.add_row(name, *shown, cost)
     table.caption = (
         f"RMSE: energy after a shift per element in meV/atom, forces in meV/angstrom; {report.labelled} structures "

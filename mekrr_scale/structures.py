@@ -98,6 +98,14 @@ class Reject:
     reason: str
 
 
+def species_counts(structures: Sequence[Atoms]) -> tuple[tuple[int, ...], Float64[ndarray, "structures species"]]:
+    """The elements of structures (atomic numbers, in order), and how many atoms of each every structure has."""
+    numbers = [atoms.numbers for atoms in structures]
+    species = np.unique(np.concatenate([np.empty(0, np.int64), *numbers]))
+    table = np.array([(found[:, None] == species).sum(0) for found in numbers], dtype=np.float64)
+    return tuple(species.tolist()), table.reshape(len(numbers), len(species))
+
+
 def read_structures(paths: Path | str | Sequence[Path | str], format: str | None = None) -> Iterator[Atoms]:
     """Stream the structures of files in order, a few frames at a time.
 

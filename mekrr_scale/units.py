@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from ase.units import Bohr, Hartree, Rydberg, kcal, kJ, mol
 from jaxtyping import Float64
 from torch import Tensor
 
+from mekrr_scale.baselines import beyond_composition
 from mekrr_scale.errors import ConfigError
 
 _ENERGY = {"kcal/mol": kcal / mol, "kJ/mol": kJ / mol, "Hartree": Hartree, "Ry": Rydberg, "meV": 1e-3}
@@ -55,8 +55,8 @@ def check_energies(
         ConfigError: names the likely unit, or says that the prediction leaves far more than none.
     """
     n_atoms = counts.sum(1)
-    bare, own = (_beyond(values, counts) / n_atoms for values in (labels, predicted))
-    left = _beyond(labels - predicted, counts) / n_atoms
+    bare, own = (beyond_composition(values, counts) / n_atoms for values in (labels, predicted))
+    left = beyond_composition(labels - predicted, counts) / n_atoms
     if len(bare) - counts.shape[1] < _FEWEST or not float(bare.norm()) > 0:
         return None
     warning = _factor(bare, own, f"energies vary {{:.3g}} times as much as those of {what}", _ENERGY)
@@ -86,13 +86,6 @@ def _factor(labels: Tensor, predicted: Tensor, told: str, units: Mapping[str, fl
     if likely:
         raise ConfigError(f"{told.format(factor)}: {', or '.join(likely)}")
     return told.format(factor)
-
-
-def _beyond(values: Tensor, counts: Tensor) -> Tensor:
-    """What least squares on the composition leave."""
-    solution = torch.linalg.lstsq(counts, values[:, None], driver="gelsd").solution
-    left: Tensor = values - (counts @ solution)[:, 0]
-    return left
 
 
 def _rms(values: Tensor) -> float:

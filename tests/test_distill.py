@@ -56,10 +56,10 @@ def test_a_network_learns_from_a_kernel(fitted, toy_structures, tmp_path):
     assert len(labelled) == report.labelled
     own = teacher.predict(labelled[3])
     np.testing.assert_allclose(labelled[3].get_forces(), own.forces.numpy(), atol=1e-6)
-    assert report.to_teacher.forces < 150
+    assert report.to_teacher.force_rmse < 150
     truth = evaluate(teacher, toy_structures[:6]).metrics()
-    assert report.teacher_to_truth.forces == pytest.approx(truth["force_rmse"], rel=1e-6)
-    assert report.to_truth.forces <= report.to_teacher.forces + report.teacher_to_truth.forces + 1e-9
+    assert report.teacher_to_truth.force_rmse == pytest.approx(truth["force_rmse"], rel=1e-6)
+    assert report.to_truth.force_rmse <= report.to_teacher.force_rmse + report.teacher_to_truth.force_rmse + 1e-9
     assert min(report.seconds) > 0
 
 
@@ -72,7 +72,7 @@ def test_a_kernel_learns_from_a_network(tuned, toy_structures, spec, tmp_path):
     assert report.to_truth is None  # nothing is known of these
     assert report.labelled == 21
     assert not (tmp_path / "features").exists()
-    assert report.to_teacher.forces < 300
+    assert report.to_teacher.force_rmse < 300
 
 
 def test_sampling_stops_where_the_teacher_fails(fitted):
@@ -148,7 +148,7 @@ def test_commands(run, model_file, toy_file, toy_structures, tuned, tmp_path):  
     assert code == 0, err
     assert "times as fast" in out
     told = json.loads((tmp_path / "s.json").read_text())
-    assert told["student_to_truth"]["forces"] > 0
+    assert told["student_to_truth"]["force_rmse"] > 0
     assert load_backbone("schnet", checkpoint=str(tmp_path / "s.pt")).has_energy
     code, out, err = run(
         "distill", "--teacher", "s.pt", "--unlabelled", "bare.xyz", "--student", "kernel:chgnet", "-o", "k.mekrr",

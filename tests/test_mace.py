@@ -17,7 +17,7 @@ from mekrr_scale.backbones.conformance import check_backbone
 from mekrr_scale.calculator import MekrrCalculator
 from mekrr_scale.errors import BackboneError
 from mekrr_scale.pipeline import ExtractPlan, FitPlan, LengthScale, extract, fit
-from mekrr_scale.transfer import AdaptPlan, BlockPlan, TrainPlan, finetune, pretrain, read_examples
+from mekrr_scale.transfer import BlockPlan, Entry, TrainPlan, finetune, pretrain, read_examples
 from tests.derivatives import check_predictions
 
 # importing mace here would change the environment that a test looks at
@@ -190,7 +190,7 @@ def test_mace_is_fine_tuned(model, toy_structures, tmp_path):
     before = {name: weight.clone() for name, weight in backbone.module.named_parameters()}
     blocks = BlockPlan(freeze_up_to="interaction1")
     plan = TrainPlan(steps=4, learning_rate=1e-3, stress_weight=0.0, blocks=blocks)
-    tuned = finetune(backbone, examples[:8], examples[8:12], plan, AdaptPlan(species_map={6: 14})).backbone
+    tuned = finetune(backbone, examples[:8], examples[8:12], plan, Entry(species={6: 14})).backbone
     moved = {name for name, weight in tuned.module.named_parameters() if not torch.equal(before[name], weight)}
     assert any(name.startswith(("interactions.1", "products.1")) for name in moved)
     assert any(name.startswith("readouts") for name in moved)

@@ -162,6 +162,21 @@ def test_parts_make_the_same_store(tmp_path, toy_file, spec, store):
     assert finalize(tmp_path / "parts").id == FeatureStore(store).id
 
 
+def test_structures_in_memory(tmp_path, toy_file, toy_structures, spec):
+    """A list makes the features that its file makes, up to the eight digits of the positions in the file."""
+    plan = ExtractPlan(spec, derivatives=2)
+    stores = [extract(given, tmp_path / name, plan).store for name, given in (("a", toy_file), ("b", toy_structures))]
+    for one, two in zip(*stores, strict=True):
+        for left, right in zip(one.runs, two.runs, strict=True):
+            torch.testing.assert_close(left.features, right.features, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(one.energy, two.energy, rtol=0, atol=1e-7, equal_nan=True)
+    again = extract(toy_structures, tmp_path / "b", plan)
+    assert (again.written, again.resumed) == (0, stores[1].n_structures)
+    for wrong in ([], [toy_file, toy_structures[0]]):
+        with pytest.raises(StructureError, match="one of the two"):
+            extract(wrong, tmp_path / "c", plan)
+
+
 def test_resuming_computes_nothing_again(tmp_path, toy_file, spec):
     plan = ExtractPlan(spec, shard_bytes=2000)
     first = extract(toy_file, tmp_path / "s", plan)

@@ -14,14 +14,15 @@ from mekrr_scale.backbones import BackboneSpec, Rescaled, Scaling, load_backbone
 from mekrr_scale.backbones.conformance import check_backbone
 from mekrr_scale.distributed import Checkpoint, StopSignals
 from mekrr_scale.errors import BackboneError, ConfigError, StoppedError, StructureError
+from mekrr_scale.priors import BackboneEnergies
 from mekrr_scale.progress import Silent
 from mekrr_scale.transfer import (
-    AdaptPlan,
     BlockPlan,
+    Entry,
     TrainPlan,
     adapted,
+    errors_on,
     finetune,
-    measure,
     parse_species_map,
     pretrain,
     randomize,
@@ -167,7 +168,8 @@ def test_training_learns(examples):
     report = pretrain(small(), examples[:16], examples[16:], plan)
     assert report.best.errors.forces < 0.3 * report.history[0].errors.forces
     assert report.best is min(report.history, key=lambda record: record.validation)
-    assert measure(report.backbone, examples[16:]).forces == pytest.approx(report.best.errors.forces, rel=1e-5)
+    found = errors_on(BackboneEnergies(report.backbone), examples[16:])
+    assert found.force_rmse == pytest.approx(1e3 * report.best.errors.forces, rel=1e-5)
     assert not any(weight.requires_grad for weight in report.backbone.module.parameters())
     constant = pretrain(
         small(), examples[:16], examples[16:],
@@ -302,15 +304,15 @@ def test_refusals(source, examples, toy_structures):
     with pytest.raises(ConfigError, match=r"16 \(S\).*--species-map"):
         finetune(load_backbone("schnet", checkpoint=str(source)), read_examples(alloy), examples)
     with pytest.raises(ConfigError, match="knows no Ge"):
-        adapted(load_backbone("schnet", checkpoint=str(source)), examples, AdaptPlan(species_map={32: 16}))
-    mapped = AdaptPlan(species_map={8: 16})
+        adapted(load_backbone("schnet", checkpoint=str(source)), examples, Entry(species={32: 16}))
+    mapped = Entry(species={8: 16})
     ready = adapted(load_backbone("schnet", checkpoint=str(source)), read_examples(alloy), mapped)
     assert ready.species == {1, 6, 8, 16}
     for changes in ({"steps": -1}, {"batch": 0}, {"learning_rate": 0.0}, {"huber": 0.0}, {"cycles": 0}):
         with pytest.raises(ConfigError, match="outside its range"):
             TrainPlan(**changes)
     with pytest.raises(ConfigError, match="length scale"):
-        AdaptPlan(length_scale=0.0)
+        Entry(length_scale=0.0)
 
 
 def test_labels_in_other_units():

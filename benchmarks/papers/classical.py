@@ -23,12 +23,11 @@ from matscipy.calculators.manybody import Manybody
 from matscipy.calculators.manybody.explicit_forms import StillingerWeber
 from numpy import ndarray
 
-from benchmarks.papers.common import Experiment, parted, tuned
+from benchmarks.papers.common import Experiment, errors, parted, tuned
 from mekrr_scale.backbones import Backbone, BackboneSpec, load_backbone, new_backbone, save_backbone
 from mekrr_scale.calculator import PredictorCalculator
 from mekrr_scale.priors import BackboneEnergies
-from mekrr_scale.transfer import AdaptPlan, Example, TrainPlan, finetune, pretrain, read_examples
-from mekrr_scale.transfer.curve import errors_on
+from mekrr_scale.transfer import Entry, Example, TrainPlan, finetune, pretrain, read_examples
 
 matplotlib.use("Agg")
 
@@ -65,7 +64,7 @@ def run(it: Experiment) -> None:
     few, more = training[:4] if it.quick else training[:10], training[:6] if it.quick else training[:50]
     steps = 5 if it.quick else 1500
     plan = TrainPlan(steps=steps, validate_every=max(1, steps // 10))
-    adapt = AdaptPlan(SCALE, {14: 32})
+    entry = Entry(SCALE, {14: 32})
     rates = (1e-3,) if it.quick else (3e-4, 1e-3, 3e-3)
 
     def scratch(chosen: list[Example]) -> Backbone:
@@ -77,7 +76,7 @@ def run(it: Experiment) -> None:
         )[0]
 
     transferred = tuned(
-        rates, lambda rate: finetune(load_backbone(source), few, held, replace(plan, learning_rate=rate), adapt)
+        rates, lambda rate: finetune(load_backbone(source), few, held, replace(plan, learning_rate=rate), entry)
     )[0]
     networks = {
         f"transferred, {len(few)} cells": transferred,
@@ -87,7 +86,7 @@ def run(it: Experiment) -> None:
     runs = {"Stillinger-Weber": [_simulate(it, classical("Ge"), seed) for seed in range(it.seeds)]}
     it.say("\n| network | forces, meV/A |\n|---|---|")
     for name, network in networks.items():
-        it.say(f"| {name} | {errors_on(BackboneEnergies(network), test)['force_rmse']:.1f} |")
+        it.say(f"| {name} | {errors(BackboneEnergies(network), test)['force_rmse']:.1f} |")
         calculator = PredictorCalculator(BackboneEnergies(network))
         runs[name] = [_simulate(it, calculator, seed) for seed in range(it.seeds)]
     _tell(it, runs)

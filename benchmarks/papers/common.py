@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,9 @@ import torch
 from mekrr_scale.backbones import Backbone
 from mekrr_scale.priors import Predictor
 from mekrr_scale.structures import read_structures
-from mekrr_scale.transfer import Example, TrainReport, read_examples
+from mekrr_scale.transfer import Example, TrainReport, errors_on, read_examples
 
-HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
+ROOT = Path(__file__).parent.parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 FIGURES = ROOT / "docs" / "figures"
 
@@ -29,7 +28,7 @@ class Experiment:
     """Where an experiment keeps its runs, and how long they are.
 
     Args:
-        quick: a few structures and steps, with the data beside this file: that it runs, not what it shows.
+        quick: a few structures and steps, with the data in examples: that it runs, not what it shows.
     """
 
     name: str
@@ -62,12 +61,12 @@ class Experiment:
         """Those of the development data, or the few that the repository holds."""
         path = SHARED / shared
         if self.quick:
-            path = ROOT / "examples" / small if small.startswith("hcoo") else HERE / "data" / small
+            path = ROOT / "examples" / small
         return read_examples(read_structures(path))
 
     def run(self, key: str, work: Callable[[], dict[str, float]]) -> dict[str, float]:
         """A run's figures; what an earlier call has finished is read."""
-        path = self.folder / f"{key.replace('/', '-').replace(' ', '_')}.json"
+        path = self._kept(key)
         if path.exists() and not self.quick:
             return dict(json.loads(path.read_text(encoding="utf-8")))
         begin = time.perf_counter()
@@ -77,6 +76,15 @@ class Experiment:
         print(f"  {key}: {told}", flush=True)
         return found
 
+    def rates(self, key: str, seed: int, rates: Sequence[float], chosen: str = "rate") -> Sequence[float]:
+        """Learning rates to try: all for seed 0, then the one that seed 0's run (``key-0``) has chosen."""
+        if self.quick or not seed:
+            return rates[:1] if self.quick else rates
+        return (float(json.loads(self._kept(f"{key}-0").read_text(encoding="utf-8"))[chosen]),)
+
+    def _kept(self, key: str) -> Path:
+        return self.folder / f"{key.replace('/', '-').replace(' ', '_')}.json"
+
     def say(self, text: str = "") -> None:
         print(text, flush=True)
         self.rows.append(text)
@@ -85,6 +93,11 @@ class Experiment:
         """The tables once more in one file, and the time that all took."""
         self.say(f"\n{time.perf_counter() - self.begin:.0f} s in this call")
         (self.folder / "tables.md").write_text("\n".join(self.rows) + "\n", encoding="utf-8")
+
+
+def errors(predictor: Predictor, test: Sequence[Example]) -> dict[str, float]:
+    """Errors in meV/atom and meV/angstrom, by name."""
+    return asdict(errors_on(predictor, test))
 
 
 def ratio(upper: Sequence[dict[str, float]], lower: Sequence[dict[str, float]], key: str = "force_rmse") -> str:
@@ -121,6 +134,3 @@ def parted(examples: Sequence[Example], fractions: Sequence[float], seed: int = 
         parts.append([examples[i] for i in order[start : start + count]])
         start += count
     return [*parts, [examples[i] for i in order[start:]]]
-
-
-__all__ = ["Experiment", "Predictor", "parted", "ratio", "spread", "subset", "tuned"]

@@ -16,15 +16,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from benchmarks.papers import classical
-from benchmarks.papers.common import Experiment, parted, ratio, spread, subset, tuned
+from benchmarks.papers.common import Experiment, errors, parted, ratio, spread, subset, tuned
 from mekrr_scale.backbones import Backbone, BackboneSpec, load_backbone, new_backbone, save_backbone
 from mekrr_scale.pipeline import FitPlan, LengthScale
 from mekrr_scale.priors import BackboneEnergies
-from mekrr_scale.transfer import AdaptPlan, Example, TrainPlan, TrainReport, adapted, finetune, fit_kernel, pretrain
-from mekrr_scale.transfer.curve import errors_on
+from mekrr_scale.transfer import Entry, Example, TrainPlan, TrainReport, adapted, finetune, fit_kernel, pretrain
 
 SCALE = 0.949  # lattice constants of silicon and germanium in PBE: 5.469 and 5.763 angstrom
-TO_GERMANIUM = AdaptPlan(SCALE, {14: 32})
+TO_GERMANIUM = Entry(SCALE, {14: 32})
 SCRATCH_RATES = (3e-3, 1e-2, 3e-2)
 TUNE_RATES = (3e-5, 1e-4, 3e-4, 1e-3)
 
@@ -40,8 +39,8 @@ class Sets:
 
 def main() -> None:
     it = Experiment.parse("elements")
-    silicon = it.structures("mlearn/Si_train.xyz.xz", "Si.xyz.xz")
-    germanium = it.structures("mlearn/Ge_train.xyz.xz", "Ge.xyz.xz")
+    silicon = it.structures("mlearn/Si_train.xyz.xz", "transfer/Si.xyz.xz")
+    germanium = it.structures("mlearn/Ge_train.xyz.xz", "transfer/Ge.xyz.xz")
     source = _source(it, silicon)
     test, held, rest = parted(germanium, (0.3, 0.1))
     few, more = (4, 8) if it.quick else (10, 50)
@@ -74,11 +73,11 @@ def _zero_shot(it: Experiment, source: BackboneSpec, rest: list[Example], test: 
     """No training: references alone are fitted to a few germanium structures."""
     rows = {}
     for name, scale in (("scaled", SCALE), ("unscaled", 1.0)):
-        plan = replace(TO_GERMANIUM, length_scale=scale)
+        entry = replace(TO_GERMANIUM, length_scale=scale)
 
-        def work(seed: int, plan: AdaptPlan = plan) -> dict[str, float]:
-            ready = adapted(load_backbone(source), subset(rest, few, seed), plan)
-            return errors_on(BackboneEnergies(ready), test)
+        def work(seed: int, entry: Entry = entry) -> dict[str, float]:
+            ready = adapted(load_backbone(source), subset(rest, few, seed), entry)
+            return errors(BackboneEnergies(ready), test)
 
         rows[name] = [it.run(f"zero-shot-{name}-{seed}", lambda seed=seed: work(seed)) for seed in range(it.seeds)]
     it.say("\n| zero-shot | forces | ratio |\n|---|---|---|")
@@ -125,7 +124,7 @@ class _Learner:
     def _tuned(self, rates: Sequence[float], train: Callable[[TrainPlan], TrainReport]) -> dict[str, float]:
         every = max(1, self.plan.steps // 12)
         backbone, rate = tuned(rates, lambda rate: train(replace(self.plan, learning_rate=rate, validate_every=every)))
-        return {**errors_on(BackboneEnergies(backbone), self.sets.test), "rate": rate}
+        return {**errors(BackboneEnergies(backbone), self.sets.test), "rate": rate}
 
     def kernel(self) -> dict[str, float]:
         """A kernel on the scaled silicon network's features that corrects that network's own energies."""
@@ -138,7 +137,7 @@ class _Learner:
             force_weights=(1e-2, 1e-1, 1.0), select=(1.0, 0.3, 0.0), uncertainty=False,
         )  # fmt: skip
         potential = fit_kernel(self.training, backbone, self.it.folder / "work", plan, 4 if self.it.quick else "all")
-        return errors_on(potential, self.sets.test)
+        return errors(potential, self.sets.test)
 
 
 def _ratios(it: Experiment, runs: dict[str, list[dict[str, float]]], few: int, more: int) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from benchmarks.papers.common import Experiment, parted, ratio, spread, subset, tuned
+from benchmarks.papers.common import Experiment, errors, parted, ratio, spread, subset, tuned
 from mekrr_scale.backbones import Backbone, BackboneSpec, load_backbone, new_backbone, save_backbone
 from mekrr_scale.pipeline import FitPlan, LengthScale
 from mekrr_scale.priors import BackboneEnergies, Predictor
@@ -29,11 +29,10 @@ from mekrr_scale.transfer import (
     randomize,
     read_examples,
 )
-from mekrr_scale.transfer.curve import errors_on
 from mekrr_scale.transfer.distill import label, timed
 
-LEVELS = ("conv1", "conv2", "conv3")  # everything up to this block is frozen
-SCRATCH_RATES = (1e-3, 3e-3)
+LEVELS = ("conv2", "conv3")  # everything up to this block is frozen
+SCRATCH_RATES = (1e-3, 3e-3, 1e-2)
 TUNE_RATES = (3e-4, 1e-3)
 
 
@@ -75,14 +74,14 @@ class _Learner:
         return {
             **levels,
             "fine-tuned, nothing frozen": self._frozen(None),
-            "scratch CHGNet, the same frames": lambda: self._scratch("chgnet", self.part),
-            "scratch CHGNet, all frames": lambda: self._scratch("chgnet", self.rest),
-            "scratch SchNet, the same frames": lambda: self._scratch("schnet", self.part),
-            "scratch SchNet, all frames": lambda: self._scratch("schnet", self.rest),
+            "scratch SchNet, the same frames": lambda: self._scratch("schnet", "the same frames"),
+            "scratch SchNet, all frames": lambda: self._scratch("schnet", "all frames"),
             "kernel, frozen features": lambda: self._kernel(load_backbone("chgnet")),
             "kernel, random features": lambda: self._kernel(randomize(load_backbone("chgnet"), self.seed)),
             "kernel, fine-tuned features": lambda: self._kernel(self._best()),
             "distilled": self.distilled,
+            "scratch CHGNet, the same frames": lambda: self._scratch("chgnet", "the same frames"),
+            "scratch CHGNet, all frames": lambda: self._scratch("chgnet", "all frames"),
         }
 
     @property
@@ -95,17 +94,16 @@ class _Learner:
             blocks=BlockPlan(freeze_up_to=frozen),
         )  # fmt: skip
 
-    def _rates(self, rates: Sequence[float]) -> Sequence[float]:
-        return rates[:1] if self.it.quick else rates
-
     def _frozen(self, level: str | None) -> Callable[[], dict[str, float]]:
         def work() -> dict[str, float]:
+            name = f"frozen up to {level}" if level else "fine-tuned, nothing frozen"
+            rates = self.it.rates(name, self.seed, TUNE_RATES)
             backbone, rate = self._tuned(
-                TUNE_RATES, lambda plan: finetune(load_backbone("chgnet"), self.part, self.held, plan), level
+                rates, lambda plan: finetune(load_backbone("chgnet"), self.part, self.held, plan), level
             )
             save_backbone(backbone, self.it.folder / f"{level or 'nothing'}-{self.seed}.pt")
-            held = errors_on(BackboneEnergies(backbone), self.held)["force_rmse"]
-            return {**errors_on(BackboneEnergies(backbone), self.test), "rate": rate, "validation": held}
+            held = errors(BackboneEnergies(backbone), self.held)["force_rmse"]
+            return {**errors(BackboneEnergies(backbone), self.test), "rate": rate, "validation": held}
 
         return work
 
@@ -113,9 +111,10 @@ class _Learner:
         self, rates: Sequence[float], train: Callable[[TrainPlan], TrainReport], frozen: str | None = None
     ) -> tuple[Backbone, float]:
         plan = self._plan(frozen)
-        return tuned(self._rates(rates), lambda rate: train(replace(plan, learning_rate=rate)))
+        return tuned(rates, lambda rate: train(replace(plan, learning_rate=rate)))
 
-    def _scratch(self, name: str, training: list[Example]) -> dict[str, float]:
+    def _scratch(self, name: str, frames: str) -> dict[str, float]:
+        training = self.rest if frames == "all frames" else self.part
         # a SchNet's step is so much cheaper that ten times as many are still the cheaper training
         more = 10 if name == "schnet" and not self.it.quick else 1
 
@@ -123,8 +122,9 @@ class _Learner:
             longer = replace(plan, steps=more * plan.steps, validate_every=more * plan.interval)
             return pretrain(new_backbone(BackboneSpec(name)), training, self.held, longer)
 
-        backbone, rate = self._tuned(SCRATCH_RATES, train)
-        return {**errors_on(BackboneEnergies(backbone), self.test), "rate": rate}
+        key = f"scratch {'CHGNet' if name == 'chgnet' else 'SchNet'}, {frames}"
+        backbone, rate = self._tuned(self.it.rates(key, self.seed, SCRATCH_RATES), train)
+        return {**errors(BackboneEnergies(backbone), self.test), "rate": rate}
 
     def _best(self) -> Backbone:
         """The fine-tuned backbone that the validation set likes best."""
@@ -149,7 +149,7 @@ class _Learner:
         return fit_kernel(self.part, backbone, self.it.folder / "work", plan, 2 if self.it.quick else 16)
 
     def _kernel(self, backbone: Backbone) -> dict[str, float]:
-        return errors_on(self._teacher(backbone), self.test)
+        return errors(self._teacher(backbone), self.test)
 
     def distilled(self) -> dict[str, float]:
         """A SchNet that learns all frames from the kernel on fine-tuned features, and from DFT on the part alone."""
@@ -158,25 +158,27 @@ class _Learner:
             label(teacher, [example.atoms for example in (self.rest if not self.it.quick else self.part)])
         )
         held = read_examples(label(teacher, [example.atoms for example in self.held]))
-        steps = 4 if self.it.quick else 6000
+        steps = 4 if self.it.quick else 3000
         plan = TrainPlan(steps=steps, batch=4, seed=self.seed, validate_every=max(1, steps // 10))
 
-        def student(training: list[Example], validation: list[Example]) -> Backbone:
+        def student(training: list[Example], validation: list[Example], chosen: str) -> tuple[Backbone, float]:
             return tuned(
-                self._rates(SCRATCH_RATES),
+                self.it.rates("distilled", self.seed, SCRATCH_RATES, chosen),
                 lambda rate: pretrain(
                     new_backbone(BackboneSpec("schnet")), training, validation, replace(plan, learning_rate=rate)
                 ),
-            )[0]
+            )
 
-        learned, alone = student(labelled, held), student(self.part, self.held)
-        errors = errors_on(BackboneEnergies(learned), self.test)
+        learned, rate = student(labelled, held, "rate")
+        alone, alone_rate = student(self.part, self.held, "alone_rate")
         seconds = timed((teacher, BackboneEnergies(learned)), [example.atoms for example in self.test])
         return {
-            **errors,
-            "teacher_force_rmse": errors_on(teacher, self.test)["force_rmse"],
-            "alone_force_rmse": errors_on(BackboneEnergies(alone), self.test)["force_rmse"],
+            **errors(BackboneEnergies(learned), self.test),
+            "teacher_force_rmse": errors(teacher, self.test)["force_rmse"],
+            "alone_force_rmse": errors(BackboneEnergies(alone), self.test)["force_rmse"],
             "speed_up": seconds[0] / seconds[1],
+            "rate": rate,
+            "alone_rate": alone_rate,
         }
 
 

@@ -19,7 +19,7 @@ import ase.io
 import numpy as np
 import torch
 
-from benchmarks.papers.common import SHARED, Experiment, parted, ratio, spread, tuned
+from benchmarks.papers.common import SHARED, Experiment, errors, parted, ratio, spread, tuned
 from benchmarks.papers.levels import energies_alone
 from mekrr_scale.backbones import Backbone, BackboneSpec, load_backbone, new_backbone
 from mekrr_scale.model import Model
@@ -27,7 +27,6 @@ from mekrr_scale.pipeline import ExtractPlan, FitPlan, LengthScale, evaluate_sto
 from mekrr_scale.priors import BackboneEnergies
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.transfer import BlockPlan, Example, TrainPlan, finetune, pretrain, randomize
-from mekrr_scale.transfer.curve import errors_on
 
 ELEMENTS = ("Ni", "Cu", "Li", "Mo", "Si", "Ge")
 SCRATCH_RATES = (1e-3, 3e-3)
@@ -66,7 +65,7 @@ def _sets(it: Experiment) -> dict[str, Sets]:
             training, test = (it.structures(f"pt_co/{facet}_{part}.xyz.xz", "") for part in ("train", "val"))
             found[facet] = Sets(training, test)
     for element in ("Si",) if it.quick else ELEMENTS:
-        test, rest = parted(it.structures(f"mlearn/{element}_train.xyz.xz", f"{element}.xyz.xz"), (0.2,))
+        test, rest = parted(it.structures(f"mlearn/{element}_train.xyz.xz", f"transfer/{element}.xyz.xz"), (0.2,))
         found[element] = Sets(rest, test)
     return found
 
@@ -121,8 +120,10 @@ def _facets(it: Experiment, sets: dict[str, Sets], models: dict[str, Model]) -> 
         networks = {"SchNet from scratch, energies": False, "SchNet from scratch, energies and forces": True}
         for name, forces in networks.items():
             for seed in range(it.seeds):
-                work = partial(_network, it, sets[source].training, sets[target].test, seed, forces)
-                rows.setdefault(name, []).append(it.run(f"{source}-{target}-{name}-{seed}", work))
+                key = f"{source}-{target}-{name}"
+                rates = it.rates(key, seed, SCRATCH_RATES)
+                work = partial(_network, it, sets[source].training, sets[target].test, seed, forces, rates)
+                rows.setdefault(name, []).append(it.run(f"{key}-{seed}", work))
         for name, found in rows.items():
             it.say(
                 f"| {source} to {target} | {name} | {spread(found, 'energy_mae')} | {spread(found, 'energy_rmse')} |"
@@ -134,16 +135,18 @@ def _facets(it: Experiment, sets: dict[str, Sets], models: dict[str, Model]) -> 
             )
 
 
-def _network(it: Experiment, training: list[Example], test: list[Example], seed: int, forces: bool) -> dict[str, float]:
+def _network(
+    it: Experiment, training: list[Example], test: list[Example], seed: int, forces: bool, rates: Sequence[float]
+) -> dict[str, float]:
     """A SchNet from scratch on the same structures."""
     held, rest = parted(training if forces else energies_alone(training), (0.1,))
     steps = 4 if it.quick else 1500
     plan = TrainPlan(steps=steps, batch=4, seed=seed, validate_every=max(1, steps // 10))
     backbone, rate = tuned(
-        SCRATCH_RATES,
+        rates,
         lambda rate: pretrain(new_backbone(BackboneSpec("schnet")), rest, held, replace(plan, learning_rate=rate)),
     )
-    return {**errors_on(BackboneEnergies(backbone), energies_alone(test)), "rate": rate}
+    return {**errors(BackboneEnergies(backbone), energies_alone(test)), "rate": rate}
 
 
 def _ablation(it: Experiment, hcoo: Sets) -> None:
@@ -179,11 +182,11 @@ def _ablation(it: Experiment, hcoo: Sets) -> None:
         ]
         _row(it, name, _errors(fit(parts[0], base).model, parts[1]))
     held = energies_alone(hcoo.test)
-    _row(it, "fine-tuned CHGNet itself", errors_on(BackboneEnergies(backbones["fine-tuned features (energies)"]), held))
+    _row(it, "fine-tuned CHGNet itself", errors(BackboneEnergies(backbones["fine-tuned features (energies)"]), held))
     _row(
         it,
         "SchNet from scratch, energies",
-        it.run("hcoo-scratch", lambda: _network(it, hcoo.training, hcoo.test, 0, False)),
+        it.run("hcoo-scratch", lambda: _network(it, hcoo.training, hcoo.test, 0, False, SCRATCH_RATES)),
     )
 
 

@@ -58,6 +58,7 @@ def tangents(
     directions: Directions,
     mode: Mode = "auto",
     chunk: int = 9,
+    energies: bool = True,
 ) -> TangentOutput:
     """Derivatives of the features of one structure along directions.
 
@@ -68,6 +69,7 @@ def tangents(
     Args:
         graph: of one structure.
         chunk: directions pushed through at once; 9 is best on a CPU.
+        energies: those of the backbone's own energy too, if it has one: one more sweep.
 
     Raises:
         BackboneError: several structures in the graph, shapes that do not fit, or an unknown mode.
@@ -88,7 +90,8 @@ def tangents(
         push(backbone, graph, moves[i : i + chunk], strains[i : i + chunk]) for i in range(0, len(directions), chunk)
     ]
     features = torch.cat(parts) if parts else graph.positions.new_zeros(0, len(graph.positions), backbone.dim)
-    return TangentOutput(features, _energy_slopes(backbone, graph, moves, strains) if backbone.has_energy else None)
+    wanted = energies and backbone.has_energy
+    return TangentOutput(features, _energy_slopes(backbone, graph, moves, strains) if wanted else None)
 
 
 def _energy_slopes(backbone: Backbone, graph: Graph, moves: Tensor, strains: Tensor) -> Float[Tensor, " directions"]:

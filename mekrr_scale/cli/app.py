@@ -11,11 +11,23 @@ import typer
 from rich.markup import escape
 
 from mekrr_scale import __version__
-from mekrr_scale.backbones import BackboneSpec, available_backbones, new_backbone
+from mekrr_scale.backbones import available_backbones, new_backbone
 from mekrr_scale.cli.apply import apply_app
 from mekrr_scale.cli.console import EXIT_CODES, Bar, JobBar, errors, out
 from mekrr_scale.cli.job import job
-from mekrr_scale.cli.options import Device, EnergyKey, ForcesKey, Format, StressKey, Timeout, Units, device_of
+from mekrr_scale.cli.options import (
+    Device,
+    EnergyKey,
+    ForcesKey,
+    Format,
+    StressKey,
+    Timeout,
+    Units,
+    backbone_spec,
+    device_of,
+    names,
+    numbers,
+)
 from mekrr_scale.cli.simulate import simulate_app
 from mekrr_scale.cli.slurm import slurm_app
 from mekrr_scale.cli.store import store_app
@@ -27,11 +39,10 @@ from mekrr_scale.errors import ConfigError
 from mekrr_scale.pipeline import ExtractPlan, ExtractReport, FitPlan, FitReport, resources
 from mekrr_scale.pipeline import extract as extract_features
 from mekrr_scale.pipeline import fit as fit_model
-from mekrr_scale.priors import Entry, PriorSpec
+from mekrr_scale.priors import Entry, PriorSpec, parse_species_map
 from mekrr_scale.report import block_table, parity_plot, resource_table, trial_table
 from mekrr_scale.store import FeatureStore, finalize
 from mekrr_scale.structures import LabelKeys, read_structures
-from mekrr_scale.transfer import parse_species_map
 
 app = typer.Typer(
     help="Kernel interatomic potentials on features of pretrained graph networks, at scale.",
@@ -111,7 +122,7 @@ def extract(
         torchrun --nproc-per-node 4 -m mekrr_scale extract big.xyz -o features --device cuda
     """
     plan = ExtractPlan(
-        backbone=BackboneSpec(backbone, layer, weights, None if checkpoint is None else str(checkpoint), max_neighbors),
+        backbone=backbone_spec(backbone, weights, checkpoint, layer, max_neighbors),
         keys=LabelKeys(energy_key, forces_key, stress_key, **LabelKeys.parse_units(units)),
         derivatives=_derivatives(derivatives),
         strain=strain,
@@ -248,16 +259,16 @@ def fit(
             "landmarks.method": method,
             "landmarks.model": landmarks_from,
             "kernel.mixing": mixing,
-            "store_weight": _numbers("store-weight", store_weight),
+            "store_weight": numbers("--store-weight", store_weight) or None,
             "kernel.name": kernel,
-            "kernel.length_scale": _texts(length_scale),
-            "kernel.alpha": _numbers("alpha", alpha),
+            "kernel.length_scale": names(length_scale) or None,
+            "kernel.alpha": numbers("--alpha", alpha) or None,
             "kernel.reduce": reduce,
-            "kernel.standardize": _texts(standardize),
-            "baseline.kind": _texts(baseline),
-            "solver.ridge": _numbers("ridge", ridge),
+            "kernel.standardize": names(standardize) or None,
+            "baseline.kind": names(baseline) or None,
+            "solver.ridge": numbers("--ridge", ridge) or None,
             "validate": validate,
-            "solver.force_weight": _numbers("force-weight", force_weight),
+            "solver.force_weight": numbers("--force-weight", force_weight) or None,
             "solver.device": None if device is None else device_of(device),
             "solver.memory": memory,
             "solver.scratch": scratch,
@@ -314,8 +325,7 @@ def backbones(
         mekrr-scale backbones --blocks sevennet
     """
     if blocks is not None:
-        spec = BackboneSpec(blocks, version=weights, checkpoint=None if checkpoint is None else str(checkpoint))
-        out.print(block_table(new_backbone(spec)))
+        out.print(block_table(new_backbone(backbone_spec(blocks, weights, checkpoint))))
         return
     for name, usable, note in available_backbones():
         out.print(f"{'[green]yes[/]' if usable else '[red]no[/] '}  [bold]{name}[/]  {escape(note)}", highlight=False)
@@ -338,14 +348,3 @@ def _part(text: str) -> tuple[int, int]:
     except ValueError:
         raise ConfigError(f"--part {text!r}: write i/n, e.g. 3/16") from None
     return index, count
-
-
-def _texts(text: str | None) -> list[str] | None:
-    return None if text is None else [piece.strip() for piece in text.split(",") if piece.strip()]
-
-
-def _numbers(name: str, text: str | None) -> list[float] | None:
-    try:
-        return None if text is None else [float(piece) for piece in text.split(",") if piece.strip()]
-    except ValueError:
-        raise ConfigError(f"--{name} {text!r}: write numbers separated by commas, e.g. 0,0.5,1") from None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
@@ -85,8 +87,9 @@ def evaluate(
 
         mekrr-scale evaluate pt111.mekrr pt111.xyz --transfer pt553.mekrr:pt553.xyz
     """
-    loaded = Model.load(model)
-    others = [_pair(text) for text in transfer or []]
+    chosen = device_of(device)
+    loaded = _Loaded(model, Model.load(model), data, chosen)
+    others = [_pair(text, chosen) for text in transfer or []]
     if transfer_plot is not None:
         check_folder(transfer_plot)
         if not others:
@@ -97,9 +100,8 @@ def evaluate(
     with job(timeout) as group:
         with Bar(shown=group.rank == 0) as bar:
             shown = JobBar(bar, group) if group.size > 1 else bar
-            found = _evaluate(loaded, data, keys, forces, format, device_of(device), shown, uncertainty, group)
-            pairs = [(model, loaded, data), *others]
-            table = _transfer(pairs, found, keys, forces, format, device_of(device), shown, group) if others else None
+            found = _evaluate(loaded, data, keys, forces, format, shown, uncertainty, group)
+            table = _transfer([loaded, *others], found, keys, forces, format, shown, group) if others else None
         if group.rank == 0:
             _tell(found, model, data, json_file, plot, species_figure, table)
             if table is not None:
@@ -239,57 +241,69 @@ def explain(
         contribution_plot(plot, found)
 
 
-def _pair(text: str) -> tuple[Path, Model, Path]:
+@dataclass(frozen=True)
+class _Loaded:
+    """A model, the data that go with it, and its potential, loaded when structures ask for it."""
+
+    path: Path
+    model: Model
+    data: Path
+    device: str
+
+    @cached_property
+    def potential(self) -> Potential:
+        return Potential(self.model, device=self.device)
+
+
+def _pair(text: str, device: str) -> _Loaded:
     """A model and data, as MODEL:DATA."""
     model, _, data = text.partition(":")
     if not model or not data:
         raise ConfigError(f"--transfer {text!r}: write MODEL:DATA, e.g. pt553.mekrr:pt553.xyz")
     if not Path(data).exists():
         raise ConfigError(f"--transfer {text!r}: there is no {data}")
-    return Path(model), Model.load(Path(model)), Path(data)
+    return _Loaded(Path(model), Model.load(Path(model)), Path(data), device)
 
 
 def _transfer(
-    pairs: list[tuple[Path, Model, Path]],
+    pairs: list[_Loaded],
     first: Evaluation,
     keys: LabelKeys,
     forces: bool,
     format: str | None,
-    device: str,
     bar: Progress,
     group: Group,
 ) -> TransferTable:
     """Every model on all data; where a model cannot, the cell stays empty and the reason is told."""
     found = {(0, 0): first}
-    for i, (path, model, _) in enumerate(pairs):
-        for j, (_, _, data) in enumerate(pairs):
+    for i, source in enumerate(pairs):
+        for j, data in enumerate(pair.data for pair in pairs):
             if (i, j) == (0, 0):
                 continue
             try:
-                found[i, j] = _evaluate(model, data, keys, forces, format, device, bar, False, group)
+                found[i, j] = _evaluate(source, data, keys, forces, format, bar, False, group)
             except (ModelError, StructureError) as error:
-                bar.note(f"{path.name} on {data.name}: {error}")
-    return transfer_table([path.name for path, _, _ in pairs], [data.name for _, _, data in pairs], found)
+                bar.note(f"{source.path.name} on {data.name}: {error}")
+    return transfer_table([pair.path.name for pair in pairs], [pair.data.name for pair in pairs], found)
 
 
 def _evaluate(
-    model: Model,
+    loaded: _Loaded,
     data: Path,
     keys: LabelKeys,
     forces: bool,
     format: str | None,
-    device: str,
     bar: Progress,
     uncertainty: bool | None,
     group: Group,
 ) -> Evaluation:
-    asked = model.posterior is not None if uncertainty is None else uncertainty
+    asked = loaded.model.posterior is not None if uncertainty is None else uncertainty
     if data.is_dir():
         store = FeatureStore(data)
         bar.stage("evaluate", store.n_structures)
-        return evaluate_store(model, store, bar, asked, group)
+        return evaluate_store(loaded.model, store, bar, asked, group)
     total = count_structures(data, format) if data.exists() else None
     structures = read_structures(data, format)
-    potential = Potential(model, device=device)
+    potential = loaded.potential
     bar.stage("evaluate", total)
     return evaluate_structures(potential, structures, keys, forces, bar, asked, group)

@@ -9,6 +9,7 @@ import ase.io.formats
 import torch
 import typer
 
+from mekrr_scale.backbones import BackboneSpec
 from mekrr_scale.errors import ConfigError
 
 Device = Annotated[str, typer.Option(help="torch device of the backbone, e.g. cpu or cuda")]
@@ -41,6 +42,29 @@ def device_of(text: str) -> str:
 def names(text: str | None) -> tuple[str, ...]:
     """What commas separate."""
     return tuple(piece.strip() for piece in (text or "").split(",") if piece.strip())
+
+
+def numbers(option: str, text: str | None) -> tuple[float, ...]:
+    """Numbers that commas separate.
+
+    Raises:
+        ConfigError: something else.
+    """
+    try:
+        return tuple(float(piece) for piece in names(text))
+    except ValueError:
+        raise ConfigError(f"{option} {text!r}: write numbers separated by commas, e.g. 0.1,1e-4") from None
+
+
+def backbone_spec(
+    name: str,
+    weights: str | None = None,
+    checkpoint: Path | None = None,
+    layer: str | None = None,
+    max_neighbors: int | None = None,
+) -> BackboneSpec:
+    """A backbone as options name it."""
+    return BackboneSpec(name, layer, weights, None if checkpoint is None else str(checkpoint), max_neighbors)
 
 
 def named_numbers(option: str, text: str | None) -> dict[str, float]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from mekrr_scale.backbones import BackboneSpec, load_backbone, new_backbone, save_backbone
+from mekrr_scale.backbones import load_backbone, new_backbone, save_backbone
 from mekrr_scale.cli.console import EXIT_CODES, Bar, errors, out
 from mekrr_scale.cli.options import (
     Device,
@@ -19,21 +20,21 @@ from mekrr_scale.cli.options import (
     Format,
     StressKey,
     Units,
+    backbone_spec,
     check_folder,
     device_of,
     named_numbers,
     names,
 )
 from mekrr_scale.distributed import Checkpoint, StopSignals
+from mekrr_scale.priors import Entry, parse_species_map
 from mekrr_scale.report import training_plot, training_table
 from mekrr_scale.structures import LabelKeys, read_structures
 from mekrr_scale.transfer import (
-    AdaptPlan,
     BlockPlan,
     Example,
     TrainPlan,
     TrainReport,
-    parse_species_map,
     read_examples,
     split,
 )
@@ -118,17 +119,14 @@ def pretrain(
         steps, batch, lr, BlockPlan(), schedule, warmup, cycles, energy_weight, force_weight, stress_weight, huber,
         weight_decay, average, patience, validate_every, seed,
     )  # fmt: skip
-    spec = BackboneSpec(backbone, version=weights, checkpoint=None if checkpoint is None else str(checkpoint))
-    chosen = new_backbone(spec, named_numbers("--sizes", sizes))
+    chosen = new_backbone(backbone_spec(backbone, weights, checkpoint), named_numbers("--sizes", sizes))
     chosen.to(device_of(device))
     keys = LabelKeys(energy_key, forces_key, stress_key, **LabelKeys.parse_units(units))
-    training, validation = _sets(structures, valid, valid_fraction, keys, format)
-    with StopSignals() as stop, Bar("steps") as bar:
-        kept = Checkpoint(state or Path(f"{output}.state"), {}, interval=state_interval, stop=stop)
-        kept.begin()
-        report = pretrain_backbone(chosen, training, validation, plan, bar, kept)
-    _deliver(report, plan, output, plot, json_file, len(training))
-    kept.clear()
+    training, validation = training_sets(structures, valid, valid_fraction, keys, format)
+    _run(
+        lambda bar, kept: pretrain_backbone(chosen, training, validation, plan, bar, kept),
+        plan, output, plot, json_file, len(training), state or Path(f"{output}.state"), state_interval,
+    )  # fmt: skip
 
 
 @train_app.command(epilog=EXIT_CODES)
@@ -197,19 +195,34 @@ def finetune(
         steps, batch, lr, blocks, schedule, warmup, cycles, energy_weight, force_weight, stress_weight, huber,
         weight_decay, average, patience, validate_every, seed,
     )  # fmt: skip
-    adapt = AdaptPlan(length_scale, parse_species_map(species_map))
-    chosen = load_backbone(
-        BackboneSpec(backbone, version=weights, checkpoint=None if checkpoint is None else str(checkpoint))
-    )
+    entry = Entry(length_scale, parse_species_map(species_map))
+    chosen = load_backbone(backbone_spec(backbone, weights, checkpoint))
     blocks.learning_rates(list(chosen.blocks()), lr)  # a misspelt block is told before structures are read
     chosen.to(device_of(device))
     keys = LabelKeys(energy_key, forces_key, stress_key, **LabelKeys.parse_units(units))
-    training, validation = _sets(structures, valid, valid_fraction, keys, format)
+    training, validation = training_sets(structures, valid, valid_fraction, keys, format)
+    _run(
+        lambda bar, kept: finetune_backbone(chosen, training, validation, plan, entry, bar, kept),
+        plan, output, plot, json_file, len(training), state or Path(f"{output}.state"), state_interval,
+    )  # fmt: skip
+
+
+def _run(
+    train: Callable[[Bar, Checkpoint], TrainReport],
+    plan: TrainPlan,
+    output: Path,
+    plot: Path | None,
+    json_file: Path | None,
+    n_training: int,
+    state: Path,
+    interval: float,
+) -> None:
+    """Train, with a state that is there until all is written."""
     with StopSignals() as stop, Bar("steps") as bar:
-        kept = Checkpoint(state or Path(f"{output}.state"), {}, interval=state_interval, stop=stop)
+        kept = Checkpoint(state, {}, interval=interval, stop=stop)
         kept.begin()
-        report = finetune_backbone(chosen, training, validation, plan, adapt, bar, kept)
-    _deliver(report, plan, output, plot, json_file, len(training))
+        report = train(bar, kept)
+    _deliver(report, plan, output, plot, json_file, n_training)
     kept.clear()
 
 
@@ -219,7 +232,7 @@ def _check_outputs(output: Path, plot: Path | None, json_file: Path | None) -> N
             check_folder(path)
 
 
-def _sets(
+def training_sets(
     structures: list[Path], valid: list[Path] | None, fraction: float, keys: LabelKeys, format: str | None
 ) -> tuple[list[Example], list[Example]]:
     """Training and validation set, without structures in both."""

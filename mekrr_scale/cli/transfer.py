@@ -10,14 +10,26 @@ from typing import Annotated
 import typer
 from ase import Atoms
 
-from mekrr_scale.backbones import BackboneSpec, save_backbone
+from mekrr_scale.backbones import save_backbone
 from mekrr_scale.cli.console import EXIT_CODES, Bar, out
-from mekrr_scale.cli.options import Device, EnergyKey, ForcesKey, Format, Units, check_folder, device_of, names
+from mekrr_scale.cli.options import (
+    Device,
+    EnergyKey,
+    ForcesKey,
+    Format,
+    Units,
+    backbone_spec,
+    check_folder,
+    device_of,
+    names,
+    numbers,
+)
+from mekrr_scale.cli.train import Valid, ValidFraction, training_sets
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.model import Model
 from mekrr_scale.pipeline import FitPlan, LengthScale
 from mekrr_scale.potential import load_prior
-from mekrr_scale.priors import Entry, PriorSpec
+from mekrr_scale.priors import Entry, PriorSpec, parse_species_map
 from mekrr_scale.report import curve_plot, curve_table, distill_table
 from mekrr_scale.structures import LabelKeys, read_structures
 from mekrr_scale.transfer import (
@@ -27,7 +39,6 @@ from mekrr_scale.transfer import (
     TrainPlan,
     Variant,
     expanded,
-    parse_species_map,
     read_examples,
     run_curve,
 )
@@ -114,7 +125,7 @@ def distill(
             "student_to_truth": None if report.to_truth is None else asdict(report.to_truth),
             "teacher_to_truth": None if report.teacher_to_truth is None else asdict(report.teacher_to_truth),
             "seconds": {"teacher": report.seconds[0], "student": report.seconds[1]},
-            "units": {"energy": "meV/atom after a shift per element", "forces": "meV/angstrom"},
+            "units": {"energy": "meV/atom", "force": "meV/angstrom"},
         }
         json_file.write_text(json.dumps(told, indent=2), encoding="utf-8")
     out.print(f"student {output}", highlight=False, soft_wrap=True)
@@ -124,8 +135,9 @@ def distill(
 def curve(
     structures: Annotated[list[Path], typer.Argument(help="labelled structures to learn from")],
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for results, table and figure")],
-    valid: Annotated[list[Path], typer.Option(help="structures that choose learning rates; may be repeated")],
     test: Annotated[list[Path], typer.Option(help="structures that errors are measured on; may be repeated")],
+    valid: Valid = None,
+    valid_fraction: ValidFraction = 0.1,
     sizes: Annotated[str, typer.Option(help="numbers of training structures")] = "10,30,100",
     repeats: Annotated[int, typer.Option(help="random subsets of each size")] = 3,
     variants: Annotated[
@@ -155,17 +167,17 @@ def curve(
 
     Example:
 
-        mekrr-scale curve train.xyz --valid valid.xyz --test test.xyz -o curve --sizes 10,30
+        mekrr-scale curve train.xyz --test test.xyz -o curve --sizes 10,30
     """
     keys = LabelKeys(energy_key, forces_key, None, **LabelKeys.parse_units(units))
     check_folder(output)
-    spec = BackboneSpec(backbone, version=weights, checkpoint=None if checkpoint is None else str(checkpoint))
+    spec = backbone_spec(backbone, weights, checkpoint)
     plan = CurvePlan(
         sizes=tuple(_positive("--sizes", text) for text in names(sizes)),
         variants=expanded([Variant.parse(text) for text in names(variants)], spec),
         backbone=spec,
         repeats=repeats,
-        rates=_rates(lr),
+        rates=numbers("--lr", lr),
         train=TrainPlan(steps=steps, batch=batch, energy_weight=energy_weight, force_weight=force_weight),
         kernel=FitPlan(
             n_landmarks=landmarks, length_scales=(LengthScale(2.0), LengthScale(4.0)), uncertainty=False, seed=seed
@@ -173,10 +185,8 @@ def curve(
         derivatives=derivatives,
         seed=seed,
     )
-    training, validation, held = (
-        read_examples(read_structures(paths, format), keys, what)
-        for paths, what in ((structures, "training"), (valid, "validation"), (test, "test"))
-    )
+    training, validation = training_sets(structures, valid, valid_fraction, keys, format)
+    held = read_examples(read_structures(test, format), keys, "test")
     with Bar("runs") as bar:
         points = run_curve(training, validation, held, output, plan, bar)
     out.print(curve_table(points))
@@ -196,10 +206,3 @@ def _positive(option: str, text: str) -> int:
     if value < 1:
         raise ConfigError(f"{option} {text!r}: write positive whole numbers separated by commas, e.g. 10,30,100")
     return value
-
-
-def _rates(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(piece) for piece in names(text))
-    except ValueError:
-        raise ConfigError(f"--lr {text!r}: write numbers separated by commas, e.g. 1e-4,3e-4") from None

@@ -23,8 +23,9 @@ from mekrr_scale.errors import ConfigError, MekrrError, StructureError
 from mekrr_scale.model import identity_of
 from mekrr_scale.pipeline.labels import compared, slopes
 from mekrr_scale.pipeline.rejects import Rejects
+from mekrr_scale.pipeline.source import Source
 from mekrr_scale.potential import load_prior
-from mekrr_scale.priors import Prediction, Predictor, PriorSpec
+from mekrr_scale.priors import BackboneEnergies, Prediction, Predictor, PriorSpec
 from mekrr_scale.progress import Progress, Silent
 from mekrr_scale.store import FeatureStore, RecordTangents, ShardWriter, StoreHeader, StructureRecord, finalize
 from mekrr_scale.structures import (
@@ -32,9 +33,7 @@ from mekrr_scale.structures import (
     Labels,
     Reject,
     check_structure,
-    count_structures,
     read_labels,
-    read_structures,
     structure_hash,
 )
 
@@ -115,7 +114,7 @@ class _Accepted:
 
 
 def extract(
-    paths: Sequence[Path | str] | Path | str,
+    structures: Sequence[Path | str | Atoms] | Path | str,
     folder: Path | str,
     plan: ExtractPlan | None = None,
     backbone: Backbone | None = None,
@@ -128,6 +127,7 @@ def extract(
     ``finalize`` when all are done.
 
     Args:
+        structures: files, or structures in memory.
         backbone: an instance to use instead of loading the plan's.
 
     Raises:
@@ -137,10 +137,7 @@ def extract(
     """
     plan = plan or ExtractPlan()
     progress = progress or Silent()
-    files = [Path(p) for p in ([paths] if isinstance(paths, str | Path) else paths)]
-    for file in files:
-        if not file.exists():
-            raise StructureError(f"there is no file {file}")
+    source = Source.of(structures, plan.format)
     backbone = backbone or load_backbone(plan.backbone)
     backbone.to(plan.device, torch.float64 if plan.dtype == "float64" else torch.float32)
     prior = None if plan.prior is None else plan.prior.pinned()
@@ -148,12 +145,10 @@ def extract(
     header = StoreHeader(identity_of(backbone), backbone.dim, plan.dtype, _directions(plan), _spec(plan), told)
     predictor = None if prior is None else load_prior(prior, backbone.dtype, plan.device)
     writer = ShardWriter(folder, header)
-    counts = [count_structures(file, plan.format) for file in files]
-    known = [count for count in counts if count is not None]
-    progress.stage("extract", sum(known) if len(known) == len(files) else None)
+    progress.stage("extract", source.count())
     report = ExtractReport()
     with Rejects(Path(folder), plan.part) as rejects:
-        accepted = _accepted(files, plan, backbone, rejects, report, progress)
+        accepted = _accepted(source, plan, backbone, rejects, report, progress)
         for number, chunk in enumerate(_chunks(accepted, plan, backbone)):
             if number % plan.part[1] != plan.part[0] - 1:
                 report.other_parts += len(chunk)
@@ -169,8 +164,7 @@ def extract(
                 progress.advance(len(chunk))
                 continue
             records = list(_records(chunk, plan, backbone, predictor, progress))
-            name = f"{files[0].name}#{_chunk_origin(files)}"
-            writer.write(records, name, key, chunk[0].index, chunk[-1].index + 1)
+            writer.write(records, source.origin, key, chunk[0].index, chunk[-1].index + 1)
             report.written += len(chunk)
     if not report.written + report.resumed + report.other_parts:
         reasons = "; ".join(f"{n} x {reason}" for reason, n in report.rejected.most_common(3))
@@ -181,7 +175,7 @@ def extract(
 
 
 def _accepted(
-    files: Sequence[Path],
+    source: Source,
     plan: ExtractPlan,
     backbone: Backbone,
     rejects: Rejects,
@@ -189,13 +183,13 @@ def _accepted(
     progress: Progress,
 ) -> Iterator[_Accepted]:
     """Structures with usable labels; the others go to the rejects."""
-    for index, atoms in enumerate(read_structures(files, plan.format)):
+    for index, atoms in enumerate(source):
         try:
             labels = read_labels(atoms, plan.keys)
             check_structure(atoms, labels, plan.need_energy)
             backbone.check_species(atoms.numbers.tolist())
         except MekrrError as error:
-            rejects.add(Reject(files[0].name if len(files) == 1 else "input", index, str(error)))
+            rejects.add(Reject(source.name, index, str(error)))
             if len(report.rejected) < _REASONS or str(error) in report.rejected:
                 report.rejected[str(error)] += 1
             report.n_rejected += 1
@@ -289,7 +283,7 @@ def _tangents(
     directions = Directions.of_displacements(torch.from_numpy(moves)).joined(
         Directions.of_strains(torch.from_numpy(strains), n)
     )
-    output = tangents(backbone, backbone.graph(item.atoms), directions)
+    output = tangents(backbone, backbone.graph(item.atoms), directions, energies=found is None)
     sheet = None if item.labels.stress is None else voigt_6_to_full_3x3_stress(item.labels.stress)
     label = slopes(item.atoms, moves, strains, item.labels.forces, sheet)
     kind = np.repeat([int(RowKind.FORCE), int(RowKind.STRESS)], [len(moves), len(strains)]).astype(np.uint8)
@@ -351,14 +345,11 @@ def _unit_warnings(chunk: Sequence[_Accepted], backbone: Backbone) -> list[str]:
     labelled = [item for item in chunk if item.labels.forces is not None][:4]
     if not labelled or backbone.name != "chgnet":
         return []
-    graph = backbone.graph([item.atoms for item in labelled])
-    positions = graph.positions.clone().requires_grad_(True)
-    with torch.enable_grad():
-        energy = backbone.forward(graph, positions).energy(graph).sum()
-    own = -torch.autograd.grad(energy, positions)[0].double().numpy()
+    own = BackboneEnergies(backbone).predict([item.atoms for item in labelled]).forces
+    assert own is not None
     given = np.concatenate([item.labels.forces for item in labelled if item.labels.forces is not None])
-    ratio = float(np.sqrt((given**2).mean()) / max(float(np.sqrt((own**2).mean())), 1e-12))
-    if 0.1 < ratio < 10 or float(np.abs(own).max()) < 0.05:
+    ratio = float(np.sqrt((given**2).mean()) / max(float(own.square().mean().sqrt()), 1e-12))
+    if 0.1 < ratio < 10 or float(own.abs().max()) < 0.05:
         return []
     return [
         f"forces are {ratio:.3g} times those of {backbone.name}: are they in eV/angstrom? kcal/mol/angstrom would "
@@ -371,13 +362,4 @@ def _chunk_key(chunk: Sequence[_Accepted], plan: ExtractPlan) -> str:
     digest = xxhash.xxh3_128(repr(plan.group_key).encode())
     for item in chunk:
         digest.update(item.id.to_bytes(8, "little") + item.index.to_bytes(8, "little"))
-    return digest.hexdigest()
-
-
-def _chunk_origin(files: Sequence[Path]) -> str:
-    """Tells inputs of the same name apart by their first bytes; paths differ between machines."""
-    digest = xxhash.xxh3_64()
-    for file in files:
-        with file.open("rb") as stream:
-            digest.update(stream.read(65536))
     return digest.hexdigest()

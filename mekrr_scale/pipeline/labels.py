@@ -11,7 +11,7 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from mekrr_scale.priors import Predictor
-from mekrr_scale.structures import Labels
+from mekrr_scale.structures import Labels, species_counts
 from mekrr_scale.units import check_energies, check_forces
 
 _COMPARED = 16  # structures that a prior is checked on
@@ -33,24 +33,31 @@ def slopes(
     return found
 
 
-def compared(labelled: Sequence[tuple[Atoms, Labels]], prior: Predictor) -> list[str]:
+def compared(labelled: Sequence[tuple[Atoms, Labels]], prior: Predictor, what: str = "the prior") -> list[str]:
     """Warnings from a comparison of labels with a prior's results, on a few structures.
+
+    Args:
+        what: the prior's name in messages.
 
     Raises:
         ConfigError: the prior is in other units, or of another system.
     """
     few = labelled[:: max(1, len(labelled) // _COMPARED)][:_COMPARED]
+    found = [prior.predict(atoms, forces=labels.forces is not None) for atoms, labels in few]
     warnings = []
-    forced = [(atoms, labels.forces) for atoms, labels in few if labels.forces is not None]
-    own = [prior.predict(atoms).forces for atoms, _ in forced]
-    if own:
-        given = torch.from_numpy(np.concatenate([forces for _, forces in forced]))
-        warnings.append(check_forces(given, torch.cat([part for part in own if part is not None]), "the prior"))
-    known = [(atoms, labels.energy) for atoms, labels in few if labels.energy is not None]
+    forces = [
+        (torch.from_numpy(labels.forces), own.forces)
+        for (_, labels), own in zip(few, found, strict=True)
+        if labels.forces is not None and own.forces is not None
+    ]
+    if forces:
+        given, own = (torch.cat(parts) for parts in zip(*forces, strict=True))
+        warnings.append(check_forces(given, own, what))
+    known = [(atoms, labels.energy, own.energy) for (atoms, labels), own in zip(few, found, strict=True)
+             if labels.energy is not None]  # fmt: skip
     if known:
-        energies = torch.tensor([energy for _, energy in known], dtype=torch.float64)
-        told = torch.cat([prior.predict(atoms, forces=False).energy for atoms, _ in known])
-        species = sorted({int(z) for atoms, _ in known for z in atoms.numbers})
-        counts = torch.tensor([[(atoms.numbers == z).sum() for z in species] for atoms, _ in known]).double()
-        warnings.append(check_energies(energies, told, counts, "the prior"))
+        energies = torch.tensor([energy for _, energy, _ in known], dtype=torch.float64)
+        told = torch.cat([own for _, _, own in known])
+        counts = torch.from_numpy(species_counts([atoms for atoms, _, _ in known])[1])
+        warnings.append(check_energies(energies, told, counts, what))
     return [warning for warning in warnings if warning is not None]

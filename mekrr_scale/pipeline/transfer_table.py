@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float64
 from numpy import ndarray
 
+from mekrr_scale.baselines import beyond_composition
 from mekrr_scale.pipeline.evaluate import Evaluation
 
 
@@ -54,7 +56,6 @@ def transfer_table(
 
 def shifted_rmse(evaluation: Evaluation) -> float:
     """RMSE of energies (meV/atom) after energies per species are fitted to the difference."""
-    table = evaluation.counts / evaluation.n_atoms[:, None]
-    error = (evaluation.energy_predicted - evaluation.energy) / evaluation.n_atoms
-    shift = np.linalg.lstsq(table, error, rcond=None)[0]
-    return float(1e3 * np.sqrt(np.mean((error - table @ shift) ** 2)))
+    fractions = torch.from_numpy(evaluation.counts / evaluation.n_atoms[:, None])
+    error = torch.from_numpy((evaluation.energy_predicted - evaluation.energy) / evaluation.n_atoms)
+    return 1e3 * float(beyond_composition(error, fractions).square().mean().sqrt())

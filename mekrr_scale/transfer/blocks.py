@@ -131,28 +131,3 @@ def copy_species(backbone: Backbone, mapping: Mapping[int, int]) -> None:
         with torch.no_grad():
             for given, taken in zip(backbone.species_rows(source), backbone.species_rows(target), strict=True):
                 taken.copy_(given)
-
-
-def parse_species_map(text: str | None) -> dict[int, int]:
-    """``Si:Ge,O:S`` as atomic numbers, source to target.
-
-    >>> parse_species_map("Si:Ge")
-    {14: 32}
-
-    Raises:
-        ConfigError: not pairs of elements, or a target given twice.
-    """
-    from ase.data import atomic_numbers
-
-    found: dict[int, int] = {}
-    for pair in filter(None, (piece.strip() for piece in (text or "").split(","))):
-        source, _, target = (part.strip() for part in pair.partition(":"))
-        for symbol in (source, target):
-            if symbol not in atomic_numbers or symbol == "X":
-                raise ConfigError(f"species map {pair!r}: {symbol!r} is no element; write source:target, e.g. Si:Ge")
-        if atomic_numbers[target] in found.values():
-            raise ConfigError(f"species map {text!r} gives {target} twice")
-        if atomic_numbers[source] in found:
-            raise ConfigError(f"species map {text!r} takes {source} twice; map it in two steps")
-        found[int(atomic_numbers[source])] = int(atomic_numbers[target])
-    return found

@@ -5,10 +5,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,18 @@ from typing import Any
 import numpy as np
 
 from mekrr_scale import __version__
-from mekrr_scale.backbones import Backbone, BackboneSpec, new_backbone
+from mekrr_scale.backbones import Backbone, BackboneSpec, load_backbone, new_backbone
 from mekrr_scale.errors import ConfigError, StructureError, suggestion
 from mekrr_scale.pipeline import FitPlan, LengthScale
 from mekrr_scale.priors import BackboneEnergies, Predictor
 from mekrr_scale.progress import Progress, Silent
 from mekrr_scale.transfer.adapt import finetune, pretrain
 from mekrr_scale.transfer.blocks import BlockPlan, matching
-from mekrr_scale.transfer.distill import NETWORKS
+from mekrr_scale.transfer.errors import errors_on
 from mekrr_scale.transfer.examples import Example
 from mekrr_scale.transfer.kernels import fit_kernel
-from mekrr_scale.transfer.plan import TrainPlan
+from mekrr_scale.transfer.networks import NETWORKS
+from mekrr_scale.transfer.plan import TrainPlan, TrainReport
 
 _DECAY = 0.3  # of discriminative fine-tuning, from block to block
 
@@ -118,6 +118,7 @@ class CurvePoint:
     repeat: int
     energy_mae: float
     energy_rmse: float
+    energy_rmse_shifted: float
     force_mae: float
     force_rmse: float
     rate: float | None  # that was chosen
@@ -193,21 +194,6 @@ def summarized(points: Sequence[CurvePoint], key: str) -> dict[tuple[str, int], 
     return {place: (float(np.mean(values)), min(values), max(values)) for place, values in found.items()}
 
 
-def errors_on(predictor: Predictor, test: Sequence[Example]) -> dict[str, float]:
-    """MAE and RMSE (meV/atom, meV/angstrom); NaN without labels."""
-    energy, forces = [math.nan], [np.array([math.nan])]
-    for example in test:
-        found = predictor.predict(example.atoms, forces=example.labels.forces is not None)
-        if example.labels.energy is not None:
-            energy.append((float(found.energy[0]) - example.labels.energy) / len(example.atoms))
-        if example.labels.forces is not None and found.forces is not None:
-            forces.append((found.forces.numpy() - example.labels.forces).ravel())
-    pairs = {"energy": 1e3 * np.array(energy[1:] or energy), "force": 1e3 * np.concatenate(forces[1:] or forces)}
-    return {f"{name}_mae": float(np.abs(error).mean()) for name, error in pairs.items()} | {
-        f"{name}_rmse": float(np.sqrt(np.square(error).mean())) for name, error in pairs.items()
-    }
-
-
 def _run(
     examples: Sequence[Example],
     held: Sequence[Example],
@@ -219,10 +205,9 @@ def _run(
 ) -> CurvePoint:
     begin = time.perf_counter()
     predictor, rate = _learned(examples, held, variant, repeat, plan, work)
-    found = errors_on(predictor, test)
-    return CurvePoint(
-        variant=str(variant), size=len(examples), repeat=repeat, rate=rate, seconds=time.perf_counter() - begin, **found
-    )
+    found = asdict(errors_on(predictor, test))
+    seconds = time.perf_counter() - begin
+    return CurvePoint(variant=str(variant), size=len(examples), repeat=repeat, rate=rate, seconds=seconds, **found)
 
 
 def _learned(
@@ -234,36 +219,24 @@ def _learned(
     work: Path,
 ) -> tuple[Predictor, float | None]:
     if not variant.trains:
-        return _kernel(examples, new_backbone(plan.backbone), plan, work), None
-    found: tuple[float, Backbone, float] | None = None
-    for rate in plan.rates:
-        training = replace(plan.train, learning_rate=rate, blocks=variant.block_plan(), seed=plan.seed + repeat)
-        report = _trained(variant, plan)(examples, held, training)
-        if found is None or report[0] < found[0]:
-            found = (*report, rate)
-    assert found is not None
-    _, backbone, rate = found
+        return _kernel(examples, load_backbone(plan.backbone), plan, work), None
+    train = replace(plan.train, blocks=variant.block_plan(), seed=plan.seed + repeat)
+    reports = [
+        (_trained(examples, held, variant, plan, replace(train, learning_rate=rate)), rate) for rate in plan.rates
+    ]
+    report, rate = min(reports, key=lambda pair: pair[0].best.validation)
     if variant.kind == "kernel-finetuned":
-        return _kernel(examples, backbone, plan, work), rate
-    return BackboneEnergies(backbone), rate
+        return _kernel(examples, report.backbone, plan, work), rate
+    return BackboneEnergies(report.backbone), rate
 
 
 def _trained(
-    variant: Variant, plan: CurvePlan
-) -> Callable[[Sequence[Example], Sequence[Example], TrainPlan], tuple[float, Backbone]]:
-    """A training that returns its lowest loss on the validation set, and the backbone."""
-
-    def from_scratch(training: Sequence[Example], held: Sequence[Example], how: TrainPlan) -> tuple[float, Backbone]:
-        name, sizes = NETWORKS[variant.option] if variant.option else ("", {})
-        backbone = new_backbone(BackboneSpec(name) if name else plan.backbone, sizes)
-        report = pretrain(backbone, training, held, replace(how, blocks=BlockPlan()))
-        return report.best.validation, report.backbone
-
-    def further(training: Sequence[Example], held: Sequence[Example], how: TrainPlan) -> tuple[float, Backbone]:
-        report = finetune(new_backbone(plan.backbone), training, held, how)
-        return report.best.validation, report.backbone
-
-    return from_scratch if variant.kind == "scratch" else further
+    examples: Sequence[Example], held: Sequence[Example], variant: Variant, plan: CurvePlan, how: TrainPlan
+) -> TrainReport:
+    if variant.kind != "scratch":
+        return finetune(load_backbone(plan.backbone), examples, held, how)
+    backbone = NETWORKS[variant.option].new() if variant.option else new_backbone(plan.backbone)
+    return pretrain(backbone, examples, held, how)
 
 
 def _kernel(examples: Sequence[Example], backbone: Backbone, plan: CurvePlan, work: Path) -> Predictor:

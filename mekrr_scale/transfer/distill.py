@@ -13,32 +13,25 @@ from pathlib import Path
 
 import ase.io
 import numpy as np
-import torch
 from ase import Atoms, units
-from ase.calculators.singlepoint import SinglePointCalculator
 from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
-from ase.stress import full_3x3_to_voigt_6_stress
 
-from mekrr_scale.backbones import Backbone, BackboneSpec, available_backbones, load_backbone, new_backbone
+from mekrr_scale.backbones import Backbone, BackboneSpec, available_backbones, load_backbone
 from mekrr_scale.calculator import PredictorCalculator
 from mekrr_scale.errors import ConfigError, SimulationError, StructureError, suggestion
 from mekrr_scale.model import Model
 from mekrr_scale.pipeline import FitPlan
 from mekrr_scale.priors import BackboneEnergies, Predictor
 from mekrr_scale.progress import Progress, Silent
-from mekrr_scale.structures import LabelKeys, read_labels
+from mekrr_scale.structures import LabelKeys, Labels, read_labels, structure_hash
 from mekrr_scale.transfer.adapt import pretrain
-from mekrr_scale.transfer.examples import read_examples, split
+from mekrr_scale.transfer.errors import PredictionErrors, errors_between, predicted
+from mekrr_scale.transfer.examples import Example, split
 from mekrr_scale.transfer.kernels import fit_kernel
+from mekrr_scale.transfer.networks import NETWORKS
 from mekrr_scale.transfer.plan import TrainPlan
 
-# networks that are small enough to be worth distilling into; sizes where they differ from the defaults
-NETWORKS: dict[str, tuple[str, dict[str, float]]] = {
-    "schnet-small": ("schnet", {}),
-    "schnet-tiny": ("schnet", {"hidden_channels": 32, "num_filters": 32, "num_interactions": 2}),
-    "dimenet++-small": ("dimenet++", {}),
-}
 _TIMED = 10  # structures
 
 
@@ -99,14 +92,6 @@ class SamplePlan:
 
 
 @dataclass(frozen=True)
-class ErrorsBetween:
-    """Root mean squares of differences: energies after a shift per element (meV/atom), forces (meV/angstrom)."""
-
-    energy: float
-    forces: float
-
-
-@dataclass(frozen=True)
 class DistillReport:
     """A student and what it is worth."""
 
@@ -114,9 +99,9 @@ class DistillReport:
     predictor: Predictor
     labelled: int  # structures that it learned from
     sampled: int  # of them drawn from the teacher's dynamics
-    to_teacher: ErrorsBetween  # on the test structures
-    to_truth: ErrorsBetween | None  # where they have labels
-    teacher_to_truth: ErrorsBetween | None
+    to_teacher: PredictionErrors  # on the test structures
+    to_truth: PredictionErrors | None  # where they have labels
+    teacher_to_truth: PredictionErrors | None
     seconds: Sequence[float]  # per structure with forces: teacher, student
 
     @property
@@ -163,48 +148,43 @@ def distill(
             raise ConfigError(f"{len(learned)} structures are too few to keep a tenth apart; name others with --test")
         held, learned = learned[::10], [atoms for place, atoms in enumerate(learned) if place % 10]
     sampled = sample_structures(teacher, learned, sample, progress) if sample and sample.frames else []
-    labelled = list(label(teacher, [*learned, *sampled], progress))
+    labelled = label(teacher, [*learned, *sampled], progress)
     folder.mkdir(parents=True, exist_ok=True)
-    ase.io.write(folder / "labelled.xyz", labelled, format="extxyz")
+    ase.io.write(folder / "labelled.xyz", [example.frame() for example in labelled], format="extxyz")
     found: Model | Backbone
     predictor: Predictor
-    if student.kernel is None:
-        found = _network(student, labelled, train_plan or TrainPlan(learning_rate=2e-3), valid_fraction, progress)
+    if student.network is not None:
+        training, validation = split(labelled, valid_fraction)
+        how = train_plan or TrainPlan(learning_rate=2e-3)
+        found = pretrain(NETWORKS[student.network].new(), training, validation, how, progress).backbone
         predictor = BackboneEnergies(found)
     else:
-        backbone = load_backbone(student.kernel)
-        predictor = fit_kernel(read_examples(labelled), backbone, folder, fit_plan, derivatives, progress=progress)
+        backbone = load_backbone(student.kernel or BackboneSpec())
+        predictor = fit_kernel(labelled, backbone, folder, fit_plan, derivatives, progress=progress)
         found = predictor.model
     truth = [_truth(atoms, keys or LabelKeys()) for atoms in held]
-    results = [_results(teacher, held), _results(predictor, held)]
-    known = [place for place, item in enumerate(truth) if item is not None]
-    real = [item for item in truth if item is not None]
+    by_teacher, by_student = ([predicted(one, atoms) for atoms in held] for one in (teacher, predictor))
+    known = any(labels.energy is not None for labels in truth)
     return DistillReport(
         student=found,
         predictor=predictor,
         labelled=len(labelled),
         sampled=len(sampled),
-        to_teacher=_between(held, results[1], results[0]),
-        to_truth=_between([held[i] for i in known], [results[1][i] for i in known], real) if real else None,
-        teacher_to_truth=_between([held[i] for i in known], [results[0][i] for i in known], real) if real else None,
+        to_teacher=errors_between(held, by_student, by_teacher),
+        to_truth=errors_between(held, by_student, truth) if known else None,
+        teacher_to_truth=errors_between(held, by_teacher, truth) if known else None,
         seconds=timed((teacher, predictor), held),
     )
 
 
-def label(predictor: Predictor, structures: Sequence[Atoms], progress: Progress | None = None) -> Sequence[Atoms]:
-    """Copies of structures with a predictor's energies, forces and, for cells, stress attached."""
+def label(predictor: Predictor, structures: Sequence[Atoms], progress: Progress | None = None) -> list[Example]:
+    """Structures with a predictor's energies, forces and, for cells, stress as their labels."""
     progress = progress or Silent()
     progress.stage("label", len(structures))
     found = []
     for atoms in structures:
-        periodic = bool(atoms.cell.rank == 3 and atoms.pbc.any())
-        told = predictor.predict(atoms, forces=True, stress=periodic)
-        copy = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
-        results = {"energy": float(told.energy[0]), "forces": _numpy(told.forces)}
-        if told.stress is not None:
-            results["stress"] = full_3x3_to_voigt_6_stress(told.stress[0].numpy())
-        copy.calc = SinglePointCalculator(copy, **results)
-        found.append(copy)
+        labels = predicted(predictor, atoms, stress=bool(atoms.cell.rank == 3 and atoms.pbc.any()))
+        found.append(Example(atoms, labels, structure_hash(atoms, labels)))
         progress.advance()
     return found
 
@@ -260,47 +240,8 @@ def timed(predictors: Sequence[Predictor], structures: Sequence[Atoms], repeats:
     return best
 
 
-def _network(
-    student: StudentSpec, labelled: Sequence[Atoms], plan: TrainPlan, valid_fraction: float, progress: Progress
-) -> Backbone:
-    name, sizes = NETWORKS[str(student.network)]
-    training, validation = split(read_examples(labelled), valid_fraction)
-    return pretrain(new_backbone(BackboneSpec(name), sizes), training, validation, plan, progress).backbone
-
-
-_Result = tuple[float, np.ndarray | None]  # energy and forces
-
-
-def _truth(atoms: Atoms, keys: LabelKeys) -> _Result | None:
+def _truth(atoms: Atoms, keys: LabelKeys) -> Labels:
     try:
-        labels = read_labels(atoms, keys)
+        return read_labels(atoms, keys)
     except StructureError:
-        return None
-    return None if labels.energy is None else (labels.energy, labels.forces)
-
-
-def _results(predictor: Predictor, structures: Sequence[Atoms]) -> list[_Result]:
-    found = []
-    for atoms in structures:
-        told = predictor.predict(atoms, forces=True)
-        found.append((float(told.energy[0]), _numpy(told.forces)))
-    return found
-
-
-def _numpy(tensor: torch.Tensor | None) -> np.ndarray | None:
-    return None if tensor is None else tensor.numpy()
-
-
-def _between(structures: Sequence[Atoms], given: Sequence[_Result], expected: Sequence[_Result]) -> ErrorsBetween:
-    species = sorted({int(z) for atoms in structures for z in atoms.numbers})
-    n = np.array([len(atoms) for atoms in structures])
-    counts = np.array([[(atoms.numbers == z).sum() for z in species] for atoms in structures]) / n[:, None]
-    error = (np.array([energy for energy, _ in given]) - np.array([energy for energy, _ in expected])) / n
-    left = error - counts @ np.linalg.lstsq(counts, error, rcond=None)[0]
-    pairs = [(a, b) for (_, a), (_, b) in zip(given, expected, strict=True) if a is not None and b is not None]
-    forces = np.concatenate([(a - b).ravel() for a, b in pairs]) if pairs else np.array([np.nan])
-    return ErrorsBetween(1e3 * _rms(left), 1e3 * _rms(forces))
-
-
-def _rms(values: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(values))))
+        return Labels(None, None, None)

@@ -94,17 +94,6 @@ def split(examples: Sequence[Example], fraction: float) -> tuple[list[Example], 
     )
 
 
-def species_of(examples: Sequence[Example]) -> tuple[int, ...]:
-    """Atomic numbers, in order."""
-    return tuple(sorted({int(z) for example in examples for z in example.atoms.numbers}))
-
-
-def counts(examples: Sequence[Example], species: Sequence[int]) -> Float64[Tensor, "structures species"]:
-    """Atoms of each species in each structure."""
-    rows = [[int((example.atoms.numbers == z).sum()) for z in species] for example in examples]
-    return torch.tensor(rows, dtype=torch.float64)
-
-
 def energies(examples: Sequence[Example]) -> tuple[Float64[Tensor, " structures"], Bool[Tensor, " structures"]]:
     """Energies (eV, NaN where unknown), and where they are known."""
     values = [float("nan") if example.labels.energy is None else example.labels.energy for example in examples]

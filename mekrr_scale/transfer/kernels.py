@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import ase.io
-
 from mekrr_scale.backbones import Backbone
 from mekrr_scale.pipeline import ExtractPlan, FitPlan, extract, fit
 from mekrr_scale.potential import Potential
@@ -39,13 +37,17 @@ def fit_kernel(
     """
     progress = progress or Silent()
     folder.mkdir(parents=True, exist_ok=True)
-    path, store = folder / "structures.xyz", folder / "features"
-    ase.io.write(path, [example.frame() for example in examples], format="extxyz")
+    store = folder / "features"
     try:
-        extract(path, store, ExtractPlan(derivatives=derivatives, prior=prior), backbone, progress)
+        extract(
+            [example.frame() for example in examples],
+            store,
+            ExtractPlan(derivatives=derivatives, prior=prior),
+            backbone,
+            progress,
+        )
         model = fit(store, plan, progress).model
     finally:
         if not keep:
             shutil.rmtree(store, ignore_errors=True)
-            path.unlink(missing_ok=True)
     return Potential(model, backbone)

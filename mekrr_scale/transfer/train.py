@@ -71,11 +71,6 @@ def train(
     return TrainReport(backbone, run.history, run.best, run.step, rates)
 
 
-def measure(backbone: Backbone, examples: Sequence[Example], batch: int = 8, plan: TrainPlan | None = None) -> Errors:
-    """Errors of a backbone's own energies, forces and stress on labelled structures."""
-    return _validate(backbone, examples, plan or TrainPlan(batch=batch))[1]
-
-
 def identity(
     backbone: Backbone, training: Sequence[Example], validation: Sequence[Example], plan: TrainPlan
 ) -> dict[str, Any]:
