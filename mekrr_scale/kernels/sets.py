@@ -4,20 +4,14 @@
     mean:  K(x,x') = (1-alpha)/(n n') sum_ab k + alpha sum_s 1/(n_s n'_s) sum_{a,b in s} k
 
 The second is MEKRR's (arXiv 2306.01589, eq. 9-11, without its 1/S, as in the authors' code).
-Both are sums of channels, each of the form
-
-    sum_a sum_b u(x, z_a) C[z_a, z_b] u(x', z_b) k(h_a, h_b):
-
-``sum`` has one (u = 1, C = B), ``mean`` a pooled one (u = 1/n, C = 1 - alpha) and one of own
-species (u = 1/n_s, C = alpha [z = z']).
+Both are sums of channels (``channels``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Literal
+from functools import cached_property, partial
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
@@ -27,12 +21,12 @@ from mekrr_scale.arrays import FeatureBatch, Landmarks, SpeciesRun, bounds
 from mekrr_scale.errors import ConfigError, ModelError
 from mekrr_scale.kernels import fused
 from mekrr_scale.kernels.atom import AtomKernel, Gaussian
+from mekrr_scale.kernels.channels import Channel, Channels, Reduce
 from mekrr_scale.kernels.mixing import SpeciesMixing
 from mekrr_scale.kernels.sums import TILE_COLUMNS, map_tiles, product, segment_sums
+from mekrr_scale.kernels.variances import PriorVariances
 from mekrr_scale.transforms import Transform
 
-Reduce = Literal["sum", "mean"]
-_Channel = Literal["sum", "pooled", "own"]
 _SET_COLUMNS = 2 * TILE_COLUMNS  # atoms of landmark sets at once
 
 
@@ -44,12 +38,6 @@ class Prepared:
     right: Float[Tensor, "augmented atoms"]
     shift: Float64[Tensor, " dim"]  # one common vector taken off every transformed feature
     bounds: dict[int, tuple[int, int]]  # columns of each species
-
-
-@dataclass(frozen=True)
-class _Structure:
-    features: Float64[Tensor, "atoms dim"]  # transformed; about their mean where only distances count
-    weights: Float64[Tensor, "atoms atoms"]  # of each pair in K(x, x)
 
 
 @dataclass(frozen=True)
@@ -71,13 +59,21 @@ class SetKernel:
         if self.reduce == "mean" and self.mixing.matrix:
             raise ConfigError("a species mixing matrix needs reduce='sum'; 'mean' takes alpha only")
 
+    @cached_property
+    def _channels(self) -> Channels:
+        return Channels(self.reduce, self.mixing)
+
+    @cached_property
+    def _variances(self) -> PriorVariances:
+        return PriorVariances(self.atom, self._channels, self.transform)
+
     def n_columns(self, landmarks: Landmarks) -> int:
         """Columns of the design matrix.
 
         Singletons under ``mean`` with 0 < alpha < 1 have two each, since a single atom is not
         the sum of its pooled and its own-species part.
         """
-        return landmarks.n_sets * (len(self._channels()) if landmarks.singletons else 1)
+        return landmarks.n_sets * (len(self._channels.names) if landmarks.singletons else 1)
 
     def separate(self, landmarks: Landmarks) -> bool:
         """Whether K_ZZ is block diagonal by species."""
@@ -87,7 +83,7 @@ class SetKernel:
         self, batch: FeatureBatch | Landmarks, landmarks: Landmarks, dtype: torch.dtype = torch.float64
     ) -> Float64[Tensor, "structures columns"]:
         """K(x, Z_m) for every structure of a batch; elements in ``dtype``, sums in float64."""
-        parts = self._by_column_group(batch, landmarks, self._channels(), dtype)
+        parts = self._by_column_group(batch, landmarks, self._channels.names, dtype)
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def derivative_rows(
@@ -102,7 +98,7 @@ class SetKernel:
         if labels is None or any(run.tangents is None for run in batch.runs):
             raise ConfigError("the store holds no tangents; extract again with --derivatives")
         prepared = self.prepare(landmarks, dtype)
-        channels = self._channels()
+        channels = self._channels.names
         structure = torch.repeat_interleave(torch.arange(batch.n_structures), labels.ptr.diff())
         parts = self._empty(len(structure), landmarks, channels)
         scales = {channel: self._set_weights(channel, landmarks) for channel in channels}
@@ -110,7 +106,7 @@ class SetKernel:
             for columns in self._column_parts(run.z, landmarks, prepared):
                 sums = self._derivative_sums(run, labels.ptr, prepared, columns, dtype)
                 for place, channel in enumerate(channels):
-                    weight = self._weight(channel, run, batch.n_atoms)[structure].to(sums.device)
+                    weight = self._channels.weight(channel, run, batch.n_atoms)[structure].to(sums.device)
                     self._add(parts, place, sums * weight[:, None], channel, run.z, landmarks, columns, scales[channel])
         return torch.cat(parts, 1)
 
@@ -118,14 +114,7 @@ class SetKernel:
         self, batch: FeatureBatch, chosen: Bool[Tensor, " structures"] | None = None
     ) -> Float64[Tensor, " structures"]:
         """K(x, x) of every structure: the prior variance of its row; zero for those not chosen."""
-        found = torch.zeros(batch.n_structures, dtype=torch.float64)
-        for i in range(batch.n_structures):
-            if not (chosen is None or bool(chosen[i])):
-                continue
-            atoms = self._structure(batch, i)
-            gram = self.atom.gram(atoms.features, atoms.features)
-            found[i] = (gram * atoms.weights).sum()
-        return found
+        return self._variances.structures(batch, chosen)
 
     def derivative_diagonal(
         self, batch: FeatureBatch, chosen: Bool[Tensor, " structures"] | None = None, chunk: int = 64
@@ -139,26 +128,7 @@ class SetKernel:
         Raises:
             ConfigError: the batch holds no tangents.
         """
-        labels = batch.directions
-        if labels is None or any(run.tangents is None for run in batch.runs):
-            raise ConfigError("the store holds no tangents; extract again with --derivatives")
-        found = torch.zeros(len(labels.label), dtype=torch.float64)
-        for i in range(batch.n_structures):
-            first, last = int(labels.ptr[i]), int(labels.ptr[i + 1])
-            if first == last or not (chosen is None or bool(chosen[i])):
-                continue
-            atoms = self._structure(batch, i)
-            left, right = self.atom.left(atoms.features), self.atom.right(atoms.features)
-            t = left @ right.T
-            slope, curvature = self.atom.slope(t) * atoms.weights, self.atom.curvature(t) * atoms.weights
-            tangents = self._structure_tangents(batch, i)
-            for a in range(0, last - first, chunk):
-                moved = tangents[a : a + chunk]
-                dleft = self.atom.left_tangent(atoms.features.expand_as(moved), moved)
-                dright = self.atom.right_tangent(atoms.features.expand_as(moved), moved)
-                bend = ((dleft @ right.T) * (left @ dright.mT) * curvature).sum((1, 2))
-                found[first + a : first + a + len(moved)] = bend + ((dleft @ dright.mT) * slope).sum((1, 2))
-        return found
+        return self._variances.directions(batch, chosen, chunk)
 
     def gram_blocks(self, landmarks: Landmarks) -> list[Float64[Tensor, "_ _"]]:
         """The diagonal blocks of K_ZZ, in float64 and in the order of the columns.
@@ -174,18 +144,18 @@ class SetKernel:
             return [partial(_symmetric, partial(self.rows, landmarks, landmarks))]
         prepared = self.prepare(landmarks, torch.float64)
         makers: list[Callable[[], Tensor]] = []
-        for channel in self._channels():
+        for channel in self._channels.names:
             apart = channel == "own" or self.mixing.separate
             for a, b in prepared.bounds.values() if apart else [(0, landmarks.n_sets)]:
                 makers.append(partial(_symmetric, partial(self._gram_block, landmarks, prepared, channel, a, b)))
         return makers
 
     def _gram_block(
-        self, landmarks: Landmarks, prepared: Prepared, channel: _Channel, a: int, b: int
+        self, landmarks: Landmarks, prepared: Prepared, channel: Channel, a: int, b: int
     ) -> Float64[Tensor, "_ _"]:
         species, counts = landmarks.species[a:b].unique_consecutive(return_counts=True)
         block = self.atom.profile(self.atom.left(prepared.features[a:b]) @ prepared.right[:, a:b])
-        table = self._table(channel, species.tolist(), species.tolist())
+        table = self._channels.table(channel, species.tolist(), species.tolist())
         if len(species) == 1:
             return block.mul_(float(table))
         for rows, row in zip(block.split(counts.tolist()), table, strict=True):
@@ -201,7 +171,7 @@ class SetKernel:
         self, landmarks: Landmarks, coefficients: Float64[Tensor, " columns"]
     ) -> Float64[Tensor, "channels atoms"]:
         """Coefficients of the landmark atoms, channel by channel, from those of the columns."""
-        channels = self._channels()
+        channels = self._channels.names
         rows = []
         for place, channel in enumerate(channels):
             offset = place * landmarks.n_sets if landmarks.singletons else 0
@@ -235,12 +205,12 @@ class SetKernel:
             a, b = columns
             z_columns = landmarks.species[a:b].unique().tolist()
             widths = [int((landmarks.species[a:b] == z).sum()) for z in z_columns]
-            weights = torch.zeros(len(run.features), len(self._channels()), dtype=torch.float64)
-            vectors = torch.zeros(len(self._channels()), b - a, dtype=torch.float64)
-            for place, channel in enumerate(self._channels()):
-                table = self._table(channel, [run.z], z_columns)[0].repeat_interleave(torch.tensor(widths))
+            weights = torch.zeros(len(run.features), len(self._channels.names), dtype=torch.float64)
+            vectors = torch.zeros(len(self._channels.names), b - a, dtype=torch.float64)
+            for place, channel in enumerate(self._channels.names):
+                table = self._channels.table(channel, [run.z], z_columns)[0].repeat_interleave(torch.tensor(widths))
                 vectors[place] = coefficients[place, a:b] * table
-                weights[:, place] = self._weight(channel, run, n_atoms)[self._owners(run)]
+                weights[:, place] = self._channels.weight(channel, run, n_atoms)[self._owners(run)]
             results.append(self._evaluate_run(run, prepared, columns, vectors, weights, gradient))
         return results
 
@@ -270,62 +240,13 @@ class SetKernel:
         map_tiles(len(features), work)
         return values, gradients
 
-    def _structure(self, batch: FeatureBatch, i: int) -> _Structure:
-        """One structure's atoms, by species, and the weights of their pairs."""
-        runs = [run for run in batch.runs if run.ptr[i + 1] > run.ptr[i]]
-        spans = [slice(int(run.ptr[i]), int(run.ptr[i + 1])) for run in runs]
-        counts = torch.tensor([span.stop - span.start for span in spans])
-        parts = [
-            self.transform.apply(run.z, run.features[span], torch.float64)
-            for run, span in zip(runs, spans, strict=True)
-        ]
-        features = torch.cat(parts)
-        if self.atom.stationary:
-            features = features - features.mean(0)
-        species = [run.z for run in runs]
-        weights = torch.zeros(len(features), len(features), dtype=torch.float64)
-        for channel in self._channels():
-            own = torch.cat([self._weight(channel, run, batch.n_atoms)[i : i + 1] for run in runs])
-            table = own[:, None] * self._table(channel, species, species) * own
-            weights += table.repeat_interleave(counts, 0).repeat_interleave(counts, 1)
-        return _Structure(features, weights)
-
-    def _structure_tangents(self, batch: FeatureBatch, i: int) -> Float64[Tensor, "directions atoms dim"]:
-        """Transformed tangents of one structure's atoms, in the order of ``_structure``."""
-        parts = []
-        for run in batch.runs:
-            count = int(run.ptr[i + 1] - run.ptr[i])
-            if count and run.tangents is not None:
-                rows = run.tangents.features[run.tangents.ptr[i] : run.tangents.ptr[i + 1]]
-                parts.append(self.transform.apply_tangent(run.z, rows, torch.float64).unflatten(0, (-1, count)))
-        return torch.cat(parts, 1)
-
-    def _channels(self) -> tuple[_Channel, ...]:
-        if self.reduce == "sum":
-            return ("sum",)
-        return {0.0: ("pooled",), 1.0: ("own",)}.get(self.mixing.alpha, ("pooled", "own"))  # type: ignore[return-value]
-
-    def _table(self, channel: _Channel, rows: Sequence[int], columns: Sequence[int]) -> Float64[Tensor, "r c"]:
-        if channel == "sum":
-            return self.mixing.table(rows, columns)
-        if channel == "pooled":
-            return torch.full((len(rows), len(columns)), 1.0 - self.mixing.alpha, dtype=torch.float64)
-        same = torch.tensor([[float(a == b) for b in columns] for a in rows], dtype=torch.float64)
-        return self.mixing.alpha * same.reshape(len(rows), len(columns))
-
-    def _weight(self, channel: _Channel, run: SpeciesRun, n_atoms: Tensor) -> Float64[Tensor, " structures"]:
-        if channel == "sum":
-            return torch.ones(len(n_atoms), dtype=torch.float64)
-        size = n_atoms if channel == "pooled" else run.ptr.diff()
-        return 1.0 / size.double().clamp_min(1.0)
-
-    def _set_weights(self, channel: _Channel, landmarks: Landmarks) -> Float64[Tensor, " landmark_atoms"]:
+    def _set_weights(self, channel: Channel, landmarks: Landmarks) -> Float64[Tensor, " landmark_atoms"]:
         """The weight of each landmark atom in its set."""
         sizes = torch.bincount(landmarks.owner, minlength=landmarks.n_sets)
-        return torch.cat([self._weight(channel, run, sizes)[self._owners(run)] for run in landmarks.runs()])
+        return torch.cat([self._channels.weight(channel, run, sizes)[self._owners(run)] for run in landmarks.runs()])
 
     def _by_column_group(
-        self, batch: FeatureBatch | Landmarks, landmarks: Landmarks, channels: tuple[_Channel, ...], dtype: torch.dtype
+        self, batch: FeatureBatch | Landmarks, landmarks: Landmarks, channels: tuple[Channel, ...], dtype: torch.dtype
     ) -> list[Float64[Tensor, "structures columns"]]:
         prepared = self.prepare(landmarks, dtype)
         runs = batch.runs() if isinstance(batch, Landmarks) else batch.runs
@@ -336,11 +257,11 @@ class SetKernel:
             for columns in self._column_parts(run.z, landmarks, prepared):
                 sums = self._sums(run, prepared, columns, dtype)
                 for place, channel in enumerate(channels):
-                    weight = self._weight(channel, run, sizes).to(sums.device)
+                    weight = self._channels.weight(channel, run, sizes).to(sums.device)
                     self._add(parts, place, sums * weight[:, None], channel, run.z, landmarks, columns, scales[channel])
         return parts
 
-    def _empty(self, rows: int, landmarks: Landmarks, channels: tuple[_Channel, ...]) -> list[Tensor]:
+    def _empty(self, rows: int, landmarks: Landmarks, channels: tuple[Channel, ...]) -> list[Tensor]:
         groups = len(channels) if landmarks.singletons else 1
         device = landmarks.features.device
         return [torch.zeros(rows, landmarks.n_sets, dtype=torch.float64, device=device) for _ in range(groups)]
@@ -350,7 +271,7 @@ class SetKernel:
         parts: list[Tensor],
         place: int,
         sums: Float64[Tensor, "rows columns"],
-        channel: _Channel,
+        channel: Channel,
         z: int,
         landmarks: Landmarks,
         columns: tuple[int, int],
@@ -360,7 +281,7 @@ class SetKernel:
         a, b = columns
         species = landmarks.species[a:b]
         present, counts = species.unique_consecutive(return_counts=True)
-        table = self._table(channel, [z], present.tolist())[0].repeat_interleave(counts)
+        table = self._channels.table(channel, [z], present.tolist())[0].repeat_interleave(counts)
         if landmarks.singletons:
             parts[place][:, a:b] += sums * table.to(sums.device)
             return
