@@ -119,7 +119,8 @@ class _Learner:
         more = 10 if name == "schnet" and not self.it.quick else 1
 
         def train(plan: TrainPlan) -> TrainReport:
-            longer = replace(plan, steps=more * plan.steps, validate_every=more * plan.interval)
+            every = more * (plan.validate_every or 1)
+            longer = replace(plan, steps=more * plan.steps, validate_every=every)
             return pretrain(new_backbone(BackboneSpec(name)), training, self.held, longer)
 
         key = f"scratch {'CHGNet' if name == 'chgnet' else 'SchNet'}, {frames}"

@@ -62,7 +62,7 @@ Huber = Annotated[float | None, typer.Option(help="errors above this count by th
 WeightDecay = Annotated[float, typer.Option(help="decoupled weight decay")]
 Average = Annotated[float, typer.Option(help="decay of the moving average of the weights; 0 for none")]
 Patience = Annotated[int, typer.Option(help="validations without progress before an early stop; 0 for none")]
-ValidateEvery = Annotated[int | None, typer.Option(help="steps between validations; default: forty in all")]
+ValidateEvery = Annotated[int | None, typer.Option(help="steps between validations; default: ten to forty in all")]
 State = Annotated[Path | None, typer.Option(help="folder for the state of the training; default: beside the output")]
 StateInterval = Annotated[float, typer.Option(help="seconds between states")]
 Plot = Annotated[Path | None, typer.Option(help="figure of losses, errors and rate")]

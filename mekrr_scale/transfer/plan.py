@@ -30,7 +30,8 @@ class TrainPlan:
         cycles: of annealing; more than one is warm restarts.
         average: decay of the moving average of the weights; 0 for none.
         patience: validations without progress before training stops; 0 for no early stop.
-        validate_every: steps between validations; None for forty of them.
+        validate_every: steps between validations; None for forty of them, or down to ten where more would
+            take much of the training's time.
 
     Raises:
         ConfigError: a value outside its range.
@@ -76,10 +77,9 @@ class TrainPlan:
     def weights(self) -> tuple[float, float, float]:
         return self.energy_weight, self.force_weight, self.stress_weight
 
-    @property
-    def interval(self) -> int:
-        """Steps between validations."""
-        return self.validate_every or max(1, self.steps // 40)
+    def interval(self, held: int) -> int:
+        """Steps between validations on ``held`` structures."""
+        return self.validate_every or max(1, self.steps // 40, min(2 * held // self.batch, self.steps // 10))
 
     def factor(self, step: int) -> float:
         """What the rates are multiplied with in a step."""

@@ -182,6 +182,7 @@ def _loop(
     checkpoint: Checkpoint | None,
 ) -> None:
     plan = run.plan
+    interval = plan.interval(len(validation))
     if not run.history:
         _look(run, training, validation, progress)
     while run.step < plan.steps and not run.stale():
@@ -195,7 +196,7 @@ def _loop(
         run.update(loss)
         run.since.append(float(loss.detach()))
         progress.advance(1)
-        if run.step % plan.interval == 0 or run.step == plan.steps:
+        if run.step % interval == 0 or run.step == plan.steps:
             _look(run, training, validation, progress)
         if checkpoint is not None and checkpoint.due_here():
             checkpoint.save("training", run.state())
