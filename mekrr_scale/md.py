@@ -6,13 +6,10 @@ forces and uncertainties, and bounds at which to stop with the last good frame k
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import uuid
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,9 +22,9 @@ from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
 from mekrr_scale.calculator import MekrrCalculator
 from mekrr_scale.errors import ConfigError, SimulationError
 from mekrr_scale.progress import Progress, Silent
+from mekrr_scale.restarts import RestartFile
 
 Ensemble = Literal["nve", "langevin", "npt"]
-_FORMAT = "mekrr-scale md 1"
 
 
 @dataclass(frozen=True)
@@ -128,20 +125,21 @@ def run_md(
     """
     progress = progress or Silent()
     path = Path(trajectory)
-    restart = path.with_name(f"{path.stem}.restart.json")
+    identity = {"ensemble": plan.ensemble, "timestep": plan.timestep, "seed": plan.seed}
+    restart = RestartFile(path, identity)
     atoms = atoms.copy()
     atoms.calc = calculator
     if plan.ensemble == "npt" and (atoms.cell.rank < 3 or not atoms.pbc.all()):
         raise ConfigError("npt changes the cell: the structure needs one that is periodic in all three directions")
     generator = np.random.default_rng(plan.seed)
-    state = _read(restart, atoms, plan)
+    state = restart.read(atoms)
     if state is None:
         if not atoms.get_momenta().any() and plan.temperature > 0:
             MaxwellBoltzmannDistribution(atoms, temperature_K=plan.temperature, rng=generator)
             Stationary(atoms)
         path.write_text("", encoding="utf-8")
     else:
-        _restore(state, atoms, generator, path)
+        restart.restore(state, atoms, generator)
     done = 0 if state is None else int(state["step"])
     dynamics = _dynamics(atoms, plan, generator)
     if state is not None and plan.ensemble == "npt":
@@ -273,7 +271,7 @@ class _Recorder:
         atoms: Atoms,
         calculator: MekrrCalculator,
         path: Path,
-        restart: Path,
+        restart: RestartFile,
         plan: MdPlan,
         dynamics: Any,
         generator: np.random.Generator,
@@ -306,28 +304,7 @@ class _Recorder:
             ase.io.write(stream, _frame(self.atoms, info), format="extxyz")
 
     def save(self, step: int) -> None:
-        """The restart file, atomically; with it goes the length of the trajectory."""
-        state = {
-            "format": _FORMAT,
-            "plan": _identity(self.plan),
-            "numbers": self.atoms.numbers.tolist(),
-            "step": step,
-            "positions": self.atoms.positions.tolist(),
-            "momenta": self.atoms.get_momenta().tolist(),
-            "cell": self.atoms.cell.array.tolist(),
-            "generator": self.generator.bit_generator.state,
-            "p_eps": float(getattr(self.dynamics, "p_eps", 0.0)),
-            "trajectory_bytes": self.path.stat().st_size,
-        }
-        temporary = self.restart.with_name(f".{self.restart.name}.{uuid.uuid4().hex}")
-        try:
-            with temporary.open("w", encoding="utf-8") as stream:
-                json.dump(state, stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(temporary, self.restart)
-        finally:
-            temporary.unlink(missing_ok=True)
+        self.restart.save(self.atoms, step, self.generator, p_eps=float(getattr(self.dynamics, "p_eps", 0.0)))
 
     def drift(self) -> float:
         """Slope of the total energy, by least squares over all steps."""
@@ -375,40 +352,3 @@ def _frame(atoms: Atoms, info: Mapping[str, Any]) -> Atoms:
     results = {key: atoms.calc.results[key] for key in ("energy", "forces", "stress") if key in atoms.calc.results}
     frame.calc = SinglePointCalculator(frame, **results)
     return frame
-
-
-def _identity(plan: MdPlan) -> dict[str, Any]:
-    """What may not change between a run and its continuation."""
-    return {key: asdict(plan)[key] for key in ("ensemble", "timestep", "seed")}
-
-
-def _read(restart: Path, atoms: Atoms, plan: MdPlan) -> Mapping[str, Any] | None:
-    """The state to go on from, if there is one."""
-    if not restart.exists():
-        return None
-    try:
-        state = json.loads(restart.read_text(encoding="utf-8"))
-        ours = state["format"] == _FORMAT
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{restart} is not a restart file ({error!r}); remove it to start anew") from error
-    if not ours or state["numbers"] != atoms.numbers.tolist():
-        raise ConfigError(f"{restart} is of another system; remove it to start anew, or choose another trajectory")
-    differing = [f"{key} {state['plan'][key]} there, {value} now" for key, value in _identity(plan).items()
-                 if state["plan"][key] != value]  # fmt: skip
-    if differing:
-        raise ConfigError(f"{restart} is of another simulation ({'; '.join(differing)}); remove it to start anew")
-    return dict(state)
-
-
-def _restore(state: Mapping[str, Any], atoms: Atoms, generator: np.random.Generator, path: Path) -> None:
-    atoms.set_cell(state["cell"])
-    atoms.positions[:] = state["positions"]
-    atoms.set_momenta(state["momenta"], apply_constraint=False)
-    generator.bit_generator.state = state["generator"]
-    size = path.stat().st_size if path.exists() else 0
-    if size < state["trajectory_bytes"]:
-        raise ConfigError(
-            f"{path} is shorter than when its restart file was written; restore it, or remove the restart file"
-        )
-    with path.open("rb+") as stream:  # frames behind the restart point come again
-        stream.truncate(state["trajectory_bytes"])
