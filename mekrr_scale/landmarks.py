@@ -207,6 +207,7 @@ class Warm(LandmarkSelection):
     """The landmarks of a source model, and others chosen beside them.
 
     The span then holds what the source has learned, so that a fit to few new data can fall back on it.
+    Landmarks of elements that the features were not standardised on are left out.
     """
 
     source: Landmarks
@@ -216,20 +217,28 @@ class Warm(LandmarkSelection):
         """As ``LandmarkSelection.select``.
 
         Raises:
-            ConfigError: the source's are whole structures.
+            ConfigError: the source's are whole structures, or of none of the data's elements.
         """
         if not self.source.singletons:
             raise ConfigError("the source model's landmarks are whole structures; only single atoms can be joined")
+        known = kernel.transform.species
+        kept = {
+            z: self.source.features[self.source.species == z]
+            for z in self.source.species.unique().tolist()
+            if known == (0,) or z in known
+        }
+        if not kept:
+            raise ConfigError(
+                f"the source model's landmarks are of species {self.source.species.unique().tolist()}, the data hold "
+                f"{list(known)}: none can be taken; leave --landmarks-from out"
+            )
         if self.others is None:
-            return self.source
+            return _singletons(kept)
         found = self.others.select(batches, kernel, group)
-        sets = (self.source, found)
-        return _singletons(
-            {
-                z: torch.cat([part.features[part.species == z].to(found.features.dtype) for part in sets])
-                for z in sorted({int(z) for part in sets for z in part.species})
-            }
-        )
+        for z in found.species.unique().tolist():
+            own = found.features[found.species == z]
+            kept[z] = torch.cat([kept[z].to(own.dtype), own]) if z in kept else own
+        return _singletons({z: features.to(found.features.dtype) for z, features in kept.items()})
 
 
 @final

@@ -18,6 +18,7 @@ from mekrr_scale.pipeline.transfer_table import shifted_rmse
 from mekrr_scale.progress import Silent
 from mekrr_scale.rows import DerivativeRows, EnergyRows
 from mekrr_scale.store import FeatureStore, FeatureWriter
+from mekrr_scale.transforms import Transform
 from tests.test_cli import run  # noqa: F401  a fixture
 
 PLAN = FitPlan(
@@ -114,6 +115,22 @@ def test_warm_landmarks(store, model_file, tmp_path):
         fit(tmp_path / "own", replace(PLAN, warm=model_file))
     with pytest.raises(ConfigError, match="not by whole structures"):
         replace(PLAN, warm=model_file, landmarks="structures")
+
+
+def test_warm_landmarks_of_other_elements(model_file):
+    """What the data have no statistics of is left out, and told if nothing is left."""
+    source = Model.load(model_file)
+    dim = source.landmarks.features.shape[1]
+
+    def kernel(z):
+        ones = torch.ones(1, dim, dtype=torch.float64)
+        return replace(source.kernel, transform=Transform((z,), 0 * ones, ones))
+
+    found = Warm(source.landmarks, None).select([], kernel(6))
+    assert found.species.unique().tolist() == [6]
+    assert torch.equal(found.features, source.landmarks.features[source.landmarks.species == 6])
+    with pytest.raises(ConfigError, match="none can be taken"):
+        Warm(source.landmarks, None).select([], kernel(14))
 
 
 def test_shifted_errors(fitted, toy_structures):
