@@ -66,9 +66,9 @@ class Experiment:
 
     def run(self, key: str, work: Callable[[], dict[str, float]]) -> dict[str, float]:
         """A run's figures; what an earlier call has finished is read."""
-        path = self._kept(key)
+        path = self._path(key)
         if path.exists() and not self.quick:
-            return dict(json.loads(path.read_text(encoding="utf-8")))
+            return self.kept(key)
         begin = time.perf_counter()
         found = {**work(), "seconds": time.perf_counter() - begin}
         path.write_text(json.dumps(found), encoding="utf-8")
@@ -80,9 +80,13 @@ class Experiment:
         """Learning rates to try: all for seed 0, then the one that seed 0's run (``key-0``) has chosen."""
         if self.quick or not seed:
             return rates[:1] if self.quick else rates
-        return (float(json.loads(self._kept(f"{key}-0").read_text(encoding="utf-8"))[chosen]),)
+        return (self.kept(f"{key}-0")[chosen],)
 
-    def _kept(self, key: str) -> Path:
+    def kept(self, key: str) -> dict[str, float]:
+        """What a finished run has found."""
+        return dict(json.loads(self._path(key).read_text(encoding="utf-8")))
+
+    def _path(self, key: str) -> Path:
         return self.folder / f"{key.replace('/', '-').replace(' ', '_')}.json"
 
     def say(self, text: str = "") -> None:

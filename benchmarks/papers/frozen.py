@@ -27,7 +27,6 @@ from mekrr_scale.transfer import (
     fit_kernel,
     pretrain,
     randomize,
-    read_examples,
 )
 from mekrr_scale.transfer.distill import label, timed
 
@@ -54,8 +53,9 @@ def main() -> None:
     it.finish()
 
 
-def _levels(it: Experiment) -> tuple[str, ...]:
-    return LEVELS[-1:] if it.quick else LEVELS
+def _best_level(it: Experiment) -> str:
+    """The level of freezing that the validation set likes best, from the first seed's runs."""
+    return LEVELS[-1] if it.quick else min(LEVELS, key=lambda level: it.kept(f"frozen up to {level}-0")["validation"])
 
 
 @dataclass(frozen=True)
@@ -70,19 +70,24 @@ class _Learner:
     seed: int
 
     def ways(self) -> dict[str, Callable[[], dict[str, float]]]:
-        levels = {f"frozen up to {level}": self._frozen(level) for level in _levels(self.it)}
-        return {
-            **levels,
-            "fine-tuned, nothing frozen": self._frozen(None),
+        """By name; what costs much and enters no ratio but one is run for the first seed alone."""
+        first = not self.seed
+        levels = LEVELS[-1:] if self.it.quick else LEVELS if first else (_best_level(self.it),)
+        always = {
+            **{f"frozen up to {level}": self._frozen(level) for level in levels},
             "scratch SchNet, the same frames": lambda: self._scratch("schnet", "the same frames"),
             "scratch SchNet, all frames": lambda: self._scratch("schnet", "all frames"),
             "kernel, frozen features": lambda: self._kernel(load_backbone("chgnet")),
             "kernel, random features": lambda: self._kernel(randomize(load_backbone("chgnet"), self.seed)),
             "kernel, fine-tuned features": lambda: self._kernel(self._best()),
             "distilled": self.distilled,
+        }
+        once = {
+            "fine-tuned, nothing frozen": self._frozen(None),
             "scratch CHGNet, the same frames": lambda: self._scratch("chgnet", "the same frames"),
             "scratch CHGNet, all frames": lambda: self._scratch("chgnet", "all frames"),
         }
+        return always | once if first else always
 
     @property
     def steps(self) -> int:
@@ -101,7 +106,8 @@ class _Learner:
             backbone, rate = self._tuned(
                 rates, lambda plan: finetune(load_backbone("chgnet"), self.part, self.held, plan), level
             )
-            save_backbone(backbone, self.it.folder / f"{level or 'nothing'}-{self.seed}.pt")
+            if level:
+                save_backbone(backbone, self.it.folder / f"{level}-{self.seed}.pt")
             held = errors(BackboneEnergies(backbone), self.held)["force_rmse"]
             return {**errors(BackboneEnergies(backbone), self.test), "rate": rate, "validation": held}
 
@@ -128,17 +134,8 @@ class _Learner:
         return {**errors(BackboneEnergies(backbone), self.test), "rate": rate}
 
     def _best(self) -> Backbone:
-        """The fine-tuned backbone that the validation set likes best."""
-        names = {level: f"frozen up to {level}" for level in _levels(self.it)} | {
-            "nothing": "fine-tuned, nothing frozen"
-        }
-        runs = (
-            {level: self.it.run(f"{name}-{self.seed}", dict) for level, name in names.items()}
-            if not self.it.quick
-            else {}
-        )
-        best = min(runs, key=lambda level: runs[level]["validation"]) if runs else "nothing"
-        return load_backbone("chgnet", checkpoint=str(self.it.folder / f"{best}-{self.seed}.pt"))
+        """The backbone fine-tuned at the best level."""
+        return load_backbone("chgnet", checkpoint=str(self.it.folder / f"{_best_level(self.it)}-{self.seed}.pt"))
 
     def _teacher(self, backbone: Backbone) -> Predictor:
         atoms = sum(len(example.atoms) for example in self.part)
@@ -155,10 +152,8 @@ class _Learner:
     def distilled(self) -> dict[str, float]:
         """A SchNet that learns all frames from the kernel on fine-tuned features, and from DFT on the part alone."""
         teacher = self._teacher(self._best())
-        labelled = read_examples(
-            label(teacher, [example.atoms for example in (self.rest if not self.it.quick else self.part)])
-        )
-        held = read_examples(label(teacher, [example.atoms for example in self.held]))
+        labelled = label(teacher, [example.atoms for example in (self.part if self.it.quick else self.rest)])
+        held = label(teacher, [example.atoms for example in self.held])
         steps = 4 if self.it.quick else 3000
         plan = TrainPlan(steps=steps, batch=4, seed=self.seed, validate_every=max(1, steps // 10))
 
@@ -187,14 +182,14 @@ def _tables(it: Experiment, found: dict[str, list[dict[str, float]]], part: int,
     it.say("\n| | frames | forces, meV/A | energy, meV/atom |\n|---|---|---|---|")
     for name, rows in found.items():
         it.say(f"| {name} | {whole if 'all' in name else part} | {spread(rows)} | {spread(rows, 'energy_rmse')} |")
-    levels = [f"frozen up to {level}" for level in _levels(it)]
-    best = min(levels, key=lambda name: sum(run["validation"] for run in found[name]))
+    best = f"frozen up to {_best_level(it)}"
     it.say(f"\nbest frozen level on the validation set: {best}")
     it.say("\n| ratio of force RMSE | mean (lowest to highest) | limit |\n|---|---|---|")
-    for net in ("CHGNet", "SchNet"):
-        it.say(f"| {best} / scratch {net} on all | {ratio(found[best], found[f'scratch {net}, all frames'])} | 1.25 |")
-        same = found[f"scratch {net}, the same frames"]
-        it.say(f"| {best} / scratch {net} on the same frames | {ratio(found[best], same)} | 0.70 |")
+    for net in ("SchNet", "CHGNet"):
+        whole, same = found[f"scratch {net}, all frames"], found[f"scratch {net}, the same frames"]
+        rows = found[best][: len(whole)]
+        it.say(f"| {best} / scratch {net} on all | {ratio(rows, whole)} | 1.25 |")
+        it.say(f"| {best} / scratch {net} on the same frames | {ratio(rows, same)} | 0.70 |")
     frozen = found["kernel, frozen features"]
     it.say(f"| kernel on fine-tuned / frozen features | {ratio(found['kernel, fine-tuned features'], frozen)} | 0.90 |")
     it.say(f"| kernel on pretrained / random features | {ratio(frozen, found['kernel, random features'])} | 0.60 |")
