@@ -11,17 +11,13 @@ learned, in meV/atom; forces where the text says so.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-import ase.io
-import numpy as np
-import torch
-
 from benchmarks.papers.common import SHARED, Experiment, errors, parted, ratio, spread, tuned
 from benchmarks.papers.levels import energies_alone
-from mekrr_scale.backbones import Backbone, BackboneSpec, load_backbone, new_backbone
+from mekrr_scale.backbones import Backbone, BackboneSpec, load_backbone, new_backbone, save_backbone
 from mekrr_scale.model import Model
 from mekrr_scale.pipeline import ExtractPlan, FitPlan, LengthScale, evaluate_store, extract, fit
 from mekrr_scale.priors import BackboneEnergies
@@ -43,11 +39,11 @@ class Sets:
 def main() -> None:
     it = Experiment.parse("mekrr")
     sets = _sets(it)
-    models = _same_set(it, sets)
     if "pt111" in sets:
-        _facets(it, sets, models)
+        _facets(it, sets)
     else:
         it.say("\nPt(111) and Pt(553): the data are not here (their licence does not let them be copied)")
+    _same_set(it, sets)
     _ablation(it, sets["hcoo_cu110"])
     it.finish()
 
@@ -74,10 +70,7 @@ def _store(it: Experiment, name: str, examples: Sequence[Example], backbone: Bac
     """Features of energies alone, extracted once."""
     folder = it.folder / "stores" / name
     if not (folder / "manifest.json").exists():
-        path = it.folder / "work.xyz"
-        ase.io.write(path, [example.frame() for example in examples], format="extxyz")
-        extract(path, folder, ExtractPlan(), backbone or load_backbone("chgnet"))
-        path.unlink()
+        extract([example.frame() for example in examples], folder, ExtractPlan(), backbone or load_backbone("chgnet"))
     return FeatureStore(folder)
 
 
@@ -96,27 +89,31 @@ def _errors(model: Model, store: FeatureStore) -> dict[str, float]:
     return {"energy_mae": found["energy_mae"], "energy_rmse": found["energy_rmse"]}
 
 
-def _same_set(it: Experiment, sets: dict[str, Sets]) -> dict[str, Model]:
+def _kernel(
+    it: Experiment, sets: dict[str, Sets], source: str, target: str, plan: FitPlan | None = None
+) -> dict[str, float]:
+    """Learned on the training structures of one set, tested on those of another, or of the same."""
+    training = _store(it, f"{source}-train", sets[source].training)
+    return _errors(fit(training, plan or _plan(it)).model, _store(it, f"{target}-test", sets[target].test))
+
+
+def _same_set(it: Experiment, sets: dict[str, Sets]) -> None:
     it.say("\n| same set | learned from | tested on | MAE, meV/atom | RMSE |\n|---|---|---|---|---|")
-    models = {}
     for name, part in sets.items():
-        model = fit(_store(it, f"{name}-train", part.training), _plan(it)).model
-        errors = _errors(model, _store(it, f"{name}-test", part.test))
+        found = it.run(f"{name}-itself", partial(_kernel, it, sets, name, name))
         sizes = f"{len(part.training)} | {len(part.test)}"
-        it.say(f"| {name} | {sizes} | {errors['energy_mae']:.2f} | {errors['energy_rmse']:.2f} |")
-        models[name] = model
-    return models
+        it.say(f"| {name} | {sizes} | {found['energy_mae']:.2f} | {found['energy_rmse']:.2f} |")
 
 
-def _facets(it: Experiment, sets: dict[str, Sets], models: dict[str, Model]) -> None:
+def _facets(it: Experiment, sets: dict[str, Sets]) -> None:
     """Learned on one facet, tested on the other; against networks from scratch on the same energies."""
     it.say("\n| transfer | | MAE, meV/atom | RMSE |\n|---|---|---|---|")
     for source, target in (("pt111", "pt553"), ("pt553", "pt111")):
-        stores = {name: _store(it, f"{name}-{part}", getattr(sets[name], kind)) for name, part, kind in (
-            (source, "train", "training"), (target, "test", "test"))}  # fmt: skip
-        rows = {"kernel": [_errors(models[source], stores[target])]}
-        prior = fit(stores[source], _plan(it, baselines=("backbone",))).model
-        rows["kernel, backbone as prior"] = [_errors(prior, stores[target])]
+        plans = {"kernel": _plan(it), "kernel, backbone as prior": _plan(it, baselines=("backbone",))}
+        rows = {
+            name: [it.run(f"{source}-{target}-{name}", partial(_kernel, it, sets, source, target, plan))]
+            for name, plan in plans.items()
+        }
         networks = {"SchNet from scratch, energies": False, "SchNet from scratch, energies and forces": True}
         for name, forces in networks.items():
             for seed in range(it.seeds):
@@ -129,7 +126,7 @@ def _facets(it: Experiment, sets: dict[str, Sets], models: dict[str, Model]) -> 
                 f"| {source} to {target} | {name} | {spread(found, 'energy_mae')} | {spread(found, 'energy_rmse')} |"
             )
         kernel = rows["kernel"] * it.seeds
-        for name in list(rows)[2:]:
+        for name in networks:
             it.say(
                 f"\n{source} to {target}, RMSE: kernel / {name}: {ratio(kernel, rows[name], 'energy_rmse')} (limit 0.5)\n"
             )
@@ -165,44 +162,50 @@ def _ablation(it: Experiment, hcoo: Sets) -> None:
         "features not standardised": replace(base, standardize=("none",)),
         "backbone as prior": replace(base, baselines=("backbone",)),
     }
-    training, test = _store(it, "hcoo_cu110-train", hcoo.training), _store(it, "hcoo_cu110-test", hcoo.test)
     for name, plan in choices.items():
-        _row(it, name, _errors(fit(training, plan).model, test))
-    backbones: dict[str, Backbone] = {}
-    for layer in ("conv1",) if it.quick else ("conv1", "conv2", "conv4"):
-        backbones[f"layer {layer}"] = load_backbone("chgnet", layer=layer)
-    torch.manual_seed(0)
-    backbones["random features"] = randomize(load_backbone("chgnet"), 0)
-    backbones["fine-tuned features (energies)"] = _tuned_backbone(it, hcoo)
-    for name, backbone in backbones.items():
-        short = name.replace(" ", "_")
-        parts = [
-            _store(it, f"hcoo-{short}-{part}", ex, backbone)
-            for part, ex in (("train", hcoo.training), ("test", hcoo.test))
-        ]
-        _row(it, name, _errors(fit(parts[0], base).model, parts[1]))
-    held = energies_alone(hcoo.test)
-    _row(it, "fine-tuned CHGNet itself", errors(BackboneEnergies(backbones["fine-tuned features (energies)"]), held))
-    _row(
-        it,
-        "SchNet from scratch, energies",
-        it.run("hcoo-scratch", lambda: _network(it, hcoo.training, hcoo.test, 0, False, SCRATCH_RATES)),
-    )
+        _row(it, name, it.run(name, partial(_kernel, it, {"hcoo_cu110": hcoo}, "hcoo_cu110", "hcoo_cu110", plan)))
+    layers = ("conv1",) if it.quick else ("conv1", "conv2", "conv4")
+    features: dict[str, Callable[[], Backbone]] = {
+        **{f"layer {layer}": partial(load_backbone, "chgnet", layer=layer) for layer in layers},
+        "random features": lambda: randomize(load_backbone("chgnet"), 0),
+        "fine-tuned features (energies)": partial(_tuned_backbone, it, hcoo),
+    }
+    for name, make in features.items():
+        _row(it, name, it.run(name, partial(_on_features, it, hcoo, name, make, base)))
+    networks: dict[str, Callable[[], dict[str, float]]] = {
+        "fine-tuned CHGNet itself": lambda: errors(
+            BackboneEnergies(_tuned_backbone(it, hcoo)), energies_alone(hcoo.test)
+        ),
+        "SchNet from scratch, energies": lambda: _network(it, hcoo.training, hcoo.test, 0, False, SCRATCH_RATES),
+    }
+    for name, work in networks.items():
+        _row(it, name, it.run(name, work))
+
+
+def _on_features(
+    it: Experiment, hcoo: Sets, name: str, make: Callable[[], Backbone], plan: FitPlan
+) -> dict[str, float]:
+    backbone, short = make(), name.replace(" ", "_")
+    training = _store(it, f"hcoo-{short}-train", hcoo.training, backbone)
+    return _errors(fit(training, plan).model, _store(it, f"hcoo-{short}-test", hcoo.test, backbone))
 
 
 def _tuned_backbone(it: Experiment, hcoo: Sets) -> Backbone:
     """CHGNet fine-tuned on the same energies, with the first two convolutions frozen."""
-    held, rest = parted(energies_alone(hcoo.training), (0.1,))
-    steps = 2 if it.quick else 300
-    plan = TrainPlan(
-        steps=steps, batch=4, learning_rate=3e-4, validate_every=max(1, steps // 5), blocks=BlockPlan(freeze_up_to="conv2")
-    )  # fmt: skip
-    return finetune(load_backbone("chgnet"), rest, held, plan).backbone
+    path = it.folder / "tuned.pt"
+    if not path.exists() or it.quick:
+        held, rest = parted(energies_alone(hcoo.training), (0.1,))
+        steps = 2 if it.quick else 300
+        plan = TrainPlan(
+            steps=steps, batch=4, learning_rate=3e-4, validate_every=max(1, steps // 5),
+            blocks=BlockPlan(freeze_up_to="conv2"),
+        )  # fmt: skip
+        save_backbone(finetune(load_backbone("chgnet"), rest, held, plan).backbone, path)
+    return load_backbone("chgnet", checkpoint=str(path))
 
 
-def _row(it: Experiment, name: str, errors: dict[str, float]) -> None:
-    if not np.isnan(errors["energy_rmse"]):
-        it.say(f"| {name} | {errors['energy_mae']:.2f} | {errors['energy_rmse']:.2f} |")
+def _row(it: Experiment, name: str, found: dict[str, float]) -> None:
+    it.say(f"| {name} | {found['energy_mae']:.2f} | {found['energy_rmse']:.2f} |")
 
 
 if __name__ == "__main__":
