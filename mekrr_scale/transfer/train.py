@@ -224,9 +224,9 @@ def _look(run: _Run, training: Sequence[Example], validation: Sequence[Example],
     run.since = []
     if record is run.best:
         run.best_weights = _copied(run.average)
+    trained = f"{mean:.3g} in training, " if run.step else ""
     progress.note(
-        f"step {run.step}, epoch {record.epoch:.1f}: loss {mean:.3g} in training, {loss:.3g} in validation "
-        f"({errors}), rate {rate:.2g}"
+        f"step {run.step}, epoch {record.epoch:.1f}: loss {trained}{loss:.3g} in validation ({errors}), rate {rate:.2g}"
     )
 
 
