@@ -120,6 +120,7 @@ def training_plot(path: Path | str, report: TrainReport) -> None:
         axis.set_ylabel(label)
     for axis in axes[0]:
         axis.set_yscale("log")
+        _plain_ticks(axis.yaxis)
         axis.set_xlabel("step")
         axis.axvline(report.best.step, color="black", linewidth=0.8, linestyle="--")
         axis.spines[["top", "right"]].set_visible(False)
@@ -127,6 +128,14 @@ def training_plot(path: Path | str, report: TrainReport) -> None:
     figure.tight_layout()
     figure.savefig(path, dpi=130)
     plt.close(figure)
+
+
+def _plain_ticks(axis: Any) -> None:
+    """Numbers such as 150 on a logarithmic axis, whose range may be less than a decade."""
+    from matplotlib.ticker import LogFormatter
+
+    axis.set_major_formatter(LogFormatter())
+    axis.set_minor_formatter(LogFormatter())
 
 
 def transfer_report(table: TransferTable) -> Table:
@@ -226,6 +235,7 @@ def curve_plot(path: Path | str, points: Sequence[CurvePoint]) -> None:
             axis.plot(sizes, mean, marker="o", markersize=3, color=colours(place % 10), label=variant)
             axis.fill_between(sizes, low, high, color=colours(place % 10), alpha=0.15, linewidth=0)
         axis.set(xscale="log", yscale="log", xlabel="training structures", ylabel=label)
+        _plain_ticks(axis.yaxis)
         every = sorted({point.size for point in points})
         axis.set_xticks(every, [str(size) for size in every])
         axis.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
