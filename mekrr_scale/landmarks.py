@@ -221,16 +221,15 @@ class Warm(LandmarkSelection):
         """
         if not self.source.singletons:
             raise ConfigError("the source model's landmarks are whole structures; only single atoms can be joined")
-        known = kernel.transform.species
         kept = {
             z: self.source.features[self.source.species == z]
             for z in self.source.species.unique().tolist()
-            if known == (0,) or z in known
+            if kernel.transform.knows(z)
         }
         if not kept:
             raise ConfigError(
                 f"the source model's landmarks are of species {self.source.species.unique().tolist()}, the data hold "
-                f"{list(known)}: none can be taken; leave --landmarks-from out"
+                f"{list(kernel.transform.species)}: none can be taken; leave --landmarks-from out"
             )
         if self.others is None:
             return _singletons(kept)

@@ -32,6 +32,10 @@ class Transform:
     def identity(cls, dim: int) -> Transform:
         return cls((0,), torch.zeros(1, dim, dtype=torch.float64), torch.ones(1, dim, dtype=torch.float64))
 
+    def knows(self, z: int) -> bool:
+        """Whether the transform can be applied to a species."""
+        return self.species == (0,) or z in self.species
+
     def place(self, z: int) -> int:
         """The row of ``mean`` and ``scale`` for a species.
 
@@ -40,7 +44,7 @@ class Transform:
         """
         if self.species == (0,):
             return 0
-        if z not in self.species:
+        if not self.knows(z):
             raise ModelError(
                 f"species {z} is not among those the features were standardised on ({list(self.species)}); "
                 "refit with structures that contain it"

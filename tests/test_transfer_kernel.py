@@ -117,7 +117,7 @@ def test_warm_landmarks(store, model_file, tmp_path):
         replace(PLAN, warm=model_file, landmarks="structures")
 
 
-def test_warm_landmarks_of_other_elements(model_file):
+def test_warm_landmarks_of_other_elements(model_file, toy_structures, spec, tmp_path):
     """What the data have no statistics of is left out, and told if nothing is left."""
     source = Model.load(model_file)
     dim = source.landmarks.features.shape[1]
@@ -131,6 +131,11 @@ def test_warm_landmarks_of_other_elements(model_file):
     assert torch.equal(found.features, source.landmarks.features[source.landmarks.species == 6])
     with pytest.raises(ConfigError, match="none can be taken"):
         Warm(source.landmarks, None).select([], kernel(14))
+    dry = [atoms for atoms in toy_structures if 6 not in atoms.numbers]
+    extract(dry, tmp_path / "dry", ExtractPlan(spec))
+    model = fit(tmp_path / "dry", replace(PLAN, n_landmarks=8, warm=model_file, folds=0, ridges=(1e-6,))).model
+    others = int((source.landmarks.species != 6).sum())
+    assert model.landmarks.n_sets == others + 8
 
 
 def test_shifted_errors(fitted, toy_structures):

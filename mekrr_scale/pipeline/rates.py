@@ -24,7 +24,7 @@ from mekrr_scale.pool import Pool, draw_pool
 from mekrr_scale.posterior import alone
 from mekrr_scale.rows import DerivativeRows, EnergyRows
 from mekrr_scale.store.reader import BATCH_ATOMS
-from mekrr_scale.transforms import fit_transform
+from mekrr_scale.transforms import Transform, fit_transform
 from mekrr_scale.whitening import eigh, whiten
 
 _ELEMENTS = 3e7  # kernel elements of the batch that is timed
@@ -60,7 +60,7 @@ class Sample:
         rank = whiten(kernel.gram_block_makers(few), plan.cut).rank
         return cls(
             kernel=kernel,
-            landmarks=_landmarks(plan, data, first),
+            landmarks=_landmarks(plan, data, first, transform),
             batch=_small(plan, data, False),
             moved=_small(plan, data, True) if data.derivatives else None,
             rank_part=rank / kernel.n_columns(few),
@@ -126,7 +126,7 @@ class Rates:
         )
 
 
-def _landmarks(plan: FitPlan, data: FitData, first: FeatureBatch) -> Landmarks:
+def _landmarks(plan: FitPlan, data: FitData, first: FeatureBatch, transform: Transform) -> Landmarks:
     """As many as the fit has of each species; atoms of the first batch, repeated where it has too few."""
     features = {run.z: run.features for run in first.runs if len(run.features)}
     counts = {z: n for z, n in data.stores[0].species.items() if z in features}
@@ -135,7 +135,7 @@ def _landmarks(plan: FitPlan, data: FitData, first: FeatureBatch) -> Landmarks:
     fewest = 0 if plan.warm else most
     shares = pool.share(min(plan.n_landmarks or fewest, most), plan.balance)
     if plan.warm is not None:
-        for z in Model.load(plan.warm).landmarks.species.tolist():
+        for z in filter(transform.knows, Model.load(plan.warm).landmarks.species.tolist()):
             shares[z] = shares.get(z, 0) + 1
     any_atom = next(iter(features.values()))
     chosen = {z: _repeated(features.get(z, any_atom), n) for z, n in sorted(shares.items()) if n}
