@@ -29,12 +29,14 @@ class Experiment:
 
     Args:
         quick: a few structures and steps, with the data in examples: that it runs, not what it shows.
+        recorded: take the runs of earlier days from ``records``; what is missing there is run.
     """
 
     name: str
     quick: bool
     seeds: int
     figures: Path
+    recorded: bool = False
     rows: list[str] = field(default_factory=list)
     begin: float = field(default_factory=time.perf_counter)
 
@@ -44,11 +46,14 @@ class Experiment:
         parser.add_argument("--quick", action="store_true", help="small, on the data in the repository")
         parser.add_argument("--seeds", type=int, default=3, help="subsets and initial weights")
         parser.add_argument("--figures", type=Path, default=None, help="folder for figures")
+        parser.add_argument("--recorded", action="store_true", help="take the runs that the repository keeps")
         found = parser.parse_args()
         folder = found.figures or (ROOT / "build" / "papers" / "quick" if found.quick else FIGURES)
         folder.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
-        return cls(name, found.quick, 1 if found.quick else found.seeds, folder)
+        it = cls(name, found.quick, 1 if found.quick else found.seeds, folder, found.recorded)
+        it._restore()
+        return it
 
     @property
     def folder(self) -> Path:
@@ -89,13 +94,34 @@ class Experiment:
     def _path(self, key: str) -> Path:
         return self.folder / f"{key.replace('/', '-').replace(' ', '_')}.json"
 
+    @property
+    def records(self) -> Path:
+        """All finished runs in one file, for the repository."""
+        return Path(__file__).parent / "records" / f"{self.name}.json"
+
+    def _restore(self) -> None:
+        if self.recorded and not self.quick and self.records.exists():
+            for name, run in json.loads(self.records.read_text(encoding="utf-8")).items():
+                path = self.folder / f"{name}.json"
+                if not path.exists():
+                    path.write_text(json.dumps(run), encoding="utf-8")
+
+    def record(self) -> None:
+        """Write what is finished to ``records``."""
+        runs = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(self.folder.glob("*.json"))}
+        self.records.parent.mkdir(exist_ok=True)
+        self.records.write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")
+
     def say(self, text: str = "") -> None:
         print(text, flush=True)
         self.rows.append(text)
 
     def finish(self) -> None:
-        """The tables once more in one file, and the time that all took."""
-        self.say(f"\n{time.perf_counter() - self.begin:.0f} s in this call")
+        """The tables once more in one file, the runs, and the time that all took."""
+        runs = sum(json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in self.folder.glob("*.json"))
+        self.say(f"\n{time.perf_counter() - self.begin:.0f} s in this call, {runs:.0f} s in all runs")
+        if not self.quick:
+            self.record()
         (self.folder / "tables.md").write_text("\n".join(self.rows) + "\n", encoding="utf-8")
 
 
