@@ -31,7 +31,7 @@ from mekrr_scale.transfer import (
 )
 from mekrr_scale.transfer.distill import label, timed
 
-LEVELS = ("conv2", "conv3")  # everything up to this block is frozen
+LEVELS = ("conv1", "conv2", "conv3")  # everything up to this block is frozen
 LONGER = 10  # times the steps, for a network whose steps are so much cheaper
 SCRATCH_RATES = (1e-3, 3e-3, 1e-2)
 TUNE_RATES = (1e-3, 3e-3)
