@@ -9,13 +9,12 @@ from typing import Any, ClassVar
 import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
-from ase.stress import full_3x3_to_voigt_6_stress
 
 from mekrr_scale.backbones import Backbone
 from mekrr_scale.graphs import SkinList
 from mekrr_scale.model import Model
 from mekrr_scale.potential import Potential
-from mekrr_scale.priors import Calculated, Prediction, Predictor
+from mekrr_scale.priors import Calculated, Predictor
 
 
 class PredictorCalculator(Calculator):  # type: ignore[misc]
@@ -37,7 +36,7 @@ class PredictorCalculator(Calculator):  # type: ignore[misc]
         super().calculate(atoms, list(properties), list(system_changes))
         stress = "stress" in properties
         found = self.predictor.predict(self.atoms, forces=stress or "forces" in properties, stress=stress)
-        self.results = _results(found)
+        self.results = found.results()
 
 
 class MekrrCalculator(Calculator):  # type: ignore[misc]
@@ -95,20 +94,9 @@ class MekrrCalculator(Calculator):  # type: ignore[misc]
         stress = self._stressed and periodic
         forces = stress or bool({"forces", "stress"} & set(properties))
         prediction = self.potential.predict(self.atoms, forces=forces, stress=stress, neighbours=self.neighbours)
-        self.results = _results(prediction)
+        self.results = prediction.results()
         if self.uncertainty:
             found = self.potential.uncertainty(self.atoms)
             self.results["energy_uncertainty"] = float(found.energy[0])
             self.results["energies_uncertainty"] = found.energies.numpy()
             self.results["extrapolation"] = found.grade.numpy()
-
-
-def _results(found: Prediction) -> dict[str, Any]:
-    """ASE's results, of one structure."""
-    energy = float(found.energy[0])
-    results: dict[str, Any] = {"energy": energy, "free_energy": energy, "energies": found.energies.numpy()}
-    if found.forces is not None:
-        results["forces"] = found.forces.numpy()
-    if found.stress is not None:
-        results["stress"] = full_3x3_to_voigt_6_stress(found.stress[0].numpy())
-    return results

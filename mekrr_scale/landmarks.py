@@ -234,10 +234,11 @@ class Warm(LandmarkSelection):
         if self.others is None:
             return _singletons(kept)
         found = self.others.select(batches, kernel, group)
+        kept = {z: features.to(found.features.dtype) for z, features in kept.items()}
         for z in found.species.unique().tolist():
             own = found.features[found.species == z]
-            kept[z] = torch.cat([kept[z].to(own.dtype), own]) if z in kept else own
-        return _singletons({z: features.to(found.features.dtype) for z, features in kept.items()})
+            kept[z] = torch.cat([kept[z], own]) if z in kept else own
+        return _singletons(kept)
 
 
 @final

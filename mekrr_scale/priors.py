@@ -21,7 +21,7 @@ import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError
 from ase.data import atomic_numbers
-from ase.stress import voigt_6_to_full_3x3_stress
+from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 from jaxtyping import Float64
 from torch import Tensor
 
@@ -41,6 +41,16 @@ class Prediction:
     energies: Float64[Tensor, " atoms"]  # eV, each atom's part
     forces: Float64[Tensor, "atoms 3"] | None  # eV/angstrom
     stress: Float64[Tensor, "structures 3 3"] | None  # eV/angstrom^3
+
+    def results(self) -> dict[str, Any]:
+        """ASE's results, of a single structure; stress in Voigt order."""
+        energy = float(self.energy[0])
+        found: dict[str, Any] = {"energy": energy, "free_energy": energy, "energies": self.energies.numpy()}
+        if self.forces is not None:
+            found["forces"] = self.forces.numpy()
+        if self.stress is not None:
+            found["stress"] = full_3x3_to_voigt_6_stress(self.stress[0].numpy())
+        return found
 
 
 @runtime_checkable

@@ -14,7 +14,7 @@ from mekrr_scale.backbones import BackboneSpec, Rescaled, Scaling, load_backbone
 from mekrr_scale.backbones.conformance import check_backbone
 from mekrr_scale.distributed import Checkpoint, StopSignals
 from mekrr_scale.errors import BackboneError, ConfigError, StoppedError, StructureError
-from mekrr_scale.priors import BackboneEnergies
+from mekrr_scale.priors import BackboneEnergies, parse_species_map
 from mekrr_scale.progress import Silent
 from mekrr_scale.transfer import (
     BlockPlan,
@@ -23,7 +23,6 @@ from mekrr_scale.transfer import (
     adapted,
     errors_on,
     finetune,
-    parse_species_map,
     pretrain,
     randomize,
     read_examples,

@@ -83,8 +83,10 @@ class Experiment:
 
     def rates(self, key: str, seed: int, rates: Sequence[float], chosen: str = "rate") -> Sequence[float]:
         """Learning rates to try: all for seed 0, then the one that seed 0's run (``key-0``) has chosen."""
-        if self.quick or not seed:
-            return rates[:1] if self.quick else rates
+        if self.quick:
+            return rates[:1]
+        if not seed:
+            return rates
         return (self.kept(f"{key}-0")[chosen],)
 
     def kept(self, key: str) -> dict[str, float]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import matplotlib
@@ -217,7 +218,7 @@ def _frequencies(it: Experiment, system: _System, level: str) -> None:
     it.say("\n| harmonic frequency, 1/cm | " + " | ".join(names) + " |\n|---|" + "---|" * len(names))
     for mode in range(len(tables[names[0]])):
         it.say(f"| {mode + 1} | " + " | ".join(f"{tables[name][mode]:.0f}" for name in names) + " |")
-    own = it.run(f"{system.name}-reference", lambda: errors(system.reference(), system.test))
+    own = it.run(f"{system.name}-reference", lambda: errors(models["reference"], system.test))
     it.say(f"\nthe reference kernel itself: {own['force_rmse']:.1f} meV/A, {own['energy_rmse']:.2f} meV/atom\n")
     last = np.array(tables[names[-1]])
     for name in names[:-1]:
@@ -226,6 +227,7 @@ def _frequencies(it: Experiment, system: _System, level: str) -> None:
         )
 
 
+@cache
 def _models(system: _System, level: str) -> dict[str, Predictor]:
     learner = system.learner(0)
     return {

@@ -85,7 +85,7 @@ def _plan(it: Experiment, **changes: object) -> FitPlan:
     return replace(plan, **changes)  # type: ignore[arg-type]
 
 
-def _errors(model: Model, store: FeatureStore) -> dict[str, float]:
+def _stored_errors(model: Model, store: FeatureStore) -> dict[str, float]:
     found = evaluate_store(model, store)
     told = {key: found.metrics()[key] for key in ("energy_mae", "energy_rmse")}
     return {**told, "energy_rmse_shifted": shifted_rmse(found)}
@@ -96,7 +96,7 @@ def _kernel(
 ) -> dict[str, float]:
     """Learned on the training structures of one set, tested on those of another, or of the same."""
     training = _store(it, f"{source}-train", sets[source].training)
-    return _errors(fit(training, plan or _plan(it)).model, _store(it, f"{target}-test", sets[target].test))
+    return _stored_errors(fit(training, plan or _plan(it)).model, _store(it, f"{target}-test", sets[target].test))
 
 
 def _same_set(it: Experiment, sets: dict[str, Sets]) -> None:
@@ -188,7 +188,7 @@ def _on_features(
 ) -> dict[str, float]:
     backbone, short = make(), name.replace(" ", "_")
     training = _store(it, f"hcoo-{short}-train", hcoo.training, backbone)
-    return _errors(fit(training, plan).model, _store(it, f"hcoo-{short}-test", hcoo.test, backbone))
+    return _stored_errors(fit(training, plan).model, _store(it, f"hcoo-{short}-test", hcoo.test, backbone))
 
 
 def _tuned_backbone(it: Experiment, hcoo: Sets) -> Backbone:

@@ -44,14 +44,26 @@ def names(text: str | None) -> tuple[str, ...]:
     return tuple(piece.strip() for piece in (text or "").split(",") if piece.strip())
 
 
-def numbers(option: str, text: str | None) -> tuple[float, ...]:
-    """Numbers that commas separate.
+def candidates(option: str, text: str | None) -> tuple[str, ...] | None:
+    """What commas separate; None where the option is not given.
 
     Raises:
-        ConfigError: something else.
+        ConfigError: given, but empty.
     """
+    if text is not None and not names(text):
+        raise ConfigError(f"{option} is empty; give at least one value, or leave it out")
+    return names(text) or None
+
+
+def numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    """The same, of numbers.
+
+    Raises:
+        ConfigError: given, but empty or something else.
+    """
+    found = candidates(option, text)
     try:
-        return tuple(float(piece) for piece in names(text))
+        return None if found is None else tuple(map(float, found))
     except ValueError:
         raise ConfigError(f"{option} {text!r}: write numbers separated by commas, e.g. 0.1,1e-4") from None
 

@@ -177,7 +177,7 @@ def curve(
         variants=expanded([Variant.parse(text) for text in names(variants)], spec),
         backbone=spec,
         repeats=repeats,
-        rates=numbers("--lr", lr),
+        rates=numbers("--lr", lr) or (),
         train=TrainPlan(steps=steps, batch=batch, energy_weight=energy_weight, force_weight=force_weight),
         kernel=FitPlan(
             n_landmarks=landmarks, length_scales=(LengthScale(2.0), LengthScale(4.0)), uncertainty=False, seed=seed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import xxhash
@@ -46,7 +47,7 @@ class Source:
         """For rejects."""
         return self.files[0].name if len(self.files) == 1 else "input"
 
-    @property
+    @cached_property
     def origin(self) -> str:
         """For shards: inputs of one name are told apart by their first bytes; paths differ between machines."""
         if not self.files:

@@ -1,6 +1,6 @@
 """Transfer learning: training and fine-tuning of backbones, distillation, learning curves."""
 
-from mekrr_scale.priors import Entry, parse_species_map
+from mekrr_scale.priors import Entry
 from mekrr_scale.transfer.adapt import adapted, finetune, pretrain
 from mekrr_scale.transfer.blocks import BlockPlan, randomize
 from mekrr_scale.transfer.curve import CurvePlan, CurvePoint, Variant, expanded, run_curve
@@ -32,7 +32,6 @@ __all__ = [
     "expanded",
     "finetune",
     "fit_kernel",
-    "parse_species_map",
     "pretrain",
     "randomize",
     "read_examples",

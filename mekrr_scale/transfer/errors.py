@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from ase import Atoms
-from ase.stress import full_3x3_to_voigt_6_stress
 from numpy import ndarray
 
 from mekrr_scale.baselines import beyond_composition
@@ -42,12 +41,8 @@ def errors_on(predictor: Predictor, examples: Sequence[Example]) -> PredictionEr
 
 def predicted(predictor: Predictor, atoms: Atoms, forces: bool = True, stress: bool = False) -> Labels:
     """A predictor's results for one structure."""
-    found = predictor.predict(atoms, forces=forces, stress=stress)
-    return Labels(
-        float(found.energy[0]),
-        None if found.forces is None else found.forces.numpy(),
-        None if found.stress is None else full_3x3_to_voigt_6_stress(found.stress[0].numpy()),
-    )
+    found = predictor.predict(atoms, forces=forces, stress=stress).results()
+    return Labels(found["energy"], found.get("forces"), found.get("stress"))
 
 
 def errors_between(
