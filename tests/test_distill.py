@@ -26,7 +26,7 @@ from mekrr_scale.transfer import (
     read_examples,
     run_curve,
 )
-from mekrr_scale.transfer.distill import sample_structures
+from mekrr_scale.transfer.distill import rattled, sample_structures
 from tests.test_cli import run  # noqa: F401  a fixture
 from tests.test_transfer import small
 
@@ -48,9 +48,9 @@ def test_a_network_learns_from_a_kernel(fitted, toy_structures, tmp_path):
     unlabelled = [atoms.copy() for atoms in toy_structures]
     report = distill(
         teacher, unlabelled, StudentSpec.parse("schnet-tiny"), tmp_path, toy_structures[:6],
-        TrainPlan(steps=150, learning_rate=5e-3), sample=SamplePlan(frames=1, every=2),
+        TrainPlan(steps=150, learning_rate=5e-3), sample=SamplePlan(frames=1, every=2, rattle=0.02),
     )  # fmt: skip
-    assert report.sampled > 0
+    assert report.sampled > 24
     assert report.labelled == 24 + report.sampled
     labelled = ase.io.read(tmp_path / "labelled.xyz", ":")
     assert len(labelled) == report.labelled
@@ -79,6 +79,20 @@ def test_sampling_stops_where_the_teacher_fails(fitted):
     """Forces beyond the bound end a run; if no frame is left, that is told."""
     with pytest.raises(SimulationError, match="lower the temperature"):
         sample_structures(Potential(fitted.model), [molecule("H2O")], SamplePlan(2, 1, largest_force=1e-6))
+
+
+def test_rattled(toy_structures):
+    """A copy of each, displaced by as much as was asked for, the same for the same seed."""
+    copies = rattled(toy_structures, 0.05, 3)
+    moved = np.concatenate(
+        [copy.positions - atoms.positions for copy, atoms in zip(copies, toy_structures, strict=True)]
+    )
+    assert moved.std() == pytest.approx(0.05, rel=0.15)
+    assert abs(moved.mean()) < 0.01
+    assert (copies[2].cell == toy_structures[2].cell).all()
+    np.testing.assert_array_equal(rattled(toy_structures, 0.05, 3)[1].positions, copies[1].positions)
+    with pytest.raises(ConfigError, match="angstrom"):
+        SamplePlan(rattle=5.0)
 
 
 @pytest.mark.parametrize(
@@ -143,6 +157,7 @@ def test_commands(run, model_file, toy_file, toy_structures, tuned, tmp_path):  
     ase.io.write(tmp_path / "bare.xyz", [atoms.copy() for atoms in toy_structures])
     code, out, err = run(
         "distill", "--teacher", model_file, "--unlabelled", "bare.xyz", "--test", toy_file, "--student", "schnet-tiny",
+        "--rattle", 0.02, "--huber", 0.2,
         "-o", "s.pt", "--steps", 20, "--json", "s.json",
     )  # fmt: skip
     assert code == 0, err

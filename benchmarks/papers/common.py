@@ -81,13 +81,17 @@ class Experiment:
         print(f"  {key}: {told}", flush=True)
         return found
 
-    def rates(self, key: str, seed: int, rates: Sequence[float], chosen: str = "rate") -> Sequence[float]:
+    def rates(self, key: str, seed: int, rates: Sequence[float]) -> Sequence[float]:
         """Learning rates to try: all for seed 0, then the one that seed 0's run (``key-0``) has chosen."""
         if self.quick:
             return rates[:1]
         if not seed:
             return rates
-        return (self.kept(f"{key}-0")[chosen],)
+        return self.chosen(key)
+
+    def chosen(self, key: str) -> tuple[float]:
+        """The learning rate that seed 0's run has chosen."""
+        return (self.kept(f"{key}-0")["rate"],)
 
     def kept(self, key: str) -> dict[str, float]:
         """What a finished run has found."""

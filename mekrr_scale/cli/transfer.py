@@ -24,7 +24,7 @@ from mekrr_scale.cli.options import (
     names,
     numbers,
 )
-from mekrr_scale.cli.train import Valid, ValidFraction, training_sets
+from mekrr_scale.cli.train import Average, Huber, Valid, ValidFraction, training_sets
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.model import Model
 from mekrr_scale.pipeline import FitPlan, LengthScale
@@ -69,10 +69,15 @@ def distill(
     sample_frames: Annotated[int, typer.Option(help="frames of the teacher's dynamics from every structure")] = 0,
     sample_every: Annotated[int, typer.Option(help="steps between them")] = 50,
     temperature: Annotated[float, typer.Option(help="of these dynamics, K")] = 300.0,
+    rattle: Annotated[
+        float, typer.Option(help="label a copy of every structure, too, with displacements of this size (angstrom)")
+    ] = 0.0,
     steps: Steps = 2000,
     batch: BatchSize = 4,
     lr: Annotated[float, typer.Option(help="learning rate, for networks")] = 2e-3,
     energy_weight: EnergyWeight = 10.0,
+    huber: Huber = None,
+    average: Average = 0.99,
     landmarks: Landmarks = 1000,
     derivatives: Derivatives = 16,
     folder: Annotated[Path | None, typer.Option(help="for the labelled structures; default: beside the output")] = None,
@@ -100,8 +105,10 @@ def distill(
     if prior.kind == "labels":
         raise ConfigError("labels of a file are no teacher; train on them with pretrain, finetune or fit")
     keys = LabelKeys(energy_key, forces_key, None, **LabelKeys.parse_units(units))
-    sample = SamplePlan(sample_frames, sample_every, temperature, seed=seed)
-    plan = TrainPlan(steps=steps, batch=batch, learning_rate=lr, energy_weight=energy_weight, seed=seed)
+    sample = SamplePlan(sample_frames, sample_every, temperature, rattle=rattle, seed=seed)
+    plan = TrainPlan(
+        steps=steps, batch=batch, learning_rate=lr, energy_weight=energy_weight, huber=huber, average=average, seed=seed
+    )
     structures = _frames(unlabelled, format)
     held = _frames(test or [], format)
     predictor = load_prior(prior.pinned(), device=device_of(device))

@@ -69,13 +69,14 @@ class StudentSpec:
 
 @dataclass(frozen=True)
 class SamplePlan:
-    """Structures drawn from the teacher's own dynamics, from each of those that are given.
+    """More structures to label: from the teacher's own dynamics, and displaced at random.
 
     Args:
-        frames: from each start; 0 for none.
+        frames: of a run from each structure; 0 for none.
         every: steps between frames.
         temperature: in K.
         timestep: in fs.
+        rattle: standard deviation (angstrom) of the displacements of one copy of each structure; 0 for none.
         largest_force: beyond it (eV/angstrom) a run ends: the teacher has left what it knows.
     """
 
@@ -84,11 +85,14 @@ class SamplePlan:
     temperature: float = 300.0
     timestep: float = 1.0
     largest_force: float = 30.0
+    rattle: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.frames < 0 or self.every < 1 or not self.temperature > 0 or not self.timestep > 0:
             raise ConfigError("sampling needs frames >= 0, every >= 1 and a positive temperature and time step")
+        if not 0 <= self.rattle < 1:
+            raise ConfigError(f"rattle = {self.rattle:g}: displacements are in angstrom, from 0 to below 1")
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ class DistillReport:
     student: Model | Backbone
     predictor: Predictor
     labelled: int  # structures that it learned from
-    sampled: int  # of them drawn from the teacher's dynamics
+    sampled: int  # of them from the teacher's dynamics, or displaced
     to_teacher: PredictionErrors  # on the test structures
     to_truth: PredictionErrors | None  # where they have labels
     teacher_to_truth: PredictionErrors | None
@@ -131,7 +135,7 @@ def distill(
             kept apart.
         train_plan, fit_plan: of a network, of a kernel.
         derivatives: directions per structure, for a kernel.
-        sample: draw more structures from the teacher's dynamics.
+        sample: more structures, from the teacher's dynamics or displaced.
         keys: where the labels of the test structures are, if they have any.
 
     Raises:
@@ -147,7 +151,10 @@ def distill(
         if len(learned) < 10:
             raise ConfigError(f"{len(learned)} structures are too few to keep a tenth apart; name others with --test")
         held, learned = learned[::10], [atoms for place, atoms in enumerate(learned) if place % 10]
-    sampled = sample_structures(teacher, learned, sample, progress) if sample and sample.frames else []
+    sample = sample or SamplePlan()
+    sampled = sample_structures(teacher, learned, sample, progress) if sample.frames else []
+    if sample.rattle:
+        sampled += rattled(learned, sample.rattle, sample.seed)
     labelled = label(teacher, [*learned, *sampled], progress)
     folder.mkdir(parents=True, exist_ok=True)
     ase.io.write(folder / "labelled.xyz", [example.frame() for example in labelled], format="extxyz")
@@ -225,6 +232,20 @@ def sample_structures(
             "temperature or the time step, or do without sampling"
         )
     return found
+
+
+def rattled(structures: Sequence[Atoms], displacement: float, seed: int = 0) -> list[Atoms]:
+    """A copy of each, every coordinate displaced by a normal deviate (standard deviation in angstrom)."""
+    generator = np.random.default_rng(seed)
+    return [
+        Atoms(
+            atoms.numbers,
+            positions=atoms.positions + generator.normal(scale=displacement, size=atoms.positions.shape),
+            cell=atoms.cell,
+            pbc=atoms.pbc,
+        )
+        for atoms in structures
+    ]
 
 
 def timed(predictors: Sequence[Predictor], structures: Sequence[Atoms], repeats: int = 3) -> list[float]:
