@@ -111,11 +111,8 @@ class _Learner:
 
     def _frozen(self, level: str | None) -> Callable[[], dict[str, float]]:
         def work() -> dict[str, float]:
-            name = f"frozen up to {level}" if level else "fine-tuned, nothing frozen"
-            if level:
-                rates = self.it.rates(name, self.seed, TUNE_RATES)
-            else:
-                rates = self.it.chosen(f"frozen up to {_best_level(self.it)}")
+            first = level == LEVELS[0] and not self.seed  # chooses the rate of all
+            rates = self.it.rates(f"frozen up to {LEVELS[0]}", 0 if first else 1, TUNE_RATES)
             backbone, rate = self._tuned(
                 rates, lambda plan: finetune(load_backbone("chgnet"), self.part, self.held, plan), level
             )
