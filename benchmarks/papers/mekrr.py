@@ -126,11 +126,12 @@ def _facets(it: Experiment, sets: dict[str, Sets]) -> None:
         for name, found in rows.items():
             told = " | ".join(spread(found, f"energy_{key}") for key in ("mae", "rmse", "rmse_shifted"))
             it.say(f"| {source} to {target} | {name} | {told} |")
-        kernel = rows["kernel"] * it.seeds
-        for name in networks:
-            it.say(
-                f"\n{source} to {target}, RMSE: kernel / {name}: {ratio(kernel, rows[name], 'energy_rmse')} (limit 0.5)\n"
-            )
+        limit = " (limit 0.5)" if source == "pt111" else ""
+        for kernel in plans:
+            for name in networks:
+                told = ratio(rows[kernel] * it.seeds, rows[name], "energy_rmse")
+                it.say(f"\n{source} to {target}, RMSE: {kernel} / {name}: {told}{limit}")
+        it.say()
 
 
 def _network(
