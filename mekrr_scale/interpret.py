@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mekrr_scale.potential import Potential
 from mekrr_scale.progress import Progress, Silent
+from mekrr_scale.structures import bare
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def explained(
     progress = progress or Silent()
     for atoms in structures:
         found = explain(potential, atoms, nearest)
-        result = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+        result = bare(atoms)
         result.calc = SinglePointCalculator(result, energy=float(found.energies.sum()), energies=found.energies.numpy())
         result.arrays["contribution"] = found.contributions.numpy()
         result.arrays["similarity"] = found.similarity.numpy()

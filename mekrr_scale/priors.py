@@ -28,7 +28,7 @@ from torch import Tensor
 from mekrr_scale.backbones import Backbone, BackboneSpec, available_backbones, load_backbone
 from mekrr_scale.backbones.checkpoints import read_own
 from mekrr_scale.errors import ConfigError, ModelError, StructureError
-from mekrr_scale.structures import LabelKeys, read_labels
+from mekrr_scale.structures import LabelKeys, bare, read_labels
 
 PriorKind = Literal["model", "backbone", "labels"]
 
@@ -84,7 +84,7 @@ class Entry:
 
     def structure(self, atoms: Atoms) -> Atoms:
         """A structure as the model is to see it."""
-        seen = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+        seen = bare(atoms)
         for source, target in self.species.items():
             seen.numbers[atoms.numbers == target] = source
         seen.set_cell(self.length_scale * atoms.cell.array)
@@ -186,7 +186,7 @@ class Calculated:
     def predict(self, atoms: Atoms | Sequence[Atoms], forces: bool = True, stress: bool = False) -> Prediction:
         found = []
         for structure in [atoms] if isinstance(atoms, Atoms) else list(atoms):
-            copy = Atoms(structure.numbers, positions=structure.positions, cell=structure.cell, pbc=structure.pbc)
+            copy = bare(structure)
             copy.calc = self.calculator
             energy = copy.get_potential_energy(force_consistent=False)
             pull = copy.get_forces() if forces else None

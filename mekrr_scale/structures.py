@@ -98,6 +98,11 @@ class Reject:
     reason: str
 
 
+def bare(atoms: Atoms) -> Atoms:
+    """A copy of elements, positions, cell and periodicity alone: no labels, constraints or calculator."""
+    return Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+
+
 def species_counts(structures: Sequence[Atoms]) -> tuple[tuple[int, ...], Float64[ndarray, "structures species"]]:
     """The elements of structures (atomic numbers, in order), and how many atoms of each every structure has."""
     numbers = [atoms.numbers for atoms in structures]

@@ -81,17 +81,11 @@ class Experiment:
         print(f"  {key}: {told}", flush=True)
         return found
 
-    def rates(self, key: str, seed: int, rates: Sequence[float]) -> Sequence[float]:
-        """Learning rates to try: all for seed 0, then the one that seed 0's run (``key-0``) has chosen."""
+    def rates(self, key: str, rates: Sequence[float], first: bool) -> Sequence[float]:
+        """Learning rates to try: all in the first run, then the one that this (``key-0``) has chosen."""
         if self.quick:
             return rates[:1]
-        if not seed:
-            return rates
-        return self.chosen(key)
-
-    def chosen(self, key: str) -> tuple[float]:
-        """The learning rate that seed 0's run has chosen."""
-        return (self.kept(f"{key}-0")["rate"],)
+        return rates if first else (self.kept(f"{key}-0")["rate"],)
 
     def kept(self, key: str) -> dict[str, float]:
         """What a finished run has found."""
@@ -138,14 +132,17 @@ def errors(predictor: Predictor, test: Sequence[Example]) -> dict[str, float]:
 
 def ratio(upper: Sequence[dict[str, float]], lower: Sequence[dict[str, float]], key: str = "force_rmse") -> str:
     """Mean ratio over the seeds, with lowest and highest."""
-    found = [a[key] / b[key] for a, b in zip(upper, lower, strict=True)]
-    return f"{np.mean(found):.2f} ({min(found):.2f} to {max(found):.2f})"
+    return _told([a[key] / b[key] for a, b in zip(upper, lower, strict=True)], 2)
 
 
 def spread(runs: Sequence[dict[str, float]], key: str = "force_rmse") -> str:
     """Mean over the seeds, with lowest and highest."""
-    values = [run[key] for run in runs]
-    return f"{np.mean(values):.1f} ({min(values):.1f} to {max(values):.1f})"
+    return _told([run[key] for run in runs], 1)
+
+
+def _told(values: Sequence[float], digits: int) -> str:
+    mean, lowest, highest = (f"{value:.{digits}f}" for value in (np.mean(values), min(values), max(values)))
+    return mean if len(values) == 1 else f"{mean} ({lowest} to {highest})"
 
 
 def tuned(rates: Sequence[float], train: Callable[[float], TrainReport]) -> tuple[Backbone, float]:

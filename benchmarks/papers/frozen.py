@@ -112,7 +112,7 @@ class _Learner:
     def _frozen(self, level: str | None) -> Callable[[], dict[str, float]]:
         def work() -> dict[str, float]:
             first = level == LEVELS[0] and not self.seed  # chooses the rate of all
-            rates = self.it.rates(f"frozen up to {LEVELS[0]}", 0 if first else 1, TUNE_RATES)
+            rates = self.it.rates(f"frozen up to {LEVELS[0]}", TUNE_RATES, first)
             backbone, rate = self._tuned(
                 rates, lambda plan: finetune(load_backbone("chgnet"), self.part, self.held, plan), level
             )
@@ -129,16 +129,13 @@ class _Learner:
         return tuned(rates, lambda rate: train(replace(plan, learning_rate=rate)))
 
     def _scratch(self, name: str, frames: str) -> dict[str, float]:
-        title = f"scratch {'CHGNet' if name == 'chgnet' else 'SchNet'}"
         if name == "schnet":
-            rates = self.it.rates(f"{title}, {frames}", self.seed, SCRATCH_RATES)
-        elif frames == "the same frames":
-            rates = self.it.rates(f"{title}, {frames}", self.seed, SCRATCH_RATES[:2])
+            rates = self.it.rates(f"scratch SchNet, {frames}", SCRATCH_RATES, first=not self.seed)
         else:  # a step of it costs as much as twenty of SchNet's
-            rates = self.it.chosen(f"{title}, the same frames")
+            first = frames == "the same frames"
+            rates = self.it.rates("scratch CHGNet, the same frames", SCRATCH_RATES[:2], first)
         backbone, rate = self._tuned(
-            rates,
-            lambda plan: pretrain(new_backbone(BackboneSpec(name)), self._frames(frames), self.held, plan),
+            rates, lambda plan: pretrain(new_backbone(BackboneSpec(name)), self._frames(frames), self.held, plan)
         )
         return {**errors(BackboneEnergies(backbone), self.test), "rate": rate}
 
@@ -174,7 +171,7 @@ class _Learner:
         frames = [example.atoms for example in (self.part if self.it.quick else self.rest)]
         labelled = label(teacher, [*frames, *rattled(frames, RATTLE, self.seed)])
         held, test = (label(teacher, [example.atoms for example in part]) for part in (self.held, self.test))
-        rates = self.it.rates("distilled student", self.seed, STUDENT_RATES)
+        rates = self.it.rates("distilled student", STUDENT_RATES, first=not self.seed)
         student, rate = self._student(labelled, held, rates)
         seconds = timed((teacher, student), [example.atoms for example in self.test])
         return {
@@ -187,9 +184,8 @@ class _Learner:
 
     def _alone(self, which: str) -> dict[str, float]:
         """The same student, as many steps of it, on DFT labels."""
-        key = "student on DFT labels alone"
-        once = which == "all frames"  # with the rate that the same frames like
-        rates = self.it.chosen(key) if once else self.it.rates(key, self.seed, STUDENT_RATES)
+        first = which == "the same frames" and not self.seed  # chooses the rate of all
+        rates = self.it.rates("student on DFT labels alone", STUDENT_RATES, first)
         student, rate = self._student(self._frames(which), self.held, rates)
         return {**errors(student, self.test), "rate": rate}
 
@@ -211,7 +207,7 @@ class _Learner:
 
 
 def _tables(it: Experiment, found: dict[str, list[dict[str, float]]], part: int, whole: int) -> None:
-    it.say("\n| | frames | forces, meV/A | energy, meV/atom |\n|---|---|---|---|")
+    it.say("\n| | frames with DFT labels | forces, meV/A | energy, meV/atom |\n|---|---|---|---|")
     for name, rows in found.items():
         it.say(f"| {name} | {whole if 'all' in name else part} | {spread(rows)} | {spread(rows, 'energy_rmse')} |")
     best = f"frozen up to {_best_level(it)}"

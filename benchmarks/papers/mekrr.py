@@ -120,7 +120,7 @@ def _facets(it: Experiment, sets: dict[str, Sets]) -> None:
         for name, forces in networks.items():
             for seed in range(it.seeds):
                 key = f"{source}-{target}-{name}"
-                rates = it.rates(key, seed, SCRATCH_RATES)
+                rates = it.rates(key, SCRATCH_RATES, first=not seed)
                 work = partial(_network, it, sets[source].training, sets[target].test, seed, forces, rates)
                 rows.setdefault(name, []).append(it.run(f"{key}-{seed}", work))
         for name, found in rows.items():

@@ -27,7 +27,7 @@ from mekrr_scale.posterior import Variances
 from mekrr_scale.potential import Potential
 from mekrr_scale.progress import Progress, Silent
 from mekrr_scale.store import FeatureStore, deal
-from mekrr_scale.structures import LabelKeys, check_structure, read_labels
+from mekrr_scale.structures import LabelKeys, bare, check_structure, read_labels
 
 _BATCH_ATOMS = 256
 _LISTED = 1_000_000  # structures of a store that are listed one by one
@@ -272,7 +272,7 @@ def predict(
                 results["forces"] = found.forces[part].numpy()
             if found.stress is not None:
                 results["stress"] = full_3x3_to_voigt_6_stress(found.stress[i].numpy())
-            result = Atoms(item.numbers, positions=item.positions, cell=item.cell, pbc=item.pbc)
+            result = bare(item)
             result.info.update({k: v for k, v in item.info.items() if np.size(v) == 1})
             result.calc = SinglePointCalculator(result, **results)
             if sure is not None:

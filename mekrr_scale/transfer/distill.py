@@ -24,7 +24,7 @@ from mekrr_scale.model import Model
 from mekrr_scale.pipeline import FitPlan
 from mekrr_scale.priors import BackboneEnergies, Predictor
 from mekrr_scale.progress import Progress, Silent
-from mekrr_scale.structures import LabelKeys, Labels, read_labels, structure_hash
+from mekrr_scale.structures import LabelKeys, Labels, bare, read_labels, structure_hash
 from mekrr_scale.transfer.adapt import pretrain
 from mekrr_scale.transfer.errors import PredictionErrors, errors_between, predicted
 from mekrr_scale.transfer.examples import Example, split
@@ -208,7 +208,7 @@ def sample_structures(
     progress.stage("sample", plan.frames * len(starts), "frames")
     found: list[Atoms] = []
     for place, start in enumerate(starts):
-        atoms = Atoms(start.numbers, positions=start.positions, cell=start.cell, pbc=start.pbc)
+        atoms = bare(start)
         atoms.calc = PredictorCalculator(predictor)
         generator = np.random.default_rng([plan.seed, place])
         MaxwellBoltzmannDistribution(atoms, temperature_K=plan.temperature, rng=generator)
@@ -225,7 +225,7 @@ def sample_structures(
             progress.advance()
             if not np.abs(atoms.get_forces()).max() < plan.largest_force:  # NaN too
                 break
-            found.append(Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc))
+            found.append(bare(atoms))
     if not found:
         raise SimulationError(
             f"the teacher's dynamics exceeded {plan.largest_force:g} eV/angstrom from every start; lower the "
@@ -237,15 +237,10 @@ def sample_structures(
 def rattled(structures: Sequence[Atoms], displacement: float, seed: int = 0) -> list[Atoms]:
     """A copy of each, every coordinate displaced by a normal deviate (standard deviation in angstrom)."""
     generator = np.random.default_rng(seed)
-    return [
-        Atoms(
-            atoms.numbers,
-            positions=atoms.positions + generator.normal(scale=displacement, size=atoms.positions.shape),
-            cell=atoms.cell,
-            pbc=atoms.pbc,
-        )
-        for atoms in structures
-    ]
+    found = [bare(atoms) for atoms in structures]
+    for atoms in found:
+        atoms.rattle(displacement, rng=generator)
+    return found
 
 
 def timed(predictors: Sequence[Predictor], structures: Sequence[Atoms], repeats: int = 3) -> list[float]:
