@@ -7,7 +7,9 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +52,7 @@ class Experiment:
         found = parser.parse_args()
         folder = found.figures or (ROOT / "build" / "papers" / "quick" if found.quick else FIGURES)
         folder.mkdir(parents=True, exist_ok=True)
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+        torch.set_num_threads(_cores())
         it = cls(name, found.quick, 1 if found.quick else found.seeds, folder, found.recorded)
         it._restore()
         return it
@@ -80,6 +82,14 @@ class Experiment:
         told = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
         print(f"  {key}: {told}", flush=True)
         return found
+
+    def run_all(self, jobs: Sequence[tuple[str, Callable[[], dict[str, float]]]]) -> list[dict[str, float]]:
+        """Runs that need nothing of each other, at the same time: a process a core, with one thread each."""
+        keys, works = [key for key, _ in jobs], [work for _, work in jobs]
+        if self.quick or _cores() == 1:
+            return list(map(self.run, keys, works))
+        with ProcessPoolExecutor(_cores(), get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+            return list(pool.map(self.run, keys, works))
 
     def rates(self, key: str, rates: Sequence[float], first: bool) -> Sequence[float]:
         """Learning rates to try: all in the first run, then the one that this (``key-0``) has chosen."""
@@ -123,6 +133,10 @@ class Experiment:
         if not self.quick:
             self.record()
         (self.folder / "tables.md").write_text("\n".join(self.rows) + "\n", encoding="utf-8")
+
+
+def _cores() -> int:
+    return int(os.environ.get("OMP_NUM_THREADS", "2"))
 
 
 def errors(predictor: Predictor, test: Sequence[Example]) -> dict[str, float]:

@@ -11,8 +11,9 @@ frozen, fine-tuned and random features, a SchNet as the student.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from benchmarks.papers.common import Experiment, errors, parted, ratio, spread, subset, tuned
@@ -48,15 +49,41 @@ def main() -> None:
     held, rest = parted(everything, (2 / 8 if it.quick else 24 / len(everything),))
     part = 3 if it.quick else round(0.1 * len(rest))
     it.say(f"{len(rest)} frames to learn from ({part} are 10 %), {len(held)} to validate, {len(test)} to test")
-    found: dict[str, list[dict[str, float]]] = {}
     learners = [_Learner(it, subset(rest, part, seed), rest, held, test, seed) for seed in range(it.seeds)]
-    for learner in learners:
-        for name, work in learner.ways().items():
-            found.setdefault(name, []).append(it.run(f"{name}-{learner.seed}", work))
-    for name, work in learners[0].once().items():
-        found[name] = [it.run(f"{name}-0", work)]
-    _tables(it, found, part, len(rest))
+    found: dict[str, list[dict[str, float]]] = {}
+    for stage in _stages(it, learners):
+        runs = it.run_all([(f"{name}-{learner.seed}", learner.ways()[name]) for learner, name in stage])
+        for (_, name), run in zip(stage, runs, strict=True):
+            found.setdefault(name, []).append(run)
+    _tables(it, {name: found[name] for name in learners[0].ways() if name in found}, part, len(rest))
     it.finish()
+
+
+def _stages(it: Experiment, learners: Sequence[_Learner]) -> Iterator[list[tuple[_Learner, str]]]:
+    """Which subset learns in which way, what can run at the same time together, what lasts longest first.
+
+    The first subset chooses learning rates and the level of freezing for all; what costs much and
+    enters no ratio but one runs for it alone.
+    """
+    first, others = learners[0], learners[1:]
+    level, *levels = (f"frozen up to {name}" for name in (LEVELS[-1:] if it.quick else LEVELS))
+    everywhere = [
+        "student on DFT labels alone", "kernel, frozen features", "kernel, random features",
+        "scratch SchNet, all frames", "scratch SchNet, the same frames",
+    ]  # fmt: skip
+    yield [(first, name) for name in ("scratch CHGNet, the same frames", level, *everywhere)]
+    once = ("scratch CHGNet, all frames", "fine-tuned, nothing frozen", "student on DFT labels of all frames")
+    yield [
+        *((first, name) for name in (*levels, *once)),
+        *((learner, name) for name in everywhere for learner in others),
+    ]
+    frozen, last = f"frozen up to {_best_level(it)}", ("distilled student", "kernel, fine-tuned features")
+    yield [
+        *((first, name) for name in last),
+        *((learner, frozen) for learner in others),
+        (first, "kernel, features fine-tuned without freezing"),
+    ]
+    yield [(learner, name) for name in last for learner in others]
 
 
 def _best_level(it: Experiment) -> str:
@@ -76,27 +103,21 @@ class _Learner:
     seed: int
 
     def ways(self) -> dict[str, Callable[[], dict[str, float]]]:
-        """By name; of the levels of freezing only the best after the first seed."""
-        levels = LEVELS[-1:] if self.it.quick else (_best_level(self.it),) if self.seed else LEVELS
+        """By name, in the order of the table."""
         return {
-            **{f"frozen up to {level}": self._frozen(level) for level in levels},
-            "scratch SchNet, the same frames": lambda: self._scratch("schnet", "the same frames"),
-            "scratch SchNet, all frames": lambda: self._scratch("schnet", "all frames"),
-            "kernel, frozen features": lambda: self._kernel(load_backbone("chgnet")),
-            "kernel, random features": lambda: self._kernel(randomize(load_backbone("chgnet"), self.seed)),
-            "kernel, fine-tuned features": lambda: self._kernel(self._best()),
-            "student on DFT labels alone": lambda: self._alone("the same frames"),
+            **{f"frozen up to {level}": partial(self._frozen, level) for level in LEVELS},
+            "fine-tuned, nothing frozen": partial(self._frozen, None),
+            "scratch CHGNet, the same frames": partial(self._scratch, "chgnet", "the same frames"),
+            "scratch CHGNet, all frames": partial(self._scratch, "chgnet", "all frames"),
+            "scratch SchNet, the same frames": partial(self._scratch, "schnet", "the same frames"),
+            "scratch SchNet, all frames": partial(self._scratch, "schnet", "all frames"),
+            "kernel, frozen features": partial(self._kernel, "frozen"),
+            "kernel, random features": partial(self._kernel, "random"),
+            "kernel, fine-tuned features": partial(self._kernel, "fine-tuned"),
+            "kernel, features fine-tuned without freezing": partial(self._kernel, "nothing frozen"),
             "distilled student": self._distilled,
-        }
-
-    def once(self) -> dict[str, Callable[[], dict[str, float]]]:
-        """What costs much and enters no ratio but one: for one seed alone."""
-        return {
-            "student on DFT labels of all frames": lambda: self._alone("all frames"),
-            "fine-tuned, nothing frozen": self._frozen(None),
-            "kernel, features fine-tuned without freezing": lambda: self._kernel(self._tuned_to(None)),
-            "scratch CHGNet, the same frames": lambda: self._scratch("chgnet", "the same frames"),
-            "scratch CHGNet, all frames": lambda: self._scratch("chgnet", "all frames"),
+            "student on DFT labels alone": partial(self._alone, "the same frames"),
+            "student on DFT labels of all frames": partial(self._alone, "all frames"),
         }
 
     @property
@@ -109,18 +130,15 @@ class _Learner:
             blocks=BlockPlan(freeze_up_to=frozen),
         )  # fmt: skip
 
-    def _frozen(self, level: str | None) -> Callable[[], dict[str, float]]:
-        def work() -> dict[str, float]:
-            first = level == LEVELS[0] and not self.seed  # chooses the rate of all
-            rates = self.it.rates(f"frozen up to {LEVELS[0]}", TUNE_RATES, first)
-            backbone, rate = self._tuned(
-                rates, lambda plan: finetune(load_backbone("chgnet"), self.part, self.held, plan), level
-            )
-            save_backbone(backbone, self._checkpoint(level))
-            held = errors(BackboneEnergies(backbone), self.held)["force_rmse"]
-            return {**errors(BackboneEnergies(backbone), self.test), "rate": rate, "validation": held}
-
-        return work
+    def _frozen(self, level: str | None) -> dict[str, float]:
+        first = level == LEVELS[0] and not self.seed  # chooses the rate of all
+        rates = self.it.rates(f"frozen up to {LEVELS[0]}", TUNE_RATES, first)
+        backbone, rate = self._tuned(
+            rates, lambda plan: finetune(load_backbone("chgnet"), self.part, self.held, plan), level
+        )
+        save_backbone(backbone, self._checkpoint(level))
+        held = errors(BackboneEnergies(backbone), self.held)["force_rmse"]
+        return {**errors(BackboneEnergies(backbone), self.test), "rate": rate, "validation": held}
 
     def _tuned(
         self, rates: Sequence[float], train: Callable[[TrainPlan], TrainReport], frozen: str | None = None
@@ -149,20 +167,27 @@ class _Learner:
         """The backbone fine-tuned at a level; trained again where only its errors are recorded."""
         path = self._checkpoint(level)
         if not path.exists():
-            self._frozen(level)()
+            self._frozen(level)
         return load_backbone("chgnet", checkpoint=str(path))
 
     def _best(self) -> Backbone:
         return self._tuned_to(_best_level(self.it))
 
-    def _kernel(self, backbone: Backbone) -> dict[str, float]:
+    def _kernel(self, features: str) -> dict[str, float]:
+        backbone = {
+            "frozen": lambda: load_backbone("chgnet"),
+            "random": lambda: randomize(load_backbone("chgnet"), self.seed),
+            "fine-tuned": self._best,
+            "nothing frozen": lambda: self._tuned_to(None),
+        }[features]()
         atoms = sum(len(example.atoms) for example in self.part)
         plan = FitPlan(
             n_landmarks=min(50 if self.it.quick else 1000, atoms), length_scales=(LengthScale(2.0), LengthScale(4.0)),
             baselines=("composition",) if self.it.quick else ("backbone", "composition"),
             folds=3, select=(1.0, 1e-2, 0.0), uncertainty=False,
         )  # fmt: skip
-        fitted = fit_kernel(self.part, backbone, self.it.folder / "work", plan, 2 if self.it.quick else 8)
+        folder = self.it.folder / f"{features}-{self.seed}"
+        fitted = fit_kernel(self.part, backbone, folder, plan, 2 if self.it.quick else 8)
         return errors(fitted, self.test)
 
     def _distilled(self) -> dict[str, float]:
