@@ -64,6 +64,11 @@ class Experiment:
         found.mkdir(parents=True, exist_ok=True)
         return found
 
+    @property
+    def work(self) -> Path:
+        """For stores that are deleted again: of this process alone."""
+        return self.folder / f"work-{os.getpid()}"
+
     def structures(self, shared: str, small: str) -> list[Example]:
         """Those of the development data, or the few that the repository holds."""
         path = SHARED / shared

@@ -90,15 +90,18 @@ def _learning(
 ) -> dict[str, list[dict[str, float]]]:
     """Errors of every way to learn, by name and size, over the seeds."""
     steps = 5 if it.quick else 600
-    found: dict[str, list[dict[str, float]]] = {}
+    jobs: dict[tuple[str, int, int], Callable[[], dict[str, float]]] = {}
     for size in sizes:
         for seed in range(it.seeds):
             learner = _Learner(it, source, subset(sets.rest, size, seed), sets, TrainPlan(steps=steps, seed=seed))
-            ways = {"scratch": learner.scratch, "finetuned": learner.tune}
+            jobs["scratch", size, seed] = learner.scratch
+            jobs["finetuned", size, seed] = learner.tune
             if size == min(sizes):
-                ways["prior-kernel"] = learner.kernel
-            for name, work in ways.items():
-                found.setdefault(f"{name} {size}", []).append(it.run(f"{prefix}{name}-{size}-{seed}", work))
+                jobs["prior-kernel", size, seed] = learner.kernel
+    runs = it.run_all([(f"{prefix}{name}-{size}-{seed}", work) for (name, size, seed), work in jobs.items()])
+    found: dict[str, list[dict[str, float]]] = {}
+    for (name, size, _), run in zip(jobs, runs, strict=True):
+        found.setdefault(f"{name} {size}", []).append(run)
     return found
 
 
@@ -136,7 +139,7 @@ class _Learner:
             folds=min(5, len(self.training)), ridges=tuple(10.0 ** (k / 2) for k in range(-16, 1)),
             force_weights=(1e-2, 1e-1, 1.0), select=(1.0, 0.3, 0.0), uncertainty=False,
         )  # fmt: skip
-        potential = fit_kernel(self.training, backbone, self.it.folder / "work", plan, 4 if self.it.quick else "all")
+        potential = fit_kernel(self.training, backbone, self.it.work, plan, 4 if self.it.quick else "all")
         return errors(potential, self.sets.test)
 
 

@@ -33,7 +33,7 @@ from mekrr_scale.transfer import (
 from mekrr_scale.transfer.distill import label, rattled, timed
 
 LEVELS = ("conv1", "conv2", "conv3")  # everything up to this block is frozen
-SCRATCH_RATES = (1e-3, 3e-3, 1e-2)
+SCRATCH_RATES = {"schnet": (1e-3, 3e-3, 1e-2), "chgnet": (3e-4, 1e-3, 3e-3)}
 TUNE_RATES = (2e-3, 6e-3)
 STUDENT = {"cutoff": 4.0}  # of a SchNet
 STUDENT_RATES = (2e-3, 5e-3)  # the runs in records tried 1e-3, too, which was worse for both
@@ -63,18 +63,18 @@ def _stages(it: Experiment, learners: Sequence[_Learner]) -> Iterator[list[tuple
     """Which subset learns in which way, what can run at the same time together, what lasts longest first.
 
     The first subset chooses learning rates and the level of freezing for all; what costs much and
-    enters no ratio but one runs for it alone.
+    enters no ratio with a limit runs for it alone.
     """
     first, others = learners[0], learners[1:]
     level, *levels = (f"frozen up to {name}" for name in (LEVELS[-1:] if it.quick else LEVELS))
     everywhere = [
-        "student on DFT labels alone", "kernel, frozen features", "kernel, random features",
+        "scratch CHGNet, the same frames", "student on DFT labels alone", "kernel, frozen features", "kernel, random features",
         "scratch SchNet, all frames", "scratch SchNet, the same frames",
     ]  # fmt: skip
-    yield [(first, name) for name in ("scratch CHGNet, the same frames", level, *everywhere)]
-    once = ("scratch CHGNet, all frames", "fine-tuned, nothing frozen", "student on DFT labels of all frames")
+    yield [(first, name) for name in (level, *everywhere)]
     yield [
-        *((first, name) for name in (*levels, *once)),
+        *((learner, "scratch CHGNet, all frames") for learner in learners),
+        *((first, name) for name in (*levels, "fine-tuned, nothing frozen", "student on DFT labels of all frames")),
         *((learner, name) for name in everywhere for learner in others),
     ]
     frozen, last = f"frozen up to {_best_level(it)}", ("distilled student", "kernel, fine-tuned features")
@@ -147,11 +147,10 @@ class _Learner:
         return tuned(rates, lambda rate: train(replace(plan, learning_rate=rate)))
 
     def _scratch(self, name: str, frames: str) -> dict[str, float]:
-        if name == "schnet":
-            rates = self.it.rates(f"scratch SchNet, {frames}", SCRATCH_RATES, first=not self.seed)
-        else:  # a step of it costs as much as twenty of SchNet's
-            first = frames == "the same frames"
-            rates = self.it.rates("scratch CHGNet, the same frames", SCRATCH_RATES[:2], first)
+        # a step of CHGNet costs as much as ten of SchNet's: its rate for all frames is that for few
+        chooser = {"schnet": f"scratch SchNet, {frames}", "chgnet": "scratch CHGNet, the same frames"}[name]
+        first = not self.seed and chooser.endswith(frames)
+        rates = self.it.rates(chooser, SCRATCH_RATES[name], first)
         backbone, rate = self._tuned(
             rates, lambda plan: pretrain(new_backbone(BackboneSpec(name)), self._frames(frames), self.held, plan)
         )
@@ -186,8 +185,7 @@ class _Learner:
             baselines=("composition",) if self.it.quick else ("backbone", "composition"),
             folds=3, select=(1.0, 1e-2, 0.0), uncertainty=False,
         )  # fmt: skip
-        folder = self.it.folder / f"{features}-{self.seed}"
-        fitted = fit_kernel(self.part, backbone, folder, plan, 2 if self.it.quick else 8)
+        fitted = fit_kernel(self.part, backbone, self.it.work, plan, 2 if self.it.quick else 8)
         return errors(fitted, self.test)
 
     def _distilled(self) -> dict[str, float]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import matplotlib
@@ -170,7 +170,7 @@ def _kernel(
         select=(1.0, 0.0 if not derivatives else 1e-2, 0.0),
     )  # fmt: skip
     backbone = load_backbone(features)
-    return fit_kernel(training, backbone, it.folder / "work", plan, derivatives or "none", prior)
+    return fit_kernel(training, backbone, it.work, plan, derivatives or "none", prior)
 
 
 def _errors(it: Experiment, system: _System, level: str) -> None:
@@ -184,12 +184,14 @@ def _errors(it: Experiment, system: _System, level: str) -> None:
         "scratch on energies": _Learner.scratch,
         "scratch on energies and forces": _Learner.scratch_forces,
     }
-    found: dict[str, list[dict[str, float]]] = {}
-    for seed in range(it.seeds):
-        for way, make in ways.items():
-            learner = system.learner(seed)
-            work = lambda make=make, learner=learner: errors(make(learner), system.test)  # noqa: E731
-            found.setdefault(way, []).append(it.run(f"{system.name}-{way}-{seed}", work))
+    runs = it.run_all(
+        [
+            (f"{system.name}-{way}-{seed}", partial(_learned, system, make, seed))
+            for seed in range(it.seeds)
+            for way, make in ways.items()
+        ]
+    )
+    found = {way: runs[place :: len(ways)] for place, way in enumerate(ways)}
     it.say(f"\n| {system.size} CCSD(T) energies ({len(system.test)} to test) | forces, meV/A | energy, meV/atom |")
     it.say("|---|---|---|")
     for way, rows in found.items():
@@ -204,6 +206,10 @@ def _errors(it: Experiment, system: _System, level: str) -> None:
         f"| delta kernel on energies / scratch on energies and forces | "
         f"{ratio(delta, found['scratch on energies and forces'])} | 0.70 |"
     )
+
+
+def _learned(system: _System, make: Callable[[_Learner], Predictor], seed: int) -> dict[str, float]:
+    return errors(make(system.learner(seed)), system.test)
 
 
 def _frequencies(it: Experiment, system: _System, level: str) -> None:
