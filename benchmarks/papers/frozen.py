@@ -36,7 +36,7 @@ LEVELS = ("conv1", "conv2", "conv3")  # everything up to this block is frozen
 SCRATCH_RATES = {"schnet": (1e-3, 3e-3, 1e-2), "chgnet": (3e-4, 1e-3, 3e-3)}
 TUNE_RATES = (2e-3, 6e-3)
 STUDENT = {"cutoff": 4.0}  # of a SchNet
-STUDENT_RATES = (2e-3, 5e-3)  # the runs in records tried 1e-3, too, which was worse for both
+STUDENT_RATES = (2e-3, 5e-3)  # 1e-3, tried before, was worse for both students
 RATTLE = 0.03  # displacements of what the teacher labels beside the frames, angstrom
 
 
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def _stages(it: Experiment, learners: Sequence[_Learner]) -> Iterator[list[tuple[_Learner, str]]]:
-    """Which subset learns in which way, what can run at the same time together, what lasts longest first.
+    """Which subset learns in which way, stage by stage: a stage needs the ones before it; the longest run comes first.
 
     The first subset chooses learning rates and the level of freezing for all; what costs much and
     enters no ratio with a limit runs for it alone.
@@ -68,7 +68,8 @@ def _stages(it: Experiment, learners: Sequence[_Learner]) -> Iterator[list[tuple
     first, others = learners[0], learners[1:]
     level, *levels = (f"frozen up to {name}" for name in (LEVELS[-1:] if it.quick else LEVELS))
     everywhere = [
-        "scratch CHGNet, the same frames", "student on DFT labels alone", "kernel, frozen features", "kernel, random features",
+        "scratch CHGNet, the same frames", "student on DFT labels alone",
+        "kernel, frozen features", "kernel, random features",
         "scratch SchNet, all frames", "scratch SchNet, the same frames",
     ]  # fmt: skip
     yield [(first, name) for name in (level, *everywhere)]
