@@ -238,17 +238,13 @@ def _tables(it: Experiment, found: dict[str, list[dict[str, float]]], part: int,
     it.say(f"\nbest frozen level on the validation set: {best}")
     it.say("\n| ratio of force RMSE | mean (lowest to highest) | limit |\n|---|---|---|")
     for net in ("SchNet", "CHGNet"):
-        whole, same = found[f"scratch {net}, all frames"], found[f"scratch {net}, the same frames"]
-        rows = found[best][: len(whole)]
-        it.say(f"| {best} / scratch {net} on all | {ratio(rows, whole)} | 1.25 |")
-        it.say(f"| {best} / scratch {net} on the same frames | {ratio(rows, same)} | 0.70 |")
-    longer = {
-        "all": found["student on DFT labels of all frames"],
-        "the same frames": found["student on DFT labels alone"],
-    }
-    for frames, row in longer.items():
-        rows = found[best][: len(row)]
-        it.say(f"| {best} / scratch SchNet on {frames}, forty times the structures seen | {ratio(rows, row)} | |")
+        for frames, limit in (("all frames", "1.25"), ("the same frames", "0.70")):
+            told = ratio(found[best], found[f"scratch {net}, {frames}"])
+            it.say(f"| {best} / scratch {net}, {frames} | {told} | {limit} |")
+    longer = {"all frames": "student on DFT labels of all frames", "the same frames": "student on DFT labels alone"}
+    for frames, name in longer.items():
+        told = ratio(found[best][: len(found[name])], found[name])
+        it.say(f"| {best} / scratch SchNet, {frames}, forty times the structures seen | {told} | |")
     frozen = found["kernel, frozen features"]
     it.say(f"| kernel on fine-tuned / frozen features | {ratio(found['kernel, fine-tuned features'], frozen)} | 0.90 |")
     it.say(f"| kernel on pretrained / random features | {ratio(frozen, found['kernel, random features'])} | 0.60 |")
