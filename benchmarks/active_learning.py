@@ -3,10 +3,15 @@
 import numpy as np
 
 from benchmarks.data import ROOT, Subset, store, table
-from mekrr_scale.pipeline import FitPlan, LengthScale, evaluate_store, fit
-from mekrr_scale.select import choose
+from mekrr_scale.pipeline import FitPlan, KernelPlan, LandmarkPlan, RowPlan, evaluate_store, fit
+from mekrr_scale.simulation import choose
 
-PLAN = FitPlan(n_landmarks=400, length_scales=(LengthScale(4.0),), baselines=("composition",), use_derivatives=False)
+PLAN = FitPlan(
+    kernel=KernelPlan(length_scales="4x"),
+    landmarks=LandmarkPlan(count=400),
+    baseline="composition",
+    rows=RowPlan(derivatives=False),
+)
 START, STEP, ROUNDS, SEEDS = 60, 40, 3, 3
 
 

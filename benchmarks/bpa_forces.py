@@ -10,19 +10,23 @@ import numpy as np
 
 from benchmarks.data import CACHE, structures, table
 from mekrr_scale.backbones import BackboneSpec, load_backbone
-from mekrr_scale.pipeline import ExtractPlan, FitPlan, LengthScale, evaluate, extract, fit
-from mekrr_scale.potential import Potential
+from mekrr_scale.models import Potential
+from mekrr_scale.pipeline import ExtractPlan, FitPlan, KernelPlan, LandmarkPlan, RowPlan, evaluate, extract, fit
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.structures import read_structures
 
 SPEC = BackboneSpec("sevennet")
 PLAN = FitPlan(
-    n_landmarks=1000,
-    length_scales=(LengthScale(4.0),),
-    baselines=("composition",),
-    landmarks="displaced",
-    force_weights=(1e-3, 1e-2, 1e-1, 1.0),
+    kernel=KernelPlan(length_scales="4x"),
+    landmarks=LandmarkPlan(method="displaced", count=1000),
+    baseline="composition",
+    rows=RowPlan(weights={"force": (1e-3, 1e-2, 1e-1, 1.0)}),
 )
+
+
+def sized(plan: FitPlan, count: int) -> FitPlan:
+    """The same with another number of landmarks."""
+    return replace(plan, landmarks=replace(plan.landmarks, count=count))
 
 
 def frames(count: int, test: bool = False) -> Path:
@@ -53,25 +57,32 @@ def errors(model: Any, backbone: Any) -> dict[str, float]:
 
 
 def variants() -> list[tuple[str, int, int | str, FitPlan]]:
-    lengths = tuple(LengthScale(x) for x in (2.0, 4.0, 8.0))
-    both = replace(PLAN, baselines=("backbone",))
+    both = replace(PLAN, baseline="backbone")
     rows: list[tuple[str, int, int | str, FitPlan]] = []
     for count, derivatives in ((25, "all"), (50, "all"), (250, 16)):
-        many = replace(PLAN, n_landmarks=2000)
         rows.append(("M = 1000", count, derivatives, PLAN))
-        rows.append(("M = 2000", count, derivatives, many))
-        rows.append(("M = 2000, backbone prior", count, derivatives, replace(both, n_landmarks=2000)))
-    rows += [(f"alpha {a}", 25, "all", replace(PLAN, alphas=(a,))) for a in (0.0, 0.1, 0.5)]
+        rows.append(("M = 2000", count, derivatives, sized(PLAN, 2000)))
+        rows.append(("M = 2000, backbone prior", count, derivatives, sized(both, 2000)))
+
+    def kernel(**changes: object) -> FitPlan:
+        return replace(PLAN, kernel=replace(PLAN.kernel, **changes))  # type: ignore[arg-type]
+
+    rows += [(f"alpha {a}", 25, "all", kernel(alphas=a)) for a in (0.0, 0.1, 0.5)]
     rows += [
-        ("length scale 2x", 25, "all", replace(PLAN, length_scales=lengths[:1])),
-        ("length scale 8x", 25, "all", replace(PLAN, length_scales=lengths[2:])),
-        ("sum of three Gaussians", 25, "all", replace(PLAN, kernel="gaussian-sum", length_scales=lengths)),
-        ("Matern 5/2", 25, "all", replace(PLAN, kernel="matern52")),
-        ("atoms alone (M = 675)", 25, "all", replace(PLAN, landmarks="uniform", n_landmarks=675)),
-        ("as many landmarks of each element", 50, "all", replace(PLAN, balance="equal")),
-        ("farthest points", 50, "all", replace(PLAN, landmarks="farthest")),
-        ("features centred, not scaled", 25, "all", replace(PLAN, standardize=("centre-per-species",))),
-        ("energies only", 50, "all", replace(PLAN, use_derivatives=False)),
+        ("length scale 2x", 25, "all", kernel(length_scales="2x")),
+        ("length scale 8x", 25, "all", kernel(length_scales="8x")),
+        ("sum of three Gaussians", 25, "all", kernel(name="gaussian-sum", length_scales="2x,4x,8x")),
+        ("Matern 5/2", 25, "all", kernel(name="matern52")),
+        ("atoms alone (M = 675)", 25, "all", replace(PLAN, landmarks=LandmarkPlan("uniform", 675))),
+        (
+            "as many landmarks of each element",
+            50,
+            "all",
+            replace(PLAN, landmarks=replace(PLAN.landmarks, balance="equal")),
+        ),
+        ("farthest points", 50, "all", replace(PLAN, landmarks=LandmarkPlan("farthest", 1000))),
+        ("features centred, not scaled", 25, "all", kernel(standardize="centre-per-species")),
+        ("energies only", 50, "all", replace(PLAN, rows=replace(PLAN.rows, derivatives=False))),
         ("equal cost", 50, 40, PLAN),
         ("equal cost", 125, 16, PLAN),
         ("equal cost", 250, 8, PLAN),

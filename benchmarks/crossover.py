@@ -12,15 +12,12 @@ import torch
 
 from benchmarks.data import CACHE, ROOT, store, table
 from mekrr_scale.arrays import FeatureBatch
-from mekrr_scale.baselines import fit_baseline
-from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing
-from mekrr_scale.landmarks import Uniform, WholeStructures
-from mekrr_scale.pool import median_distance
-from mekrr_scale.rows import EnergyRows, assign_folds
+from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing, fit_transform
+from mekrr_scale.landmarks import Uniform, WholeStructures, median_distance
+from mekrr_scale.models import fit_baseline
+from mekrr_scale.regression import Problem, Source, assign_folds
 from mekrr_scale.solvers import Direct, Exact, Falkon
 from mekrr_scale.store import FeatureStore, FeatureWriter
-from mekrr_scale.transforms import fit_transform
-from mekrr_scale.whitening import whiten
 
 RIDGES = tuple(10.0 ** (k / 2) for k in range(-18, -5))
 
@@ -83,22 +80,17 @@ def _run(solver: str, n: int, m: int) -> dict[str, float]:
     folds = assign_folds(data, 5)
     transform = fit_transform(data, "scale-per-species")
     kernel = SetKernel(Gaussian(1.0), SpeciesMixing(1.0), "sum", transform)
-    kernel = replace(kernel, atom=Gaussian(4 * median_distance(data, kernel, 0)))
+    kernel = replace(kernel, atom=Gaussian(4 * median_distance(data, kernel.transform, 0)))
     baseline = fit_baseline(data, "composition")
     start = time.perf_counter()
     landmarks = (Uniform(m) if m else WholeStructures()).select(data, kernel)
-    rows = EnergyRows(data, kernel, landmarks, baseline, folds)
-    if solver == "exact":
-        blocks = list(rows)
-        gram = torch.cat([block.rows for block in blocks])
-        joined = [torch.cat([getattr(b, name) for b in blocks]) for name in ("target", "weight", "counts", "scale")]
-        solution = Exact(RIDGES, ridge=1e-6).solve(gram, *joined, baseline)  # one ridge, no folds: its best case
-    else:
-        whitening = whiten(kernel.gram_block_makers(landmarks))
-        if solver == "direct":
-            solution = Direct(RIDGES).solve(rows, whitening, baseline, 5)
-        else:
-            solution = Falkon((1e-6,), rtol=1e-7).solve(rows, whitening, baseline)
+    # one ridge and no folds is the best case of exact
+    chosen, parts = {
+        "exact": (Exact((1e-6,)), None),
+        "direct": (Direct(RIDGES), folds),
+        "falkon": (Falkon((1e-6,), rtol=1e-7), None),
+    }[solver]
+    solution = chosen.solve(Problem(kernel, landmarks, baseline, parts), Source(data))
     seconds = time.perf_counter() - start
     error = torch.cat([_error(batch, kernel, landmarks, solution.value[:, 0], baseline) for batch in test])
     return {"seconds": seconds, "rmse": 1e3 * math.sqrt(float(error.square().mean())), "memory": anonymous_mb()}

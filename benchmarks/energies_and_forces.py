@@ -9,11 +9,25 @@ import numpy as np
 
 from benchmarks.data import CACHE, structures, table
 from mekrr_scale.backbones import load_backbone
-from mekrr_scale.pipeline import ExtractPlan, FitPlan, LengthScale, evaluate, extract, fit
-from mekrr_scale.potential import Potential
+from mekrr_scale.models import Potential
+from mekrr_scale.pipeline import (
+    ExtractPlan,
+    FitPlan,
+    KernelPlan,
+    LandmarkPlan,
+    RowPlan,
+    Validation,
+    evaluate,
+    extract,
+    fit,
+)
 from mekrr_scale.structures import read_structures
 
-PLAN = FitPlan(n_landmarks=1000, length_scales=(LengthScale(4.0),), uncertainty=False)
+PLAN = FitPlan(
+    kernel=KernelPlan(length_scales="4x"),
+    landmarks=LandmarkPlan(count=1000),
+    validation=Validation(uncertainty=False),
+)
 
 
 def split(name: str, most: int = 400) -> tuple[Path, Path]:
@@ -40,12 +54,12 @@ def main() -> None:
         extract(fitted, store, ExtractPlan(derivatives=8))
         extraction = time.perf_counter() - start
         for label, plan in (
-            ("energies", replace(PLAN, use_derivatives=False)),
+            ("energies", replace(PLAN, rows=RowPlan(derivatives=False))),
             ("energies and 8 directions", PLAN),
         ):
             for baseline in ("composition", "backbone"):
                 start = time.perf_counter()
-                report = fit(store, replace(plan, baselines=(baseline,)))  # type: ignore[arg-type]
+                report = fit(store, replace(plan, baseline=baseline))
                 taken = time.perf_counter() - start
                 found = evaluate(Potential(report.model, backbone), read_structures(held)).metrics()
                 figures = [round(found[key], 2) for key in ("energy_mae", "energy_rmse", "force_mae", "force_rmse")]

@@ -18,21 +18,16 @@ from typing import Any
 
 import torch
 
-from benchmarks.bpa_forces import PLAN, SPEC, errors, frames, store
+from benchmarks.bpa_forces import PLAN, SPEC, errors, frames, sized, store
 from benchmarks.data import anonymous_mb, table
+from mekrr_scale.arrays import ByKind
 from mekrr_scale.backbones import load_backbone
-from mekrr_scale.baselines import fit_baseline
-from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing
-from mekrr_scale.landmarks import Displaced
-from mekrr_scale.model import Model
-from mekrr_scale.pipeline import fit
-from mekrr_scale.pool import median_distance
-from mekrr_scale.rows import DerivativeRows, EnergyRows, Rows
-from mekrr_scale.solvers.direct import normals
-from mekrr_scale.solvers.moments import accumulate
-from mekrr_scale.solvers.path import weight_paths
-from mekrr_scale.transforms import fit_transform
-from mekrr_scale.whitening import whiten
+from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing, fit_transform
+from mekrr_scale.landmarks import Displaced, median_distance
+from mekrr_scale.models import Model, fit_baseline
+from mekrr_scale.pipeline import Validation, fit
+from mekrr_scale.regression import Problem, Run, Source
+from mekrr_scale.solvers import direct_work, weight_paths
 
 
 def franken_trial(count: int, features: int, length_scale: float) -> tuple[float, Callable[[], dict[str, float]], int]:
@@ -73,7 +68,7 @@ def franken_trial(count: int, features: int, length_scale: float) -> tuple[float
 
 def trial(count: int, landmarks: int) -> tuple[float, Model]:
     """A whole fit here: the path and its five-fold cross-validation, which chooses the model."""
-    plan = replace(PLAN, n_landmarks=landmarks, uncertainty=False)
+    plan = replace(sized(PLAN, landmarks), validation=Validation(uncertainty=False))
     data, _ = store(count, "all")
     start = time.perf_counter()
     report = fit(data, plan)
@@ -87,14 +82,13 @@ def path_alone(count: int, landmarks: int) -> float:
     start = time.perf_counter()
     transform = fit_transform(data, "scale-per-species")
     unit = SetKernel(Gaussian(1.0), SpeciesMixing(1.0), "sum", transform)
-    kernel = replace(unit, atom=Gaussian(4.0 * median_distance(data, unit, 0)))
+    kernel = replace(unit, atom=Gaussian(4.0 * median_distance(data, unit.transform, 0)))
     chosen = Displaced(landmarks).select(moved, kernel)
-    baseline = fit_baseline(data, "composition")
-    rows = Rows((EnergyRows(data, kernel, chosen, baseline), DerivativeRows(moved, kernel, chosen, baseline)))
-    whitening = whiten(kernel.gram_blocks(chosen))
-    moments = accumulate(rows, whitening, len(baseline.species), 1)
-    weights = [(1.0, w, 0.0) for w in PLAN.force_weights]
-    found = weight_paths(normals(moments, [0]), weights, PLAN.ridges)
+    problem = Problem(kernel, chosen, fit_baseline(data, "composition"))
+    whitening = problem.whitening()
+    moments = PLAN.solver.accumulate(problem, problem.rows(Source(data, moved)), whitening, Run())
+    weights = [ByKind.from_list([1.0, w], 0.0) for w in PLAN.rows.weights["force"]]
+    found = weight_paths(direct_work.normals(moments, [0]), weights, PLAN.solver.ridges)
     for solution in found.values():
         whitening.coefficients(solution)
     return time.perf_counter() - start

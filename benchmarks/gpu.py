@@ -11,12 +11,10 @@ import torch
 
 from benchmarks.data import table
 from mekrr_scale.arrays import DirectionLabels, FeatureBatch, Landmarks, RowKind, SpeciesRun, Tangents, bounds
-from mekrr_scale.baselines import Baseline
-from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing
-from mekrr_scale.rows import EnergyRows
+from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing, Transform
+from mekrr_scale.models import Baseline
+from mekrr_scale.regression import Execution, Problem, Run, Source
 from mekrr_scale.solvers import Falkon
-from mekrr_scale.transforms import Transform
-from mekrr_scale.whitening import whiten
 
 SPECIES = (6, 8, 29, 78)
 
@@ -115,22 +113,23 @@ def fit(device: str) -> None:
     kernel = SetKernel(Gaussian(dim**0.5), SpeciesMixing(1.0), "sum", Transform.identity(dim))
     landmarks = data.landmarks(columns)
     baseline = Baseline(SPECIES, torch.zeros(len(SPECIES), dtype=torch.float64), prior=False, fitted=False)
+    problem = Problem(kernel, landmarks, baseline)
     start = time.perf_counter()
-    whitening = whiten(kernel.gram_block_makers(landmarks))
+    problem.whitening()  # for its time; the solver whitens anew
     whitened = time.perf_counter()
-    room = torch.cuda.mem_get_info()[0] * 3 // 4 if device == "cuda" else 0
-    solver = Falkon((1e-6,), rtol=1e-6, max_steps=100, device_bytes=room, memory_bytes=64 * 1024**3, subset=0.1)
-    solution = solver.solve(EnergyRows(data, kernel, landmarks, baseline), whitening, baseline)
-    seconds = time.perf_counter() - start
-    stats = solution.stats
+    solver = Falkon((1e-6,), rtol=1e-6, max_steps=100, subset=0.1)
+    run = Run(Execution(device, memory="64G", scratch=None))
+    solution = solver.solve(problem, Source(data), run)
+    seconds = time.perf_counter() - whitened
+    effort = solution.effort
     held = data.make(2 * 10**9, 1000)
     error = (kernel.rows(held, landmarks) @ solution.value[:, 0].to(device)).cpu() - held.energy
     print(f"fit of {n} structures x 64 atoms, d = {dim}, M = {columns}, features made on the device in every pass:")
     print(
-        f"{seconds:.1f} s in all: whitening {whitened - start:.1f} s, first pass {float(str(stats['seconds_setup'])):.1f} s, ",
+        f"{seconds:.1f} s in all: whitening {whitened - start:.1f} s, first pass {effort.seconds_pass:.1f} s, ",
         end="",
     )
-    print(f"{stats['iterations']} iterations, {solution.result.name}, residual {stats['residual']:.1e}; ", end="")
+    print(f"{effort.iterations} iterations, {solution.result.name}, residual {effort.residuals[-1]:.1e}; ", end="")
     print(f"RMSE of 1000 other structures {1e3 * float((error / 64).square().mean().sqrt()):.2f} meV/atom")
     if device == "cuda":
         print(f"peak device memory {torch.cuda.max_memory_allocated() / 1e9:.1f} GB")

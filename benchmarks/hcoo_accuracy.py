@@ -4,34 +4,39 @@ import time
 from dataclasses import replace
 
 from benchmarks.data import store, table
-from mekrr_scale.pipeline import FitPlan, LengthScale, evaluate_store, fit
+from mekrr_scale.pipeline import FitPlan, KernelPlan, LandmarkPlan, RowPlan, evaluate_store, fit
 
-SCALES = tuple(LengthScale(x) for x in (1.0, 2.0, 4.0, 8.0))
-CHOSEN = FitPlan(n_landmarks=1500, length_scales=SCALES[1:], alphas=(0.0, 0.5, 1.0), use_derivatives=False)
+CHOSEN = FitPlan(
+    kernel=KernelPlan(length_scales="2x,4x,8x", alphas=(0.0, 0.5, 1.0)),
+    landmarks=LandmarkPlan(count=1500),
+    rows=RowPlan(derivatives=False),
+)
 
 
 def variants() -> list[tuple[str, str, FitPlan]]:
     """Name, layer and plan; the first lets cross-validation choose the baseline too."""
-    composition = replace(CHOSEN, baselines=("composition",))
-    backbone = replace(CHOSEN, baselines=("backbone",))
+    composition, backbone = replace(CHOSEN, baseline="composition"), replace(CHOSEN, baseline="backbone")
+    kernel, landmarks = CHOSEN.kernel, CHOSEN.landmarks
+    several = replace(kernel, name="gaussian-sum", length_scales="1x,2x,4x,8x")
+    many = replace(backbone, landmarks=LandmarkPlan(count=4000), kernel=replace(kernel, alphas=1.0))
     return [
         ("all chosen by cross-validation", "conv3", CHOSEN),
         ("composition baseline", "conv3", composition),
-        ("composition, unscaled features", "conv3", replace(composition, standardize=("none",))),
-        ("composition, equal landmarks per species", "conv3", replace(composition, balance="equal")),
+        ("composition, unscaled features", "conv3", replace(composition, kernel=replace(kernel, standardize="none"))),
+        (
+            "composition, equal landmarks per species",
+            "conv3",
+            replace(composition, landmarks=replace(landmarks, balance="equal")),
+        ),
         ("backbone prior, before the last convolution", "conv3", backbone),
         ("backbone prior, after the last convolution", "conv4", backbone),
         ("backbone prior, one convolution earlier", "conv2", backbone),
-        (
-            "backbone prior, sum of four Gaussians",
-            "conv3",
-            replace(backbone, kernel="gaussian-sum", length_scales=SCALES),
-        ),
-        ("backbone prior, Matern 5/2", "conv3", replace(backbone, kernel="matern52")),
-        ("backbone prior, farthest points", "conv3", replace(backbone, landmarks="farthest")),
-        ("backbone prior, leverage scores", "conv3", replace(backbone, landmarks="leverage")),
-        ("backbone prior, mean instead of sum", "conv3", replace(backbone, reduce="mean")),
-        ("backbone prior, M = 4000", "conv3", replace(backbone, n_landmarks=4000, alphas=(1.0,))),
+        ("backbone prior, sum of four Gaussians", "conv3", replace(backbone, kernel=several)),
+        ("backbone prior, Matern 5/2", "conv3", replace(backbone, kernel=replace(kernel, name="matern52"))),
+        ("backbone prior, farthest points", "conv3", replace(backbone, landmarks=LandmarkPlan("farthest", 1500))),
+        ("backbone prior, leverage scores", "conv3", replace(backbone, landmarks=LandmarkPlan("leverage", 1500))),
+        ("backbone prior, mean instead of sum", "conv3", replace(backbone, kernel=replace(kernel, reduce="mean"))),
+        ("backbone prior, M = 4000", "conv3", many),
     ]
 
 

@@ -3,8 +3,8 @@
 import torch
 
 from benchmarks.data import random_batch, seconds, table
-from mekrr_scale.kernels import Gaussian, Landmarks, SetKernel, SpeciesMixing
-from mekrr_scale.transforms import Transform
+from mekrr_scale.arrays import Landmarks
+from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing, Transform
 
 
 def main() -> None:

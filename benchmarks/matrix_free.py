@@ -6,7 +6,7 @@ from ase.build import bulk
 from benchmarks.bpa_forces import frames
 from benchmarks.data import table
 from mekrr_scale.backbones import load_backbone
-from mekrr_scale.matrixfree import ModeCosts
+from mekrr_scale.regression import ModeCosts
 from mekrr_scale.structures import read_structures
 
 

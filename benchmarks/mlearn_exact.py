@@ -3,7 +3,9 @@
 import time
 
 from benchmarks.data import store, table
-from mekrr_scale.pipeline import FitPlan, LengthScale, fit
+from mekrr_scale.arrays import RowKind
+from mekrr_scale.pipeline import FitPlan, KernelPlan, LandmarkPlan, LengthScale, RowPlan, fit
+from mekrr_scale.solvers import Direct, Exact
 
 RIDGES = tuple(10.0 ** (k / 2) for k in range(-24, -3))
 
@@ -14,16 +16,17 @@ def main() -> None:
     rows: list[list[object]] = []
     for length in (1.0, 4.0):
         best = {}
-        for solver in ("exact", "direct"):
+        for solver in (Exact(RIDGES), Direct(RIDGES)):
             plan = FitPlan(
-                solver=solver, reduce="mean", alphas=(0.0,), length_scales=(LengthScale(length),), standardize=("none",),
-                baselines=("composition",), n_landmarks=1000, ridges=RIDGES, use_derivatives=False, cut=1e-12,
+                kernel=KernelPlan(length_scales=LengthScale(length), alphas=0.0, reduce="mean", standardize="none"),
+                landmarks=LandmarkPlan(count=1000), baseline="composition",
+                rows=RowPlan(derivatives=False, cut=1e-12), solver=solver,
             )  # fmt: skip
             start = time.perf_counter()
-            report = fit(data, plan)
-            best[solver] = report.solution.path.best()
+            point = fit(data, plan).solution.path.best()
             taken = time.perf_counter() - start
-            rows.append([f"{length:g} x median", solver, best[solver].ridge, 1e3 * best[solver].energy_rmse, taken])
-        ratio = best["direct"].energy_rmse / best["exact"].energy_rmse
+            best[solver.name] = point.rmse[RowKind.ENERGY]
+            rows.append([f"{length:g} x median", solver.name, point.ridge, 1e3 * best[solver.name], taken])
+        ratio = best["direct"] / best["exact"]
         rows.append(["", f"**direct / exact: {ratio:.4f}**", "", "", ""])
     table(["length scale", "solver", "best ridge", "5-fold CV RMSE, meV/atom", "seconds"], rows)

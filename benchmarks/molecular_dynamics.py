@@ -9,15 +9,15 @@ from ase.md.verlet import VelocityVerlet
 from ase.units import fs
 
 from benchmarks.data import CACHE, ROOT, anonymous_mb, table
-from mekrr_scale.calculator import MekrrCalculator
-from mekrr_scale.pipeline import ExtractPlan, FitPlan, extract, fit
+from mekrr_scale.models import MekrrCalculator
+from mekrr_scale.pipeline import ExtractPlan, FitPlan, LandmarkPlan, extract, fit
 
 
 def main(steps: int = 10_000) -> None:
     folder = CACHE / "md"
     data = ROOT / "examples" / "hcoo_cu110" / "train.xyz.xz"
     extract(data, folder, ExtractPlan())
-    report = fit(folder, FitPlan(n_landmarks=300, alphas=(1.0,)))
+    report = fit(folder, FitPlan(landmarks=LandmarkPlan(count=300)))
     # a small cell, so that ten thousand steps take minutes: eight copper atoms of the slab's bulk
 
     atoms = bulk("Cu", "fcc", 3.63, cubic=True)

@@ -2,18 +2,16 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 from ase import Atoms
 from ase.build import bulk
 
-from benchmarks.bpa_forces import PLAN, frames
+from benchmarks.bpa_forces import PLAN, frames, sized
 from benchmarks.bpa_forces import store as bpa_store
 from benchmarks.data import CACHE, anonymous_mb, structures, table
-from mekrr_scale.calculator import MekrrCalculator
-from mekrr_scale.md import Bounds, MdPlan, relax, run_md
-from mekrr_scale.model import Model
-from mekrr_scale.pipeline import ExtractPlan, FitPlan, LengthScale, extract, fit
+from mekrr_scale.models import MekrrCalculator, Model
+from mekrr_scale.pipeline import ExtractPlan, FitPlan, KernelPlan, LandmarkPlan, extract, fit
+from mekrr_scale.simulation import Bounds, MdPlan, relax, run_md
 from mekrr_scale.structures import read_structures
 
 PARTS = 5
@@ -23,13 +21,13 @@ def silicon() -> tuple[Model, Atoms]:
     """CHGNet features of mlearn's Si, energies and forces; a cell of 16 atoms."""
     folder = CACHE / "mlearn-Si-forces"
     extract(structures("mlearn/Si_train.xyz.xz"), folder, ExtractPlan(derivatives=8))
-    plan = FitPlan(n_landmarks=1000, length_scales=(LengthScale(4.0),), baselines=("composition",))
+    plan = FitPlan(kernel=KernelPlan(length_scales="4x"), landmarks=LandmarkPlan(count=1000), baseline="composition")
     return fit(folder, plan).model, bulk("Si", "diamond", 5.47, cubic=True).repeat((2, 1, 1))
 
 
 def bpa() -> tuple[Model, Atoms]:
     """SevenNet-0 features of 250 x 16 directions, M = 2000."""
-    model = fit(bpa_store(250, 16)[0], replace(PLAN, n_landmarks=2000)).model
+    model = fit(bpa_store(250, 16)[0], sized(PLAN, 2000)).model
     return model, next(read_structures(frames(0, test=True)))
 
 

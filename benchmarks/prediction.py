@@ -5,12 +5,11 @@ from dataclasses import replace
 import torch
 from ase import Atoms
 
-from benchmarks.bpa_forces import PLAN, frames
+from benchmarks.bpa_forces import PLAN, frames, sized
 from benchmarks.bpa_forces import store as bpa_store
 from benchmarks.data import seconds, store, structures, table
-from mekrr_scale.model import Model
-from mekrr_scale.pipeline import FitPlan, LengthScale, fit
-from mekrr_scale.potential import Potential
+from mekrr_scale.models import Model, Potential
+from mekrr_scale.pipeline import FitPlan, KernelPlan, LandmarkPlan, Validation, fit
 from mekrr_scale.structures import read_structures
 
 
@@ -25,9 +24,12 @@ def backbone_alone(potential: Potential, atoms: Atoms) -> None:
 def main() -> None:
     molecule = next(read_structures(frames(0, test=True)))
     slab = next(read_structures(structures("hcoo_cu110/val.xyz.xz")))
-    lengths = (LengthScale(4.0),)
-    energies = FitPlan(n_landmarks=2000, length_scales=lengths, baselines=("composition",), uncertainty=False)
-    forces = replace(PLAN, n_landmarks=2000, uncertainty=False)
+    validation = Validation(uncertainty=False)
+    energies = FitPlan(
+        kernel=KernelPlan(length_scales="4x"), landmarks=LandmarkPlan(count=2000), baseline="composition",
+        validation=validation,
+    )  # fmt: skip
+    forces = replace(sized(PLAN, 2000), validation=validation)
     models: list[tuple[str, Model, Atoms]] = [
         ("sevennet", fit(bpa_store(250, 16)[0], forces).model, molecule),
         ("chgnet", fit(store("hcoo_cu110/train"), energies).model, slab),

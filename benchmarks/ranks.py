@@ -10,15 +10,13 @@ import time
 import torch
 
 from benchmarks.data import ROOT, synthetic, table
-from mekrr_scale.baselines import fit_baseline
 from mekrr_scale.distributed import join
-from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing
+from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing, fit_transform
 from mekrr_scale.landmarks import Uniform
-from mekrr_scale.rows import EnergyRows
-from mekrr_scale.solvers.moments import accumulate
+from mekrr_scale.models import fit_baseline
+from mekrr_scale.regression import Problem, Run, Source
+from mekrr_scale.solvers import Direct
 from mekrr_scale.store import deal
-from mekrr_scale.transforms import fit_transform
-from mekrr_scale.whitening import whiten
 
 M, ATOMS, DIM = 1000, 8, 64
 N = 60_000
@@ -69,11 +67,11 @@ def _rank(n: int) -> float:
         Gaussian(20.0), SpeciesMixing(1.0), "sum", fit_transform(own, "scale-per-species", group, next(iter(whole)))
     )
     landmarks = Uniform(M).select(own, kernel, group)
-    whitening = whiten(kernel.gram_block_makers(landmarks), group=group)
-    baseline = fit_baseline(own, "composition", group=group)
+    problem = Problem(kernel, landmarks, fit_baseline(own, "composition", group=group))
+    whitening = problem.whitening(group)
     group.barrier()
     start = time.perf_counter()
-    accumulate(EnergyRows(own, kernel, landmarks, baseline), whitening, len(baseline.species), 1, group=group)
+    Direct().accumulate(problem, problem.rows(Source(own, group=group)), whitening, Run(group=group))
     group.barrier()
     passed = time.perf_counter() - start
     group.leave()

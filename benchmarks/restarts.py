@@ -13,22 +13,22 @@ from pathlib import Path
 import torch
 
 from benchmarks.data import ROOT, synthetic
-from mekrr_scale.model import Model
+from mekrr_scale.models import Model
 
 KILLS = 24
 CONFIG = """
 store = ["{store}"]
-validate = 0
+[validation]
+folds = 0
 [kernel]
-length_scale = ["2x"]
+length_scales = "2x"
 [baseline]
-kind = ["composition"]
+kinds = "composition"
 [landmarks]
 count = 1500
 [solver]
 name = "falkon"
-ridge = [1e-8]
-[solver.falkon]
+ridges = 1e-8
 rtol = 1e-15
 preconditioner = "falkon"
 max_steps = 500

@@ -9,16 +9,14 @@ import time
 import torch
 
 from benchmarks.data import anonymous_mb, exponent, store, synthetic, table
-from mekrr_scale.baselines import fit_baseline
-from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing
+from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing, Transform
 from mekrr_scale.landmarks import Uniform, WholeStructures
-from mekrr_scale.rows import EnergyRows
+from mekrr_scale.models import fit_baseline
+from mekrr_scale.progress import Silent
+from mekrr_scale.regression import Problem, Run, Source
 from mekrr_scale.solvers import Direct
-from mekrr_scale.solvers.moments import accumulate
 from mekrr_scale.solvers.path import ridge_path
 from mekrr_scale.store import FeatureStore, repack
-from mekrr_scale.transforms import Transform
-from mekrr_scale.whitening import whiten
 
 M = 500
 _LIMIT = 20 * 1024**3
@@ -103,18 +101,23 @@ def _run(kind: str, source: str, n: int) -> dict[str, float]:
         return {"atoms": data.n_atoms, "kernel": kernel_seconds, "factor": factor, "memory": memory}
     landmarks = Uniform(M).select(data, kernel)
     start = time.perf_counter()
-    whitening = whiten(kernel.gram_blocks(landmarks))
+    problem = Problem(kernel, landmarks, baseline)
+    whitening = problem.whitening()
     whitened = time.perf_counter()
-    rows = EnergyRows(data, kernel, landmarks, baseline)
+    rows = problem.rows(Source(data))
     warm = next(iter(rows))
     del warm
-    before = anonymous_mb()
-    peak = [before]
+    peak = [anonymous_mb()]
+
+    class Memory(Silent):
+        def advance(self, steps: int = 1) -> None:
+            peak.append(anonymous_mb())
+
     begun = time.perf_counter()
-    moments = accumulate(rows, whitening, len(baseline.species), 1, lambda _: peak.append(anonymous_mb()))
+    moments = Direct().accumulate(problem, rows, whitening, Run(progress=Memory()))
     passed = time.perf_counter()
     part = next(iter(moments.values()))[0]
-    ridge_path(part.gram, part.target, Direct((1e-6, 1e-4)).ridges)
+    ridge_path(part.gram, part.target, (1e-6, 1e-4))
     return {
         "atoms": data.n_atoms,
         "pass": passed - begun,

@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 from benchmarks.data import ROOT, synthetic, table
-from mekrr_scale.pipeline import FitPlan, LengthScale, fit, resources
+from mekrr_scale.pipeline import FitPlan, KernelPlan, LandmarkPlan, fit, resources
+from mekrr_scale.regression import Execution
 
 CASES = [
     *(("direct", n, 1000) for n in (1000, 10_000, 100_000)),
@@ -69,20 +70,21 @@ def main() -> None:
 def _run(solver: str, n: int, m: int) -> dict[str, float]:
     store = synthetic(n, 8, 64, shard_bytes=64 * 1024**2 if n > 100_000 else 2 * 1024**2)
     plan = FitPlan(
-        solver=solver, n_landmarks=m, length_scales=(LengthScale(2.0),), baselines=("composition",), ridges=(1e-6,),
-        memory_bytes=512 * 1024**2, falkon={"rtol": 1e-7} if solver == "falkon" else {},
+        kernel=KernelPlan(length_scales="2x"), landmarks=LandmarkPlan(count=m), baseline="composition",
+        solver={"name": solver, "ridges": 1e-6, **({"rtol": 1e-7} if solver == "falkon" else {})},
+        execution=Execution(memory="512M"),
     )  # fmt: skip
-    told = resources(store, plan)
+    expected = resources(store, plan)
     watch = Watch()
     start = time.perf_counter()
     report = fit(store, plan)
     seconds = time.perf_counter() - start
-    iterations = int(report.solution.stats.get("iterations", 0))  # type: ignore[arg-type]
-    planned = told.seconds + told.seconds_iteration * (1.1 * iterations + 1) * (iterations > 0)
+    iterations = report.solution.effort.iterations
+    planned = expected.seconds + expected.seconds_iteration * (1.1 * iterations + 1) * (iterations > 0)
     mb = watch.peak()
     return {
         "planned_seconds": planned, "seconds": seconds, "ratio_seconds": planned / seconds, "iterations": iterations,
-        "planned_mb": told.peak_bytes / 1e6, "mb": mb, "ratio_mb": told.peak_bytes / 1e6 / mb,
+        "planned_mb": expected.peak_bytes / 1e6, "mb": mb, "ratio_mb": expected.peak_bytes / 1e6 / mb,
     }  # fmt: skip
 
 

@@ -1,7 +1,6 @@
 """Coverage of the intervals and ranking of the errors, on structures that were not fitted."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,13 +10,13 @@ from benchmarks.bpa_forces import PLAN, SPEC, frames
 from benchmarks.bpa_forces import store as bpa_store
 from benchmarks.data import ROOT, Subset, store, table
 from mekrr_scale.backbones import load_backbone
-from mekrr_scale.model import Model
-from mekrr_scale.pipeline import FitPlan, LengthScale, evaluate_store, fit
-from mekrr_scale.pipeline.evaluate import Evaluation
-from mekrr_scale.potential import Potential
+from mekrr_scale.models import Model, Potential
+from mekrr_scale.pipeline import Evaluation, FitPlan, KernelPlan, LandmarkPlan, RowPlan, evaluate_store, fit
 from mekrr_scale.structures import read_structures
 
-ENERGIES = FitPlan(n_landmarks=1000, length_scales=(LengthScale(4.0),), use_derivatives=False)
+ENERGIES = FitPlan(
+    kernel=KernelPlan(length_scales="4x"), landmarks=LandmarkPlan(count=1000), rows=RowPlan(derivatives=False)
+)
 
 
 def main() -> None:
@@ -37,7 +36,7 @@ def main() -> None:
                 rows.append([f"Pt(553), not fitted, split {seed}", *_row(outside)])
                 rows.append([f"both facets, split {seed}", *_row(outside, inside)])
             print(*rows[-1], sep=" | ", flush=True)
-    model = fit(bpa_store(250, 16)[0], replace(PLAN, n_landmarks=1000)).model
+    model = fit(bpa_store(250, 16)[0], PLAN).model
     rows.append(["3BPA forces, 250 x 16, 12 test frames", *_forces(model)])
     print("\nparts of the errors within the 68 % and 95 % intervals; rank correlation of |error| and interval\n")
     table(["data", "structures", "within 68 %", "within 95 %", "rank correlation"], rows)

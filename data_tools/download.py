@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 from mekrr_scale.errors import StructureError
+from mekrr_scale.files import file_hash
 
 
 def read_sums(path: Path | str) -> dict[str, str]:
@@ -47,7 +47,7 @@ def download(url: str, folder: Path | str, sums: Path | str, timeout: float = 60
     if expected is None:
         raise StructureError(f"{sums} has no sum for {name}; add the line that its publisher gives")
     target = Path(folder) / name
-    if target.is_file() and _sha256(target) == expected:
+    if target.is_file() and file_hash(target, "sha256") == expected:
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(target.name + ".part")
@@ -58,14 +58,9 @@ def download(url: str, folder: Path | str, sums: Path | str, timeout: float = 60
     except (urllib.error.URLError, OSError, ValueError) as error:
         partial.unlink(missing_ok=True)
         raise StructureError(f"cannot download {url}: {error}; fetch it by other means into {folder}") from error
-    found = _sha256(partial)
+    found = file_hash(partial, "sha256")
     if found != expected:
         partial.unlink()
         raise StructureError(f"{url} has sha256 {found}, {sums} says {expected}; the file was removed")
     os.replace(partial, target)
     return target
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -11,7 +11,7 @@ from jaxtyping import Float64, Int64
 from numpy import ndarray
 
 from mekrr_scale.errors import ConfigError
-from mekrr_scale.graphs import build_graph, edge_vectors
+from mekrr_scale.structures import build_graph, edge_vectors
 
 _BINS = np.linspace(0.5, 5.0, 46)  # angstrom
 _WIDTH = 0.1

@@ -12,9 +12,9 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from mekrr_scale.backbones import BackboneSpec
-from mekrr_scale.backbones.schnet import save_schnet
-from mekrr_scale.pipeline import ExtractPlan, FitPlan, LengthScale, extract, fit
+from mekrr_scale.backbones import BackboneSpec, save_schnet
+from mekrr_scale.pipeline import ExtractPlan, FitPlan, KernelPlan, LandmarkPlan, Validation, extract, fit
+from mekrr_scale.solvers import Direct
 from mekrr_scale.structures import read_structures
 
 DATA = Path(__file__).parent.parent / "examples" / "hcoo_cu110"
@@ -94,11 +94,11 @@ def store(toy_file, spec, tmp_path_factory):
 @pytest.fixture(scope="session")
 def small_plan():
     return FitPlan(
-        n_landmarks=60,
-        length_scales=(LengthScale(2.0),),
-        baselines=("composition",),
-        folds=3,
-        ridges=(1e-8, 1e-6, 1e-4),
+        kernel=KernelPlan(length_scales="2x"),
+        landmarks=LandmarkPlan(count=60),
+        baseline="composition",
+        solver=Direct((1e-8, 1e-6, 1e-4)),
+        validation=Validation(folds=3),
     )
 
 

@@ -8,29 +8,31 @@ import numpy as np
 import torch
 from ase.stress import voigt_6_to_full_3x3_stress
 
-from mekrr_scale.arrays import FeatureBatch, bounds
+from mekrr_scale.arrays import FeatureBatch, RowKind, bounds
 
 
 def atom_kernel_value(kernel, h, g):
-    """k(h, g) from the formula in the literature."""
+    """k(h, g) from the formula in the literature; of a kernel that has none here, its own, checked in its own test."""
     r = float((h - g).norm())
     dot = float(h @ g)
     match kernel.name:
         case "gaussian":
-            return math.exp(-(r**2) / (2 * kernel.length_scale**2))
+            value = math.exp(-(r**2) / (2 * kernel.length_scale**2))
         case "matern32":
             q = math.sqrt(3) * r / kernel.length_scale
-            return (1 + q) * math.exp(-q)
+            value = (1 + q) * math.exp(-q)
         case "matern52":
             q = math.sqrt(5) * r / kernel.length_scale
-            return (1 + q + q**2 / 3) * math.exp(-q)
+            value = (1 + q + q**2 / 3) * math.exp(-q)
         case "gaussian-sum":
-            return sum(math.exp(-(r**2) / (2 * s**2)) for s in kernel.length_scales) / len(kernel.length_scales)
+            value = sum(math.exp(-(r**2) / (2 * s**2)) for s in kernel.length_scales) / len(kernel.length_scales)
         case "linear":
-            return (dot + kernel.offset) / kernel.length_scale**2
+            value = (dot + kernel.offset) / kernel.length_scale**2
         case "polynomial":
-            return (dot / kernel.length_scale**2 + kernel.offset) ** kernel.degree
-    raise AssertionError(kernel.name)
+            value = (dot / kernel.length_scale**2 + kernel.offset) ** kernel.degree
+        case _:
+            value = float(kernel.gram(h[None], g[None]))
+    return value
 
 
 def exact_sum(parts):
@@ -144,28 +146,148 @@ def training_loss(backbone, examples, plan, step=1e-5):
             ends.append(energy(moved))
         return (ends[0] - ends[1]) / (2 * step)
 
-    def shift(i, c):
-        def move(atoms, t):
-            atoms.positions[i, c] += t
-
-        return move
-
-    def strain(a, b):
-        def move(atoms, t):
-            eps = np.eye(3)
-            eps[a, b] += t / 2
-            eps[b, a] += t / 2
-            atoms.set_cell(atoms.cell.array @ eps, scale_atoms=True)
-
-        return move
-
     squares = [[], [], []]
     for example in examples:
         atoms, labels = example.atoms.copy(), example.labels
         squares[0].append(((energy(atoms) - labels.energy) / len(atoms)) ** 2)
         for i, c in np.ndindex(len(atoms), 3):
-            squares[1].append((-slope(atoms, shift(i, c)) - labels.forces[i, c]) ** 2)
+            squares[1].append((-slope(atoms, _shift(i, c)) - labels.forces[i, c]) ** 2)
         if labels.stress is not None:
             for (a, b), value in np.ndenumerate(voigt_6_to_full_3x3_stress(labels.stress)):
-                squares[2].append((slope(atoms, strain(a, b)) / atoms.get_volume() - value) ** 2)
+                squares[2].append((slope(atoms, _strain(a, b)) / atoms.get_volume() - value) ** 2)
     return sum(weight * np.mean(part) for weight, part in zip(plan.weights, squares, strict=True) if part)
+
+
+def _shift(i, c):
+    def move(atoms, t):
+        atoms.positions[i, c] += t
+
+    return move
+
+
+def _strain(a, b):
+    def move(atoms, t):
+        eps = np.eye(3)
+        eps[a, b] += t / 2
+        eps[b, a] += t / 2
+        atoms.set_cell(atoms.cell.array @ eps, scale_atoms=True)
+
+    return move
+
+
+def kernel_columns(kernel, x, landmarks):
+    """The design matrix's row of a structure, by loops: one column a set, or two a singleton where ``mean`` mixes."""
+    sets = landmark_sets(landmarks)
+    alpha = kernel.mixing.alpha
+    if kernel.reduce == "sum" or not landmarks.singletons or alpha in (0.0, 1.0):
+        return [set_kernel_value(kernel, x, z) for z in sets]
+    (zx, hx) = x
+    hx = transformed(kernel, zx, hx)
+    pooled, own = [], []
+    for zb, hb in sets:
+        values = [atom_kernel_value(kernel.atom, h, transformed(kernel, zb, hb)[0]) for h in hx]
+        pooled.append((1 - alpha) * sum(values) / len(zx))
+        same = [v for v, z in zip(values, zx, strict=True) if z == zb[0]]
+        own.append(alpha * sum(same) / max(len(same), 1))
+    return pooled + own
+
+
+def landmark_gram(kernel, landmarks):
+    """K_ZZ of these columns."""
+    sets, alpha = landmark_sets(landmarks), kernel.mixing.alpha
+    if kernel.reduce == "sum" or not landmarks.singletons or alpha in (0.0, 1.0):
+        return dense_gram(kernel, sets, sets)
+    h = [transformed(kernel, z, f)[0] for z, f in sets]
+    plain = torch.tensor([[atom_kernel_value(kernel.atom, a, b) for b in h] for a in h], dtype=torch.float64)
+    same = (landmarks.species[:, None] == landmarks.species).double()
+    return torch.block_diag((1 - alpha) * plain, alpha * same * plain)
+
+
+def landmark_sets(landmarks):
+    """(species, features) of each set."""
+    found = []
+    for i in range(landmarks.n_sets):
+        inside = landmarks.owner == i
+        found.append((landmarks.species[inside].tolist(), landmarks.features[inside].double()))
+    return found
+
+
+def dense_rows(problem, batch, tangents, step=1e-5):
+    """Every row of a problem, one dictionary each, from DESIGN section 2 alone.
+
+    Args:
+        tangents: of each structure [directions, atoms, dim], atoms grouped by species; None for energies alone.
+    """
+    kernel, rows = problem.kernel, []
+    structures = structures_of(batch)
+    folds = problem.fold_of(batch).tolist()
+    for i, (z, h) in enumerate(structures):
+        n = len(z)
+        scale = 1 / n if kernel.reduce == "mean" else 1.0
+        counts = torch.tensor([z.count(s) for s in problem.baseline.species], dtype=torch.float64)
+        if not math.isnan(float(batch.energy[i])):
+            weight = 1.0 if kernel.reduce == "mean" else 1 / n**2
+            rows.append(
+                {
+                    "kind": RowKind.ENERGY, "phi": kernel_columns(kernel, (z, h), problem.landmarks),
+                    "label": float(batch.energy[i]), "counts": counts, "scale": scale, "weight": weight, "share": 1.0,
+                    "fold": folds[i],
+                }
+            )  # fmt: skip
+        labels = batch.directions
+        if tangents is None or labels is None:
+            continue
+        part = slice(int(labels.ptr[i]), int(labels.ptr[i + 1]))
+        kinds, values = labels.kind[part].tolist(), labels.label[part].tolist()
+        for kind, value, hdot in zip(kinds, values, tangents[i], strict=True):
+            ends = [
+                torch.tensor(
+                    kernel_columns(kernel, (z, h + sign * step * hdot), problem.landmarks), dtype=torch.float64
+                )
+                for sign in (1, -1)
+            ]
+            share = 1 / kinds.count(kind)
+            per_atom = 1.0 if kind == RowKind.FORCE else 1 / n
+            rows.append(
+                {
+                    "kind": RowKind(kind), "phi": ((ends[0] - ends[1]) / (2 * step)).tolist(), "label": value,
+                    "counts": torch.zeros_like(counts), "scale": scale, "weight": share * (per_atom / scale) ** 2,
+                    "share": share, "fold": folds[i],
+                }
+            )  # fmt: skip
+    return rows
+
+
+def dense_fit(rows, gram, weights, ridge, left_out=None):
+    """Coefficients and reference energies of the rows but for those of a fold, by augmented least squares."""
+    kept = [row for row in rows if row["fold"] != left_out]
+    energies = [row for row in kept if row["kind"] == RowKind.ENERGY]
+    counts = torch.stack([row["counts"] for row in energies])
+    labels = torch.tensor([row["label"] for row in energies], dtype=torch.float64)
+    references = torch.linalg.lstsq(counts, labels[:, None], driver="gelsd").solution[:, 0]
+    root = torch.tensor([weights[row["kind"]] * row["weight"] for row in kept], dtype=torch.float64).sqrt()
+    phi = torch.tensor([row["phi"] for row in kept], dtype=torch.float64)
+    target = torch.tensor([dense_residual(row, references) for row in kept], dtype=torch.float64)
+    w, v = torch.linalg.eigh(gram)
+    keep = w > 1e-12 * w[-1]
+    basis = v[:, keep] / w[keep].sqrt()
+    tall = torch.cat([root[:, None] * (phi @ basis), math.sqrt(ridge) * torch.eye(basis.shape[1], dtype=torch.float64)])
+    right = torch.cat([root * target, torch.zeros(basis.shape[1], dtype=torch.float64)])
+    beta = torch.linalg.lstsq(tall, right[:, None], driver="gelsd").solution[:, 0]
+    return basis @ beta, references
+
+
+def dense_residual(row, references):
+    """What the kernel has to explain of a row's label."""
+    return (row["label"] - float(row["counts"] @ references)) * row["scale"]
+
+
+def dense_errors(rows, fits):
+    """Cross-validated RMSE of every kind of rows, from (coefficients, references) of each fold."""
+    squares, shares = dict.fromkeys(RowKind, 0.0), dict.fromkeys(RowKind, 0.0)
+    for row in rows:
+        coefficients, references = fits[row["fold"]]
+        error = float(torch.tensor(row["phi"], dtype=torch.float64) @ coefficients) - dense_residual(row, references)
+        squares[row["kind"]] += row["weight"] * error**2
+        shares[row["kind"]] += row["share"]
+    return {kind: math.sqrt(squares[kind] / shares[kind]) if shares[kind] else math.nan for kind in RowKind}

@@ -24,9 +24,8 @@ from matscipy.calculators.manybody.explicit_forms import StillingerWeber
 from numpy import ndarray
 
 from benchmarks.papers.common import Experiment, errors, parted, tuned
-from mekrr_scale.backbones import Backbone, BackboneSpec, load_backbone, new_backbone, save_backbone
-from mekrr_scale.calculator import PredictorCalculator
-from mekrr_scale.priors import BackboneEnergies
+from mekrr_scale.backbones import Backbone, BackboneEnergies, BackboneSpec, load_backbone, new_backbone, save_backbone
+from mekrr_scale.models import PredictorCalculator
 from mekrr_scale.transfer import Entry, Example, TrainPlan, finetune, pretrain, read_examples
 
 matplotlib.use("Agg")

@@ -16,8 +16,7 @@ import numpy as np
 import torch
 
 from mekrr_scale.backbones import Backbone
-from mekrr_scale.priors import Predictor
-from mekrr_scale.structures import read_structures
+from mekrr_scale.structures import Predictor, read_structures
 from mekrr_scale.transfer import Example, TrainReport, errors_on, read_examples
 
 ROOT = Path(__file__).parent.parent.parent

@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 
 from benchmarks.papers import classical
 from benchmarks.papers.common import Experiment, errors, parted, ratio, spread, subset, tuned
-from mekrr_scale.backbones import Backbone, BackboneSpec, load_backbone, new_backbone, save_backbone
-from mekrr_scale.pipeline import FitPlan, LengthScale
-from mekrr_scale.priors import BackboneEnergies
+from mekrr_scale.backbones import Backbone, BackboneEnergies, BackboneSpec, load_backbone, new_backbone, save_backbone
+from mekrr_scale.pipeline import FitPlan, KernelPlan, LandmarkPlan, RowPlan, Validation
+from mekrr_scale.solvers import Direct
 from mekrr_scale.transfer import Entry, Example, TrainPlan, TrainReport, adapted, finetune, fit_kernel, pretrain
 
 SCALE = 0.949  # lattice constants of silicon and germanium in PBE: 5.469 and 5.763 angstrom
@@ -134,10 +134,11 @@ class _Learner:
         backbone = adapted(load_backbone(self.source), self.training, TO_GERMANIUM)
         atoms = sum(len(example.atoms) for example in self.training)
         plan = FitPlan(
-            n_landmarks=min(1000, atoms), length_scales=tuple(map(LengthScale, (1.0, 2.0, 4.0, 8.0))),
-            standardize=("centre-per-species", "scale-per-species"), baselines=("backbone",),
-            folds=min(5, len(self.training)), ridges=tuple(10.0 ** (k / 2) for k in range(-16, 1)),
-            force_weights=(1e-2, 1e-1, 1.0), select=(1.0, 0.3, 0.0), uncertainty=False,
+            kernel=KernelPlan(length_scales="1x,2x,4x,8x", standardize="centre-per-species,scale-per-species"),
+            landmarks=LandmarkPlan(count=min(1000, atoms)), baseline="backbone",
+            rows=RowPlan(weights={"force": (1e-2, 1e-1, 1.0)}),
+            solver=Direct(tuple(10.0 ** (k / 2) for k in range(-16, 1))),
+            validation=Validation(min(5, len(self.training)), criterion={"force": 0.3}, uncertainty=False),
         )  # fmt: skip
         potential = fit_kernel(self.training, backbone, self.it.work, plan, 4 if self.it.quick else "all")
         return errors(potential, self.sets.test)

@@ -17,9 +17,8 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.papers.common import Experiment, errors, parted, ratio, spread, subset, tuned
-from mekrr_scale.backbones import Backbone, BackboneSpec, load_backbone, new_backbone, save_backbone
-from mekrr_scale.pipeline import FitPlan, LengthScale
-from mekrr_scale.priors import BackboneEnergies
+from mekrr_scale.backbones import Backbone, BackboneEnergies, BackboneSpec, load_backbone, new_backbone, save_backbone
+from mekrr_scale.pipeline import FitPlan, LandmarkPlan, Validation
 from mekrr_scale.transfer import (
     BlockPlan,
     Example,
@@ -27,10 +26,12 @@ from mekrr_scale.transfer import (
     TrainReport,
     finetune,
     fit_kernel,
+    label,
     pretrain,
     randomize,
+    rattled,
+    timed,
 )
-from mekrr_scale.transfer.distill import label, rattled, timed
 
 LEVELS = ("conv1", "conv2", "conv3")  # everything up to this block is frozen
 SCRATCH_RATES = {"schnet": (1e-3, 3e-3, 1e-2), "chgnet": (3e-4, 1e-3, 3e-3)}
@@ -182,9 +183,9 @@ class _Learner:
         }[features]()
         atoms = sum(len(example.atoms) for example in self.part)
         plan = FitPlan(
-            n_landmarks=min(50 if self.it.quick else 1000, atoms), length_scales=(LengthScale(2.0), LengthScale(4.0)),
-            baselines=("composition",) if self.it.quick else ("backbone", "composition"),
-            folds=3, select=(1.0, 1e-2, 0.0), uncertainty=False,
+            landmarks=LandmarkPlan(count=min(50 if self.it.quick else 1000, atoms)),
+            baseline="composition" if self.it.quick else "backbone,composition",
+            validation=Validation(folds=3, criterion={"force": 1e-2}, uncertainty=False),
         )  # fmt: skip
         fitted = fit_kernel(self.part, backbone, self.it.work, plan, 2 if self.it.quick else 8)
         return errors(fitted, self.test)

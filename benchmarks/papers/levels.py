@@ -24,10 +24,10 @@ from ase.optimize import BFGS
 from ase.vibrations import Vibrations
 
 from benchmarks.papers.common import Experiment, errors, parted, ratio, spread, subset, tuned
-from mekrr_scale.backbones import BackboneSpec, load_backbone, new_backbone, save_backbone
-from mekrr_scale.calculator import PredictorCalculator
-from mekrr_scale.pipeline import FitPlan, LengthScale
-from mekrr_scale.priors import BackboneEnergies, Entry, Predictor, PriorSpec
+from mekrr_scale.backbones import BackboneEnergies, BackboneSpec, load_backbone, new_backbone, save_backbone
+from mekrr_scale.models import PredictorCalculator, PriorSpec
+from mekrr_scale.pipeline import FitPlan, KernelPlan, LandmarkPlan, LengthScale, Validation
+from mekrr_scale.structures import Entry, Predictor
 from mekrr_scale.transfer import BlockPlan, Example, TrainPlan, TrainReport, adapted, finetune, fit_kernel, pretrain
 
 matplotlib.use("Agg")
@@ -165,9 +165,9 @@ def _kernel(
     lengths = (1.0, 4.0, 16.0) if not it.quick else (4.0,)
     prior = PriorSpec.parse(str(system.source.checkpoint), Entry()) if corrects else None
     plan = FitPlan(
-        n_landmarks=min(landmarks, atoms), length_scales=tuple(map(LengthScale, lengths)),
-        baselines=("composition",) if prior is None else ("prior",), folds=5, uncertainty=False,
-        select=(1.0, 0.0 if not derivatives else 1e-2, 0.0),
+        kernel=KernelPlan(length_scales=tuple(map(LengthScale, lengths))),
+        landmarks=LandmarkPlan(count=min(landmarks, atoms)), baseline="composition" if prior is None else "prior",
+        validation=Validation(criterion={"force": 1e-2 if derivatives else 0.0}, uncertainty=False),
     )  # fmt: skip
     backbone = load_backbone(features)
     return fit_kernel(training, backbone, it.work, plan, derivatives or "none", prior)

@@ -17,11 +17,19 @@ from functools import partial
 
 from benchmarks.papers.common import SHARED, Experiment, errors, parted, ratio, spread, tuned
 from benchmarks.papers.levels import energies_alone
-from mekrr_scale.backbones import Backbone, BackboneSpec, load_backbone, new_backbone, save_backbone
-from mekrr_scale.model import Model
-from mekrr_scale.pipeline import ExtractPlan, FitPlan, LengthScale, evaluate_store, extract, fit
-from mekrr_scale.pipeline.transfer_table import shifted_rmse
-from mekrr_scale.priors import BackboneEnergies
+from mekrr_scale.backbones import Backbone, BackboneEnergies, BackboneSpec, load_backbone, new_backbone, save_backbone
+from mekrr_scale.models import Model
+from mekrr_scale.pipeline import (
+    ExtractPlan,
+    FitPlan,
+    KernelPlan,
+    LandmarkPlan,
+    Validation,
+    evaluate_store,
+    extract,
+    fit,
+    shifted_rmse,
+)
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.transfer import BlockPlan, Example, TrainPlan, finetune, pretrain, randomize
 
@@ -75,14 +83,14 @@ def _store(it: Experiment, name: str, examples: Sequence[Example], backbone: Bac
     return FeatureStore(folder)
 
 
-def _plan(it: Experiment, **changes: object) -> FitPlan:
-    """The default: composition baseline, everything else by cross-validation."""
-    plan = FitPlan(
-        n_landmarks=100 if it.quick else 1000, length_scales=tuple(map(LengthScale, (1.0, 2.0, 4.0))),
-        alphas=(1.0,) if it.quick else (0.5, 1.0), baselines=("composition",), uncertainty=False,
-        folds=3 if it.quick else 5,
+def _plan(it: Experiment, baseline: str = "composition", **kernel: object) -> FitPlan:
+    """The default: composition baseline, everything else by cross-validation; and changes of its kernel."""
+    alphas = (1.0,) if it.quick else (0.5, 1.0)
+    return FitPlan(
+        kernel=KernelPlan(**{"length_scales": "1x,2x,4x", "alphas": alphas, **kernel}),  # type: ignore[arg-type]
+        landmarks=LandmarkPlan(count=100 if it.quick else 1000), baseline=baseline,
+        validation=Validation(3 if it.quick else 5, uncertainty=False),
     )  # fmt: skip
-    return replace(plan, **changes)  # type: ignore[arg-type]
 
 
 def _stored_errors(model: Model, store: FeatureStore) -> dict[str, float]:
@@ -111,7 +119,7 @@ def _facets(it: Experiment, sets: dict[str, Sets]) -> None:
     """Learned on one facet, tested on the other; against networks from scratch on the same energies."""
     it.say("\n| transfer | | MAE, meV/atom | RMSE | after a shift per element |\n|---|---|---|---|---|")
     for source, target in (("pt111", "pt553"), ("pt553", "pt111")):
-        plans = {"kernel": _plan(it), "kernel, backbone as prior": _plan(it, baselines=("backbone",))}
+        plans = {"kernel": _plan(it), "kernel, backbone as prior": _plan(it, "backbone")}
         rows = {
             name: [it.run(f"{source}-{target}-{name}", partial(_kernel, it, sets, source, target, plan))]
             for name, plan in plans.items()
@@ -151,18 +159,16 @@ def _network(
 def _ablation(it: Experiment, hcoo: Sets) -> None:
     """One choice changed at a time."""
     it.say("\n| formate on Cu(110) | MAE, meV/atom | RMSE |\n|---|---|---|")
-    base = _plan(it, alphas=(1.0,))
+    alone = partial(_plan, it, alphas=1.0)
+    base = alone()
     choices: dict[str, FitPlan] = {
         "the default: conv3, Gaussian, sum, alpha 1": base,
-        "linear kernel": replace(base, kernel="linear", length_scales=(LengthScale(1.0),)),
-        **{
-            f"alpha {alpha:g}": replace(base, alphas=(alpha,))
-            for alpha in ((0.5,) if it.quick else (0.0, 0.25, 0.5, 0.75))
-        },
-        "mean instead of sum": replace(base, reduce="mean"),
-        "mean, alpha 0 (one set)": replace(base, reduce="mean", alphas=(0.0,)),
-        "features not standardised": replace(base, standardize=("none",)),
-        "backbone as prior": replace(base, baselines=("backbone",)),
+        "linear kernel": alone(name="linear", length_scales="1x"),
+        **{f"alpha {alpha:g}": alone(alphas=alpha) for alpha in ((0.5,) if it.quick else (0.0, 0.25, 0.5, 0.75))},
+        "mean instead of sum": alone(reduce="mean"),
+        "mean, alpha 0 (one set)": alone(reduce="mean", alphas=0.0),
+        "features not standardised": alone(standardize="none"),
+        "backbone as prior": alone("backbone"),
     }
     for name, plan in choices.items():
         _row(it, name, it.run(name, partial(_kernel, it, {"hcoo_cu110": hcoo}, "hcoo_cu110", "hcoo_cu110", plan)))

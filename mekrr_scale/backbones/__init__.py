@@ -1,203 +1,63 @@
 """Frozen networks whose per-atom features the kernels act on. One adapter a file."""
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
-import importlib.util
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import lazy_loader as lazy
 
-from mekrr_scale.backbones.base import Backbone, BackboneIdentity, BackboneOutput
-from mekrr_scale.backbones.derivatives import Directions, TangentOutput, tangents
-from mekrr_scale.backbones.rescaled import Rescaled, Scaling, bare, rescaled, save_backbone
-from mekrr_scale.errors import BackboneError, suggestion
+from mekrr_scale.deprecated import with_old_names
 
-__all__ = [
-    "Backbone",
-    "BackboneIdentity",
-    "BackboneOutput",
-    "BackboneSpec",
-    "Directions",
-    "Rescaled",
-    "Scaling",
-    "TangentOutput",
-    "available_backbones",
-    "bare",
-    "load_backbone",
-    "new_backbone",
-    "save_backbone",
-    "tangents",
-]
-
-
-@dataclass(frozen=True)
-class BackboneSpec:
-    """How to load a backbone again: what a user types, saved with every model.
-
-    Fields left at None take the adapter's default.
-    """
-
-    name: str = "chgnet"
-    layer: str | None = None
-    version: str | None = None  # chgnet, sevennet: which of the wheel's weights; mace: the head
-    checkpoint: str | None = None  # path of the weights
-    max_neighbors: int | None = None  # schnet, dimenet++: cap on neighbours, 0 for none
-
-
-def load_backbone(spec: BackboneSpec | str, **options: Any) -> Backbone:
-    """Load a backbone by specification, or by name and options: ``load_backbone("chgnet", layer="conv4")``.
-
-    Raises:
-        BackboneError: unknown name, an option that the adapter does not take, a missing package
-            or checkpoint.
-    """
-    if isinstance(spec, str):
-        unknown = sorted(set(options) - set(BackboneSpec.__dataclass_fields__))
-        if unknown:
-            names = set(BackboneSpec.__dataclass_fields__) - {"name"}
-            raise BackboneError(f"backbones take no option {unknown[0]!r}. {suggestion(unknown[0], names)}")
-        spec = BackboneSpec(spec, **options)
-    if spec.name not in _ADAPTERS:
-        raise BackboneError(f"there is no backbone {spec.name!r}. {suggestion(spec.name, _ADAPTERS)}")
-    adapter = _ADAPTERS[spec.name]
-    given = {
-        key: getattr(spec, key)
-        for key in ("layer", "version", "checkpoint", "max_neighbors")
-        if getattr(spec, key) is not None
-    }
-    refused = sorted(set(given) - adapter.options)
-    if refused:
-        raise BackboneError(
-            f"backbone {spec.name} takes no option {', '.join(refused)}; it takes {', '.join(sorted(adapter.options))}"
-        )
-    missing = sorted(adapter.required - set(given))
-    if missing:
-        raise BackboneError(f"backbone {spec.name} needs {', '.join('--' + name for name in missing)}")
-    return rescaled(adapter.load(given), spec.checkpoint)
-
-
-def new_backbone(spec: BackboneSpec, sizes: Mapping[str, float] | None = None) -> Backbone:
-    """A backbone whose architecture is to be trained from scratch.
-
-    A schnet or dimenet++ without a checkpoint has random weights (torch's global generator); the
-    others come with those that tell their architecture.
-
-    Args:
-        sizes: of a schnet or dimenet++, where they differ from the defaults.
-
-    Raises:
-        BackboneError: see ``load_backbone``; or sizes for a backbone that has those of its weights.
-    """
-    maker = {"schnet": _new_schnet, "dimenet++": _new_dimenet}.get(spec.name)
-    if maker is not None and spec.checkpoint is None:
-        return maker(sizes or {})
-    if sizes:
-        raise BackboneError(
-            f"backbone {spec.name} has the sizes of its weights; sizes are for a new schnet or dimenet++"
-        )
-    return load_backbone(spec)
-
-
-def available_backbones() -> list[tuple[str, bool, str]]:
-    """Name, whether it can be used here, and what it offers or lacks."""
-    rows = []
-    for name, adapter in _ADAPTERS.items():
-        absent = [package for package in adapter.packages if importlib.util.find_spec(package) is None]
-        note = f"missing: pip install 'mekrr-scale[{name}]'" if absent else adapter.about
-        rows.append((name, not absent, note))
-    return rows
-
-
-def _chgnet(given: dict[str, str | int]) -> Backbone:
-    from mekrr_scale.backbones.chgnet import Chgnet
-
-    return Chgnet(**{key: str(value) for key, value in given.items()})
-
-
-def _sevennet(given: dict[str, str | int]) -> Backbone:
-    from mekrr_scale.backbones.sevennet import Sevennet
-
-    return Sevennet(**{key: str(value) for key, value in given.items()})
-
-
-def _schnet(given: dict[str, str | int]) -> Backbone:
-    from mekrr_scale.backbones.schnet import Schnet
-
-    cap = given.get("max_neighbors")
-    layer = {"layer": str(given["layer"])} if "layer" in given else {}
-    return Schnet(Path(str(given["checkpoint"])), max_neighbors=None if cap is None else int(cap), **layer)
-
-
-def _dimenet(given: dict[str, str | int]) -> Backbone:
-    from mekrr_scale.backbones.dimenet import Dimenet
-
-    cap = given.get("max_neighbors")
-    layer = {"layer": str(given["layer"])} if "layer" in given else {}
-    return Dimenet(Path(str(given["checkpoint"])), max_neighbors=None if cap is None else int(cap), **layer)
-
-
-def _new_schnet(sizes: Mapping[str, float]) -> Backbone:
-    from mekrr_scale.backbones.schnet import new_schnet
-
-    return new_schnet(sizes)
-
-
-def _new_dimenet(sizes: Mapping[str, float]) -> Backbone:
-    from mekrr_scale.backbones.dimenet import new_dimenet
-
-    return new_dimenet(sizes)
-
-
-def _mace(given: dict[str, str | int]) -> Backbone:
-    from mekrr_scale.backbones.mace import Mace
-
-    return Mace(**{key: str(value) for key, value in given.items()})
-
-
-@dataclass(frozen=True)
-class _Adapter:
-    load: Callable[[dict[str, str | int]], Backbone]
-    options: frozenset[str]
-    required: frozenset[str]
-    packages: tuple[str, ...]
-    about: str
-
-
-_ADAPTERS = {
-    "chgnet": _Adapter(
-        _chgnet,
-        frozenset({"layer", "version", "checkpoint"}),
-        frozenset(),
-        ("chgnet",),
-        "pretrained, weights in its wheel; layers conv1 to conv4; versions 0.3.0, 0.2.0, r2scan",
-    ),
-    "sevennet": _Adapter(
-        _sevennet,
-        frozenset({"layer", "version", "checkpoint"}),
-        frozenset(),
-        ("sevenn",),
-        "pretrained, weights in its wheel; layers gate1 to gate5, or several: gate1+gate2",
-    ),
-    "schnet": _Adapter(
-        _schnet,
-        frozenset({"layer", "checkpoint", "max_neighbors"}),
-        frozenset({"checkpoint"}),
-        ("torch_geometric",),
-        "from a checkpoint (own or Open Catalyst layout); layers interaction1, interaction2, ...",
-    ),
-    "dimenet++": _Adapter(
-        _dimenet,
-        frozenset({"layer", "checkpoint", "max_neighbors"}),
-        frozenset({"checkpoint"}),
-        ("torch_geometric", "sympy"),
-        "from a checkpoint (own or Open Catalyst layout); layers interaction1, interaction2, ...",
-    ),
-    "mace": _Adapter(
-        _mace,
-        frozenset({"layer", "version", "checkpoint"}),
-        frozenset({"checkpoint"}),
-        ("mace",),
-        "from any MACE model file; layers interaction1, ..., or several: interaction1+interaction2",
-    ),
-}
+if TYPE_CHECKING:
+    from mekrr_scale.backbones.base import Backbone as Backbone
+    from mekrr_scale.backbones.base import BackboneIdentity as BackboneIdentity
+    from mekrr_scale.backbones.base import identity_of as identity_of
+    from mekrr_scale.backbones.base import weight_hash as weight_hash
+    from mekrr_scale.backbones.chgnet import Chgnet as Chgnet
+    from mekrr_scale.backbones.conformance import check_backbone as check_backbone
+    from mekrr_scale.backbones.derivatives import Directions as Directions
+    from mekrr_scale.backbones.derivatives import TangentOutput as TangentOutput
+    from mekrr_scale.backbones.derivatives import tangents as tangents
+    from mekrr_scale.backbones.dimenet import Dimenet as Dimenet
+    from mekrr_scale.backbones.dimenet import new_dimenet as new_dimenet
+    from mekrr_scale.backbones.dimenet import save_dimenet as save_dimenet
+    from mekrr_scale.backbones.energies import BackboneEnergies as BackboneEnergies
+    from mekrr_scale.backbones.mace import Mace as Mace
+    from mekrr_scale.backbones.mace import save_mace as save_mace
+    from mekrr_scale.backbones.output import BackboneOutput as BackboneOutput
+    from mekrr_scale.backbones.output import Network as Network
+    from mekrr_scale.backbones.registry import available_backbones as available_backbones
+    from mekrr_scale.backbones.registry import load_backbone as load_backbone
+    from mekrr_scale.backbones.registry import new_backbone as new_backbone
+    from mekrr_scale.backbones.registry import packages_of as packages_of
+    from mekrr_scale.backbones.rescaled import Rescaled as Rescaled
+    from mekrr_scale.backbones.rescaled import Scaling as Scaling
+    from mekrr_scale.backbones.rescaled import save_backbone as save_backbone
+    from mekrr_scale.backbones.rescaled import unscaled as unscaled
+    from mekrr_scale.backbones.schnet import Schnet as Schnet
+    from mekrr_scale.backbones.schnet import new_schnet as new_schnet
+    from mekrr_scale.backbones.schnet import save_schnet as save_schnet
+    from mekrr_scale.backbones.sevennet import Sevennet as Sevennet
+    from mekrr_scale.backbones.spec import BackboneSpec as BackboneSpec
+    from mekrr_scale.backbones.weights import UnsafeCheckpoint as UnsafeCheckpoint
+    from mekrr_scale.backbones.weights import WeightsFile as WeightsFile
+    from mekrr_scale.backbones.weights import read_own as read_own
+else:
+    __getattr__, __dir__, __all__ = lazy.attach(
+        __name__,
+        submod_attrs={
+            "base": ["Backbone", "BackboneIdentity", "identity_of", "weight_hash"],
+            "conformance": ["check_backbone"],
+            "derivatives": ["Directions", "TangentOutput", "tangents"],
+            "dimenet": ["Dimenet", "new_dimenet", "save_dimenet"],
+            "chgnet": ["Chgnet"],
+            "energies": ["BackboneEnergies"],
+            "mace": ["Mace", "save_mace"],
+            "output": ["BackboneOutput", "Network"],
+            "registry": ["available_backbones", "load_backbone", "new_backbone", "packages_of"],
+            "rescaled": ["Rescaled", "Scaling", "save_backbone", "unscaled"],
+            "schnet": ["Schnet", "new_schnet", "save_schnet"],
+            "sevennet": ["Sevennet"],
+            "spec": ["BackboneSpec"],
+            "weights": ["UnsafeCheckpoint", "WeightsFile", "read_own"],
+        },
+    )
+    __getattr__ = with_old_names(__name__, __getattr__)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, final
+from types import MappingProxyType
+from typing import final
 
 import torch
 from ase import Atoms
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mekrr_scale.backbones.derivatives import Directions, tangents
+from mekrr_scale.backbones.output import BackboneOutput
+from mekrr_scale.backbones.spec import Architecture
 from mekrr_scale.errors import BackboneError
-from mekrr_scale.graphs import Graph, build_graph
+from mekrr_scale.files import JsonObject
+from mekrr_scale.structures import Graph, build_graph
 
 
 @dataclass(frozen=True)
@@ -29,39 +35,6 @@ class BackboneIdentity:
 
     def to_dict(self) -> dict[str, object]:
         return asdict(self) | {"options": [list(pair) for pair in self.options]}
-
-    def require(self, other: BackboneIdentity, what: str) -> None:
-        """Refuse another backbone than this one.
-
-        Raises:
-            BackboneError: names every field that differs.
-        """
-        mine, theirs = self.to_dict(), other.to_dict()
-        differing = [f"{key} {theirs[key]!r} instead of {mine[key]!r}" for key in mine if mine[key] != theirs[key]]
-        if differing:
-            raise BackboneError(
-                f"{what} was made with another backbone: {'; '.join(differing)}. Extract the features "
-                "again with the right one, or load the backbone that belongs to it"
-            )
-
-
-@dataclass(frozen=True)
-class BackboneOutput:
-    """Features of all atoms of a graph and, where the backbone is a potential, its energies."""
-
-    features: Float[Tensor, "atoms dim"]
-    energies: Float[Tensor, " atoms"] | None  # eV, each atom's part
-
-    def energy(self, graph: Graph) -> Float[Tensor, " structures"]:
-        """Total energies (eV).
-
-        Raises:
-            BackboneError: the backbone is not a potential.
-        """
-        if self.energies is None:
-            raise BackboneError("this backbone gives no energies; use baseline 'composition'")
-        total = self.energies.new_zeros(graph.n_structures)
-        return total.index_add(0, graph.owner, self.energies)
 
 
 class Backbone(ABC):
@@ -79,6 +52,11 @@ class Backbone(ABC):
     species: frozenset[int]  # atomic numbers that it knows
     module: nn.Module
     options: tuple[tuple[str, str], ...] = ()
+    spec: Mapping[str, str | int] = MappingProxyType({})  # how `load_backbone` makes it again; empty: nothing tells
+
+    @final
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} {self.version}: {self.dim} features of {self.layer}, cutoff {self.cutoff:g} A"
 
     @abstractmethod
     def blocks(self) -> dict[str, Sequence[nn.Module]]:
@@ -107,7 +85,7 @@ class Backbone(ABC):
         """Whether ``forward`` also gives the energy of a pretrained potential."""
 
     @abstractmethod
-    def config(self) -> Mapping[str, Any]:
+    def config(self) -> Architecture:
         """What the architecture can be built from again: plain values, for a checkpoint."""
 
     @abstractmethod
@@ -191,9 +169,12 @@ class Backbone(ABC):
 
         ``mekrr_scale.backbones.tangents`` does strains and energies too.
         """
-        from mekrr_scale.backbones.derivatives import Directions, tangents
-
         return tangents(self, graph, Directions.of_displacements(directions), chunk=chunk).features
+
+
+def identity_of(backbone: Backbone) -> JsonObject:
+    """A backbone's identity as JSON holds it."""
+    return dict(json.loads(json.dumps(backbone.identity().to_dict())))
 
 
 def weight_hash(module: nn.Module) -> str:
@@ -203,6 +184,8 @@ def weight_hash(module: nn.Module) -> str:
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
+        if "._tensor_constant" in name:  # of compiled code (e3nn), in copies of a network alone
+            continue
         values = tensor.detach().cpu()
         values = values.double() if values.is_floating_point() else values
         digest.update(f"{name}{tuple(values.shape)}".encode())

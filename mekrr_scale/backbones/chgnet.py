@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, final, get_args
@@ -20,10 +20,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mekrr_scale.backbones.base import Backbone, BackboneOutput
-from mekrr_scale.backbones.checkpoints import plain, require_own
+from mekrr_scale.backbones.base import Backbone
+from mekrr_scale.backbones.output import BackboneOutput
+from mekrr_scale.backbones.spec import Architecture
+from mekrr_scale.backbones.weights import plain, require_own
 from mekrr_scale.errors import BackboneError, suggestion
-from mekrr_scale.graphs import Graph, edge_vectors
+from mekrr_scale.structures import Graph, edge_vectors
 
 ChgnetVersion = Literal["0.3.0", "0.2.0", "r2scan"]
 
@@ -66,7 +68,7 @@ class Chgnet(Backbone):
     def has_energy(self) -> bool:
         return True
 
-    def config(self) -> Mapping[str, Any]:
+    def config(self) -> Architecture:
         return {"model_args": plain(cast(Any, self.module).model_args)}
 
     def fresh(self) -> nn.Module:
@@ -234,7 +236,7 @@ def _read(path: Path) -> nn.Module:
     return net.eval().requires_grad_(False)
 
 
-def _fresh(config: Mapping[str, Any]) -> nn.Module:
+def _fresh(config: Architecture) -> nn.Module:
     with contextlib.redirect_stdout(io.StringIO()):
         return cast(nn.Module, _wheel()(**config["model_args"]))
 

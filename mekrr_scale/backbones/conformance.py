@@ -13,7 +13,7 @@ from torch import Tensor
 from mekrr_scale.backbones.base import Backbone
 from mekrr_scale.backbones.derivatives import Directions, tangents
 from mekrr_scale.errors import BackboneError, MekrrError
-from mekrr_scale.graphs import Graph
+from mekrr_scale.structures import Graph
 
 
 def check_backbone(backbone: Backbone, elements: tuple[str, str] = ("Si", "O")) -> None:

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mekrr_scale.backbones.base import Backbone
+from mekrr_scale.backbones.output import Network
 from mekrr_scale.errors import BackboneError, suggestion
-from mekrr_scale.graphs import Graph
+from mekrr_scale.structures import Graph
 
 Mode = Literal["auto", "forward", "reverse"]
 
@@ -53,7 +53,7 @@ class TangentOutput:
 
 
 def tangents(
-    backbone: Backbone,
+    network: Network,
     graph: Graph,
     directions: Directions,
     mode: Mode = "auto",
@@ -69,7 +69,7 @@ def tangents(
     Args:
         graph: of one structure.
         chunk: directions pushed through at once; 9 is best on a CPU.
-        energies: those of the backbone's own energy too, if it has one: one more sweep.
+        energies: those of the network's own energy too, if it has one: one more sweep.
 
     Raises:
         BackboneError: several structures in the graph, shapes that do not fit, or an unknown mode.
@@ -83,42 +83,42 @@ def tangents(
         )
     if mode not in get_args(Mode):
         raise BackboneError(f"unknown mode {mode!r}. {suggestion(mode, get_args(Mode))}")
-    moves = directions.displacements.to(backbone.device, backbone.dtype)
-    strains = directions.strains.to(backbone.device, backbone.dtype)
+    moves = directions.displacements.to(network.device, network.dtype)
+    strains = directions.strains.to(network.device, network.dtype)
     push = {"auto": _push, "forward": _push_forward, "reverse": _push_reverse}[mode]
     parts = [
-        push(backbone, graph, moves[i : i + chunk], strains[i : i + chunk]) for i in range(0, len(directions), chunk)
+        push(network, graph, moves[i : i + chunk], strains[i : i + chunk]) for i in range(0, len(directions), chunk)
     ]
-    features = torch.cat(parts) if parts else graph.positions.new_zeros(0, len(graph.positions), backbone.dim)
-    wanted = energies and backbone.has_energy
-    return TangentOutput(features, _energy_slopes(backbone, graph, moves, strains) if wanted else None)
+    features = torch.cat(parts) if parts else graph.positions.new_zeros(0, len(graph.positions), network.dim)
+    wanted = energies and network.has_energy
+    return TangentOutput(features, _energy_slopes(network, graph, moves, strains) if wanted else None)
 
 
-def _energy_slopes(backbone: Backbone, graph: Graph, moves: Tensor, strains: Tensor) -> Float[Tensor, " directions"]:
+def _energy_slopes(network: Network, graph: Graph, moves: Tensor, strains: Tensor) -> Float[Tensor, " directions"]:
     """Derivatives of the energy, a scalar: one reverse sweep serves all directions."""
     positions = graph.positions.detach().clone().requires_grad_(True)
     strain = positions.new_zeros(1, 3, 3).requires_grad_(True)
     with torch.enable_grad():
-        energy = backbone.forward(graph, positions, strain).energy(graph).sum()
+        energy = network.forward(graph, positions, strain).energy(graph).sum()
         if not energy.requires_grad:
             return positions.new_zeros(len(moves)).detach()
         force, virial = torch.autograd.grad(energy, (positions, strain), materialize_grads=True)
     return torch.einsum("kac,ac->k", moves, force) + torch.einsum("kab,ab->k", strains, virial[0])
 
 
-def _push(backbone: Backbone, graph: Graph, moves: Tensor, strains: Tensor) -> Float[Tensor, "directions atoms dim"]:
+def _push(network: Network, graph: Graph, moves: Tensor, strains: Tensor) -> Float[Tensor, "directions atoms dim"]:
     try:
-        return _push_forward(backbone, graph, moves, strains)
+        return _push_forward(network, graph, moves, strains)
     except NotImplementedError:  # what torch raises for an operation without a forward rule
-        return _push_reverse(backbone, graph, moves, strains)
+        return _push_reverse(network, graph, moves, strains)
 
 
-def _push_forward(backbone: Backbone, graph: Graph, moves: Tensor, strains: Tensor) -> Tensor:
+def _push_forward(network: Network, graph: Graph, moves: Tensor, strains: Tensor) -> Tensor:
     def features(positions: Tensor, strain: Tensor) -> Tensor:
-        return backbone.forward(graph, positions, strain[None], energies=False).features
+        return network.forward(graph, positions, strain[None], energies=False).features
 
     def unstrained(positions: Tensor) -> Tensor:
-        return backbone.forward(graph, positions, energies=False).features
+        return network.forward(graph, positions, energies=False).features
 
     def push(move: Tensor, strain: Tensor) -> Tensor:
         at = (graph.positions, torch.zeros_like(strain))
@@ -137,11 +137,11 @@ def _push_forward(backbone: Backbone, graph: Graph, moves: Tensor, strains: Tens
     return pushed
 
 
-def _push_reverse(backbone: Backbone, graph: Graph, moves: Tensor, strains: Tensor) -> Tensor:
+def _push_reverse(network: Network, graph: Graph, moves: Tensor, strains: Tensor) -> Tensor:
     positions = graph.positions.detach().clone().requires_grad_(True)
     strain = positions.new_zeros(3, 3).requires_grad_(True)
     with torch.enable_grad():
-        features = backbone.forward(graph, positions, strain[None], energies=False).features
+        features = network.forward(graph, positions, strain[None], energies=False).features
         seed = torch.zeros_like(features, requires_grad=True)
         # the pull-back is linear in its seed; its derivative with respect to the seed pushes forward
         pulled = torch.autograd.grad(features, (positions, strain), seed, create_graph=True, materialize_grads=True)

@@ -9,7 +9,8 @@ polynomials of the cosine, the same values without that defect.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast, final
 
@@ -17,10 +18,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mekrr_scale.backbones.base import Backbone, BackboneOutput
-from mekrr_scale.backbones.checkpoints import Checkpoint, save
+from mekrr_scale.backbones.base import Backbone
+from mekrr_scale.backbones.output import BackboneOutput
+from mekrr_scale.backbones.spec import Architecture
+from mekrr_scale.backbones.weights import WeightsFile, save
 from mekrr_scale.errors import BackboneError, suggestion
-from mekrr_scale.graphs import Graph, edge_vectors, nearest_edges
+from mekrr_scale.structures import Graph, edge_vectors, nearest_edges
 
 _SIZES = ("hidden_channels", "num_blocks", "out_emb_channels", "num_spherical", "num_radial", "cutoff")
 # what torch_geometric and the Open Catalyst Project take where a configuration says nothing
@@ -53,9 +56,9 @@ class Dimenet(Backbone):
     name = "dimenet++"
 
     def __init__(
-        self, checkpoint: str | Path | Checkpoint, layer: str = "interaction2", max_neighbors: int | None = None
+        self, checkpoint: str | Path | WeightsFile, layer: str = "interaction2", max_neighbors: int | None = None
     ) -> None:
-        source = Checkpoint.of(checkpoint, "dimenet++", _SIZES, _OPTIONAL)
+        source = WeightsFile.of(checkpoint, "dimenet++", _SIZES, _OPTIONAL)
         self.module = _network(source)
         layers = [f"interaction{i + 1}" for i in range(int(source.sizes["num_blocks"]))]
         if layer not in layers:
@@ -74,7 +77,7 @@ class Dimenet(Backbone):
     def has_energy(self) -> bool:
         return True
 
-    def config(self) -> Mapping[str, Any]:
+    def config(self) -> Architecture:
         return _sizes(self.module)
 
     def fresh(self) -> nn.Module:
@@ -143,7 +146,7 @@ def save_dimenet(network: nn.Module, path: str | Path) -> None:
     save(path, "dimenet++", network, _sizes(network))
 
 
-def new_dimenet(sizes: Mapping[str, Any], layer: str = "interaction2") -> Dimenet:
+def new_dimenet(sizes: Architecture, layer: str = "interaction2") -> Dimenet:
     """A DimeNet++ with random weights, from torch's global generator.
 
     Args:
@@ -152,10 +155,10 @@ def new_dimenet(sizes: Mapping[str, Any], layer: str = "interaction2") -> Dimene
     Raises:
         BackboneError: an unknown size.
     """
-    return Dimenet(Checkpoint.new("dimenet++", _fresh, DEFAULT_SIZES, sizes), layer)
+    return Dimenet(WeightsFile.new("dimenet++", _fresh, DEFAULT_SIZES, sizes), layer)
 
 
-def _sizes(network: nn.Module) -> Mapping[str, Any]:
+def _sizes(network: nn.Module) -> Architecture:
     net = cast(Any, network)
     block, output = net.interaction_blocks[0], net.output_blocks[0]
     return {
@@ -174,13 +177,44 @@ def _sizes(network: nn.Module) -> Mapping[str, Any]:
     }
 
 
-def _fresh(sizes: Mapping[str, Any]) -> nn.Module:
+def _fresh(sizes: Architecture) -> nn.Module:
     from torch_geometric.nn.models import DimeNetPlusPlus
 
-    return cast(nn.Module, DimeNetPlusPlus(out_channels=1, **sizes))
+    network: Any = DimeNetPlusPlus(out_channels=1, **sizes)
+    basis = network.sbf
+    size = basis.num_spherical, basis.num_radial
+    basis.bessel_funcs = [_Bessel(*size, place, function) for place, function in enumerate(basis.bessel_funcs)]
+    basis.sph_funcs = []  # see above
+    return cast(nn.Module, network)
 
 
-def _network(checkpoint: Checkpoint) -> nn.Module:
+@final
+class _Bessel:
+    """A radial function of the basis, which sympy wrote: a pickle holds what it was written from."""
+
+    def __init__(self, num_spherical: int, num_radial: int, place: int, written: Callable[[Tensor], Tensor]) -> None:
+        self._made_from = num_spherical, num_radial, place
+        self._written = written
+
+    def __call__(self, x: Float[Tensor, " edges"]) -> Float[Tensor, " edges"]:
+        return self._written(x)
+
+    def __reduce__(self) -> tuple[Callable[[int, int, int], _Bessel], tuple[int, int, int]]:
+        return _bessel, self._made_from
+
+
+def _bessel(num_spherical: int, num_radial: int, place: int) -> _Bessel:
+    return _Bessel(num_spherical, num_radial, place, _bessels(num_spherical, num_radial)[place])
+
+
+@lru_cache(maxsize=1)
+def _bessels(num_spherical: int, num_radial: int) -> Sequence[Callable[[Tensor], Tensor]]:
+    from torch_geometric.nn.models.dimenet import SphericalBasisLayer
+
+    return cast(Sequence[Callable[[Tensor], Tensor]], SphericalBasisLayer(num_spherical, num_radial).bessel_funcs)
+
+
+def _network(checkpoint: WeightsFile) -> nn.Module:
     network = _fresh(checkpoint.sizes)
     checkpoint.fill(network, ("atomic_mass",))
     return network.eval().requires_grad_(False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast, final
 
@@ -17,10 +17,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mekrr_scale.backbones.base import Backbone, BackboneOutput
-from mekrr_scale.backbones.checkpoints import read_own, require_own, save, warn_unless_plain
+from mekrr_scale.backbones.base import Backbone
+from mekrr_scale.backbones.output import BackboneOutput
+from mekrr_scale.backbones.spec import Architecture
+from mekrr_scale.backbones.weights import read_own, require_own, save, warn_unless_plain
 from mekrr_scale.errors import BackboneError, suggestion
-from mekrr_scale.graphs import Graph, edge_vectors
+from mekrr_scale.structures import Graph, edge_vectors
 
 _CLASSES = ("interaction_cls", "interaction_cls_first", "readout_cls")
 _IRREPS = ("hidden_irreps", "MLP_irreps", "edge_irreps")
@@ -68,7 +70,7 @@ class Mace(Backbone):
     def has_energy(self) -> bool:
         return True
 
-    def config(self) -> Mapping[str, Any]:
+    def config(self) -> Architecture:
         return _config(self.module, "this network")
 
     def fresh(self) -> nn.Module:
@@ -159,7 +161,7 @@ def save_mace(source: str | Path, target: str | Path) -> None:
     save(target, "mace", net, _config(net, source))
 
 
-def _config(net: nn.Module, source: object) -> Mapping[str, Any]:
+def _config(net: nn.Module, source: object) -> Architecture:
     """Sizes of a network as plain values."""
     from mace.tools.scripts_utils import extract_config_mace_model
 
@@ -200,7 +202,7 @@ def _load(path: Path) -> nn.Module:
     return cast(nn.Module, data.float().eval().requires_grad_(False))
 
 
-def _fresh(sizes: Mapping[str, Any]) -> nn.Module:
+def _fresh(sizes: Architecture) -> nn.Module:
     """A network of these sizes, with random weights."""
     import numpy as np
     from e3nn import o3

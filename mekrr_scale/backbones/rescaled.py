@@ -13,16 +13,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mekrr_scale.backbones.base import Backbone, BackboneOutput
-from mekrr_scale.backbones.checkpoints import read_own, save
+from mekrr_scale.backbones.base import Backbone
+from mekrr_scale.backbones.output import BackboneOutput
+from mekrr_scale.backbones.spec import Architecture
+from mekrr_scale.backbones.weights import read_own, save
 from mekrr_scale.errors import BackboneError
-from mekrr_scale.graphs import Graph
+from mekrr_scale.files import JsonObject
+from mekrr_scale.structures import Graph
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,8 @@ class Rescaled(Backbone):
         self.dim = inner.dim
         self.species = inner.species & frozenset(scaling.species) if scaling.species else inner.species
         self.module = inner.module
-        told = asdict(scaling) | {"references": sorted(scaling.references.items())}
-        self.options = (*inner.options, *((f"scaling_{key}", str(value)) for key, value in told.items()))
+        named = asdict(scaling) | {"references": sorted(scaling.references.items())}
+        self.options = (*inner.options, *((f"scaling_{key}", str(value)) for key, value in named.items()))
         self._references = torch.zeros(120, dtype=torch.float64)
         for z, energy in scaling.references.items():
             self._references[z] = energy
@@ -67,7 +70,7 @@ class Rescaled(Backbone):
     def blocks(self) -> dict[str, Sequence[nn.Module]]:
         return self.inner.blocks()
 
-    def config(self) -> Mapping[str, Any]:
+    def config(self) -> Architecture:
         return self.inner.config()
 
     def fresh(self) -> nn.Module:
@@ -96,12 +99,12 @@ class Rescaled(Backbone):
         return BackboneOutput(found.features, self.scaling.energy * found.energies.double() + references)
 
 
-def bare(backbone: Backbone) -> tuple[Backbone, Scaling]:
+def unscaled(backbone: Backbone) -> tuple[Backbone, Scaling]:
     """A backbone without its scaling, and that."""
     return (backbone.inner, backbone.scaling) if isinstance(backbone, Rescaled) else (backbone, Scaling())
 
 
-def save_backbone(backbone: Backbone, path: str | Path, training: Mapping[str, Any] | None = None) -> None:
+def save_backbone(backbone: Backbone, path: str | Path, training: JsonObject | None = None) -> None:
     """Write a backbone with its scaling as a checkpoint that ``load_backbone`` reads, without code in it.
 
     Args:
@@ -110,9 +113,9 @@ def save_backbone(backbone: Backbone, path: str | Path, training: Mapping[str, A
     Raises:
         BackboneError: the file cannot be written.
     """
-    inner, scaling = bare(backbone)
-    told = {"scaling": {**asdict(scaling), "species": list(scaling.species)}, "training": dict(training or {})}
-    save(path, inner.name, inner.module, inner.config(), told)
+    inner, scaling = unscaled(backbone)
+    more = {"scaling": {**asdict(scaling), "species": list(scaling.species)}, "training": dict(training or {})}
+    save(path, inner.name, inner.module, inner.config(), more)
 
 
 def rescaled(backbone: Backbone, checkpoint: str | Path | None) -> Backbone:
@@ -120,6 +123,6 @@ def rescaled(backbone: Backbone, checkpoint: str | Path | None) -> Backbone:
     found = None if checkpoint is None else read_own(Path(checkpoint))
     if found is None or "scaling" not in found:
         return backbone
-    told = found["scaling"]
-    scaling = Scaling(told["length"], told["energy"], dict(told["references"]), tuple(told["species"]))
+    saved = found["scaling"]
+    scaling = Scaling(saved["length"], saved["energy"], dict(saved["references"]), tuple(saved["species"]))
     return backbone if scaling == Scaling() else Rescaled(backbone, scaling)

@@ -15,10 +15,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mekrr_scale.backbones.base import Backbone, BackboneOutput
-from mekrr_scale.backbones.checkpoints import Checkpoint, save
+from mekrr_scale.backbones.base import Backbone
+from mekrr_scale.backbones.output import BackboneOutput
+from mekrr_scale.backbones.spec import Architecture
+from mekrr_scale.backbones.weights import WeightsFile, save
 from mekrr_scale.errors import BackboneError, suggestion
-from mekrr_scale.graphs import Graph, edge_vectors, nearest_edges
+from mekrr_scale.structures import Graph, edge_vectors, nearest_edges
 
 _SIZES = ("hidden_channels", "num_filters", "num_interactions", "num_gaussians", "cutoff")
 
@@ -44,9 +46,9 @@ class Schnet(Backbone):
     name = "schnet"
 
     def __init__(
-        self, checkpoint: str | Path | Checkpoint, layer: str = "interaction2", max_neighbors: int | None = None
+        self, checkpoint: str | Path | WeightsFile, layer: str = "interaction2", max_neighbors: int | None = None
     ) -> None:
-        source = Checkpoint.of(checkpoint, "schnet", _SIZES, {})
+        source = WeightsFile.of(checkpoint, "schnet", _SIZES, {})
         self.module = _network(source)
         layers = [f"interaction{i + 1}" for i in range(int(source.sizes["num_interactions"]))]
         if layer not in layers:
@@ -65,7 +67,7 @@ class Schnet(Backbone):
     def has_energy(self) -> bool:
         return True
 
-    def config(self) -> Mapping[str, Any]:
+    def config(self) -> Architecture:
         return {name: getattr(self.module, name) for name in _SIZES}
 
     def fresh(self) -> nn.Module:
@@ -111,7 +113,7 @@ class Schnet(Backbone):
         return BackboneOutput(features, site * self._std + offset.to(site.dtype))
 
 
-def new_schnet(sizes: Mapping[str, Any], layer: str = "interaction2") -> Schnet:
+def new_schnet(sizes: Architecture, layer: str = "interaction2") -> Schnet:
     """A SchNet with random weights, from torch's global generator.
 
     Args:
@@ -120,7 +122,7 @@ def new_schnet(sizes: Mapping[str, Any], layer: str = "interaction2") -> Schnet:
     Raises:
         BackboneError: an unknown size.
     """
-    return Schnet(Checkpoint.new("schnet", _fresh, DEFAULT_SIZES, sizes), layer)
+    return Schnet(WeightsFile.new("schnet", _fresh, DEFAULT_SIZES, sizes), layer)
 
 
 def save_schnet(network: nn.Module, path: str | Path) -> None:
@@ -128,15 +130,19 @@ def save_schnet(network: nn.Module, path: str | Path) -> None:
     save(path, "schnet", network, {name: getattr(network, name) for name in _SIZES})
 
 
-def _fresh(sizes: Mapping[str, Any]) -> nn.Module:
+def _fresh(sizes: Architecture) -> nn.Module:
     from torch_geometric.nn.models import SchNet
 
-    return cast(nn.Module, SchNet(**sizes, interaction_graph=lambda *_: None))
+    return cast(nn.Module, SchNet(**sizes, interaction_graph=_no_graph))
 
 
-def _network(checkpoint: Checkpoint) -> nn.Module:
+def _network(checkpoint: WeightsFile) -> nn.Module:
     network = _fresh(checkpoint.sizes)
     # the filters' weights have two names, and a checkpoint may use either
     shared = {name: name.replace(".conv.nn.", ".mlp.") for name in network.state_dict() if ".conv.nn." in name}
     checkpoint.fill(network, ("atomic_mass", "initial_atomref"), shared)
     return network.eval().requires_grad_(False)
+
+
+def _no_graph(*_: Any) -> None:
+    """Edges come from elsewhere; a function that pickles know by name."""

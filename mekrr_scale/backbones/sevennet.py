@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast, final
 
@@ -17,10 +17,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mekrr_scale.backbones.base import Backbone, BackboneOutput
-from mekrr_scale.backbones.checkpoints import plain, read_own, require_own, warn_unless_plain
+from mekrr_scale.backbones.base import Backbone
+from mekrr_scale.backbones.output import BackboneOutput
+from mekrr_scale.backbones.spec import Architecture
+from mekrr_scale.backbones.weights import plain, read_own, require_own, warn_unless_plain
 from mekrr_scale.errors import BackboneError, suggestion
-from mekrr_scale.graphs import Graph, edge_vectors
+from mekrr_scale.structures import Graph, edge_vectors
 
 # what a user writes: file in the wheel, and the level of theory of a model with several
 _WHEEL = {
@@ -80,7 +82,7 @@ class Sevennet(Backbone):
     def has_energy(self) -> bool:
         return True
 
-    def config(self) -> Mapping[str, Any]:
+    def config(self) -> Architecture:
         return {"model": self._config, "modality": self._modality}
 
     def fresh(self) -> nn.Module:
@@ -120,7 +122,7 @@ class Sevennet(Backbone):
         strain: Float[Tensor, "structures 3 3"] | None = None,
         energies: bool = True,
     ) -> BackboneOutput:
-        data: dict[str, Any] = {
+        data: dict[str, Tensor] = {
             "x": self._types.to(self.device)[graph.numbers],
             "edge_index": graph.edge_index,
             "edge_vec": edge_vectors(graph, positions, strain),
@@ -149,7 +151,7 @@ class Sevennet(Backbone):
         return [(name, m) for name, m in modules.items() if name not in ("reduce_total_enegy", "force_output")]
 
 
-def _convolve(module: Any, data: dict[str, Any]) -> Tensor:
+def _convolve(module: Any, data: dict[str, Tensor]) -> Tensor:
     """The module's convolution, with a sum that can be vectorised over directions."""
     centre, neighbour = data["edge_index"]
     weight = module.weight_nn(data["edge_embedding"])
@@ -163,7 +165,7 @@ def _scalars(gate: nn.Module) -> int:
     return int(cast(Any, gate).gate.irreps_scalars.num_irreps)
 
 
-def _load(version: str, checkpoint: Path | None) -> tuple[nn.Module, Mapping[str, Any], int | None]:
+def _load(version: str, checkpoint: Path | None) -> tuple[nn.Module, Architecture, int | None]:
     """The network, its configuration, and the index of its level of theory, if it knows several."""
     _require()
     if checkpoint is not None:
@@ -194,7 +196,7 @@ def _load(version: str, checkpoint: Path | None) -> tuple[nn.Module, Mapping[str
     return cast(nn.Module, net), plain(source.config), None if level is None else int(modalities[level])
 
 
-def _fresh(config: Mapping[str, Any]) -> nn.Module:
+def _fresh(config: Architecture) -> nn.Module:
     _require()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,122 +1,112 @@
-"""Progress bars and messages."""
+"""What commands print: results, tables, remarks, warnings and progress, as loud as the user wants them."""
 
 from __future__ import annotations
 
-import json
+import logging
 import sys
 import time
-from datetime import UTC, datetime
-from types import TracebackType
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.markup import escape
 
-from mekrr_scale.distributed import Group
+from mekrr_scale.progress import LOGGER, Bar, Logged, Progress, error_console
 
-_WIDTH = None if sys.stdout.isatty() else 110  # a log file has no width of its own
+if TYPE_CHECKING:
+    from rich.table import Table
 
-out = Console(width=_WIDTH)
-errors = Console(stderr=True, width=None if sys.stderr.isatty() else 110)
+    from mekrr_scale.distributed import Group
 
-_LINE_SECONDS = 10.0
+out = Console(width=None if sys.stdout.isatty() else 110)  # a log file has no width of its own
+errors = error_console()
+
 _TELL_SECONDS = 0.5
-
-EXIT_CODES = (
-    "Exit codes: 0 done, 1 refused by the system, 2 options, 3 structures, 4 store, 5 backbone, 6 model, 7 solver, "
-    "8 simulation stopped, 9 another rank failed, 75 stopped by a signal (requeue: the same command goes on), "
-    "130 interrupted."
-)
+_PACKAGE = Path(__file__).parent.parent
 
 
-class Bar:
-    """A progress bar with rate and time left; where there is no terminal, now and then a line of JSON."""
+def say(text: str) -> None:
+    """What a command was asked for, in a line of its own."""
+    out.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def __init__(self, unit: str = "structures", shown: bool = True) -> None:
-        self.unit = unit
-        self.shown = shown
-        self.console = errors
-        self._live = shown and self.console.is_terminal
-        self._progress = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=self.console,
-            transient=False,
-        )
-        self._task: TaskID | None = None
-        self._name, self._done, self._unit = "", 0, unit
-        self._total: int | None = None
-        self._start = self._printed = time.monotonic()
 
-    def __enter__(self) -> Bar:
-        if self._live:
-            self._progress.start()
-        return self
+def show(more: Table | str) -> None:
+    """What belongs to it: a table, or further lines; nothing with ``--quiet``."""
+    if talkative():
+        out.print(more, highlight=False, markup=False)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live:
-            self._progress.stop()
-        elif self.shown and self._name and kind is None:
-            self._line()
 
-    def stage(self, name: str, total: int | None = None, unit: str = "") -> None:
-        if not self._live and self._done:
-            self._line()
-        self._name, self._done, self._total = name, 0, total
-        self._unit = unit or self.unit
-        self._start = self._printed = time.monotonic()
-        if self._live:
-            self._task = self._progress.add_task(name, total=total, rate="")
+def warn(text: str) -> None:
+    """A line on standard error."""
+    LOGGER.warning("%s", text)
 
-    def advance(self, steps: int = 1) -> None:
-        self._done += steps
-        now = time.monotonic()
-        if self._live and self._task is not None:
-            self._progress.update(self._task, advance=steps, rate=self._rate(now))
-        elif now - self._printed > _LINE_SECONDS:
-            self._printed = now
-            self._line()
 
-    def note(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False)
+def fail(text: str, place: str = "") -> None:
+    """The line that a command ends with."""
+    errors.print(f"[bold red]error[/]{place}: {escape(text)}", highlight=False)
 
-    def _rate(self, now: float) -> str:
-        return f"{self._done / max(now - self._start, 1e-9):.1f} {self._unit}/s"
 
-    def _line(self) -> None:
-        now = time.monotonic()
-        seconds = max(now - self._start, 1e-9)
-        told: dict[str, object] = {
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "stage": self._name,
-            "done": self._done,
-            "total": self._total,
-            "unit": self._unit,
-            "per_second": round(self._done / seconds, 1),
-        }
-        if self._total and self._done:
-            told["seconds_left"] = round(seconds * max(self._total - self._done, 0) / self._done)
-        print(json.dumps(told), file=sys.stderr, flush=True)
+def talkative() -> bool:
+    """Whether more than results and errors is wanted."""
+    return LOGGER.isEnabledFor(logging.INFO)
+
+
+@contextmanager
+def speaking(level: int) -> Iterator[None]:
+    """The package's remarks and warnings on standard error, from a level on."""
+    handler, before = _Lines(), LOGGER.level
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(level)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _shown
+            yield
+    finally:
+        LOGGER.removeHandler(handler)
+        LOGGER.setLevel(before)
+
+
+@contextmanager
+def progress_bar(unit: str = "structures", shown: bool = True) -> Iterator[Progress]:
+    """A bar for steps; stages and remarks go to the logger, too."""
+    if not (shown and talkative()):
+        yield Logged()
+        return
+    with Bar(unit) as bar:
+        yield Logged(bar)
+
+
+class _Lines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if record.levelno >= logging.WARNING:
+            errors.print(f"[yellow]warning:[/] {escape(text)}", highlight=False, soft_wrap=True)
+        else:
+            errors.print(text, highlight=False, markup=False)
+
+
+def _shown(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """The package's own warnings as lines, those of others as Python shows them."""
+    if file is None and Path(filename).is_relative_to(_PACKAGE):
+        warn(str(message))
+    else:
+        (file or sys.stderr).write(warnings.formatwarning(message, category, filename, lineno, line))
 
 
 class JobBar:
     """The progress of all ranks, drawn by the first; the others tell it what they have done."""
 
-    def __init__(self, bar: Bar, group: Group) -> None:
+    def __init__(self, bar: Progress, group: Group) -> None:
         self.bar, self.group = bar, group
         self._stage, self._waiting, self._shown, self._told = 0, 0, 0, time.monotonic()
 

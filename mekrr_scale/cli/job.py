@@ -7,12 +7,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from rich.markup import escape
-
-from mekrr_scale.cli.console import errors, out
-from mekrr_scale.distributed import Group, join
+from mekrr_scale.cli.console import JobBar, fail, out, progress_bar
 from mekrr_scale.errors import MekrrError, RankError
+from mekrr_scale.progress import Progress
+
+if TYPE_CHECKING:
+    from mekrr_scale.distributed import Group
 
 _LINGER = 3.0  # seconds
 
@@ -20,6 +22,8 @@ _LINGER = 3.0  # seconds
 @contextmanager
 def job(timeout: float) -> Iterator[Group]:
     """Meet the other ranks, if a launcher started some, and part from them in the end."""
+    from mekrr_scale.distributed import join
+
     group = join(timeout)
     if group.size == 1:
         yield group
@@ -32,12 +36,18 @@ def job(timeout: float) -> Iterator[Group]:
         if "--debug" in sys.argv:
             raise
         if _first(group):
-            text = escape(str(error) or type(error).__name__)
-            errors.print(f"[bold red]error[/] on rank {group.rank} of {group.size}: {text}", highlight=False)
+            fail(str(error) or type(error).__name__, f" on rank {group.rank} of {group.size}")
         sys.stderr.flush()
         _linger(group)
         os._exit(getattr(error, "exit_code", 1))  # the others wait in a collective: a clean farewell would too
     group.leave()
+
+
+@contextmanager
+def job_bar(group: Group, unit: str = "structures") -> Iterator[Progress]:
+    """A bar that shows what all ranks have done."""
+    with progress_bar(unit, shown=group.rank == 0) as bar:
+        yield JobBar(bar, group) if group.size > 1 else bar
 
 
 def _linger(group: Group) -> None:

@@ -1,18 +1,57 @@
-"""Options that several commands take."""
+"""Options that several commands take, and what becomes of their values. No torch: help and completion read them."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import ase.io.formats
-import torch
 import typer
 
-from mekrr_scale.backbones import BackboneSpec
+from mekrr_scale.backbones import BackboneSpec, available_backbones
 from mekrr_scale.errors import ConfigError
 
-Device = Annotated[str, typer.Option(help="torch device of the backbone, e.g. cpu or cuda")]
+if TYPE_CHECKING:
+    from mekrr_scale.models import PriorSpec
+    from mekrr_scale.structures import LabelKeys
+
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 refused by the system, 2 options, 3 structures, 4 store, 5 backbone, 6 model, 7 solver, "
+    "8 simulation stopped, 9 another rank failed, 75 stopped by a signal (requeue: the same command goes on), "
+    "130 interrupted."
+)
+
+
+def commands(help: str | None = None) -> typer.Typer:
+    """A place for commands to stand in."""
+    return typer.Typer(help=help, no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
+
+
+def one_of(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """For a shell that completes a name, or the last of several between commas."""
+
+    def complete(incomplete: str) -> list[str]:
+        before, comma, begun = incomplete.rpartition(",")
+        return [f"{before}{comma}{name}" for name in names() if name.startswith(begun)]
+
+    return complete
+
+
+def backbone_names() -> list[str]:
+    """All there are, whether they can be used here or not."""
+    return [name for name, _, _ in available_backbones()]
+
+
+def _devices() -> list[str]:
+    return ["cpu", "cuda", "cuda:0", "cuda:1"]
+
+
+BACKBONES = one_of(backbone_names)
+
+Device = Annotated[
+    str, typer.Option(help="torch device of the backbone, e.g. cpu or cuda", autocompletion=one_of(_devices))
+]
 EnergyKey = Annotated[str | None, typer.Option(help="info key of the energy; default: ASE's (force-consistent) energy")]
 ForcesKey = Annotated[str | None, typer.Option(help="array key of the forces; default: ASE's, without constraints")]
 StressKey = Annotated[str | None, typer.Option(help="info key of the stress; default: ASE's")]
@@ -22,6 +61,8 @@ Units = Annotated[
 Format = Annotated[str | None, typer.Option(help="ASE's name of the format, where the file name does not tell")]
 Timeout = Annotated[float, typer.Option(help="seconds that ranks wait for each other")]
 ModelFile = Annotated[Path, typer.Argument(help="model file")]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="write the figures as JSON")]
+BackboneName = Annotated[str, typer.Option("--backbone", help="see `mekrr-scale backbones`", autocompletion=BACKBONES)]
 
 
 def device_of(text: str) -> str:
@@ -30,6 +71,8 @@ def device_of(text: str) -> str:
     Raises:
         ConfigError: unknown, or no CUDA GPU.
     """
+    import torch
+
     try:
         device = torch.device(text)
     except RuntimeError as error:
@@ -37,6 +80,32 @@ def device_of(text: str) -> str:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda: torch finds no CUDA GPU here; use cpu, or install torch with CUDA (README)")
     return text
+
+
+def label_keys(energy: str | None, forces: str | None, stress: str | None, units: str) -> LabelKeys:
+    """Where labels stand, and in which units."""
+    from mekrr_scale.structures import LabelKeys
+
+    return LabelKeys(energy, forces, stress, **LabelKeys.parse_units(units))
+
+
+def prior_spec(text: str, species_map: str | None, length_scale: float, keys: LabelKeys | None = None) -> PriorSpec:
+    """A model, a backbone or labels, and how structures enter it."""
+    from mekrr_scale.models import PriorSpec
+    from mekrr_scale.structures import Entry, parse_species_map
+
+    return PriorSpec.parse(text, Entry(length_scale, parse_species_map(species_map)), keys)
+
+
+def backbone_spec(
+    name: str,
+    weights: str | None = None,
+    checkpoint: Path | None = None,
+    layer: str | None = None,
+    max_neighbors: int | None = None,
+) -> BackboneSpec:
+    """A backbone as options name it."""
+    return BackboneSpec(name, layer, weights, None if checkpoint is None else str(checkpoint), max_neighbors)
 
 
 def names(text: str | None) -> tuple[str, ...]:
@@ -68,17 +137,6 @@ def numbers(option: str, text: str | None) -> tuple[float, ...] | None:
         raise ConfigError(f"{option} {text!r}: write numbers separated by commas, e.g. 0.1,1e-4") from None
 
 
-def backbone_spec(
-    name: str,
-    weights: str | None = None,
-    checkpoint: Path | None = None,
-    layer: str | None = None,
-    max_neighbors: int | None = None,
-) -> BackboneSpec:
-    """A backbone as options name it."""
-    return BackboneSpec(name, layer, weights, None if checkpoint is None else str(checkpoint), max_neighbors)
-
-
 def named_numbers(option: str, text: str | None) -> dict[str, float]:
     """Pairs such as ``embedding=0,readout=3e-4``.
 
@@ -95,14 +153,15 @@ def named_numbers(option: str, text: str | None) -> dict[str, float]:
     return found
 
 
-def check_folder(path: Path) -> None:
-    """Refuse a file to write before work is wasted.
+def check_folders(*paths: Path | None) -> None:
+    """Refuse files to write before work is wasted.
 
     Raises:
-        ConfigError: its folder does not exist.
+        ConfigError: the folder of one does not exist.
     """
-    if not path.parent.is_dir():
-        raise ConfigError(f"the folder {path.parent} does not exist; create it first")
+    for path in paths:
+        if path is not None and not path.parent.is_dir():
+            raise ConfigError(f"the folder {path.parent} does not exist; create it first")
 
 
 def check_format(path: Path) -> None:
@@ -111,9 +170,17 @@ def check_format(path: Path) -> None:
     Raises:
         ConfigError: its name tells no format, or one that ASE only reads.
     """
+    from ase.io.formats import UnknownFileTypeError, filetype, get_ioformat
+
     try:
-        known = ase.io.formats.get_ioformat(ase.io.formats.filetype(path, read=False)).can_write
-    except ase.io.formats.UnknownFileTypeError:
+        known = get_ioformat(filetype(path, read=False)).can_write
+    except UnknownFileTypeError:
         known = False
     if not known:
         raise ConfigError(f"ASE writes no format that {path.name!r} stands for; name it .xyz, .cif, .vasp, ...")
+
+
+def write_json(path: Path | None, figures: object) -> None:
+    """The figures of a command, where they are asked for."""
+    if path is not None:
+        path.write_text(json.dumps(figures, indent=2), encoding="utf-8")

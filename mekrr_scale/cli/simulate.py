@@ -1,23 +1,22 @@
-"""The commands that move atoms."""
+"""``md`` and ``relax``: the commands that move atoms."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import ase.io
-import torch
 import typer
-from ase import Atoms
 
-from mekrr_scale.calculator import MekrrCalculator
-from mekrr_scale.cli.console import EXIT_CODES, Bar, out
-from mekrr_scale.cli.options import Device, ModelFile, check_folder, check_format, device_of
-from mekrr_scale.md import Bounds, MdPlan, run_md
-from mekrr_scale.md import relax as relax_structure
-from mekrr_scale.structures import read_structures
+from mekrr_scale.cli.console import progress_bar, say
+from mekrr_scale.cli.frames import last_frame
+from mekrr_scale.cli.options import EXIT_CODES, Device, ModelFile, check_folders, check_format, commands, device_of
+from mekrr_scale.simulation import Ensemble
 
-simulate_app = typer.Typer()
+if TYPE_CHECKING:
+    from mekrr_scale.models import MekrrCalculator
+    from mekrr_scale.simulation import Bounds
+
+app = commands()
 
 Structure = Annotated[Path, typer.Argument(help="file with the structure to start from; its last frame is taken")]
 Dtype = Annotated[Literal["float32", "float64"], typer.Option(help="precision of the backbone")]
@@ -26,12 +25,12 @@ MaxUncertainty = Annotated[float, typer.Option(help="stop above this uncertainty
 MaxGrade = Annotated[float, typer.Option(help="stop above this extrapolation grade of an atom; 0 for no bound")]
 
 
-@simulate_app.command(epilog=EXIT_CODES)
+@app.command(epilog=EXIT_CODES)
 def md(
     model: ModelFile,
     structure: Structure,
     output: Annotated[Path, typer.Option("--output", "-o", help="trajectory to write, extended xyz")],
-    ensemble: Annotated[Literal["nve", "langevin", "npt"], typer.Option(help="what is kept constant")] = "langevin",
+    ensemble: Annotated[Ensemble, typer.Option(help="what is kept constant")] = "langevin",
     steps: Annotated[int, typer.Option(help="in all, those before a restart included")] = 1000,
     timestep: Annotated[float, typer.Option(help="fs")] = 1.0,
     temperature: Annotated[float, typer.Option(help="K")] = 300.0,
@@ -56,20 +55,22 @@ def md(
 
         mekrr-scale md model.mekrr start.xyz -o run.xyz --ensemble npt --pressure 0.1 --max-grade 1.5
     """
+    from mekrr_scale.simulation import MdPlan, run_md
+
     plan = MdPlan(
         ensemble, steps, timestep, temperature, friction, pressure, interval, checkpoint, seed,
         _bounds(max_force, max_uncertainty, max_grade, every),
     )  # fmt: skip
-    check_folder(output)
-    atoms = _last_frame(structure)
-    with Bar("steps") as bar:
+    check_folders(output)
+    atoms = last_frame(structure)
+    with progress_bar("steps") as bar:
         report = run_md(atoms, _calculator(model, dtype, device, compile), output, plan, bar)
     resumed = f", {report.resumed} of them before" if report.resumed else ""
     drift = "" if report.drift != report.drift else f"; energy drift {report.drift:.3g} meV/atom per 10 ps"
-    out.print(f"{output}: {report.steps} steps{resumed}{drift}", highlight=False)
+    say(f"{output}: {report.steps} steps{resumed}{drift}")
 
 
-@simulate_app.command(epilog=EXIT_CODES)
+@app.command(epilog=EXIT_CODES)
 def relax(
     model: ModelFile,
     structure: Structure,
@@ -90,32 +91,32 @@ def relax(
 
         mekrr-scale relax model.mekrr start.xyz -o relaxed.xyz --cell --force 0.01
     """
-    check_folder(output)
+    import ase.io
+
+    from mekrr_scale.simulation import relax
+
+    check_folders(output, trajectory)
     check_format(output)
-    if trajectory is not None:
-        check_folder(trajectory)
-    atoms = _last_frame(structure)
+    atoms = last_frame(structure)
     bounds = _bounds(max_force, max_uncertainty, max_grade, 1)
-    with Bar("steps") as bar:
-        relaxed = relax_structure(atoms, _calculator(model, dtype, device), trajectory, force, steps, cell, bounds, bar)
+    with progress_bar("steps") as bar:
+        relaxed = relax(atoms, _calculator(model, dtype, device), trajectory, force, steps, cell, bounds, bar)
     ase.io.write(output, relaxed)
-    out.print(f"{output}: energy {relaxed.get_potential_energy():.6f} eV", highlight=False)
+    say(f"{output}: energy {relaxed.get_potential_energy():.6f} eV")
 
 
 def _bounds(force: float, uncertainty: float, grade: float, every: int) -> Bounds:
     """Bounds as typed: 0 stands for none, uncertainties are in meV/atom."""
+    from mekrr_scale.simulation import Bounds
+
     return Bounds(force or None, uncertainty / 1e3 or None, grade or None, every)
 
 
 def _calculator(model: Path, dtype: str, device: str, compile: bool = False) -> MekrrCalculator:
+    import torch
+
+    from mekrr_scale.models import MekrrCalculator
+
     return MekrrCalculator(
         model, dtype=torch.float64 if dtype == "float64" else torch.float32, device=device_of(device), compile=compile
     )
-
-
-def _last_frame(path: Path) -> Atoms:
-    last = None
-    for atoms in read_structures(path):
-        last = atoms
-    assert last is not None  # a file without structures has been refused
-    return last

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from mekrr_scale.cli.console import EXIT_CODES, out
-from mekrr_scale.cli.options import check_folder
+from mekrr_scale.cli.batch_scripts import Batch, Launcher, extract_script, finalize_script, fit_script
+from mekrr_scale.cli.console import say
+from mekrr_scale.cli.options import EXIT_CODES, check_folders, commands
 from mekrr_scale.errors import ConfigError, StructureError
-from mekrr_scale.slurm import Batch, extract_script, finalize_script, fit_script
 
-slurm_app = typer.Typer(help="Write batch scripts for Slurm.", no_args_is_help=True)
+app = commands("Write batch scripts for Slurm.")
 
 Script = Annotated[Path, typer.Option("--script", help="file to write")]
 Time = Annotated[str, typer.Option(help="time limit; at it the job requeues itself")]
@@ -27,7 +27,7 @@ Notice = Annotated[int, typer.Option(help="seconds before the time limit at whic
 Options = Annotated[str, typer.Option(help="further options of the command, in quotes")]
 
 
-@slurm_app.command(epilog=EXIT_CODES)
+@app.command(epilog=EXIT_CODES)
 def extract(
     structures: Annotated[list[Path], typer.Argument(help="files to extract")],
     store: Annotated[Path, typer.Option("--store", "-o", help="folder of the store")],
@@ -52,28 +52,25 @@ def extract(
     for path in structures:
         if not path.exists():
             raise StructureError(f"there is no file {path}")
-    check_folder(script)
+    check_folders(script)
     batch = Batch(time, partition, account, gpus, cpus, memory, setup, notice)
     files = [str(path.resolve()) for path in structures]
     where = str(store.resolve())
     script.write_text(extract_script(batch, files, where, parts, _split(options)), encoding="utf-8")
     second = script.with_name(f"{script.stem}-finalize{script.suffix}")
     second.write_text(finalize_script(batch, where), encoding="utf-8")
-    out.print(
+    say(
         f"{script} and {second}; submit with\n  job=$(sbatch --parsable {script})\n"
-        f"  sbatch --dependency=afterok:$job {second}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
+        f"  sbatch --dependency=afterok:$job {second}"
     )
 
 
-@slurm_app.command(epilog=EXIT_CODES)
+@app.command(epilog=EXIT_CODES)
 def fit(
     config: Annotated[Path, typer.Argument(help="TOML file of the fit")],
     nodes: Annotated[int, typer.Option(help="nodes")] = 1,
     ranks: Annotated[int, typer.Option(help="ranks on each node: one per GPU, or per socket")] = 1,
-    launcher: Annotated[Literal["torchrun", "srun"], typer.Option(help="what starts the ranks")] = "torchrun",
+    launcher: Annotated[Launcher, typer.Option(help="what starts the ranks")] = "torchrun",
     script: Script = Path("fit.sbatch"),
     checkpoint: Annotated[Path, typer.Option(help="folder of the fit's state, on a shared file system")] = Path(
         "fit.checkpoint"
@@ -96,11 +93,11 @@ def fit(
     """
     if not config.exists():
         raise ConfigError(f"there is no configuration file {config}")
-    check_folder(script)
+    check_folders(script)
     batch = Batch(time, partition, account, gpus, cpus, memory, setup, notice)
     arguments = (str(config.resolve()), nodes, ranks, launcher, str(checkpoint.resolve()))
     script.write_text(fit_script(batch, *arguments, _split(options)), encoding="utf-8")
-    out.print(f"{script}; submit with\n  sbatch {script}", highlight=False, markup=False, soft_wrap=True)
+    say(f"{script}; submit with\n  sbatch {script}")
 
 
 def _split(options: str) -> list[str]:

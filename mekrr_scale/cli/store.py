@@ -1,4 +1,4 @@
-"""``mekrr-scale store``: looking after feature stores."""
+"""``store``: looking after feature stores."""
 
 from __future__ import annotations
 
@@ -7,28 +7,18 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from ase.data import chemical_symbols
-from rich.table import Table
 
-from mekrr_scale.cli.console import EXIT_CODES, out
-from mekrr_scale.config import parse_bytes
+from mekrr_scale.cli.console import out, say, show
+from mekrr_scale.cli.options import EXIT_CODES, commands
 from mekrr_scale.errors import StoreError
-from mekrr_scale.store import FeatureStore
-from mekrr_scale.store import finalize as finalize_store
-from mekrr_scale.store import merge as merge_stores
-from mekrr_scale.store import repack as repack_store
-from mekrr_scale.store import verify as verify_store
+from mekrr_scale.files import parse_bytes
 
-store_app = typer.Typer(
-    help="Look after feature stores: info, verify, finalize, merge, repack.",
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-)
+app = commands("Look after feature stores: info, verify, finalize, merge, repack.")
 
 StorePath = Annotated[Path, typer.Argument(help="folder of the store")]
 
 
-@store_app.command(epilog=EXIT_CODES)
+@app.command(epilog=EXIT_CODES)
 def info(
     store: StorePath,
     as_json: Annotated[bool, typer.Option("--json", help="print the manifest's summary as JSON")] = False,
@@ -39,6 +29,11 @@ def info(
 
         mekrr-scale store info features
     """
+    from ase.data import chemical_symbols
+    from rich.table import Table
+
+    from mekrr_scale.store import FeatureStore
+
     found = FeatureStore(store, level="size")
     summary = {
         "id": found.id,
@@ -64,7 +59,7 @@ def info(
     out.print(table)
 
 
-@store_app.command(epilog=EXIT_CODES)
+@app.command(epilog=EXIT_CODES)
 def verify(
     store: StorePath, quick: Annotated[bool, typer.Option(help="sizes and metadata only, not every byte")] = False
 ) -> None:
@@ -74,17 +69,19 @@ def verify(
 
         mekrr-scale store verify features
     """
-    report = verify_store(store, full=not quick)
+    from mekrr_scale.store import verify
+
+    report = verify(store, full=not quick)
     for line in report.damaged:
-        out.print(f"damaged: {line}", markup=False, highlight=False)
+        say(f"damaged: {line}")
     for name in report.strays:
-        out.print(f"not in the manifest: {name}", markup=False, highlight=False)
+        show(f"not in the manifest: {name}")
     if not report.ok:
         raise StoreError(f"{len(report.damaged)} of {report.checked} shards of {store} are damaged")
-    out.print(f"{report.checked} shards, all as they were written", highlight=False)
+    say(f"{report.checked} shards, all as they were written")
 
 
-@store_app.command(epilog=EXIT_CODES)
+@app.command(epilog=EXIT_CODES)
 def finalize(store: StorePath) -> None:
     """Write the manifest when all parts of an extraction are done.
 
@@ -92,11 +89,13 @@ def finalize(store: StorePath) -> None:
 
         mekrr-scale store finalize features
     """
-    found = finalize_store(store)
-    out.print(f"{store}: {len(found.shards)} shards, {found.n_structures} structures, id {found.id}", highlight=False)
+    from mekrr_scale.store import finalize
+
+    found = finalize(store)
+    say(f"{store}: {len(found.shards)} shards, {found.n_structures} structures, id {found.id}")
 
 
-@store_app.command(epilog=EXIT_CODES)
+@app.command(epilog=EXIT_CODES)
 def merge(
     sources: Annotated[list[Path], typer.Argument(help="stores to join")],
     output: Annotated[Path, typer.Option("--output", "-o", help="folder of the new store")],
@@ -107,11 +106,13 @@ def merge(
 
         mekrr-scale store merge run1 run2 -o all
     """
-    found = merge_stores(sources, output)
-    out.print(f"{output}: {len(found.shards)} shards, {found.n_structures} structures", highlight=False)
+    from mekrr_scale.store import merge
+
+    found = merge(sources, output)
+    say(f"{output}: {len(found.shards)} shards, {found.n_structures} structures")
 
 
-@store_app.command(epilog=EXIT_CODES)
+@app.command(epilog=EXIT_CODES)
 def repack(
     source: StorePath,
     output: Annotated[Path, typer.Option("--output", "-o", help="folder of the new store")],
@@ -123,5 +124,7 @@ def repack(
 
         mekrr-scale store repack features -o packed --shard-size 2G
     """
-    found = repack_store(source, output, parse_bytes(shard_size))
-    out.print(f"{output}: {len(found.shards)} shards, {found.n_structures} structures", highlight=False)
+    from mekrr_scale.store import repack
+
+    found = repack(source, output, parse_bytes(shard_size))
+    say(f"{output}: {len(found.shards)} shards, {found.n_structures} structures")

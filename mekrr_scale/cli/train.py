@@ -1,19 +1,20 @@
-"""The commands that train backbones."""
+"""``pretrain`` and ``finetune``: the commands that train backbones."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mekrr_scale.backbones import load_backbone, new_backbone, save_backbone
-from mekrr_scale.cli.console import EXIT_CODES, Bar, errors, out
+from mekrr_scale.cli.console import progress_bar, say, show, warn
 from mekrr_scale.cli.options import (
+    EXIT_CODES,
+    BackboneName,
     Device,
     EnergyKey,
     ForcesKey,
@@ -21,31 +22,25 @@ from mekrr_scale.cli.options import (
     StressKey,
     Units,
     backbone_spec,
-    check_folder,
+    check_folders,
+    commands,
     device_of,
+    label_keys,
     named_numbers,
     names,
+    write_json,
 )
-from mekrr_scale.distributed import Checkpoint, StopSignals
-from mekrr_scale.priors import Entry, parse_species_map
-from mekrr_scale.report import training_plot, training_table
-from mekrr_scale.structures import LabelKeys, read_structures
-from mekrr_scale.transfer import (
-    BlockPlan,
-    Example,
-    TrainPlan,
-    TrainReport,
-    read_examples,
-    split,
-)
-from mekrr_scale.transfer import finetune as finetune_backbone
-from mekrr_scale.transfer import pretrain as pretrain_backbone
+from mekrr_scale.progress import Progress
 
-train_app = typer.Typer()
+if TYPE_CHECKING:
+    from mekrr_scale.distributed import Checkpoint
+    from mekrr_scale.structures import LabelKeys
+    from mekrr_scale.transfer import Example, TrainPlan, TrainReport
+
+app = commands()
 
 Structures = Annotated[list[Path], typer.Argument(help="labelled structures; files that ASE reads")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="checkpoint to write: a backbone for extract and fit")]
-Name = Annotated[str, typer.Option("--backbone", help="see `mekrr-scale backbones`")]
 Weights = Annotated[str | None, typer.Option(help="version of the pretrained weights")]
 Valid = Annotated[list[Path] | None, typer.Option(help="structures to validate on; may be repeated")]
 ValidFraction = Annotated[float, typer.Option(help="part of the structures to validate on, without --valid")]
@@ -70,11 +65,11 @@ Json = Annotated[Path | None, typer.Option("--json", help="write the history as 
 Seed = Annotated[int, typer.Option(help="of new weights and the order of batches")]
 
 
-@train_app.command(epilog=EXIT_CODES)
+@app.command(epilog=EXIT_CODES)
 def pretrain(
     structures: Structures,
     output: Output,
-    backbone: Name = "schnet",
+    backbone: BackboneName = "schnet",
     sizes: Annotated[str | None, typer.Option(help="of schnet or dimenet++, e.g. hidden_channels=128,cutoff=6")] = None,
     weights: Weights = None,
     checkpoint: Annotated[Path | None, typer.Option(help="file whose architecture is taken (sevennet, mace)")] = None,
@@ -114,26 +109,26 @@ def pretrain(
 
         mekrr-scale pretrain si.xyz -o si.pt --backbone dimenet++ --sizes num_blocks=3,cutoff=6
     """
-    _check_outputs(output, plot, json_file)
+    from mekrr_scale.backbones import new_backbone
+    from mekrr_scale.transfer import BlockPlan, TrainPlan, pretrain
+
+    outputs = Outputs(output, plot, json_file, state or Path(f"{output}.state"), state_interval)
     plan = TrainPlan(
         steps, batch, lr, BlockPlan(), schedule, warmup, cycles, energy_weight, force_weight, stress_weight, huber,
         weight_decay, average, patience, validate_every, seed,
     )  # fmt: skip
     chosen = new_backbone(backbone_spec(backbone, weights, checkpoint), named_numbers("--sizes", sizes))
     chosen.to(device_of(device))
-    keys = LabelKeys(energy_key, forces_key, stress_key, **LabelKeys.parse_units(units))
+    keys = label_keys(energy_key, forces_key, stress_key, units)
     training, validation = training_sets(structures, valid, valid_fraction, keys, format)
-    _run(
-        lambda bar, kept: pretrain_backbone(chosen, training, validation, plan, bar, kept),
-        plan, output, plot, json_file, len(training), state or Path(f"{output}.state"), state_interval,
-    )  # fmt: skip
+    _trained(lambda bar, kept: pretrain(chosen, training, validation, plan, bar, kept), outputs, plan, len(training))
 
 
-@train_app.command(epilog=EXIT_CODES)
+@app.command(epilog=EXIT_CODES)
 def finetune(
     structures: Structures,
     output: Output,
-    backbone: Name = "chgnet",
+    backbone: BackboneName = "chgnet",
     weights: Weights = None,
     checkpoint: Annotated[Path | None, typer.Option(help="file of the weights to start from")] = None,
     train_blocks: Annotated[str | None, typer.Option(help="blocks that learn, e.g. conv3,readout")] = None,
@@ -189,7 +184,11 @@ def finetune(
 
         mekrr-scale finetune ge.xyz -o ge.pt --backbone schnet --checkpoint si.pt --species-map Si:Ge
     """
-    _check_outputs(output, plot, json_file)
+    from mekrr_scale.backbones import load_backbone
+    from mekrr_scale.structures import Entry, parse_species_map
+    from mekrr_scale.transfer import BlockPlan, TrainPlan, finetune
+
+    outputs = Outputs(output, plot, json_file, state or Path(f"{output}.state"), state_interval)
     blocks = BlockPlan(names(train_blocks), freeze_up_to, named_numbers("--lr-map", lr_map), lr_decay, names(reset))
     plan = TrainPlan(
         steps, batch, lr, blocks, schedule, warmup, cycles, energy_weight, force_weight, stress_weight, huber,
@@ -199,43 +198,20 @@ def finetune(
     chosen = load_backbone(backbone_spec(backbone, weights, checkpoint))
     blocks.learning_rates(list(chosen.blocks()), lr)  # a misspelt block is told before structures are read
     chosen.to(device_of(device))
-    keys = LabelKeys(energy_key, forces_key, stress_key, **LabelKeys.parse_units(units))
+    keys = label_keys(energy_key, forces_key, stress_key, units)
     training, validation = training_sets(structures, valid, valid_fraction, keys, format)
-    _run(
-        lambda bar, kept: finetune_backbone(chosen, training, validation, plan, entry, bar, kept),
-        plan, output, plot, json_file, len(training), state or Path(f"{output}.state"), state_interval,
-    )  # fmt: skip
-
-
-def _run(
-    train: Callable[[Bar, Checkpoint], TrainReport],
-    plan: TrainPlan,
-    output: Path,
-    plot: Path | None,
-    json_file: Path | None,
-    n_training: int,
-    state: Path,
-    interval: float,
-) -> None:
-    """Train, with a state that is there until all is written."""
-    with StopSignals() as stop, Bar("steps") as bar:
-        kept = Checkpoint(state, {}, interval=interval, stop=stop)
-        kept.begin()
-        report = train(bar, kept)
-    _deliver(report, plan, output, plot, json_file, n_training)
-    kept.clear()
-
-
-def _check_outputs(output: Path, plot: Path | None, json_file: Path | None) -> None:
-    for path in (output, plot, json_file):
-        if path is not None:
-            check_folder(path)
+    _trained(
+        lambda bar, kept: finetune(chosen, training, validation, plan, entry, bar, kept), outputs, plan, len(training)
+    )
 
 
 def training_sets(
     structures: list[Path], valid: list[Path] | None, fraction: float, keys: LabelKeys, format: str | None
 ) -> tuple[list[Example], list[Example]]:
     """Training and validation set, without structures in both."""
+    from mekrr_scale.structures import read_structures
+    from mekrr_scale.transfer import read_examples, split
+
     training = read_examples(read_structures(structures, format), keys)
     if not valid:
         return split(training, fraction)
@@ -243,32 +219,62 @@ def training_sets(
     held = {example.id for example in validation}
     common = sum(example.id in held for example in training)
     if common:
-        errors.print(f"[yellow]warning:[/] {common} training structures are in the validation set too", highlight=False)
+        warn(f"{common} training structures are in the validation set too")
     return training, validation
 
 
-def _deliver(
-    report: TrainReport, plan: TrainPlan, output: Path, plot: Path | None, json_file: Path | None, n_training: int
+@dataclass(frozen=True)
+class Outputs:
+    """What a training writes, and where its state is until all is written.
+
+    Raises:
+        ConfigError: the folder of a file does not exist.
+    """
+
+    backbone: Path
+    plot: Path | None
+    json: Path | None
+    state: Path
+    interval: float  # seconds between states
+
+    def __post_init__(self) -> None:
+        check_folders(self.backbone, self.plot, self.json)
+
+
+def _trained(
+    training: Callable[[Progress, Checkpoint], TrainReport], outputs: Outputs, plan: TrainPlan, n_training: int
 ) -> None:
+    """Train, and write."""
+    from mekrr_scale.distributed import Checkpoint, StopSignals
+
+    with StopSignals() as stop, progress_bar("steps") as bar:
+        kept = Checkpoint(outputs.state, {}, interval=outputs.interval, stop=stop)
+        kept.begin()
+        report = training(bar, kept)
+    deliver(report, outputs, plan, n_training)
+    kept.clear()
+
+
+def deliver(report: TrainReport, outputs: Outputs, plan: TrainPlan, n_training: int) -> None:
     """Tables, figures and the checkpoint."""
-    out.print(training_table(report))
-    told = {
+    from mekrr_scale.backbones import save_backbone
+    from mekrr_scale.report import training_plot, training_table
+
+    show(training_table(report))
+    figures = {
         "steps": report.steps,
         "training_structures": n_training,
         "best_step": report.best.step,
         "errors": {key: value for key, value in asdict(report.best.errors).items() if not math.isnan(value)},
         "plan": json.loads(json.dumps(asdict(plan))),
     }
-    save_backbone(report.backbone, output, told)
-    if plot is not None:
-        training_plot(plot, report)
-    if json_file is not None:
-        history = [asdict(record) for record in report.history]
-        json_file.write_text(json.dumps({**told, "history": history}, indent=2), encoding="utf-8")
+    save_backbone(report.backbone, outputs.backbone, figures)
+    if outputs.plot is not None:
+        training_plot(outputs.plot, report)
+    write_json(outputs.json, {**figures, "history": [asdict(record) for record in report.history]})
     stopped = ", stopped early" if report.steps < plan.steps else ""
-    out.print(
-        f"backbone {output}: {report.steps} steps{stopped}, best at step {report.best.step}: {report.best.errors}\n"
-        f"next: mekrr-scale extract STRUCTURES -o features --backbone {report.backbone.name} --checkpoint {output}",
-        highlight=False,
-        soft_wrap=True,
+    say(
+        f"backbone {outputs.backbone}: {report.steps} steps{stopped}, best at step {report.best.step}: "
+        f"{report.best.errors}\nnext: mekrr-scale extract STRUCTURES -o features --backbone "
+        f"{report.backbone.name} --checkpoint {outputs.backbone}"
     )

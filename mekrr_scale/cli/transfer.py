@@ -1,50 +1,50 @@
-"""The commands that make students of teachers, and learning curves."""
+"""``distill`` and ``curve``: students of teachers, and learning curves."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from ase import Atoms
 
-from mekrr_scale.backbones import save_backbone
-from mekrr_scale.cli.console import EXIT_CODES, Bar, out
+from mekrr_scale.cli.console import progress_bar, say, show
+from mekrr_scale.cli.frames import read_frames
 from mekrr_scale.cli.options import (
+    EXIT_CODES,
+    BackboneName,
     Device,
     EnergyKey,
     ForcesKey,
     Format,
+    JsonFile,
     Units,
+    backbone_names,
     backbone_spec,
-    check_folder,
+    check_folders,
+    commands,
     device_of,
+    label_keys,
     names,
     numbers,
+    one_of,
+    prior_spec,
+    write_json,
 )
-from mekrr_scale.cli.train import Average, Huber, Valid, ValidFraction, training_sets
+from mekrr_scale.cli.train import Average, Huber, Valid, ValidFraction, Weights, training_sets
 from mekrr_scale.errors import ConfigError
-from mekrr_scale.model import Model
-from mekrr_scale.pipeline import FitPlan, LengthScale
-from mekrr_scale.potential import load_prior
-from mekrr_scale.priors import Entry, PriorSpec, parse_species_map
-from mekrr_scale.report import curve_plot, curve_table, distill_table
-from mekrr_scale.structures import LabelKeys, read_structures
-from mekrr_scale.transfer import (
-    CurvePlan,
-    SamplePlan,
-    StudentSpec,
-    TrainPlan,
-    Variant,
-    expanded,
-    read_examples,
-    run_curve,
-)
-from mekrr_scale.transfer import distill as distill_teacher
 
-transfer_app = typer.Typer()
+if TYPE_CHECKING:
+    from mekrr_scale.models import PriorSpec
+    from mekrr_scale.transfer import DistillReport
+
+app = commands()
+
+
+def _students() -> list[str]:
+    from mekrr_scale.transfer import NETWORKS
+
+    return [*NETWORKS, *(f"kernel:{name}" for name in backbone_names())]
+
 
 Steps = Annotated[int, typer.Option(help="of gradient descent, for networks")]
 BatchSize = Annotated[int, typer.Option("--batch", help="structures in a batch, for networks")]
@@ -55,14 +55,17 @@ ForceWeight = Annotated[float, typer.Option(help="of the squared error of the fo
 Seed = Annotated[int, typer.Option(help="of weights, subsets and sampling")]
 
 
-@transfer_app.command(epilog=EXIT_CODES)
+@app.command(epilog=EXIT_CODES)
 def distill(
     teacher: Annotated[str, typer.Option(help="a model, a trained backbone, or a pretrained one such as sevennet")],
     unlabelled: Annotated[list[Path], typer.Option(help="structures to label; may be repeated")],
     output: Annotated[Path, typer.Option("--output", "-o", help="the student: a backbone (.pt) or model (.mekrr)")],
-    student: Annotated[str, typer.Option(help="schnet-small, schnet-tiny, dimenet++-small, or kernel:BACKBONE")] = (
-        "schnet-small"
-    ),
+    student: Annotated[
+        str,
+        typer.Option(
+            help="schnet-small, schnet-tiny, dimenet++-small, or kernel:BACKBONE", autocompletion=one_of(_students)
+        ),
+    ] = "schnet-small",
     test: Annotated[list[Path] | None, typer.Option(help="structures to compare on; default: a tenth of them")] = None,
     species_map: Annotated[str | None, typer.Option(help="Si:Ge: the structures' Ge is the teacher's Si")] = None,
     length_scale: Annotated[float, typer.Option(help="geometries are multiplied by it for the teacher")] = 1.0,
@@ -81,7 +84,7 @@ def distill(
     landmarks: Landmarks = 1000,
     derivatives: Derivatives = 16,
     folder: Annotated[Path | None, typer.Option(help="for the labelled structures; default: beside the output")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures as JSON")] = None,
+    json_file: JsonFile = None,
     energy_key: EnergyKey = None,
     forces_key: ForcesKey = None,
     units: Units = "eV,angstrom,eV/A^3",
@@ -97,48 +100,46 @@ def distill(
 
         mekrr-scale distill --teacher sevennet --unlabelled md.xyz --student kernel:chgnet -o student.mekrr
     """
-    for path in (output, json_file):
-        if path is not None:
-            check_folder(path)
-    chosen = StudentSpec.parse(student)
-    prior = PriorSpec.parse(teacher, Entry(length_scale, parse_species_map(species_map)))
-    if prior.kind == "labels":
+    from mekrr_scale.models import load_prior
+    from mekrr_scale.pipeline import FitPlan, LandmarkPlan
+    from mekrr_scale.report import distill_table
+    from mekrr_scale.transfer import SamplePlan, StudentSpec, TrainPlan, distill
+
+    check_folders(output, json_file)
+    if teacher == "labels":
         raise ConfigError("labels of a file are no teacher; train on them with pretrain, finetune or fit")
-    keys = LabelKeys(energy_key, forces_key, None, **LabelKeys.parse_units(units))
+    chosen = StudentSpec.parse(student)
+    prior = prior_spec(teacher, species_map, length_scale)
+    keys = label_keys(energy_key, forces_key, None, units)
     sample = SamplePlan(sample_frames, sample_every, temperature, rattle=rattle, seed=seed)
     plan = TrainPlan(
         steps=steps, batch=batch, learning_rate=lr, energy_weight=energy_weight, huber=huber, average=average, seed=seed
     )
-    structures = _frames(unlabelled, format)
-    held = _frames(test or [], format)
+    structures, held = read_frames(unlabelled, format), read_frames(test, format)
     predictor = load_prior(prior.pinned(), device=device_of(device))
-    with Bar() as bar:
-        report = distill_teacher(
+    with progress_bar() as bar:
+        report = distill(
             predictor, structures, chosen, folder or Path(f"{output}.distilled"), held, plan,
-            FitPlan(n_landmarks=landmarks, seed=seed), derivatives, sample, keys, bar,
+            FitPlan(landmarks=LandmarkPlan(count=landmarks), seed=seed), derivatives, sample, keys, bar,
         )  # fmt: skip
+    save_student(report, output, prior)
+    show(distill_table(report))
+    write_json(json_file, {"teacher": teacher, "student": student, **report.to_dict()})
+    say(f"student {output}")
+
+
+def save_student(report: DistillReport, output: Path, prior: PriorSpec) -> None:
+    """A model file, or a backbone that knows its teacher."""
+    from mekrr_scale.backbones import save_backbone
+    from mekrr_scale.models import Model
+
     if isinstance(report.student, Model):
         report.student.save(output)
     else:
         save_backbone(report.student, output, {"teacher": prior.to_dict(), "structures": report.labelled})
-    out.print(distill_table(report))
-    if json_file is not None:
-        told = {
-            "teacher": teacher,
-            "student": student,
-            "structures": report.labelled,
-            "sampled": report.sampled,
-            "student_to_teacher": asdict(report.to_teacher),
-            "student_to_truth": None if report.to_truth is None else asdict(report.to_truth),
-            "teacher_to_truth": None if report.teacher_to_truth is None else asdict(report.teacher_to_truth),
-            "seconds": {"teacher": report.seconds[0], "student": report.seconds[1]},
-            "units": {"energy": "meV/atom", "force": "meV/angstrom"},
-        }
-        json_file.write_text(json.dumps(told, indent=2), encoding="utf-8")
-    out.print(f"student {output}", highlight=False, soft_wrap=True)
 
 
-@transfer_app.command(epilog=EXIT_CODES)
+@app.command(epilog=EXIT_CODES)
 def curve(
     structures: Annotated[list[Path], typer.Argument(help="labelled structures to learn from")],
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for results, table and figure")],
@@ -154,8 +155,8 @@ def curve(
             "discriminative:0.5, kernel, kernel-finetuned, kernel-finetuned:BLOCK"
         ),
     ] = "scratch,finetune,discriminative,kernel,kernel-finetuned",
-    backbone: Annotated[str, typer.Option(help="see `mekrr-scale backbones`")] = "chgnet",
-    weights: Annotated[str | None, typer.Option(help="version of the pretrained weights")] = None,
+    backbone: BackboneName = "chgnet",
+    weights: Weights = None,
     checkpoint: Annotated[Path | None, typer.Option(help="file of the weights")] = None,
     steps: Steps = 600,
     batch: BatchSize = 4,
@@ -176,8 +177,13 @@ def curve(
 
         mekrr-scale curve train.xyz --test test.xyz -o curve --sizes 10,30
     """
-    keys = LabelKeys(energy_key, forces_key, None, **LabelKeys.parse_units(units))
-    check_folder(output)
+    from mekrr_scale.pipeline import FitPlan, KernelPlan, LandmarkPlan, LengthScale, Validation
+    from mekrr_scale.report import curve_plot, curve_table
+    from mekrr_scale.structures import read_structures
+    from mekrr_scale.transfer import CurvePlan, TrainPlan, Variant, expanded, read_examples, run_curve
+
+    keys = label_keys(energy_key, forces_key, None, units)
+    check_folders(output)
     spec = backbone_spec(backbone, weights, checkpoint)
     plan = CurvePlan(
         sizes=tuple(_positive("--sizes", text) for text in names(sizes)),
@@ -187,22 +193,21 @@ def curve(
         rates=numbers("--lr", lr) or (),
         train=TrainPlan(steps=steps, batch=batch, energy_weight=energy_weight, force_weight=force_weight),
         kernel=FitPlan(
-            n_landmarks=landmarks, length_scales=(LengthScale(2.0), LengthScale(4.0)), uncertainty=False, seed=seed
+            kernel=KernelPlan(length_scales=(LengthScale(2.0), LengthScale(4.0))),
+            landmarks=LandmarkPlan(count=landmarks),
+            validation=Validation(uncertainty=False),
+            seed=seed,
         ),
         derivatives=derivatives,
         seed=seed,
     )
     training, validation = training_sets(structures, valid, valid_fraction, keys, format)
     held = read_examples(read_structures(test, format), keys, "test")
-    with Bar("runs") as bar:
+    with progress_bar("runs") as bar:
         points = run_curve(training, validation, held, output, plan, bar)
-    out.print(curve_table(points))
+    show(curve_table(points))
     curve_plot(output / "curve.png", points)
-    out.print(f"{output}: curve.csv, curve.png", highlight=False)
-
-
-def _frames(paths: list[Path], format: str | None) -> list[Atoms]:
-    return list(read_structures(paths, format)) if paths else []
+    say(f"{output}: curve.csv, curve.png")
 
 
 def _positive(option: str, text: str) -> int:

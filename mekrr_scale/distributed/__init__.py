@@ -1,7 +1,30 @@
 """Many processes as one job, on torch.distributed."""
 
-from mekrr_scale.distributed.checkpoint import Checkpoint, State, StopSignals
-from mekrr_scale.distributed.group import ALONE, Group, join
-from mekrr_scale.distributed.sums import ExactSum
+from typing import TYPE_CHECKING
 
-__all__ = ["ALONE", "Checkpoint", "ExactSum", "Group", "State", "StopSignals", "join"]
+import lazy_loader as lazy
+
+if TYPE_CHECKING:
+    from mekrr_scale.distributed.checkpoint import Checkpoint as Checkpoint
+    from mekrr_scale.distributed.checkpoint import State as State
+    from mekrr_scale.distributed.checkpoint import StopSignals as StopSignals
+    from mekrr_scale.distributed.group import ALONE as ALONE
+    from mekrr_scale.distributed.group import Group as Group
+    from mekrr_scale.distributed.group import first_host as first_host
+    from mekrr_scale.distributed.group import join as join
+    from mekrr_scale.distributed.group import share as share
+    from mekrr_scale.distributed.panels import WIDTH as WIDTH
+    from mekrr_scale.distributed.panels import PanelGram as PanelGram
+    from mekrr_scale.distributed.panels import PanelMatrix as PanelMatrix
+    from mekrr_scale.distributed.panels import panels_of as panels_of
+    from mekrr_scale.distributed.sums import ExactSum as ExactSum
+else:
+    __getattr__, __dir__, __all__ = lazy.attach(
+        __name__,
+        submod_attrs={
+            "checkpoint": ["Checkpoint", "State", "StopSignals"],
+            "group": ["ALONE", "Group", "first_host", "join", "share"],
+            "panels": ["PanelGram", "PanelMatrix", "WIDTH", "panels_of"],
+            "sums": ["ExactSum"],
+        },
+    )

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from mekrr_scale.distributed.group import ALONE, Group
 from mekrr_scale.errors import ConfigError, StoppedError
+from mekrr_scale.files import TEMPORARY, JsonObject, publish
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _DTYPES = {str(dtype): dtype for dtype in (torch.float64, torch.float32, torch.int64, torch.bool)}
@@ -34,7 +35,7 @@ class State:
     """What a checkpoint holds."""
 
     tensors: Mapping[str, Tensor]
-    values: Mapping[str, Any] = field(default_factory=dict)  # JSON
+    values: JsonObject = field(default_factory=dict)  # JSON
 
 
 class StopSignals:
@@ -84,7 +85,7 @@ class Checkpoint:
     """
 
     folder: Path
-    identity: Mapping[str, Any]
+    identity: JsonObject
     group: Group = ALONE
     interval: float = 300.0
     stop: StopSignals = field(default_factory=StopSignals)
@@ -92,7 +93,7 @@ class Checkpoint:
     _saved: float = field(default_factory=time.monotonic)
     _looked: float = 0.0
 
-    def part(self, name: str, identity: Mapping[str, Any]) -> Checkpoint:
+    def part(self, name: str, identity: JsonObject) -> Checkpoint:
         """The checkpoint of a part of the problem, in the same folder."""
         merged = {**self.identity, **identity}
         return Checkpoint(
@@ -138,7 +139,7 @@ class Checkpoint:
         """Write a state; the one before is kept beside it until the next."""
         self._saved = time.monotonic()
         path = self._path(name)
-        temporary = self.folder / f".tmp-{uuid.uuid4().hex}"
+        temporary = self.folder / f"{TEMPORARY}{uuid.uuid4().hex}"
         tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.tensors.items()}
         header = {
             "identity": json.dumps(self.identity, sort_keys=True),
@@ -152,8 +153,7 @@ class Checkpoint:
                 os.fsync(file.fileno())
             if path.exists():
                 os.replace(path, self._previous(name))
-            os.replace(temporary, path)
-            _sync(self.folder)
+            publish(temporary, path)
         except OSError as error:
             temporary.unlink(missing_ok=True)
             warnings.warn(f"the checkpoint {path} could not be written: {error}", RuntimeWarning, stacklevel=2)
@@ -184,16 +184,18 @@ class Checkpoint:
         if self.group.size == 1 and not trouble:
             return state
         shapes = None if state is None else {k: [str(t.dtype), list(t.shape)] for k, t in state.tensors.items()}
-        told = self.group.gather_json([trouble, shapes, None if state is None else dict(state.values)])[0]
-        if told[0]:
-            raise ConfigError(told[0])
-        if told[1] is None:
+        trouble, shapes, values = self.group.gather_json(
+            [trouble, shapes, None if state is None else dict(state.values)]
+        )[0]
+        if trouble:
+            raise ConfigError(trouble)
+        if shapes is None:
             return None
         tensors = {}
-        for key, (dtype, shape) in told[1].items():
+        for key, (dtype, shape) in shapes.items():
             mine = torch.empty(shape, dtype=_DTYPES[dtype]) if state is None else state.tensors[key]
             tensors[key] = self.group.broadcast(mine)
-        return State(tensors, told[2])
+        return State(tensors, values)
 
     def begin(self) -> None:
         """Forget that a run before this one was asked to stop.
@@ -243,15 +245,15 @@ class Checkpoint:
     def _previous(self, name: str) -> Path:
         return self.folder / f"{self.prefix}{name}.previous.safetensors"
 
-    def _require(self, found: Mapping[str, Any], path: Path) -> None:
+    def _require(self, found: JsonObject, path: Path) -> None:
         mine = json.loads(json.dumps(self.identity))
         differing = [key for key in sorted({*mine, *found}) if mine.get(key) != found.get(key)]
         if differing:
-            told = "; ".join(
+            changes = "; ".join(
                 f"{key} was {_short(found.get(key))}, now {_short(mine.get(key))}" for key in differing[:5]
             )
             raise ConfigError(
-                f"{path} is the state of another fit ({told}); delete {self.folder} to start anew, or name another "
+                f"{path} is the state of another fit ({changes}); delete {self.folder} to start anew, or name another "
                 "folder with --checkpoint"
             )
 
@@ -276,14 +278,6 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
         digest.update(key.encode())
         digest.update(tensors[key].contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _short(value: Any) -> str:

@@ -143,13 +143,13 @@ class PanelGram:
     def add(self, rows: Float64[Tensor, "rows size"], more: bool = True) -> bool:
         """Add rows (times the roots of their weights); whether any rank has more to come."""
         sizes = self.group.gather(torch.tensor([[len(rows), int(more)]]))
-        for source, told in enumerate(sizes):
-            for start in range(0, int(told[0, 0]), _ROWS):
-                count = min(_ROWS, int(told[0, 0]) - start)
+        for source, size in enumerate(sizes):
+            for start in range(0, int(size[0, 0]), _ROWS):
+                count = min(_ROWS, int(size[0, 0]) - start)
                 mine = source == self.group.rank
                 part = rows[start : start + count] if mine else rows.new_empty(count, self.size)
                 self._update(self.group.broadcast(part.contiguous(), source))
-        return any(int(told[0, 1]) for told in sizes)
+        return any(int(size[0, 1]) for size in sizes)
 
     def finish(self) -> PanelMatrix:
         """The matrix; the sums are given up."""

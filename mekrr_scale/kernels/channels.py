@@ -17,9 +17,9 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from mekrr_scale.arrays import SpeciesRun
+from mekrr_scale.kernels.choices import Reduce
 from mekrr_scale.kernels.mixing import SpeciesMixing
 
-Reduce = Literal["sum", "mean"]
 Channel = Literal["sum", "pooled", "own"]
 
 

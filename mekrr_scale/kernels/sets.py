@@ -14,30 +14,21 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from mekrr_scale.arrays import FeatureBatch, Landmarks, SpeciesRun, bounds
-from mekrr_scale.errors import ConfigError, ModelError
-from mekrr_scale.kernels import fused
-from mekrr_scale.kernels.atom import AtomKernel, Gaussian
-from mekrr_scale.kernels.channels import Channel, Channels, Reduce
+from mekrr_scale.arrays import FeatureBatch, Landmarks, SpeciesRun
+from mekrr_scale.errors import ConfigError
+from mekrr_scale.kernels.atom import AtomKernel
+from mekrr_scale.kernels.channels import Channel, Channels
+from mekrr_scale.kernels.choices import Reduce
 from mekrr_scale.kernels.mixing import SpeciesMixing
-from mekrr_scale.kernels.sums import TILE_COLUMNS, map_tiles, product, segment_sums
+from mekrr_scale.kernels.prepared import Prepared, owners
+from mekrr_scale.kernels.sums import TILE_COLUMNS
+from mekrr_scale.kernels.transforms import Transform
 from mekrr_scale.kernels.variances import PriorVariances
-from mekrr_scale.transforms import Transform
 
 _SET_COLUMNS = 2 * TILE_COLUMNS  # atoms of landmark sets at once
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Landmarks as the tiles need them: transformed, shifted, augmented."""
-
-    features: Float[Tensor, "atoms dim"]
-    right: Float[Tensor, "augmented atoms"]
-    shift: Float64[Tensor, " dim"]  # one common vector taken off every transformed feature
-    bounds: dict[int, tuple[int, int]]  # columns of each species
 
 
 @dataclass(frozen=True)
@@ -66,6 +57,19 @@ class SetKernel:
     @cached_property
     def _variances(self) -> PriorVariances:
         return PriorVariances(self.atom, self._channels, self.transform)
+
+    def label_scale(self, n_atoms: Int64[Tensor, " structures"]) -> Float64[Tensor, " structures"]:
+        """What energies and their derivatives are multiplied with to be what rows explain: 1, or 1/n for ``mean``."""
+        return 1.0 / self.energy_scale(n_atoms)
+
+    def energy_scale(self, n_atoms: Int64[Tensor, " structures"]) -> Float64[Tensor, " structures"]:
+        """What rows times coefficients are multiplied with to be energies: 1, or n for ``mean``."""
+        return n_atoms.double() if self.reduce == "mean" else torch.ones(len(n_atoms), dtype=torch.float64)
+
+    @property
+    def linear_in_alpha(self) -> bool:
+        """Whether rows are (1 - alpha) times those for alpha = 0 plus alpha times those for alpha = 1."""
+        return self.reduce == "sum" and not self.mixing.matrix
 
     def n_columns(self, landmarks: Landmarks) -> int:
         """Columns of the design matrix.
@@ -104,7 +108,7 @@ class SetKernel:
         scales = {channel: self._set_weights(channel, landmarks) for channel in channels}
         for run in batch.runs:
             for columns in self._column_parts(run.z, landmarks, prepared):
-                sums = self._derivative_sums(run, labels.ptr, prepared, columns, dtype)
+                sums = prepared.derivative_sums(run, labels.ptr, columns)
                 for place, channel in enumerate(channels):
                     weight = self._channels.weight(channel, run, batch.n_atoms)[structure].to(sums.device)
                     self._add(parts, place, sums * weight[:, None], channel, run.z, landmarks, columns, scales[channel])
@@ -210,40 +214,14 @@ class SetKernel:
             for place, channel in enumerate(self._channels.names):
                 table = self._channels.table(channel, [run.z], z_columns)[0].repeat_interleave(torch.tensor(widths))
                 vectors[place] = coefficients[place, a:b] * table
-                weights[:, place] = self._channels.weight(channel, run, n_atoms)[self._owners(run)]
-            results.append(self._evaluate_run(run, prepared, columns, vectors, weights, gradient))
+                weights[:, place] = self._channels.weight(channel, run, n_atoms)[owners(run)]
+            results.append(prepared.values(run, columns, vectors, weights, gradient))
         return results
-
-    def _evaluate_run(
-        self,
-        run: SpeciesRun,
-        prepared: Prepared,
-        columns: tuple[int, int],
-        vectors: Float64[Tensor, "channels columns"],
-        weights: Float64[Tensor, "atoms channels"],
-        gradient: bool,
-    ) -> tuple[Float64[Tensor, " atoms"], Float64[Tensor, "atoms dim"] | None]:
-        features = self._shifted(run.z, run.features, prepared.shift, torch.float64)
-        right = prepared.right[:, columns[0] : columns[1]]
-        values = torch.zeros(len(features), dtype=torch.float64)
-        gradients = torch.zeros_like(features) if gradient else None
-        inverse_scale = 1.0 / self.transform.scale[self.transform.place(run.z)]
-
-        def work(a: int, b: int) -> None:
-            x = features[a:b]
-            t = self.atom.left(x) @ right
-            if gradients is not None:
-                by_t = self.atom.slope(t) * (weights[a:b] @ vectors)
-                gradients[a:b] = self.atom.left_pullback(x, by_t @ right.T) * inverse_scale
-            values[a:b] = ((self.atom.profile(t) @ vectors.T) * weights[a:b]).sum(1)
-
-        map_tiles(len(features), work)
-        return values, gradients
 
     def _set_weights(self, channel: Channel, landmarks: Landmarks) -> Float64[Tensor, " landmark_atoms"]:
         """The weight of each landmark atom in its set."""
         sizes = torch.bincount(landmarks.owner, minlength=landmarks.n_sets)
-        return torch.cat([self._channels.weight(channel, run, sizes)[self._owners(run)] for run in landmarks.runs()])
+        return torch.cat([self._channels.weight(channel, run, sizes)[owners(run)] for run in landmarks.runs()])
 
     def _by_column_group(
         self, batch: FeatureBatch | Landmarks, landmarks: Landmarks, channels: tuple[Channel, ...], dtype: torch.dtype
@@ -255,7 +233,7 @@ class SetKernel:
         scales = {channel: self._set_weights(channel, landmarks) for channel in channels}
         for run in runs:
             for columns in self._column_parts(run.z, landmarks, prepared):
-                sums = self._sums(run, prepared, columns, dtype)
+                sums = prepared.sums(run, columns)
                 for place, channel in enumerate(channels):
                     weight = self._channels.weight(channel, run, sizes).to(sums.device)
                     self._add(parts, place, sums * weight[:, None], channel, run.z, landmarks, columns, scales[channel])
@@ -288,46 +266,6 @@ class SetKernel:
         owner = landmarks.owner[a:b].to(sums.device)
         parts[0].index_add_(1, owner, sums * (table * scale[a:b]).to(sums.device))
 
-    def _sums(
-        self, run: SpeciesRun, prepared: Prepared, columns: tuple[int, int], dtype: torch.dtype
-    ) -> Float64[Tensor, "structures columns"]:
-        """sum_a k(h_a, z_l) over the atoms of one species."""
-        right = prepared.right[:, columns[0] : columns[1]]
-
-        on_gpu = right.device.type == "cuda" and isinstance(self.atom, Gaussian) and fused.available()
-
-        def tile(a: int, b: int, c: int, d: int) -> Tensor:
-            x = self._shifted(run.z, run.features[a:b], prepared.shift, dtype)
-            t = product(self.atom.left(x), right[:, c:d])
-            return t if on_gpu else self.atom.profile(t)
-
-        summed = fused.gaussian_sums if on_gpu else None
-        return segment_sums(self._owners(run), len(run.ptr) - 1, right.shape[1], tile, right.device, summed)
-
-    def _derivative_sums(
-        self,
-        run: SpeciesRun,
-        direction_ptr: Int64[Tensor, " bounds"],
-        prepared: Prepared,
-        columns: tuple[int, int],
-        dtype: torch.dtype,
-    ) -> Float64[Tensor, "directions columns"]:
-        """sum_a <grad k(h_a, z_l), hdot_a> over the atoms of one species."""
-        assert run.tangents is not None
-        tangents = run.tangents.features
-        right = prepared.right[:, columns[0] : columns[1]]
-        atom, direction = _tangent_places(run, direction_ptr)
-
-        def tile(a: int, b: int, c: int, d: int) -> Tensor:
-            first, last = int(atom[a:b].min()), int(atom[a:b].max()) + 1
-            x = self._shifted(run.z, run.features[first:last], prepared.shift, dtype)
-            slope = self.atom.slope(self.atom.left(x) @ right[:, c:d])
-            place = (atom[a:b] - first).to(x.device)
-            dx = self.transform.apply_tangent(run.z, tangents[a:b].to(x.device), dtype)
-            return product(self.atom.left_tangent(x[place], dx), right[:, c:d]).mul_(slope[place])
-
-        return segment_sums(direction, int(direction_ptr[-1]), right.shape[1], tile, right.device)
-
     def _columns(self, z: int, prepared: Prepared) -> tuple[int, int]:
         """The landmark atoms that atoms of a species meet."""
         if self.mixing.separate:
@@ -342,27 +280,7 @@ class SetKernel:
 
     def prepare(self, landmarks: Landmarks, dtype: torch.dtype) -> Prepared:
         """Landmarks as products with them need them."""
-        present, counts = landmarks.species.unique_consecutive(return_counts=True)
-        ends = counts.cumsum(0).tolist()
-        edges = {z: (end - n, end) for z, n, end in zip(present.tolist(), counts.tolist(), ends, strict=True)}
-        transformed = torch.cat(
-            [self.transform.apply(z, landmarks.features[a:b], torch.float64) for z, (a, b) in edges.items()]
-        )
-        shift = transformed.mean(0) if self.atom.stationary else torch.zeros_like(transformed[0])
-        features = transformed.sub_(shift).to(dtype)
-        return Prepared(features, self.atom.right(features).T.contiguous(), shift, edges)
-
-    def _shifted(self, z: int, features: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
-        """Transformed features less the common shift, taken off in float64."""
-        if features.shape[1] != len(shift):
-            raise ModelError(f"features have {features.shape[1]} components, the landmarks {len(shift)}")
-        place = self.transform.place(z)
-        scale, mean = self.transform.scale[place].to(shift.device), self.transform.mean[place].to(shift.device)
-        centred = torch.sub(features.to(shift.device), mean + shift * scale)  # in float64
-        return centred.div_(scale).to(dtype)
-
-    def _owners(self, run: SpeciesRun) -> Int64[Tensor, " atoms"]:
-        return torch.repeat_interleave(torch.arange(len(run.ptr) - 1), run.ptr.diff())
+        return Prepared.of(self.atom, self.transform, landmarks, dtype)
 
     def with_alpha(self, alpha: float) -> SetKernel:
         """The same kernel with another mixing of species."""
@@ -373,15 +291,3 @@ def _symmetric(make: Callable[[], Float64[Tensor, "n n"]]) -> Float64[Tensor, "n
     """A matrix that rounding alone keeps from being symmetric."""
     gram = make()
     return gram.add_(gram.T.clone()).div_(2.0)
-
-
-def _tangent_places(
-    run: SpeciesRun, direction_ptr: Int64[Tensor, " bounds"]
-) -> tuple[Int64[Tensor, " tangent_rows"], Int64[Tensor, " tangent_rows"]]:
-    """The atom of the run and the direction of the batch that each tangent row belongs to."""
-    atoms, directions = run.ptr.diff(), direction_ptr.diff()
-    rows = atoms * directions
-    structure = torch.repeat_interleave(torch.arange(len(rows)), rows)
-    within = torch.arange(int(rows.sum())) - bounds(rows)[:-1][structure]
-    width = atoms[structure].clamp_min(1)
-    return run.ptr[:-1][structure] + within % width, direction_ptr[:-1][structure] + within // width

@@ -12,7 +12,7 @@ from mekrr_scale.arrays import FeatureBatch
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.kernels.atom import AtomKernel
 from mekrr_scale.kernels.channels import Channels
-from mekrr_scale.transforms import Transform
+from mekrr_scale.kernels.transforms import Transform
 
 
 @dataclass(frozen=True)

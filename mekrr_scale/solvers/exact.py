@@ -1,108 +1,47 @@
-"""MEKRR as published: all training structures are landmarks, the kernel matrix is dense.
-
-The reference that everything else is measured against: O(n^2) memory and O(n^3) time.
-"""
+"""MEKRR as published: all training structures are landmarks, the kernel matrix is dense."""
 
 from __future__ import annotations
 
-import math
-import time
-from dataclasses import dataclass
-from typing import final
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, final
 
-import torch
-from jaxtyping import Float64, Int64
-from torch import Tensor
-
-from mekrr_scale.baselines import Baseline
-from mekrr_scale.errors import ConfigError
-from mekrr_scale.solvers.direct import check_ridges, refit_shift
-from mekrr_scale.solvers.solution import Path, PathPoint, Result, Solution
+from mekrr_scale import regression, solvers
+from mekrr_scale.arrays import RowKind
+from mekrr_scale.plans import plan
+from mekrr_scale.solvers.base import DEFAULT_RIDGES, Ridges, Takes, one_by_one
+from mekrr_scale.solvers.job import Estimate, Job
 
 
 @final
-@dataclass(frozen=True)
+@plan
 class Exact:
-    """Dense kernel ridge regression: c = (K + lambda W^-1)^-1 y.
+    """Dense kernel ridge regression: c = (K + lambda W^-1)^-1 y (arXiv 2306.01589).
 
-    It minimises the same objective as the other solvers, energies only.
-
-    Args:
-        ridges: total ridges lambda to try.
-        ridge: take this one instead of the best.
+    It minimises the same objective as the other solvers, energies only, in O(n^2) memory and O(n^3) time: the
+    reference that everything else is measured against.
     """
 
-    ridges: tuple[float, ...]
-    ridge: float | None = None
+    ridges: Ridges = DEFAULT_RIDGES
+    """Total ridges lambda to try, e.g. 1e-8,1e-6; cross-validation chooses."""
 
-    def __post_init__(self) -> None:
-        check_ridges(self.ridges if self.ridge is None else (self.ridge, *self.ridges))
+    name: ClassVar[str] = "exact"
+    takes: ClassVar[Takes] = Takes(kinds=frozenset({RowKind.ENERGY}), ranks=False, posterior=False)
+    whole_structures: ClassVar[bool] = True
 
     def solve(
-        self,
-        gram: Float64[Tensor, "structures structures"],
-        target: Float64[Tensor, " structures"],
-        weight: Float64[Tensor, " structures"],
-        counts: Float64[Tensor, "structures species"],
-        scale: Float64[Tensor, " structures"],
-        baseline: Baseline,
-        fold: Int64[Tensor, " structures"] | None = None,
-    ) -> Solution:
-        """Solve; with folds, choose the ridge by the cross-validated error.
+        self, problem: regression.Problem, source: regression.Source, run: regression.Run | None = None
+    ) -> solvers.Solution:
+        """See ``Solver``; the landmarks are the training structures, in their order."""
+        from mekrr_scale.solvers import exact_work
 
-        Args:
-            gram: K of the training structures.
-            target: residual labels; per atom for ``mean`` (their ``scale`` is 1/n).
-            counts: species counts, from which each fold's baseline is refitted.
+        return exact_work.solve(self, problem, source, run or regression.Run())
 
-        Raises:
-            ConfigError: the kernel matrix and the labels do not fit together.
-        """
-        start = time.perf_counter()
-        if gram.shape != (len(target), len(target)):
-            raise ConfigError(f"the kernel matrix is {tuple(gram.shape)} for {len(target)} labels")
-        points: list[PathPoint] = []
-        folds = [] if fold is None else fold.unique().tolist()
-        values = dict.fromkeys(self.ridges, 0.0)
-        solved: dict[float, list[Tensor]] = {ridge: [] for ridge in self.ridges}
-        shifts = []
-        for left_out in folds:
-            assert fold is not None
-            train, test = (fold != left_out).nonzero()[:, 0], (fold == left_out).nonzero()[:, 0]
-            n = counts[train]
-            shift = refit_shift(baseline, n.T @ n, n.T @ (target[train] / scale[train]))
-            shifts.append(shift)
-            moved = target - (counts @ shift) * scale
-            for ridge in self.ridges:
-                part = _solve(gram[train][:, train], moved[train], weight[train], ridge)
-                error = gram[test][:, train] @ part - moved[test]
-                values[ridge] += float((weight[test] * error.square()).sum())
-                full = torch.zeros_like(target)
-                full[train] = part
-                solved[ridge].append(full[:, None])
-        if folds:
-            rmse = {ridge: math.sqrt(value / len(target)) for ridge, value in values.items()}
-            points = [PathPoint(r, (1.0, 0.0, 0.0), rmse[r], math.nan, math.nan) for r in self.ridges]
-        path = Path(tuple(points))
-        ridge = self.ridge if self.ridge is not None else path.best().ridge if points else self.ridges[0]
-        value = _solve(gram, target, weight, ridge)
-        return Solution(
-            value=value[:, None],
-            ridges=(ridge,),
-            result=Result.SUCCESS if bool(torch.isfinite(value).all()) else Result.BREAKDOWN,
-            path=path,
-            fold_values=solved.get(ridge, []),
-            fold_shifts=shifts,
-            stats={"seconds": time.perf_counter() - start, "rows": len(target)},
-        )
+    def solve_all(
+        self, problems: Sequence[regression.Problem], source: regression.Source, run: regression.Run | None = None
+    ) -> Iterator[solvers.Solution]:
+        """See ``Solver``."""
+        return one_by_one(self, problems, source, run or regression.Run())
 
-
-def _solve(gram: Tensor, target: Tensor, weight: Tensor, ridge: float) -> Float64[Tensor, " structures"]:
-    """Solve in the form (W^1/2 K W^1/2 + lambda) u = W^1/2 y, c = W^1/2 u, which is well scaled."""
-    root = weight.sqrt()
-    system = gram * root[:, None] * root
-    system.diagonal().add_(ridge)
-    factor, info = torch.linalg.cholesky_ex(system)
-    right = (root * target)[:, None]
-    solution = torch.cholesky_solve(right, factor) if int(info) == 0 else torch.linalg.solve(system, right)
-    return root * solution[:, 0]
+    def estimate(self, job: Job) -> Estimate:
+        """See ``Solver``; the kernel matrix alone, since this solver is for small data."""
+        return Estimate([])

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from mekrr_scale.arrays import RowBlock, RowKind
+from mekrr_scale.arrays import RowKind
 from mekrr_scale.distributed import ALONE, Checkpoint, Group, State
 from mekrr_scale.errors import ConfigError, SolverError
-from mekrr_scale.rows import RowSource
-from mekrr_scale.whitening import Whitening
+from mekrr_scale.models import Whitening
+from mekrr_scale.regression import RowBlock, Rows
 
 
 @dataclass
@@ -50,10 +49,11 @@ class Moments:
 
     def on(self, device: torch.device | str) -> Moments:
         """The same on a device."""
-        tensors: dict[str, Any] = {
-            name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
-        }
-        return replace(self, **tensors, _kept=[rows.to(device) for rows in self._kept])
+        there = replace(self, _kept=[rows.to(device) for rows in self._kept])
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(there, name, value.to(device))
+        return there
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Everything as named tensors, for a checkpoint."""
@@ -202,7 +202,7 @@ def accumulate(
     """Sums over all rows in one pass, by kind and fold; memory does not depend on the rows.
 
     Args:
-        rows: of this rank; a ``RowSource`` if there is a checkpoint.
+        rows: of this rank; a ``Rows`` if there is a checkpoint.
         checkpoint: where this rank's sums are kept now and then, and taken up from. With another
             number of ranks the pass begins anew.
 
@@ -218,7 +218,7 @@ def accumulate(
         restored = restored_table(state.tensors, n_folds)
         moments = {kind: [part.on(whitening.device) for part in parts] for kind, parts in restored.items()}
         progress(sum(part.rows for parts in moments.values() for part in parts))
-    blocks: Iterable[RowBlock | None] = rows.blocks(done) if done and isinstance(rows, RowSource) else rows
+    blocks: Iterable[RowBlock | None] = rows.blocks(done) if done and isinstance(rows, Rows) else rows
     for made in blocks:
         if made is None:
             continue
@@ -227,11 +227,7 @@ def accumulate(
         if not bool(torch.isfinite(phi.sum())):
             raise SolverError("a row of the design matrix is not finite; check the features (`store verify`)")
         check_folds(block, n_folds)
-        for fold in range(n_folds):
-            part = moments[block.kind][fold]
-            if len(part.target) == 0:
-                part = moments[block.kind][fold] = Moments.zero(whitening.rank, n_species, whitening.device)
-            part.add(phi, block, block.fold == fold if n_folds > 1 else torch.ones_like(block.fold, dtype=torch.bool))
+        _add(moments, phi, block, n_folds)
         progress(len(block.target))
         done += 1
         if checkpoint is not None and checkpoint.due_here():
@@ -251,6 +247,15 @@ def accumulate(
     return moments
 
 
+def _add(moments: MomentTable, phi: Float64[Tensor, "rows rank"], block: RowBlock, n_folds: int) -> None:
+    """A block's rows to the sums of their folds."""
+    for fold in range(n_folds):
+        part = moments[block.kind][fold]
+        if len(part.target) == 0:
+            part = moments[block.kind][fold] = Moments.zero(phi.shape[1], block.counts.shape[1], phi.device)
+        part.add(phi, block, block.fold == fold if n_folds > 1 else torch.ones_like(block.fold, dtype=torch.bool))
+
+
 def table_tensors(moments: MomentTable) -> dict[str, Tensor]:
     """All sums as named tensors."""
     found: dict[str, Tensor] = {}
@@ -261,8 +266,16 @@ def table_tensors(moments: MomentTable) -> dict[str, Tensor]:
 
 
 def restored_table(tensors: Mapping[str, Tensor], n_folds: int) -> MomentTable:
-    """The inverse of ``table_tensors``."""
-    return {kind: [Moments.restored(tensors, f"{kind.name}/{fold}") for fold in range(n_folds)] for kind in RowKind}
+    """The inverse of ``table_tensors``; kinds that an older version did not know are without rows."""
+    n_species = tensors[f"{RowKind.ENERGY.name}/0/counts"].shape[1]
+    known = {name.split("/")[0] for name in tensors}
+    return {
+        kind: [
+            Moments.restored(tensors, f"{kind.name}/{fold}") if kind.name in known else Moments.zero(0, n_species)
+            for fold in range(n_folds)
+        ]
+        for kind in RowKind
+    }
 
 
 def check_folds(block: RowBlock, n_folds: int) -> None:
@@ -273,3 +286,8 @@ def check_folds(block: RowBlock, n_folds: int) -> None:
     """
     if n_folds > 1 and len(block.fold) and int(block.fold.max()) >= n_folds:
         raise ConfigError(f"rows of fold {int(block.fold.max())} in a solve with {n_folds} folds; assign them alike")
+
+
+def joined_moments(old: MomentTable, new: MomentTable) -> MomentTable:
+    """The sums over the rows of both."""
+    return {kind: [a.added(b) for a, b in zip(old[kind], new[kind], strict=True)] for kind in RowKind}

@@ -19,9 +19,9 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from mekrr_scale.whitening import eigh
+from mekrr_scale.arrays import ByKind, RowKind, eigh
 
-Weights = tuple[float, float, float]  # of energy, force and stress rows
+Weights = ByKind[float]
 
 
 @dataclass(frozen=True)
@@ -34,20 +34,16 @@ class Normal:
 
 
 def weight_paths(
-    kinds: Sequence[Normal], weights: Sequence[Weights], ridges: Sequence[float]
+    kinds: Mapping[RowKind, Normal], weights: Sequence[Weights], ridges: Sequence[float]
 ) -> dict[Weights, Float64[Tensor, "rank ridges"]]:
-    """Solutions for every combination of weights and every ridge.
-
-    Args:
-        kinds: of energy, force and stress rows.
-    """
-    rank = len(kinds[0].target)
-    light = [i for i, kind in enumerate(kinds) if kind.factor is not None]
+    """Solutions for every combination of weights and every ridge."""
+    rank = len(next(iter(kinds.values())).target)
+    light = [kind for kind, normal in kinds.items() if normal.factor is not None]
     while sum(len(_rows(kinds[i])) for i in light) > rank // 3:
         light.remove(max(light, key=lambda i: len(_rows(kinds[i]))))
-    heavy = [i for i in range(len(kinds)) if i not in light]
+    heavy = [kind for kind in kinds if kind not in light]
     basis = _Rotation.of([_rows(kinds[i]) for i in light], rank)
-    targets = [basis.into(kind.target[:, None]) for kind in kinds]
+    targets = {kind: basis.into(normal.target[:, None]) for kind, normal in kinds.items()}
     factors = {i: basis.into(_rows(kinds[i]).T)[: basis.width] for i in light}
     solved: dict[Weights, Tensor] = {}
     ratios: dict[tuple[float, ...], list[tuple[float, Weights]]] = {}
@@ -61,7 +57,9 @@ def weight_paths(
             small = torch.zeros(basis.width, basis.width, dtype=torch.float64)
             for i, factor in factors.items():
                 small += combination[i] * (factor @ factor.T)
-            right = sum((w * t for w, t in zip(combination, targets, strict=True)), torch.zeros_like(targets[0]))
+            right = torch.zeros(rank, 1, dtype=torch.float64)
+            for kind, target in targets.items():
+                right = right + combination[kind] * target
             solved[combination] = system.solve(scale, small, right[:, 0], ridges)
     joined = basis.back(torch.cat(list(solved.values()), 1)).split(len(ridges), 1)
     return dict(zip(solved, joined, strict=True))
@@ -78,8 +76,8 @@ def ridge_path(
         if int(info) == 0:
             solution: Tensor = torch.cholesky_solve(target[:, None], factor)
             return solution
-    none = Normal(None, target.new_zeros(0, len(target)), torch.zeros_like(target))
-    return weight_paths([Normal(gram, None, target), none, none], [(1.0, 0.0, 0.0)], ridges)[1.0, 0.0, 0.0]
+    alone: Weights = ByKind.of({RowKind.ENERGY: 1.0}, 0.0)
+    return weight_paths({RowKind.ENERGY: Normal(gram, None, target)}, [alone], ridges)[alone]
 
 
 def _rows(kind: Normal) -> Tensor:
@@ -118,8 +116,8 @@ class _Decomposed:
     vectors: Tensor | None  # W; None for a zero matrix
 
     @classmethod
-    def of(cls, heavy: Mapping[int, float], kinds: Sequence[Normal], basis: _Rotation) -> _Decomposed:
-        rank, width = len(kinds[0].target), basis.width
+    def of(cls, heavy: Mapping[RowKind, float], kinds: Mapping[RowKind, Normal], basis: _Rotation) -> _Decomposed:
+        rank, width = len(next(iter(kinds.values())).target), basis.width
         total: Tensor | None = None
         for i, weight in heavy.items():
             gram, factor = kinds[i].gram, kinds[i].factor

@@ -6,12 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
+from typing import Any
 
 from jaxtyping import Float64
 from torch import Tensor
 
+from mekrr_scale.arrays import KINDS, ByKind
 from mekrr_scale.distributed import State
-from mekrr_scale.errors import ConfigError
+from mekrr_scale.errors import ConfigError, SolverError
+from mekrr_scale.regression import ENERGY_ALONE, Rows
 
 
 class Result(Enum):
@@ -34,15 +37,29 @@ class PathPoint:
     """Cross-validated errors for one ridge and one set of weights."""
 
     ridge: float
-    weights: tuple[float, float, float]  # energy, force, stress
-    energy_rmse: float  # eV/atom
-    force_rmse: float  # eV/angstrom; NaN without force rows
-    stress_rmse: float  # virial per atom, eV; NaN without stress rows
+    weights: ByKind[float]
+    rmse: ByKind[float]  # eV/atom, eV/angstrom, virial per atom in eV; NaN for a kind without rows
 
-    def score(self, weights: tuple[float, float, float]) -> float:
+    @classmethod
+    def untested(cls, ridge: float, weights: ByKind[float]) -> PathPoint:
+        """Without cross-validation."""
+        return cls(ridge, weights, ByKind.of({}, math.nan))
+
+    def score(self, criterion: ByKind[float]) -> float:
         """Weighted sum of mean squared errors; what is minimised."""
-        parts = zip(weights, (self.energy_rmse, self.force_rmse, self.stress_rmse), strict=True)
+        parts = ((weight, self.rmse[kind]) for kind, weight in criterion.items())
         return sum(w * error**2 for w, error in parts if w > 0 and not math.isnan(error))
+
+    def to_dict(self) -> dict[str, object]:
+        """As JSON holds it."""
+        errors = {f"{KINDS[kind].name}_rmse": value for kind, value in self.rmse.items()}
+        return {"ridge": self.ridge, "weights": self.weights.listed(0.0), **errors}
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> PathPoint:
+        """The inverse of ``to_dict``; kinds that an older version did not know are without rows."""
+        errors = {kind: document.get(f"{info.name}_rmse", math.nan) for kind, info in KINDS.items()}
+        return cls(document["ridge"], ByKind.from_list(document["weights"], 0.0), ByKind.of(errors, math.nan))
 
 
 @dataclass(frozen=True)
@@ -51,50 +68,100 @@ class Path:
 
     points: tuple[PathPoint, ...]
 
-    def best(self, weights: tuple[float, float, float] = (1.0, 0.0, 0.0)) -> PathPoint:
+    def best(self, criterion: ByKind[float] = ENERGY_ALONE) -> PathPoint:
         """The point with the lowest weighted sum of mean squared errors."""
         if not self.points:
             raise ConfigError("nothing was cross-validated; solve with folds, or choose a ridge yourself")
-        return min(self.points, key=lambda point: point.score(weights))
+        return min(self.points, key=lambda point: point.score(criterion))
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a solve took."""
+
+    rows: int = 0  # of all kinds and ranks; 0 where they were not counted
+    iterations: int = 0
+    residuals: tuple[float, ...] = field(
+        default=(), repr=False
+    )  # the largest relative one of all columns, after every iteration
+    seconds: float = 0.0
+    seconds_pass: float = 0.0  # of the first pass over the rows
+    bytes_device: int = 0  # of rows that were kept, by place
+    bytes_memory: int = 0
+    bytes_scratch: int = 0
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Effort:
+        """From JSON; what an older version wrote under other names is passed over."""
+        known = {name: document[name] for name in cls.__dataclass_fields__ if name in document}
+        return cls(**{**known, "residuals": tuple(known.get("residuals", ()))})
 
 
 @dataclass(frozen=True)
 class Solution:
     """Coefficients, and how they came about."""
 
-    value: Float64[Tensor, "columns solutions"]  # one column for each ridge asked for
-    ridges: tuple[float, ...]
+    value: Float64[Tensor, "columns solutions"] = field(repr=False)  # one column for each ridge
+    ridges: tuple[float, ...]  # of the columns; the chosen one first
     result: Result
-    path: Path = Path(())
-    fold_values: Sequence[Float64[Tensor, "columns 1"]] = ()  # of the first ridge
-    fold_shifts: Sequence[Float64[Tensor, " species"]] = ()  # of the baseline's energies, eV
-    stats: Mapping[str, float | int | list[float]] = field(default_factory=dict)
+    weights: ByKind[float] = ENERGY_ALONE  # of the kinds of rows, as chosen
+    path: Path = field(default=Path(()), repr=False)
+    fold_values: Sequence[Float64[Tensor, "columns 1"]] = field(default=(), repr=False)  # of the first ridge
+    fold_shifts: Sequence[Float64[Tensor, " species"]] = field(default=(), repr=False)  # of the baseline's energies, eV
+    rank: int = 0  # of the whitened basis
+    effort: Effort = Effort()
+    rows: Rows | None = field(default=None, repr=False, compare=False)  # kept ones, for who passes over them next
+
+    def require(self) -> None:
+        """Refuse a solution that broke down.
+
+        Raises:
+            SolverError: says what to change.
+        """
+        if self.result is Result.BREAKDOWN:
+            raise SolverError(self.result.value)
+
+    def point(self, criterion: ByKind[float]) -> PathPoint:
+        """Cross-validated errors of what was chosen, or without folds none."""
+        return self.path.best(criterion) if self.path.points else PathPoint.untested(self.ridges[0], self.weights)
+
+    def score(self, criterion: ByKind[float]) -> float:
+        """Of what was chosen, by which candidates are compared."""
+        return self.point(criterion).score(criterion)
 
     def state(self) -> State:
-        """Everything, for a checkpoint."""
+        """Everything but kept rows, for a checkpoint."""
         tensors = {"value": self.value}
         tensors |= {f"fold_value/{i}": value for i, value in enumerate(self.fold_values)}
         tensors |= {f"fold_shift/{i}": shift for i, shift in enumerate(self.fold_shifts)}
         values = {
             "ridges": list(self.ridges),
             "result": self.result.name,
-            "path": [asdict(point) for point in self.path.points],
+            "weights": self.weights.listed(0.0),
+            "path": [point.to_dict() for point in self.path.points],
             "folds": len(self.fold_values),
-            "stats": dict(self.stats),
+            "stats": {"rank": self.rank, **asdict(self.effort)},
         }
         return State(tensors, values)
 
     @classmethod
-    def restored(cls, state: State) -> Solution:
-        """The inverse of ``state``."""
-        points = [PathPoint(**{**point, "weights": tuple(point["weights"])}) for point in state.values["path"]]
-        folds = range(state.values["folds"])
+    def restored(cls, state: State, criterion: ByKind[float] = ENERGY_ALONE) -> Solution:
+        """The inverse of ``state``.
+
+        Args:
+            criterion: that the solution was chosen by; states of version 0.1.0 do not say its weights.
+        """
+        document, folds = state.values, range(state.values["folds"])
+        path = Path(tuple(PathPoint.from_dict(point) for point in document["path"]))
+        weights = path.best(criterion).weights if path.points else ENERGY_ALONE
         return cls(
             value=state.tensors["value"],
-            ridges=tuple(state.values["ridges"]),
-            result=Result[state.values["result"]],
-            path=Path(tuple(points)),
+            ridges=tuple(document["ridges"]),
+            result=Result[document["result"]],
+            weights=ByKind.from_list(document["weights"], 0.0) if "weights" in document else weights,
+            path=path,
             fold_values=[state.tensors[f"fold_value/{i}"] for i in folds],
             fold_shifts=[state.tensors[f"fold_shift/{i}"] for i in folds],
-            stats=state.values["stats"],
+            rank=document["stats"].get("rank", 0),
+            effort=Effort.from_dict(document["stats"]),
         )

@@ -1,27 +1,50 @@
 """Features on disk: immutable HDF5 shards, a sidecar for each, and one manifest for all."""
 
-from mekrr_scale.store.features import FeatureWriter
-from mekrr_scale.store.format import SCHEMA, ShardInfo, StoreHeader
-from mekrr_scale.store.manage import finalize, merge, repack
-from mekrr_scale.store.reader import FeatureStore, VerifyLevel, deal
-from mekrr_scale.store.shard import RecordTangents, StructureRecord
-from mekrr_scale.store.verify import Report, verify
-from mekrr_scale.store.writer import ShardWriter
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "SCHEMA",
-    "FeatureStore",
-    "FeatureWriter",
-    "RecordTangents",
-    "Report",
-    "ShardInfo",
-    "ShardWriter",
-    "StoreHeader",
-    "StructureRecord",
-    "VerifyLevel",
-    "deal",
-    "finalize",
-    "merge",
-    "repack",
-    "verify",
-]
+import lazy_loader as lazy
+
+from mekrr_scale.deprecated import with_old_names
+
+if TYPE_CHECKING:
+    from mekrr_scale.store.features import FeatureWriter as FeatureWriter
+    from mekrr_scale.store.format import SCHEMA as SCHEMA
+    from mekrr_scale.store.format import ShardInfo as ShardInfo
+    from mekrr_scale.store.format import StoreHeader as StoreHeader
+    from mekrr_scale.store.manage import finalize as finalize
+    from mekrr_scale.store.manage import merge as merge
+    from mekrr_scale.store.manage import repack as repack
+    from mekrr_scale.store.reader import BATCH_ATOMS as BATCH_ATOMS
+    from mekrr_scale.store.reader import BATCH_STRUCTURES as BATCH_STRUCTURES
+    from mekrr_scale.store.reader import HELD_BYTES as HELD_BYTES
+    from mekrr_scale.store.reader import FeatureStore as FeatureStore
+    from mekrr_scale.store.reader import VerifyLevel as VerifyLevel
+    from mekrr_scale.store.reader import deal as deal
+    from mekrr_scale.store.reader import open_store as open_store
+    from mekrr_scale.store.shard import RecordTangents as RecordTangents
+    from mekrr_scale.store.shard import StructureRecord as StructureRecord
+    from mekrr_scale.store.verification import VerifyReport as VerifyReport
+    from mekrr_scale.store.verification import verify as verify
+    from mekrr_scale.store.writer import ShardWriter as ShardWriter
+else:
+    __getattr__, __dir__, __all__ = lazy.attach(
+        __name__,
+        submod_attrs={
+            "features": ["FeatureWriter"],
+            "format": ["SCHEMA", "ShardInfo", "StoreHeader"],
+            "manage": ["finalize", "merge", "repack"],
+            "reader": [
+                "BATCH_ATOMS",
+                "BATCH_STRUCTURES",
+                "FeatureStore",
+                "HELD_BYTES",
+                "VerifyLevel",
+                "deal",
+                "open_store",
+            ],
+            "shard": ["RecordTangents", "StructureRecord"],
+            "verification": ["VerifyReport", "verify"],
+            "writer": ["ShardWriter"],
+        },
+    )
+    __getattr__ = with_old_names(__name__, __getattr__)

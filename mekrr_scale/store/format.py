@@ -9,7 +9,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import xxhash
+
 from mekrr_scale.errors import StoreError
+from mekrr_scale.files import JsonObject
 
 FORMAT = "mekrr-scale feature store"
 SCHEMA = "1.0"
@@ -17,7 +20,6 @@ KNOWN_FEATURES = frozenset({"species-major", "tangents", "half-tangents"})  # wh
 MANIFEST = "manifest.json"
 SIDECAR = ".json"
 SHARD = ".h5"
-TEMPORARY = ".tmp-"
 BLOCK_BYTES = 8 * 1024 * 1024
 ALIGNMENT = 4096
 UNITS = {"energy": "eV", "length": "angstrom", "forces": "eV/angstrom", "stress": "eV/angstrom^3", "features": "1"}
@@ -27,19 +29,19 @@ UNITS = {"energy": "eV", "length": "angstrom", "forces": "eV/angstrom", "stress"
 class StoreHeader:
     """What all shards of a store share; features are comparable only if it agrees."""
 
-    backbone: Mapping[str, Any]  # identity of the backbone, or of the user's own features
+    backbone: JsonObject  # identity of the backbone, or of the user's own features
     dim: int
     dtype: Literal["float32", "float64"] = "float32"
-    directions: Mapping[str, Any] = field(default_factory=dict)  # how tangent directions were drawn
-    spec: Mapping[str, Any] = field(default_factory=dict)  # how to load the backbone again
-    prior: Mapping[str, Any] = field(default_factory=dict)  # whose energies the prior's are; empty: the backbone's
+    directions: JsonObject = field(default_factory=dict)  # how tangent directions were drawn
+    spec: JsonObject = field(default_factory=dict)  # how to load the backbone again
+    prior: JsonObject = field(default_factory=dict)  # whose energies the prior's are; empty: the backbone's
 
-    def to_dict(self) -> dict[str, Any]:
-        told = asdict(self)
-        return told if self.prior else {key: value for key, value in told.items() if key != "prior"}
+    def to_dict(self) -> JsonObject:
+        data = asdict(self)
+        return data if self.prior else {key: value for key, value in data.items() if key != "prior"}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> StoreHeader:
+    def from_dict(cls, data: JsonObject) -> StoreHeader:
         prior = data.get("prior", {})
         return cls(data["backbone"], int(data["dim"]), data["dtype"], data["directions"], data["spec"], prior)
 
@@ -63,8 +65,8 @@ class StoreHeader:
             StoreError: names what differs.
         """
         mine, theirs = (json.loads(canonical({**header.to_dict(), "prior": header.prior})) for header in (self, other))
-        for told in (mine, theirs):  # where files lie is no difference
-            told["prior"].pop("where", None)
+        for data in (mine, theirs):  # where files lie is no difference
+            data["prior"].pop("where", None)
         differing = [
             f"{key}: {theirs[key]} instead of {mine[key]}" for key in mine if key != "spec" and mine[key] != theirs[key]
         ]
@@ -108,11 +110,11 @@ class ShardInfo:
     stop: int  # one past its last
     big: Mapping[str, BigDataset]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> ShardInfo:
+    def from_dict(cls, data: JsonObject) -> ShardInfo:
         big = {name: BigDataset(**place) for name, place in data["big"].items()}
         return cls(**{**data, "big": big})
 
@@ -122,12 +124,12 @@ def canonical(data: Any) -> str:
     return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def sealed(data: Mapping[str, Any]) -> str:
+def sealed(data: JsonObject) -> str:
     """Canonical JSON with its own sha256 under ``id``."""
     return canonical({**data, "id": hashlib.sha256(canonical(data).encode()).hexdigest()})
 
 
-def read_sealed(path: Path) -> dict[str, Any]:
+def read_sealed(path: Path) -> JsonObject:
     """Read a sealed document and check its seal and version.
 
     Raises:
@@ -151,7 +153,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
     return {**data, "id": claimed}
 
 
-def check_version(data: Mapping[str, Any], where: str) -> None:
+def check_version(data: JsonObject, where: str) -> None:
     """Refuse other formats, newer major versions and unknown required features.
 
     Raises:
@@ -165,3 +167,39 @@ def check_version(data: Mapping[str, Any], where: str) -> None:
     unknown = sorted(set(data.get("required_features", [])) - KNOWN_FEATURES)
     if unknown:
         raise StoreError(f"{where} requires the features {unknown}, which this version lacks; update mekrr-scale")
+
+
+def document(header: StoreHeader) -> JsonObject:
+    """What sidecars and manifests have in common."""
+    return {
+        "format": FORMAT,
+        "schema": SCHEMA,
+        "required_features": header.required_features,
+        "header": header.to_dict(),
+        "units": UNITS,
+    }
+
+
+def meta_hash(path: Path, big: Mapping[str, BigDataset], size: int) -> str:
+    """xxh3-128 of the bytes of a file outside its big datasets."""
+    digest = xxhash.xxh3_128()
+    at = 0
+    with path.open("rb") as stream:
+        for place in sorted(big.values(), key=lambda b: b.offset):
+            if not place.nbytes:
+                continue
+            stream.seek(at)
+            _digest(stream, place.offset - at, digest)
+            at = place.offset + place.nbytes
+        stream.seek(at)
+        _digest(stream, size - at, digest)
+    return digest.hexdigest()
+
+
+def _digest(stream: Any, length: int, digest: xxhash.xxh3_128) -> None:
+    while length > 0:
+        piece = stream.read(min(length, BLOCK_BYTES))
+        if not piece:
+            return
+        digest.update(piece)
+        length -= len(piece)

@@ -12,17 +12,8 @@ from pathlib import Path
 import xxhash
 
 from mekrr_scale.errors import StoreError
-from mekrr_scale.store.files import document, publish_text
-from mekrr_scale.store.format import (
-    MANIFEST,
-    SHARD,
-    SIDECAR,
-    TEMPORARY,
-    ShardInfo,
-    StoreHeader,
-    read_sealed,
-    sealed,
-)
+from mekrr_scale.files import TEMPORARY, publish_text
+from mekrr_scale.store.format import MANIFEST, SHARD, SIDECAR, ShardInfo, StoreHeader, document, read_sealed, sealed
 from mekrr_scale.store.reader import FeatureStore
 from mekrr_scale.store.shard import StructureRecord, records_of
 from mekrr_scale.store.writer import ShardWriter

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import h5py
 import numpy as np
-import torch
 from jaxtyping import Float
 from numpy import ndarray
 from numpy.typing import NDArray
 
-from mekrr_scale.arrays import DirectionLabels, FeatureBatch, SpeciesRun, Tangents
-from mekrr_scale.distributed.group import share
+from mekrr_scale.arrays import FeatureBatch
+from mekrr_scale.distributed import share
 from mekrr_scale.errors import StoreError
-from mekrr_scale.store.files import file_hash, meta_hash
+from mekrr_scale.files import JsonObject, file_hash
 from mekrr_scale.store.format import (
     BLOCK_BYTES,
     MANIFEST,
@@ -27,9 +26,10 @@ from mekrr_scale.store.format import (
     ShardInfo,
     StoreHeader,
     check_version,
+    meta_hash,
     read_sealed,
 )
-from mekrr_scale.store.shard import BIG, Arrays, block_hashes, whole_tangents
+from mekrr_scale.store.shard import BIG, Arrays, batch_of, block_hashes
 
 VerifyLevel = Literal["size", "lazy", "full"]
 
@@ -54,7 +54,7 @@ class Shard:
         self.info = info
         self._verified = {} if verified is None else verified
         _check_size(path, info)
-        if level == "full" and file_hash(path) != info.xxh3_128:
+        if level == "full" and file_hash(path, "xxh3_128") != info.xxh3_128:
             raise StoreError(f"{path} is damaged (its hash does not fit the manifest); extract it again")
         if level != "size" and "" not in self._verified:
             if meta_hash(path, info.big, info.bytes) != info.meta_xxh3_128:
@@ -125,7 +125,7 @@ class Shard:
             done[block] = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FeatureStore:
     """A finished store. Iterating gives batches of consecutive structures; iterate as often as needed.
 
@@ -147,7 +147,7 @@ class FeatureStore:
     tangents: bool = False
     max_atoms: int = BATCH_ATOMS
     owned: frozenset[str] | None = None
-    manifest: Mapping[str, Any] = field(init=False, repr=False)
+    manifest: JsonObject = field(init=False, repr=False)
     header: StoreHeader = field(init=False)
     shards: tuple[ShardInfo, ...] = field(init=False, repr=False)
     _open: dict[str, Shard] = field(init=False, repr=False, compare=False, default_factory=dict)
@@ -171,6 +171,11 @@ class FeatureStore:
         object.__setattr__(self, "shards", tuple(ShardInfo.from_dict(shard) for shard in manifest["shards"]))
         for info in self.shards:
             _check_size(path / info.path, info)
+
+    def __repr__(self) -> str:
+        made = f"{self.header.backbone.get('name')} {self.header.backbone.get('layer')}".strip()
+        counts = f"{self.n_structures} structures, {self.n_atoms} atoms, {self.n_directions} directions"
+        return f"FeatureStore({str(self.path)!r}): {counts}, {self.header.dim} features of {made}"
 
     @property
     def id(self) -> str:
@@ -217,7 +222,19 @@ class FeatureStore:
             for place, (first, last) in enumerate(cuts):
                 if place + 1 < len(cuts):
                     shard.ahead(*cuts[place + 1], self.tangents)
-                yield _batch(shard, first, last, self.tangents)
+                yield batch_of(shard.small, shard.rows, first, last, self.tangents)
+
+
+def open_store(path: Path | str, tangents: bool = False) -> FeatureStore:
+    """A finished store, by its folder.
+
+    Args:
+        tangents: whether batches carry tangents.
+
+    Raises:
+        StoreError: no manifest, damage, an unknown version, or missing shards.
+    """
+    return FeatureStore(Path(path), tangents=tangents)
 
 
 def deal(
@@ -250,46 +267,6 @@ def _cuts(shard: Shard, max_atoms: int, tangents: bool) -> Iterator[tuple[int, i
         total += size
     if first < len(sizes):
         yield first, len(sizes)
-
-
-def _batch(shard: Shard, first: int, last: int, tangents: bool) -> FeatureBatch:
-    small = shard.small
-    labels = _labels(small, first, last) if tangents and "/tangent/ptr" in small else None
-    runs, sources = [], []
-    for s, z in enumerate(small["/species/z"].tolist()):
-        ptr = small["/structure/ptr"][s, first : last + 1]
-        features = torch.from_numpy(shard.rows("/atom/features", int(ptr[0]), int(ptr[-1])))
-        moved = None
-        if labels is not None:
-            bounds = small["/tangent/ptr"][s, first : last + 1]
-            a, b = int(bounds[0]), int(bounds[-1])
-            scale = small["/tangent/scale"][a:b] if "/tangent/scale" in small else None
-            rows = whole_tangents(shard.rows("/tangent/features", a, b), scale)
-            moved = Tangents(torch.from_numpy(rows), torch.from_numpy(bounds - bounds[0]))
-        runs.append(SpeciesRun(int(z), features, torch.from_numpy(ptr - ptr[0]), moved))
-        sources.append(torch.from_numpy(small["/atom/source"][ptr[0] : ptr[-1]]))
-    part = slice(first, last)
-    return FeatureBatch(
-        runs=tuple(runs),
-        n_atoms=torch.from_numpy(small["/structure/n_atoms"][part].astype(np.int64)),
-        energy=torch.from_numpy(small["/structure/energy"][part].copy()),
-        prior=torch.from_numpy(small["/structure/prior"][part].copy()),
-        ids=torch.from_numpy(small["/structure/id"][part].copy()),
-        groups=torch.from_numpy(small["/structure/group"][part].copy()),
-        sources=tuple(sources),
-        directions=labels,
-    )
-
-
-def _labels(small: Arrays, first: int, last: int) -> DirectionLabels:
-    ptr = small["/tangent/structure_ptr"][first : last + 1]
-    part = slice(int(ptr[0]), int(ptr[-1]))
-    return DirectionLabels(
-        ptr=torch.from_numpy(ptr - ptr[0]),
-        kind=torch.from_numpy(small["/tangent/kind"][part].astype(np.int64)),
-        label=torch.from_numpy(small["/tangent/label"][part].copy()),
-        prior=torch.from_numpy(small["/tangent/prior"][part].copy()),
-    )
 
 
 def _read_small(path: Path, mapped: mmap.mmap) -> Arrays:

@@ -1,18 +1,22 @@
-"""The arrays of one shard: arranging records into them and naming them."""
+"""The arrays of one shard: records are arranged into them, and batches made of them; the names of both stand here."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 import xxhash
+from ase import Atoms
 from jaxtyping import Float, Float64, Int64, UInt8
 from numpy import ndarray
 from numpy.typing import NDArray
 
+from mekrr_scale.arrays import DirectionLabels, FeatureBatch, SpeciesRun, Tangents
 from mekrr_scale.errors import StoreError
+from mekrr_scale.structures import Labels
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -43,6 +47,32 @@ class StructureRecord:
     stress: Float64[ndarray, "6"] | None = None  # eV/angstrom^3, Voigt
     group: int = -1  # trajectory it belongs to
     tangents: RecordTangents | None = None
+
+    @classmethod
+    def of(
+        cls,
+        atoms: Atoms,
+        labels: Labels,
+        features: Float[ndarray, "atoms dim"],
+        id: int,
+        index: int,
+        prior: float = float("nan"),
+        group: int = -1,
+        tangents: RecordTangents | None = None,
+    ) -> StructureRecord:
+        """That of a structure and what is known of it."""
+        return cls(
+            numbers=atoms.numbers.astype(np.int64),
+            features=features,
+            id=id,
+            index=index,
+            energy=float("nan") if labels.energy is None else labels.energy,
+            prior=prior,
+            forces=labels.forces,
+            stress=labels.stress,
+            group=group,
+            tangents=tangents,
+        )
 
     def check(self, dim: int) -> None:
         """Refuse what does not fit together.
@@ -191,6 +221,53 @@ def _record_tangents(arrays: Arrays, i: int, rows: Int64[ndarray, " atoms"]) -> 
         features[:, places] = part.reshape(last - first, b - a, features.shape[2])
     label, prior = arrays["/tangent/label"][first:last], arrays["/tangent/prior"][first:last]
     return RecordTangents(features, arrays["/tangent/kind"][first:last], label, prior)
+
+
+def batch_of(
+    small: Arrays, big: Callable[[str, int, int], NDArray[Any]], first: int, last: int, tangents: bool
+) -> FeatureBatch:
+    """Consecutive structures of a shard.
+
+    Args:
+        small: its arrays but the big ones.
+        big: rows of a big one, by its name, from the first to one past the last.
+    """
+    labels = _labels(small, first, last) if tangents and "/tangent/ptr" in small else None
+    runs, sources = [], []
+    for s, z in enumerate(small["/species/z"].tolist()):
+        ptr = small["/structure/ptr"][s, first : last + 1]
+        features = torch.from_numpy(big("/atom/features", int(ptr[0]), int(ptr[-1])))
+        moved = None
+        if labels is not None:
+            bounds = small["/tangent/ptr"][s, first : last + 1]
+            a, b = int(bounds[0]), int(bounds[-1])
+            scale = small["/tangent/scale"][a:b] if "/tangent/scale" in small else None
+            rows = whole_tangents(big("/tangent/features", a, b), scale)
+            moved = Tangents(torch.from_numpy(rows), torch.from_numpy(bounds - bounds[0]))
+        runs.append(SpeciesRun(int(z), features, torch.from_numpy(ptr - ptr[0]), moved))
+        sources.append(torch.from_numpy(small["/atom/source"][ptr[0] : ptr[-1]]))
+    part = slice(first, last)
+    return FeatureBatch(
+        runs=tuple(runs),
+        n_atoms=torch.from_numpy(small["/structure/n_atoms"][part].astype(np.int64)),
+        energy=torch.from_numpy(small["/structure/energy"][part].copy()),
+        prior=torch.from_numpy(small["/structure/prior"][part].copy()),
+        ids=torch.from_numpy(small["/structure/id"][part].copy()),
+        groups=torch.from_numpy(small["/structure/group"][part].copy()),
+        sources=tuple(sources),
+        directions=labels,
+    )
+
+
+def _labels(small: Arrays, first: int, last: int) -> DirectionLabels:
+    ptr = small["/tangent/structure_ptr"][first : last + 1]
+    part = slice(int(ptr[0]), int(ptr[-1]))
+    return DirectionLabels(
+        ptr=torch.from_numpy(ptr - ptr[0]),
+        kind=torch.from_numpy(small["/tangent/kind"][part].astype(np.int64)),
+        label=torch.from_numpy(small["/tangent/label"][part].copy()),
+        prior=torch.from_numpy(small["/tangent/prior"][part].copy()),
+    )
 
 
 def block_hashes(array: NDArray[Any], block_bytes: int) -> NDArray[np.uint64]:

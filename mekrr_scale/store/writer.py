@@ -12,22 +12,24 @@ import numpy as np
 import xxhash
 
 from mekrr_scale.errors import StoreError
-from mekrr_scale.store.files import document, file_hash, meta_hash, publish, publish_text
+from mekrr_scale.files import TEMPORARY, file_hash, publish, publish_text
 from mekrr_scale.store.format import (
     ALIGNMENT,
     BLOCK_BYTES,
     SCHEMA,
     SHARD,
     SIDECAR,
-    TEMPORARY,
     BigDataset,
     ShardInfo,
     StoreHeader,
     canonical,
+    document,
+    meta_hash,
     read_sealed,
     sealed,
 )
 from mekrr_scale.store.shard import BIG, Arrays, StructureRecord, block_hashes, shard_arrays
+from mekrr_scale.version import __version__
 
 
 class ShardWriter:
@@ -63,7 +65,7 @@ class ShardWriter:
             info = ShardInfo.from_dict(read_sealed(sidecar)["shard"])
         except (StoreError, KeyError, TypeError):
             return False
-        return info.bytes == path.stat().st_size and info.xxh3_128 == file_hash(path)
+        return info.bytes == path.stat().st_size and info.xxh3_128 == file_hash(path, "xxh3_128")
 
     def write(
         self, records: Sequence[StructureRecord], input_name: str, input_hash: str, start: int, stop: int
@@ -143,8 +145,6 @@ class ShardWriter:
 
 
 def _attributes(header: StoreHeader) -> dict[str, str]:
-    from mekrr_scale import __version__
-
     shared = document(header)
     texts = {key: value if isinstance(value, str) else canonical(value) for key, value in shared.items()}
     backbone = {f"backbone_{key}": canonical(value) for key, value in header.backbone.items()}
@@ -166,7 +166,7 @@ def _describe(
     return ShardInfo(
         path=name,
         bytes=size,
-        xxh3_128=file_hash(temporary),
+        xxh3_128=file_hash(temporary, "xxh3_128"),
         meta_xxh3_128=meta_hash(temporary, big, size),
         structures=len(arrays["/structure/id"]),
         atoms=len(arrays["/atom/species"]),

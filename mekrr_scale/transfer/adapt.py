@@ -10,27 +10,39 @@ from ase.data import chemical_symbols
 from jaxtyping import Float64
 from torch import Tensor
 
-from mekrr_scale.backbones import Backbone, Rescaled, Scaling, bare
-from mekrr_scale.baselines import minimum_norm
+from mekrr_scale.arrays import minimum_norm
+from mekrr_scale.backbones import (
+    Backbone,
+    BackboneEnergies,
+    BackboneSpec,
+    Rescaled,
+    Scaling,
+    load_backbone,
+    new_backbone,
+    unscaled,
+)
 from mekrr_scale.distributed import Checkpoint
 from mekrr_scale.errors import ConfigError
-from mekrr_scale.pipeline.labels import compared
-from mekrr_scale.priors import BackboneEnergies, Entry
-from mekrr_scale.progress import Progress, Silent
-from mekrr_scale.structures import species_counts
+from mekrr_scale.progress import LOGGER, Progress
+from mekrr_scale.structures import Entry, LabelKeys, compared, species_counts
 from mekrr_scale.transfer.blocks import copy_species, randomize, reset_blocks
-from mekrr_scale.transfer.examples import Example, energies
-from mekrr_scale.transfer.plan import TrainPlan, TrainReport
-from mekrr_scale.transfer.train import train
+from mekrr_scale.transfer.examples import Example, Examples, energies, example_sets
+from mekrr_scale.transfer.plan import TrainPlan
+from mekrr_scale.transfer.report import TrainReport
+from mekrr_scale.transfer.training import train
+
+# `Entry` too: what `finetune` takes
+__all__ = ["Entry", "adapted", "finetune", "own_energies", "pretrain", "reference_energies"]
 
 
 def pretrain(
-    backbone: Backbone,
-    training: Sequence[Example],
-    validation: Sequence[Example],
+    backbone: Backbone | BackboneSpec | str,
+    training: Examples,
+    validation: Examples | float = 0.1,
     plan: TrainPlan | None = None,
     progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
+    keys: LabelKeys | None = None,
 ) -> TrainReport:
     """Train a network of the backbone's architecture from scratch; the backbone's own weights are overwritten.
 
@@ -38,41 +50,62 @@ def pretrain(
     forces (of the energies per atom without them), the references are least squares on the species
     counts of what the new network leaves.
 
+    Args:
+        backbone: an instance, which is changed, or what ``new_backbone`` makes one of.
+        training: files, structures in memory, or examples.
+        validation: the same, or the fraction of the training structures that is kept apart.
+        progress: what shows how far it is; by default a bar in terminals and notebooks.
+        keys: where the labels are.
+
     Raises:
         ConfigError: see ``train``.
     """
     plan = plan or TrainPlan()
-    inner = randomize(bare(backbone)[0], plan.seed)
-    species, _ = species_counts([example.atoms for example in training])
+    if not isinstance(backbone, Backbone):
+        backbone = new_backbone(BackboneSpec.parse(backbone) if isinstance(backbone, str) else backbone)
+    learned, held = example_sets(training, validation, keys)
+    inner = randomize(unscaled(backbone)[0], plan.seed)
+    backbone.spec = {}
+    species, _ = species_counts([example.atoms for example in learned])
     inner.check_species(species)
-    _, residual = reference_energies(training, torch.zeros(len(training), dtype=torch.float64))
-    scaling = Scaling(1.0, _spread(training, residual), {}, species)
+    _, residual = reference_energies(learned, torch.zeros(len(learned), dtype=torch.float64))
+    scaling = Scaling(1.0, _spread(learned, residual), {}, species)
     # of what the new network leaves: some architectures bring reference energies of their own
-    references, _ = reference_energies(training, own_energies(Rescaled(inner, scaling), training))
+    references, _ = reference_energies(learned, own_energies(Rescaled(inner, scaling), learned))
     begun = Rescaled(inner, replace(scaling, references=references))
-    return train(begun, training, validation, plan, progress, checkpoint, keep_start=False)
+    return train(begun, learned, held, plan, progress, checkpoint, keep_start=False)
 
 
 def finetune(
-    backbone: Backbone,
-    training: Sequence[Example],
-    validation: Sequence[Example],
+    backbone: Backbone | BackboneSpec | str,
+    training: Examples,
+    validation: Examples | float = 0.1,
     plan: TrainPlan | None = None,
     entry: Entry | None = None,
     progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
+    keys: LabelKeys | None = None,
 ) -> TrainReport:
     """Go on training a backbone on other data, in place.
 
     Args:
+        backbone: an instance, which is changed, or what ``load_backbone`` makes one of.
+        training: files, structures in memory, or examples.
+        validation: the same, or the fraction of the training structures that is kept apart.
+        progress: what shows how far it is; by default a bar in terminals and notebooks.
+        keys: where the labels are.
         entry: how the data enter it, where they are of other elements or another scale.
 
     Raises:
         ConfigError: see ``adapted`` and ``train``.
     """
-    plan, progress = plan or TrainPlan(), progress or Silent()
-    ready = adapted(backbone, training, entry, plan.blocks.reset, plan.seed, progress)
-    return train(ready, training, validation, plan, progress, checkpoint)
+    plan = plan or TrainPlan()
+    if not isinstance(backbone, Backbone):
+        backbone = load_backbone(backbone)
+    learned, held = example_sets(training, validation, keys)
+    backbone.spec = {}
+    ready = adapted(backbone, learned, entry, plan.blocks.reset, plan.seed)
+    return train(ready, learned, held, plan, progress, checkpoint)
 
 
 def adapted(
@@ -81,7 +114,6 @@ def adapted(
     entry: Entry | None = None,
     reset: Sequence[str] = (),
     seed: int = 0,
-    progress: Progress | None = None,
 ) -> Backbone:
     """A backbone with copied species, scaled geometries, blocks reset, and references fitted again.
 
@@ -93,12 +125,14 @@ def adapted(
         ConfigError: a species that neither the source nor the map knows; labels that the source
             misses by a factor of units.
     """
-    entry, progress = entry or Entry(), progress or Silent()
-    inner, scaling = bare(backbone)
+    entry = entry or Entry()
+    inner, scaling = unscaled(backbone)
     species, _ = species_counts([example.atoms for example in training])
     unknown = [z for z in entry.species if z not in backbone.species]
     if unknown:
         raise ConfigError(f"species map: the source knows no {', '.join(chemical_symbols[z] for z in unknown)}")
+    if entry.species or reset:
+        backbone.spec = {}  # its weights will be others
     copy_species(inner, entry.species)
     known = (backbone.species | set(entry.species.values())) & inner.species
     missing = [z for z in species if z not in known]
@@ -117,7 +151,7 @@ def adapted(
     if not reset:
         source = BackboneEnergies(_behind(inner, begun))
         for warning in compared([(example.atoms, example.labels) for example in training], source, "the source model"):
-            progress.note(f"warning: {warning}")
+            LOGGER.warning(warning)
     reset_blocks(inner, reset, seed)
     found = own_energies(Rescaled(inner, replace(begun, references={})), training)
     references, _ = reference_energies(training, found)

@@ -102,6 +102,7 @@ def reset_blocks(backbone: Backbone, names: Sequence[str], seed: int) -> None:
         for block in chosen:
             for name, weight in parameters[block].items():
                 weight.copy_(fresh[name])
+    backbone.spec = {}
 
 
 def randomize(backbone: Backbone, seed: int = 0) -> Backbone:
@@ -131,3 +132,4 @@ def copy_species(backbone: Backbone, mapping: Mapping[int, int]) -> None:
         with torch.no_grad():
             for given, taken in zip(backbone.species_rows(source), backbone.species_rows(target), strict=True):
                 taken.copy_(given)
+        backbone.spec = {}

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from ase import Atoms
-from numpy import ndarray
 
-from mekrr_scale.baselines import beyond_composition
-from mekrr_scale.priors import Predictor
-from mekrr_scale.structures import Labels, species_counts
+from mekrr_scale.arrays import beyond_composition
+from mekrr_scale.regression import UNITS, Errors
+from mekrr_scale.structures import Labels, Predictor, species_counts
 from mekrr_scale.transfer.examples import Example
 
 
@@ -49,30 +48,29 @@ def errors_between(
     structures: Sequence[Atoms], given: Sequence[Labels], expected: Sequence[Labels]
 ) -> PredictionErrors:
     """Differences of two sets of results, where both have them."""
-    energies, told, pulls = [], [], []
+    energies, compared, forces = [], [], []
     for atoms, left, right in zip(structures, given, expected, strict=True):
         if left.energy is not None and right.energy is not None:
             energies.append((left.energy - right.energy) / len(atoms))
-            told.append(atoms)
+            compared.append(atoms)
         if left.forces is not None and right.forces is not None:
-            pulls.append((left.forces - right.forces).ravel())
-    energy, forces = np.array(energies), np.concatenate(pulls) if pulls else np.empty(0)
-    table = species_counts(told)[1]
-    fractions = torch.from_numpy(table / table.sum(1, keepdims=True))
-    shifted = beyond_composition(torch.from_numpy(energy), fractions).numpy() if told else energy
+            forces.append((left.forces - right.forces).ravel())
+    energy = Errors.of(np.array(energies)).scaled(UNITS["energy"].factor)
+    force = Errors.of(np.concatenate([np.empty(0), *forces])).scaled(UNITS["force"].factor)
     return PredictionErrors(
-        energy_mae=_mean(np.abs(energy)),
-        energy_rmse=_rms(energy),
-        energy_rmse_shifted=_rms(shifted),
-        force_mae=_mean(np.abs(forces)),
-        force_rmse=_rms(forces),
+        energy_mae=energy.mae,
+        energy_rmse=energy.rmse,
+        energy_rmse_shifted=_shifted_rmse(energies, compared),
+        force_mae=force.mae,
+        force_rmse=force.rmse,
     )
 
 
-def _mean(values: ndarray) -> float:
-    """In thousandths; NaN of nothing."""
-    return 1e3 * float(values.mean()) if values.size else math.nan
-
-
-def _rms(values: ndarray) -> float:
-    return 1e3 * math.sqrt(float(np.square(values).mean())) if values.size else math.nan
+def _shifted_rmse(energies: Sequence[float], structures: Sequence[Atoms]) -> float:
+    """Of what energies per element, fitted to the differences (eV/atom), leave (meV/atom)."""
+    if not structures:
+        return math.nan
+    table = species_counts(structures)[1]
+    fractions = torch.from_numpy(table / table.sum(1, keepdims=True))
+    left = beyond_composition(torch.from_numpy(np.array(energies)), fractions).numpy()
+    return Errors.of(left).scaled(UNITS["energy"].factor).rmse

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias, cast
 
 import numpy as np
 import torch
@@ -12,11 +13,19 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
+from mekrr_scale.arrays import draw
 from mekrr_scale.backbones import Backbone
-from mekrr_scale.draws import draw
 from mekrr_scale.errors import ConfigError, MekrrError, StructureError
-from mekrr_scale.graphs import Graph
-from mekrr_scale.structures import LabelKeys, Labels, check_structure, read_labels, structure_hash
+from mekrr_scale.structures import (
+    Frames,
+    Graph,
+    LabelKeys,
+    Labels,
+    check_structure,
+    read_labels,
+    structure_hash,
+    structures_from,
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,9 @@ class Example:
         known = {key: value for key, value in vars(self.labels).items() if value is not None}
         frame.calc = SinglePointCalculator(frame, **known)
         return frame
+
+
+Examples: TypeAlias = Sequence[Example] | Frames
 
 
 @dataclass(frozen=True)
@@ -73,7 +85,33 @@ def read_examples(structures: Iterable[Atoms], keys: LabelKeys | None = None, wh
     return found
 
 
-def split(examples: Sequence[Example], fraction: float) -> tuple[list[Example], list[Example]]:
+def example_sets(
+    training: Examples, validation: Examples | float, keys: LabelKeys | None = None
+) -> tuple[list[Example], list[Example]]:
+    """Training and validation examples of whatever a caller has.
+
+    Args:
+        validation: a fraction takes them from the training structures (``split``).
+
+    Raises:
+        StructureError: see ``read_examples``.
+        ConfigError: see ``split``.
+    """
+    learned = _examples(training, keys, "training")
+    if isinstance(validation, float):
+        return split(learned, validation)
+    return learned, _examples(validation, keys, "validation")
+
+
+def _examples(given: Examples, keys: LabelKeys | None, what: str) -> list[Example]:
+    if isinstance(given, list | tuple):
+        ready = [item for item in given if isinstance(item, Example)]
+        if len(ready) == len(given):
+            return ready
+    return read_examples(structures_from(cast(Frames, given)), keys, what)
+
+
+def split(examples: Sequence[Example], fraction: float, seed: int = 17) -> tuple[list[Example], list[Example]]:
     """Training and validation set; drawn by content, so that the order of a file does not matter.
 
     Raises:
@@ -86,7 +124,7 @@ def split(examples: Sequence[Example], fraction: float) -> tuple[list[Example], 
             f"{len(examples) - count} for training; give another fraction, or a file with --valid"
         )
     ids = np.array([example.id for example in examples], dtype=np.uint64)
-    order = np.argsort(draw(ids, 17), kind="stable")
+    order = np.argsort(draw(ids, seed), kind="stable")
     held = set(order[:count].tolist())
     return (
         [example for place, example in enumerate(examples) if place not in held],
@@ -108,11 +146,9 @@ def batch_of(examples: Sequence[Example], backbone: Backbone) -> Batch:
     for example in examples:
         known = example.labels.forces
         forces.append(np.full((len(example.atoms), 3), np.nan) if known is None else known)
-        sheet = np.full((3, 3), np.nan)
-        if example.labels.stress is not None:
-            xx, yy, zz, yz, xz, xy = example.labels.stress
-            sheet = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
-        stress.append(sheet)
+        voigt = np.full(6, np.nan) if example.labels.stress is None else example.labels.stress
+        xx, yy, zz, yz, xz, xy = voigt
+        stress.append(np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]]))
 
     def here(values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(backbone.device, backbone.dtype)

@@ -1,11 +1,12 @@
-"""Small networks that are trained from scratch: students, and opponents in learning curves."""
+"""Small networks that are trained from scratch: students, and opponents in learning curves. No torch to name them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from mekrr_scale.backbones import Backbone, BackboneSpec, new_backbone
+from mekrr_scale import backbones
+from mekrr_scale.backbones import BackboneSpec, new_backbone
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class Network:
     backbone: str
     sizes: Mapping[str, float] = field(default_factory=dict)  # where they differ from the defaults
 
-    def new(self) -> Backbone:
+    def new(self) -> backbones.Backbone:
         """One that has not learned."""
         return new_backbone(BackboneSpec(self.backbone), self.sizes)
 

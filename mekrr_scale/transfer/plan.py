@@ -1,13 +1,11 @@
-"""What a training is to do, and what it tells of itself."""
+"""What a training is to do."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mekrr_scale.backbones import Backbone
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.transfer.blocks import BlockPlan
 
@@ -91,39 +89,3 @@ class TrainPlan:
         passed = self.cycles * (step - rising) / max(self.steps - rising, 1)
         place = passed % 1.0 if passed < self.cycles else 1.0
         return _LAST + (1 - _LAST) * 0.5 * (1 + math.cos(math.pi * place))
-
-
-@dataclass(frozen=True)
-class Errors:
-    """Root mean squares, NaN where there are no labels."""
-
-    energy: float = math.nan  # eV/atom
-    forces: float = math.nan  # eV/angstrom
-    stress: float = math.nan  # eV/angstrom^3
-
-    def __str__(self) -> str:
-        parts = [(self.energy, 1e3, "meV/atom"), (self.forces, 1e3, "meV/A"), (self.stress, 1e3, "meV/A^3")]
-        return ", ".join(f"{scale * value:.4g} {unit}" for value, scale, unit in parts if not math.isnan(value))
-
-
-@dataclass(frozen=True)
-class Record:
-    """One validation."""
-
-    step: int
-    epoch: float
-    rate: float  # of the fastest block
-    training: float  # mean loss since the last validation
-    validation: float  # loss
-    errors: Errors
-
-
-@dataclass(frozen=True)
-class TrainReport:
-    """A trained backbone and how it got there."""
-
-    backbone: Backbone  # with the weights of the best validation
-    history: Sequence[Record]
-    best: Record
-    steps: int  # made; fewer than planned after an early stop
-    rates: Mapping[str, float]  # of every block

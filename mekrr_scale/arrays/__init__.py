@@ -1,0 +1,53 @@
+"""Frozen containers of features and landmarks; draws from content; small linear algebra."""
+
+from typing import TYPE_CHECKING
+
+import lazy_loader as lazy
+
+from mekrr_scale.deprecated import with_old_names
+
+if TYPE_CHECKING:
+    from mekrr_scale.arrays.batches import N_ELEMENTS as N_ELEMENTS
+    from mekrr_scale.arrays.batches import DirectionLabels as DirectionLabels
+    from mekrr_scale.arrays.batches import FeatureBatch as FeatureBatch
+    from mekrr_scale.arrays.batches import SpeciesRun as SpeciesRun
+    from mekrr_scale.arrays.batches import Tangents as Tangents
+    from mekrr_scale.arrays.batches import alone as alone
+    from mekrr_scale.arrays.batches import bounds as bounds
+    from mekrr_scale.arrays.batches import species_runs as species_runs
+    from mekrr_scale.arrays.draws import draw as draw
+    from mekrr_scale.arrays.draws import uniform as uniform
+    from mekrr_scale.arrays.kinds import DERIVATIVES as DERIVATIVES
+    from mekrr_scale.arrays.kinds import KINDS as KINDS
+    from mekrr_scale.arrays.kinds import ByKind as ByKind
+    from mekrr_scale.arrays.kinds import KindInfo as KindInfo
+    from mekrr_scale.arrays.kinds import RowKind as RowKind
+    from mekrr_scale.arrays.kinds import Unit as Unit
+    from mekrr_scale.arrays.kinds import kind_named as kind_named
+    from mekrr_scale.arrays.landmarks import Landmarks as Landmarks
+    from mekrr_scale.arrays.landmarks import content_hash as content_hash
+    from mekrr_scale.arrays.landmarks import fingerprint as fingerprint
+    from mekrr_scale.arrays.linear import beyond_composition as beyond_composition
+    from mekrr_scale.arrays.linear import eigh as eigh
+    from mekrr_scale.arrays.linear import minimum_norm as minimum_norm
+else:
+    __getattr__, __dir__, __all__ = lazy.attach(
+        __name__,
+        submod_attrs={
+            "batches": [
+                "DirectionLabels",
+                "FeatureBatch",
+                "N_ELEMENTS",
+                "SpeciesRun",
+                "Tangents",
+                "alone",
+                "bounds",
+                "species_runs",
+            ],
+            "draws": ["draw", "uniform"],
+            "kinds": ["DERIVATIVES", "KINDS", "ByKind", "KindInfo", "RowKind", "Unit", "kind_named"],
+            "landmarks": ["Landmarks", "content_hash", "fingerprint"],
+            "linear": ["beyond_composition", "eigh", "minimum_norm"],
+        },
+    )
+    __getattr__ = with_old_names(__name__, __getattr__)

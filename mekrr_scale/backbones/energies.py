@@ -1,0 +1,51 @@
+"""A backbone's own potential, as a prior or a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from ase import Atoms
+
+from mekrr_scale.backbones.base import Backbone
+from mekrr_scale.errors import ConfigError
+from mekrr_scale.structures import Prediction
+
+
+@final
+@dataclass(frozen=True)
+class BackboneEnergies:
+    """A backbone's own potential.
+
+    Raises:
+        ConfigError: it gives no energies.
+    """
+
+    backbone: Backbone
+
+    def __post_init__(self) -> None:
+        if not self.backbone.has_energy:
+            raise ConfigError(f"backbone {self.backbone.name} gives no energies and cannot be a prior")
+
+    def predict(self, atoms: Atoms | Sequence[Atoms], forces: bool = True, stress: bool = False) -> Prediction:
+        graph = self.backbone.graph(atoms)
+        positions = graph.positions.detach().clone().requires_grad_(forces or stress)
+        strain = positions.new_zeros(graph.n_structures, 3, 3).requires_grad_(stress)
+        with torch.set_grad_enabled(forces or stress):
+            output = self.backbone.forward(graph, positions, strain if stress else None)
+            energy = output.energy(graph)
+        assert output.energies is not None
+        energies = output.energies.detach().cpu().double()
+        total = energy.detach().cpu().double()
+        if not (forces or stress):
+            return Prediction(total, energies, None, None)
+        inputs = [positions, strain] if stress else [positions]
+        gradients = torch.autograd.grad(energy.sum(), inputs, allow_unused=True, materialize_grads=True)
+        found = -gradients[0].cpu().double() if forces else None
+        if not stress:
+            return Prediction(total, energies, found, None)
+        volume = torch.linalg.det(graph.cell.cpu().double()).abs()[:, None, None]
+        virial = gradients[1].cpu().double()
+        return Prediction(total, energies, found, (virial + virial.mT) / (2 * volume))

@@ -1,0 +1,188 @@
+"""Backbones by name: which there are, what they take, and how to load them. What needs torch is imported then."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mekrr_scale import backbones
+from mekrr_scale.backbones.spec import BackboneSpec
+from mekrr_scale.errors import BackboneError, suggestion
+
+
+def load_backbone(spec: BackboneSpec | str, **options: Any) -> backbones.Backbone:
+    """Load a backbone by specification, or by name and options.
+
+    ``load_backbone("chgnet:conv4")`` and ``load_backbone("chgnet", layer="conv4")`` are the same.
+
+    Raises:
+        BackboneError: unknown name, an option that the adapter does not take, a missing package
+            or checkpoint.
+    """
+    from mekrr_scale.backbones.rescaled import rescaled
+
+    if isinstance(spec, str):
+        unknown = sorted(set(options) - set(BackboneSpec.__dataclass_fields__))
+        if unknown:
+            names = set(BackboneSpec.__dataclass_fields__) - {"name"}
+            raise BackboneError(f"backbones take no option {unknown[0]!r}. {suggestion(unknown[0], names)}")
+        spec = replace(BackboneSpec.parse(spec), **options)
+    if spec.name not in _ADAPTERS:
+        raise BackboneError(f"there is no backbone {spec.name!r}. {suggestion(spec.name, _ADAPTERS)}")
+    adapter = _ADAPTERS[spec.name]
+    given = {
+        key: getattr(spec, key)
+        for key in ("layer", "version", "checkpoint", "max_neighbors")
+        if getattr(spec, key) is not None
+    }
+    refused = sorted(set(given) - adapter.options)
+    if refused:
+        raise BackboneError(
+            f"backbone {spec.name} takes no option {', '.join(refused)}; it takes {', '.join(sorted(adapter.options))}"
+        )
+    missing = sorted(adapter.required - set(given))
+    if missing:
+        raise BackboneError(f"backbone {spec.name} needs {', '.join('--' + name for name in missing)}")
+    found = rescaled(adapter.load(given), spec.checkpoint)
+    found.spec = {"name": spec.name, **given}
+    return found
+
+
+def new_backbone(spec: BackboneSpec, sizes: Mapping[str, float] | None = None) -> backbones.Backbone:
+    """A backbone whose architecture is to be trained from scratch.
+
+    A schnet or dimenet++ without a checkpoint has random weights (torch's global generator); the
+    others come with those that tell their architecture.
+
+    Args:
+        sizes: of a schnet or dimenet++, where they differ from the defaults.
+
+    Raises:
+        BackboneError: see ``load_backbone``; or sizes for a backbone that has those of its weights.
+    """
+    maker = {"schnet": _new_schnet, "dimenet++": _new_dimenet}.get(spec.name)
+    if maker is not None and spec.checkpoint is None:
+        return maker(sizes or {})
+    if sizes:
+        raise BackboneError(
+            f"backbone {spec.name} has the sizes of its weights; sizes are for a new schnet or dimenet++"
+        )
+    return load_backbone(spec)
+
+
+def available_backbones() -> list[tuple[str, bool, str]]:
+    """Name, whether it can be used here, and what it offers or lacks."""
+    rows = []
+    for name, adapter in _ADAPTERS.items():
+        absent = [package for package in adapter.packages if importlib.util.find_spec(package) is None]
+        note = f"missing: pip install 'mekrr-scale[{name}]'" if absent else adapter.about
+        rows.append((name, not absent, note))
+    return rows
+
+
+def packages_of(name: str) -> tuple[str, ...]:
+    """What a backbone imports, whether it is installed or not.
+
+    Raises:
+        BackboneError: unknown name.
+    """
+    if name not in _ADAPTERS:
+        raise BackboneError(f"there is no backbone {name!r}. {suggestion(name, _ADAPTERS)}")
+    return _ADAPTERS[name].packages
+
+
+def _chgnet(given: dict[str, str | int]) -> backbones.Backbone:
+    from mekrr_scale.backbones.chgnet import Chgnet
+
+    return Chgnet(**{key: str(value) for key, value in given.items()})
+
+
+def _sevennet(given: dict[str, str | int]) -> backbones.Backbone:
+    from mekrr_scale.backbones.sevennet import Sevennet
+
+    return Sevennet(**{key: str(value) for key, value in given.items()})
+
+
+def _schnet(given: dict[str, str | int]) -> backbones.Backbone:
+    from mekrr_scale.backbones.schnet import Schnet
+
+    cap = given.get("max_neighbors")
+    layer = {"layer": str(given["layer"])} if "layer" in given else {}
+    return Schnet(Path(str(given["checkpoint"])), max_neighbors=None if cap is None else int(cap), **layer)
+
+
+def _dimenet(given: dict[str, str | int]) -> backbones.Backbone:
+    from mekrr_scale.backbones.dimenet import Dimenet
+
+    cap = given.get("max_neighbors")
+    layer = {"layer": str(given["layer"])} if "layer" in given else {}
+    return Dimenet(Path(str(given["checkpoint"])), max_neighbors=None if cap is None else int(cap), **layer)
+
+
+def _new_schnet(sizes: Mapping[str, float]) -> backbones.Backbone:
+    from mekrr_scale.backbones.schnet import new_schnet
+
+    return new_schnet(sizes)
+
+
+def _new_dimenet(sizes: Mapping[str, float]) -> backbones.Backbone:
+    from mekrr_scale.backbones.dimenet import new_dimenet
+
+    return new_dimenet(sizes)
+
+
+def _mace(given: dict[str, str | int]) -> backbones.Backbone:
+    from mekrr_scale.backbones.mace import Mace
+
+    return Mace(**{key: str(value) for key, value in given.items()})
+
+
+@dataclass(frozen=True)
+class _Adapter:
+    load: Callable[[dict[str, str | int]], backbones.Backbone]
+    options: frozenset[str]
+    required: frozenset[str]
+    packages: tuple[str, ...]
+    about: str
+
+
+_ADAPTERS = {
+    "chgnet": _Adapter(
+        _chgnet,
+        frozenset({"layer", "version", "checkpoint"}),
+        frozenset(),
+        ("chgnet",),
+        "pretrained, weights in its wheel; layers conv1 to conv4; versions 0.3.0, 0.2.0, r2scan",
+    ),
+    "sevennet": _Adapter(
+        _sevennet,
+        frozenset({"layer", "version", "checkpoint"}),
+        frozenset(),
+        ("sevenn",),
+        "pretrained, weights in its wheel; layers gate1 to gate5, or several: gate1+gate2",
+    ),
+    "schnet": _Adapter(
+        _schnet,
+        frozenset({"layer", "checkpoint", "max_neighbors"}),
+        frozenset({"checkpoint"}),
+        ("torch_geometric",),
+        "from a checkpoint (own or Open Catalyst layout); layers interaction1, interaction2, ...",
+    ),
+    "dimenet++": _Adapter(
+        _dimenet,
+        frozenset({"layer", "checkpoint", "max_neighbors"}),
+        frozenset({"checkpoint"}),
+        ("torch_geometric", "sympy"),
+        "from a checkpoint (own or Open Catalyst layout); layers interaction1, interaction2, ...",
+    ),
+    "mace": _Adapter(
+        _mace,
+        frozenset({"layer", "version", "checkpoint"}),
+        frozenset({"checkpoint"}),
+        ("mace",),
+        "from any MACE model file; layers interaction1, ..., or several: interaction1+interaction2",
+    ),
+}

@@ -1,0 +1,245 @@
+"""WeightsFile files: those of known sizes and plain tensors, and those that may hold code.
+
+Two layouts of the first kind are read: the package's own, and that of the Open Catalyst Project
+(``state_dict``, ``config`` with ``model`` and ``model_attributes``, optional ``normalizers``; keys
+prefixed with ``module.`` any number of times).
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import uuid
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mekrr_scale.backbones.spec import Architecture
+from mekrr_scale.errors import BackboneError, suggestion
+from mekrr_scale.files import JsonObject
+
+_OWN = "mekrr-scale "
+_LOST = object()
+OCP_MAX_NEIGHBORS = 50  # the cap with which the Open Catalyst models were trained
+
+
+class UnsafeCheckpoint(UserWarning):
+    """A file of weights can only be read by running code that it holds."""
+
+
+def warn_unless_plain(path: Path) -> None:
+    """Warn if a checkpoint cannot be read as plain tensors."""
+    with path.open("rb") as stream:
+        pickled = zipfile.is_zipfile(stream) or (stream.seek(0), stream.read(1))[1] == pickle.PROTO
+    if not pickled:  # no code can run; whoever reads it says what is wrong
+        return
+    try:
+        torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        warnings.warn(
+            f"reading {path} runs code that the file holds; use it only if you trust where it comes from",
+            UnsafeCheckpoint,
+            stacklevel=2,
+        )
+    except Exception:  # broken in another way
+        return
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """Sizes and weights of a network."""
+
+    path: Path
+    kind: Literal["own", "ocp"]
+    sizes: Architecture
+    weights: Mapping[str, Tensor]
+    mean: float  # of the energy's normaliser, eV per structure
+    std: float
+
+    @classmethod
+    def read(cls, path: Path, model: str, names: Sequence[str], optional: Architecture) -> WeightsFile:
+        """Read a checkpoint of a model without running code.
+
+        Args:
+            model: its name, as ``save`` and the Open Catalyst Project write it.
+            names: sizes that the configuration must have.
+            optional: sizes that it may have, with what they are otherwise.
+
+        Raises:
+            BackboneError: no such file, not a checkpoint of this model, or sizes missing.
+        """
+        if not path.is_file():
+            raise BackboneError(f"there is no checkpoint {path}; download it first (README, section backbones)")
+        try:
+            data = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise BackboneError(f"{path} is not a checkpoint that can be read without running code: {error}") from error
+        if not isinstance(data, dict) or "state_dict" not in data or "config" not in data:
+            keys = sorted(map(str, data))[:8] if isinstance(data, dict) else type(data).__name__
+            raise BackboneError(f"{path} holds {keys}; a checkpoint of {model} has 'config' and 'state_dict'")
+        own = str(data.get("format", "")).startswith(_OWN)
+        found = str(data["format"]).split()[1] if own else _ocp_name(data["config"])
+        if model.replace("++", "") not in found.lower().replace("plusplus", "").replace("++", ""):
+            raise BackboneError(f"{path} is a checkpoint of model {found!r}, not of {model}")
+        attributes = data["config"] if own else _ocp_attributes(data["config"])
+        missing = [name for name in names if name not in attributes]
+        if missing:
+            raise BackboneError(f"the configuration in {path} lacks {', '.join(missing)}")
+        sizes = {name: attributes[name] for name in names}
+        sizes |= {name: attributes.get(name, default) for name, default in optional.items()}
+        target = (data.get("normalizers") or {}).get("target") or {}
+        weights = {_bare(name): tensor for name, tensor in data["state_dict"].items()}
+        mean, std = float(target.get("mean", 0.0)), float(target.get("std", 1.0))
+        return cls(path, "own" if own else "ocp", sizes, weights, mean, std)
+
+    @classmethod
+    def of(
+        cls, source: str | Path | WeightsFile, model: str, names: Sequence[str], optional: Architecture
+    ) -> WeightsFile:
+        """A checkpoint, read if it is a path."""
+        return source if isinstance(source, WeightsFile) else cls.read(Path(source), model, names, optional)
+
+    @classmethod
+    def new(
+        cls,
+        model: str,
+        build: Callable[[Architecture], nn.Module],
+        defaults: Architecture,
+        changes: Architecture,
+    ) -> WeightsFile:
+        """A network with random weights, as if it had been read.
+
+        Raises:
+            BackboneError: a size that the model does not have, or one that cannot be.
+        """
+        for name in changes:
+            if name not in defaults:
+                raise BackboneError(f"{model} has no size {name!r}. {suggestion(name, defaults)}")
+        sizes = {name: type(default)(changes.get(name, default)) for name, default in defaults.items()}
+        low = [f"{name}={value}" for name, value in sizes.items() if not value > 0]
+        if low:
+            raise BackboneError(f"sizes of {model} must be positive, not {', '.join(low)}")
+        return cls(Path(f"a new {model}"), "own", sizes, build(sizes).state_dict(), 0.0, 1.0)
+
+    def neighbour_cap(self, asked: int | None) -> int | None:
+        """Most neighbours of a centre: as asked (0 for no cap), else what the network was trained with."""
+        cap = OCP_MAX_NEIGHBORS if asked is None and self.kind == "ocp" else asked
+        return cap if cap and cap > 0 else None
+
+    def fill(self, network: nn.Module, ignored: Sequence[str] = (), aliases: Mapping[str, str] | None = None) -> None:
+        """Copy the weights by name.
+
+        Args:
+            ignored: names of weights that are of no use here.
+            aliases: names under which a parameter may be instead.
+
+        Raises:
+            BackboneError: weights missing, too many, or of another shape.
+        """
+        wanted = network.state_dict()
+        names = aliases or {}
+        places = {name: (name, names.get(name, name)) for name in wanted}
+        given = {name: self.weights[key] for name, keys in places.items() for key in keys if key in self.weights}
+        absent = sorted(set(wanted) - set(given))
+        surplus = sorted(set(self.weights) - set(wanted) - set(ignored))
+        if absent or surplus:
+            raise BackboneError(f"{self.path} does not fit its own sizes: missing {absent[:4]}, unknown {surplus[:4]}")
+        wrong = [n for n, t in given.items() if t.shape != wanted[n].shape]
+        if wrong:
+            found, expected = tuple(given[wrong[0]].shape), tuple(wanted[wrong[0]].shape)
+            raise BackboneError(f"{self.path}: {wrong[0]} has shape {found}, expected {expected}")
+        network.load_state_dict(given)
+
+
+def read_own(path: Path) -> JsonObject | None:
+    """What a file of the package's own layout holds; None for any other file."""
+    if not path.is_file():
+        return None
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # of another layout, which may need code to be read
+        return None
+    own = isinstance(data, dict) and str(data.get("format", "")).startswith(_OWN)
+    return cast(JsonObject, data) if own else None
+
+
+def require_own(path: Path, model: str) -> JsonObject:
+    """The same, of a given model.
+
+    Raises:
+        BackboneError: no such file, or a checkpoint of something else.
+    """
+    if not path.is_file():
+        raise BackboneError(f"there is no checkpoint {path}; train one with `mekrr-scale finetune`")
+    data = read_own(path)
+    if data is None:
+        raise BackboneError(f"{path} is not a checkpoint that `mekrr-scale pretrain` or `finetune` wrote")
+    found = str(data["format"]).split()[1]
+    if found != model:
+        raise BackboneError(f"{path} is a checkpoint of backbone {found}, not of {model}; pass --backbone {found}")
+    return data
+
+
+def save(
+    path: str | Path,
+    model: str,
+    network: nn.Module,
+    config: Architecture,
+    more: JsonObject | None = None,
+) -> None:
+    """Write a checkpoint of the package's own layout, atomically.
+
+    Raises:
+        BackboneError: the file cannot be written.
+    """
+    path = Path(path)
+    weights = {
+        name: tensor.detach().cpu().clone()
+        for name, tensor in network.state_dict().items()
+        if "._tensor_constant" not in name
+    }
+    data = {"format": f"{_OWN}{model} 1", "config": dict(config), "state_dict": weights, **(more or {})}
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
+    try:
+        torch.save(data, temporary)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        raise BackboneError(f"cannot write the checkpoint {path}: {error}; choose a folder you may write to") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def plain(value: Any) -> Any:
+    """A configuration as plain values, which are read without running code; what has no such form is left out."""
+    if isinstance(value, Mapping):
+        named = {key: plain(item) for key, item in value.items() if isinstance(key, str | int)}
+        return {key: item for key, item in named.items() if item is not _LOST}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.ndarray | np.generic | Tensor):
+        return value.tolist()
+    return value if value is None or isinstance(value, str | int | float | bool) else _LOST
+
+
+def _ocp_name(config: Architecture) -> str:
+    model = config.get("model", "")
+    return str(model.get("name", "")) if isinstance(model, Mapping) else str(model)
+
+
+def _ocp_attributes(config: Architecture) -> Architecture:
+    attributes = config.get("model_attributes", config.get("model"))
+    return cast(Architecture, attributes if isinstance(attributes, Mapping) else {})
+
+
+def _bare(name: str) -> str:
+    """A parameter's name without the prefixes of parallel wrappers."""
+    while name.startswith("module."):
+        name = name.removeprefix("module.")
+    return name

@@ -1,0 +1,231 @@
+"""``evaluate``: models beside labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mekrr_scale.cli.console import say, show, talkative
+from mekrr_scale.cli.frames import frame_count
+from mekrr_scale.cli.job import job, job_bar
+from mekrr_scale.cli.options import (
+    EXIT_CODES,
+    Device,
+    EnergyKey,
+    ForcesKey,
+    Format,
+    JsonFile,
+    ModelFile,
+    StressKey,
+    Timeout,
+    Units,
+    check_folders,
+    commands,
+    device_of,
+    label_keys,
+    write_json,
+)
+from mekrr_scale.errors import ConfigError, ModelError, StructureError
+from mekrr_scale.progress import LOGGER, Progress
+
+if TYPE_CHECKING:
+    from mekrr_scale.distributed import Group
+    from mekrr_scale.models import Model, Potential
+    from mekrr_scale.pipeline import Evaluation, TransferTable
+    from mekrr_scale.structures import LabelKeys
+
+app = commands()
+
+_NAMED = 3  # structures left out that are named
+
+
+@app.command(epilog=EXIT_CODES)
+def evaluate(
+    model: ModelFile,
+    data: Annotated[Path, typer.Argument(help="structures with labels, or a store (energies only)")],
+    json_file: JsonFile = None,
+    plot: Annotated[Path | None, typer.Option(help="parity plot")] = None,
+    species_figure: Annotated[Path | None, typer.Option("--species-plot", help="force errors by element")] = None,
+    transfer: Annotated[
+        list[str] | None,
+        typer.Option(help="another MODEL:DATA; every model is evaluated on all data. May be repeated"),
+    ] = None,
+    transfer_plot: Annotated[Path | None, typer.Option(help="figure of the table of models and data")] = None,
+    forces: Annotated[bool, typer.Option(help="compare forces and stress too")] = True,
+    uncertainty: Annotated[
+        bool | None, typer.Option(help="how many errors the intervals hold; default: where the model keeps them")
+    ] = None,
+    energy_key: EnergyKey = None,
+    forces_key: ForcesKey = None,
+    stress_key: StressKey = None,
+    units: Units = "eV,angstrom,eV/A^3",
+    format: Format = None,
+    device: Device = "cpu",
+    timeout: Timeout = 1800.0,
+) -> None:
+    """Errors of a model on labelled structures.
+
+    Examples:
+
+        mekrr-scale evaluate model.mekrr test.xyz.xz --plot parity.png --json errors.json
+
+        mekrr-scale evaluate model.mekrr features   # a store: energies only, no backbone needed
+
+        mekrr-scale evaluate pt111.mekrr pt111.xyz --transfer pt553.mekrr:pt553.xyz
+    """
+    chosen = device_of(device)
+    figures = Figures(json_file, plot, species_figure, transfer_plot)
+    pairs = [_loaded(model, data, chosen), *(_pair(text, chosen) for text in transfer or [])]
+    if transfer_plot is not None and len(pairs) == 1:
+        raise ConfigError("--transfer-plot draws a table of models and data; name others with --transfer MODEL:DATA")
+    keys = label_keys(energy_key, forces_key, stress_key, units)
+    with job(timeout) as group:
+        with job_bar(group) as bar:
+            comparison = _Comparison(keys, forces, format, bar, group)
+            found = comparison.evaluate(pairs[0], data, uncertainty)
+            table = comparison.transfer(pairs, found) if len(pairs) > 1 else None
+        if group.rank == 0:
+            deliver(found, pairs[0], figures, table)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model, the data that go with it, and its potential, loaded when structures ask for it."""
+
+    path: Path
+    model: Model
+    data: Path
+    device: str
+
+    @cached_property
+    def potential(self) -> Potential:
+        from mekrr_scale.models import Potential
+
+        return Potential(self.model, device=self.device)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Files to write.
+
+    Raises:
+        ConfigError: the folder of one does not exist.
+    """
+
+    json: Path | None
+    parity: Path | None
+    species: Path | None
+    transfer: Path | None
+
+    def __post_init__(self) -> None:
+        check_folders(self.json, self.parity, self.species, self.transfer)
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """How predictions and labels are compared."""
+
+    keys: LabelKeys
+    forces: bool
+    format: str | None
+    progress: Progress
+    group: Group
+
+    def evaluate(self, loaded: Loaded, data: Path, uncertainty: bool | None) -> Evaluation:
+        """One model on one set of data."""
+        from mekrr_scale.pipeline import evaluate, evaluate_store
+        from mekrr_scale.store import FeatureStore
+        from mekrr_scale.structures import read_structures
+
+        asked = loaded.model.posterior is not None if uncertainty is None else uncertainty
+        if data.is_dir():
+            store = FeatureStore(data)
+            self.progress.stage("evaluate", store.n_structures)
+            return evaluate_store(loaded.model, store, self.progress, asked, self.group)
+        total = frame_count(data, self.format)
+        structures, potential = read_structures(data, self.format), loaded.potential
+        self.progress.stage("evaluate", total)
+        return evaluate(potential, structures, self.keys, self.forces, self.progress, asked, self.group)
+
+    def transfer(self, pairs: Sequence[Loaded], first: Evaluation) -> TransferTable:
+        """Every model on all data; where a model cannot, the cell stays empty and the reason is told."""
+        from mekrr_scale.pipeline import transfer_table
+
+        found = {(0, 0): first}
+        for i, source in enumerate(pairs):
+            for j, data in enumerate(pair.data for pair in pairs):
+                if (i, j) == (0, 0):
+                    continue
+                try:
+                    found[i, j] = self.evaluate(source, data, uncertainty=False)
+                except (ModelError, StructureError) as error:
+                    self.progress.note(f"{source.path.name} on {data.name}: {error}")
+        return transfer_table([pair.path.name for pair in pairs], [pair.data.name for pair in pairs], found)
+
+
+def _loaded(model: Path, data: Path, device: str) -> Loaded:
+    from mekrr_scale.models import Model
+
+    return Loaded(model, Model.load(model), data, device)
+
+
+def _pair(text: str, device: str) -> Loaded:
+    """A model and data, as MODEL:DATA."""
+    model, _, data = text.partition(":")
+    if not model or not data:
+        raise ConfigError(f"--transfer {text!r}: write MODEL:DATA, e.g. pt553.mekrr:pt553.xyz")
+    if not Path(data).exists():
+        raise ConfigError(f"--transfer {text!r}: there is no {data}")
+    return _loaded(Path(model), Path(data), device)
+
+
+def deliver(found: Evaluation, of: Loaded, figures: Figures, table: TransferTable | None) -> None:
+    """Tables and figures of an evaluation."""
+    from mekrr_scale.report import parity_plot, species_plot, transfer_plot
+
+    _tell(found, of.data.name, table)
+    write_json(figures.json, {**found.to_dict(), **({} if table is None else {"transfer": table.to_dict()})})
+    if figures.parity is not None:
+        parity_plot(figures.parity, found, title=f"{of.path.name} on {of.data.name}")
+    if figures.species is not None:
+        if not len(found.forces):
+            raise ConfigError("there are no forces to plot by element; evaluate structures with forces")
+        species_plot(figures.species, found)
+    if figures.transfer is not None and table is not None:
+        transfer_plot(figures.transfer, table)
+
+
+def _tell(found: Evaluation, name: str, table: TransferTable | None) -> None:
+    from mekrr_scale.report import error_table, species_table, transfer_report
+
+    for line in found.rejected[:_NAMED]:
+        LOGGER.info("left out: %s", line)
+    if len(found.rejected) > _NAMED:
+        LOGGER.info("left out: %d more structures", len(found.rejected) - _NAMED)
+    metrics = found.metrics()
+    show(error_table([(name, metrics)]))
+    if not talkative():
+        say(", ".join([f"{name}: {metrics['structures']:.0f} structures", *_maes(metrics)]))
+    if len(found.forces):
+        show(species_table(found))
+    held = found.coverage()
+    if held:
+        show(
+            f"68 % intervals of the energy hold {100 * held['within_68']:.0f} % of the errors, 95 % intervals "
+            f"{100 * held['within_95']:.0f} %; rank correlation of error and interval {held['rank_correlation']:.2f}"
+        )
+    if table is not None:
+        show(transfer_report(table))
+
+
+def _maes(metrics: Mapping[str, float]) -> Iterator[str]:
+    from mekrr_scale.regression import UNITS
+
+    for kind in ("energy", "force"):
+        if f"{kind}_mae" in metrics:
+            yield f"{kind} MAE {metrics[f'{kind}_mae']:.2f} {UNITS[kind].text}"

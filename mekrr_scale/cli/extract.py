@@ -1,0 +1,181 @@
+"""``extract``: structures to a feature store."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from mekrr_scale.cli.console import progress_bar, say, show, warn
+from mekrr_scale.cli.job import job
+from mekrr_scale.cli.options import (
+    EXIT_CODES,
+    BackboneName,
+    Device,
+    EnergyKey,
+    ForcesKey,
+    Format,
+    StressKey,
+    Timeout,
+    Units,
+    backbone_spec,
+    commands,
+    device_of,
+    label_keys,
+    prior_spec,
+)
+from mekrr_scale.errors import ConfigError
+from mekrr_scale.files import parse_bytes
+
+if TYPE_CHECKING:
+    from mekrr_scale.distributed import Group
+    from mekrr_scale.pipeline import ExtractPlan, ExtractReport
+
+app = commands()
+
+
+@app.command(epilog=EXIT_CODES)
+def extract(
+    structures: Annotated[list[Path], typer.Argument(help="files that ASE reads; .xz, .gz and .bz2 too")],
+    store: Annotated[Path, typer.Option("--store", "-o", help="folder of the store")],
+    backbone: BackboneName = "chgnet",
+    layer: Annotated[str | None, typer.Option(help="after which block features are taken")] = None,
+    weights: Annotated[str | None, typer.Option(help="version of the pretrained weights (chgnet, sevennet)")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="file of the weights, e.g. of `finetune`")] = None,
+    max_neighbors: Annotated[int | None, typer.Option(help="cap on neighbours (schnet); 0 for none")] = None,
+    derivatives: Annotated[str, typer.Option(help="train on forces: all, none, or directions per structure")] = "none",
+    strain: Annotated[bool, typer.Option(help="train on stress: tangents along the six strains")] = False,
+    energy_key: EnergyKey = None,
+    forces_key: ForcesKey = None,
+    stress_key: StressKey = None,
+    units: Units = "eV,angstrom,eV/A^3",
+    part: Annotated[str, typer.Option(help="i/n: do the i-th of n parts, e.g. one per job of an array")] = "1/1",
+    shard_size: Annotated[str, typer.Option(help="features per shard, and what a kill can lose")] = "32M",
+    dtype: Annotated[Literal["float32", "float64"], typer.Option(help="precision of the features")] = "float32",
+    tangent_dtype: Annotated[
+        Literal["same", "float16"], typer.Option(help="of the tangents; float16 halves the store")
+    ] = "same",
+    prior: Annotated[
+        str | None,
+        typer.Option(help="what a fit corrects: a model, a trained backbone, chgnet, sevennet:7net-0, or labels"),
+    ] = None,
+    prior_species_map: Annotated[
+        str | None, typer.Option(help="source:target, e.g. Si:Ge: the structures' Ge is the prior's Si")
+    ] = None,
+    prior_length_scale: Annotated[
+        float, typer.Option(help="geometries are multiplied by it before the prior sees them, e.g. 0.949")
+    ] = 1.0,
+    prior_energy_key: Annotated[str | None, typer.Option(help="info key of the energies of prior 'labels'")] = None,
+    prior_forces_key: Annotated[str | None, typer.Option(help="array key of its forces")] = None,
+    prior_units: Annotated[str, typer.Option(help="of prior 'labels', as --units")] = "eV,angstrom,eV/A^3",
+    group_key: Annotated[str | None, typer.Option(help="info key of the trajectory, kept together in folds")] = None,
+    unlabelled: Annotated[bool, typer.Option(help="take structures without an energy too")] = False,
+    format: Format = None,
+    device: Device = "cpu",
+    seed: Annotated[int, typer.Option(help="of the random directions")] = 0,
+    timeout: Timeout = 1800.0,
+) -> None:
+    """Structures to a feature store. Resumes: run the same command again after a kill.
+
+    Examples:
+
+        mekrr-scale extract train.xyz.xz -o features
+
+        mekrr-scale extract md.traj -o features --derivatives 8 --units kcal/mol
+
+        mekrr-scale extract big.xyz -o features --part 3/16   # then: store finalize
+
+        torchrun --nproc-per-node 4 -m mekrr_scale extract big.xyz -o features --device cuda
+    """
+    from mekrr_scale.pipeline import ExtractPlan
+
+    if prior is None and (prior_species_map or prior_length_scale != 1.0 or prior_energy_key):
+        raise ConfigError("options of a prior without a prior; name one with --prior")
+    source = None
+    if prior is not None:
+        theirs = label_keys(prior_energy_key, prior_forces_key, None, prior_units)
+        source = prior_spec(prior, prior_species_map, prior_length_scale, theirs)
+    plan = ExtractPlan(
+        backbone=backbone_spec(backbone, weights, checkpoint, layer, max_neighbors),
+        keys=label_keys(energy_key, forces_key, stress_key, units),
+        derivatives=_derivatives(derivatives),
+        strain=strain,
+        part=_part(part),
+        shard_bytes=parse_bytes(shard_size),
+        dtype=dtype,
+        tangent_dtype=tangent_dtype,
+        device=device_of(device),
+        group_key=group_key,
+        need_energy=not unlabelled,
+        format=format,
+        seed=seed,
+        prior=source,
+    )
+    with job(timeout) as group:
+        report = _extract(structures, store, plan, group)
+    _tell(report, store, part)
+
+
+def _extract(structures: list[Path], store: Path, plan: ExtractPlan, group: Group) -> ExtractReport:
+    """The part of this rank, on its own device; together the ranks make what one process would."""
+    import torch
+
+    from mekrr_scale.pipeline import extract
+    from mekrr_scale.store import FeatureStore, finalize
+
+    if group.size == 1:
+        with progress_bar() as bar:
+            return extract(structures, store, plan, progress=bar)
+    index, count = plan.part
+    device = f"cuda:{group.local_rank % torch.cuda.device_count()}" if plan.device == "cuda" else plan.device
+    own = replace(plan, part=((index - 1) * group.size + group.rank + 1, count * group.size), device=device)
+    with progress_bar(shown=group.rank == 0) as bar:
+        report = extract(structures, store, own, progress=bar)
+    report.written, report.resumed = group.sum(torch.tensor([report.written, report.resumed])).tolist()
+    if count == 1:
+        group.barrier()
+        if group.rank == 0:
+            finalize(store)
+        group.barrier()
+        report.store = FeatureStore(store)
+    return report
+
+
+def _tell(report: ExtractReport, store: Path, part: str) -> None:
+    rejected = report.n_rejected
+    say(f"{report.written} structures written, {report.resumed} were there already, {rejected} rejected")
+    for reason, count in report.rejected.most_common(3):
+        show(f"  {count} x {reason}")
+    if rejected:
+        show(f"  all rejects: {store}/rejects*.jsonl")
+    for warning in report.warnings:
+        warn(warning)
+    if report.store is None:
+        say(f"part {part} done; when all parts are: mekrr-scale store finalize {store}")
+    else:
+        found = report.store
+        say(
+            f"store {store}: {found.n_structures} structures, {found.n_atoms} atoms, {found.n_directions} directions, "
+            f"{len(found.shards)} shards"
+        )
+
+
+def _derivatives(text: str) -> int | Literal["all", "none"]:
+    if text == "all":
+        return "all"
+    if text == "none":
+        return "none"
+    try:
+        return int(text)
+    except ValueError:
+        raise ConfigError(f"--derivatives {text!r}: write all, none, or a number of directions, e.g. 8") from None
+
+
+def _part(text: str) -> tuple[int, int]:
+    try:
+        index, count = (int(piece) for piece in text.split("/"))
+    except ValueError:
+        raise ConfigError(f"--part {text!r}: write i/n, e.g. 3/16") from None
+    return index, count

@@ -1,0 +1,134 @@
+"""TOML files and flags to the plan of a fit."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mekrr_scale import solvers
+from mekrr_scale.arrays import KINDS
+from mekrr_scale.deprecated import moved_keys
+from mekrr_scale.errors import ConfigError, suggestion
+from mekrr_scale.pipeline import SHORT, FitPlan, section_of
+from mekrr_scale.plans import fields_of, sections
+
+_Table = dict[str, Any]  # what tomllib makes of a file
+_OWN = ("store", "output")  # keys of the file that are not the plan's
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """A whole fit: from where, what, to where."""
+
+    store: tuple[str, ...]
+    plan: FitPlan
+    output: str = "model.mekrr"
+
+
+def load_config(path: Path | None, flags: Mapping[str, object] | None = None) -> FitConfig:
+    """A configuration from a TOML file, flags on top; relative paths in it count from the file.
+
+    Args:
+        flags: dotted keys, e.g. ``{"kernel.alphas": "0.5,1"}``; None values are passed over.
+
+    Raises:
+        ConfigError: no such file, broken TOML, an unknown key (the closest is named) or a bad value.
+    """
+    data = {} if path is None else _read(path)
+    for key, value in (flags or {}).items():
+        if value is not None:
+            _put(data, key, value)
+    place = "" if path is None else f"{path}: "
+    _check_keys(data, place)
+    if not data.get("store"):
+        raise ConfigError(f"{place}'store' is missing; name it in the file or on the command line")
+    own = {name: data.pop(name) for name in _OWN if name in data}
+    try:
+        plan = FitPlan(**data)
+    except ConfigError as error:
+        raise ConfigError(f"{place}{_by_key(str(error))}") from error
+    return FitConfig(tuple(map(str, _listed(own["store"]))), plan, str(own.get("output", FitConfig.output)))
+
+
+def _read(path: Path) -> _Table:
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"there is no configuration file {path}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    data = moved_keys(data, path)
+    if "store" in data:
+        data["store"] = [str(path.parent / item) for item in _listed(data["store"])]
+    if isinstance(data.get("landmarks"), dict) and "model" in data["landmarks"]:
+        data["landmarks"]["model"] = str(path.parent / data["landmarks"]["model"])
+    if "output" in data:
+        data["output"] = str(path.parent / data["output"])
+    return data
+
+
+def _by_key(text: str) -> str:
+    """A message that names keys in place of classes."""
+    keys = {inner.__name__: f"{name}." for name, _, inner in sections(FitPlan) if inner is not None}
+    keys |= {**dict.fromkeys(solvers.SOLVERS.values(), "solver."), "FitPlan": ""}
+    made, dot, rest = text.partition(".")
+    return f"{keys[made]}{rest}" if dot and made in keys else text
+
+
+def _put(data: _Table, key: str, value: object) -> None:
+    """Set a dotted key; a section that is one value so far (``solver = "falkon"``) becomes a table."""
+    *names, last = key.split(".")
+    place = data
+    for name in names:
+        found = place.setdefault(name, {})
+        if not isinstance(found, dict):
+            found = place[name] = _opened(name, found)
+        place = found
+    place[last] = value
+
+
+def _opened(name: str, value: object) -> _Table:
+    """The table that one value, or the list of weights, stands for."""
+    return section_of(name, value) if name in SHORT else dict(zip(_kinds(), _listed(value), strict=False))
+
+
+def _kinds() -> list[str]:
+    return [info.name for info in KINDS.values()]
+
+
+def _check_keys(data: Mapping[str, object], place: str) -> None:
+    """Refuse keys that no plan has.
+
+    Raises:
+        ConfigError: names the closest.
+    """
+    known = {name: inner for name, _, inner in sections(FitPlan)}
+    for key, value in data.items():
+        if key not in known and key not in _OWN:
+            raise ConfigError(f"{place}unknown key {key!r}. {suggestion(key, [*known, *_OWN])}")
+        if not isinstance(value, Mapping):
+            continue
+        inner = known.get(key)
+        names = _solver_keys(value, place) if key == "solver" else set() if inner is None else set(fields_of(inner))
+        for name, item in value.items():
+            if name not in names:
+                raise ConfigError(f"{place}unknown key {f'{key}.{name}'!r}. {suggestion(name, names)}")
+            if (key, name) in (("rows", "weights"), ("validation", "criterion")) and isinstance(item, Mapping):
+                kinds = _kinds()
+                wrong = next((kind for kind in item if kind not in kinds), None)
+                if wrong is not None:
+                    raise ConfigError(f"{place}unknown key {f'{key}.{name}.{wrong}'!r}. {suggestion(wrong, kinds)}")
+
+
+def _solver_keys(section: Mapping[str, object], place: str) -> set[str]:
+    name = section.get("name", "direct")
+    if name not in solvers.SOLVERS:
+        raise ConfigError(f"{place}there is no solver {name!r}. {suggestion(str(name), solvers.SOLVERS)}")
+    return {"name", *fields_of(getattr(solvers, solvers.SOLVERS[name]))}
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]

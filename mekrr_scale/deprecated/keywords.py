@@ -1,0 +1,159 @@
+"""Keywords and keys of version 0.1.0, for one release: flat fields of ``FitPlan``, and the keys of its TOML files."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+_Table = dict[str, Any]  # a TOML file, or keywords
+
+# flat field of FitPlan -> (section, field) of the nested one
+_FIELDS: dict[str, tuple[str, str]] = {
+    "kernel_parameters": ("kernel", "parameters"),
+    "length_scales": ("kernel", "length_scales"),
+    "alphas": ("kernel", "alphas"),
+    "mixing": ("kernel", "mixing"),
+    "learn_mixing": ("kernel", "mixing"),
+    "reduce": ("kernel", "reduce"),
+    "standardize": ("kernel", "standardize"),
+    "baselines": ("baseline", "kinds"),
+    "isolated": ("baseline", "isolated"),
+    "n_landmarks": ("landmarks", "count"),
+    "warm": ("landmarks", "model"),
+    "balance": ("landmarks", "balance"),
+    "ridges": ("solver", "ridges"),
+    "falkon": ("solver", ""),
+    "folds": ("validation", "folds"),
+    "energy_weights": ("rows", "weights.energy"),
+    "force_weights": ("rows", "weights.force"),
+    "stress_weights": ("rows", "weights.stress"),
+    "store_weights": ("rows", "store_weights"),
+    "use_derivatives": ("rows", "derivatives"),
+    "cut": ("rows", "cut"),
+    "whitening": ("rows", "whitening"),
+    "select": ("validation", "criterion"),
+    "uncertainty": ("validation", "uncertainty"),
+    "device": ("execution", "device"),
+    "memory_bytes": ("execution", "memory"),
+    "scratch": ("execution", "scratch"),
+}
+_NAMES = {"kernel": "name", "landmarks": "method", "solver": "name"}  # what a section's own value is
+
+# key of a TOML file -> dotted key today
+_KEYS = {
+    "validate": "validation.folds",
+    "store_weight": "rows.store_weights",
+    "uncertainty": "validation.uncertainty",
+    "kernel.length_scale": "kernel.length_scales",
+    "kernel.alpha": "kernel.alphas",
+    "baseline.kind": "baseline.kinds",
+    "solver.ridge": "solver.ridges",
+    "solver.energy_weight": "rows.weights.energy",
+    "solver.force_weight": "rows.weights.force",
+    "solver.stress_weight": "rows.weights.stress",
+    "solver.select": "validation.criterion",
+    "solver.derivatives": "rows.derivatives",
+    "solver.cut": "rows.cut",
+    "solver.whitening": "rows.whitening",
+    "solver.device": "execution.device",
+    "solver.memory": "execution.memory",
+    "solver.scratch": "execution.scratch",
+}
+
+
+def flat_keywords(cls: type[T]) -> type[T]:
+    """A nested plan that also takes the flat keywords of version 0.1.0, also from ``dataclasses.replace``."""
+    nested = cls.__init__
+
+    def __init__(self: Any, *args: Any, **given: Any) -> None:  # noqa: N807  it becomes the class's
+        old = {name: given.pop(name) for name in _FIELDS if name in given}
+        if old:
+            new = sorted({".".join(filter(None, _FIELDS[name])) for name in old})
+            warnings.warn(
+                f"FitPlan({', '.join(f'{name}=...' for name in old)}) is deprecated: use its parts {', '.join(new)}, "
+                "e.g. FitPlan(landmarks={'count': 800}, kernel={'alphas': (0.5, 1)})",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+            given |= _nested(given, old)
+        nested(self, *args, **given)
+
+    cls.__init__ = functools.wraps(nested)(__init__)  # type: ignore[method-assign]
+    return cls
+
+
+def _nested(given: Mapping[str, object], old: _Table) -> _Table:
+    """Sections with old fields put into them."""
+    if not old.pop("learn_mixing", False):
+        old = dict(old)
+    else:
+        old["mixing"] = "learn"
+    sections = {_FIELDS[name][0]: _as_dict(given.get(_FIELDS[name][0]), _FIELDS[name][0]) for name in old}
+    options = old.pop("falkon", {})
+    for name, value in old.items():
+        section, field = _FIELDS[name]
+        inner, _, kind = field.partition(".")
+        if kind:
+            sections[section].setdefault(inner, {})
+            sections[section][inner] = {**sections[section][inner], kind: value}
+        else:
+            sections[section][inner] = value
+    if options and sections["solver"].get("name") == "falkon":  # others passed them over
+        sections["solver"] |= options
+    return sections
+
+
+def _as_dict(value: Any, section: str) -> _Table:
+    if value is None:
+        return {}
+    if isinstance(value, str):
+        return {_NAMES[section]: value}
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, int):  # a number of landmarks
+        return {"count": value}
+    found = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return {"name": value.name, **found} if section == "solver" else found
+
+
+def moved_keys(data: Mapping[str, object], path: Path) -> _Table:
+    """A TOML file's data under the keys of today."""
+    found: _Table = {}
+    moved = []
+    given = _flattened(data)
+    for key, value in given:
+        new = _KEYS.get(key)
+        if key.startswith("solver.falkon."):
+            new = key.replace("solver.falkon.", "solver.")
+            if ("solver.name", "falkon") not in given:
+                continue  # 0.1.0 passed them over
+        if new is not None:
+            moved.append(f"{key} is now {new}")
+        *names, last = (new or key).split(".")
+        place = found
+        for name in names:
+            place = place.setdefault(name, {})
+        place[last] = value
+    if moved:
+        warnings.warn(f"{path}: {'; '.join(moved)}", DeprecationWarning, stacklevel=2)
+    return found
+
+
+def _flattened(data: Mapping[str, object]) -> list[tuple[str, object]]:
+    """Dotted keys; tables of free names (isolated, mixing, parameters, weights) stay whole."""
+    found: list[tuple[str, object]] = []
+    for key, value in data.items():
+        if not isinstance(value, Mapping):
+            found.append((key, value))
+            continue
+        for name, item in value.items():
+            if key == "solver" and name == "falkon" and isinstance(item, Mapping):
+                found += [(f"solver.falkon.{option}", setting) for option, setting in item.items()]
+            else:
+                found.append((f"{key}.{name}", item))
+    return found

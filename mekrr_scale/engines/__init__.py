@@ -1,0 +1,15 @@
+"""A fitted model in other simulation programs, one a file; each is imported when it is asked for."""
+
+from typing import TYPE_CHECKING
+
+import lazy_loader as lazy
+
+if TYPE_CHECKING:
+    from mekrr_scale.engines.torch_sim import MekrrModel as MekrrModel
+else:
+    __getattr__, __dir__, __all__ = lazy.attach(
+        __name__,
+        submod_attrs={
+            "torch_sim": ["MekrrModel"],
+        },
+    )

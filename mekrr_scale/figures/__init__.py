@@ -1,0 +1,37 @@
+"""Plots and tables of plain arrays and strings, which reports show in terminals, notebooks and files."""
+
+from typing import TYPE_CHECKING
+
+import lazy_loader as lazy
+
+if TYPE_CHECKING:
+    from mekrr_scale.figures.curves import TrainingCurve as TrainingCurve
+    from mekrr_scale.figures.curves import band_axes as band_axes
+    from mekrr_scale.figures.curves import choice_axes as choice_axes
+    from mekrr_scale.figures.curves import training_axes as training_axes
+    from mekrr_scale.figures.heat import heat_axes as heat_axes
+    from mekrr_scale.figures.parity import Cloud as Cloud
+    from mekrr_scale.figures.parity import centred as centred
+    from mekrr_scale.figures.parity import parity_axes as parity_axes
+    from mekrr_scale.figures.species import boxes_by_element as boxes_by_element
+    from mekrr_scale.figures.species import counts_by_element as counts_by_element
+    from mekrr_scale.figures.species import error_bars as error_bars
+    from mekrr_scale.figures.species import errors_by_element as errors_by_element
+    from mekrr_scale.figures.style import BLUE as BLUE
+    from mekrr_scale.figures.style import GREY as GREY
+    from mekrr_scale.figures.style import ORANGE as ORANGE
+    from mekrr_scale.figures.style import new_axes as new_axes
+    from mekrr_scale.figures.tables import Shown as Shown
+    from mekrr_scale.figures.tables import TextTable as TextTable
+else:
+    __getattr__, __dir__, __all__ = lazy.attach(
+        __name__,
+        submod_attrs={
+            "tables": ["Shown", "TextTable"],
+            "parity": ["Cloud", "centred", "parity_axes"],
+            "species": ["boxes_by_element", "counts_by_element", "error_bars", "errors_by_element"],
+            "curves": ["TrainingCurve", "band_axes", "choice_axes", "training_axes"],
+            "heat": ["heat_axes"],
+            "style": ["BLUE", "GREY", "ORANGE", "new_axes"],
+        },
+    )

@@ -1,0 +1,132 @@
+"""Landmarks as products with them need them, and the sums of atom kernels that come out of the products."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from mekrr_scale.arrays import Landmarks, SpeciesRun, bounds
+from mekrr_scale.errors import ModelError
+from mekrr_scale.kernels import fused
+from mekrr_scale.kernels.atom import AtomKernel
+from mekrr_scale.kernels.gaussian import Gaussian
+from mekrr_scale.kernels.sums import map_tiles, product, segment_sums
+from mekrr_scale.kernels.transforms import Transform
+
+Columns = tuple[int, int]  # landmark atoms [a, b)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Landmark atoms, transformed, shifted and augmented in one precision."""
+
+    atom: AtomKernel
+    transform: Transform
+    features: Float[Tensor, "atoms dim"]
+    right: Float[Tensor, "augmented atoms"]
+    shift: Float64[Tensor, " dim"]  # one common vector taken off every transformed feature
+    bounds: Mapping[int, Columns]  # columns of each species
+
+    @classmethod
+    def of(cls, atom: AtomKernel, transform: Transform, landmarks: Landmarks, dtype: torch.dtype) -> Prepared:
+        present, counts = landmarks.species.unique_consecutive(return_counts=True)
+        ends = counts.cumsum(0).tolist()
+        edges = {z: (end - n, end) for z, n, end in zip(present.tolist(), counts.tolist(), ends, strict=True)}
+        transformed = torch.cat(
+            [transform.apply(z, landmarks.features[a:b], torch.float64) for z, (a, b) in edges.items()]
+        )
+        shift = transformed.mean(0) if atom.stationary else torch.zeros_like(transformed[0])
+        features = transformed.sub_(shift).to(dtype)
+        return cls(atom, transform, features, atom.right(features).T.contiguous(), shift, edges)
+
+    def shifted(self, z: int, features: Float[Tensor, "atoms dim"]) -> Float[Tensor, "atoms dim"]:
+        """Transformed features less the common shift, taken off in float64.
+
+        Raises:
+            ModelError: features of another length than the landmarks'.
+        """
+        if features.shape[1] != len(self.shift):
+            raise ModelError(f"features have {features.shape[1]} components, the landmarks {len(self.shift)}")
+        place, device = self.transform.place(z), self.shift.device
+        scale, mean = self.transform.scale[place].to(device), self.transform.mean[place].to(device)
+        centred = torch.sub(features.to(device), mean + self.shift * scale)  # in float64
+        return centred.div_(scale).to(self.features.dtype)
+
+    def sums(self, run: SpeciesRun, columns: Columns) -> Float64[Tensor, "structures columns"]:
+        """sum_a k(h_a, z_l) over the atoms of one species."""
+        right = self.right[:, columns[0] : columns[1]]
+        on_gpu = right.device.type == "cuda" and isinstance(self.atom, Gaussian) and fused.available()
+
+        def tile(a: int, b: int, c: int, d: int) -> Tensor:
+            x = self.shifted(run.z, run.features[a:b])
+            t = product(self.atom.left(x), right[:, c:d])
+            return t if on_gpu else self.atom.profile(t)
+
+        summed = fused.gaussian_sums if on_gpu else None
+        return segment_sums(owners(run), len(run.ptr) - 1, right.shape[1], tile, right.device, summed)
+
+    def derivative_sums(
+        self, run: SpeciesRun, direction_ptr: Int64[Tensor, " bounds"], columns: Columns
+    ) -> Float64[Tensor, "directions columns"]:
+        """sum_a <grad k(h_a, z_l), hdot_a> over the atoms of one species."""
+        assert run.tangents is not None
+        tangents = run.tangents.features
+        right = self.right[:, columns[0] : columns[1]]
+        atom, direction = _tangent_places(run, direction_ptr)
+
+        def tile(a: int, b: int, c: int, d: int) -> Tensor:
+            first, last = int(atom[a:b].min()), int(atom[a:b].max()) + 1
+            x = self.shifted(run.z, run.features[first:last])
+            slope = self.atom.slope(self.atom.left(x) @ right[:, c:d])
+            place = (atom[a:b] - first).to(x.device)
+            dx = self.transform.apply_tangent(run.z, tangents[a:b].to(x.device), self.features.dtype)
+            return product(self.atom.left_tangent(x[place], dx), right[:, c:d]).mul_(slope[place])
+
+        return segment_sums(direction, int(direction_ptr[-1]), right.shape[1], tile, right.device)
+
+    def values(
+        self,
+        run: SpeciesRun,
+        columns: Columns,
+        vectors: Float64[Tensor, "channels columns"],
+        weights: Float64[Tensor, "atoms channels"],
+        gradient: bool,
+    ) -> tuple[Float64[Tensor, " atoms"], Float64[Tensor, "atoms dim"] | None]:
+        """sum_c w_ac sum_l v_cl k(h_a, z_l) of each atom, and its derivative by the atom's stored feature."""
+        features = self.shifted(run.z, run.features)
+        right = self.right[:, columns[0] : columns[1]]
+        values = torch.zeros(len(features), dtype=torch.float64)
+        gradients = torch.zeros_like(features) if gradient else None
+        inverse_scale = 1.0 / self.transform.scale[self.transform.place(run.z)]
+
+        def work(a: int, b: int) -> None:
+            x = features[a:b]
+            t = self.atom.left(x) @ right
+            if gradients is not None:
+                by_t = self.atom.slope(t) * (weights[a:b] @ vectors)
+                gradients[a:b] = self.atom.left_pullback(x, by_t @ right.T) * inverse_scale
+            values[a:b] = ((self.atom.profile(t) @ vectors.T) * weights[a:b]).sum(1)
+
+        map_tiles(len(features), work)
+        return values, gradients
+
+
+def owners(run: SpeciesRun) -> Int64[Tensor, " atoms"]:
+    """The structure of each atom of a run."""
+    return torch.repeat_interleave(torch.arange(len(run.ptr) - 1), run.ptr.diff())
+
+
+def _tangent_places(
+    run: SpeciesRun, direction_ptr: Int64[Tensor, " bounds"]
+) -> tuple[Int64[Tensor, " tangent_rows"], Int64[Tensor, " tangent_rows"]]:
+    """The atom of the run and the direction of the batch that each tangent row belongs to."""
+    atoms, directions = run.ptr.diff(), direction_ptr.diff()
+    rows = atoms * directions
+    structure = torch.repeat_interleave(torch.arange(len(rows)), rows)
+    within = torch.arange(int(rows.sum())) - bounds(rows)[:-1][structure]
+    width = atoms[structure].clamp_min(1)
+    return run.ptr[:-1][structure] + within % width, direction_ptr[:-1][structure] + within // width

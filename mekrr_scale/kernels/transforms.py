@@ -1,0 +1,109 @@
+"""Centring and scaling of features, fitted on the training data and saved with the model.
+
+A transform per species makes a different kernel wherever atoms of different species meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from mekrr_scale.arrays import N_ELEMENTS, FeatureBatch
+from mekrr_scale.distributed import ALONE, ExactSum, Group
+from mekrr_scale.errors import ModelError
+from mekrr_scale.kernels.choices import Standardize
+
+
+@dataclass(frozen=True)
+class Transform:
+    """h -> (h - mean_z) / scale_z with vectors for each species z, or one pair for all (z = 0)."""
+
+    species: tuple[int, ...]
+    mean: Float64[Tensor, "species dim"] = field(repr=False)
+    scale: Float64[Tensor, "species dim"] = field(repr=False)
+
+    @classmethod
+    def identity(cls, dim: int) -> Transform:
+        return cls((0,), torch.zeros(1, dim, dtype=torch.float64), torch.ones(1, dim, dtype=torch.float64))
+
+    def knows(self, z: int) -> bool:
+        """Whether the transform can be applied to a species."""
+        return self.species == (0,) or z in self.species
+
+    def place(self, z: int) -> int:
+        """The row of ``mean`` and ``scale`` for a species.
+
+        Raises:
+            ModelError: the species was not in the data that the transform was fitted on.
+        """
+        if self.species == (0,):
+            return 0
+        if not self.knows(z):
+            raise ModelError(
+                f"species {z} is not among those the features were standardised on ({list(self.species)}); "
+                "refit with structures that contain it"
+            )
+        return self.species.index(z)
+
+    def apply(self, z: int, features: Float[Tensor, "atoms dim"], dtype: torch.dtype) -> Float[Tensor, "atoms dim"]:
+        """Transformed features; computed in float64, returned in the given precision."""
+        place = self.place(z)
+        mean, scale = self.mean[place].to(features.device), self.scale[place].to(features.device)
+        return ((features.double() - mean) / scale).to(dtype)
+
+    def apply_tangent(
+        self, z: int, tangents: Float[Tensor, "rows dim"], dtype: torch.dtype
+    ) -> Float[Tensor, "rows dim"]:
+        """The derivative of ``apply`` along tangents."""
+        return tangents.to(dtype) / self.scale[self.place(z)].to(tangents.device, dtype)
+
+
+def fit_transform(
+    batches: Iterable[FeatureBatch], kind: Standardize, group: Group = ALONE, origin: FeatureBatch | None = None
+) -> Transform:
+    """Mean and standard deviation over the atoms of a data set, in one pass.
+
+    Squares are summed about the mean of the first batch, so that little cancels (Chan, Golub,
+    LeVeque 1983). Features that do not vary keep their scale.
+
+    Args:
+        batches: of this rank; the result is the same on all of them.
+        origin: the first batch of all; needed where there are several ranks.
+    """
+    first = next(iter(batches), None) if origin is None else origin
+    if first is None:
+        raise ModelError("there are no atoms to standardise features on; the store is empty")
+    shift = torch.cat([run.features.double() for run in first.runs]).mean(0)
+    dim = len(shift)
+    if kind == "none":
+        return Transform.identity(dim)
+    rows = N_ELEMENTS if kind.endswith("species") else 1
+    counts = torch.zeros(rows, dtype=torch.int64)
+    sums, squares = ExactSum(rows, dim), ExactSum(rows, dim)
+    for batch in batches:
+        total, square = torch.zeros(2, rows, dim, dtype=torch.float64)
+        for run in batch.runs:
+            place = run.z if rows > 1 else 0
+            moved = run.features.double() - shift
+            counts[place] += len(moved)
+            total[place] += moved.sum(0)
+            square[place] += moved.square_().sum(0)
+        sums.add(total)
+        squares.add(square)
+    counts = group.sum(counts)
+    present = (counts > 0).nonzero()[:, 0]
+    if not len(present):
+        raise ModelError("there are no atoms to standardise features on; the store is empty")
+    n = counts[present, None].double()
+    mean, variance = sums.value(group)[present] / n, squares.value(group)[present] / n
+    deviation = (variance - mean.square()).clamp_min(0.0).sqrt()
+    means = mean + shift
+    species = tuple(present.tolist())
+    if kind.startswith("centre"):
+        return Transform(species, means, torch.ones_like(means))
+    flat = deviation < 1e-6 * deviation.amax(1, keepdim=True).clamp_min(1e-300)
+    return Transform(species, means, torch.where(flat, torch.ones_like(deviation), deviation))

@@ -1,0 +1,41 @@
+"""How far apart atoms' features are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mekrr_scale.arrays import FeatureBatch
+from mekrr_scale.distributed import ALONE, Group
+from mekrr_scale.errors import ConfigError
+from mekrr_scale.kernels import Transform
+from mekrr_scale.landmarks.pool import Pool, draw_pool
+
+
+def median_distance(
+    batches: Iterable[FeatureBatch], transform: Transform, seed: int, sample: int = 2000, group: Group = ALONE
+) -> float:
+    """Median distance between pairs of atoms (transformed features), over a random sample of atoms.
+
+    Raises:
+        ConfigError: fewer than two distinct atoms, so that no length scale can be told.
+    """
+    chosen = _sample(draw_pool(batches, sample, seed, group), sample)
+    points = torch.cat([transform.apply(z, f, torch.float64) for z, f in chosen.items()])
+    distances = torch.pdist(points)
+    positive = distances[distances > 0]
+    if len(positive) == 0:
+        raise ConfigError(
+            "all atoms have the same features, so there is no median distance; give length_scale as a number"
+        )
+    return float(positive.median())
+
+
+def _sample(pool: Pool, size: int) -> dict[int, Tensor]:
+    """The candidates with the lowest draws over all species: a sample of atoms as they come."""
+    everything = np.sort(np.concatenate([pool.draws[z] for z in pool.draws]))
+    highest = everything[min(size, len(everything)) - 1]
+    return {z: pool.features[z][torch.from_numpy(pool.draws[z] <= highest)] for z in pool.features}

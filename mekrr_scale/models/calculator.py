@@ -1,0 +1,111 @@
+"""ASE calculator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
+
+from mekrr_scale.backbones import Backbone
+from mekrr_scale.models.model import Model
+from mekrr_scale.models.potential import Potential
+from mekrr_scale.structures import Calculated, Predictor, SkinList
+
+
+class PredictorCalculator(Calculator):  # type: ignore[misc]
+    """Any predictor (a potential, a backbone's own energies, ...) as an ASE calculator."""
+
+    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "energies", "forces", "stress"]
+
+    def __init__(self, predictor: Predictor, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.predictor = predictor
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Compute what is asked for."""
+        super().calculate(atoms, list(properties), list(system_changes))
+        stress = "stress" in properties
+        found = self.predictor.predict(self.atoms, forces=stress or "forces" in properties, stress=stress)
+        self.results = found.results()
+
+
+class MekrrCalculator(Calculator):  # type: ignore[misc]
+    """A fitted model as an ASE calculator.
+
+    Results: energy and free_energy (equal; eV), energies (per atom), forces (eV/angstrom) and,
+    for cells with a volume, stress (eV/angstrom^3, Voigt). Memory does not grow with steps. Calculators
+    can be copied and pickled, for joblib, dask and the like.
+
+    Args:
+        model: a model, or the path of one.
+        backbone: an instance to use instead of loading the model's.
+        dtype: of the backbone; ``"float64"`` is understood too.
+        compile: the backbone, by torch.compile; pays in long runs.
+        prior: a calculator of what the model corrects, where its file cannot bring that along.
+        skin: neighbour lists are kept until an atom has moved by half of it (angstrom).
+        uncertainty: also give ``energy_uncertainty`` (eV, 68 %), ``energies_uncertainty`` (per atom) and
+            ``extrapolation`` (grade of each atom; above 1 is outside of the training data).
+
+    Raises:
+        ModelError: see ``Model.load`` and ``Potential``.
+    """
+
+    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "energies", "forces", "stress"]
+
+    def __init__(
+        self,
+        model: Model | Path | str,
+        backbone: Backbone | None = None,
+        dtype: torch.dtype | str = torch.float32,
+        device: str = "cpu",
+        compile: bool = False,
+        skin: float = 0.5,
+        uncertainty: bool = False,
+        prior: Calculator | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.potential = Potential(
+            model, backbone, dtype, device, compile, None if prior is None else Calculated(prior)
+        )
+        self.neighbours = SkinList(self.potential.backbone.cutoff, skin)
+        self.uncertainty = uncertainty
+        self._stressed = False
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Compute what is asked for; ASE calls this when positions or cell have changed."""
+        super().calculate(atoms, list(properties), list(system_changes))
+        periodic = bool(self.atoms.cell.rank == 3 and self.atoms.pbc.any())
+        self._stressed = self._stressed or "stress" in properties  # asked once, it is given along with forces
+        stress = self._stressed and periodic
+        forces = stress or bool({"forces", "stress"} & set(properties))
+        prediction = self.potential.predict(self.atoms, forces=forces, stress=stress, neighbours=self.neighbours)
+        self.results = prediction.results()
+        if self.uncertainty:
+            found = self.potential.uncertainty(self.atoms)
+            self.results["energy_uncertainty"] = float(found.energy[0])
+            self.results["energies_uncertainty"] = found.energies.numpy()
+            self.results["extrapolation"] = found.grade.numpy()
+
+
+def as_calculator(given: MekrrCalculator | Model | Path | str) -> MekrrCalculator:
+    """A calculator of whatever a caller has: itself, a model, or a model's file.
+
+    Raises:
+        ModelError: see ``Model.load`` and ``Potential``.
+    """
+    return MekrrCalculator(given) if isinstance(given, Model | Path | str) else given

@@ -1,0 +1,309 @@
+"""A fitted model and its file.
+
+The file is a safetensors archive (no code can hide in it) whose header holds one JSON document
+with everything that is not an array, and a checksum of the arrays.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import NotRequired, TypedDict
+
+import safetensors
+import safetensors.torch
+import xxhash
+from jaxtyping import Float64
+from safetensors import SafetensorError
+from torch import Tensor
+
+from mekrr_scale.arrays import FeatureBatch, Landmarks
+from mekrr_scale.errors import MekrrError, ModelError
+from mekrr_scale.kernels import Head, Reduce, SetKernel, SpeciesMixing, Transform, atom_kernel
+from mekrr_scale.models.baselines import Baseline
+from mekrr_scale.models.choices import JSON, Document
+from mekrr_scale.models.posterior import Posterior, PosteriorHeader
+
+FORMAT = "mekrr-scale model"
+SCHEMA = "1.2"  # 1.1: posterior; 1.2: prior
+_KEY = "mekrr_scale"
+UNITS = {"energy": "eV", "length": "angstrom", "forces": "eV/angstrom", "stress": "eV/angstrom^3"}
+
+
+class _Mixing(TypedDict):
+    alpha: float
+    species: list[int]
+    matrix: list[list[float]]
+
+
+class _Kernel(TypedDict):
+    atom: dict[str, JSON]
+    mixing: _Mixing
+    reduce: Reduce
+    transform_species: list[int]
+
+
+class _Baseline(TypedDict):
+    species: list[int]
+    prior: bool
+    fitted: bool
+
+
+class _Header(TypedDict):
+    """The JSON document in a model's file."""
+
+    format: str
+    schema: str
+    kernel: _Kernel
+    landmark_sets: int
+    baseline: _Baseline
+    backbone: dict[str, JSON]
+    spec: dict[str, JSON]
+    validation: dict[str, JSON]
+    provenance: dict[str, JSON]
+    posterior: NotRequired[PosteriorHeader | None]  # since 1.1
+    prior: NotRequired[dict[str, JSON]]  # since 1.2
+    checksum: str
+
+
+@dataclass(frozen=True, repr=False)
+class Model:
+    """An expansion over landmarks: E(x) = baseline(x) + K(x, Z) c, times n for ``mean``."""
+
+    kernel: SetKernel
+    landmarks: Landmarks
+    coefficients: Float64[Tensor, " columns"]
+    baseline: Baseline
+    backbone: Document  # identity of what made the features
+    spec: Document  # how to load it again
+    validation: Document = field(default_factory=dict)
+    provenance: Document = field(default_factory=dict)
+    posterior: Posterior | None = None  # what its uncertainty comes from
+    prior: Document = field(default_factory=dict)  # what the baseline's prior is; empty: the backbone's own
+
+    def __post_init__(self) -> None:
+        Head(self.kernel, self.landmarks, self.coefficients)  # refuses what does not belong together
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in vars(self).items() if name != "head"}  # which is made again
+
+    @cached_property
+    def head(self) -> Head:
+        """The kernel's part."""
+        return Head(self.kernel, self.landmarks, self.coefficients)
+
+    def __repr__(self) -> str:
+        from ase.data import chemical_symbols
+
+        known = " ".join(chemical_symbols[z] for z in self.species)
+        errors = {name: value for name, value in self.validation.items() if name.endswith(("mae", "rmse"))}
+        shown = ", ".join(f"{name} {1e3 * value:.3g} meV" for name, value in errors.items() if isinstance(value, float))
+        lines = [
+            f"Model of {known}: {self.landmarks.n_sets} landmarks, {self.kernel.atom!r}, reduce {self.kernel.reduce}",
+            f"  features of {self.backbone.get('name')} {self.backbone.get('version')}, {self.backbone.get('layer')}",
+            f"  cross-validated: {shown or 'not'}; uncertainty: {'yes' if self.posterior else 'no'}",
+        ]
+        return "\n".join(lines)
+
+    @property
+    def species(self) -> tuple[int, ...]:
+        """Atomic numbers that the model was fitted on."""
+        return self.baseline.species
+
+    def check_species(self, numbers: Sequence[int]) -> None:
+        """Refuse elements without training data.
+
+        Raises:
+            ModelError: names them.
+        """
+        from ase.data import chemical_symbols
+
+        absent = sorted({int(z) for z in numbers} - set(self.species))
+        if absent:
+            known = " ".join(chemical_symbols[z] for z in self.species)
+            named = ", ".join(f"{z} ({chemical_symbols[z]})" for z in absent)
+            raise ModelError(f"species {named} is not among the model's species {known}; refit with data that has it")
+
+    def energies(self, batch: FeatureBatch) -> Float64[Tensor, " structures"]:
+        """Total energies (eV) of structures whose features are known."""
+        self.check_species([run.z for run in batch.runs if len(run.features)])
+        return self.baseline.predict(batch) + self.head.energies(batch)
+
+    def require_backbone(self, identity: Mapping[str, object], what: str) -> None:
+        """Refuse features that another backbone made.
+
+        Raises:
+            ModelError: names what differs.
+        """
+        keys = sorted(set(self.backbone) | set(identity))
+        differing = [
+            f"{key} {identity.get(key)!r} instead of {self.backbone.get(key)!r}"
+            for key in keys
+            if _plain(identity.get(key)) != _plain(self.backbone.get(key))
+        ]
+        if differing:
+            raise ModelError(
+                f"{what} was made with another backbone than the model's: {'; '.join(differing)}. Extract the "
+                "features again with the model's backbone"
+            )
+
+    def require_prior(self, prior: Document, what: str) -> None:
+        """Refuse energies of another prior than the model's.
+
+        Raises:
+            ModelError: says which was expected.
+        """
+        if not self.baseline.prior:
+            return
+        mine, theirs = (_plain({k: v for k, v in given.items() if k != "where"}) for given in (self.prior, prior))
+        if mine != theirs:
+            raise ModelError(
+                f"{what} holds the energies of another prior ({theirs or 'the backbone itself'}) than the one that the "
+                f"model corrects ({mine or 'the backbone itself'}); extract it again with that --prior"
+            )
+
+    def save(self, path: Path | str) -> None:
+        """Write the model file atomically.
+
+        Raises:
+            ModelError: the file cannot be written.
+        """
+        tensors = {
+            "landmarks.features": self.landmarks.features.contiguous(),
+            "landmarks.species": self.landmarks.species.contiguous(),
+            "landmarks.owner": self.landmarks.owner.contiguous(),
+            "coefficients": self.coefficients.contiguous(),
+            "baseline.energies": self.baseline.energies.contiguous(),
+            "transform.mean": self.kernel.transform.mean.contiguous(),
+            "transform.scale": self.kernel.transform.scale.contiguous(),
+        }
+        if self.posterior is not None:
+            tensors["posterior.factor"] = self.posterior.factor.contiguous()
+        header = {
+            "format": FORMAT,
+            "schema": SCHEMA,
+            "units": UNITS,
+            "kernel": {
+                "atom": self.kernel.atom.to_dict(),
+                "mixing": asdict(self.kernel.mixing),
+                "reduce": self.kernel.reduce,
+                "transform_species": list(self.kernel.transform.species),
+            },
+            "landmark_sets": self.landmarks.n_sets,
+            "baseline": {
+                "species": list(self.baseline.species),
+                "prior": self.baseline.prior,
+                "fitted": self.baseline.fitted,
+            },
+            "backbone": dict(self.backbone),
+            "spec": dict(self.spec),
+            "prior": dict(self.prior),
+            "validation": dict(self.validation),
+            "provenance": dict(self.provenance),
+            "posterior": None if self.posterior is None else self.posterior.header(),
+            "checksum": _checksum(tensors),
+        }
+        path = Path(path)
+        temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
+        try:
+            safetensors.torch.save_file(tensors, temporary, metadata={_KEY: json.dumps(header)})
+            with temporary.open("rb+") as stream:
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"cannot write the model {path}: {error}; choose a folder you may write to") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Model:
+        """Read a model file.
+
+        Raises:
+            ModelError: missing, damaged, not a model, or of a newer schema.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise ModelError(f"there is no model file {path}; fit one with `mekrr-scale fit`")
+        try:
+            with safetensors.safe_open(path, framework="pt") as archive:
+                metadata = archive.metadata() or {}
+                tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError, OverflowError, UnicodeError) as error:
+            raise ModelError(f"{path} is not a model file, or damaged ({error}); fit the model again") from error
+        if _KEY not in metadata:
+            raise ModelError(f"{path} is a safetensors file but not a mekrr-scale model")
+        try:
+            return cls._of(json.loads(metadata[_KEY]), tensors, path)
+        except (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+            if isinstance(error, MekrrError):
+                raise
+            raise ModelError(f"the header of {path} is damaged ({error!r}); fit the model again") from error
+
+    @classmethod
+    def _of(cls, header: _Header, tensors: Mapping[str, Tensor], path: Path) -> Model:
+        if header["format"] != FORMAT or str(header["schema"]).split(".")[0] != SCHEMA.split(".", maxsplit=1)[0]:
+            raise ModelError(
+                f"{path} is of {header['format']!r} {header['schema']}; this version reads {FORMAT!r} {SCHEMA}"
+            )
+        if _checksum(tensors) != header["checksum"]:
+            raise ModelError(f"{path} is damaged (its checksum does not fit); copy it again or refit")
+        baseline, posterior = header["baseline"], header.get("posterior")
+        return cls(
+            kernel=_kernel(header["kernel"], tensors),
+            landmarks=Landmarks(
+                tensors["landmarks.features"],
+                tensors["landmarks.species"],
+                tensors["landmarks.owner"],
+                int(header["landmark_sets"]),
+            ),
+            coefficients=tensors["coefficients"],
+            baseline=Baseline(
+                tuple(baseline["species"]), tensors["baseline.energies"], baseline["prior"], baseline["fitted"]
+            ),
+            backbone=header["backbone"],
+            spec=header["spec"],
+            validation=header["validation"],
+            provenance=header["provenance"],
+            posterior=None if posterior is None else Posterior.of(posterior, tensors["posterior.factor"]),
+            prior=header.get("prior", {}),
+        )
+
+
+def _kernel(header: _Kernel, tensors: Mapping[str, Tensor]) -> SetKernel:
+    mixing = header["mixing"]
+    atom = {key: tuple(v) if isinstance(v, list) else v for key, v in header["atom"].items() if key != "name"}
+    return SetKernel(
+        atom=atom_kernel(str(header["atom"]["name"]), **atom),
+        mixing=SpeciesMixing(mixing["alpha"], tuple(mixing["species"]), tuple(map(tuple, mixing["matrix"]))),
+        reduce=header["reduce"],
+        transform=Transform(tuple(header["transform_species"]), tensors["transform.mean"], tensors["transform.scale"]),
+    )
+
+
+def _plain(value: object) -> object:
+    """As JSON holds it."""
+    return json.loads(json.dumps(value))
+
+
+def load_model(path: Path | str) -> Model:
+    """Read a model file.
+
+    Raises:
+        ModelError: missing, damaged, not a model, or of a newer schema.
+    """
+    return Model.load(path)
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    digest = xxhash.xxh3_128()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()

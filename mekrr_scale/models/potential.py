@@ -1,0 +1,295 @@
+"""A model together with its backbone: what it predicts of structures, and how sure it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from ase import Atoms
+from jaxtyping import Float64
+from torch import Tensor
+
+from mekrr_scale.arrays import FeatureBatch
+from mekrr_scale.backbones import (
+    Backbone,
+    BackboneEnergies,
+    BackboneOutput,
+    BackboneSpec,
+    Directions,
+    load_backbone,
+    tangents,
+)
+from mekrr_scale.errors import ConfigError, ModelError, suggestion
+from mekrr_scale.files import file_hash
+from mekrr_scale.models.model import Model
+from mekrr_scale.models.posterior import Posterior, Variances
+from mekrr_scale.models.priors import PriorSpec
+from mekrr_scale.structures import Entering, Entry, Graph, LabelKeys, Labelled, Prediction, Predictor, SkinList
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """Calibrated half-widths of the intervals that hold 68 % of the errors; 95 % by the ratio.
+
+    Atoms' energies have no labels to be calibrated on: they take the factor of the energies.
+    """
+
+    energy: Float64[Tensor, " structures"]  # eV
+    energies: Float64[Tensor, " atoms"]  # eV, of each environment's part
+    grade: Float64[Tensor, " atoms"]  # above 1: the environment is outside of the training data
+    forces: Float64[Tensor, "atoms 3"] | None  # eV/angstrom
+    energy_ratio_95: float  # what to multiply ``energy`` with for 95 %
+    force_ratio_95: float | None
+
+
+class Potential:
+    """A model together with its backbone: energies, forces and stress of structures.
+
+    It can be copied and pickled; a copy predicts the same. What is made once (prepared landmarks, a
+    compiled backbone) is left out and made again.
+
+    Args:
+        model: a model, or the path of one.
+        backbone: an instance to use instead of loading the model's; must be the same one.
+        prior: what the model corrects, instead of loading what its file names; e.g. a calculator of a
+            lower level of theory (``Calculated``).
+        dtype: of the backbone; ``"float64"`` is understood too.
+        compile: compile the backbone (torch.compile): a minute at the first call, then 1.6 times the
+            speed with SevenNet and CHGNet on a CPU; needs a C++ compiler.
+
+    Raises:
+        ModelError: the backbone's identity is not the model's.
+    """
+
+    def __init__(
+        self,
+        model: Model | Path | str,
+        backbone: Backbone | None = None,
+        dtype: torch.dtype | str = torch.float32,
+        device: str = "cpu",
+        compile: bool = False,
+        prior: Predictor | None = None,
+    ) -> None:
+        self.model = model if isinstance(model, Model) else Model.load(model)
+        precision = _precision(dtype)
+        self._compile = compile
+        self._prior = self._prior_of(self.model, prior, precision, device)
+        self._own_prior = self.model.baseline.prior and not self.model.prior
+        backbone = self._backbone_of(self.model) if backbone is None else backbone
+        self.backbone = backbone.to(device, precision)
+        self.model.require_backbone(self.backbone.identity().to_dict(), "the backbone given")
+        self._references = torch.zeros(119, dtype=torch.float64)
+        self._references[list(self.model.baseline.species)] = self.model.baseline.energies
+
+    @staticmethod
+    def _prior_of(model: Model, given: Predictor | None, dtype: torch.dtype, device: str) -> Predictor | None:
+        if not (model.baseline.prior and model.prior):
+            return None
+        return given or load_prior(PriorSpec.from_dict(model.prior), dtype, device)
+
+    @staticmethod
+    def _backbone_of(model: Model) -> Backbone:
+        if not model.spec:
+            raise ModelError(
+                f"the model was fitted on features of the user's own ({model.backbone.get('name')!r}); give the "
+                "backbone that makes them, or predict from a store of features"
+            )
+        options: Any = model.spec
+        return load_backbone(BackboneSpec(**options))
+
+    def __repr__(self) -> str:
+        return f"Potential on {self.backbone!r}:\n{self.model!r}"
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in vars(self).items() if name not in ("_forward", "_variances")}
+
+    @cached_property
+    def _forward(self) -> Callable[..., BackboneOutput]:
+        forward = self.backbone.forward
+        return torch.compile(forward, dynamic=True) if self._compile else forward
+
+    def predict(
+        self,
+        atoms: Atoms | Sequence[Atoms],
+        forces: bool = True,
+        stress: bool = False,
+        neighbours: SkinList | None = None,
+    ) -> Prediction:
+        """Energies and, if asked for, forces and stress, by one backward sweep.
+
+        A prior mean that is not the backbone's own adds its own sweep.
+
+        Args:
+            neighbours: of a single structure that moves little from call to call.
+
+        Raises:
+            ModelError: a species that the model was not fitted on.
+            BackboneError: a structure that the backbone cannot take.
+        """
+        found = self._corrections(atoms, forces, stress, neighbours)
+        if self._prior is None:
+            return found
+        prior = self._prior.predict(atoms, forces, stress)
+        return Prediction(
+            found.energy + prior.energy,
+            found.energies + prior.energies,
+            None if found.forces is None or prior.forces is None else found.forces + prior.forces,
+            None if found.stress is None or prior.stress is None else found.stress + prior.stress,
+        )
+
+    def _corrections(
+        self, atoms: Atoms | Sequence[Atoms], forces: bool, stress: bool, neighbours: SkinList | None
+    ) -> Prediction:
+        """What the kernel, the references and the backbone's own energies give."""
+        if neighbours is not None and isinstance(atoms, Atoms):
+            graph = self.backbone.prepare(neighbours.graph(atoms)).to(self.backbone.device, self.backbone.dtype)
+        else:
+            graph = self.backbone.graph([atoms] if isinstance(atoms, Atoms) else list(atoms))
+        self.model.check_species(graph.numbers.unique().tolist())
+        positions = graph.positions.detach().clone().requires_grad_(forces or stress)
+        strain = positions.new_zeros(graph.n_structures, 3, 3).requires_grad_(stress)
+        with torch.set_grad_enabled(forces or stress):
+            output = self._forward(graph, positions, strain if stress else None, energies=self._own_prior)
+        values, gradient = self.model.head.atoms(
+            output.features.detach().cpu(), graph.numbers.cpu(), graph.owner.cpu(), graph.n_structures, forces or stress
+        )
+        energies = values + self._references[graph.numbers.cpu()]
+        if self._own_prior and output.energies is not None:
+            energies = energies + output.energies.detach().cpu().double()
+        energy = torch.zeros(graph.n_structures, dtype=torch.float64).index_add(0, graph.owner.cpu(), energies)
+        if gradient is None:
+            return Prediction(energy, energies, None, None)
+        outputs, seeds = [output.features], [gradient.to(output.features)]
+        if self._own_prior and output.energies is not None:
+            outputs.append(output.energies)
+            seeds.append(torch.ones_like(output.energies))
+        inputs = [positions, strain] if stress else [positions]
+        if not output.features.requires_grad:  # isolated atoms: nothing depends on positions
+            slopes = [torch.zeros_like(i) for i in inputs]
+        else:
+            slopes = list(torch.autograd.grad(outputs, inputs, seeds, allow_unused=True, materialize_grads=True))
+        found = -slopes[0].cpu().double() if forces else None
+        if not stress:
+            return Prediction(energy, energies, found, None)
+        virial = slopes[1].cpu().double()
+        volume = torch.linalg.det(graph.cell.cpu().double()).abs()[:, None, None]
+        return Prediction(energy, energies, found, (virial + virial.transpose(1, 2)) / (2 * volume))
+
+    def uncertainty(self, atoms: Atoms | Sequence[Atoms], forces: bool = False) -> Uncertainty:
+        """How far predictions may be off, by the model's calibrated posterior.
+
+        Energies need the features alone. Forces need their derivatives in all 3n directions: about
+        n times the cost of predicting the forces themselves.
+
+        Raises:
+            ModelError: the model keeps no posterior, or none for forces.
+        """
+        posterior = self._posterior
+        if forces and posterior.force is None:
+            raise ModelError("the model was fitted without forces, so that it cannot tell how sure they are")
+        structures = [atoms] if isinstance(atoms, Atoms) else list(atoms)
+        features, graph = self._features(structures)
+        numbers, n_atoms = graph.numbers.cpu(), graph.n_atoms.cpu()
+        batch = FeatureBatch.unlabelled(features, numbers, n_atoms)
+        size = self.model.kernel.energy_scale(n_atoms)
+        factor = posterior.energy.within_68
+        local = self._variances.atoms(features, numbers)
+        deviations = None
+        if forces and posterior.force is not None:
+            parts = [self._force_variance(structure) for structure in structures]
+            deviations = posterior.force.within_68 * torch.cat(parts).sqrt()
+        return Uncertainty(
+            energy=factor * self._variances.structures(batch).sqrt() * size,
+            energies=factor * local.sqrt(),
+            grade=self._variances.grades(local, numbers),
+            forces=deviations,
+            energy_ratio_95=posterior.energy.within_95 / factor,
+            force_ratio_95=None if posterior.force is None else posterior.force.within_95 / posterior.force.within_68,
+        )
+
+    def batch(self, atoms: Atoms | Sequence[Atoms]) -> FeatureBatch:
+        """Features of structures as the kernels take them, without labels.
+
+        Raises:
+            ModelError: a species that the model was not fitted on.
+        """
+        features, graph = self._features([atoms] if isinstance(atoms, Atoms) else list(atoms))
+        return FeatureBatch.unlabelled(features, graph.numbers.cpu(), graph.n_atoms.cpu())
+
+    def _features(self, structures: Sequence[Atoms]) -> tuple[Float64[Tensor, "atoms dim"], Graph]:
+        graph = self.backbone.graph(structures)
+        self.model.check_species(graph.numbers.unique().tolist())
+        with torch.no_grad():
+            return self.backbone.forward(graph, graph.positions, energies=False).features.cpu().double(), graph
+
+    @property
+    def _posterior(self) -> Posterior:
+        if self.model.posterior is None:
+            raise ModelError(
+                "the model keeps no posterior to tell its uncertainty from; fit it with uncertainty = true"
+            )
+        return self.model.posterior
+
+    @cached_property
+    def _variances(self) -> Variances:
+        return Variances(self.model.kernel, self.model.landmarks, self._posterior)
+
+    def _force_variance(self, atoms: Atoms) -> Float64[Tensor, "atoms 3"]:
+        """Raw variances of all force components of one structure."""
+        n = len(atoms)
+        features, graph = self._features([atoms])
+        moves = torch.eye(3 * n, dtype=graph.positions.dtype).reshape(3 * n, n, 3)
+        pushed = (
+            tangents(self.backbone, graph, Directions.of_displacements(moves), energies=False).features.cpu().double()
+        )
+        batch = FeatureBatch.unlabelled(features, graph.numbers.cpu(), graph.n_atoms.cpu(), pushed)
+        scale = float(self.model.kernel.energy_scale(batch.n_atoms)) ** 2
+        return scale * self._variances.directions(batch).reshape(n, 3)
+
+
+def load_prior(spec: PriorSpec, dtype: torch.dtype | str = torch.float32, device: str = "cpu") -> Predictor:
+    """What gives the energies of a prior.
+
+    Raises:
+        ModelError: its file is missing or another one than the model was fitted with.
+        BackboneError: its backbone cannot be loaded.
+    """
+    inner: Predictor
+    if spec.kind == "labels":
+        return Labelled(spec.keys or LabelKeys())
+    if spec.kind == "backbone":
+        backbone = load_backbone(spec.backbone or BackboneSpec()).to(device, _precision(dtype))
+        if spec.hash and backbone.identity().weight_hash != spec.hash:
+            raise ModelError(f"the prior's backbone {backbone.name} has other weights than when the features were made")
+        inner = BackboneEnergies(backbone)
+    else:
+        path = Path(str(spec.path))
+        if not path.is_file():
+            raise ModelError(f"the model corrects the model {path}, which is not there; put it back, or refit")
+        if file_hash(path, "sha256") != spec.hash:
+            raise ModelError(f"the prior {path} is another file than when the features were made; extract again")
+        inner = Potential(Model.load(path), dtype=dtype, device=device)
+    return inner if spec.entry == Entry() else Entering(inner, spec.entry)
+
+
+def _precision(dtype: torch.dtype | str) -> torch.dtype:
+    """The precision of weights, given as torch's or by its name."""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    names = {"float32": torch.float32, "float64": torch.float64}
+    if dtype not in names:
+        raise ConfigError(f"dtype {dtype!r}: there is no such precision. {suggestion(dtype, names)}")
+    return names[dtype]
+
+
+def as_potential(model: Potential | Model | Path | str, device: str = "cpu") -> Potential:
+    """A potential of whatever a caller has: itself, a model, or a model's file.
+
+    Raises:
+        ModelError: see ``Model.load`` and ``Potential``.
+    """
+    return model if isinstance(model, Potential) else Potential(model, device=device)

@@ -1,0 +1,196 @@
+"""Labels beside predictions, and the errors between them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from ase.data import chemical_symbols
+from jaxtyping import Float64
+from numpy import ndarray
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+
+from mekrr_scale.distributed import Group
+from mekrr_scale.figures import BLUE, GREY, Cloud, Shown, TextTable, centred, new_axes, parity_axes
+from mekrr_scale.regression import UNITS, Errors
+
+SCHEMA = "mekrr-scale evaluation 1.0"  # of the JSON: keys may be added to it, not taken away
+
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True, repr=False)
+class Evaluation(Shown):
+    """Labels beside predictions. Structures that could not be used are in ``rejected``."""
+
+    n_atoms: NDArray[np.int64]
+    energy: Float64[ndarray, " structures"]  # eV, labels
+    energy_predicted: Float64[ndarray, " structures"]
+    baseline: Float64[ndarray, " structures"]  # eV, sums of the species' reference energies
+    forces: Float64[ndarray, "moved 3"]  # eV/angstrom, labels; empty without
+    forces_predicted: Float64[ndarray, "moved 3"]
+    species: NDArray[np.int64]  # atomic number of each row of ``forces``
+    stress: Float64[ndarray, "stressed 6"]  # eV/angstrom^3, labels; empty without
+    stress_predicted: Float64[ndarray, "stressed 6"]
+    rejected: Sequence[str] = field(default_factory=list)
+    energy_uncertainty: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))  # eV, 68 %; empty: unknown
+    energy_ratio_95: float = float("nan")  # what to multiply it with for 95 %
+    # number, sums of absolute values and of squares of all errors in energy (eV/atom), where not all are listed here
+    totals: tuple[float, float, float] | None = None
+    counts: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 0), np.int64))  # [structures, species]
+
+    def gathered(self, group: Group) -> Evaluation:
+        """That of all ranks' structures, one rank's after the other's."""
+        if group.size == 1:
+            return self
+        arrays = {name: value for name, value in vars(self).items() if isinstance(value, ndarray)}
+        joined = {name: group.joined(torch.from_numpy(value)).numpy() for name, value in arrays.items()}
+        ratios = [r for r in group.gather_json(self.energy_ratio_95) if not math.isnan(r)]
+        return replace(self, **cast(Any, joined), energy_ratio_95=ratios[0] if ratios else math.nan)
+
+    def coverage(self) -> dict[str, float]:
+        """Parts of the energies within their 68 % and 95 % intervals, and how well these rank the errors."""
+        if not len(self.energy_uncertainty):
+            return {}
+        error = np.abs(self.energy_predicted - self.energy)
+        rank = float(spearmanr(error / self.n_atoms, self.energy_uncertainty / self.n_atoms).statistic)
+        return {
+            "within_68": float((error <= self.energy_uncertainty).mean()),
+            "within_95": float((error <= self.energy_ratio_95 * self.energy_uncertainty).mean()),
+            "rank_correlation": rank if len(error) > 2 else float("nan"),
+        }
+
+    def errors(self) -> dict[str, Errors]:
+        """Of ``energy`` (eV/atom), ``force`` (eV/angstrom) and ``stress`` (eV/angstrom^3), where there are labels."""
+        if self.totals is not None:
+            return {"energy": Errors.of_sums(*self.totals)}
+        found = {name: Errors.of(difference) for name, difference in self._differences().items()}
+        return {name: errors for name, errors in found.items() if errors.count}
+
+    def metrics(self) -> dict[str, float]:
+        """MAE and RMSE: energy in meV/atom, forces in meV/angstrom, stress in meV/angstrom^3."""
+        if self.totals is not None:
+            shown = {"energy": Errors.of_sums(*self.totals, UNITS["energy"].factor)}
+            structures = self.totals[0]
+        else:
+            shown = {name: errors.scaled(UNITS[name].factor) for name, errors in self.errors().items()}
+            structures = float(len(self.energy))
+        found = {"structures": structures}
+        for name, errors in shown.items():
+            found |= {f"{name}_mae": errors.mae, f"{name}_rmse": errors.rmse}
+        return found
+
+    def _differences(self) -> dict[str, ndarray]:
+        """Predictions less labels."""
+        return {
+            "energy": (self.energy_predicted - self.energy) / self.n_atoms,
+            "force": self.forces_predicted - self.forces,
+            "stress": self.stress_predicted - self.stress,
+        }
+
+    def force_errors_by_species(self) -> dict[str, tuple[int, float, float]]:
+        """Atoms, MAE and RMSE of the force components (meV/angstrom) for each element."""
+        rows = {}
+        for z in np.unique(self.species).tolist():
+            # in meV before the mean is taken: the last bits of the JSON that version 0.1.0 wrote
+            difference = UNITS["force"].factor * (self.forces_predicted - self.forces)[self.species == z]
+            errors = Errors.of(difference)
+            rows[chemical_symbols[z]] = (len(difference), errors.mae, errors.rmse)
+        return rows
+
+    def headline(self) -> str:
+        left_out = f", {len(self.rejected)} left out" if self.rejected else ""
+        return f"Evaluation of {self.metrics()['structures']:.0f} structures{left_out}"
+
+    def tables(self) -> list[TextTable]:
+        """Errors by quantity, and those of forces by element."""
+        metrics = self.metrics()
+        rows = [
+            (name, f"{metrics[f'{name}_mae']:.4g}", f"{metrics[f'{name}_rmse']:.4g}", UNITS[name].text)
+            for name in self._differences()
+            if f"{name}_mae" in metrics
+        ]
+        found = [TextTable("", ("", "MAE", "RMSE", "unit"), tuple(rows), left=(0, 3))]
+        return [*found, self.species_table()] if len(self.forces) else found
+
+    def species_table(self) -> TextTable:
+        """Force errors by element."""
+        return TextTable(
+            f"Forces by element ({UNITS['force'].text})",
+            ("element", "atoms", "MAE", "RMSE"),
+            tuple(
+                (symbol, str(count), f"{mae:.1f}", f"{rmse:.1f}")
+                for symbol, (count, mae, rmse) in self.force_errors_by_species().items()
+            ),
+        )
+
+    def plot(
+        self,
+        axes: Axes | Sequence[Axes] | None = None,
+        folds: tuple[Float64[ndarray, " n"], Float64[ndarray, " n"]] | None = None,
+    ) -> list[Axes]:
+        """Predicted against reference: energies less the baseline and, where there are labels, force components.
+
+        Args:
+            axes: to draw on, one for energies or two; default: those of a new figure.
+            folds: reference and out-of-fold prediction, eV/atom less the baseline, drawn behind.
+        """
+        with_forces = len(self.forces) > 0
+        if axes is None:
+            found = new_axes(9, 4.4, 2) if with_forces else new_axes(4.6, 4.4)
+        else:
+            found = list(axes) if isinstance(axes, Sequence | ndarray) else [axes]
+        reference, predicted = (
+            (energies - self.baseline) / self.n_atoms for energies in (self.energy, self.energy_predicted)
+        )
+        clouds = [] if folds is None else [fold_cloud(*folds)]
+        unit = UNITS["energy"]
+        clouds.append(measured("evaluated", unit.factor * reference, unit.factor * predicted))
+        parity_axes(centred(clouds), f"energy less baseline ({unit.symbol})", found[0])
+        if with_forces and len(found) > 1:
+            cloud = measured("evaluated", self.forces.ravel(), self.forces_predicted.ravel())
+            parity_axes([cloud], "force components (eV/Å)", found[1])
+        return found
+
+    def to_dict(self) -> dict[str, object]:
+        """What ``evaluate --json`` writes; docs/cli.md describes it."""
+        return {
+            "schema": SCHEMA,
+            "metrics": self.metrics(),
+            "uncertainty": {name: None if math.isnan(value) else value for name, value in self.coverage().items()},
+            "forces_by_species": {
+                symbol: {"atoms": n, "mae": mae, "rmse": rmse}
+                for symbol, (n, mae, rmse) in self.force_errors_by_species().items()
+            },
+            "units": {name: UNITS[name].text for name in self._differences()},
+            "rejected": list(self.rejected),
+        }
+
+
+def measured(
+    name: str, reference: Float64[ndarray, " n"], predicted: Float64[ndarray, " n"], colour: str = BLUE
+) -> Cloud:
+    """A cloud whose label tells its errors."""
+    errors = Errors.of(predicted - reference)
+    return Cloud(reference, predicted, f"{name}: MAE {errors.mae:.3g}, RMSE {errors.rmse:.3g}", colour)
+
+
+def fold_cloud(reference: Float64[ndarray, " n"], predicted: Float64[ndarray, " n"]) -> Cloud:
+    """Energies per atom (eV) of a cross-validation, as they are shown."""
+    factor = UNITS["energy"].factor
+    return measured("cross-validation", factor * reference, factor * predicted, GREY)
+
+
+def parity_of_folds(
+    folds: tuple[Float64[ndarray, " n"], Float64[ndarray, " n"]] | None, axes: Axes | None = None
+) -> Axes:
+    """Out-of-fold predictions against references, energies per atom less the baseline (eV)."""
+    clouds = [] if folds is None else [fold_cloud(*folds)]
+    return parity_axes(centred(clouds), f"energy less baseline ({UNITS['energy'].symbol})", axes)

@@ -1,0 +1,176 @@
+"""Errors of a model on structures with labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.stress import full_3x3_to_voigt_6_stress
+from numpy import ndarray
+
+from mekrr_scale.distributed import ALONE, Group
+from mekrr_scale.errors import MekrrError, StructureError
+from mekrr_scale.models import Model, Potential, Uncertainty, as_potential, load_model
+from mekrr_scale.pipeline.evaluation.prediction import count_of, in_batches
+from mekrr_scale.pipeline.evaluation.report import Evaluation
+from mekrr_scale.pipeline.evaluation.stores import evaluate_store
+from mekrr_scale.progress import Progress, Silent, shown_progress
+from mekrr_scale.store import FeatureStore
+from mekrr_scale.structures import Frames, LabelKeys, Labels, Prediction, check_structure, read_labels, structures_from
+
+
+def evaluate(
+    model: Potential | Model | Path | str,
+    structures: Frames | FeatureStore,
+    keys: LabelKeys | None = None,
+    forces: bool = True,
+    progress: Progress | None = None,
+    uncertainty: bool = False,
+    group: Group = ALONE,
+    format: str | None = None,
+) -> Evaluation:
+    """Predict labelled structures and compare; with ``uncertainty``, intervals too.
+
+    Args:
+        model: a potential, a model, or a model's file.
+        structures: with labels: files, or in memory; or a feature store (or its folder), whose energies are
+            compared alone.
+        keys: where the labels are.
+        progress: what shows how far it is; by default a bar in terminals and notebooks.
+        group: ranks that share the work; all get the result.
+        format: ASE's name of the files' format, where their names do not tell.
+
+    Raises:
+        ModelError: see ``Potential``, and ``evaluate_store``.
+        StructureError: no structure could be used.
+    """
+    if isinstance(structures, FeatureStore) or (isinstance(structures, Path | str) and Path(structures).is_dir()):
+        return evaluate_store(_model(model), structures, progress, uncertainty, group)
+    potential = as_potential(model)
+    with shown_progress(progress or (Silent() if group.rank else None)) as shown:
+        if progress is None:
+            shown.stage("evaluate", count_of(structures, format))
+        return _evaluated(potential, structures_from(structures, format), keys, forces, shown, uncertainty, group)
+
+
+def _model(given: Potential | Model | Path | str) -> Model:
+    """Without its backbone, which features that are known already do not need."""
+    if isinstance(given, Potential):
+        return given.model
+    return given if isinstance(given, Model) else load_model(given)
+
+
+def _evaluated(
+    potential: Potential,
+    structures: Iterable[Atoms],
+    keys: LabelKeys | None,
+    forces: bool,
+    progress: Progress,
+    uncertainty: bool,
+    group: Group,
+) -> Evaluation:
+    keys = keys or LabelKeys()
+    rows = _Rows(potential.model)
+    listed = in_batches(_labelled(structures, keys, rows, progress if group.rank == 0 else Silent()))
+    for batch in islice(listed, group.rank, None, group.size):
+        atoms = [item for item, _ in batch]
+        with_forces = forces and any(labels.forces is not None for _, labels in batch)
+        with_stress = all(labels.stress is not None and a.cell.rank == 3 for a, labels in batch)
+        found = potential.predict(atoms, forces=with_forces, stress=with_stress)
+        rows.add(batch, found, potential.uncertainty(atoms) if uncertainty else None)
+        progress.advance(len(batch))
+    if not int(group.sum(torch.tensor(len(rows.n_atoms)))):
+        reason = rows.rejected[0] if rows.rejected else "the file is empty"
+        raise StructureError(f"no structure could be evaluated: {reason}")
+    return rows.evaluation().gathered(group)
+
+
+@dataclass
+class _Rows:
+    """Labels and predictions so far, a row for each structure, atom or stress."""
+
+    model: Model
+    n_atoms: list[int] = field(default_factory=list)
+    energy: list[float | None] = field(default_factory=list)  # eV
+    predicted: list[float] = field(default_factory=list)
+    baseline: list[float] = field(default_factory=list)
+    counts: list[list[int]] = field(default_factory=list)
+    forces: list[ndarray] = field(default_factory=list)  # eV/angstrom, one array for each structure
+    forces_predicted: list[ndarray] = field(default_factory=list)
+    species: list[ndarray] = field(default_factory=list)
+    stress: list[ndarray] = field(default_factory=list)  # eV/angstrom^3, Voigt
+    stress_predicted: list[ndarray] = field(default_factory=list)
+    uncertainty: list[ndarray] = field(default_factory=list)  # eV, one array for each batch
+    ratio: float = math.nan
+    rejected: list[str] = field(default_factory=list)
+
+    def add(self, batch: Sequence[tuple[Atoms, Labels]], found: Prediction, sure: Uncertainty | None) -> None:
+        """The rows of a batch."""
+        if sure is not None:
+            self.uncertainty.append(sure.energy.numpy())
+            self.ratio = sure.energy_ratio_95
+        start = 0
+        for i, (atoms, labels) in enumerate(batch):
+            part = slice(start, start + len(atoms))
+            start += len(atoms)
+            self._add_energy(atoms, labels, float(found.energy[i]))
+            if labels.forces is not None and found.forces is not None:
+                self.forces.append(labels.forces)
+                self.forces_predicted.append(found.forces[part].numpy())
+                self.species.append(atoms.numbers)
+            if labels.stress is not None and found.stress is not None:
+                self.stress.append(labels.stress)
+                self.stress_predicted.append(full_3x3_to_voigt_6_stress(found.stress[i].numpy()))
+
+    def _add_energy(self, atoms: Atoms, labels: Labels, predicted: float) -> None:
+        baseline = self.model.baseline
+        places = [baseline.species.index(z) for z in atoms.numbers.tolist()]
+        self.n_atoms.append(len(atoms))
+        self.energy.append(labels.energy)
+        self.predicted.append(predicted)
+        self.baseline.append(float(baseline.energies[places].sum()))
+        self.counts.append([int((atoms.numbers == z).sum()) for z in self.model.species])
+
+    def evaluation(self) -> Evaluation:
+        """All of them as arrays."""
+        return Evaluation(
+            n_atoms=np.array(self.n_atoms, dtype=np.int64),
+            energy=np.array(self.energy, dtype=np.float64),
+            energy_predicted=np.array(self.predicted, dtype=np.float64),
+            baseline=np.array(self.baseline, dtype=np.float64),
+            forces=_joined(self.forces),
+            forces_predicted=_joined(self.forces_predicted),
+            species=np.concatenate([np.empty(0, np.int64), *self.species]).astype(np.int64),
+            stress=np.array(self.stress, dtype=np.float64).reshape(-1, 6),
+            stress_predicted=np.array(self.stress_predicted, dtype=np.float64).reshape(-1, 6),
+            rejected=self.rejected,
+            energy_uncertainty=np.concatenate([np.empty(0), *self.uncertainty]),
+            energy_ratio_95=self.ratio,
+            counts=np.array(self.counts, dtype=np.int64).reshape(-1, len(self.model.species)),
+        )
+
+
+def _joined(parts: Sequence[ndarray]) -> ndarray:
+    return np.concatenate(parts) if parts else np.empty((0, 3))
+
+
+def _labelled(
+    structures: Iterable[Atoms], keys: LabelKeys, rows: _Rows, progress: Progress
+) -> Iterator[tuple[Atoms, Labels]]:
+    """Structures that the model can be compared on; the others go to the rejected."""
+    for index, atoms in enumerate(structures):
+        try:
+            labels = read_labels(atoms, keys)
+            check_structure(atoms, labels)
+            rows.model.check_species(atoms.numbers.tolist())
+        except MekrrError as error:
+            rows.rejected.append(f"structure {index}: {error}")
+            progress.advance()
+            continue
+        yield atoms, labels

@@ -1,0 +1,126 @@
+"""Errors on the structures of a store, whose features are there."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float64
+from numpy import ndarray
+from torch import Tensor
+
+from mekrr_scale.arrays import FeatureBatch, uniform
+from mekrr_scale.distributed import ALONE, ExactSum, Group
+from mekrr_scale.errors import ModelError, StructureError
+from mekrr_scale.models import Model, Posterior, Variances
+from mekrr_scale.pipeline.evaluation.report import Evaluation
+from mekrr_scale.progress import Progress, Silent, shown_progress
+from mekrr_scale.store import FeatureStore, deal
+
+_LISTED = 1_000_000  # structures of a store that are listed one by one
+
+
+def evaluate_store(
+    model: Model,
+    store: FeatureStore | Path | str,
+    progress: Progress | None = None,
+    uncertainty: bool = False,
+    group: Group = ALONE,
+    seed: int = 7,
+) -> Evaluation:
+    """Energies of a store's structures against their labels; needs no backbone.
+
+    Memory does not depend on the store: of more than a million structures a random part is listed,
+    while ``metrics`` are those of all.
+
+    Args:
+        store: a store, or its folder.
+        progress: what shows how far it is; by default a bar in terminals and notebooks.
+        group: ranks that share the work, each with whole shards; all get the result.
+        seed: of the part that is listed.
+
+    Raises:
+        ModelError: features of another backbone, or no posterior to tell uncertainties from.
+        StructureError: no structure has an energy.
+    """
+    store = store if isinstance(store, FeatureStore) else FeatureStore(Path(store))
+    model.require_backbone(store.header.backbone, f"the store {store.path}")
+    model.require_prior(store.header.prior, f"the store {store.path}")
+    if uncertainty and model.posterior is None:
+        raise ModelError("the model cannot tell its uncertainty; fit it with folds and uncertainty = true")
+    rows = _Rows(model, model.posterior if uncertainty else None)
+    errors = ExactSum(3)
+    (own,) = deal([store], group.rank, group.size)
+    with shown_progress(progress or (Silent() if group.rank else None)) as shown:
+        if progress is None:
+            shown.stage("evaluate", own.n_structures)
+        for batch in own:
+            known = ~batch.energy.isnan()
+            predicted = model.energies(batch)
+            error = ((predicted - batch.energy) / batch.n_atoms)[known]
+            sums = [torch.tensor(float(len(error))).double(), error.abs().sum(), error.square().sum()]
+            errors.add(torch.stack(sums))
+            listed = uniform(batch.ids.numpy().astype(np.uint64), seed) < _LISTED / max(store.n_structures, 1)
+            rows.add(batch, predicted, known.numpy() & listed)
+            shown.advance(batch.n_structures)
+    count, absolute, square = errors.value(group).tolist()
+    if not count:
+        raise StructureError(f"no structure in {store.path} has an energy to compare with")
+    return rows.evaluation((count, absolute, square)).gathered(group)
+
+
+@dataclass
+class _Rows:
+    """What is listed of the structures so far, one array for each batch."""
+
+    model: Model
+    posterior: Posterior | None
+    n_atoms: list[ndarray] = field(default_factory=list)
+    counts: list[ndarray] = field(default_factory=list)
+    energy: list[ndarray] = field(default_factory=list)  # eV
+    predicted: list[ndarray] = field(default_factory=list)
+    baseline: list[ndarray] = field(default_factory=list)
+    uncertainty: list[ndarray] = field(default_factory=list)
+
+    @cached_property
+    def variances(self) -> Variances | None:
+        posterior = self.posterior
+        return None if posterior is None else Variances(self.model.kernel, self.model.landmarks, posterior)
+
+    def add(
+        self, batch: FeatureBatch, predicted: Float64[Tensor, " structures"], kept: Bool[ndarray, " structures"]
+    ) -> None:
+        """The rows of a batch that are kept."""
+        model = self.model
+        self.n_atoms.append(batch.n_atoms.numpy()[kept])
+        self.counts.append(batch.counts(model.species).numpy()[kept])
+        self.energy.append(batch.energy.numpy()[kept])
+        self.predicted.append(predicted.numpy()[kept])
+        self.baseline.append((batch.counts(model.baseline.species).double() @ model.baseline.energies).numpy()[kept])
+        if self.variances is not None and self.posterior is not None:
+            raw = self.variances.structures(batch).sqrt() * model.kernel.energy_scale(batch.n_atoms)
+            self.uncertainty.append(self.posterior.energy.within_68 * raw.numpy()[kept])
+
+    def evaluation(self, totals: tuple[float, float, float]) -> Evaluation:
+        """All of them as arrays."""
+        sure = None if self.posterior is None else self.posterior.energy
+        nothing = np.empty((0, 3))
+        return Evaluation(
+            n_atoms=np.concatenate([np.empty(0, np.int64), *self.n_atoms]),
+            energy=np.concatenate([np.empty(0), *self.energy]),
+            energy_predicted=np.concatenate([np.empty(0), *self.predicted]),
+            baseline=np.concatenate([np.empty(0), *self.baseline]),
+            forces=nothing,
+            forces_predicted=nothing,
+            species=np.empty(0, np.int64),
+            stress=np.empty((0, 6)),
+            stress_predicted=np.empty((0, 6)),
+            energy_uncertainty=np.concatenate([np.empty(0), *self.uncertainty]),
+            energy_ratio_95=math.nan if sure is None else sure.within_95 / sure.within_68,
+            totals=totals,
+            counts=np.concatenate([np.empty((0, len(self.model.species)), np.int64), *self.counts]),
+        )

@@ -1,0 +1,113 @@
+"""How structures become features."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, InstanceOf
+
+from mekrr_scale.backbones import BackboneSpec
+from mekrr_scale.errors import ConfigError
+from mekrr_scale.files import parse_bytes
+from mekrr_scale.models import PriorSpec
+from mekrr_scale.plans import plan
+from mekrr_scale.structures import Entry, LabelKeys
+
+
+def _backbone(value: Any) -> Any:
+    """A backbone's name, with its layer behind a colon: ``chgnet:conv4``."""
+    return BackboneSpec.parse(value) if isinstance(value, str) else value
+
+
+def _prior(value: Any) -> Any:
+    """A path or name, as ``extract --prior`` takes it."""
+    return PriorSpec.parse(str(value), Entry()) if value is not None and not isinstance(value, PriorSpec) else value
+
+
+@plan
+class ExtractPlan:
+    """How structures become features.
+
+    Raises:
+        ConfigError: an option outside its range.
+    """
+
+    backbone: Annotated[InstanceOf[BackboneSpec], BeforeValidator(_backbone)] = Field(default_factory=BackboneSpec)
+    """The network whose per-atom features are taken; also a name, or ``name:layer``."""
+
+    keys: InstanceOf[LabelKeys] = Field(default_factory=LabelKeys)
+    """Where labels stand in the files, and in which units; by default ASE's results in eV and angstrom."""
+
+    derivatives: int | Literal["all", "none"] = "none"
+    """Tangents, to train on forces: along ``all`` 3n displacements, along that many random orthonormal directions per
+    structure, or ``none``. The store grows by as many features."""
+
+    strain: bool = False
+    """Tangents along the six strains too, where a stress is known: to train on stress."""
+
+    part: tuple[int, int] = (1, 1)
+    """(i, n): do the i-th of n parts (from 1); parts may run side by side."""
+
+    shard_bytes: Annotated[int, BeforeValidator(parse_bytes)] = 32 * 1024**2
+    """Features per shard, e.g. 32M; also what a kill can lose."""
+
+    dtype: Literal["float32", "float64"] = "float32"
+    """Precision of the features."""
+
+    tangent_dtype: Literal["same", "float16"] = "same"
+    """``same`` as the features, or ``float16`` with a scale for each row: half the store, no measurable loss."""
+
+    device: str = "cpu"
+    """torch device of the backbone, e.g. cuda."""
+
+    batch_atoms: int = 256
+    """Atoms that the backbone sees at once."""
+
+    group_key: str | None = None
+    """Info key of the trajectory that a structure belongs to, kept together in cross-validation."""
+
+    need_energy: bool = True
+    """Leave out structures without an energy."""
+
+    format: str | None = None
+    """ASE's name of the files' format, where their names do not tell."""
+
+    seed: int = 0
+    """Of the random directions."""
+
+    prior: Annotated[InstanceOf[PriorSpec] | None, BeforeValidator(_prior)] = None
+    """Whose energies and forces are kept beside the labels, for a fit that corrects them: a model's file, a backbone;
+    by default the backbone's own."""
+
+    def __post_init__(self) -> None:
+        index, count = self.part
+        if not 1 <= index <= count:
+            raise ConfigError(f"part {index}/{count}: parts are counted from 1, e.g. --part 1/{max(count, 1)}")
+        if isinstance(self.derivatives, int) and self.derivatives < 1:
+            raise ConfigError(
+                f"{self.derivatives} directions per structure asked for; give a positive number, all or none"
+            )
+        if self.shard_bytes < 1 or self.batch_atoms < 1:
+            raise ConfigError("shard size and batch size must be positive")
+
+    @property
+    def moves(self) -> bool:
+        """Whether tangents are stored."""
+        return self.derivatives != "none" or self.strain
+
+    @property
+    def feature_bytes(self) -> int:
+        """Of one number."""
+        return 8 if self.dtype == "float64" else 4
+
+    def directions(self) -> dict[str, object]:
+        """What a store says of its tangents."""
+        if not self.moves:
+            return {}
+        return {
+            "displacements": self.derivatives,
+            "strains": 6 if self.strain else 0,
+            "draw": "orthonormal, numpy default_rng([seed, structure id])",
+            "seed": self.seed,
+            **({"dtype": "float16"} if self.tangent_dtype == "float16" else {}),
+        }

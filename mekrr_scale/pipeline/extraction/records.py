@@ -1,0 +1,141 @@
+"""Structures to records of a store: features, labels and tangents."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xxhash
+from ase import Atoms
+from ase.stress import voigt_6_to_full_3x3_stress
+from jaxtyping import Float64
+from numpy import ndarray
+
+from mekrr_scale.arrays import RowKind
+from mekrr_scale.backbones import Backbone, Directions, tangents
+from mekrr_scale.errors import StructureError
+from mekrr_scale.pipeline.extraction.plan import ExtractPlan
+from mekrr_scale.progress import Progress
+from mekrr_scale.store import RecordTangents, StructureRecord
+from mekrr_scale.structures import Labels, Prediction, Predictor, slopes
+
+_STRAINS = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # Voigt order
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A structure with usable labels."""
+
+    atoms: Atoms
+    labels: Labels
+    id: int
+    index: int
+
+
+def records(
+    chunk: Sequence[Accepted],
+    plan: ExtractPlan,
+    backbone: Backbone,
+    predictor: Predictor | None,
+    progress: Progress,
+) -> Iterator[StructureRecord]:
+    """Features of a chunk, a few structures at a time.
+
+    Args:
+        predictor: the prior; None for the backbone's own energies.
+    """
+    start = 0
+    while start < len(chunk):
+        stop, atoms = start + 1, len(chunk[start].atoms)
+        while stop < len(chunk) and atoms + len(chunk[stop].atoms) <= plan.batch_atoms:
+            atoms += len(chunk[stop].atoms)
+            stop += 1
+        batch = chunk[start:stop]
+        graph = backbone.graph([item.atoms for item in batch])
+        with torch.no_grad():
+            output = backbone.forward(graph, graph.positions, energies=predictor is None)
+        features = output.features.cpu().numpy()
+        ends = np.cumsum([len(item.atoms) for item in batch])
+        own = output.energy(graph).cpu().double().tolist() if output.energies is not None else [math.nan] * len(batch)
+        for item, end, energy in zip(batch, ends.tolist(), own, strict=True):
+            part = features[end - len(item.atoms) : end]
+            if predictor is not None:
+                strained = plan.strain and item.labels.stress is not None
+                found = predictor.predict(item.atoms, forces=n_directions(item, plan) > 0, stress=strained)
+                yield _record(item, part, float(found.energy[0]), plan, backbone, found)
+            else:
+                yield _record(item, part, energy, plan, backbone)
+            progress.advance()
+        start = stop
+
+
+def _record(
+    item: Accepted,
+    features: ndarray,
+    prior: float,
+    plan: ExtractPlan,
+    backbone: Backbone,
+    found: Prediction | None = None,
+) -> StructureRecord:
+    group = -1
+    if plan.group_key is not None:
+        if plan.group_key not in item.atoms.info:
+            raise StructureError(f"structure {item.index} has no info key {plan.group_key!r} to group trajectories by")
+        group = xxhash.xxh3_64_intdigest(str(item.atoms.info[plan.group_key]).encode()) >> 1
+    moved = _tangents(item, plan, backbone, found) if plan.moves else None
+    return StructureRecord.of(item.atoms, item.labels, features, item.id, item.index, prior, group, moved)
+
+
+def _tangents(item: Accepted, plan: ExtractPlan, backbone: Backbone, found: Prediction | None) -> RecordTangents | None:
+    """Derivatives of the features along the plan's directions, with labels and those of the prior."""
+    moves, strains = _draw(item, plan)
+    if not len(moves) + len(strains):
+        return None
+    n = len(item.atoms)
+    directions = Directions.of_displacements(torch.from_numpy(moves)).joined(
+        Directions.of_strains(torch.from_numpy(strains), n)
+    )
+    output = tangents(backbone, backbone.graph(item.atoms), directions, energies=found is None)
+    stress = None if item.labels.stress is None else voigt_6_to_full_3x3_stress(item.labels.stress)
+    label = slopes(item.atoms, moves, strains, item.labels.forces, stress)
+    kind = np.repeat([int(RowKind.FORCE), int(RowKind.STRESS)], [len(moves), len(strains)]).astype(np.uint8)
+    if found is not None:
+        prior = slopes(
+            item.atoms,
+            moves,
+            strains,
+            None if found.forces is None else found.forces.numpy(),
+            None if found.stress is None else found.stress[0].numpy(),
+        )
+    else:
+        prior = np.full(len(directions), np.nan) if output.energy is None else output.energy.cpu().double().numpy()
+    return RecordTangents(output.features.cpu().numpy(), kind, label, prior)
+
+
+def n_directions(item: Accepted, plan: ExtractPlan) -> int:
+    """Tangents of a structure."""
+    whole = 3 * len(item.atoms)
+    moves = 0 if plan.derivatives == "none" else whole if plan.derivatives == "all" else min(plan.derivatives, whole)
+    strains = 6 if plan.strain and item.labels.stress is not None else 0
+    return (moves if item.labels.forces is not None else 0) + strains
+
+
+def _draw(
+    item: Accepted, plan: ExtractPlan
+) -> tuple[Float64[ndarray, "moves atoms 3"], Float64[ndarray, "strains 3 3"]]:
+    """Directions of a structure, from its content and the seed alone."""
+    n = len(item.atoms)
+    strains = np.zeros((6 if plan.strain and item.labels.stress is not None else 0, 3, 3))
+    for k in range(len(strains)):
+        i, j = _STRAINS[k]
+        strains[k, i, j] += 0.5
+        strains[k, j, i] += 0.5
+    count = n_directions(item, plan) - len(strains)
+    if count == 3 * n:
+        return np.eye(3 * n).reshape(3 * n, n, 3), strains
+    generator = np.random.default_rng([plan.seed, item.id])
+    q, _ = np.linalg.qr(generator.normal(size=(3 * n, count)))
+    return np.ascontiguousarray(q.T).reshape(count, n, 3), strains

@@ -1,0 +1,204 @@
+"""The run of an extraction: chunks in order, each a shard, computed or found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import xxhash
+
+from mekrr_scale.backbones import Backbone, BackboneEnergies, identity_of, load_backbone
+from mekrr_scale.errors import MekrrError, StructureError
+from mekrr_scale.models import load_prior
+from mekrr_scale.pipeline.extraction.plan import ExtractPlan
+from mekrr_scale.pipeline.extraction.records import Accepted, n_directions, records
+from mekrr_scale.pipeline.extraction.report import ExtractReport
+from mekrr_scale.progress import LOGGER, Progress, shown_progress
+from mekrr_scale.store import ShardWriter, StoreHeader, finalize
+from mekrr_scale.structures import (
+    Frames,
+    Inputs,
+    Predictor,
+    Reject,
+    Rejects,
+    check_structure,
+    compared,
+    read_labels,
+    structure_hash,
+)
+
+_REASONS = 1000
+_NO_SPEC = (
+    "nothing tells how to load the backbone that was given again: models fitted to this store have to be given it, as "
+    "in Potential(model, backbone); write it with save_backbone and take what load_backbone reads to avoid this"
+)
+
+
+def extract(
+    structures: Frames,
+    folder: Path | str,
+    plan: ExtractPlan | None = None,
+    backbone: Backbone | None = None,
+    progress: Progress | None = None,
+) -> ExtractReport:
+    """Compute features of structures and write them into a store.
+
+    Structures that cannot be used are listed in ``rejects*.jsonl`` with the reason and do not
+    stop the rest. What is already there is not computed again. With several parts, run
+    ``finalize`` when all are done.
+
+    Args:
+        structures: files, or structures in memory.
+        backbone: an instance to use instead of loading the plan's. Models fitted to the store load
+            it again where ``load_backbone`` made it; of one that was trained or built otherwise the
+            report warns, and they have to be given it.
+
+    Raises:
+        StructureError: a file that cannot be read, or no structure that can be used.
+        BackboneError: the backbone cannot be loaded.
+        StoreError: the folder holds other features, or cannot be written.
+    """
+    with shown_progress(progress) as shown:
+        return _extracted(structures, Path(folder), plan or ExtractPlan(), backbone, shown)
+
+
+def _extracted(
+    structures: Frames,
+    folder: Path,
+    plan: ExtractPlan,
+    backbone: Backbone | None,
+    progress: Progress,
+) -> ExtractReport:
+    source = Inputs.of(structures, plan.format)
+    backbone = backbone or load_backbone(plan.backbone)
+    backbone.to(plan.device, torch.float64 if plan.dtype == "float64" else torch.float32)
+    prior = None if plan.prior is None else plan.prior.pinned()
+    of_prior = {} if prior is None else prior.to_dict()
+    header = StoreHeader(identity_of(backbone), backbone.dim, plan.dtype, plan.directions(), _spec(backbone), of_prior)
+    report = ExtractReport()
+    predictor = None if prior is None else load_prior(prior, backbone.dtype, plan.device)
+    if not header.spec:
+        report.warnings.append(_NO_SPEC)
+    LOGGER.debug(
+        "backbone %s %s, layer %s: %d features on %s",
+        backbone.name, backbone.version, backbone.layer, backbone.dim, backbone.device,
+    )  # fmt: skip
+    work = _Work(plan, backbone, predictor, source, ShardWriter(folder, header), progress, report)
+    progress.stage("extract", source.count())
+    with Rejects(folder, plan.part) as rejects:
+        for number, chunk in enumerate(_chunks(work.accepted(rejects), plan, backbone)):
+            work.take(number, chunk)
+    if not report.written + report.resumed + report.other_parts:
+        reasons = "; ".join(f"{n} x {reason}" for reason, n in report.rejected.most_common(3))
+        raise StructureError(f"no structure could be used: {reasons}")
+    if plan.part[1] == 1:
+        report.store = finalize(folder)
+    return report
+
+
+@dataclass(frozen=True)
+class _Work:
+    """An extraction that runs, and what it has done."""
+
+    plan: ExtractPlan
+    backbone: Backbone
+    prior: Predictor | None
+    source: Inputs
+    writer: ShardWriter
+    progress: Progress
+    report: ExtractReport
+
+    def accepted(self, rejects: Rejects) -> Iterator[Accepted]:
+        """Structures with usable labels; the others go to the rejects."""
+        for index, atoms in enumerate(self.source):
+            try:
+                labels = read_labels(atoms, self.plan.keys)
+                check_structure(atoms, labels, self.plan.need_energy)
+                self.backbone.check_species(atoms.numbers.tolist())
+            except MekrrError as error:
+                rejects.add(Reject(self.source.name, index, str(error)))
+                self._count_reject(str(error))
+                continue
+            yield Accepted(atoms, labels, structure_hash(atoms, labels), index)
+
+    def _count_reject(self, reason: str) -> None:
+        if len(self.report.rejected) < _REASONS or reason in self.report.rejected:
+            self.report.rejected[reason] += 1
+        self.report.n_rejected += 1
+        self.progress.advance()
+
+    def take(self, number: int, chunk: Sequence[Accepted]) -> None:
+        """Make the shard of a chunk, unless another part does or it is there already."""
+        index, count = self.plan.part
+        if number % count != index - 1:
+            self.report.other_parts += len(chunk)
+            self.progress.advance(len(chunk))
+            return
+        if number < count:
+            self._check_units(chunk)
+        key = _chunk_key(chunk, self.plan)
+        if self.writer.published(key):
+            LOGGER.debug("shard %d: %d structures, there already", number, len(chunk))
+            self.report.resumed += len(chunk)
+            self.progress.advance(len(chunk))
+            return
+        made = list(records(chunk, self.plan, self.backbone, self.prior, self.progress))
+        self.writer.write(made, self.source.origin, key, chunk[0].index, chunk[-1].index + 1)
+        LOGGER.debug("shard %d: %d structures written", number, len(chunk))
+        self.report.written += len(chunk)
+
+    def _check_units(self, chunk: Sequence[Accepted]) -> None:
+        """Compare the labels of a part's first chunk with what is known of them."""
+        self.report.warnings += _unit_warnings(chunk, self.backbone)
+        if self.prior is not None:
+            self.report.warnings += compared([(item.atoms, item.labels) for item in chunk], self.prior)
+
+
+def _chunks(accepted: Iterator[Accepted], plan: ExtractPlan, backbone: Backbone) -> Iterator[list[Accepted]]:
+    """Structures for one shard each; the cuts depend on the input and the plan alone."""
+    chunk: list[Accepted] = []
+    size = 0
+    for item in accepted:
+        chunk.append(item)
+        size += len(item.atoms) * backbone.dim * plan.feature_bytes * (1 + n_directions(item, plan))
+        if size >= plan.shard_bytes:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _spec(backbone: Backbone) -> dict[str, str | int]:
+    """How to load the backbone again, from any folder."""
+    spec = dict(backbone.spec)
+    if "checkpoint" in spec:
+        spec["checkpoint"] = str(Path(str(spec["checkpoint"])).resolve())
+    return spec
+
+
+def _unit_warnings(chunk: Sequence[Accepted], backbone: Backbone) -> list[str]:
+    """Compare forces with the pretrained potential's: other units differ by a large factor."""
+    labelled = [item for item in chunk if item.labels.forces is not None][:4]
+    if not labelled or backbone.name != "chgnet":
+        return []
+    own = BackboneEnergies(backbone).predict([item.atoms for item in labelled]).forces
+    assert own is not None
+    given = np.concatenate([item.labels.forces for item in labelled if item.labels.forces is not None])
+    ratio = float(np.sqrt((given**2).mean()) / max(float(own.square().mean().sqrt()), 1e-12))
+    if 0.1 < ratio < 10 or float(own.abs().max()) < 0.05:
+        return []
+    return [
+        f"forces are {ratio:.3g} times those of {backbone.name}: are they in eV/angstrom? kcal/mol/angstrom would "
+        "give about 23, Hartree/bohr 0.02; see --units"
+    ]
+
+
+def _chunk_key(chunk: Sequence[Accepted], plan: ExtractPlan) -> str:
+    """What the header does not say and yet changes a shard."""
+    digest = xxhash.xxh3_128(repr(plan.group_key).encode())
+    for item in chunk:
+        digest.update(item.id.to_bytes(8, "little") + item.index.to_bytes(8, "little"))
+    return digest.hexdigest()

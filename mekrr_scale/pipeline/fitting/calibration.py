@@ -1,0 +1,196 @@
+"""The posterior of a fitted model, calibrated on the structures that each fold left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+
+import torch
+from jaxtyping import Bool, Float64
+from torch import Tensor
+
+from mekrr_scale.arrays import FeatureBatch, RowKind, alone
+from mekrr_scale.distributed import Group
+from mekrr_scale.models import (
+    Calibration,
+    Posterior,
+    RawVariance,
+    Whitening,
+    joined_variances,
+    mean_factor,
+    posterior_factor,
+    raw_variance,
+)
+from mekrr_scale.pipeline.fitting.data import FitData
+from mekrr_scale.regression import Precision, Problem, RowBlock, Rows, Run, Source
+from mekrr_scale.solvers import Solution
+
+LARGEST_RANK = 4096  # Gram matrices and factors of five folds take eleven times rank^2 numbers: 1.5 GB
+LOOKED_AT = 4000  # held-out structures, and atoms, that calibration looks at
+MOVED_AT = 8000  # directions
+
+
+@dataclass
+class _Held:
+    """Errors and raw variances of rows of one kind."""
+
+    errors: list[Tensor] = field(default_factory=list)
+    variances: list[RawVariance] = field(default_factory=list)
+
+    def everyones(self, group: Group) -> _Held:
+        """Those of all ranks."""
+        if group.size == 1:
+            return self
+        errors = group.joined(torch.cat([torch.zeros(0, dtype=torch.float64), *self.errors]))
+        return _Held([errors] if len(errors) else [], [_variances(self.variances, group)])
+
+    def calibration(self) -> Calibration | None:
+        if not self.errors:
+            return None
+        return Calibration.of(torch.cat(self.errors), joined_variances(self.variances))
+
+
+def calibrate(problem: Problem, solution: Solution, data: FitData, run: Run) -> Posterior | None:
+    """Two passes over the rows: Gram matrices by fold, then errors beside variances.
+
+    At most a few thousand structures, directions and atoms are looked at in the second, drawn by
+    the structures' hashes.
+
+    Returns:
+        None where there are too few held-out energies to calibrate on.
+    """
+    group, ridge = data.group, solution.ridges[0]
+    whitening = problem.whitening(group)
+    grams = [group.sum(gram.cpu()) for gram in _grams(problem, solution, data.source, whitening, run)]
+    total = sum(grams[1:], grams[0].clone())
+    look = _Look(problem, solution, data, whitening, [posterior_factor(total - g, ridge, whitening) for g in grams])
+    energies, atoms = look.energies(run)
+    forces = look.forces(run) if data.derivatives and solution.weights[RowKind.FORCE] else None
+    energies = energies.everyones(group)
+    forces = None if forces is None else forces.everyones(group)
+    present = group.gather_json(sorted(atoms))
+    lone = {z: _variances(atoms.get(z, []), group) for z in sorted(set().union(*present))}
+    calibration = energies.calibration()
+    if calibration is None:
+        return None
+    # What is calibrated are errors and variances of models that miss a fold. The final model misses none: with its
+    # own variances intervals are too narrow (they shrink more than errors do), with those of the folds too wide.
+    # The mean of both held 66 to 71 % where 68 % were asked for, these 61 to 64 % and 72 to 75 % (benchmarks)
+    parts = chain([(total, 0.5)], ((total - gram, 0.5 / len(grams)) for gram in grams))
+    return Posterior(
+        factor=group.broadcast(mean_factor(parts, ridge, whitening).contiguous()),
+        cut=problem.basis.cut,
+        whitening=problem.basis.method,
+        energy=calibration,
+        force=None if forces is None else forces.calibration(),
+        thresholds={z: float(raw.total(calibration.outside_weight).quantile(0.999)) for z, raw in lone.items()},
+    )
+
+
+def _variances(parts: Sequence[RawVariance], group: Group) -> RawVariance:
+    """Those of all ranks, one after the other."""
+    nothing = torch.zeros(0, dtype=torch.float64)
+    own = joined_variances([RawVariance(nothing, nothing), *parts])
+    return RawVariance(group.joined(own.outside), group.joined(own.open))
+
+
+def _grams(
+    problem: Problem, solution: Solution, source: Source, whitening: Whitening, run: Run
+) -> list[Float64[Tensor, "rank rank"]]:
+    """Phi' W Phi of each fold, under the weights that were chosen."""
+    device = run.execution.device
+    rows: Rows = solution.rows or problem.on(device).rows(source)
+    placed, folds = whitening.on(device), problem.n_folds
+    shape = whitening.rank, whitening.rank
+    grams = [torch.zeros(*shape, dtype=torch.float64, device=device) for _ in range(folds)]
+    for made in rows:
+        run.progress.advance(len(made.target))
+        block = made.on(device)
+        weight = solution.weights[block.kind]
+        if not weight:
+            continue
+        phi = placed.rows(block.rows) * (weight * block.weight).sqrt()[:, None]
+        for fold, gram in enumerate(grams):
+            part = phi[block.fold == fold]
+            gram.addmm_(part.T, part)
+    return grams
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Held-out structures under the models of the folds that miss them."""
+
+    problem: Problem
+    solution: Solution
+    data: FitData
+    whitening: Whitening
+    factors: Sequence[Tensor]
+
+    def energies(self, run: Run) -> tuple[_Held, Mapping[int, Sequence[RawVariance]]]:
+        """Energy errors of structures, and variances of atoms by species."""
+        held = _Held()
+        found: dict[int, list[RawVariance]] = {}
+        structures = sum(store.n_structures for store in self.data.stores)
+        atoms = sum(store.n_atoms for store in self.data.stores)
+        for batch in self.data.energies:
+            run.progress.advance(batch.n_structures)
+            looked_at = batch.take(_drawn(batch, LOOKED_AT / structures) & ~batch.energy.isnan())
+            for block in self.problem.rows(Source((looked_at,)), {RowKind.ENERGY}):
+                prior = self.problem.kernel.diagonal(looked_at)
+                self._compare(held, block, torch.ones_like(block.fold, dtype=torch.bool), prior)
+            self._atoms(batch, _drawn(batch, LOOKED_AT / atoms), found)
+        return held, found
+
+    def _atoms(
+        self, batch: FeatureBatch, part: Bool[Tensor, " structures"], found: dict[int, list[RawVariance]]
+    ) -> None:
+        """Variances of the atoms of some structures, each under the models that miss it."""
+        kernel, fold = self.problem.kernel, self.problem.fold_of(batch)
+        for run in batch.runs:
+            owner = torch.repeat_interleave(torch.arange(batch.n_structures), run.ptr.diff())
+            for f, factor in enumerate(self.factors):
+                features = run.features[part[owner] & (fold[owner] == f)]
+                if not len(features):
+                    continue
+                lone = alone(features.double(), torch.full((len(features),), run.z))
+                matrix = kernel.rows(lone, self.problem.landmarks)
+                variance = raw_variance(matrix, kernel.diagonal(lone), self.whitening, factor)
+                found.setdefault(run.z, []).append(variance)
+
+    def forces(self, run: Run) -> _Held:
+        """Errors of forces along the stored directions, with kernel elements in float64."""
+        held = _Held()
+        precise = replace(self.problem, precision=Precision(self.problem.precision.energy, torch.float64))
+        directions = sum(store.n_directions for store in self.data.stores)
+        for batch in self.data.moved:
+            labels = batch.directions
+            if labels is None:
+                continue
+            run.progress.advance(len(labels.kind))
+            chosen = _drawn(batch, MOVED_AT / max(directions, 1))
+            if not bool(chosen.any()):
+                continue
+            prior = self.problem.kernel.derivative_diagonal(batch, chosen)
+            owner = torch.repeat_interleave(torch.arange(batch.n_structures), labels.ptr.diff())
+            known = (labels.kind == int(RowKind.FORCE)) & ~labels.label.isnan()
+            for block in precise.rows(Source((), (batch,)), {RowKind.FORCE}):
+                self._compare(held, block, chosen[owner][known], prior[known])
+        return held
+
+    def _compare(self, held: _Held, block: RowBlock, chosen: Tensor, prior: Float64[Tensor, " rows"]) -> None:
+        """Errors of the chosen rows under the models of the other folds, and their deviations."""
+        for fold, factor in enumerate(self.factors):
+            part = chosen & (block.fold == fold)
+            if not bool(part.any()):
+                continue
+            matrix = block.rows[part].double()
+            predicted = (matrix @ self.solution.fold_values[fold])[:, 0]
+            shifted = (block.counts[part] @ self.solution.fold_shifts[fold]) * block.scale[part]
+            held.errors.append(block.target[part] - predicted - shifted)
+            held.variances.append(raw_variance(matrix, prior[part], self.whitening, factor))
+
+
+def _drawn(batch: FeatureBatch, part: float) -> Bool[Tensor, " structures"]:
+    """Which structures are looked at: a part of them by their content."""
+    return (batch.ids & 0xFFFFFF).double() / 2**24 < part

@@ -1,0 +1,165 @@
+"""What a fit will take: memory of each rank, what is kept where, passes and time, before it runs.
+
+Bytes follow from the sizes of the arrays that each stage holds at once; seconds from rates that are
+measured here and now, on one batch of the store and on small matrices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mekrr_scale.distributed import ALONE, Group, share
+from mekrr_scale.pipeline.fitting.calibration import LARGEST_RANK, LOOKED_AT, MOVED_AT
+from mekrr_scale.pipeline.fitting.data import FitData, Stores, combinations
+from mekrr_scale.pipeline.fitting.plan import FitPlan
+from mekrr_scale.pipeline.fitting.rates import Sample, measured
+from mekrr_scale.pipeline.fitting.search import choices
+from mekrr_scale.solvers import Estimate, Job, Stage
+from mekrr_scale.store import BATCH_ATOMS, BATCH_STRUCTURES, HELD_BYTES
+
+_DOUBLE = 8
+
+
+@dataclass(frozen=True)
+class Resources:
+    """A fit's stages, and where its rows go."""
+
+    ranks: int
+    rows: int  # of the largest rank
+    columns: int
+    base_bytes: float  # of the process before the fit
+    kept: str  # where rows are kept
+    row_bytes: float  # of all rows that are kept, on the largest rank
+    stages: Sequence[Stage]
+    seconds_iteration: float = 0.0  # of Falkon
+
+    @property
+    def peak_bytes(self) -> float:
+        """Memory of a rank at most, pages of mapped files apart."""
+        return self.base_bytes + max(stage.bytes for stage in self.stages)
+
+    @property
+    def seconds(self) -> float:
+        """Of everything but Falkon's iterations, whose number is not known before."""
+        return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def passes(self) -> float:
+        return sum(stage.passes for stage in self.stages)
+
+
+def resources(stores: Stores, plan: FitPlan | None = None, group: Group = ALONE) -> Resources:
+    """What ``fit`` with the same arguments will take on each rank.
+
+    Raises:
+        ConfigError, StoreError: as ``fit``, as far as they show before it runs.
+    """
+    return estimate(FitData.open(stores, plan or FitPlan(), group=group))
+
+
+def estimate(data: FitData) -> Resources:
+    """What the fit to these data will take on each rank.
+
+    One candidate is looked at; their number multiplies passes and seconds. The rank after whitening
+    is estimated from a thousand atoms of the first batch.
+    """
+    job = job_of(data)
+    stages = [
+        Stage("statistics and landmarks", job.work, job.structures * job.rates.statistics, 4 + data.derivatives),
+        Stage(
+            "whitening of K_ZZ",
+            job.whitening + 4.0 * max(job.blocks) ** 2 * _DOUBLE,
+            job.tried * job.rates.eigen * sum(float(m) ** 3 for m in job.own_blocks),
+            note=f"{len(job.blocks)} block{'s' * (len(job.blocks) > 1)} of at most {max(job.blocks)}",
+        ),
+    ]
+    found = data.plan.solver.estimate(job)
+    stages += found.stages
+    if job.folds and found.stages:
+        stages += _validation(data, job, found)
+    return Resources(
+        data.group.size, job.rows, sum(job.blocks), _anonymous(), found.kept, found.row_bytes, stages,
+        found.seconds_iteration,
+    )  # fmt: skip
+
+
+def job_of(data: FitData) -> Job:
+    """The fit's sizes, and this machine's rates."""
+    plan = data.plan
+    folds = plan.validation.folds
+    ridges = plan.solver.ridges
+    sample = Sample.of(data)
+    energies, directions, structures = _largest_share(data)
+    kinds = data.source.kinds
+    weights = {tuple(w for kind, w in one.items() if kind in kinds) for one in combinations(plan)}
+    dim = data.stores[0].header.dim
+    return Job(
+        rates=measured(data, sample, len(ridges) * (1 + folds)),
+        execution=plan.execution,
+        ranks=data.group.size,
+        energies=energies,
+        directions=directions,
+        structures=structures,
+        n_species=len(data.species),
+        dim=dim,
+        blocks=sample.blocks,
+        rank_part=sample.rank_part,
+        tried=len(list(choices(plan, data))) * len(data.alphas),
+        ridges=ridges,
+        n_weights=len(weights) if folds else 1,
+        folds=folds,
+        work=_work(data, sum(sample.blocks), energies, directions, structures),
+        block_rows=BATCH_STRUCTURES,
+    )
+
+
+def _work(data: FitData, columns: int, energies: int, directions: int, structures: int) -> float:
+    """Bytes of landmarks, and of the block of rows at hand with what is made of it."""
+    dim = data.stores[0].header.dim
+    landmarks = 3.0 * columns * (dim + 2) * _DOUBLE
+    arrays = min(HELD_BYTES, structures * _DOUBLE * (8.0 + len(data.species)))
+    stored = [place.rows for store in data.stores for info in store.shards for place in info.big.values()]
+    tangents = 4.0 * min(BATCH_ATOMS, sum(stored)) * dim * _DOUBLE if directions else 0.0
+    return landmarks + arrays + tangents + 6.0 * min(BATCH_STRUCTURES, max(energies, 1)) * columns * _DOUBLE
+
+
+def _validation(data: FitData, job: Job, found: Estimate) -> list[Stage]:
+    stages = [Stage("held-out energies", job.work + found.held_bytes, job.energies * job.rates.kernel, 1)]
+    if data.plan.validation.uncertainty and data.plan.solver.takes.posterior and job.columns <= LARGEST_RANK:
+        update = job.rows * 2.0 * job.columns**2 * job.rates.flop
+        factors = 4 * job.rates.eigen * float(job.columns) ** 3
+        atoms = sum(store.n_atoms for store in data.stores)
+        looked_at, alone, moved = (n / job.ranks for n in (LOOKED_AT, min(LOOKED_AT, atoms), MOVED_AT))
+        factors += min(job.energies, looked_at) * job.rates.prior + alone * job.rates.lone_prior
+        factors += min(job.directions, moved) * job.rates.derivative_prior
+        held = job.whitening + found.held_bytes + (2.0 * job.folds + 4) * job.square + job.work
+        stages.append(Stage("uncertainty", held, 2 * job.make + job.whiten + update + factors, 2))
+    return stages
+
+
+def _largest_share(data: FitData) -> tuple[int, int, int]:
+    """Energies, directions and structures of the rank with most of them."""
+    infos = [info for store in data.stores for info in store.shards]
+    dealt = share([sum(place.rows for place in info.big.values()) for info in infos], data.group.size)
+    found = [
+        (
+            sum(infos[i].energies for i in items),
+            sum(infos[i].directions for i in items) * data.derivatives,
+            sum(infos[i].structures for i in items),
+        )
+        for items in dealt
+    ]
+    return max(found, key=lambda item: item[0] + item[1])
+
+
+def _anonymous() -> float:
+    """Memory of this process now, pages of mapped files apart."""
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("RssAnon"):
+                return float(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 3e8

@@ -1,0 +1,294 @@
+"""The stores of a fit as a source of rows, and what has been fitted to them already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+
+import torch
+from ase import Atoms
+
+from mekrr_scale.arrays import DERIVATIVES, ByKind, FeatureBatch, Landmarks, kind_named
+from mekrr_scale.backbones import BackboneSpec, load_backbone
+from mekrr_scale.distributed import ALONE, Group
+from mekrr_scale.errors import ConfigError
+from mekrr_scale.kernels import SetKernel, SpeciesMixing, Standardize, Transform, atom_kernel, fit_transform
+from mekrr_scale.landmarks import LandmarkMethod, Warm, WholeStructures, choose, landmark_method, median_distance
+from mekrr_scale.models import Baseline, BaselineKind, Model, fit_baseline
+from mekrr_scale.pipeline.fitting.plan import FitPlan
+from mekrr_scale.pipeline.fitting.values import LengthScale
+from mekrr_scale.regression import Basis, Folds, LabelledStructure, Precision, Problem, Source, Structures, assign_folds
+from mekrr_scale.store import FeatureStore, deal
+from mekrr_scale.structures import LabelKeys, read_labels, structure_hash
+
+Stores = Sequence[FeatureStore | Path | str] | FeatureStore | Path | str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A candidate but for its mixing of species, ridge and weights."""
+
+    standardize: Standardize
+    baseline: BaselineKind
+    length: LengthScale
+
+
+@dataclass(frozen=True)
+class FitData:
+    """The stores as re-iterables, and what has been fitted to them already."""
+
+    plan: FitPlan
+    stores: tuple[FeatureStore, ...]
+    derivatives: bool  # tangents are stored and used
+    structures: Structures | None = None  # for matrix-free force rows
+    group: Group = ALONE  # whose ranks own whole shards
+    warm: Model | None = None  # whose landmarks are taken too
+    _transforms: dict[Standardize, Transform] = field(default_factory=dict)
+    _baselines: dict[BaselineKind, Baseline] = field(default_factory=dict)
+    _medians: dict[Standardize, float] = field(default_factory=dict)
+
+    @classmethod
+    def open(
+        cls,
+        stores: Stores,
+        plan: FitPlan,
+        structures: Iterable[Atoms] | None = None,
+        keys: LabelKeys | None = None,
+        group: Group = ALONE,
+    ) -> FitData:
+        """Open the stores, and refuse what does not go together before work is wasted.
+
+        Raises:
+            ConfigError: no store, no energy, weights or structures that do not fit, a solver that takes no ranks.
+            StoreError: stores of different kinds.
+            ModelError: landmarks of a model with another backbone.
+        """
+        listed = [stores] if isinstance(stores, FeatureStore | Path | str) else list(stores)
+        if not listed:
+            raise ConfigError("no store was given to fit")
+        opened = [s if isinstance(s, FeatureStore) else FeatureStore(Path(s)) for s in listed]
+        weights, takes = plan.rows.store_weights, plan.solver.takes
+        if weights and len(weights) != len(opened):
+            raise ConfigError(f"{len(weights)} weights for {len(opened)} stores; give one for each")
+        if plan.kernel.mixing not in (None, "learn"):
+            mixing_matrix(plan)  # refuses one with a negative eigenvalue
+        warm = None if plan.landmarks.model is None else Model.load(plan.landmarks.model)
+        if warm is not None:
+            warm.require_backbone(opened[0].header.backbone, str(opened[0].path))
+        for store in opened:
+            opened[0].header.require(store.header, str(store.path))
+        if not sum(shard.energies for store in opened for shard in store.shards):
+            raise ConfigError("no structure in the store has an energy; extract with --energy-key naming where it is")
+        if group.size > 1 and not takes.ranks:
+            raise ConfigError(
+                f"solver {plan.solver.name!r} runs in one process, not in {group.size}; take direct or falkon"
+            )
+        dealt = deal(opened, group.rank, group.size) if group.size > 1 else tuple(opened)
+        moved = any(store.n_directions for store in opened)
+        derivatives = plan.rows.derivatives and moved and bool(takes.kinds & DERIVATIVES)
+        if structures is None:
+            return cls(plan, dealt, derivatives, group=group, warm=warm)
+        if not takes.maps or moved:
+            raise ConfigError(
+                "structures make force rows without stored tangents: they need --solver falkon and a store without "
+                "tangents; leave them out to fit stored tangents"
+            )
+        return cls(plan, dealt, False, _labelled(opened, weights, structures, keys or LabelKeys()), group, warm)
+
+    @cached_property
+    def first(self) -> FeatureBatch | None:
+        """The first batch of all, whichever rank owns it."""
+        whole = (replace(store, owned=None) for store in self.stores)
+        return next((batch for store in whole for batch in store), None)
+
+    @property
+    def species(self) -> tuple[int, ...]:
+        """Atomic numbers, of all ranks' structures."""
+        return tuple(sorted(set().union(*(store.species for store in self.stores))))
+
+    @property
+    def energies(self) -> Iterable[FeatureBatch]:
+        return Chained(self.stores, self.plan.rows.store_weights)
+
+    @property
+    def moved(self) -> Iterable[FeatureBatch]:
+        return Chained(tuple(replace(store, tangents=True) for store in self.stores), self.plan.rows.store_weights)
+
+    @property
+    def source(self) -> Source:
+        """Where rows come from."""
+        return Source(self.energies, self.moved if self.derivatives else None, self.structures, self.group, self.n_rows)
+
+    @property
+    def has_prior(self) -> bool:
+        return self.first is not None and not bool(self.first.prior.isnan().any())
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of a pass, over all ranks."""
+        return sum(s.n_structures for s in self.stores) + self.derivatives * sum(s.n_directions for s in self.stores)
+
+    @property
+    def alphas(self) -> tuple[float | None, ...]:
+        """Mixings of species to try; None where a matrix is given instead."""
+        given = self.plan.kernel.mixing not in (None, "learn")
+        return (None,) if given else self.plan.kernel.alphas
+
+    def folds(self, exact: bool = True) -> Folds | None:
+        """Parts for the cross-validation that the plan asks for."""
+        count = self.plan.validation.folds
+        return assign_folds(self.energies if exact else (), count, self.group, exact) if count else None
+
+    def transform(self, kind: Standardize) -> Transform:
+        if kind not in self._transforms:
+            self._transforms[kind] = fit_transform(self.energies, kind, self.group, self.first)
+        return self._transforms[kind]
+
+    def baseline(self, kind: BaselineKind) -> Baseline:
+        if kind not in self._baselines:
+            isolated = {atomic_number(symbol): energy for symbol, energy in self.plan.baseline.isolated.items()}
+            self._baselines[kind] = fit_baseline(self.energies, kind, isolated, self.group)
+        return self._baselines[kind]
+
+    def median(self, kind: Standardize) -> float:
+        """The median distance of transformed features, where a length scale is relative to it."""
+        if kind not in self._medians:
+            self._medians[kind] = median_of(self.plan, self.energies, self.transform(kind), self.group)
+        return self._medians[kind]
+
+    def kernels(self, choice: Choice) -> list[SetKernel]:
+        """The kernels of a candidate, one for every mixing of species."""
+        transform, median = self.transform(choice.standardize), self.median(choice.standardize)
+        return [set_kernel(self.plan, choice.length, alpha, median, transform) for alpha in self.alphas]
+
+    def landmarks(self, kernel: SetKernel) -> Landmarks:
+        """Chosen as the plan says, the same on all ranks."""
+        method = self.method
+        return choose(method, self.moved if method.tangents and self.derivatives else self.energies, kernel, self.group)
+
+    @property
+    def method(self) -> LandmarkMethod:
+        """How the plan chooses landmarks."""
+        at, seed = self.plan.landmarks, self.plan.seed
+        if self.plan.solver.whole_structures:
+            return WholeStructures(0, seed)
+        own = landmark_method(at.method, at.count, seed, at.balance)
+        if self.warm is None:
+            return own
+        return Warm(self.warm.landmarks, own if at.count else None)
+
+    def family(self, choice: Choice, folds: Folds | None) -> list[Problem]:
+        """The problems of a candidate: one for every mixing of species, on the same landmarks."""
+        kernels = self.kernels(choice)
+        baseline, landmarks = self.baseline(choice.baseline), self.landmarks(kernels[0])
+        return [problem_of(self.plan, kernel, landmarks, baseline, folds) for kernel in kernels]
+
+
+@dataclass(frozen=True)
+class Chained:
+    """Several re-iterables as one."""
+
+    parts: tuple[Iterable[FeatureBatch], ...]
+    weights: tuple[float, ...] = ()  # of their rows; empty: all 1
+
+    def __iter__(self) -> Iterator[FeatureBatch]:
+        for part, weight in zip(self.parts, self.weights or [1.0] * len(self.parts), strict=True):
+            yield from part if weight == 1.0 else (replace(batch, importance=weight) for batch in part)
+
+
+def problem_of(
+    plan: FitPlan, kernel: SetKernel, landmarks: Landmarks, baseline: Baseline, folds: Folds | None
+) -> Problem:
+    """The problem that a plan makes of a kernel, landmarks and a baseline."""
+    at = plan.rows
+    return Problem(
+        kernel=kernel,
+        landmarks=landmarks,
+        baseline=baseline,
+        folds=folds,
+        weights=combinations(plan),
+        criterion=ByKind.of({kind_named(name): w for name, w in plan.validation.criterion.items()}, 0.0),
+        basis=Basis(at.cut, at.whitening),
+        precision=Precision.named(at.energy_precision, at.derivative_precision),
+        seed=plan.seed,
+    )
+
+
+def combinations(plan: FitPlan) -> tuple[ByKind[float], ...]:
+    """Every combination of the candidates for the weights of the kinds of rows."""
+    listed = {kind_named(name): values for name, values in plan.rows.weights.items()}
+    found = (dict(zip(listed, values, strict=True)) for values in product(*listed.values()))
+    return tuple(ByKind.of(weights, 0.0) for weights in found)
+
+
+def set_kernel(
+    plan: FitPlan, length: LengthScale, alpha: float | None, median: float, transform: Transform
+) -> SetKernel:
+    """The kernel of a candidate.
+
+    Args:
+        alpha: None where the plan gives a matrix.
+        median: what relative length scales are multiples of.
+    """
+    at = plan.kernel
+
+    def absolute(scale: LengthScale) -> float:
+        return scale.value * (median if scale.relative else 1.0)
+
+    parameters: dict[str, object] = {
+        name: int(value) if name == "degree" else value for name, value in at.parameters.items()
+    }
+    if at.name == "gaussian-sum":
+        parameters["length_scales"] = tuple(absolute(scale) for scale in at.length_scales)
+    else:
+        parameters["length_scale"] = absolute(length)
+    mixing = mixing_matrix(plan) if alpha is None else SpeciesMixing(alpha)
+    return SetKernel(atom_kernel(at.name, **parameters), mixing, at.reduce, transform)
+
+
+def mixing_matrix(plan: FitPlan) -> SpeciesMixing:
+    """The matrix that a plan gives."""
+    rows = plan.kernel.mixing
+    assert rows is not None
+    assert not isinstance(rows, str)
+    return SpeciesMixing(0.0, tuple(map(atomic_number, rows)), tuple(map(tuple, rows.values())))
+
+
+def median_of(plan: FitPlan, batches: Iterable[FeatureBatch], transform: Transform, group: Group = ALONE) -> float:
+    """The median distance of transformed features; 1 where no length scale is relative to it."""
+    if not any(length.relative for length in plan.kernel.length_scales):
+        return 1.0
+    return group.agree(median_distance(batches, transform, plan.seed, group=group))
+
+
+def atomic_number(symbol: str) -> int:
+    """Of an element."""
+    from ase.data import atomic_numbers
+
+    return int(atomic_numbers[symbol])
+
+
+def _labelled(
+    stores: Sequence[FeatureStore], weights: Sequence[float], structures: Iterable[Atoms], keys: LabelKeys
+) -> Structures:
+    """Structures whose forces are fitted, with what the stores know of them."""
+    if not stores[0].header.spec:
+        raise ConfigError("matrix-free force rows need a backbone, but the store holds features of your own")
+    backbone = load_backbone(BackboneSpec(**stores[0].header.spec)).to(dtype=torch.float64)
+    known: dict[int, tuple[int, float]] = {}
+    for store, weight in zip(stores, weights or [1.0] * len(stores), strict=True):
+        for batch in store:
+            for i, group in zip(batch.ids.tolist(), batch.groups.tolist(), strict=True):
+                known.setdefault(i, (group, weight))
+    found = []
+    for atoms in structures:
+        labels = read_labels(atoms, keys)
+        number = structure_hash(atoms, labels)
+        if number in known and labels.forces is not None:
+            found.append(LabelledStructure(atoms, labels, number, *known[number]))
+    if not found:
+        raise ConfigError("none of the structures given is in the store with forces; give the file it was made of")
+    return Structures(found, backbone)

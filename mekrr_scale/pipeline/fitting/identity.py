@@ -1,0 +1,93 @@
+"""What a fit is, as the states of running fits and kept sums hold it: all that changes its numbers.
+
+The texts are those of version 0.1.0, whose plan was one flat list of fields, so that its states go on.
+"""
+
+from __future__ import annotations
+
+from mekrr_scale.arrays import KINDS
+from mekrr_scale.kernels import SpeciesMixing
+from mekrr_scale.pipeline.fitting.data import FitData, atomic_number, mixing_matrix
+from mekrr_scale.pipeline.fitting.plan import FitPlan
+from mekrr_scale.plans import fields_of
+from mekrr_scale.version import __version__
+
+_RUNNING = ("device", "memory_bytes", "scratch", "uncertainty", "falkon")  # what changes no number of the solution
+_KINDS = ("energy", "force", "stress")  # of rows that 0.1.0 knew
+_ALIKE = ({"0.1.0"},)  # versions whose fits are the same
+
+
+def identity(data: FitData) -> dict[str, object]:
+    """What a fit is: every field of its plan that changes numbers, and the stores."""
+    flat = {name: repr(value) for name, value in flat_plan(data.plan).items() if name not in _RUNNING}
+    own = own_fields(data.plan)
+    return {"version": _version(), "stores": [store.id for store in data.stores], **flat, **own}
+
+
+def identity_text(plan: FitPlan) -> str:
+    """All of a plan as one text."""
+    flat = [f"{name}={value!r}" for name, value in flat_plan(plan).items()]
+    own = [f"{name}={value}" for name, value in own_fields(plan).items()]
+    return f"FitPlan({', '.join(flat + own)})"
+
+
+def flat_plan(plan: FitPlan) -> dict[str, object]:
+    """The fields of version 0.1.0's plan, in its order, with its values."""
+    kernel, rows, landmarks, baseline = plan.kernel, plan.rows, plan.landmarks, plan.baseline
+    learned = kernel.mixing == "learn"
+    mixing: SpeciesMixing | None = None if learned or kernel.mixing is None else mixing_matrix(plan)
+    options = {
+        name: value
+        for name, value in vars(plan.solver).items()
+        if name != "ridges" and value != fields_of(type(plan.solver))[name].default
+    }
+    return {
+        "kernel": kernel.name,
+        "kernel_parameters": {name: int(v) if name == "degree" else v for name, v in kernel.parameters.items()},
+        "length_scales": kernel.length_scales,
+        "alphas": kernel.alphas,
+        "mixing": mixing,
+        "learn_mixing": learned,
+        "reduce": kernel.reduce,
+        "standardize": kernel.standardize,
+        "baselines": baseline.kinds,
+        "isolated": {atomic_number(symbol): energy for symbol, energy in baseline.isolated.items()},
+        "landmarks": landmarks.method,
+        "n_landmarks": landmarks.count,
+        "warm": landmarks.model,
+        "balance": landmarks.balance,
+        "solver": plan.solver.name,
+        "ridges": plan.solver.ridges,
+        "folds": plan.validation.folds,
+        "energy_weights": rows.weights["energy"],
+        "force_weights": rows.weights["force"],
+        "store_weights": rows.store_weights,
+        "stress_weights": rows.weights["stress"],
+        "select": tuple(plan.validation.criterion[name] for name in _KINDS),
+        "use_derivatives": rows.derivatives,
+        "cut": rows.cut,
+        "whitening": rows.whitening,
+        "device": plan.execution.device,
+        "memory_bytes": plan.execution.memory,
+        "scratch": plan.execution.scratch,
+        "falkon": options,
+        "uncertainty": plan.validation.uncertainty,
+        "seed": plan.seed,
+    }
+
+
+def own_fields(plan: FitPlan) -> dict[str, str]:
+    """Fields that came after 0.1.0, where they are not as they were then."""
+    rows, criterion = plan.rows, plan.validation.criterion
+    pairs: dict[str, tuple[object, object]] = {
+        "energy_precision": (rows.energy_precision, "float64"),
+        "derivative_precision": (rows.derivative_precision, "float32"),
+    }
+    for name in (info.name for info in KINDS.values() if info.name not in _KINDS):
+        pairs |= {f"{name}_weights": (rows.weights[name], (0.0,)), f"select_{name}": (criterion[name], 0.0)}
+    return {name: repr(now) for name, (now, then) in pairs.items() if now != then}
+
+
+def _version() -> str:
+    """The oldest of the versions that compute the same."""
+    return next((min(alike) for alike in _ALIKE if __version__ in alike), __version__)

@@ -1,0 +1,257 @@
+"""What to fit: nested plans that are the sections of a TOML file and the groups of the flags. No torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, InstanceOf
+
+from mekrr_scale import kernels, landmarks, solvers
+from mekrr_scale.deprecated import flat_keywords
+from mekrr_scale.errors import ConfigError, suggestion
+from mekrr_scale.kernels import Reduce, Standardize
+from mekrr_scale.landmarks import Balance
+from mekrr_scale.models import BaselineKind, WhiteningMethod
+from mekrr_scale.pipeline.fitting.values import (
+    DEFAULT_CRITERION,
+    DEFAULT_WEIGHTS,
+    LengthScale,
+    alpha,
+    by_kind,
+    by_symbol,
+    chosen,
+    kernel_parameters,
+    mixing_rows,
+    nonempty,
+    number,
+    numbers,
+)
+from mekrr_scale.plans import fields_of, flag, listed, plan
+from mekrr_scale.regression import Execution
+
+
+@plan
+class KernelPlan:
+    """What atoms and structures are compared with. Lists are candidates; cross-validation chooses among them."""
+
+    name: Annotated[str, chosen("kernel", kernels.KERNELS), flag("--kernel", choices=kernels.KERNELS)] = "gaussian"
+    """Kernel between the features of two atoms. gaussian is right unless you know better."""
+
+    length_scales: Annotated[
+        tuple[InstanceOf[LengthScale], ...],
+        nonempty("length_scales"),
+        listed(LengthScale.parse),
+        flag("--length-scale"),
+    ] = (LengthScale(2.0), LengthScale(4.0))
+    """Length scales, e.g. 2x,4x: multiples of the median distance between atoms' features, or plain numbers. Longer
+    ones make smoother potentials; gaussian-sum takes all of them at once."""
+
+    alphas: Annotated[tuple[float, ...], nonempty("alphas"), listed(alpha), flag("--alpha")] = (1.0,)
+    """How far elements are kept apart, between 0 (all alike) and 1 (apart), e.g. 0,0.5,1. Lower values let rare
+    elements learn from common ones."""
+
+    mixing: Annotated[
+        Mapping[str, tuple[float, ...]] | Literal["learn"] | None, BeforeValidator(mixing_rows), flag("--mixing")
+    ] = None
+    """How much elements share, instead of alpha: learn, by cross-validation (reduce sum), or rows of a matrix by
+    element, e.g. { H = [1.0, 0.2], O = [0.2, 1.0] }."""
+
+    reduce: Annotated[Reduce, flag("--reduce")] = "sum"
+    """sum: energies add up over atoms, for structures of different size; mean: energies per atom, as MEKRR."""
+
+    standardize: Annotated[tuple[Standardize, ...], nonempty("standardize"), listed(str), flag("--standardize")] = (
+        "scale-per-species",
+    )
+    """What features pass first: none, centre, scale, centre-per-species, scale-per-species."""
+
+    parameters: Annotated[
+        Mapping[str, int | float], BeforeValidator(kernel_parameters), flag("--kernel-parameters")
+    ] = Field(default_factory=dict)
+    """Further parameters of the kernel, e.g. offset=1,degree=2 of polynomial."""
+
+
+@plan
+class BaselinePlan:
+    """What is taken off the labels before the kernel sees them."""
+
+    kinds: Annotated[tuple[BaselineKind, ...] | None, nonempty("kinds"), listed(str), flag("--baseline")] = None
+    """Candidates: composition (energies of elements by least squares), isolated (given ones), backbone (the pretrained
+    potential's own energies and forces as well), prior (those of extract --prior). By default what the store allows."""
+
+    isolated: Annotated[Mapping[str, float], BeforeValidator(by_symbol), flag("--isolated")] = Field(
+        default_factory=dict
+    )
+    """Energies of isolated atoms (eV) for kind isolated, e.g. H=-13.6,O=-432."""
+
+
+@plan
+class LandmarkPlan:
+    """The atoms, or structures, that the model is an expansion over."""
+
+    method: Annotated[
+        str, chosen("landmark method", landmarks.METHODS), flag("--method", choices=landmarks.METHODS)
+    ] = "uniform"
+    """How landmarks are chosen. uniform (at random, by element) is right unless you know better; displaced adds copies
+    along tangents where atoms are too few, structures takes whole ones."""
+
+    count: Annotated[int, flag("--landmarks")] = Field(default=1000, ge=0)
+    """Number of landmarks; more are more accurate, cost goes with their square or cube. 0 with method structures: all
+    of them."""
+
+    model: Annotated[Path | None, flag("--landmarks-from")] = None
+    """A model whose landmarks are taken too (same backbone), for transfer to few new data."""
+
+    balance: Annotated[Balance, flag("--balance")] = "sqrt"
+    """Shares of the elements: proportional to their atoms, to the square root (rare ones get more), or equal."""
+
+
+@plan
+class RowPlan:
+    """The rows of the least-squares problem: which, how they are weighted, in which basis."""
+
+    weights: Annotated[Mapping[str, tuple[float, ...]], by_kind(DEFAULT_WEIGHTS, numbers)] = Field(
+        default_factory=lambda: dict(DEFAULT_WEIGHTS)
+    )
+    """Candidates for the weights of energy, force and stress rows. Raise the force weight where forces matter more than
+    energies."""
+
+    store_weights: Annotated[tuple[float, ...], listed(float), flag("--store-weight")] = ()
+    """Weights of the stores' rows, one for each store, e.g. 0.01,1 for much source and little target data."""
+
+    derivatives: Annotated[bool, flag("--derivatives/--no-derivatives")] = True
+    """Train on forces and stress where the stores hold tangents."""
+
+    cut: Annotated[float, flag("--cut")] = Field(default=1e-11, gt=0, lt=1)
+    """Of the whitening: directions of the landmarks' kernel matrix with a smaller part of its largest eigenvalue are
+    left out. 1e-8 loses accuracy."""
+
+    whitening: Annotated[WhiteningMethod, flag("--whitening")] = "eigen"
+    """eigen, or cholesky (pivoted; about ten times cheaper above some thousand landmarks)."""
+
+    energy_precision: Annotated[Literal["float64", "float32"], flag("--energy-precision")] = "float64"
+    """Of kernel elements in energy rows; float32 gave 8.6 instead of 2.2 meV/atom on real features."""
+
+    derivative_precision: Annotated[Literal["float64", "float32"], flag("--derivative-precision")] = "float32"
+    """Of kernel elements in derivative rows; sums over atoms are float64 always."""
+
+
+@plan
+class Validation:
+    """How candidates are compared, and what is learned from the comparison."""
+
+    folds: Annotated[int, flag("--validate")] = Field(default=5, ge=0)
+    """Folds of the cross-validation; 0 for none."""
+
+    criterion: Annotated[Mapping[str, float], by_kind(DEFAULT_CRITERION, number), flag("--criterion")] = Field(
+        default_factory=lambda: dict(DEFAULT_CRITERION)
+    )
+    """Weights of the mean squared errors of energies (eV/atom), forces (eV/angstrom) and virials per atom (eV) whose
+    sum chooses among candidates, e.g. 1,1e-4,0."""
+
+    uncertainty: Annotated[bool, flag("--uncertainty/--no-uncertainty")] = True
+    """Keep the posterior that tells how sure the model is; needs folds, and two more passes over the rows."""
+
+
+def _solver(value: Any) -> Any:
+    """A solver or its class, its name, or a section with a name."""
+    if isinstance(value, solvers.Solver):
+        return value() if isinstance(value, type) else value
+    if not isinstance(value, str | Mapping):
+        raise ConfigError(f"{value!r} is no solver; give one, e.g. Falkon(ridges=1e-6), or the name of one")
+    given = {"name": value} if isinstance(value, str) else dict(value)
+    name = given.pop("name", "direct")
+    if name not in solvers.SOLVERS:
+        raise ConfigError(f"there is no solver {name!r}. {suggestion(str(name), solvers.SOLVERS)}")
+    made: type = getattr(solvers, solvers.SOLVERS[name])
+    unknown = sorted(set(given) - set(fields_of(made)))
+    if unknown:
+        raise ConfigError(f"solver {name!r} has no option {unknown[0]!r}. {suggestion(unknown[0], fields_of(made))}")
+    return made(**given)
+
+
+def _section(made: type, name: str) -> BeforeValidator:
+    """A plan, its fields, or the one value that people mean by its name."""
+
+    def read(value: Any) -> Any:
+        if isinstance(value, made):
+            return value
+        return made(**(value if isinstance(value, Mapping) else section_of(name, value)))
+
+    return BeforeValidator(read)
+
+
+# the field that a section stands for where it is one value
+SHORT = {
+    "kernel": "name",
+    "landmarks": "method",
+    "baseline": "kinds",
+    "rows": "weights",
+    "solver": "name",
+    "validation": "folds",
+    "execution": "device",
+}
+
+
+def section_of(name: str, value: object) -> dict[str, object]:
+    """The section that one value stands for; ``landmarks`` may be their number as well as a method."""
+    number = isinstance(value, int) and not isinstance(value, bool)
+    return {"count" if name == "landmarks" and number else SHORT[name]: value}
+
+
+@flat_keywords
+@plan
+class FitPlan:
+    """What to fit. Lists are candidates; cross-validation chooses among them.
+
+    Raises:
+        ConfigError: an option outside its range, or a combination that cannot be.
+    """
+
+    kernel: Annotated[KernelPlan, _section(KernelPlan, "kernel")] = KernelPlan()
+    """What atoms and structures are compared with; or the name of a kernel."""
+
+    landmarks: Annotated[LandmarkPlan, _section(LandmarkPlan, "landmarks")] = LandmarkPlan()
+    """What the model is an expansion over; or their number, or the name of a method."""
+
+    baseline: Annotated[BaselinePlan, _section(BaselinePlan, "baseline")] = BaselinePlan()
+    """What is taken off the labels; or names of baselines."""
+
+    rows: Annotated[RowPlan, _section(RowPlan, "rows")] = RowPlan()
+    """Which rows, and their weights."""
+
+    solver: Annotated[
+        InstanceOf[solvers.Solver], BeforeValidator(_solver), flag("--solver", choices=solvers.SOLVERS)
+    ] = Field(default_factory=solvers.Direct)
+    """direct (one pass, then every ridge, weight and fold) up to some thousand landmarks, falkon (conjugate gradients)
+    beyond, exact (dense) for small data; or a solver with its options."""
+
+    validation: Annotated[Validation, _section(Validation, "validation")] = Validation()
+    """How candidates are compared; or a number of folds."""
+
+    execution: Annotated[Execution, _section(Execution, "execution")] = Execution()
+    """Where it runs; or a device."""
+
+    seed: Annotated[int, flag("--seed")] = Field(default=0, ge=0)
+    """Of landmarks and samples."""
+
+    def __post_init__(self) -> None:
+        learned, folds = self.kernel.mixing == "learn", self.validation.folds
+        if any(not weight > 0 for weight in self.rows.store_weights):
+            raise ConfigError(f"weights of stores {self.rows.store_weights}: give positive numbers")
+        if learned and (not folds or self.kernel.reduce != "sum" or not self.solver.takes.sums):
+            raise ConfigError("a mixing matrix is learned by cross-validation, for reduce 'sum' and solver 'direct'")
+        if self.landmarks.model is not None and (self.landmarks.method == "structures" or self.solver.whole_structures):
+            raise ConfigError("a model's landmarks are joined by single atoms only, not by whole structures")
+        if folds == 1:
+            raise ConfigError("1 folds: give at least 2, or 0 to skip cross-validation")
+        if not folds and self._n_candidates() > 1:
+            raise ConfigError("several candidates but no folds to choose among them; give one of each, or --validate 5")
+
+    def _n_candidates(self) -> int:
+        lengths = self.kernel.length_scales if self.kernel.name != "gaussian-sum" else (0,)
+        kinds = self.baseline.kinds or (0,)
+        lists = (lengths, self.kernel.alphas, self.kernel.standardize, self.solver.ridges, kinds)
+        return math.prod(map(len, lists))

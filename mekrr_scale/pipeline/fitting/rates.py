@@ -1,0 +1,172 @@
+"""How fast this machine makes and handles the rows of a store, measured on its first batch."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mekrr_scale.arrays import FeatureBatch, Landmarks, SpeciesRun, alone, eigh
+from mekrr_scale.errors import ConfigError
+from mekrr_scale.kernels import SetKernel, Transform, fit_transform
+from mekrr_scale.landmarks import Pool, Uniform, draw_pool
+from mekrr_scale.models import Baseline, whiten
+from mekrr_scale.pipeline.fitting.data import FitData, median_of, set_kernel
+from mekrr_scale.regression import Precision, Problem, Source
+from mekrr_scale.solvers import Rates
+from mekrr_scale.store import BATCH_ATOMS
+
+_ELEMENTS = 3e7  # kernel elements of the batch that is timed
+_HASHED = 4e9  # bytes per second of the first pass, which checks hashes (benchmarks: store_reading)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A kernel, landmarks (as many, of the right species) and batches like those of a fit."""
+
+    kernel: SetKernel
+    landmarks: Landmarks
+    batch: FeatureBatch  # small enough to be timed
+    moved: FeatureBatch | None  # the same with tangents
+    rank_part: float  # of the landmarks' columns that whitening keeps
+
+    @classmethod
+    def of(cls, data: FitData) -> Sample:
+        """From the first batch, the same on all ranks.
+
+        Raises:
+            ConfigError: there is no structure.
+        """
+        first = data.first
+        if first is None:
+            raise ConfigError("the store holds no structure; extract some first")
+        plan = data.plan
+        transform = fit_transform((first,), plan.kernel.standardize[0])
+        median = median_of(plan, (first,), transform)
+        kernel = set_kernel(plan, plan.kernel.length_scales[0], data.alphas[0], median, transform)
+        atoms = int(first.n_atoms.sum())
+        at = plan.landmarks
+        few = Uniform(min(at.count or atoms, atoms, 1000), plan.seed, at.balance).select((first,), kernel)
+        rank = whiten(kernel.gram_block_makers(few), plan.rows.cut).rank
+        return cls(
+            kernel=kernel,
+            landmarks=_landmarks(data, first, transform),
+            batch=_small(data, False),
+            moved=_small(data, True) if data.derivatives else None,
+            rank_part=rank / kernel.n_columns(few),
+        )
+
+    @property
+    def blocks(self) -> Sequence[int]:
+        """Sizes of the diagonal blocks of K_ZZ."""
+        if not self.kernel.separate(self.landmarks):
+            return [self.kernel.n_columns(self.landmarks)]
+        return [int(n) for n in self.landmarks.species.unique_consecutive(return_counts=True)[1]]
+
+
+def measured(data: FitData, sample: Sample, columns: int) -> Rates:
+    """Time everything on the sample.
+
+    Args:
+        columns: vectors that iterations share.
+    """
+    kernel, landmarks, batch = sample.kernel, sample.landmarks, sample.batch
+    species = data.species
+    baseline = Baseline(species, torch.zeros(len(species), dtype=torch.float64), prior=False, fitted=False)
+    at = data.plan.rows
+    precision = Precision.named(at.energy_precision, at.derivative_precision)
+    problem = Problem(kernel, landmarks, baseline, precision=precision)
+    square = torch.randn(1024, 1024, dtype=torch.float64)
+    size = min(max(landmarks.n_sets, 64), 1000)
+    gram = square[:size, :size] @ square[:size, :size].T
+    tall, few = torch.randn(4096, 1024, dtype=torch.float64), torch.randn(1024, columns, dtype=torch.float64)
+    run: SpeciesRun = max(batch.runs, key=lambda run: len(run.features))
+    lone = alone(run.features[:32].double(), torch.full((min(32, len(run.features)),), run.z))
+    energies = problem.rows(Source((batch,)))
+    looked_at = batch.take(torch.arange(batch.n_structures) < 32)
+    known = max(1, int((~batch.energy.isnan()).sum()))
+    return Rates(
+        statistics=_statistics(data),
+        kernel=_time(lambda: list(energies)) / known,
+        derivative=_per_direction(sample.moved, lambda moved: list(problem.rows(Source((), (moved,))))),
+        flop=_time(lambda: square @ square) / (2 * 1024**3),
+        thin=_time(lambda: tall.T @ (tall @ few)) / tall.numel(),
+        eigen=_time(lambda: eigh(gram)) / size**3,
+        prior=_time(lambda: kernel.diagonal(looked_at)) / looked_at.n_structures,
+        lone_prior=_time(lambda: kernel.diagonal(lone)) / lone.n_structures,
+        derivative_prior=_per_direction(sample.moved, kernel.derivative_diagonal),
+        copy=_time(tall.clone) / tall.nbytes,
+        write=_write_rate(data.plan.execution.scratch, tall),
+    )
+
+
+def _landmarks(data: FitData, first: FeatureBatch, transform: Transform) -> Landmarks:
+    """As many as the fit has of each species; atoms of the first batch, repeated where it has too few."""
+    features = {run.z: run.features for run in first.runs if len(run.features)}
+    counts = {z: n for z, n in data.stores[0].species.items() if z in features}
+    pool = Pool({z: features[z][:1].expand(n, -1) for z, n in counts.items()}, {}, counts)
+    most = sum(counts.values())
+    at = data.plan.landmarks
+    fewest = 0 if data.warm else most
+    shares = pool.share(min(at.count or fewest, most), at.balance)
+    if data.warm is not None:
+        for z in filter(transform.knows, data.warm.landmarks.species.tolist()):
+            shares[z] = shares.get(z, 0) + 1
+    any_atom = next(iter(features.values()))
+    chosen = {z: _repeated(features.get(z, any_atom), n) for z, n in sorted(shares.items()) if n}
+    species = torch.cat([torch.full((len(f),), z) for z, f in chosen.items()])
+    return Landmarks(torch.cat(list(chosen.values())), species, torch.arange(len(species)), len(species))
+
+
+def _repeated(features: Tensor, count: int) -> Tensor:
+    return features[torch.arange(count) % len(features)]
+
+
+def _small(data: FitData, tangents: bool) -> FeatureBatch:
+    """A first batch with few enough kernel elements to be timed."""
+    atoms = int(max(256, min(BATCH_ATOMS, _ELEMENTS / max(data.plan.landmarks.count, 1))))
+    stores = (replace(store, owned=None, tangents=tangents, max_atoms=atoms) for store in data.stores)
+    return next(batch for store in stores for batch in store)
+
+
+def _per_direction(moved: FeatureBatch | None, work: Callable[[FeatureBatch], object]) -> float:
+    if moved is None or moved.directions is None or not len(moved.directions.label):
+        return 0.0
+    return _time(lambda: work(moved)) / len(moved.directions.label)
+
+
+def _statistics(data: FitData) -> float:
+    """Seconds per structure of what goes before the rows: hashes checked, moments, draws, folds, baseline."""
+    batch = data.first
+    assert batch is not None
+    transform = _time(lambda: fit_transform((batch,), "scale-per-species"))
+    draws = 2 * _time(lambda: draw_pool((batch,), 1000, 0))
+    size = sum(run.features.nbytes for run in batch.runs)
+    return (transform + draws + size / _HASHED) / batch.n_structures
+
+
+def _write_rate(folder: Path | None, tensor: Tensor) -> float:
+    """Seconds per byte of writing to the scratch folder."""
+    if folder is None:
+        return 0.0
+    try:
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+            return _time(lambda: file.write(tensor.numpy().data)) / tensor.nbytes
+    except OSError:
+        return 0.0
+
+
+def _time(work: Callable[[], object]) -> float:
+    """The better of two, once it is warm."""
+    work()
+    best = float("inf")
+    for _ in range(2):
+        start = time.perf_counter()
+        work()
+        best = min(best, time.perf_counter() - start)
+    return best

@@ -1,0 +1,163 @@
+"""What a fit gives back: the model, how it was chosen, and what that took."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from jaxtyping import Float64
+from torch import Tensor
+
+from mekrr_scale.arrays import KINDS, ByKind, RowKind
+from mekrr_scale.errors import ConfigError
+from mekrr_scale.figures import Shown, TextTable
+from mekrr_scale.kernels import Standardize
+from mekrr_scale.models import JSON, BaselineKind, Model
+from mekrr_scale.pipeline.evaluation.report import parity_of_folds
+from mekrr_scale.pipeline.fitting.plan import FitPlan
+from mekrr_scale.plans import to_dict
+from mekrr_scale.regression import UNITS, Problem
+from mekrr_scale.solvers import Solution
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SCHEMA = "mekrr-scale fit 1.0"  # of the JSON: keys may be added to it, not taken away
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A candidate with its best cross-validated errors."""
+
+    standardize: Standardize
+    baseline: BaselineKind
+    alpha: float | None  # None: a matrix of species mixing was given
+    length_scale: float | tuple[float, ...] | None
+    ridge: float
+    weights: ByKind[float]
+    rmse: ByKind[float]  # eV/atom, eV/angstrom, virial per atom in eV; NaN for a kind without rows
+    rank: int
+
+    @classmethod
+    def of(cls, standardize: Standardize, baseline: BaselineKind, problem: Problem, solution: Solution) -> Tried:
+        """The line about a solution."""
+        atom, mixing = problem.kernel.atom, problem.kernel.mixing
+        point = solution.point(problem.criterion)
+        return cls(
+            standardize,
+            baseline,
+            None if mixing.matrix else mixing.alpha,
+            getattr(atom, "length_scale", getattr(atom, "length_scales", None)),
+            point.ridge,
+            point.weights,
+            point.rmse,
+            solution.rank,
+        )
+
+    def header(self) -> dict[str, JSON]:
+        """As model files hold it (eV); what is not known is left out."""
+        found: dict[str, JSON] = {"standardize": self.standardize, "baseline": self.baseline}
+        if self.alpha is not None:
+            found["alpha"] = self.alpha
+        found |= {"length_scale": self.length_scale, "ridge": self.ridge, "weights": self.weights.listed(0.0)}
+        return {**found, **self.errors(), "rank": self.rank}
+
+    def to_dict(self) -> dict[str, JSON]:
+        """As reports hold it (meV)."""
+        return {**self.header(), **self.errors(shown=True)}
+
+    def errors(self, shown: bool = False) -> dict[str, float]:
+        """``energy_rmse`` and so on, of the kinds that there are rows of; ``shown``: in the units of reports."""
+        factors = {kind: info.unit.factor if shown else 1.0 for kind, info in KINDS.items()}
+        return {f"{KINDS[kind].name}_rmse": factors[kind] * e for kind, e in self.rmse.items() if not math.isnan(e)}
+
+    def __str__(self) -> str:
+        length = self.length_scale
+        shown = f"{length:.3g}" if isinstance(length, float) else str(length)
+        mixing = "given mixing" if self.alpha is None else f"alpha {self.alpha:g}"
+        energy, force = (KINDS[kind].unit.factor * self.rmse[kind] for kind in (RowKind.ENERGY, RowKind.FORCE))
+        forces = "" if math.isnan(force) else f", forces {force:.1f} {UNITS['force'].short}"
+        return (
+            f"{self.standardize}, baseline {self.baseline}, length {shown}, {mixing}: cross-validated RMSE "
+            f"{energy:.3f} {UNITS['energy'].text}{forces} at ridge {self.ridge:.1e}"
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class FitReport(Shown):
+    """A model and how it was chosen."""
+
+    model: Model
+    plan: FitPlan
+    solution: Solution
+    tried: Sequence[Tried]  # every candidate
+    chosen: Tried
+    reference: Float64[Tensor, " structures"]  # eV/atom less the species' reference energies
+    predicted: Float64[Tensor, " structures"]  # the same, by the models of the other folds
+    warnings: Sequence[str] = ()
+
+    def metrics(self) -> dict[str, float]:
+        """Cross-validated errors of the chosen candidate: energies in meV/atom, forces along the stored directions in
+        meV/angstrom, virials in meV/atom; empty without cross-validation."""
+        mae = self.model.validation.get("energy_mae")
+        found = {"energy_mae": UNITS["energy"].factor * mae} if isinstance(mae, float) else {}
+        return {**found, **self.chosen.errors(shown=True)}
+
+    def to_dict(self) -> dict[str, object]:
+        """What ``fit --json`` writes; docs/cli.md describes it."""
+        model, effort = self.model, asdict(self.solution.effort)
+        return {
+            "schema": SCHEMA,
+            "metrics": self.metrics(),
+            "units": {info.name: info.unit.text for info in KINDS.values()},
+            "result": self.solution.result.name,
+            "chosen": self.chosen.to_dict(),
+            "candidates": [line.to_dict() for line in self.tried],
+            "model": {
+                "landmarks": model.landmarks.n_sets,
+                "species": list(model.species),
+                "backbone": dict(model.backbone),
+                "uncertainty": model.posterior is not None,
+            },
+            "effort": {name: effort[name] for name in ("rows", "iterations", "seconds")},
+            "plan": to_dict(self.plan),
+            "warnings": list(self.warnings),
+        }
+
+    def headline(self) -> str:
+        """What it is, and what to mind."""
+        shown = ", ".join(f"{name} {value:.2f}" for name, value in self.metrics().items())
+        lines = [f"Fit of {self.model.landmarks.n_sets} landmarks; cross-validated: {shown or 'nothing'}"]
+        return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
+
+    def tables(self) -> list[TextTable]:
+        """Every candidate with its cross-validated errors, the best first."""
+        names = ("standardize", "baseline", "length scale", "alpha", "ridge", "rank", "energy rmse", "force rmse")
+        best_first = sorted(self.tried, key=lambda line: line.rmse[RowKind.ENERGY])
+        caption = f"RMSE: energy in {UNITS['energy'].text}, force along the stored directions in {UNITS['force'].text}"
+        rows = tuple(_cells(line) for line in best_first)
+        return [TextTable("Candidates, cross-validated", names, rows, caption, left=(0, 1))]
+
+    def plot(self, axes: Axes | None = None) -> Axes:
+        """Cross-validated energies beside their labels, per atom and less the elements' references.
+
+        Raises:
+            ConfigError: nothing was cross-validated.
+        """
+        if not len(self.reference):
+            raise ConfigError("nothing was cross-validated, so that there is nothing to draw; fit with folds")
+        return parity_of_folds((self.reference.numpy(), self.predicted.numpy()), axes)
+
+
+def _cells(line: Tried) -> tuple[str, ...]:
+    length = line.length_scale
+    if isinstance(length, tuple):
+        shown = ", ".join(f"{value:.3g}" for value in length)
+    else:
+        shown = "-" if length is None else f"{length:.3g}"
+    alpha = "-" if line.alpha is None else f"{line.alpha:.3g}"
+    errors = [KINDS[kind].unit.factor * line.rmse[kind] for kind in (RowKind.ENERGY, RowKind.FORCE)]
+    errors_shown = ("-" if math.isnan(value) else f"{value:.3f}" for value in errors)
+    return line.standardize, line.baseline, shown, alpha, f"{line.ridge:.1e}", str(line.rank), *errors_shown

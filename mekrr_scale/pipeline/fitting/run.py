@@ -1,0 +1,187 @@
+"""A store to a model: candidates are cross-validated, the best one is fitted to everything."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from ase import Atoms
+
+from mekrr_scale.distributed import ALONE, Checkpoint, Group, StopSignals
+from mekrr_scale.errors import ConfigError, SolverError
+from mekrr_scale.models import JSON, Model, Posterior
+from mekrr_scale.pipeline.fitting.calibration import LARGEST_RANK, calibrate
+from mekrr_scale.pipeline.fitting.data import FitData, Stores
+from mekrr_scale.pipeline.fitting.growing import frame_in, grow, keep
+from mekrr_scale.pipeline.fitting.heldout import HeldOut, out_of_fold
+from mekrr_scale.pipeline.fitting.identity import identity
+from mekrr_scale.pipeline.fitting.plan import FitPlan
+from mekrr_scale.pipeline.fitting.report import FitReport, Tried
+from mekrr_scale.pipeline.fitting.search import Candidate, search, with_learned_mixing
+from mekrr_scale.progress import Progress, shown_progress
+from mekrr_scale.regression import ModeCosts, Run, Structures
+from mekrr_scale.solvers import Result
+from mekrr_scale.structures import LabelKeys
+from mekrr_scale.version import __version__
+
+_SUSPICIOUS = 0.5  # eV/atom that a kernel should have to explain at most
+
+
+def fit(
+    stores: Stores,
+    plan: FitPlan | None = None,
+    progress: Progress | None = None,
+    structures: Iterable[Atoms] | None = None,
+    keys: LabelKeys | None = None,
+    group: Group = ALONE,
+    checkpoint: Checkpoint | None = None,
+    sums: Path | str | None = None,
+) -> FitReport:
+    """Fit a model to one store or several of the same kind.
+
+    Args:
+        stores: stores, or their folders.
+        plan: what to fit; by default several candidates are cross-validated.
+        progress: what shows how far it is; by default a bar in terminals and notebooks.
+        structures: those of the store, to fit their forces without stored tangents (matrix-free,
+            solver ``falkon``, baseline ``composition`` or ``isolated``).
+        keys: where their labels are.
+        group: the ranks of the job (``distributed.join``), all of which call this alike and get the
+            same model; each owns whole shards.
+        checkpoint: a folder for the state of a long fit, and signals that end it; a fit called again
+            with the same goes on where it was.
+        sums: a folder for the sums over the rows (solver ``direct``, one candidate, no uncertainties).
+            Fitting again, with the stores grown or more of them, reads the new shards alone; kernel,
+            landmarks and whitening stay those of the first fit.
+
+    Raises:
+        ConfigError: options that do not fit the data.
+        StoreError: a store that is damaged or of another kind.
+        SolverError: no usable row, or a system that breaks down.
+        StoppedError: asked to stop by a signal.
+        RankError: another rank failed.
+    """
+    plan = FitPlan() if plan is None else plan
+    if not isinstance(plan, FitPlan):
+        raise ConfigError(f"the plan of a fit is {plan!r}; give a FitPlan, e.g. FitPlan(solver='exact')")
+    with shown_progress(progress, "rows") as shown:
+        run = Run(plan.execution, group, checkpoint, shown)
+        data = FitData.open(stores, plan, structures, keys, group)
+        run = run.part("", identity(data))
+        return _fitted(data, run) if sums is None else _grown(data, Path(sums), run)
+
+
+def _fitted(data: FitData, run: Run) -> FitReport:
+    if data.structures is not None:
+        run.progress.note(_modes(data.structures, data.plan))
+    folds = data.folds()
+    asked = data.plan
+    if asked.kernel.mixing == "learn":
+        data = with_learned_mixing(data, folds, run)
+    best, tried = search(data, folds, run)
+    best.solution.require()
+    warnings = [] if best.solution.result is Result.SUCCESS else [best.solution.result.value]
+    held = out_of_fold(best.problem, best.solution, data, run)
+    if held.spread > _SUSPICIOUS:
+        warnings.append(
+            f"energies scatter by {held.spread:.2f} eV/atom around the baseline, which is much; are they total "
+            "energies in eV (--units), of one level of theory?"
+        )
+    return _report(best, tried, data, held, _posterior(best, data, run), warnings)
+
+
+def _grown(data: FitData, folder: Path, run: Run) -> FitReport:
+    """The fit from kept sums, and new ones."""
+    plan = data.plan
+    if plan.kernel.mixing == "learn" or plan.rows.store_weights:
+        raise ConfigError("--sums keeps the sums of one kernel and of stores of equal weight")
+    what = identity(data)
+    del what["stores"]
+    kept = Checkpoint(folder, what, data.group, stop=StopSignals() if run.checkpoint is None else run.checkpoint.stop)
+    run.progress.stage("fit", data.n_rows)
+    found, sums = grow(data, kept, frame_in(folder), run)
+    if found.solution.result is not Result.SUCCESS:
+        raise SolverError(found.solution.result.value)
+    if data.group.rank == 0:
+        keep(sums, kept)
+        kept.part("pass", {}).remove()
+    nothing = torch.zeros(0, dtype=torch.float64)
+    return _report(found, [found.tried], data, HeldOut(nothing, nothing), None, [])
+
+
+def _posterior(best: Candidate, data: FitData, run: Run) -> Posterior | None:
+    """What the model's uncertainty comes from, where it can be calibrated at an acceptable size."""
+    plan, problem = data.plan, best.problem
+    able = plan.solver.takes.posterior and data.structures is None
+    if not plan.validation.uncertainty or problem.folds is None or not able:
+        return None
+    if problem.n_columns > LARGEST_RANK:
+        run.progress.note(f"no uncertainties: more than {LARGEST_RANK} landmarks (uncertainty = false silences this)")
+        return None
+    run.progress.stage("uncertainty", 2 * data.n_rows)
+    found = calibrate(problem, best.solution, data, run)
+    if found is None:
+        run.progress.note("no uncertainties: fewer than 20 energies to calibrate them on")
+    return found
+
+
+def _report(
+    best: Candidate,
+    tried: list[Tried],
+    data: FitData,
+    held: HeldOut,
+    posterior: Posterior | None,
+    warnings: list[str],
+) -> FitReport:
+    model = _model(best, data, held, posterior)
+    solution = replace(best.solution, rows=None)
+    return FitReport(model, data.plan, solution, tried, best.tried, held.reference, held.predicted, warnings)
+
+
+def _model(best: Candidate, data: FitData, held: HeldOut, posterior: Posterior | None) -> Model:
+    header, problem = data.stores[0].header, best.problem
+    validation: dict[str, JSON] = best.tried.header()
+    if held.errors.count:
+        validation |= {
+            "folds": data.plan.validation.folds,
+            "structures": held.errors.count,
+            "energy_mae": held.errors.mae,
+            "energy_rmse": held.errors.rmse,
+        }
+    coefficients = best.solution.value[:, 0]
+    digest = hashlib.sha256(coefficients.numpy().tobytes()).hexdigest()
+    return Model(
+        kernel=problem.kernel,
+        landmarks=problem.landmarks,
+        coefficients=coefficients,
+        baseline=problem.baseline,
+        backbone=header.backbone,
+        spec=header.spec,
+        validation=validation,
+        provenance={
+            "stores": [store.id for store in data.stores],
+            "structures": sum(store.n_structures for store in data.stores),
+            "solver": data.plan.solver.name,
+            "result": best.solution.result.name,
+            "seed": data.plan.seed,
+            "writer": f"mekrr-scale {__version__}",
+            "coefficients_sha256": digest,
+        },
+        posterior=posterior,
+        prior=header.prior if problem.baseline.prior else {},
+    )
+
+
+def _modes(structures: Structures, plan: FitPlan) -> str:
+    """Which way to force rows is cheaper for structures of this size."""
+    atoms = structures.listed[0].atoms
+    costs = ModeCosts.measure(structures.backbone, atoms)
+    columns = len(plan.solver.ridges) * (1 + plan.validation.folds)
+    return (
+        f"matrix-free: {costs.sweeps:.2g} s for a pair of sweeps over {len(atoms)} atoms, {columns} of them in every "
+        f"iteration (ridges x (1 + folds)); tangents of all displacements take {costs.stored:.2g} s once, the cheaper "
+        f"way from {costs.break_even / columns:.1f} iterations on"
+    )

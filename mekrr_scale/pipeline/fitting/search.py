@@ -1,0 +1,119 @@
+"""The candidates of a fit, cross-validated one family after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+
+from ase.data import chemical_symbols
+
+from mekrr_scale.arrays import content_hash, fingerprint
+from mekrr_scale.errors import ConfigError
+from mekrr_scale.kernels import SpeciesMixing
+from mekrr_scale.models import BaselineKind
+from mekrr_scale.pipeline.fitting.data import Choice, FitData
+from mekrr_scale.pipeline.fitting.mixing import UNIFORM_ALPHAS, learn_mixing
+from mekrr_scale.pipeline.fitting.plan import FitPlan
+from mekrr_scale.pipeline.fitting.report import Tried
+from mekrr_scale.pipeline.fitting.values import LengthScale
+from mekrr_scale.regression import Folds, Problem, Run
+from mekrr_scale.solvers import Solution
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A problem with its solution, and the line about it."""
+
+    problem: Problem
+    solution: Solution
+    tried: Tried
+
+    @property
+    def score(self) -> float:
+        return self.solution.score(self.problem.criterion)
+
+
+def choices(plan: FitPlan, data: FitData) -> Iterator[Choice]:
+    """What is to be tried, but for the mixings of species.
+
+    Raises:
+        ConfigError: a baseline that the stores do not allow.
+    """
+    named: BaselineKind = "prior" if data.stores[0].header.prior else "backbone"
+    with_prior = data.has_prior and plan.validation.folds and data.structures is None
+    kinds: tuple[BaselineKind, ...] = plan.baseline.kinds or (
+        (named, "composition") if with_prior else ("composition",)
+    )
+    wrong = {"backbone", "prior"} & set(kinds) - {named}
+    if wrong:
+        raise ConfigError(
+            "baseline 'prior' needs a store that was extracted with --prior"
+            if named == "backbone"
+            else "the store holds the energies of a prior, not the backbone's own; use baseline 'prior'"
+        )
+    at = plan.kernel
+    lengths = at.length_scales if at.name != "gaussian-sum" else at.length_scales[:1]
+    yield from (Choice(*one) for one in product(at.standardize, kinds, lengths))
+
+
+def search(data: FitData, folds: Folds | None, run: Run) -> tuple[Candidate, list[Tried]]:
+    """All candidates; the best one, and a line about each."""
+    plan = data.plan
+    listed = list(choices(plan, data))
+    run.progress.stage("fit", len(listed) * len(data.alphas) * data.n_rows)
+    best: Candidate | None = None
+    lines: list[Tried] = []
+    for place, choice in enumerate(listed):
+        family = data.family(choice, folds)
+        common = family[0]
+        identity = {
+            "landmarks": fingerprint(common.landmarks),
+            "baseline": content_hash(common.baseline.energies),
+        }
+        part = run.part(f"trial{place}", identity)
+        for problem, solution in zip(family, plan.solver.solve_all(family, data.source, part), strict=True):
+            line = Tried.of(choice.standardize, choice.baseline, problem, solution)
+            lines.append(line)
+            if folds is not None:
+                run.progress.note(str(line))
+            found = Candidate(problem, solution, line)
+            if best is None or found.score < best.score:
+                best = found
+    assert best is not None
+    return best, lines
+
+
+def with_learned_mixing(data: FitData, folds: Folds | None, run: Run) -> FitData:
+    """The data under a plan of one kernel, with the matrix that cross-validation finds for it.
+
+    All other choices are those of the best uniform mixing. Nothing of it is resumed.
+    """
+    plan, run = data.plan, replace(run, checkpoint=None)
+    uniform = replace(plan, kernel=replace(plan.kernel, mixing=None, alphas=UNIFORM_ALPHAS))
+    best, _ = search(replace(data, plan=uniform), folds, run)
+    line = best.tried
+    assert line.alpha is not None
+    length = line.length_scale
+    single = replace(
+        uniform,
+        kernel=replace(
+            uniform.kernel,
+            standardize=(line.standardize,),
+            length_scales=(LengthScale(length, False),) if isinstance(length, float) else plan.kernel.length_scales,
+            alphas=(line.alpha,),
+        ),
+        baseline=replace(plan.baseline, kinds=(line.baseline,)),
+    )
+
+    def mixed(mixing: SpeciesMixing) -> FitData:
+        rows = {chemical_symbols[z]: row for z, row in zip(mixing.species, mixing.matrix, strict=True)}
+        return replace(data, plan=replace(single, kernel=replace(single.kernel, mixing=rows)))
+
+    def score(mixing: SpeciesMixing) -> float:
+        return search(mixed(mixing), folds, run.silent)[0].score
+
+    found, reached = learn_mixing(data.species, line.alpha, best.score, score, run.progress)
+    shown = "; ".join(" ".join(f"{value:.2f}" for value in row) for row in found.matrix)
+    run.progress.note(f"species mixing learned: {shown} (score {best.score:.4g} -> {reached:.4g})")
+    return mixed(found)

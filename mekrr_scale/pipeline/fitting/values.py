@@ -1,0 +1,185 @@
+"""What a person may write for the values of a plan: texts, lists, mappings by element or kind of rows. No torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from pydantic import AfterValidator, BeforeValidator
+
+from mekrr_scale.arrays import KINDS
+from mekrr_scale.errors import ConfigError, suggestion
+from mekrr_scale.plans import split
+
+
+@dataclass(frozen=True)
+class LengthScale:
+    """A length scale, absolute or as a multiple of the median distance between atoms' features."""
+
+    value: float
+    relative: bool = True
+
+    @classmethod
+    def parse(cls, text: str | float | LengthScale) -> LengthScale:
+        """From ``"4x"`` (four times the median) or a number.
+
+        >>> LengthScale.parse("4x")
+        LengthScale(value=4.0, relative=True)
+
+        Raises:
+            ConfigError: neither of the two, or not positive.
+        """
+        if isinstance(text, LengthScale):
+            return text
+        bare = str(text).strip()
+        try:
+            value = float(bare.removesuffix("x"))
+        except ValueError:
+            value = math.nan
+        if not (value > 0 and math.isfinite(value)):
+            raise ConfigError(
+                f"length scale {text!r}: give a positive number, or a multiple of the median such as '4x'"
+            )
+        return cls(value, bare.endswith("x"))
+
+    def __str__(self) -> str:
+        if not self.relative:
+            return repr(self.value)
+        short = f"{self.value:g}"
+        return f"{short if float(short) == self.value else repr(self.value)}x"
+
+
+def chosen(what: str, options: Mapping[str, str]) -> BeforeValidator:
+    """A name of a registry."""
+
+    def read(value: Any) -> Any:
+        if isinstance(value, str) and value not in options:
+            raise ConfigError(f"there is no {what} {value!r}. {suggestion(value, options)}")
+        return value
+
+    return BeforeValidator(read)
+
+
+def alpha(value: Any) -> float:
+    """A mixing between 0 and 1."""
+    found = float(value)
+    if not 0.0 <= found <= 1.0:
+        raise ConfigError(f"alpha is {found}; it mixes between 0 (all species alike) and 1 (apart)")
+    return found
+
+
+def _symbol(key: Any) -> str:
+    """An element's symbol, from it or its atomic number."""
+    from ase.data import atomic_numbers, chemical_symbols
+
+    if str(key) in atomic_numbers:
+        return str(key)
+    if str(key).isdigit() and 0 < int(key) < len(chemical_symbols):
+        return str(chemical_symbols[int(key)])
+    raise ConfigError(f"{key!r} is not an element; write its symbol, e.g. Cu")
+
+
+def _pairs(value: Any) -> Any:
+    """A mapping, also from ``name=1,other=2``."""
+    if not isinstance(value, str):
+        return value
+    found = {}
+    for piece in filter(None, (piece.strip() for piece in value.split(","))):
+        name, _, text = piece.partition("=")
+        try:
+            found[name.strip()] = float(text)
+        except ValueError:
+            raise ConfigError(f"{piece!r}: write name=number, separated by commas") from None
+    return found
+
+
+def by_symbol(value: Any) -> Any:
+    """A mapping by element, also from atomic numbers, or from ``H=1,O=2``."""
+    value = _pairs(value)
+    return {_symbol(key): item for key, item in value.items()} if isinstance(value, Mapping) else value
+
+
+def kernel_parameters(value: Any) -> Any:
+    """Numbers, of which a degree is a whole one."""
+    value = _pairs(value)
+    if not isinstance(value, Mapping):
+        return value
+    return {name: int(item) if name == "degree" else float(item) for name, item in value.items()}
+
+
+def mixing_rows(value: Any) -> Any:
+    """``learn``, rows of a matrix by element, or a ``SpeciesMixing`` with a matrix."""
+    if hasattr(value, "matrix") and hasattr(value, "species"):
+        value = dict(zip(value.species, value.matrix, strict=True))
+    if value is None or value == "learn":
+        return value
+    if not isinstance(value, Mapping):
+        raise ConfigError(
+            f"mixing {value!r}: write learn, or rows of a matrix by element, e.g. {{H = [1.0, 0.2], ...}}"
+        )
+    rows = {_symbol(key): split(row, float) for key, row in value.items()}
+    matrix = list(rows.values())
+    if any(len(row) != len(rows) for row in matrix):
+        raise ConfigError(f"the species mixing matrix must be {len(rows)} x {len(rows)} for species {list(rows)}")
+    if any(not math.isclose(matrix[i][j], matrix[j][i]) for i, j in combinations(range(len(rows)), 2)):
+        raise ConfigError("the species mixing matrix is not symmetric")
+    return rows
+
+
+def _kind_name(key: Any, names: Sequence[str]) -> str:
+    """A kind as people write it: a ``RowKind``, ``force`` or ``forces``."""
+    name = str(getattr(key, "name", key)).lower()
+    return name if name in names else name.removesuffix("s")
+
+
+def by_kind(default: Mapping[str, object], convert: Callable[[Any], object]) -> BeforeValidator:
+    """A mapping from the kinds of rows, filled with defaults; also from a list in their order."""
+    names = [info.name for info in KINDS.values()]
+
+    def read(value: Any) -> Any:
+        if isinstance(value, str):
+            value = [piece.strip() for piece in value.split(",")]
+        if isinstance(value, Mapping):
+            given = {_kind_name(key, names): item for key, item in value.items()}
+        elif isinstance(value, Sequence) and len(value) <= len(names):
+            given = dict(zip(names, value, strict=False))
+        else:
+            raise ConfigError(f"{value!r}: give a number for each kind of rows, {', '.join(names)}")
+        for key in given:
+            if key not in names:
+                raise ConfigError(f"there is no kind of rows {key!r}. {suggestion(key, names)}")
+        return {name: convert(given.get(name, default[name])) for name in names}
+
+    return BeforeValidator(read)
+
+
+def numbers(value: Any) -> tuple[float, ...]:
+    """Candidates for a weight."""
+    found = split(value, float)
+    if not found:
+        raise ConfigError("a kind of rows has no weight; give at least one")
+    return found
+
+
+DEFAULT_WEIGHTS = {info.name: info.weights for info in KINDS.values()}
+DEFAULT_CRITERION = {info.name: info.criterion for info in KINDS.values()}
+
+
+def number(value: Any) -> float:
+    """One number."""
+    (found,) = split([value], float)
+    return found
+
+
+def nonempty(name: str) -> AfterValidator:
+    """Refuse a list without candidates."""
+
+    def read(value: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+        if value is not None and not value:
+            raise ConfigError(f"{name} is empty; give at least one")
+        return value
+
+    return AfterValidator(read)

@@ -1,0 +1,51 @@
+"""Tables for terminals (rich), and figures in files."""
+
+from typing import TYPE_CHECKING
+
+import lazy_loader as lazy
+
+if TYPE_CHECKING:
+    from mekrr_scale.report.plots import contribution_plot as contribution_plot
+    from mekrr_scale.report.plots import curve_plot as curve_plot
+    from mekrr_scale.report.plots import parity_plot as parity_plot
+    from mekrr_scale.report.plots import species_plot as species_plot
+    from mekrr_scale.report.plots import training_plot as training_plot
+    from mekrr_scale.report.plots import transfer_plot as transfer_plot
+    from mekrr_scale.report.tables import block_table as block_table
+    from mekrr_scale.report.tables import contribution_table as contribution_table
+    from mekrr_scale.report.tables import curve_table as curve_table
+    from mekrr_scale.report.tables import distill_table as distill_table
+    from mekrr_scale.report.tables import dressed as dressed
+    from mekrr_scale.report.tables import error_table as error_table
+    from mekrr_scale.report.tables import resource_table as resource_table
+    from mekrr_scale.report.tables import species_table as species_table
+    from mekrr_scale.report.tables import training_table as training_table
+    from mekrr_scale.report.tables import transfer_report as transfer_report
+    from mekrr_scale.report.tables import trial_table as trial_table
+else:
+    __getattr__, __dir__, __all__ = lazy.attach(
+        __name__,
+        submod_attrs={
+            "tables": [
+                "block_table",
+                "contribution_table",
+                "curve_table",
+                "distill_table",
+                "dressed",
+                "error_table",
+                "resource_table",
+                "species_table",
+                "training_table",
+                "transfer_report",
+                "trial_table",
+            ],
+            "plots": [
+                "contribution_plot",
+                "curve_plot",
+                "parity_plot",
+                "species_plot",
+                "training_plot",
+                "transfer_plot",
+            ],
+        },
+    )

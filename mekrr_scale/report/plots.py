@@ -1,0 +1,99 @@
+"""Figures in files: what reports draw, written and closed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from ase.data import chemical_symbols
+from jaxtyping import Float64
+from numpy import ndarray
+
+from mekrr_scale.figures import band_axes, boxes_by_element, errors_by_element, new_axes
+from mekrr_scale.pipeline import Evaluation, TransferTable, parity_of_folds
+from mekrr_scale.regression import UNITS
+from mekrr_scale.simulation import Explanation
+from mekrr_scale.transfer import CurvePoint, TrainReport, summarized
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def parity_plot(
+    path: Path | str,
+    evaluation: Evaluation | None = None,
+    folds: tuple[Float64[ndarray, " n"], Float64[ndarray, " n"]] | None = None,
+    title: str = "",
+) -> None:
+    """Predicted against reference: energies less the baseline (meV/atom) and force components.
+
+    Args:
+        folds: reference and out-of-fold prediction, eV/atom less the baseline, drawn behind.
+    """
+    if folds is not None and not len(folds[0]):
+        folds = None
+    axes = [parity_of_folds(folds)] if evaluation is None else evaluation.plot(folds=folds)
+    _write(path, axes[0], title)
+
+
+def species_plot(path: Path | str, evaluation: Evaluation) -> None:
+    """Force errors by element as bars."""
+    rows = evaluation.force_errors_by_species()
+    _write(path, errors_by_element(rows, f"force error ({UNITS['force'].symbol})"))
+
+
+def transfer_plot(path: Path | str, table: TransferTable) -> None:
+    """Errors of every model on all data as colours, one panel for each quantity."""
+    _write(path, table.plot()[0])
+
+
+def training_plot(path: Path | str, report: TrainReport) -> None:
+    """Losses, errors on the validation set, and the learning rate, by step."""
+    _write(path, report.plot()[0])
+
+
+def contribution_plot(path: Path | str, explanations: Sequence[Explanation]) -> None:
+    """Contributions of atoms and similarity to the nearest landmark, by element."""
+    species = np.concatenate([found.species.numpy() for found in explanations])
+    parts = np.concatenate([found.contributions.numpy() for found in explanations])
+    nearest = np.concatenate([found.similarity[:, 0].numpy() for found in explanations])
+    elements = np.unique(species).tolist()
+    axes = new_axes(3.2 + 1.6 * len(elements), 3.8, 2)
+    for panel, values, label in (
+        (axes[0], parts, "contribution to the energy (eV/atom)"),
+        (axes[1], nearest, "similarity to the nearest landmark"),
+    ):
+        boxes_by_element({chemical_symbols[z]: values[species == z] for z in elements}, label, panel)
+    _write(path, axes[0])
+
+
+def curve_plot(path: Path | str, points: Sequence[CurvePoint]) -> None:
+    """Errors against the number of training structures; bands from the lowest to the highest repeat."""
+    labels = {
+        "force_rmse": f"force RMSE ({UNITS['force'].symbol})",
+        "energy_rmse": f"energy RMSE ({UNITS['energy'].symbol})",
+    }
+    shown = [(key, label) for key, label in labels.items() if not all(np.isnan(getattr(p, key)) for p in points)]
+    axes = new_axes(5.2 * len(shown), 4.2, len(shown))
+    for panel, (key, label) in zip(axes, shown, strict=True):
+        curves: dict[str, dict[int, tuple[float, float, float]]] = {point.variant: {} for point in points}
+        for (variant, size), values in summarized(points, key).items():
+            curves[variant][size] = values
+        band_axes(curves, label, panel)
+    axes[0].legend(frameon=False, fontsize=8)
+    _write(path, axes[0])
+
+
+def _write(path: Path | str, axes: Axes, title: str = "") -> None:
+    """Write the figure of axes, and close it."""
+    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
+
+    figure = axes.get_figure()
+    assert isinstance(figure, Figure)
+    if title:
+        figure.suptitle(title)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

@@ -1,0 +1,120 @@
+"""Bounds at which a simulation stops, with the last good frame kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import ase.io
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from mekrr_scale.errors import ConfigError, SimulationError
+from mekrr_scale.models import MekrrCalculator
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """When to stop. None switches a bound off.
+
+    Args:
+        force: largest force on an atom (eV/angstrom).
+        uncertainty: of the energy, 68 % (eV/atom).
+        grade: largest extrapolation grade of an atom; 1 is the edge of the training data.
+        every: steps between looks at the uncertainty, which costs about a third of a step.
+    """
+
+    force: float | None = 50.0
+    uncertainty: float | None = None
+    grade: float | None = None
+    every: int = 10
+
+    def __post_init__(self) -> None:
+        for name in ("force", "uncertainty", "grade"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"the bound on {name} is {value}; give a positive number, or none at all")
+        if self.every < 1:
+            raise ConfigError(f"the uncertainty is looked at every {self.every} steps; give a positive number")
+
+    @property
+    def asks_uncertainty(self) -> bool:
+        return self.uncertainty is not None or self.grade is not None
+
+
+@final
+class Guard:
+    """Looks at forces and uncertainties, and keeps the last frame that was good.
+
+    Args:
+        path: of the trajectory; the last good frame is kept beside it.
+    """
+
+    def __init__(self, atoms: Atoms, calculator: MekrrCalculator, bounds: Bounds, path: Path) -> None:
+        self.atoms, self.calculator, self.bounds = atoms, calculator, bounds
+        self.path = path
+        self.good: Atoms | None = None
+        self.known: dict[str, float] = {}
+
+    def look(self, step: int) -> Mapping[str, float]:
+        """What is known of the uncertainty.
+
+        Raises:
+            SimulationError: a bound is exceeded.
+        """
+        forces = self.atoms.get_forces()
+        largest = float(np.linalg.norm(forces, axis=1).max())
+        if not np.isfinite(forces).all():
+            self._stop(step, "forces are not finite")
+        if self.bounds.force is not None and largest > self.bounds.force:
+            self._stop(step, f"a force of {largest:.3g} eV/angstrom exceeds the bound of {self.bounds.force:g}")
+        if self.bounds.asks_uncertainty and step % self.bounds.every == 0:
+            self._ask(step)
+        self.good = frame_with(self.atoms, {"step": step, **self.known})
+        return self.known
+
+    def _ask(self, step: int) -> None:
+        sure = self.calculator.potential.uncertainty(self.atoms)
+        energy, grade = float(sure.energy[0]) / len(self.atoms), float(sure.grade.max())
+        self.known = {"uncertainty_per_atom": energy, "largest_grade": grade}
+        if self.bounds.uncertainty is not None and energy > self.bounds.uncertainty:
+            self._stop(
+                step,
+                f"the energy is uncertain by {1e3 * energy:.3g} meV/atom, the bound is "
+                f"{1e3 * self.bounds.uncertainty:.3g}",
+            )
+        if self.bounds.grade is not None and grade > self.bounds.grade:
+            worst = int(sure.grade.argmax())
+            self._stop(
+                step,
+                f"atom {worst} ({self.atoms.symbols[worst]}) is outside of the training data: grade {grade:.3g}, "
+                f"the bound is {self.bounds.grade:g}",
+            )
+
+    def _stop(self, step: int, reason: str) -> None:
+        kept = ""
+        if self.good is not None:
+            file = self.path.with_name(f"{self.path.stem}.last-good.xyz")
+            ase.io.write(file, self.good, format="extxyz")
+            kept = f"; the last good frame is in {file}"
+        raise SimulationError(
+            f"stopped at step {step}: {reason}{kept}. Add such structures to the training data, or raise the bound"
+        )
+
+
+def frame_with(atoms: Atoms, info: Mapping[str, float]) -> Atoms:
+    """A copy with the results of its calculator and what else is known, for a file."""
+    frame = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc, momenta=atoms.get_momenta())
+    frame.info.update(info)
+    results = {key: atoms.calc.results[key] for key in ("energy", "forces", "stress") if key in atoms.calc.results}
+    frame.calc = SinglePointCalculator(frame, **results)
+    return frame
+
+
+def append_frame(path: Path, frame: Atoms) -> None:
+    """Write a frame behind those of an extended xyz file."""
+    with path.open("a", encoding="utf-8") as stream:
+        ase.io.write(stream, frame, format="extxyz")

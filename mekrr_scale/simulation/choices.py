@@ -1,0 +1,6 @@
+"""Names that options choose among; imported without torch."""
+
+from typing import Literal
+
+Ensemble = Literal["nve", "langevin", "npt"]
+SelectionMethod = Literal["greedy", "variance", "random"]

@@ -1,0 +1,227 @@
+"""Molecular dynamics that says when the model leaves what it knows.
+
+ASE integrates; here is what a long job needs around it: a restart file, a trajectory with energies,
+forces and uncertainties, and bounds at which to stop with the last good frame kept.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import final
+
+import numpy as np
+from ase import Atoms, units
+from ase.md.md import MolecularDynamics
+from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
+
+from mekrr_scale.errors import ConfigError
+from mekrr_scale.models import MekrrCalculator, Model, as_calculator
+from mekrr_scale.progress import Progress, shown_progress
+from mekrr_scale.simulation.bounds import Bounds, Guard, append_frame, frame_with
+from mekrr_scale.simulation.choices import Ensemble
+from mekrr_scale.simulation.restarts import RestartFile, RestartState
+
+
+@dataclass(frozen=True)
+class MdPlan:
+    """A simulation.
+
+    Args:
+        ensemble: ``nve`` (velocity Verlet), ``langevin`` (NVT) or ``npt`` (Langevin-Hoover with
+            isotropic volume; LangevinBAOAB of ASE).
+        steps: in all, those before a restart included.
+        timestep: in fs.
+        temperature: in K; of the initial velocities too, where the structure has none.
+        friction: of Langevin, in 1/fs.
+        pressure: of npt, in GPa.
+        interval: steps between frames of the trajectory.
+        checkpoint: steps between restart files.
+
+    Raises:
+        ConfigError: a value outside its range.
+    """
+
+    ensemble: Ensemble = "langevin"
+    steps: int = 1000
+    timestep: float = 1.0
+    temperature: float = 300.0
+    friction: float = 0.01
+    pressure: float = 0.0
+    interval: int = 10
+    checkpoint: int = 100
+    seed: int = 0
+    bounds: Bounds = field(default_factory=Bounds)
+
+    def __post_init__(self) -> None:
+        for name in ("timestep", "friction"):
+            if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
+                raise ConfigError(f"{name} is {getattr(self, name)}; give a positive number")
+        if self.temperature < 0 or not math.isfinite(self.temperature):
+            raise ConfigError(f"temperature is {self.temperature} K; it must not be negative")
+        for name in ("steps", "interval", "checkpoint"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; give at least 1")
+
+
+@dataclass(frozen=True)
+class MdReport:
+    """What a simulation did."""
+
+    atoms: Atoms  # at the end
+    steps: int  # in all
+    resumed: int  # of which were done before
+    drift: float  # of the conserved energy in this run, meV/atom per 10 ps; NaN unless nve
+
+
+def run_md(
+    atoms: Atoms,
+    calculator: MekrrCalculator | Model | Path | str,
+    trajectory: Path | str,
+    plan: MdPlan | None = None,
+    progress: Progress | None = None,
+) -> MdReport:
+    """Simulate; the same call goes on from the restart file that an earlier one left.
+
+    Beside the trajectory (extended xyz) lie ``<stem>.restart.json``, written at intervals and
+    at the end, and, after a bound was exceeded, ``<stem>.last-good.xyz``.
+
+    Args:
+        calculator: or a model, or a model's file.
+        plan: by default 1000 steps of 1 fs at 300 K (Langevin).
+
+    Raises:
+        SimulationError: a bound was exceeded; names the step, the value and the files.
+        ConfigError: the restart file is of another simulation, or the ensemble needs a cell.
+    """
+    plan, calculator = plan or MdPlan(), as_calculator(calculator)
+    path = Path(trajectory)
+    restart = RestartFile(path, {"ensemble": plan.ensemble, "timestep": plan.timestep, "seed": plan.seed})
+    atoms = atoms.copy()
+    atoms.calc = calculator
+    if plan.ensemble == "npt" and (atoms.cell.rank < 3 or not atoms.pbc.all()):
+        raise ConfigError("npt changes the cell: the structure needs one that is periodic in all three directions")
+    generator = np.random.default_rng(plan.seed)
+    state = restart.read(atoms)
+    if state is None:
+        _begin(atoms, plan, path, generator)
+    else:
+        restart.restore(state, atoms, generator)
+    done = 0 if state is None else state["step"]
+    recorder = _Recorder(atoms, calculator, restart, plan, _integrator(atoms, plan, generator, state), generator)
+    with shown_progress(progress, "steps") as shown:
+        shown.stage(plan.ensemble, max(plan.steps - done, 0))
+        if state is None:
+            recorder.look(0)
+            recorder.write(0)
+        for step in range(done + 1, plan.steps + 1):
+            recorder.move(step)
+            shown.advance()
+    return MdReport(atoms, plan.steps, done, recorder.drift())
+
+
+def _begin(atoms: Atoms, plan: MdPlan, path: Path, generator: np.random.Generator) -> None:
+    """Velocities where there are none, and an empty trajectory."""
+    if not atoms.get_momenta().any() and plan.temperature > 0:
+        MaxwellBoltzmannDistribution(atoms, temperature_K=plan.temperature, rng=generator)
+        Stationary(atoms)
+    path.write_text("", encoding="utf-8")
+
+
+@final
+class _Recorder:
+    """Writes what a simulation leaves behind."""
+
+    def __init__(
+        self,
+        atoms: Atoms,
+        calculator: MekrrCalculator,
+        restart: RestartFile,
+        plan: MdPlan,
+        integrator: MolecularDynamics,
+        generator: np.random.Generator,
+    ) -> None:
+        self.atoms, self.plan, self.integrator, self.generator = atoms, plan, integrator, generator
+        self.path, self.restart = restart.trajectory, restart
+        self.guard = Guard(atoms, calculator, plan.bounds, self.path)
+        self.known: Mapping[str, float] = {}
+        self._first: float | None = None
+        self._sums = np.zeros(5)  # over steps: 1, t, e, t^2, t e; of the energy e after the first
+
+    def move(self, step: int) -> None:
+        """One step, and all that is due after it."""
+        self.integrator.run(1)
+        self.look(step)
+        if step % self.plan.interval == 0:
+            self.write(step)
+        if step % self.plan.checkpoint == 0 or step == self.plan.steps:
+            self.save(step)
+
+    def look(self, step: int) -> None:
+        self.known = self.guard.look(step)
+        if self.plan.ensemble == "nve":
+            time = step * self.plan.timestep * 1e-4  # in 10 ps
+            energy = 1e3 * self.atoms.get_total_energy() / len(self.atoms)
+            self._first = energy if self._first is None else self._first
+            risen = energy - self._first
+            self._sums += (1.0, time, risen, time**2, time * risen)
+
+    def write(self, step: int) -> None:
+        info = {
+            "step": step,
+            "time_fs": step * self.plan.timestep,
+            "temperature_K": self.atoms.get_temperature(),
+            "total_energy": self.atoms.get_total_energy(),
+            **self.known,
+        }
+        append_frame(self.path, frame_with(self.atoms, info))
+
+    def save(self, step: int) -> None:
+        self.restart.save(self.atoms, step, self.generator, p_eps=float(getattr(self.integrator, "p_eps", 0.0)))
+
+    def drift(self) -> float:
+        """Slope of the total energy, by least squares over all steps."""
+        count, times, energies, squares, products = self._sums
+        spread = count * squares - times**2
+        if count < 2 or spread <= 0:
+            return math.nan
+        return float((count * products - times * energies) / spread)
+
+
+def _integrator(
+    atoms: Atoms, plan: MdPlan, generator: np.random.Generator, state: RestartState | None
+) -> MolecularDynamics:
+    """ASE's dynamics of the plan's ensemble."""
+    step = plan.timestep * units.fs
+    if plan.ensemble == "nve":
+        from ase.md.verlet import VelocityVerlet
+
+        return VelocityVerlet(atoms, step)
+    if plan.ensemble == "langevin":
+        from ase.md.langevin import Langevin
+
+        return Langevin(
+            atoms, step, temperature_K=plan.temperature, friction=plan.friction / units.fs, fixcm=False, rng=generator
+        )
+    try:
+        from ase.md.langevinbaoab import LangevinBAOAB
+    except ImportError as error:
+        raise ConfigError("ensemble npt needs a newer ase (with ase.md.langevinbaoab): pip install -U ase") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it announces its default barostat mass
+        barostat = LangevinBAOAB(
+            atoms,
+            step,
+            temperature_K=plan.temperature,
+            externalstress=-plan.pressure * units.GPa,
+            hydrostatic=True,
+            T_tau=units.fs / plan.friction,
+            P_tau=20 * units.fs / plan.friction,
+            rng=generator,
+        )
+    if state is not None:
+        barostat.p_eps = state["p_eps"]
+    return barostat

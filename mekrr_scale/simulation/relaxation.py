@@ -1,0 +1,64 @@
+"""Relaxation of positions and cells, within bounds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+
+from mekrr_scale.errors import ConfigError, SimulationError
+from mekrr_scale.models import MekrrCalculator, Model, as_calculator
+from mekrr_scale.progress import Progress, shown_progress
+from mekrr_scale.simulation.bounds import Bounds, Guard, append_frame, frame_with
+
+
+def relax(
+    atoms: Atoms,
+    calculator: MekrrCalculator | Model | Path | str,
+    trajectory: Path | str | None = None,
+    force: float = 0.02,
+    steps: int = 500,
+    cell: bool = False,
+    bounds: Bounds | None = None,
+    progress: Progress | None = None,
+) -> Atoms:
+    """Minimise the energy (FIRE of ASE), of positions and, if asked for, the cell.
+
+    Args:
+        calculator: or a model, or a model's file.
+        trajectory: extended xyz of all steps.
+        force: stop when no atom feels more (eV/angstrom).
+        cell: relax the cell too (FrechetCellFilter).
+
+    Raises:
+        SimulationError: not converged within ``steps``, or a bound was exceeded.
+        ConfigError: the cell is to be relaxed, but there is none.
+    """
+    from ase.filters import FrechetCellFilter
+    from ase.optimize import FIRE
+
+    calculator = as_calculator(calculator)
+    atoms = atoms.copy()
+    atoms.calc = calculator
+    if cell and (atoms.cell.rank < 3 or not atoms.pbc.any()):
+        raise ConfigError("there is no cell to relax; give a periodic structure, or relax positions only")
+    path = None if trajectory is None else Path(trajectory)
+    if path is not None:
+        path.write_text("", encoding="utf-8")
+    guard = Guard(atoms, calculator, bounds or Bounds(), path or Path("relaxed.xyz"))
+    optimizer = FIRE(FrechetCellFilter(atoms) if cell else atoms, logfile=None)
+    with shown_progress(progress, "steps") as shown:
+        shown.stage("relax", steps)
+        for step, converged in enumerate(optimizer.irun(fmax=force, steps=steps)):
+            known = guard.look(step)
+            if path is not None:
+                append_frame(path, frame_with(atoms, {"step": step, **known}))
+            shown.advance()
+            if converged:
+                return atoms
+    largest = float(np.linalg.norm(atoms.get_forces(), axis=1).max())
+    raise SimulationError(
+        f"not converged after {steps} steps: the largest force is {largest:.3g} eV/angstrom, asked for was {force:g}; "
+        "give more --steps, or a larger --force"
+    )

@@ -1,0 +1,215 @@
+"""The work of ``Direct``: sums over the rows, fold solutions, errors, the choice."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from mekrr_scale.arrays import ByKind, RowKind
+from mekrr_scale.distributed import Group
+from mekrr_scale.errors import SolverError
+from mekrr_scale.models import Whitening
+from mekrr_scale.regression import KeptRows, Problem, Rows, Run, Source, refit_shift
+from mekrr_scale.solvers import krylov_work
+from mekrr_scale.solvers.base import Solver, check
+from mekrr_scale.solvers.falkon import Falkon
+from mekrr_scale.solvers.job import DOUBLE, Estimate, Job, Stage
+from mekrr_scale.solvers.moments import MomentTable, accumulate
+from mekrr_scale.solvers.path import Normal, Weights, ridge_path, weight_paths
+from mekrr_scale.solvers.preconditioners import LARGEST_EIGEN
+from mekrr_scale.solvers.solution import Effort, Path, PathPoint, Result, Solution
+
+
+def solve(direct: Solver, problem: Problem, source: Source, run: Run) -> Solution:
+    """Whiten, pass over the rows once, choose."""
+    problem = problem.of_kinds(source.kinds)
+    check(direct, problem, source, run)
+    placed = problem.on(run.execution.device)
+    whitening = placed.whitening(run.group)
+    if iterates(len(problem.weights), whitening.rank):
+        return krylov_work.solve(_all_rows(direct), problem, source, run, whitening)
+    rows = placed.rows(source)
+    # rows whose number of columns asks for an iterative solver are not kept as they are
+    kept = None if iterates(len(problem.weights), problem.n_columns) else KeptRows(rows, run.execution.memory)
+    start = time.perf_counter()
+    moments = sums_of(problem, kept or rows, whitening, run)
+    solution = from_sums(direct, problem, moments, whitening, run)
+    passed = time.perf_counter() - start - solution.effort.seconds
+    return replace(solution, effort=replace(solution.effort, seconds_pass=passed), rows=kept)
+
+
+def iterates(n_weights: int, rank: int) -> bool:
+    """Whether a Gram matrix of this size is better dealt to the ranks.
+
+    Above LARGEST_EIGEN a Cholesky factor in panels takes the place of eigendecompositions. It is Falkon's
+    preconditioner with all rows for its subset: exact but for rounding and the folds, which few iterations mend.
+    """
+    return rank > LARGEST_EIGEN and n_weights == 1
+
+
+def _all_rows(direct: Solver) -> Falkon:
+    return Falkon(ridges=direct.ridges, subset=1.0)
+
+
+def sums_of(problem: Problem, rows: Rows, whitening: Whitening, run: Run) -> MomentTable:
+    """One pass over this rank's rows; the sums of all ranks."""
+    species, folds = len(problem.baseline.species), max(problem.n_folds, 1)
+    return accumulate(rows, whitening, species, folds, run.progress.advance, run.group, run.checkpoint)
+
+
+def from_sums(
+    direct: Solver,
+    problem: Problem,
+    moments: MomentTable,
+    whitening: Whitening,
+    run: Run,
+    shift: Float64[Tensor, " species"] | None = None,
+) -> Solution:
+    """Every ridge and combination of weights; with folds the best by the criterion, else the first."""
+    start = time.perf_counter()
+    for weights in problem.weights:
+        if not any(weight and any(part.rows for part in moments[kind]) for kind, weight in weights.items()):
+            raise SolverError(f"no row has a weight above zero ({_named(weights)})")
+    folds = _fold_solutions(direct, problem, moments, run.group)
+    points = [point for w in problem.weights for point in _errors(direct, moments, folds, w)] if folds else []
+    path = Path(tuple(points))
+    best = path.best(problem.criterion) if points else PathPoint.untested(direct.ridges[0], problem.weights[0])
+    everything = normals(moments, range(max(problem.n_folds, 1)), shift)
+    beta = run.group.broadcast(_solved(everything, best.weights, best.ridge).contiguous())
+    place = direct.ridges.index(best.ridge)
+    finite = bool(torch.isfinite(beta).all())
+    return Solution(
+        value=whitening.coefficients(beta),
+        ridges=(best.ridge,),
+        weights=best.weights,
+        result=Result.SUCCESS if finite else Result.BREAKDOWN,
+        path=path,
+        fold_values=[whitening.coefficients(paths[best.weights][:, place : place + 1]) for paths, _ in folds],
+        fold_shifts=[shift for _, shift in folds],
+        rank=whitening.rank,
+        effort=Effort(
+            rows=sum(part.rows for kinds in moments.values() for part in kinds), seconds=time.perf_counter() - start
+        ),
+    )
+
+
+def _named(weights: Weights) -> str:
+    return ", ".join(f"{kind.name.lower()} weight {weight:g}" for kind, weight in weights.items())
+
+
+def _fold_solutions(
+    direct: Solver, problem: Problem, moments: MomentTable, group: Group
+) -> list[tuple[dict[Weights, Tensor], Tensor]]:
+    """For each fold: solutions without it of all weights and ridges, and the baseline's shift.
+
+    The folds are dealt to the ranks.
+    """
+    solutions = []
+    weights, ridges = problem.weights, direct.ridges
+    rank = _rank(moments)
+    for fold in range(problem.n_folds):
+        others = [i for i in range(problem.n_folds) if i != fold]
+        energy = [moments[RowKind.ENERGY][i] for i in others]
+        shift = refit_shift(
+            problem.baseline,
+            torch.stack([m.plain_gram for m in energy]).sum(0),
+            torch.stack([m.plain_target for m in energy]).sum(0),
+        )
+        solved = torch.zeros(len(weights), rank, len(ridges), dtype=torch.float64)
+        if fold % group.size == group.rank:
+            paths = weight_paths(normals(moments, others, shift), weights, ridges)
+            solved = torch.stack([paths[combination] for combination in weights])
+        solutions.append((solved, shift))
+    return [
+        (dict(zip(weights, group.broadcast(solved.contiguous(), fold % group.size), strict=True)), shift)
+        for fold, (solved, shift) in enumerate(solutions)
+    ]
+
+
+def _errors(
+    direct: Solver, moments: MomentTable, folds: Sequence[tuple[dict[Weights, Tensor], Tensor]], weights: Weights
+) -> list[PathPoint]:
+    """Cross-validated errors of every ridge, from the sums alone."""
+    errors = {}
+    for kind, parts in moments.items():
+        total = torch.zeros(len(direct.ridges), dtype=torch.float64)
+        for part, (paths, shift) in zip(parts, folds, strict=True):
+            if part.rows:
+                total += part.squared_error(paths[weights], shift)
+        count = sum(part.share for part in parts)
+        errors[kind] = (total / count).sqrt() if count else torch.full_like(total, torch.nan)
+    return [
+        PathPoint(ridge, weights, ByKind.of({kind: float(errors[kind][i]) for kind in RowKind}, torch.nan))
+        for i, ridge in enumerate(direct.ridges)
+    ]
+
+
+def _solved(kinds: dict[RowKind, Normal], weights: Weights, ridge: float) -> Float64[Tensor, "rank one"]:
+    """The one solution that is kept."""
+    if all(normal.factor is not None for normal in kinds.values()):
+        return weight_paths(kinds, [weights], (ridge,))[weights]
+    rank = len(next(iter(kinds.values())).target)
+    gram, target = torch.zeros(rank, rank, dtype=torch.float64), torch.zeros(rank, dtype=torch.float64)
+    for kind, normal in kinds.items():
+        weight = weights[kind]
+        if normal.factor is not None:
+            gram.addmm_(weight * normal.factor.T, normal.factor)
+        elif normal.gram is not None:
+            gram.add_(normal.gram, alpha=weight)
+        target += weight * normal.target
+    return ridge_path(gram, target, (ridge,))
+
+
+def normals(
+    moments: MomentTable, folds: Sequence[int], shift: Float64[Tensor, " species"] | None = None
+) -> dict[RowKind, Normal]:
+    """The normal equations of some folds, kind by kind; without rows a kind is empty."""
+    rank = _rank(moments)
+    found = {}
+    for kind in RowKind:
+        parts = [moments[kind][fold] for fold in folds if moments[kind][fold].rows]
+        target = torch.zeros(rank, dtype=torch.float64)
+        for part in parts:
+            target += part.target if shift is None else part.target - part.counts @ shift
+        factors = [part.factor for part in parts]
+        kept = [factor for factor in factors if factor is not None]
+        if len(kept) == len(parts) and sum(map(len, kept)) <= rank // 2:
+            found[kind] = Normal(None, torch.cat([*kept, target.new_zeros(0, rank)]), target)
+            continue
+        gram = parts[0].gram.clone()
+        for part in parts[1:]:
+            gram += part.gram
+        found[kind] = Normal(gram, None, target)
+    return found
+
+
+def _rank(moments: MomentTable) -> int:
+    return next(len(part.target) for parts in moments.values() for part in parts if part.rows)
+
+
+def estimate(direct: Solver, job: Job) -> Estimate:
+    """Memory and time: Gram matrices by fold and kind, eigendecompositions."""
+    if iterates(job.n_weights, job.columns):
+        return krylov_work.estimate(_all_rows(direct), job)
+    row_bytes = float(job.rows) * sum(job.blocks) * DOUBLE
+    kept = "memory" if row_bytes <= job.execution.memory else "nothing"
+    folds = max(job.folds, 1)
+    in_memory = min(job.rows * job.columns * DOUBLE, job.execution.memory)
+    per_fold = [n / folds * job.columns * DOUBLE for n in (job.energies, job.directions)]
+    sums = sum(folds * (rows if 2 * rows <= job.square else job.square) for rows in per_fold)
+    held = job.whitening + sums
+    seconds = job.make + job.whiten + job.rows * 2.0 * job.columns**2 * job.rates.flop
+    seconds += 4 * job.rows * job.columns * DOUBLE * job.rates.copy
+    own_folds = -(-folds // job.ranks)
+    solving = (own_folds + 1 / 3) * job.rates.eigen * float(job.columns) ** 3
+    while_solving = held + in_memory * (kept == "memory") + 6 * job.square
+    stages = [
+        Stage("pass over the rows", held + in_memory + job.work, job.tried * seconds, job.tried),
+        Stage("ridges, weights and folds", while_solving, job.tried * solving),
+    ]
+    return Estimate(stages, kept, row_bytes, job.rows * job.columns * DOUBLE * (kept == "memory"))

@@ -1,0 +1,88 @@
+"""Where the structures of an extraction come from: files, or memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TypeAlias
+
+import xxhash
+from ase import Atoms
+
+from mekrr_scale.errors import StructureError
+from mekrr_scale.structures.reading import count_structures, read_structures
+
+Frames: TypeAlias = Path | str | Atoms | Iterable[Atoms] | Sequence[Path | str]
+
+
+def structures_from(given: Frames, format: str | None = None) -> Iterable[Atoms]:
+    """Structures of whatever a caller has: paths, one structure, or many (streamed where they are an iterator).
+
+    Args:
+        format: ASE's name of the files' format, where their names do not tell.
+
+    Raises:
+        StructureError: a file that is not there or cannot be read.
+    """
+    if isinstance(given, Atoms):
+        return [given]
+    if isinstance(given, str | Path):
+        return read_structures(given, format)
+    if isinstance(given, Sequence) and given and not isinstance(given[0], Atoms):
+        return iter(Inputs.of(list(given), format))
+    return given
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Structures, of files or of a list."""
+
+    files: Sequence[Path]
+    atoms: Sequence[Atoms]
+    format: str | None  # ASE's name, where a file's name does not tell
+
+    @classmethod
+    def of(cls, given: Frames, format: str | None) -> Inputs:
+        """From paths or structures.
+
+        Raises:
+            StructureError: a file that is not there, or both at once.
+        """
+        items = [given] if isinstance(given, str | Path | Atoms) else list(given)
+        atoms = [item for item in items if isinstance(item, Atoms)]
+        files = [Path(item) for item in items if not isinstance(item, Atoms)]
+        if bool(atoms) == bool(files):
+            raise StructureError("give files or structures, one of the two")
+        for file in files:
+            if not file.exists():
+                raise StructureError(f"there is no file {file}")
+        return cls(files, atoms, format)
+
+    def __iter__(self) -> Iterator[Atoms]:
+        return iter(self.atoms) if self.atoms else read_structures(self.files, self.format)
+
+    @property
+    def name(self) -> str:
+        """For rejects."""
+        return self.files[0].name if len(self.files) == 1 else "input"
+
+    @cached_property
+    def origin(self) -> str:
+        """For shards: inputs of one name are told apart by their first bytes; paths differ between machines."""
+        if not self.files:
+            return "memory"
+        digest = xxhash.xxh3_64()
+        for file in self.files:
+            with file.open("rb") as stream:
+                digest.update(stream.read(65536))
+        return f"{self.files[0].name}#{digest.hexdigest()}"
+
+    def count(self) -> int | None:
+        """Structures in all, where that can be told without reading them."""
+        if self.atoms:
+            return len(self.atoms)
+        counts = [count_structures(file, self.format) for file in self.files]
+        known = [count for count in counts if count is not None]
+        return sum(known) if len(known) == len(counts) else None

@@ -1,0 +1,105 @@
+"""Results for structures, and what gives them: another potential, a calculator, labels in files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, final, runtime_checkable
+
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError
+from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
+from jaxtyping import Float64
+from torch import Tensor
+
+from mekrr_scale.errors import ModelError, StructureError
+from mekrr_scale.structures.labels import LabelKeys, bare, read_labels
+
+
+@dataclass(frozen=True, repr=False)
+class Prediction:
+    """Results for structures, atoms in their order; stress in ASE's sign."""
+
+    energy: Float64[Tensor, " structures"]  # eV
+    energies: Float64[Tensor, " atoms"]  # eV, each atom's part
+    forces: Float64[Tensor, "atoms 3"] | None  # eV/angstrom
+    stress: Float64[Tensor, "structures 3 3"] | None  # eV/angstrom^3
+
+    def __repr__(self) -> str:
+        known = [name for name, value in vars(self).items() if value is not None]
+        return f"Prediction of {len(self.energy)} structures, {len(self.energies)} atoms: {', '.join(known)}"
+
+    def results(self) -> dict[str, Any]:
+        """ASE's results, of a single structure; stress in Voigt order."""
+        energy = float(self.energy[0])
+        found = {"energy": energy, "free_energy": energy, "energies": self.energies.numpy()}
+        if self.forces is not None:
+            found["forces"] = self.forces.numpy()
+        if self.stress is not None:
+            found["stress"] = full_3x3_to_voigt_6_stress(self.stress[0].numpy())
+        return found
+
+
+@runtime_checkable
+class Predictor(Protocol):
+    """What gives energies, and if asked for forces and stress."""
+
+    def predict(self, atoms: Atoms | Sequence[Atoms], forces: bool = True, stress: bool = False) -> Prediction: ...
+
+
+@final
+@dataclass(frozen=True)
+class Calculated:
+    """An ASE calculator, such as one of a lower level of theory."""
+
+    calculator: Calculator
+
+    def predict(self, atoms: Atoms | Sequence[Atoms], forces: bool = True, stress: bool = False) -> Prediction:
+        found = []
+        for structure in [atoms] if isinstance(atoms, Atoms) else list(atoms):
+            copy = bare(structure)
+            copy.calc = self.calculator
+            energy = copy.get_potential_energy(force_consistent=False)
+            force = copy.get_forces() if forces else None
+            try:
+                tensor = copy.get_stress(voigt=False) if stress else None
+            except PropertyNotImplementedError as error:
+                raise ModelError(f"the prior's calculator gives no stress: {error}") from error
+            found.append((len(copy), energy, force, tensor))
+        return _joined(found)
+
+
+@final
+@dataclass(frozen=True)
+class Labelled:
+    """A lower level of theory whose results the structures' files hold."""
+
+    keys: LabelKeys
+
+    def predict(self, atoms: Atoms | Sequence[Atoms], forces: bool = True, stress: bool = False) -> Prediction:
+        found = []
+        for structure in [atoms] if isinstance(atoms, Atoms) else list(atoms):
+            message = (
+                f"the model corrects a lower level of theory, whose results it looks for under the keys "
+                f"{self.keys.energy}, {self.keys.forces}; the structure has none. For others give a calculator of "
+                "that level: MekrrCalculator(model, prior=calculator)"
+            )
+            try:
+                labels = read_labels(structure, self.keys)
+            except StructureError as error:
+                raise StructureError(f"{message} ({error})") from error
+            if labels.energy is None or (forces and labels.forces is None) or (stress and labels.stress is None):
+                raise StructureError(message)
+            tensor = None if not stress or labels.stress is None else voigt_6_to_full_3x3_stress(labels.stress)
+            found.append((len(structure), labels.energy, labels.forces if forces else None, tensor))
+        return _joined(found)
+
+
+def _joined(found: Sequence[tuple[int, float, Any, Any]]) -> Prediction:
+    sizes, energy, forces, stress = zip(*found, strict=True)
+    total = torch.tensor(energy, dtype=torch.float64)
+    per_atom = (total / torch.tensor(sizes)).repeat_interleave(torch.tensor(sizes))
+    every_force = None if forces[0] is None else torch.cat([torch.from_numpy(part).double() for part in forces])
+    every_stress = None if stress[0] is None else torch.stack([torch.from_numpy(part).double() for part in stress])
+    return Prediction(total, per_atom, every_force, every_stress)

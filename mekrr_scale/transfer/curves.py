@@ -1,0 +1,300 @@
+"""Learning curves: errors against the number of training structures, for several ways to transfer."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+
+import numpy as np
+
+from mekrr_scale.backbones import Backbone, BackboneEnergies, BackboneSpec, load_backbone, new_backbone
+from mekrr_scale.errors import ConfigError, StructureError, suggestion
+from mekrr_scale.pipeline import FitPlan, Validation, identity_text
+from mekrr_scale.progress import Progress, Silent, shown_progress
+from mekrr_scale.structures import Predictor
+from mekrr_scale.transfer.adapt import finetune, pretrain
+from mekrr_scale.transfer.blocks import BlockPlan, matching
+from mekrr_scale.transfer.errors import errors_on
+from mekrr_scale.transfer.examples import Example
+from mekrr_scale.transfer.kernel_fit import fit_kernel
+from mekrr_scale.transfer.networks import NETWORKS
+from mekrr_scale.transfer.plan import TrainPlan
+from mekrr_scale.transfer.report import TrainReport
+from mekrr_scale.version import __version__
+
+_DECAY = 0.3  # of discriminative fine-tuning, from block to block
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to learn from few structures.
+
+    ``scratch`` (the same architecture), ``scratch:schnet-small`` (a small network), ``finetune``,
+    ``frozen:BLOCK`` (up to that block; every level without one), ``discriminative`` or
+    ``discriminative:0.5`` (rates that fall by the factor from block to block), ``kernel``,
+    ``kernel-finetuned`` or ``kernel-finetuned:BLOCK`` (a kernel on the features of a fine-tuned
+    backbone, frozen up to that block).
+    """
+
+    kind: str
+    option: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Variant:
+        """From what a user types.
+
+        Raises:
+            ConfigError: an unknown variant; the closest is named.
+        """
+        kind, _, option = text.partition(":")
+        kinds = ("scratch", "finetune", "frozen", "discriminative", "kernel", "kernel-finetuned")
+        if kind not in kinds:
+            raise ConfigError(f"no variant {text!r}. {suggestion(kind, kinds)}")
+        if kind == "scratch" and option and option not in NETWORKS:
+            raise ConfigError(f"variant {text!r}: {suggestion(option, NETWORKS)}")
+        if kind in ("finetune", "kernel") and option:
+            raise ConfigError(f"variant {text!r}: {kind} takes no option")
+        return cls(kind, option)
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.option}" if self.option else self.kind
+
+    @property
+    def trains(self) -> bool:
+        """Whether a network is trained, so that there is a learning rate to choose."""
+        return self.kind != "kernel"
+
+    def block_plan(self) -> BlockPlan:
+        """Which blocks learn, and how fast."""
+        if self.kind == "discriminative":
+            return BlockPlan(decay=float(self.option or _DECAY))
+        frozen = self.option if self.kind in ("frozen", "kernel-finetuned") else ""
+        return BlockPlan(freeze_up_to=frozen or None)
+
+
+@dataclass(frozen=True)
+class CurvePlan:
+    """What to run.
+
+    Args:
+        sizes: numbers of training structures.
+        repeats: random subsets of each size.
+        rates: learning rates of which the validation set chooses, for every variant and size.
+        train: budget of the networks; its rate and blocks are those of the variants.
+        derivatives: directions per structure, for kernels.
+    """
+
+    sizes: tuple[int, ...]
+    variants: tuple[Variant, ...]
+    backbone: BackboneSpec = field(default_factory=BackboneSpec)
+    repeats: int = 3
+    rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
+    train: TrainPlan = field(default_factory=lambda: TrainPlan(steps=600))
+    kernel: FitPlan = field(default_factory=lambda: FitPlan(validation=Validation(uncertainty=False)))
+    derivatives: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.sizes or min(self.sizes) < 1 or self.repeats < 1 or not self.variants or not self.rates:
+            raise ConfigError("a learning curve needs sizes, repeats, variants and learning rates, all positive")
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One run: errors on the test set in meV/atom and meV/angstrom."""
+
+    variant: str
+    size: int
+    repeat: int
+    energy_mae: float
+    energy_rmse: float
+    energy_rmse_shifted: float
+    force_mae: float
+    force_rmse: float
+    rate: float | None  # that was chosen
+    seconds: float
+
+
+def expanded(variants: Sequence[Variant], backbone: BackboneSpec) -> tuple[Variant, ...]:
+    """``frozen`` without a block stands for all levels: up to every block but the last."""
+    found: list[Variant] = []
+    for variant in variants:
+        if variant.kind == "frozen" and not variant.option:
+            found += [Variant("frozen", block) for block in list(new_backbone(backbone).blocks())[:-1]]
+        else:
+            found.append(variant)
+    return tuple(found)
+
+
+def run_curve(
+    training: Sequence[Example],
+    validation: Sequence[Example],
+    test: Sequence[Example],
+    folder: Path,
+    plan: CurvePlan,
+    progress: Progress | None = None,
+) -> list[CurvePoint]:
+    """Run all variants, sizes and repeats; what an earlier call has finished is read, not run again.
+
+    Every variant of a size and repeat sees the same structures, and smaller subsets are parts of
+    larger ones.
+
+    Args:
+        validation: chooses learning rates and when to stop, never the test set.
+        folder: a file for each run; ``curve.csv`` and what ``report.curve_plot`` draws are the sums.
+
+    Raises:
+        ConfigError: more structures asked for than there are, an unknown block, or a folder of another
+            curve.
+        StructureError: a structure that cannot be used.
+    """
+    if max(plan.sizes) > len(training):
+        raise ConfigError(f"size {max(plan.sizes)} asked for, but there are {len(training)} training structures")
+    for what, examples in (("validation", validation), ("test", test)):
+        if not examples:
+            raise StructureError(f"the {what} set is empty; give structures for it")
+    _check_blocks(plan)
+    _claim(folder, plan, training, validation, test)
+    jobs = [(v, n, r) for r in range(plan.repeats) for n in plan.sizes for v in plan.variants]
+    points = []
+    with shown_progress(progress, "runs") as shown:
+        shown.stage("learning curve", len(jobs), "runs")
+        for variant, size, repeat in jobs:
+            path = folder / f"{str(variant).replace(':', '-')}-n{size}-r{repeat}.json"
+            point = _finished(path)
+            if point is None:
+                order = np.random.default_rng([plan.seed, repeat]).permutation(len(training))[:size]
+                point = _run([training[i] for i in order], validation, test, variant, repeat, plan, folder / "work")
+                _write(path, json.dumps(asdict(point)))
+                shown.note(
+                    f"{variant}, {size} structures, repeat {repeat}: forces {point.force_rmse:.1f} meV/A, energy "
+                    f"{point.energy_rmse:.2f} meV/atom ({point.seconds:.0f} s)"
+                )
+            points.append(point)
+            shown.advance()
+    _write_table(folder / "curve.csv", points)
+    return points
+
+
+def summarized(points: Sequence[CurvePoint], key: str) -> dict[tuple[str, int], tuple[float, float, float]]:
+    """Mean, lowest and highest value over the repeats, by variant and size."""
+    found: dict[tuple[str, int], list[float]] = {}
+    for point in points:
+        found.setdefault((point.variant, point.size), []).append(getattr(point, key))
+    return {place: (float(np.mean(values)), min(values), max(values)) for place, values in found.items()}
+
+
+def _run(
+    examples: Sequence[Example],
+    held: Sequence[Example],
+    test: Sequence[Example],
+    variant: Variant,
+    repeat: int,
+    plan: CurvePlan,
+    work: Path,
+) -> CurvePoint:
+    begin = time.perf_counter()
+    predictor, rate = _learned(examples, held, variant, repeat, plan, work)
+    found = asdict(errors_on(predictor, test))
+    seconds = time.perf_counter() - begin
+    return CurvePoint(variant=str(variant), size=len(examples), repeat=repeat, rate=rate, seconds=seconds, **found)
+
+
+def _learned(
+    examples: Sequence[Example],
+    held: Sequence[Example],
+    variant: Variant,
+    repeat: int,
+    plan: CurvePlan,
+    work: Path,
+) -> tuple[Predictor, float | None]:
+    if not variant.trains:
+        return _kernel(examples, load_backbone(plan.backbone), plan, work), None
+    train = replace(plan.train, blocks=variant.block_plan(), seed=plan.seed + repeat)
+    reports = [
+        (_trained(examples, held, variant, plan, replace(train, learning_rate=rate)), rate) for rate in plan.rates
+    ]
+    report, rate = min(reports, key=lambda pair: pair[0].best.validation)
+    if variant.kind == "kernel-finetuned":
+        return _kernel(examples, report.backbone, plan, work), rate
+    return BackboneEnergies(report.backbone), rate
+
+
+def _trained(
+    examples: Sequence[Example], held: Sequence[Example], variant: Variant, plan: CurvePlan, how: TrainPlan
+) -> TrainReport:
+    if variant.kind != "scratch":
+        return finetune(load_backbone(plan.backbone), examples, held, how, progress=Silent())
+    backbone = NETWORKS[variant.option].new() if variant.option else new_backbone(plan.backbone)
+    return pretrain(backbone, examples, held, how, Silent())
+
+
+def _kernel(examples: Sequence[Example], backbone: Backbone, plan: CurvePlan, work: Path) -> Predictor:
+    with_forces = any(example.labels.forces is not None for example in examples) and plan.train.force_weight > 0
+    atoms = sum(len(example.atoms) for example in examples)
+    at = plan.kernel
+    how = replace(
+        at,
+        landmarks=replace(at.landmarks, count=min(at.landmarks.count, atoms)),
+        validation=replace(at.validation, folds=min(at.validation.folds, len(examples))),
+    )
+    return fit_kernel(examples, backbone, work, how, plan.derivatives if with_forces else "none", progress=Silent())
+
+
+def _check_blocks(plan: CurvePlan) -> None:
+    """A misspelt block is refused before anything runs."""
+    named = [v.option for v in plan.variants if v.kind in ("frozen", "kernel-finetuned") and v.option]
+    if any(variant.kind == "frozen" and not variant.option for variant in plan.variants):
+        raise ConfigError("variant 'frozen' needs a block, e.g. frozen:conv3; `expanded` makes one of every block")
+    blocks = list(new_backbone(plan.backbone).blocks()) if named else []
+    for name in named:
+        matching(name, blocks)
+
+
+def _text(value: object) -> str:
+    return identity_text(value) if isinstance(value, FitPlan) else repr(value)
+
+
+def _claim(folder: Path, plan: CurvePlan, *sets: Sequence[Example]) -> None:
+    """The folder is for this curve, or new; sizes, repeats and variants may be added to it."""
+    free = ("sizes", "variants", "repeats")
+    claim = {key: _text(value) for key, value in vars(plan).items() if key not in free}
+    ids = repr([[example.id for example in examples] for examples in sets])
+    claim |= {"data": hashlib.sha256(ids.encode()).hexdigest()[:16], "version": __version__}
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "plan.json"
+    if not path.exists():
+        _write(path, json.dumps(claim, indent=2))
+        return
+    found = json.loads(path.read_text(encoding="utf-8"))
+    differing = [key for key in claim if found.get(key) != claim[key]]
+    if differing:
+        raise ConfigError(
+            f"{folder} holds a curve with other {', '.join(differing)}; name another folder, or delete this one"
+        )
+
+
+def _finished(path: Path) -> CurvePoint | None:
+    try:
+        return CurvePoint(**json.loads(path.read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):  # a damaged file is run again
+        return None
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _write_table(path: Path, points: Sequence[CurvePoint]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        table = csv.DictWriter(stream, fieldnames=[column.name for column in fields(CurvePoint)])
+        table.writeheader()
+        table.writerows(asdict(point) for point in points)

@@ -1,0 +1,40 @@
+"""What is given for every kind of row."""
+
+import json
+import pickle
+from dataclasses import dataclass, replace
+
+import pytest
+
+from mekrr_scale.arrays import ByKind, RowKind
+from mekrr_scale.errors import ConfigError
+
+
+def test_values_for_every_kind_are_a_mapping_and_a_list():
+    weights = ByKind.of({RowKind.ENERGY: 1.0, RowKind.FORCE: 0.01}, default=0.0)
+    assert list(weights) == list(RowKind)
+    assert dict(weights) == {**dict.fromkeys(RowKind, 0.0), RowKind.ENERGY: 1.0, RowKind.FORCE: 0.01}
+    assert json.loads(json.dumps(weights.listed(0.0))) == [1.0, 0.01, 0.0]
+    assert weights.map(str).entries[:2] == ("1.0", "0.01")
+
+
+def test_shorter_lists_of_older_files_are_filled_and_longer_ones_refused():
+    assert ByKind.from_list([1.0], default=0.0) == ByKind((1.0, 0.0, 0.0))
+    with pytest.raises(ConfigError, match="energy, force, stress"):
+        ByKind.from_list([0.0] * (len(RowKind) + 1), default=0.0)
+    with pytest.raises(ConfigError, match="energy, force, stress"):
+        ByKind((1.0,))
+
+
+def test_equal_content_is_equal_in_sets_in_configurations_and_in_pickles():
+    a, b = ByKind((1.0, 2.0, 3.0)), ByKind.from_list((1.0, 2.0, 3.0), default=0.0)
+    assert a == b
+    assert len({a, b}) == 1
+    assert pickle.loads(pickle.dumps(a)) == a
+
+    @dataclass(frozen=True)
+    class Plan:
+        weights: ByKind[float] = a
+
+    assert replace(Plan(), weights=b) == Plan()
+    assert repr(Plan()).endswith("Plan(weights=ByKind(entries=(1.0, 2.0, 3.0)))")

@@ -1,0 +1,31 @@
+"""The paper experiments run from raw data to tables, small and on the data in the repository."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("elements", ("zero-shot", "scaled prior + kernel with 4 / scratch with 4", "finetuned / scratch:")),
+        ("levels", ("delta kernel / PBE after shift", "harmonic frequency", "torsion of the hydroxyl group")),
+        ("frozen", ("frozen up to conv3", "distilled student / teacher", "speed-up")),
+        ("mekrr", ("same set", "linear kernel", "random features", "SchNet from scratch, energies")),
+    ],
+)
+def test_quick(name, expected, tmp_path):
+    pytest.importorskip("chgnet")
+    command = [sys.executable, "-m", f"benchmarks.papers.{name}", "--quick", "--figures", str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, check=False, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    for text in expected:
+        assert text in done.stdout
+    if name == "levels":
+        assert (tmp_path / "papers_torsion.png").stat().st_size > 5000

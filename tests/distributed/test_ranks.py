@@ -1,0 +1,284 @@
+"""Jobs of several ranks on gloo: the same results as of one process; failures, signals, restarts."""
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from mekrr_scale.distributed import Checkpoint, ExactSum, State, StopSignals, first_host, share
+from mekrr_scale.distributed.group import _place
+from mekrr_scale.errors import ConfigError, StoppedError
+from mekrr_scale.models import Model
+from mekrr_scale.store import FeatureStore, deal
+from tests import reference
+
+ROOT = Path(__file__).parents[2]
+
+
+def free_port():
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
+def start(arguments, size, port=None, **extra):
+    """The same command on every rank, as torchrun would start it."""
+    port = port or free_port()
+    found = []
+    for rank in range(size):
+        environment = {
+            **os.environ,
+            "RANK": str(rank),
+            "WORLD_SIZE": str(size),
+            "LOCAL_RANK": str(rank),
+            "OMP_NUM_THREADS": "1",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            **extra,
+        }
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        found.append(subprocess.Popen([sys.executable, "-m", *arguments], cwd=ROOT, env=environment, **pipes))
+    return found
+
+
+def finish(processes, timeout=240):
+    try:
+        return [(*process.communicate(timeout=timeout), process.returncode) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_ranks_together_make_what_one_process_makes_alone(store, size):
+    """See tests/distributed/ranks.py; with four ranks some own no shard."""
+    for out, err, code in finish(start(["tests.distributed.ranks", str(store)], size)):
+        assert code == 0, out + err
+
+
+def arguments(store, output, *more):
+    return [
+        *("mekrr_scale", "fit", "--store", str(store), "--output", str(output), "--landmarks", "60"),
+        *("--length-scale", "2x", "--ridge", "1e-8,1e-6", "--force-weight", "0.01", "--validate", "3"),
+        *("--baseline", "composition", *more),
+    ]
+
+
+FALKON = ("--solver", "falkon", "--checkpoint-interval", "0")
+
+
+@pytest.fixture(scope="module")
+def alone(store, tmp_path_factory):
+    output = tmp_path_factory.mktemp("alone") / "model.mekrr"
+    ((out, err, code),) = finish(start(arguments(store, output, *FALKON), 1))
+    assert code == 0, err
+    return Model.load(output)
+
+
+def test_one_rank_talks(store, tmp_path, alone):
+    done = finish(start(arguments(store, tmp_path / "m.mekrr", *FALKON), 2))
+    assert [code for *_, code in done] == [0, 0], done
+    assert "Plan, each of 2 ranks" in done[0][0]
+    assert "model" in done[0][0]
+    assert done[1][0] == ""
+    lines = [json.loads(line) for line in done[0][1].splitlines() if line.startswith("{")]
+    assert {line["stage"] for line in lines} >= {"first pass", "iterations"}
+    assert torch.equal(Model.load(tmp_path / "m.mekrr").coefficients, alone.coefficients)
+    assert not (tmp_path / "m.mekrr.checkpoint").exists()
+
+
+def test_ranks_extract_together(toy_file, checkpoint, tmp_path):
+    options = ("--backbone", "schnet", "--checkpoint", str(checkpoint), "--shard-size", "4K")
+    for size, name in ((2, "two"), (1, "one")):
+        done = finish(start(["mekrr_scale", "extract", str(toy_file), "-o", str(tmp_path / name), *options], size))
+        assert [code for *_, code in done] == [0] * size, done
+        assert "24 structures written" in done[0][0]
+    assert FeatureStore(tmp_path / "two").id == FeatureStore(tmp_path / "one").id
+
+
+def test_an_error_of_all_ranks_is_told_once(store, tmp_path):
+    done = finish(start(arguments(store, tmp_path / "m.mekrr", "--landmarks", "100000"), 2))
+    assert [code for *_, code in done] == [2, 2], done
+    assert sum("100000 landmarks asked for" in " ".join(err.split()) for _, err, _ in done) == 1
+
+
+def test_a_rank_that_fails_ends_the_job_with_its_own_error(store, tmp_path):
+    """The second rank finds a damaged shard of its own; the first waits for it in a collective."""
+    broken = tmp_path / "store"
+    broken.mkdir()
+    for path in store.iterdir():
+        (broken / path.name).write_bytes(path.read_bytes())
+    (second,) = deal([FeatureStore(broken)], 1, 2)
+    everyones = FeatureStore(broken).shards[0].path  # all ranks look at the first
+    victim = broken / sorted(second.owned - {everyones})[0]
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    victim.write_bytes(bytes(data))
+    began = time.monotonic()
+    done = finish(start(arguments(broken, tmp_path / "m.mekrr"), 2))
+    assert time.monotonic() - began < 60
+    assert done[1][2] == 4, done
+    assert "rank 1 of 2" in done[1][1]
+    assert "damaged" in done[1][1]
+    assert done[0][2] == 9, done
+    assert "error" not in done[0][1]
+
+
+def test_a_lost_rank_is_noticed(store, tmp_path):
+    first, second = start(arguments(store, tmp_path / "m.mekrr", *FALKON, "--timeout", "20"), 2)
+    while not (tmp_path / "m.mekrr.checkpoint").exists() and first.poll() is None:
+        time.sleep(0.01)
+    second.kill()
+    done = finish([first, second])
+    assert done[0][2] in {0, 9}, done  # 0: it was past the last collective
+    assert done[0][2] == 0 or "lost the others" in " ".join(done[0][1].split())
+
+
+@pytest.mark.parametrize("solver", ["falkon", "direct"])
+def test_killed_or_stopped_fits_go_on_and_give_the_same_bits(store, tmp_path, solver, alone):
+    """SIGKILL and SIGTERM at random times, restarts with other numbers of ranks for Falkon."""
+    output, clock = tmp_path / "m.mekrr", random.Random(solver)
+    options = FALKON if solver == "falkon" else ("--checkpoint-interval", "0")
+    for attempt in range(4):
+        processes = start(arguments(store, output, *options), 1 + attempt % 2 if solver == "falkon" else 2)
+        while not (tmp_path / "m.mekrr.checkpoint").exists() and processes[0].poll() is None:
+            time.sleep(0.005)
+        time.sleep(0.2 * clock.random())
+        for process in processes:
+            process.send_signal(signal.SIGTERM if attempt == 1 else signal.SIGKILL)
+        for _, err, code in finish(processes):
+            assert code in {0, 75, -9, 9} or (code == -15 and attempt == 1), err
+    done = finish(start(arguments(store, output, *options), 2))
+    assert done[0][2] == 0, done
+    found = Model.load(output).coefficients
+    if solver == "falkon":
+        assert torch.equal(found, alone.coefficients)
+        return
+    finish(start(arguments(store, tmp_path / "again.mekrr"), 2))
+    assert torch.equal(found, Model.load(tmp_path / "again.mekrr").coefficients)
+
+
+def test_a_stop_signal_keeps_the_state_and_tells_so(store, tmp_path):
+    """Exit code 75 and a marker: what a batch script requeues by."""
+    (process,) = start(arguments(store, tmp_path / "m.mekrr", *FALKON), 1)
+    while not (tmp_path / "m.mekrr.checkpoint").exists() and process.poll() is None:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGUSR1)
+    ((_, err, code),) = finish([process])
+    if code == 0:
+        pytest.skip("the fit was faster than the signal")
+    assert code == 75, err
+    assert "run the same command again" in " ".join(err.split())
+
+
+def test_sums_do_not_depend_on_order_or_grouping():
+    generator = torch.Generator().manual_seed(0)
+    parts = [torch.randn(5, dtype=torch.float64, generator=generator) * 10.0 ** (4 * k - 30) for k in range(16)]
+    parts += [-parts[3], torch.zeros(5, dtype=torch.float64)]
+    values = []
+    for seed in range(6):
+        order = torch.randperm(len(parts), generator=torch.Generator().manual_seed(seed)).tolist()
+        total = ExactSum(5)
+        for i in order:
+            total.add(parts[i].clone())
+        values.append(total.value())
+    assert all(torch.equal(value, values[0]) for value in values)
+    torch.testing.assert_close(values[0], reference.exact_sum(parts), rtol=1e-15, atol=0.0)
+
+
+def test_sums_tell_of_numbers_that_are_none():
+    total = ExactSum(2)
+    total.add(torch.tensor([1.0, 2.0], dtype=torch.float64))
+    total.add(torch.tensor([torch.inf, 2.0], dtype=torch.float64))
+    assert bool(total.value().isnan().all())
+    assert ExactSum(3).value().tolist() == [0.0, 0.0, 0.0]
+
+
+def test_checkpoints_survive_tearing_and_refuse_other_problems(tmp_path):
+    kept = Checkpoint(tmp_path / "c", {"ridges": [1e-6], "stores": ["a"]})
+    assert kept.load("x") is None
+    kept.save("x", State({"beta": torch.arange(3.0)}, {"step": 1}))
+    kept.save("x", State({"beta": torch.arange(4.0)}, {"step": 2}))
+    assert kept.load("x").values == {"step": 2}
+    newest = tmp_path / "c" / "x.safetensors"
+    whole = newest.read_bytes()
+    for torn in (whole[: len(whole) // 2], whole[:-3] + b"abc", b"", whole[:8]):
+        newest.write_bytes(torn)
+        state = kept.load("x")
+        assert state.values == {"step": 1}
+        assert state.tensors["beta"].tolist() == [0.0, 1.0, 2.0]
+    other = Checkpoint(tmp_path / "c", {"ridges": [1e-5], "stores": ["a"]})
+    with pytest.raises(ConfigError, match=r"ridges was \[1e-06\], now \[1e-05\]"):
+        other.load("x")
+    kept.clear()
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_restart_by_torchrun_goes_on_unless_the_job_was_asked_to_stop(tmp_path, monkeypatch):
+    kept = Checkpoint(tmp_path, {})
+    for restarts, marker, ends in (("0", "stop", False), ("1", "stopped", False), ("1", "stop", True)):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", restarts)
+        (tmp_path / marker).touch()
+        if ends:
+            with pytest.raises(StoppedError, match="stopped before"):
+                kept.begin()
+        else:
+            kept.begin()
+            assert not (tmp_path / marker).exists()
+
+
+def test_a_file_asks_a_fit_to_stop(store, tmp_path):
+    """What a batch script does before its time limit: no signal has to find its way to the ranks."""
+    kept = tmp_path / "kept"
+    (process,) = start(arguments(store, tmp_path / "m.mekrr", *FALKON, "--checkpoint", str(kept)), 1)
+    while not kept.exists() and process.poll() is None:
+        time.sleep(0.001)
+    if kept.exists():
+        (kept / "stop").touch()
+    ((_, err, code),) = finish([process])
+    assert code in {0, 75}, err  # 0: it was done before it looked
+    assert code == 0 or (kept / "stopped").exists()
+
+
+def test_signals_wait_only_where_a_state_can_be_kept():
+    with StopSignals() as stop:
+        with stop.deferred():
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert stop.asked
+        with pytest.raises(StoppedError, match="SIGTERM"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_launchers_are_recognised():
+    assert _place({}) is None
+    assert _place({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}) is None  # the batch script itself, not a step
+    torchrun = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
+    assert _place(torchrun)[:3] == (3, 4, 1)
+    with pytest.raises(ConfigError, match="MASTER_PORT"):
+        _place({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "a"})
+    slurm = {
+        "SLURM_STEP_NUM_TASKS": "16",
+        "SLURM_PROCID": "5",
+        "SLURM_LOCALID": "1",
+        "SLURM_STEP_NODELIST": "gpu[07-10]",
+        "SLURM_JOB_ID": "123456",
+    }
+    rank, size, local, found = _place(slurm)
+    assert (rank, size, local) == (5, 16, 1)
+    assert (found["MASTER_ADDR"], found["MASTER_PORT"]) == ("gpu07", "23456")
+    assert first_host("a-b3,c4") == "a-b3"
+
+
+def test_shards_are_dealt_whole_and_evenly():
+    dealt = share([7, 1, 1, 1, 6, 2], 3)
+    assert sorted(item for items in dealt for item in items) == list(range(6))
+    assert max(sum([7, 1, 1, 1, 6, 2][i] for i in items) for items in dealt) == 7
+    assert share([5], 3) == [[0], [], []]

@@ -1,0 +1,447 @@
+"""The fitted potential: derivatives, symmetries, ASE's habits, and the model file."""
+
+import copy
+import json
+import pickle
+import shutil
+import struct
+import subprocess
+import sys
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from ase import Atoms
+from ase.build import bulk, molecule
+from ase.calculators.calculator import PropertyNotImplementedError
+
+from mekrr_scale.backbones import BackboneSpec, load_backbone, new_backbone, save_backbone
+from mekrr_scale.errors import ConfigError, ModelError
+from mekrr_scale.models import MekrrCalculator, Model, Potential
+from mekrr_scale.pipeline import FitPlan, KernelPlan, LandmarkPlan, RowPlan, Validation, evaluate, fit
+from mekrr_scale.solvers import Direct
+from mekrr_scale.store import FeatureStore, FeatureWriter
+from tests.backbones.derivatives import slope
+
+VARIANTS = [
+    {"kernel": KernelPlan(length_scales="2x", alphas=0.4)},
+    {"kernel": KernelPlan(length_scales="2x", alphas=1.0), "baseline": "backbone"},
+    {"kernel": KernelPlan(length_scales="2x", alphas=0.4, reduce="mean")},
+    {
+        "kernel": KernelPlan(length_scales="2x", alphas=0.0, reduce="mean"),
+        "landmarks": LandmarkPlan(method="structures", count=10),
+    },
+    {"kernel": KernelPlan(name="matern52", length_scales="2x", standardize="none")},
+    {"kernel": KernelPlan(name="polynomial", length_scales="4x", standardize="scale")},
+]
+
+
+@pytest.fixture(scope="module", params=range(len(VARIANTS)))
+def potential(request, store, small_plan):
+    from dataclasses import replace
+
+    plan = replace(small_plan, **VARIANTS[request.param])
+    return Potential(fit(store, plan).model, dtype=torch.float64)
+
+
+def rattled(atoms, seed=5, amplitude=0.1):
+    moved = atoms.copy()
+    moved.rattle(amplitude, seed=seed)
+    return moved
+
+
+def test_forces_and_stress_are_derivatives_of_the_energy(potential):
+    generator = np.random.default_rng(0)
+    for atoms in (rattled(molecule("CH4")), rattled(bulk("C", "diamond", 3.6).repeat((2, 1, 1)))):
+        periodic = bool(atoms.pbc.any())
+        found = potential.predict(atoms, stress=periodic)
+        direction = generator.normal(size=(len(atoms), 3))
+        skew = generator.normal(size=(3, 3))
+        strain = (skew + skew.T) / 2
+
+        def energy(move, turn, atoms=atoms, direction=direction, strain=strain):
+            moved = atoms.copy()
+            moved.positions += move * direction
+            if turn:
+                moved.set_cell(atoms.cell.array @ (np.eye(3) + turn * strain), scale_atoms=True)
+            return float(potential.predict(moved, forces=False).energy[0])
+
+        expected = -slope(lambda t, energy=energy: energy(t, 0.0))
+        assert float((found.forces.numpy() * direction).sum()) == pytest.approx(expected, rel=1e-6, abs=1e-9)
+        assert np.abs(found.forces.numpy().sum(0)).max() < 1e-8
+        if periodic:
+            expected = slope(lambda t, energy=energy: energy(0.0, t)) / atoms.get_volume()
+            assert float((found.stress[0].numpy() * strain).sum()) == pytest.approx(expected, rel=1e-6, abs=1e-10)
+
+
+def test_symmetries(potential):
+    atoms = rattled(molecule("CH4"))
+    found = potential.predict(atoms)
+    rotated = atoms.copy()
+    rotated.rotate(50, (1, 1, 0))
+    order = np.array([2, 0, 1, 4, 3])
+    for moved in (rotated, atoms[order]):
+        assert float(potential.predict(moved).energy[0]) == pytest.approx(float(found.energy[0]), rel=1e-9)
+    torch.testing.assert_close(potential.predict(atoms[order]).forces, found.forces[order], rtol=1e-7, atol=1e-9)
+    assert float(found.energies.sum()) == pytest.approx(float(found.energy[0]), rel=1e-12)
+
+
+def test_far_apart_structures_add(potential):
+    if potential.model.kernel.reduce == "mean":
+        return  # intensive: nothing adds
+    a, b = rattled(molecule("CH4")), rattled(molecule("H2O"), 6)
+    b.positions += 50.0
+    energies = [float(potential.predict(x).energy[0]) for x in (a, b, a + b)]
+    assert energies[2] == pytest.approx(energies[0] + energies[1], rel=1e-10)
+    batch = potential.predict([a, b])
+    assert batch.energy.tolist() == pytest.approx(energies[:2], rel=1e-10)
+
+
+def test_store_and_structures_give_the_same_energies(potential, store, toy_structures):
+    stored = torch.cat([potential.model.energies(batch) for batch in FeatureStore(store)])
+    direct = potential.predict(toy_structures, forces=False).energy
+    torch.testing.assert_close(stored, direct, rtol=1e-8, atol=1e-8)
+
+
+def test_predictions_equal_dense_ridge_regression_forces_too(store, toy_structures, small_plan):
+    """Exactness through the whole path: dense kernel, dense solve, forces by differences."""
+    from dataclasses import replace
+
+    from tests import reference
+
+    plan = replace(
+        small_plan, landmarks=LandmarkPlan(method="structures", count=0), validation=Validation(folds=0),
+        solver=Direct((1e-3,)), kernel=KernelPlan(length_scales="2x", alphas=0.4),
+        rows=RowPlan(cut=1e-12, derivatives=False),
+    )  # fmt: skip
+    model = fit(store, plan).model
+    potential = Potential(model, dtype=torch.float64)
+    batches = list(FeatureStore(store))
+    structures = [s for batch in batches for s in reference.structures_of(batch)]
+    gram = reference.dense_gram(model.kernel, structures, structures)
+    size = torch.cat([batch.n_atoms for batch in batches]).double()
+    residual = torch.cat([model.baseline.residual(batch) for batch in batches])
+    c = reference.kernel_ridge(gram, residual, size**-2, 1e-3)
+    backbone = potential.backbone
+    atoms = rattled(toy_structures[0], 9, 0.05)
+
+    def energy(moved):
+        z, h = moved.numbers.tolist(), backbone.features(moved)
+        row = reference.dense_gram(model.kernel, [(z, h)], structures)[0]
+        places = [model.baseline.species.index(s) for s in z]
+        return float(row @ c + model.baseline.energies[places].sum())
+
+    found = potential.predict(atoms)
+    assert float(found.energy[0]) == pytest.approx(energy(atoms), rel=1e-8)
+    scale = float(found.forces.abs().max())
+    for axis in range(3):
+        ends = []
+        for sign in (1, -1):
+            moved = atoms.copy()
+            moved.positions[1, axis] += sign * 1e-4
+            ends.append(energy(moved))
+        assert -(ends[0] - ends[1]) / 2e-4 == pytest.approx(float(found.forces[1, axis]), abs=1e-6 * scale)
+
+
+def test_training_on_forces_helps(store, small_plan, toy_structures):
+    from dataclasses import replace
+
+    without = fit(store, replace(small_plan, rows=RowPlan(derivatives=False))).model
+    with_forces = fit(store, small_plan).model
+    errors = [evaluate(Potential(m), toy_structures).metrics()["force_rmse"] for m in (without, with_forces)]
+    assert errors[1] < 0.8 * errors[0]
+
+
+def test_ase_calculator(model_file):
+    atoms = rattled(bulk("C", "diamond", 3.6))
+    atoms.calc = MekrrCalculator(model_file, dtype=torch.float64)
+    energy = atoms.get_potential_energy()
+    assert atoms.calc.results["free_energy"] == energy == atoms.get_potential_energy(force_consistent=True)
+    forces, stress = atoms.get_forces(), atoms.get_stress()
+    assert forces.shape == (2, 3)
+    assert stress.shape == (6,)
+    assert atoms.get_potential_energies().sum() == pytest.approx(energy)
+    calls = []
+    original = atoms.calc.calculate
+    atoms.calc.calculate = lambda *a, **k: (calls.append(1), original(*a, **k))
+    atoms.get_potential_energy()
+    atoms.get_forces()
+    assert not calls  # cached
+    atoms.positions[0, 0] += 0.01
+    atoms.get_forces()
+    assert len(calls) == 1
+    free = molecule("H2O")
+    free.calc = MekrrCalculator(model_file)
+    free.get_forces()
+    with pytest.raises((PropertyNotImplementedError, NotImplementedError)):
+        free.get_stress()
+    alone = Atoms("C", positions=[(0, 0, 0)])
+    alone.calc = MekrrCalculator(model_file)
+    assert np.abs(alone.get_forces()).max() == 0.0
+
+
+_MANY_STEPS = """
+import gc, sys, tracemalloc
+import torch
+from ase.build import molecule
+from ase.md.verlet import VelocityVerlet
+from ase.units import fs
+from mekrr_scale.models import MekrrCalculator
+
+torch.set_num_threads(1)
+atoms = molecule("CH4")
+atoms.calc = MekrrCalculator(sys.argv[1])
+with VelocityVerlet(atoms, 0.2 * fs) as dynamics:
+    dynamics.run(20)
+    tracemalloc.start()
+    sizes = []
+    for _ in range(3):
+        dynamics.run(60)
+        gc.collect()  # autograd leaves cycles until then
+        sizes.append(tracemalloc.get_traced_memory()[0])
+print(sizes[2] - sizes[1])
+"""
+
+
+def test_memory_does_not_grow_with_md_steps(model_file):
+    """In a process of its own: what other tests allocate meanwhile is not this one's."""
+    command = [sys.executable, "-c", _MANY_STEPS, str(model_file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 30_000  # less than one graph a step would leave
+
+
+def test_model_file_round_trip(fitted, model_file, toy_structures):
+    loaded = Model.load(model_file)
+    a = Potential(fitted.model, dtype=torch.float64).predict(toy_structures[:4])
+    b = Potential(loaded, dtype=torch.float64).predict(toy_structures[:4])
+    assert torch.equal(a.energy, b.energy)
+    assert torch.equal(a.forces, b.forces)
+    assert loaded.validation == json.loads(json.dumps(dict(fitted.model.validation)))
+    assert loaded.provenance["structures"] == 24
+
+
+def test_matrix_mixing_survives_the_file(store, small_plan, tmp_path):
+    from dataclasses import replace
+
+    from mekrr_scale.kernels import SpeciesMixing
+
+    mixing = SpeciesMixing(0.0, (1, 6, 8), ((1.0, 0.2, 0.1), (0.2, 1.0, 0.3), (0.1, 0.3, 1.0)))
+    model = fit(store, replace(small_plan, kernel=KernelPlan(length_scales="2x", mixing=mixing))).model
+    model.save(tmp_path / "m.mekrr")
+    assert Model.load(tmp_path / "m.mekrr").kernel.mixing == mixing
+
+
+def test_damaged_model_files_are_refused(model_file, tmp_path):
+    """Flipped bits and truncations: an error or the same model, never another one."""
+    original = model_file.read_bytes()
+    reference = Model.load(model_file)
+    generator = np.random.default_rng(0)
+    path = tmp_path / "damaged.mekrr"
+    detected = 0
+    for case in range(120):
+        data = bytearray(original)
+        if case % 4 == 0:
+            data = data[: int(generator.integers(len(data)))]
+        else:
+            place = int(generator.integers(len(data))) if case % 2 else int(generator.integers(4000))
+            data[place] ^= 1 << int(generator.integers(8))
+        path.write_bytes(bytes(data))
+        try:
+            found = Model.load(path)
+        except ModelError:
+            detected += 1
+            continue
+        assert torch.equal(found.coefficients, reference.coefficients)
+        assert torch.equal(found.landmarks.features, reference.landmarks.features)
+    assert detected > 80
+
+
+def test_refusals(model_file, tmp_path, spec, checkpoint):
+    with pytest.raises(ModelError, match="there is no model file"):
+        Model.load(tmp_path / "none.mekrr")
+    safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ModelError, match="not a mekrr-scale model"):
+        Model.load(tmp_path / "other.safetensors")
+    model = Model.load(model_file)
+    with pytest.raises(ModelError, match="another backbone"):
+        Potential(model, load_backbone(BackboneSpec("schnet", "interaction1", checkpoint=str(checkpoint))))
+    with pytest.raises(ModelError, match="Fe"):
+        Potential(model).predict(Atoms("Fe", positions=[(0, 0, 0)]))
+    with pytest.raises(ModelError, match="cannot write"):
+        model.save(tmp_path / "no" / "folder" / "m.mekrr")
+    header, rest = _header(model_file.read_bytes())
+    document = json.loads(header["__metadata__"]["mekrr_scale"])
+    document["schema"] = "9.0"
+    header["__metadata__"]["mekrr_scale"] = json.dumps(document)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    (tmp_path / "new.mekrr").write_bytes(struct.pack("<Q", len(text)) + text + rest)
+    with pytest.raises(ModelError, match="this version reads"):
+        Model.load(tmp_path / "new.mekrr")
+
+
+def _header(data):
+    size = struct.unpack("<Q", data[:8])[0]
+    return json.loads(data[8 : 8 + size]), data[8 + size :]
+
+
+COPIED = """
+import pickle, sys
+import numpy as np
+import torch
+
+torch.set_num_threads(1)
+with open(sys.argv[1], "rb") as stream:
+    calculator, atoms = pickle.load(stream)
+atoms.calc = calculator
+np.savez(sys.argv[2], energy=atoms.get_potential_energy(), forces=atoms.get_forces(), stress=atoms.get_stress())
+"""
+
+
+def test_calculators_can_be_copied_and_pickled(model_file, tmp_path):
+    """Before and after use, here and in a process of its own: as joblib and multiprocessing's spawn do it."""
+    atoms = rattled(bulk("C", "diamond", 3.6))
+    original = MekrrCalculator(model_file, dtype="float64", uncertainty=True)
+    fresh = pickle.dumps(original)
+    atoms.calc = original
+    expected = atoms.get_potential_energy(), atoms.get_forces(), atoms.get_stress()
+    grades = original.results["extrapolation"]
+    used = pickle.dumps(original)
+    assert len(used) < 3 * len(fresh)  # what is made once stays behind
+    for copied in (copy.deepcopy(original), pickle.loads(fresh), pickle.loads(used)):
+        other = rattled(bulk("C", "diamond", 3.6))
+        other.calc = copied
+        assert other.get_potential_energy() == expected[0]
+        assert np.array_equal(other.get_forces(), expected[1])
+        assert np.array_equal(copied.results["extrapolation"], grades)
+        assert copied.potential.backbone is not original.potential.backbone
+        other.positions[0, 0] += 0.3  # the original's lists and results are its own
+        other.get_forces()
+        assert atoms.get_potential_energy() == expected[0]
+    with (tmp_path / "calculator.pickle").open("wb") as stream:
+        pickle.dump((original, rattled(bulk("C", "diamond", 3.6))), stream)
+    command = [sys.executable, "-c", COPIED, str(tmp_path / "calculator.pickle"), str(tmp_path / "found.npz")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = np.load(tmp_path / "found.npz")
+    for name, value in zip(("energy", "forces", "stress"), expected, strict=True):
+        np.testing.assert_allclose(found[name], value, rtol=1e-12, atol=1e-13)
+
+
+def test_models_and_potentials_can_be_copied_and_pickled(fitted, toy_structures, store):
+    model = fitted.model
+    batch = next(iter(FeatureStore(store)))
+    energies = model.energies(batch)
+    lean = len(pickle.dumps(Model(**{f.name: getattr(model, f.name) for f in fields(model)})))
+    assert len(pickle.dumps(model)) < 1.05 * lean
+    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(copied.energies(batch), energies)
+        assert (copied.kernel.atom, copied.kernel.mixing) == (model.kernel.atom, model.kernel.mixing)
+        assert copied.validation == model.validation
+    potential = Potential(model, dtype=torch.float64)
+    expected = potential.predict(toy_structures[:4])
+    inside = potential.uncertainty(toy_structures[:4])
+    for copied in (copy.deepcopy(potential), pickle.loads(pickle.dumps(potential))):
+        found = copied.predict(toy_structures[:4])
+        assert torch.equal(found.energy, expected.energy)
+        assert torch.equal(found.forces, expected.forces)
+        assert torch.equal(copied.uncertainty(toy_structures[:4]).grade, inside.grade)
+        assert copied.backbone.identity() == potential.backbone.identity()
+
+
+def test_potentials_of_other_models_can_be_copied(store, small_plan, model_file, toy_structures, spec, tmp_path):
+    """A model that corrects another one brings it along."""
+    from dataclasses import replace
+
+    import ase.io
+
+    from mekrr_scale.models import PriorSpec
+    from mekrr_scale.pipeline import ExtractPlan, extract
+    from mekrr_scale.structures import Entry
+
+    ase.io.write(tmp_path / "toy.xyz", toy_structures, format="extxyz")
+    prior = PriorSpec.parse(str(model_file), Entry())
+    extract(tmp_path / "toy.xyz", tmp_path / "store", ExtractPlan(spec, dtype="float64", prior=prior))
+    plan = replace(
+        small_plan,
+        baseline="prior",
+        rows=RowPlan(derivatives=False),
+        validation=Validation(folds=3, uncertainty=False),
+    )
+    potential = Potential(fit(tmp_path / "store", plan).model, dtype=torch.float64)
+    expected = potential.predict(toy_structures[:3])
+    found = pickle.loads(pickle.dumps(potential)).predict(toy_structures[:3])
+    assert torch.equal(found.energy, expected.energy)
+    assert torch.equal(found.forces, expected.forces)
+
+
+@pytest.mark.parametrize("name", ["chgnet", "sevennet", "schnet", "dimenet++"])
+def test_copies_of_backbones_are_the_same(name, tmp_path):
+    """Identity, features, and what a checkpoint of the copy gives."""
+    backbone = new_backbone(BackboneSpec(name))
+    atoms = rattled(bulk("Si"))
+    expected = backbone.features(atoms)
+    copied = pickle.loads(pickle.dumps(backbone))
+    assert copied.identity() == backbone.identity()
+    assert torch.equal(copied.features(atoms), expected)
+    save_backbone(copied, tmp_path / "copy.pt")
+    again = load_backbone(name, checkpoint=str(tmp_path / "copy.pt"))
+    assert again.identity().weight_hash == backbone.identity().weight_hash
+    assert torch.equal(again.features(atoms), expected)
+
+
+def test_precisions_by_name(model_file):
+    assert MekrrCalculator(model_file, dtype="float64").potential.backbone.dtype == torch.float64
+    assert Potential(str(model_file)).backbone.dtype == torch.float32
+    with pytest.raises(ConfigError, match="Do you mean 'float64'"):
+        MekrrCalculator(model_file, dtype="flaot64")
+
+
+def test_features_of_ones_own(tmp_path):
+    """Numpy arrays through the public classes to a model, and predictions from another store."""
+    generator = np.random.default_rng(0)
+    for name, count in (("train", 60), ("test", 10)):
+        with FeatureWriter(tmp_path / name, "descriptors 2", 3) as writer:
+            for _ in range(count):
+                n = int(generator.integers(1, 6))
+                h = generator.normal(size=(n, 3)).astype(np.float32)
+                writer.add(generator.choice([6, 8], n), h, energy=float(np.cos(h).sum()))
+    plan = FitPlan(
+        kernel=KernelPlan(alphas=0.0, length_scales="1x", standardize="none"), landmarks=LandmarkPlan(count=80)
+    )
+    report = fit(tmp_path / "train", plan)
+    assert report.model.validation["energy_rmse"] < 0.2
+    batch = next(iter(FeatureStore(tmp_path / "test")))
+    error = report.model.energies(batch) - batch.energy
+    assert float(error.square().mean().sqrt()) < 0.3
+    with pytest.raises(ModelError, match="features of the user's own"):
+        Potential(report.model)
+
+
+COMPILED = """
+import copy, pickle, sys, warnings
+warnings.simplefilter("ignore")
+import torch
+from mekrr_scale.models import Model
+from mekrr_scale.models import Potential
+from mekrr_scale.structures import read_structures
+plain, fast = (Potential(Model.load(sys.argv[1]), dtype=torch.float64, compile=c) for c in (False, True))
+fast.predict(next(read_structures(sys.argv[2])))
+fast = pickle.loads(pickle.dumps(copy.deepcopy(fast)))  # compiled again where it is used
+for index, atoms in enumerate(read_structures(sys.argv[2])):
+    if index < 4:
+        found, expected = fast.predict(atoms), plain.predict(atoms)
+        torch.testing.assert_close(found.energy, expected.energy, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(found.forces, expected.forces, rtol=1e-8, atol=1e-10)
+"""
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_backbones_predict_the_same(model_file, toy_file):
+    """Also when atoms and edges change; in a process without shape checks, which cannot be compiled."""
+    arguments = [sys.executable, "-c", COMPILED, str(model_file), str(toy_file)]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]

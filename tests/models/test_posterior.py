@@ -1,0 +1,187 @@
+"""Variances against the dense Gaussian process, calibration, and what users get of both."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import molecule
+
+from mekrr_scale.arrays import ByKind, alone
+from mekrr_scale.errors import ModelError
+from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing, Transform
+from mekrr_scale.landmarks import Uniform, WholeStructures
+from mekrr_scale.models import (
+    Calibration,
+    Model,
+    Potential,
+    RawVariance,
+    Whitening,
+    WhiteningBlock,
+    fit_baseline,
+    mean_factor,
+    posterior_factor,
+    raw_variance,
+    whiten,
+)
+from mekrr_scale.pipeline import RowPlan, Validation, fit
+from mekrr_scale.regression import Basis, Precision, Problem, Run, Source
+from mekrr_scale.solvers import Direct
+from tests import reference
+
+
+@pytest.mark.parametrize(("reduce", "alpha"), [("sum", 0.0), ("sum", 0.4), ("mean", 0.4), ("mean", 1.0)])
+def test_variance_equals_the_dense_gaussian_process(reduce, alpha):
+    """With all training structures as landmarks: K(x,x) - k (K + lambda W^-1)^-1 k'."""
+    batch, test = reference.random_batch(0, n_structures=20), reference.random_batch(9, n_structures=6)
+    kernel = SetKernel(Gaussian(1.6), SpeciesMixing(alpha), reduce, Transform.identity(4))
+    landmarks = WholeStructures().select([batch], kernel)
+    structures, others = reference.structures_of(batch), reference.structures_of(test)
+    gram, cross = (reference.dense_gram(kernel, s, structures) for s in (structures, others))
+    ridge = 1e-3
+    weight = torch.ones(20, dtype=torch.float64) if reduce == "mean" else batch.n_atoms.double() ** -2
+    noisy = gram + ridge * torch.diag(1 / weight)
+    own = torch.tensor([reference.set_kernel_value(kernel, x, x) for x in others], dtype=torch.float64)
+    expected = own - (cross * torch.linalg.solve(noisy, cross.T).T).sum(1)
+    whitening = whiten(kernel.gram_blocks(landmarks), 1e-12)
+    phi = whitening.rows(gram)
+    factor = posterior_factor((phi * weight[:, None]).T @ phi, ridge, whitening)
+    found = raw_variance(kernel.rows(test, landmarks), kernel.diagonal(test), whitening, factor).total(1.0)
+    torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9)
+
+
+def test_variances_of_forces_in_the_basis_of_the_landmarks():
+    """The same without whitening: k_uu - k K_ZZ^-1 k' + lambda k (K_Zn W K_nZ + lambda K_ZZ)^-1 k'."""
+    batch, _ = reference.with_tangents(reference.random_batch(0, n_structures=12), 1)
+    kernel = SetKernel(Gaussian(1.2), SpeciesMixing(0.4), "sum", Transform.identity(4))
+    landmarks = Uniform(9).select([batch], kernel)
+    ridge, weights = 1e-3, ByKind.from_list([1.0, 0.3, 0.2], 0.0)
+    problem = Problem(
+        kernel,
+        landmarks,
+        fit_baseline([batch], "composition"),
+        weights=(weights,),
+        basis=Basis(1e-13),
+        precision=Precision(derivative=torch.float64),
+    )
+    rows = problem.rows(Source([batch], [batch]))
+    inner = ridge * kernel.gram(landmarks)
+    for block in rows:
+        inner += (block.matrix * (weights[block.kind] * block.weight)[:, None]).T @ block.matrix
+    moved = kernel.derivative_rows(batch, landmarks, torch.float64)
+    outside = kernel.derivative_diagonal(batch)
+    outside = outside - (moved * torch.linalg.solve(kernel.gram(landmarks), moved.T).T).sum(1)
+    opened = ridge * (moved * torch.linalg.solve(inner, moved.T).T).sum(1)
+    whitening = problem.whitening()
+    moments = Direct().accumulate(problem, rows, whitening, Run())
+    gram = sum(weights[kind] * parts[0].gram for kind, parts in moments.items() if parts[0].rows)
+    factor = posterior_factor(gram, ridge, whitening)
+    found = raw_variance(moved, kernel.derivative_diagonal(batch), whitening, factor)
+    torch.testing.assert_close(found.outside, outside, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(found.open, opened, rtol=1e-6, atol=1e-10)
+
+
+def test_posterior_factor_where_cholesky_fails():
+    """A singular Gram matrix under a vanishing ridge: the projector on what no row has seen."""
+    phi = torch.randn(3, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    eye, ones = torch.eye(6, dtype=torch.float64), torch.ones(6, dtype=torch.float64)
+    identity = Whitening((WhiteningBlock(torch.arange(6), eye, ones),), 6)
+    expected = eye - torch.linalg.pinv(phi) @ phi
+    factor = posterior_factor(phi.T @ phi, 1e-13, identity)
+    torch.testing.assert_close(factor @ factor.T, expected, rtol=0, atol=0.1)
+
+
+def test_mean_of_variances():
+    """The factor of a mean gives the mean of the variances of its parts."""
+    generator = torch.Generator().manual_seed(1)
+    batch = reference.random_batch(3, n_structures=6)
+    kernel = SetKernel(Gaussian(1.5), SpeciesMixing(0.0), "sum", Transform.identity(4))
+    landmarks = Uniform(5).select([batch], kernel)
+    whitening = whiten(kernel.gram_blocks(landmarks), 1e-12)
+    grams = []
+    for rows in (2, 9):
+        phi = torch.randn(rows, whitening.rank, generator=generator, dtype=torch.float64)
+        grams.append(phi.T @ phi)
+    rows, prior = kernel.rows(batch, landmarks), kernel.diagonal(batch)
+    parts = [raw_variance(rows, prior, whitening, posterior_factor(g, 1e-3, whitening)).open for g in grams]
+    mean = mean_factor([(grams[0], 0.3), (grams[1], 0.7)], 1e-3, whitening)
+    found = raw_variance(rows, prior, whitening, mean).open
+    torch.testing.assert_close(found, 0.3 * parts[0] + 0.7 * parts[1], rtol=1e-8, atol=1e-12)
+
+
+def test_calibration_finds_the_quantiles():
+    """Errors of known spread: intervals cover what they say, also where errors are not Gaussian."""
+    generator = np.random.default_rng(0)
+    for draw in (generator.normal, generator.laplace):
+        spread = np.exp(generator.normal(size=4000))
+        error = torch.from_numpy(3.0 * spread * draw(size=4000))
+        raw = RawVariance(torch.full((4000,), 1e-9, dtype=torch.float64), torch.from_numpy(spread**2))
+        found = Calibration.of(error[:2000], RawVariance(raw.outside[:2000], raw.open[:2000]))
+        ratio = (error[2000:].abs() / raw.total(found.outside_weight)[2000:].sqrt()).numpy()
+        assert np.mean(ratio < found.within_68) == pytest.approx(0.68, abs=0.04)
+        assert np.mean(ratio < found.within_95) == pytest.approx(0.95, abs=0.02)
+        assert found.spearman > 0.5
+    assert Calibration.of(error[:19], RawVariance(raw.outside[:19], raw.open[:19])) is None
+
+
+def test_uncertainty_of_structures(fitted, model_file, toy_structures):
+    """Training structures are known, others less, strange ones least; the file keeps it all."""
+    assert fitted.model.posterior is not None
+    potential = Potential(Model.load(model_file), dtype=torch.float64)
+    torch.testing.assert_close(potential.model.posterior.factor, fitted.model.posterior.factor)
+    assert potential.model.posterior.thresholds == fitted.model.posterior.thresholds
+    known = [atoms for atoms in toy_structures if len(atoms) < 10]
+    strange = []
+    for atoms in known:
+        squeezed = atoms.copy()
+        squeezed.positions *= 0.75
+        strange.append(squeezed)
+    inside, outside = potential.uncertainty(known), potential.uncertainty(strange)
+    assert inside.energy.shape == (len(known),)
+    assert inside.energies.shape == inside.grade.shape == (sum(map(len, known)),)
+    assert float(outside.energy.median()) > 3 * float(inside.energy.median())
+    assert float((inside.grade > 1).double().mean()) < 0.1
+    assert float(outside.grade.max()) > 1
+    assert inside.energy_ratio_95 > 1
+    with_forces = potential.uncertainty(known[:2], forces=True)
+    assert with_forces.forces.shape == (len(known[0]) + len(known[1]), 3)
+    assert bool((with_forces.forces > 0).all())
+    torch.testing.assert_close(with_forces.energy, inside.energy[:2])
+
+
+def test_force_uncertainty_of_structures_is_that_of_their_rows(fitted, store):
+    """Tangents made anew give the variances that those of the store give."""
+    from mekrr_scale.store import FeatureStore
+
+    potential = Potential(fitted.model, dtype=torch.float64)
+    batch = next(iter(FeatureStore(store, tangents=True)))
+    rows = potential._variances.directions(batch)
+    assert rows.shape == batch.directions.label.shape
+    assert bool((rows > 0).all())
+    # a displacement of everything costs nothing and has no variance
+    whole = Atoms("CO", positions=[(0, 0, 0), (0, 0, 1.15)])
+    components = potential.uncertainty(whole, forces=True).forces
+    assert float(components[:, :2].max()) < 1e-3 * float(components[:, 2].max())
+
+
+def test_atoms_alone():
+    features = torch.randn(5, 4, dtype=torch.float64)
+    species = torch.tensor([8, 1, 8, 1, 1])
+    batch = alone(features, species)
+    assert batch.n_structures == 5
+    kernel = SetKernel(Gaussian(1.5), SpeciesMixing(0.3), "sum", Transform.identity(4))
+    landmarks = Uniform(3).select([reference.random_batch(0, n_structures=4)], kernel)
+    rows = kernel.rows(batch, landmarks)
+    for i in range(5):
+        single = kernel.rows(alone(features[i : i + 1], species[i : i + 1]), landmarks)
+        torch.testing.assert_close(rows[i : i + 1], single)
+
+
+def test_models_without_a_posterior_say_so(fitted, store, small_plan):
+    bare = Potential(fit(store, replace(small_plan, validation=Validation(folds=3, uncertainty=False))).model)
+    with pytest.raises(ModelError, match="uncertainty = true"):
+        bare.uncertainty(molecule("H2O"))
+    energies = Potential(fit(store, replace(small_plan, rows=RowPlan(derivatives=False))).model)
+    with pytest.raises(ModelError, match="without forces"):
+        energies.uncertainty(molecule("H2O"), forces=True)

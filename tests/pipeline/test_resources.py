@@ -1,0 +1,142 @@
+"""Plans of fits, and the tiers that rows are kept in."""
+
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from mekrr_scale.arrays import RowKind
+from mekrr_scale.cli.app import app
+from mekrr_scale.distributed import Group
+from mekrr_scale.errors import SolverError
+from mekrr_scale.files import default_scratch
+from mekrr_scale.pipeline import FitPlan, KernelPlan, LandmarkPlan, fit, resources
+from mekrr_scale.pipeline.fitting import FitData, estimate
+from mekrr_scale.regression import Execution, KeptRows, RowBlock
+from mekrr_scale.solvers import Direct, Falkon
+
+PLAN = FitPlan(
+    kernel=KernelPlan(length_scales="2x"), landmarks=LandmarkPlan(count=60), baseline="composition", validation=3,
+    solver=Direct((1e-6,)),
+)  # fmt: skip
+FALKON = Falkon((1e-6,))
+
+
+def blocks(sizes, columns=5):
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for size in sizes:
+        numbers = torch.rand(5, size, generator=generator, dtype=torch.float64)
+        matrix = torch.randn(size, columns, generator=generator, dtype=torch.float64)
+        counts = torch.randint(0, 9, (size, 2), generator=generator).double()
+        fold, key = torch.randint(0, 3, (size,), generator=generator), torch.arange(size)
+        found.append(RowBlock(RowKind.ENERGY, matrix, *numbers[:3].unbind(0), counts, numbers[3], fold, key))
+    return found
+
+
+@pytest.mark.parametrize("memory", [10**6, 1500, 0])
+def test_rows_are_the_same_wherever_they_are_kept(tmp_path, memory):
+    given = blocks([7, 1, 20, 3])
+    kept = KeptRows(given, memory, tmp_path / "scratch")
+    for _ in range(3):
+        for found, expected in zip(kept, given, strict=True):
+            for name in ("matrix", "target", "weight", "share", "counts", "scale", "fold"):
+                assert torch.equal(getattr(found, name), getattr(expected, name)), name
+    assert kept.kept
+    assert (kept.stored_bytes["scratch"] > 0) == (memory < 10**6)
+    assert kept.stored_bytes["memory"] <= memory
+    assert memory == 10**6 or list((tmp_path / "scratch").iterdir()) == []  # no name to be left behind
+    kept.forget()
+    assert not kept.kept
+    with kept:
+        assert len(list(kept)) == 4
+    assert not kept.kept
+
+
+def test_without_scratch_rows_that_do_not_fit_are_made_anew():
+    given = blocks([7, 1, 20, 3])
+    made = []
+
+    class Source:
+        def __iter__(self):
+            for block in given:
+                made.append(len(block.target))
+                yield block
+
+    kept = KeptRows(Source(), 1500)
+    for _ in range(2):
+        assert [len(block.target) for block in kept] == [7, 1, 20, 3]
+    assert not kept.kept
+    assert made == [7, 1, 20, 3] * 2
+    assert len(list(KeptRows([], 0))) == 0
+
+
+def test_a_full_scratch_disk_says_what_to_do(tmp_path, monkeypatch):
+    kept = KeptRows(blocks([50]), 0, tmp_path)
+
+    def full(file, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mekrr_scale.regression.kept._write", full)
+    with kept, pytest.raises(SolverError, match="--scratch"):
+        list(kept)
+
+
+def test_scratch_goes_where_the_batch_system_says(monkeypatch):
+    for name in ("SLURM_TMPDIR", "JOB_TMPDIR", "TMPDIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TMPDIR", "/a")
+    assert default_scratch() == Path("/a")
+    monkeypatch.setenv("SLURM_TMPDIR", "/local/7")
+    assert default_scratch() == Path("/local/7")
+
+
+def test_plans_follow_the_sizes(store):
+    direct, falkon = resources(store, PLAN), resources(store, replace(PLAN, solver=FALKON))
+    assert direct.rows == falkon.rows == 24 + 24 * 4 + 6 * 6
+    assert direct.columns == 60
+    assert direct.kept == falkon.kept == "memory"
+    names = [stage.name for stage in falkon.stages]
+    assert names[:4] == ["statistics and landmarks", "whitening of K_ZZ", "first pass", "preconditioner"]
+    assert falkon.seconds_iteration > 0 == direct.seconds_iteration
+    assert direct.peak_bytes > direct.base_bytes
+    larger = resources(store, replace(PLAN, landmarks=LandmarkPlan(count=200)))
+    assert larger.peak_bytes - larger.base_bytes > direct.peak_bytes - direct.base_bytes
+    small = replace(PLAN, solver=FALKON, execution=Execution(memory=1000, scratch=None))
+    assert resources(store, small).kept == "nothing"
+    filed = replace(small, execution=Execution(memory=1000, scratch=Path("/tmp")))
+    assert "scratch file in /tmp" in resources(store, filed).kept
+    several = replace(PLAN, kernel=KernelPlan(length_scales="1x,2x"))
+    assert resources(store, several).passes == direct.passes + 1
+
+
+def test_a_fit_that_learns_its_mixing_is_planned_as_one_of_its_alphas(store):
+    found = [resources(store, replace(PLAN, kernel=KernelPlan(length_scales="2x", mixing=m))) for m in (None, "learn")]
+    assert found[0].passes == found[1].passes
+    assert found[0].rows == found[1].rows
+
+
+def test_more_ranks_have_less_to_do(store):
+    alone, four = (estimate(replace(FitData.open(store, PLAN), group=Group(0, size))) for size in (1, 4))
+    assert four.ranks == 4
+    assert alone.rows / 4 <= four.rows < alone.rows
+
+
+def test_dry_run_runs_nothing(store, tmp_path):
+    output = tmp_path / "model.mekrr"
+    done = CliRunner().invoke(app, ["fit", "--store", str(store), "-o", str(output), "--dry-run", "--landmarks", "60"])
+    assert done.exit_code == 0, done.output
+    assert re.search(r"156 rows of 60 columns", done.output)
+    assert "pass over the rows" in done.output
+    assert os.listdir(tmp_path) == []
+
+
+def test_memory_that_was_planned_holds(store):
+    """A fit of this size takes little beside what the process has; the plan must not claim gigabytes."""
+    planned = resources(store, PLAN)
+    assert planned.peak_bytes - planned.base_bytes < 50e6
+    assert fit(store, PLAN).solution.rank == planned.columns

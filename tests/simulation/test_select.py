@@ -1,0 +1,102 @@
+"""Choosing structures: the greedy choice against its definition, diversity, the command line."""
+
+import subprocess
+import sys
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+
+from mekrr_scale.errors import ConfigError, ModelError
+from mekrr_scale.models import Model, Potential, Variances
+from mekrr_scale.simulation import choose, select
+from mekrr_scale.simulation.selection import Pool
+
+
+@pytest.fixture(scope="module")
+def potential(model_file):
+    return Potential(Model.load(model_file), dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def candidates(toy_structures):
+    generator = np.random.default_rng(7)
+    found = []
+    for atoms in toy_structures[:12]:
+        moved = atoms.copy()
+        moved.positions += 0.1 * generator.normal(size=moved.positions.shape)
+        found.append(moved)
+    return found
+
+
+def test_covariances(potential, candidates):
+    """The covariance of a candidate with itself is its variance; the matrix is symmetric and positive."""
+    pool = Pool.of(potential.model, [potential.batch(candidates[:5]), potential.batch(candidates[5:])])
+    matrix = torch.stack([pool.covariance(i) for i in range(12)])
+    torch.testing.assert_close(matrix, matrix.T, rtol=1e-6, atol=1e-12 * float(matrix.abs().max()))
+    torch.testing.assert_close(matrix.diagonal(), pool.variance, rtol=1e-6, atol=0)
+    assert float(torch.linalg.eigvalsh(matrix)[0]) > -1e-9 * float(matrix.diagonal().max())
+    variances = Variances(potential.model.kernel, potential.model.landmarks, potential.model.posterior)
+    whole = potential.batch(candidates)
+    torch.testing.assert_close(pool.variance, variances.structures(whole) / whole.n_atoms.double() ** 2)
+
+
+def test_greedy_against_its_definition(potential, candidates):
+    """Each choice has the largest variance once those before it are conditioned on, by dense algebra."""
+    batch = potential.batch(candidates)
+    pool = Pool.of(potential.model, [batch])
+    matrix = torch.stack([pool.covariance(i) for i in range(12)])
+    found = choose(potential.model, [batch], 6)
+    scale = potential.model.posterior.energy.within_68
+    for k in range(6):
+        done = list(found.indices[:k])
+        inner = matrix[done][:, done]
+        left = matrix.diagonal() - (matrix[:, done] @ torch.linalg.pinv(inner, hermitian=True) * matrix[:, done]).sum(1)
+        left[done] = -torch.inf
+        assert found.indices[k] == int(left.argmax())
+        assert float(found.remaining[k]) == pytest.approx(scale * float(left.max()) ** 0.5, rel=1e-4)
+
+
+def test_copies_are_not_chosen_twice(potential, candidates):
+    several = [candidates[3]] * 4 + [candidates[0], candidates[1], candidates[2]]
+    greedy = select(potential, several, 4)
+    assert len(set(greedy.indices) & {0, 1, 2, 3}) == 1
+    variance = select(potential, several, 4, "variance")
+    assert list(variance.uncertainty) == sorted(variance.uncertainty, reverse=True)
+    random = select(potential, several, 4, "random", seed=1)
+    assert len(set(random.indices)) == 4
+    assert random.indices == select(potential, several, 4, "random", seed=1).indices
+
+
+def test_refusals(potential, candidates, fitted):
+    from dataclasses import replace
+
+    batch = potential.batch(candidates)
+    with pytest.raises(ConfigError, match="ask for 1 to 12"):
+        choose(potential.model, [batch], 13)
+    with pytest.raises(ModelError, match="cannot tell its uncertainty"):
+        choose(replace(potential.model, posterior=None), [batch], 2)
+
+
+def test_command_line(model_file, candidates, tmp_path):
+    ase.io.write(tmp_path / "pool.xyz", candidates)
+    command = [sys.executable, "-m", "mekrr_scale", "select", str(model_file), str(tmp_path / "pool.xyz")]
+    done = subprocess.run(
+        [*command, "-n", "3", "-o", str(tmp_path / "next.xyz")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    chosen = ase.io.read(tmp_path / "next.xyz", ":")
+    assert len(chosen) == 3
+    for atoms in chosen:
+        np.testing.assert_allclose(atoms.positions, candidates[atoms.info["index"]].positions, atol=1e-7)
+    assert chosen[0].info["remaining_uncertainty_per_atom"] >= chosen[2].info["remaining_uncertainty_per_atom"]
+    refused = subprocess.run(
+        [*command, "-n", "99", "-o", str(tmp_path / "x.xyz")], capture_output=True, text=True, check=False
+    )
+    assert refused.returncode == 2
+    misspelt = subprocess.run(
+        [*command, "--method", "gredy", "-o", str(tmp_path / "x.xyz")], capture_output=True, text=True, check=False
+    )
+    assert misspelt.returncode == 2
+    assert "Do you mean 'greedy'" in " ".join(misspelt.stderr.split())
