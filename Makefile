@@ -1,46 +1,86 @@
-# `make demo` and `make test` do all the set-up on a bare machine with Python 3.11 and make.
+# `make demo` and `make test` do all the set-up on a bare machine with Python 3.11, 3.12 or 3.13 and make.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-STAMP = $(VENV)/.installed
+INSTALL = $(PYTHON) packaging/install.py
+PINS = setup.cfg constraints.txt pyproject.toml packaging/install.py
 export OMP_WAIT_POLICY ?= PASSIVE
 
 # mace-torch needs e3nn 0.4, sevenn 0.6: each has an environment of its own
 MACE_VENV ?= .venv-mace
-MACE_STAMP = $(MACE_VENV)/.installed
+# all extras that can live together
+TESTED = chgnet,sevennet,torch-sim,papers,test
+EXTRAS = $(TESTED),docs,dev
+MATRIX = 3.11 3.12 3.13 lowest
+MATRIX_VENV ?= .venv-matrix
+# what the matrix tests: `make matrix TESTS=tests/store/test_store.py`
+TESTS ?=
 
-.PHONY: demo test test-mace lint docs benchmark clean
+.PHONY: demo install test test-mace lint docs benchmark matrix lowest-pins release-check clean
 
-$(STAMP): setup.cfg constraints.txt pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[chgnet,sevennet,torch-sim,papers,test,docs,dev]"
-	touch $@
+# what the demo needs, and no more
+$(VENV)/.demo: $(PINS)
+	@$(INSTALL) $(VENV) --constraint constraints.txt '.[chgnet]' --warm chgnet.model mekrr_scale.pipeline mekrr_scale.report
+	@touch $@
 
-$(MACE_STAMP): setup.cfg constraints.txt constraints-mace.txt
-	test -x $(MACE_VENV)/bin/python || $(PYTHON) -m venv $(MACE_VENV)
-	$(MACE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-mace.txt -e ".[mace,test]"
-	touch $@
+$(VENV)/.installed: $(PINS)
+	@$(INSTALL) $(VENV) --constraint constraints.txt '.[$(EXTRAS)]'
+	@touch $@ $(VENV)/.demo
 
-demo: $(STAMP)
-	$(BIN)/python examples/demo.py
+$(MACE_VENV)/.installed: setup.cfg constraints-mace.txt packaging/install.py
+	@$(INSTALL) $(MACE_VENV) --constraint constraints-mace.txt '.[mace,test]'
+	@touch $@
+
+demo: $(VENV)/.demo
+	@echo "Running examples/demo.py (a minute or two)"
+	@$(BIN)/python examples/demo.py
+
+install: $(VENV)/.installed
 
 test: lint docs test-mace
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-test-mace: $(MACE_STAMP)
-	$(MACE_VENV)/bin/python -m pytest -q tests/test_mace.py
+test-mace: $(MACE_VENV)/.installed
+	$(MACE_VENV)/bin/python -m pytest -q tests/backbones/test_mace.py
 
-lint: $(STAMP)
+lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-docs: $(STAMP)
+docs: install
 	$(BIN)/mkdocs build --strict --quiet --site-dir site
 
-benchmark: $(STAMP)
+benchmark: install
 	$(BIN)/python -m benchmarks
 
+# the tests under each Python, and under the lowest versions that setup.cfg promises; outside of CI, since torch
+# comes with CUDA for other Pythons and other versions (several GB each)
+matrix: $(addprefix matrix-,$(MATRIX))
+
+matrix-%: $(MATRIX_VENV)/%/.installed
+	$(MATRIX_VENV)/$*/bin/python -m pytest -q -n 2 --dist loadfile $(TESTS)
+
+$(MATRIX_VENV)/lowest/.installed: setup.cfg constraints-lowest.txt packaging/install.py
+	@$(INSTALL) $(MATRIX_VENV)/lowest --python 3.11 --constraint constraints-lowest.txt '.[$(TESTED)]'
+	@touch $@
+
+$(MATRIX_VENV)/%/.installed: $(PINS)
+	@$(INSTALL) $(MATRIX_VENV)/$* --python $* --constraint constraints.txt '.[$(TESTED)]'
+	@touch $@
+
+# constraints-lowest.txt anew, after a bound in setup.cfg has changed
+comma := ,
+lowest-pins:
+	test -x $(MATRIX_VENV)/uv/bin/uv || ($(PYTHON) -m venv $(MATRIX_VENV)/uv && $(MATRIX_VENV)/uv/bin/pip install --quiet uv)
+	$(MATRIX_VENV)/uv/bin/uv pip compile --quiet --resolution lowest-direct --python-version 3.11 --no-annotate \
+	    --custom-compile-command 'make lowest-pins' --output-file constraints-lowest.txt \
+	    $(addprefix --extra ,$(subst $(comma), ,$(TESTED))) setup.cfg
+
+# wheel and sdist built, checked, installed in a fresh environment, and tried from there
+release-check: install
+	$(BIN)/python packaging/release_check.py --constraint constraints.txt
+
 clean:
-	rm -rf $(VENV) $(MACE_VENV) build dist site demo *.egg-info
+	rm -rf $(VENV) $(MACE_VENV) $(MATRIX_VENV) build dist site demo *.egg-info
