@@ -1,0 +1,51 @@
+"""The pages of the documentation, and what in them can be checked."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
+_PROGRAMS = re.compile(r"(?:^|\s|-m )(mekrr-scale|mekrr_scale|data_tools) (.*)")
+
+
+def python_blocks(page):
+    """(line, code) of every fenced block of Python."""
+    text = page.read_text()
+    for found in re.finditer(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        yield text[: found.start()].count("\n") + 2, found[1]
+
+
+def without_python(page):
+    """The text of a page without its blocks of Python."""
+    return re.sub(r"^```(?:python|toml)\n.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def commands(page):
+    """(program, arguments) of every command line in a block of a page, or in quotes with an option."""
+    text = without_python(page).replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line.startswith("    ")]
+    lines += [quoted for quoted in re.findall(r"`([^`\n]+)`", text) if quoted.startswith("mekrr-scale ")]
+    for line in lines:
+        if found := _PROGRAMS.search(line):
+            yield found[1].replace("mekrr_scale", "mekrr-scale"), shlex.split(found[2], comments=True)
+
+
+def quoted_options(page):
+    """Every option that a page names in quotes."""
+    for quoted in re.findall(r"`([^`\n]+)`", without_python(page)):
+        yield from re.findall(r"(?<![\w-])--[a-z][a-z-]*", quoted)
+
+
+def used_names(code, alias="ms"):
+    """Names that code takes from the front door."""
+    nodes = ast.walk(ast.parse(code))
+    return {
+        node.attr
+        for node in nodes
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == alias
+    }
