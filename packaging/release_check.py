@@ -44,7 +44,8 @@ def run(*command: str | Path, cwd: Path, shown: bool = True) -> str:
     if shown:
         print("   $", *words, flush=True)
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(words, cwd=cwd, env=kept, capture_output=True, text=True, check=False)
+    nothing = subprocess.DEVNULL
+    done = subprocess.run(words, cwd=cwd, env=kept, stdin=nothing, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(words)} failed ({done.returncode}):\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
     return done.stdout
@@ -70,8 +71,7 @@ def versions() -> str:
         ("CHANGELOG.md", r"^## (\d\S*)"),
         ("packaging/conda-forge/meta.yaml", r'set version = "(.*?)"'),
     ):
-        found = re.search(pattern, (ROOT / file).read_text(), re.MULTILINE)
-        check(found is not None and found.group(1) == version, f"{file} has version {version}")
+        check(version in re.findall(pattern, (ROOT / file).read_text(), re.MULTILINE), f"{file} has version {version}")
     return version
 
 

@@ -44,14 +44,15 @@ def pins(name):
 def test_the_version_is_the_same_everywhere(settings):
     version = settings["metadata"]["version"]
     assert re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE).group(1) == version
-    assert re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE).group(1) == version
+    assert version in re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert f'{{% set version = "{version}" %}}' in (ROOT / "packaging/conda-forge/meta.yaml").read_text()
 
 
 def test_the_lowest_versions_are_those_that_are_promised(settings):
     extras = settings["options.extras_require"]
+    # SevenNet asks for a newer torch, and is tested with the pins alone
     promised = requirements(settings["options"]["install_requires"])
-    for extra in ("chgnet", "sevennet", "papers", "torch-sim", "test"):
+    for extra in ("chgnet", "papers", "torch-sim", "test"):
         promised |= requirements(extras[extra])
     tested = pins("constraints-lowest.txt")
     for name, lowest in promised.items():  # the first release of that number: 0.18 may be 0.18.2
