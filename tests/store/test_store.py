@@ -330,11 +330,15 @@ def test_killed_writers_lose_nothing(tmp_path, toy_file, checkpoint):
 SERVER = '''
 """Forks a writer for every line "folder"; a fork starts in milliseconds, an interpreter in seconds."""
 import os, sys
-from mekrr_scale.backbones import BackboneSpec
+from mekrr_scale.backbones import BackboneSpec, load_backbone
 from mekrr_scale.pipeline import ExtractPlan, extract
+from mekrr_scale.store import FeatureStore, FeatureWriter  # imported here, not in every fork
+from mekrr_scale.structures import read_structures
 import torch
 torch.set_num_threads(1)
 spec = BackboneSpec("schnet", checkpoint=sys.argv[2])
+load_backbone(spec)
+next(iter(read_structures(sys.argv[1])))
 plan = ExtractPlan(spec, derivatives=4, strain=True, dtype="float64", shard_bytes=3000, group_key="trajectory")
 for line in sys.stdin:
     child = os.fork()
