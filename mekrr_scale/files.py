@@ -7,15 +7,19 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import xxhash
 
 from mekrr_scale.errors import ConfigError
 
-JsonObject = Mapping[str, Any]  # of a document; what its values are is checked where they are used
+if TYPE_CHECKING:
+    JSON: TypeAlias = bool | int | float | str | Sequence["JSON"] | Mapping[str, "JSON"] | None
+else:
+    JSON = object  # what checks at run time see of it: they do not follow a type that holds itself
+Document: TypeAlias = Mapping[str, JSON]
 HashName = Literal["sha256", "xxh3_128"]  # of models and downloads; of the store's shards
 TEMPORARY = ".tmp-"  # how names of files begin that are not published yet
 _PIECE = 8 * 1024 * 1024

@@ -19,7 +19,7 @@ from mekrr_scale.backbones.derivatives import Directions, tangents
 from mekrr_scale.backbones.output import BackboneOutput
 from mekrr_scale.backbones.spec import Architecture
 from mekrr_scale.errors import BackboneError
-from mekrr_scale.files import JsonObject
+from mekrr_scale.files import Document
 from mekrr_scale.structures import Graph, build_graph
 
 
@@ -172,7 +172,7 @@ class Backbone(ABC):
         return tangents(self, graph, Directions.of_displacements(directions), chunk=chunk).features
 
 
-def identity_of(backbone: Backbone) -> JsonObject:
+def identity_of(backbone: Backbone) -> Document:
     """A backbone's identity as JSON holds it."""
     return dict(json.loads(json.dumps(backbone.identity().to_dict())))
 

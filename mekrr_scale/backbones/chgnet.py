@@ -25,6 +25,7 @@ from mekrr_scale.backbones.output import BackboneOutput
 from mekrr_scale.backbones.spec import Architecture
 from mekrr_scale.backbones.weights import plain, require_own
 from mekrr_scale.errors import BackboneError, suggestion
+from mekrr_scale.files import Document
 from mekrr_scale.structures import Graph, edge_vectors
 
 ChgnetVersion = Literal["0.3.0", "0.2.0", "r2scan"]
@@ -238,7 +239,7 @@ def _read(path: Path) -> nn.Module:
 
 def _fresh(config: Architecture) -> nn.Module:
     with contextlib.redirect_stdout(io.StringIO()):
-        return cast(nn.Module, _wheel()(**config["model_args"]))
+        return cast(nn.Module, _wheel()(**cast(Document, config["model_args"])))
 
 
 def _wheel() -> Any:

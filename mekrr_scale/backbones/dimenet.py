@@ -9,7 +9,7 @@ polynomials of the cosine, the same values without that defect.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast, final
@@ -20,8 +20,7 @@ from torch import Tensor, nn
 
 from mekrr_scale.backbones.base import Backbone
 from mekrr_scale.backbones.output import BackboneOutput
-from mekrr_scale.backbones.spec import Architecture
-from mekrr_scale.backbones.weights import WeightsFile, save
+from mekrr_scale.backbones.weights import Sizes, WeightsFile, save
 from mekrr_scale.errors import BackboneError, suggestion
 from mekrr_scale.structures import Graph, edge_vectors, nearest_edges
 
@@ -32,7 +31,7 @@ _OPTIONAL = {
     "num_output_layers": 3,
 }  # fmt: skip
 
-DEFAULT_SIZES: Mapping[str, int | float] = {
+DEFAULT_SIZES: Sizes = {
     "hidden_channels": 64, "num_blocks": 2, "out_emb_channels": 64, "num_spherical": 4, "num_radial": 6, "cutoff": 5.0,
     **_OPTIONAL, "int_emb_size": 32,
 }  # fmt: skip
@@ -77,7 +76,7 @@ class Dimenet(Backbone):
     def has_energy(self) -> bool:
         return True
 
-    def config(self) -> Architecture:
+    def config(self) -> Sizes:
         return _sizes(self.module)
 
     def fresh(self) -> nn.Module:
@@ -146,7 +145,7 @@ def save_dimenet(network: nn.Module, path: str | Path) -> None:
     save(path, "dimenet++", network, _sizes(network))
 
 
-def new_dimenet(sizes: Architecture, layer: str = "interaction2") -> Dimenet:
+def new_dimenet(sizes: Sizes, layer: str = "interaction2") -> Dimenet:
     """A DimeNet++ with random weights, from torch's global generator.
 
     Args:
@@ -158,7 +157,7 @@ def new_dimenet(sizes: Architecture, layer: str = "interaction2") -> Dimenet:
     return Dimenet(WeightsFile.new("dimenet++", _fresh, DEFAULT_SIZES, sizes), layer)
 
 
-def _sizes(network: nn.Module) -> Architecture:
+def _sizes(network: nn.Module) -> Sizes:
     net = cast(Any, network)
     block, output = net.interaction_blocks[0], net.output_blocks[0]
     return {
@@ -177,7 +176,7 @@ def _sizes(network: nn.Module) -> Architecture:
     }
 
 
-def _fresh(sizes: Architecture) -> nn.Module:
+def _fresh(sizes: Sizes) -> nn.Module:
     from torch_geometric.nn.models import DimeNetPlusPlus
 
     network: Any = DimeNetPlusPlus(out_channels=1, **sizes)

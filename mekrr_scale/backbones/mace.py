@@ -209,7 +209,7 @@ def _fresh(sizes: Architecture) -> nn.Module:
     from mace import modules
     from mace.modules import blocks
 
-    config = dict(sizes)
+    config: dict[str, Any] = dict(sizes)
     config["interaction_cls"] = modules.interaction_classes[config["interaction_cls"]]
     config["interaction_cls_first"] = modules.interaction_classes[config["interaction_cls_first"]]
     config["readout_cls"] = getattr(blocks, config["readout_cls"])

@@ -24,7 +24,7 @@ from mekrr_scale.backbones.output import BackboneOutput
 from mekrr_scale.backbones.spec import Architecture
 from mekrr_scale.backbones.weights import read_own, save
 from mekrr_scale.errors import BackboneError
-from mekrr_scale.files import JsonObject
+from mekrr_scale.files import Document
 from mekrr_scale.structures import Graph
 
 
@@ -104,7 +104,7 @@ def unscaled(backbone: Backbone) -> tuple[Backbone, Scaling]:
     return (backbone.inner, backbone.scaling) if isinstance(backbone, Rescaled) else (backbone, Scaling())
 
 
-def save_backbone(backbone: Backbone, path: str | Path, training: JsonObject | None = None) -> None:
+def save_backbone(backbone: Backbone, path: str | Path, training: Document | None = None) -> None:
     """Write a backbone with its scaling as a checkpoint that ``load_backbone`` reads, without code in it.
 
     Args:

@@ -7,7 +7,7 @@ the second interaction MEKRR uses (arXiv 2306.01589, section 4).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast, final
 
@@ -17,14 +17,13 @@ from torch import Tensor, nn
 
 from mekrr_scale.backbones.base import Backbone
 from mekrr_scale.backbones.output import BackboneOutput
-from mekrr_scale.backbones.spec import Architecture
-from mekrr_scale.backbones.weights import WeightsFile, save
+from mekrr_scale.backbones.weights import Sizes, WeightsFile, save
 from mekrr_scale.errors import BackboneError, suggestion
 from mekrr_scale.structures import Graph, edge_vectors, nearest_edges
 
 _SIZES = ("hidden_channels", "num_filters", "num_interactions", "num_gaussians", "cutoff")
 
-DEFAULT_SIZES: Mapping[str, int | float] = {
+DEFAULT_SIZES: Sizes = {
     "hidden_channels": 64, "num_filters": 64, "num_interactions": 3, "num_gaussians": 40, "cutoff": 5.0,
 }  # fmt: skip
 
@@ -67,7 +66,7 @@ class Schnet(Backbone):
     def has_energy(self) -> bool:
         return True
 
-    def config(self) -> Architecture:
+    def config(self) -> Sizes:
         return {name: getattr(self.module, name) for name in _SIZES}
 
     def fresh(self) -> nn.Module:
@@ -113,7 +112,7 @@ class Schnet(Backbone):
         return BackboneOutput(features, site * self._std + offset.to(site.dtype))
 
 
-def new_schnet(sizes: Architecture, layer: str = "interaction2") -> Schnet:
+def new_schnet(sizes: Sizes, layer: str = "interaction2") -> Schnet:
     """A SchNet with random weights, from torch's global generator.
 
     Args:
@@ -130,7 +129,7 @@ def save_schnet(network: nn.Module, path: str | Path) -> None:
     save(path, "schnet", network, {name: getattr(network, name) for name in _SIZES})
 
 
-def _fresh(sizes: Architecture) -> nn.Module:
+def _fresh(sizes: Sizes) -> nn.Module:
     from torch_geometric.nn.models import SchNet
 
     return cast(nn.Module, SchNet(**sizes, interaction_graph=_no_graph))

@@ -11,7 +11,7 @@ import copy
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast, final
+from typing import Any, TypedDict, cast, final
 
 import torch
 from jaxtyping import Float
@@ -165,6 +165,13 @@ def _scalars(gate: nn.Module) -> int:
     return int(cast(Any, gate).gate.irreps_scalars.num_irreps)
 
 
+class _Config(TypedDict):
+    """What ``Sevennet.config`` says."""
+
+    model: Architecture
+    modality: int | None
+
+
 def _load(version: str, checkpoint: Path | None) -> tuple[nn.Module, Architecture, int | None]:
     """The network, its configuration, and the index of its level of theory, if it knows several."""
     _require()
@@ -173,9 +180,10 @@ def _load(version: str, checkpoint: Path | None) -> tuple[nn.Module, Architectur
             raise BackboneError(f"there is no checkpoint {checkpoint}")
         if read_own(checkpoint) is not None:
             data = require_own(checkpoint, "sevennet")
-            net = _fresh(data["config"]["model"])
+            config = cast(_Config, data["config"])
+            net = _fresh(config["model"])
             net.load_state_dict(data["state_dict"])
-            return net.eval().requires_grad_(False), data["config"]["model"], data["config"]["modality"]
+            return net.eval().requires_grad_(False), config["model"], config["modality"]
         warn_unless_plain(checkpoint)
     file, level = _WHEEL.get(version, ("", None))
     with warnings.catch_warnings():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
-Architecture = Mapping[str, Any]  # what a network can be built from again: plain values
+from mekrr_scale.files import Document
+
+Architecture: TypeAlias = Document  # what a network can be built from again: plain values
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,16 @@ class BackboneSpec:
     version: str | None = None  # chgnet, sevennet: which of the wheel's weights; mace: the head
     checkpoint: str | None = None  # path of the weights
     max_neighbors: int | None = None  # schnet, dimenet++: cap on neighbours, 0 for none
+
+    @classmethod
+    def of(cls, document: Document) -> BackboneSpec:
+        """From what stores and models hold.
+
+        >>> BackboneSpec.of({"name": "chgnet", "layer": "conv4"}).layer
+        'conv4'
+        """
+        plain: dict[str, Any] = dict(document)
+        return cls(**plain)
 
     @classmethod
     def parse(cls, text: str) -> BackboneSpec:

@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, NotRequired, TypeAlias, TypedDict, cast
 
 import numpy as np
 import torch
@@ -23,10 +23,11 @@ from torch import Tensor, nn
 
 from mekrr_scale.backbones.spec import Architecture
 from mekrr_scale.errors import BackboneError, suggestion
-from mekrr_scale.files import JsonObject
+from mekrr_scale.files import Document
 
 _OWN = "mekrr-scale "
 _LOST = object()
+Sizes: TypeAlias = Mapping[str, int | float]  # of a network, by their names
 OCP_MAX_NEIGHBORS = 50  # the cap with which the Open Catalyst models were trained
 
 
@@ -52,19 +53,38 @@ def warn_unless_plain(path: Path) -> None:
         return
 
 
+class SavedScaling(TypedDict):
+    """What a file says of ``Scaling``."""
+
+    length: float
+    energy: float
+    references: Mapping[int, float]
+    species: Sequence[int]
+
+
+class OwnFile(TypedDict):
+    """A checkpoint of the package's own layout."""
+
+    format: str
+    config: Architecture
+    state_dict: Mapping[str, Tensor]
+    scaling: NotRequired[SavedScaling]
+    training: NotRequired[Document]
+
+
 @dataclass(frozen=True)
 class WeightsFile:
     """Sizes and weights of a network."""
 
     path: Path
     kind: Literal["own", "ocp"]
-    sizes: Architecture
+    sizes: Sizes
     weights: Mapping[str, Tensor]
     mean: float  # of the energy's normaliser, eV per structure
     std: float
 
     @classmethod
-    def read(cls, path: Path, model: str, names: Sequence[str], optional: Architecture) -> WeightsFile:
+    def read(cls, path: Path, model: str, names: Sequence[str], optional: Sizes) -> WeightsFile:
         """Read a checkpoint of a model without running code.
 
         Args:
@@ -88,7 +108,7 @@ class WeightsFile:
         found = str(data["format"]).split()[1] if own else _ocp_name(data["config"])
         if model.replace("++", "") not in found.lower().replace("plusplus", "").replace("++", ""):
             raise BackboneError(f"{path} is a checkpoint of model {found!r}, not of {model}")
-        attributes = data["config"] if own else _ocp_attributes(data["config"])
+        attributes = cast(Sizes, data["config"]) if own else _ocp_attributes(data["config"])
         missing = [name for name in names if name not in attributes]
         if missing:
             raise BackboneError(f"the configuration in {path} lacks {', '.join(missing)}")
@@ -100,9 +120,7 @@ class WeightsFile:
         return cls(path, "own" if own else "ocp", sizes, weights, mean, std)
 
     @classmethod
-    def of(
-        cls, source: str | Path | WeightsFile, model: str, names: Sequence[str], optional: Architecture
-    ) -> WeightsFile:
+    def of(cls, source: str | Path | WeightsFile, model: str, names: Sequence[str], optional: Sizes) -> WeightsFile:
         """A checkpoint, read if it is a path."""
         return source if isinstance(source, WeightsFile) else cls.read(Path(source), model, names, optional)
 
@@ -110,9 +128,9 @@ class WeightsFile:
     def new(
         cls,
         model: str,
-        build: Callable[[Architecture], nn.Module],
-        defaults: Architecture,
-        changes: Architecture,
+        build: Callable[[Sizes], nn.Module],
+        defaults: Sizes,
+        changes: Sizes,
     ) -> WeightsFile:
         """A network with random weights, as if it had been read.
 
@@ -158,7 +176,7 @@ class WeightsFile:
         network.load_state_dict(given)
 
 
-def read_own(path: Path) -> JsonObject | None:
+def read_own(path: Path) -> OwnFile | None:
     """What a file of the package's own layout holds; None for any other file."""
     if not path.is_file():
         return None
@@ -167,10 +185,10 @@ def read_own(path: Path) -> JsonObject | None:
     except Exception:  # of another layout, which may need code to be read
         return None
     own = isinstance(data, dict) and str(data.get("format", "")).startswith(_OWN)
-    return cast(JsonObject, data) if own else None
+    return cast(OwnFile, data) if own else None
 
 
-def require_own(path: Path, model: str) -> JsonObject:
+def require_own(path: Path, model: str) -> OwnFile:
     """The same, of a given model.
 
     Raises:
@@ -181,7 +199,7 @@ def require_own(path: Path, model: str) -> JsonObject:
     data = read_own(path)
     if data is None:
         raise BackboneError(f"{path} is not a checkpoint that `mekrr-scale pretrain` or `finetune` wrote")
-    found = str(data["format"]).split()[1]
+    found = data["format"].split()[1]
     if found != model:
         raise BackboneError(f"{path} is a checkpoint of backbone {found}, not of {model}; pass --backbone {found}")
     return data
@@ -192,7 +210,7 @@ def save(
     model: str,
     network: nn.Module,
     config: Architecture,
-    more: JsonObject | None = None,
+    more: Mapping[str, object] | None = None,
 ) -> None:
     """Write a checkpoint of the package's own layout, atomically.
 
@@ -205,7 +223,8 @@ def save(
         for name, tensor in network.state_dict().items()
         if "._tensor_constant" not in name
     }
-    data = {"format": f"{_OWN}{model} 1", "config": dict(config), "state_dict": weights, **(more or {})}
+    data: dict[str, object] = {"format": f"{_OWN}{model} 1", "config": dict(config), "state_dict": weights}
+    data |= more or {}
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
     try:
         torch.save(data, temporary)
@@ -228,14 +247,14 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int | float | bool) else _LOST
 
 
-def _ocp_name(config: Architecture) -> str:
+def _ocp_name(config: Document) -> str:
     model = config.get("model", "")
     return str(model.get("name", "")) if isinstance(model, Mapping) else str(model)
 
 
-def _ocp_attributes(config: Architecture) -> Architecture:
+def _ocp_attributes(config: Document) -> Sizes:
     attributes = config.get("model_attributes", config.get("model"))
-    return cast(Architecture, attributes if isinstance(attributes, Mapping) else {})
+    return cast(Sizes, attributes if isinstance(attributes, Mapping) else {})
 
 
 def _bare(name: str) -> str:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from mekrr_scale.distributed.group import ALONE, Group
 from mekrr_scale.errors import ConfigError, StoppedError
-from mekrr_scale.files import TEMPORARY, JsonObject, publish
+from mekrr_scale.files import TEMPORARY, publish
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _DTYPES = {str(dtype): dtype for dtype in (torch.float64, torch.float32, torch.int64, torch.bool)}
@@ -35,7 +35,7 @@ class State:
     """What a checkpoint holds."""
 
     tensors: Mapping[str, Tensor]
-    values: JsonObject = field(default_factory=dict)  # JSON
+    values: Mapping[str, object] = field(default_factory=dict)  # JSON
 
 
 class StopSignals:
@@ -85,7 +85,7 @@ class Checkpoint:
     """
 
     folder: Path
-    identity: JsonObject
+    identity: Mapping[str, object]
     group: Group = ALONE
     interval: float = 300.0
     stop: StopSignals = field(default_factory=StopSignals)
@@ -93,7 +93,7 @@ class Checkpoint:
     _saved: float = field(default_factory=time.monotonic)
     _looked: float = 0.0
 
-    def part(self, name: str, identity: JsonObject) -> Checkpoint:
+    def part(self, name: str, identity: Mapping[str, object]) -> Checkpoint:
         """The checkpoint of a part of the problem, in the same folder."""
         merged = {**self.identity, **identity}
         return Checkpoint(
@@ -245,7 +245,7 @@ class Checkpoint:
     def _previous(self, name: str) -> Path:
         return self.folder / f"{self.prefix}{name}.previous.safetensors"
 
-    def _require(self, found: JsonObject, path: Path) -> None:
+    def _require(self, found: Mapping[str, object], path: Path) -> None:
         mine = json.loads(json.dumps(self.identity))
         differing = [key for key in sorted({*mine, *found}) if mine.get(key) != found.get(key)]
         if differing:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol, final, runtime_checkable
+from typing import Protocol, cast, final, runtime_checkable
 
 import torch
 from jaxtyping import Float64, Int64
@@ -157,7 +157,10 @@ class Iteration:
         state = None if self.checkpoint is None else self.checkpoint.load(_NAME)
         if state is None:
             return None
-        return _Iterate(**{k: t.to(device) for k, t in state.tensors.items()}, history=state.values["history"])
+        return _Iterate(
+            **{k: t.to(device) for k, t in state.tensors.items()},
+            history=cast(list[list[float]], state.values["history"]),
+        )
 
     def _keep(self, at: _Iterate) -> None:
         if self.checkpoint is None or not self.checkpoint.due():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import torch
 from jaxtyping import Float64
@@ -214,7 +215,7 @@ def accumulate(
     state = None if checkpoint is None else checkpoint.load_own(name)
     done = 0
     if state is not None:
-        done = int(state.values["blocks"])
+        done = cast(int, state.values["blocks"])
         restored = restored_table(state.tensors, n_folds)
         moments = {kind: [part.on(whitening.device) for part in parts] for kind, parts in restored.items()}
         progress(sum(part.rows for parts in moments.values() for part in parts))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, NotRequired, TypedDict, cast
 
 from jaxtyping import Float64
 from torch import Tensor
@@ -97,6 +97,17 @@ class Effort:
         return cls(**{**known, "residuals": tuple(known.get("residuals", ()))})
 
 
+class _Document(TypedDict):
+    """What states hold beside tensors."""
+
+    ridges: list[float]
+    result: str
+    weights: NotRequired[list[float]]  # since 0.2
+    path: list[Mapping[str, Any]]
+    folds: int
+    stats: Mapping[str, Any]
+
+
 @dataclass(frozen=True)
 class Solution:
     """Coefficients, and how they came about."""
@@ -151,7 +162,8 @@ class Solution:
         Args:
             criterion: that the solution was chosen by; states of version 0.1.0 do not say its weights.
         """
-        document, folds = state.values, range(state.values["folds"])
+        document = cast(_Document, state.values)
+        folds = range(document["folds"])
         path = Path(tuple(PathPoint.from_dict(point) for point in document["path"]))
         weights = path.best(criterion).weights if path.points else ENERGY_ALONE
         return cls(

@@ -7,12 +7,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, TypedDict, cast
 
 import xxhash
 
 from mekrr_scale.errors import StoreError
-from mekrr_scale.files import JsonObject
+from mekrr_scale.files import Document
 
 FORMAT = "mekrr-scale feature store"
 SCHEMA = "1.0"
@@ -25,23 +25,78 @@ ALIGNMENT = 4096
 UNITS = {"energy": "eV", "length": "angstrom", "forces": "eV/angstrom", "stress": "eV/angstrom^3", "features": "1"}
 
 
+class HeaderDocument(TypedDict):
+    """``StoreHeader`` as JSON holds it."""
+
+    backbone: Document
+    dim: int
+    dtype: Literal["float32", "float64"]
+    directions: Document
+    spec: Document
+    prior: NotRequired[Document]
+
+
+class BigDocument(TypedDict):
+    """``BigDataset`` as JSON holds it."""
+
+    offset: int
+    rows: int
+    columns: int
+    dtype: str
+    first_block: int
+
+
+class ShardDocument(TypedDict):
+    """``ShardInfo`` as JSON holds it."""
+
+    path: str
+    bytes: int
+    xxh3_128: str
+    meta_xxh3_128: str
+    structures: int
+    atoms: int
+    directions: int
+    energies: int
+    species: Mapping[str, int]
+    input: str
+    input_hash: str
+    start: int
+    stop: int
+    big: Mapping[str, BigDocument]
+
+
+class StoreDocument(TypedDict):
+    """A sidecar, which has a shard, or a manifest, which has all of them."""
+
+    format: str
+    schema: str
+    required_features: list[str]
+    header: HeaderDocument
+    units: Mapping[str, str]
+    shard: NotRequired[ShardDocument]
+    shards: NotRequired[list[ShardDocument]]
+    id: NotRequired[str]
+
+
 @dataclass(frozen=True)
 class StoreHeader:
     """What all shards of a store share; features are comparable only if it agrees."""
 
-    backbone: JsonObject  # identity of the backbone, or of the user's own features
+    backbone: Document  # identity of the backbone, or of the user's own features
     dim: int
     dtype: Literal["float32", "float64"] = "float32"
-    directions: JsonObject = field(default_factory=dict)  # how tangent directions were drawn
-    spec: JsonObject = field(default_factory=dict)  # how to load the backbone again
-    prior: JsonObject = field(default_factory=dict)  # whose energies the prior's are; empty: the backbone's
+    directions: Document = field(default_factory=dict)  # how tangent directions were drawn
+    spec: Document = field(default_factory=dict)  # how to load the backbone again
+    prior: Document = field(default_factory=dict)  # whose energies the prior's are; empty: the backbone's
 
-    def to_dict(self) -> JsonObject:
-        data = asdict(self)
-        return data if self.prior else {key: value for key, value in data.items() if key != "prior"}
+    def to_dict(self) -> HeaderDocument:
+        data = cast(HeaderDocument, asdict(self))
+        if not self.prior:
+            del data["prior"]
+        return data
 
     @classmethod
-    def from_dict(cls, data: JsonObject) -> StoreHeader:
+    def from_dict(cls, data: HeaderDocument) -> StoreHeader:
         prior = data.get("prior", {})
         return cls(data["backbone"], int(data["dim"]), data["dtype"], data["directions"], data["spec"], prior)
 
@@ -110,13 +165,13 @@ class ShardInfo:
     stop: int  # one past its last
     big: Mapping[str, BigDataset]
 
-    def to_dict(self) -> JsonObject:
-        return asdict(self)
+    def to_dict(self) -> ShardDocument:
+        return cast(ShardDocument, asdict(self))
 
     @classmethod
-    def from_dict(cls, data: JsonObject) -> ShardInfo:
-        big = {name: BigDataset(**place) for name, place in data["big"].items()}
-        return cls(**{**data, "big": big})
+    def from_dict(cls, data: ShardDocument) -> ShardInfo:
+        plain: dict[str, Any] = {**data, "big": {name: BigDataset(**place) for name, place in data["big"].items()}}
+        return cls(**plain)
 
 
 def canonical(data: Any) -> str:
@@ -124,12 +179,12 @@ def canonical(data: Any) -> str:
     return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def sealed(data: JsonObject) -> str:
+def sealed(data: Mapping[str, object]) -> str:
     """Canonical JSON with its own sha256 under ``id``."""
     return canonical({**data, "id": hashlib.sha256(canonical(data).encode()).hexdigest()})
 
 
-def read_sealed(path: Path) -> JsonObject:
+def read_sealed(path: Path) -> StoreDocument:
     """Read a sealed document and check its seal and version.
 
     Raises:
@@ -150,10 +205,10 @@ def read_sealed(path: Path) -> JsonObject:
     if claimed != found:
         raise StoreError(f"{path} is damaged (its sha256 does not fit); rebuild it with `store finalize`")
     check_version(data, str(path))
-    return {**data, "id": claimed}
+    return cast(StoreDocument, {**data, "id": claimed})
 
 
-def check_version(data: JsonObject, where: str) -> None:
+def check_version(data: Mapping[str, object], where: str) -> None:
     """Refuse other formats, newer major versions and unknown required features.
 
     Raises:
@@ -164,12 +219,12 @@ def check_version(data: JsonObject, where: str) -> None:
     major = str(data.get("schema", "")).split(".")[0]
     if major != SCHEMA.split(".", maxsplit=1)[0]:
         raise StoreError(f"{where} has schema {data.get('schema')!r}, this version reads {SCHEMA}; update mekrr-scale")
-    unknown = sorted(set(data.get("required_features", [])) - KNOWN_FEATURES)
+    unknown = sorted(set(cast(list[str], data.get("required_features", []))) - KNOWN_FEATURES)
     if unknown:
         raise StoreError(f"{where} requires the features {unknown}, which this version lacks; update mekrr-scale")
 
 
-def document(header: StoreHeader) -> JsonObject:
+def document(header: StoreHeader) -> StoreDocument:
     """What sidecars and manifests have in common."""
     return {
         "format": FORMAT,

@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from mekrr_scale.arrays import FeatureBatch
 from mekrr_scale.distributed import share
 from mekrr_scale.errors import StoreError
-from mekrr_scale.files import JsonObject, file_hash
+from mekrr_scale.files import file_hash
 from mekrr_scale.store.format import (
     BLOCK_BYTES,
     MANIFEST,
     BigDataset,
     ShardInfo,
+    StoreDocument,
     StoreHeader,
     check_version,
     meta_hash,
@@ -147,7 +148,7 @@ class FeatureStore:
     tangents: bool = False
     max_atoms: int = BATCH_ATOMS
     owned: frozenset[str] | None = None
-    manifest: JsonObject = field(init=False, repr=False)
+    manifest: StoreDocument = field(init=False, repr=False)
     header: StoreHeader = field(init=False)
     shards: tuple[ShardInfo, ...] = field(init=False, repr=False)
     _open: dict[str, Shard] = field(init=False, repr=False, compare=False, default_factory=dict)

@@ -14,6 +14,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any, TypedDict, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,14 @@ from mekrr_scale.transfer.report import Record, TrainReport, ValidationErrors
 from mekrr_scale.version import __version__
 
 _CLIP = 10.0  # largest norm of a gradient
+
+
+class _Document(TypedDict):
+    """What states hold beside tensors."""
+
+    step: int
+    since: list[float]
+    history: list[dict[str, Any]]  # records
 
 
 def train(
@@ -171,11 +180,9 @@ class _Run:
                 if f"{name}/{key}" in state.tensors:
                     value = state.tensors[f"{name}/{key}"]
                     self.optimizer.state[weight][name] = value if name == "step" else value.to(weight)
-        self.step = state.values["step"]
-        self.since = list(state.values["since"])
-        self.history = [
-            Record(**{**item, "errors": ValidationErrors(**item["errors"])}) for item in state.values["history"]
-        ]
+        values = cast(_Document, state.values)
+        self.step, self.since = values["step"], list(values["since"])
+        self.history = [Record(**{**item, "errors": ValidationErrors(**item["errors"])}) for item in values["history"]]
 
 
 def _loop(

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, InstanceOf
 
 from mekrr_scale.backbones import BackboneSpec
 from mekrr_scale.errors import ConfigError
-from mekrr_scale.files import parse_bytes
+from mekrr_scale.files import JSON, parse_bytes
 from mekrr_scale.models import PriorSpec
 from mekrr_scale.plans import plan
 from mekrr_scale.structures import Entry, LabelKeys
@@ -100,7 +100,7 @@ class ExtractPlan:
         """Of one number."""
         return 8 if self.dtype == "float64" else 4
 
-    def directions(self) -> dict[str, object]:
+    def directions(self) -> dict[str, JSON]:
         """What a store says of its tangents."""
         if not self.moves:
             return {}

@@ -277,7 +277,7 @@ def _labelled(
     """Structures whose forces are fitted, with what the stores know of them."""
     if not stores[0].header.spec:
         raise ConfigError("matrix-free force rows need a backbone, but the store holds features of your own")
-    backbone = load_backbone(BackboneSpec(**stores[0].header.spec)).to(dtype=torch.float64)
+    backbone = load_backbone(BackboneSpec.of(stores[0].header.spec)).to(dtype=torch.float64)
     known: dict[int, tuple[int, float]] = {}
     for store, weight in zip(stores, weights or [1.0] * len(stores), strict=True):
         for batch in store:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -113,11 +114,11 @@ def _loaded(data: FitData, kept: Checkpoint, frame: Model) -> Sums:
     at = state.tensors
     blocks = (
         WhiteningBlock(at[f"block/{i}/columns"], at[f"block/{i}/matrix"], at[f"block/{i}/spectrum"])
-        for i in range(state.values["blocks"])
+        for i in range(cast(int, state.values["blocks"]))
     )
     whitening = Whitening(tuple(blocks), frame.kernel.n_columns(frame.landmarks))
     folds = max(data.plan.validation.folds, 1)
-    return Sums(frame, whitening, restored_table(at, folds), state.values["shards"])
+    return Sums(frame, whitening, restored_table(at, folds), cast(Sequence[str], state.values["shards"]))
 
 
 def _begun(data: FitData, choice: Choice, run: Run) -> Sums:
