@@ -6,7 +6,12 @@ import lazy_loader as lazy
 
 from mekrr_scale.deprecated import with_old_names
 
-SOLVERS = {"direct": "Direct", "falkon": "Falkon", "exact": "Exact", "falkon-library": "FalkonLibrary"}
+SOLVERS: dict[str, str] = {
+    "direct": "Direct",
+    "falkon": "Falkon",
+    "exact": "Exact",
+    "falkon-library": "FalkonLibrary",
+}  # what plans call a solver: its class
 
 if TYPE_CHECKING:
     from mekrr_scale.solvers.base import DEFAULT_RIDGES as DEFAULT_RIDGES

@@ -19,7 +19,7 @@ def test_values_for_every_kind_are_a_mapping_and_a_list():
 
 
 def test_shorter_lists_of_older_files_are_filled_and_longer_ones_refused():
-    assert ByKind.from_list([1.0], default=0.0) == ByKind((1.0, 0.0, 0.0))
+    assert ByKind.from_list([1.0], default=0.0) == ByKind.of({RowKind.ENERGY: 1.0}, 0.0)
     with pytest.raises(ConfigError, match="energy, force, stress"):
         ByKind.from_list([0.0] * (len(RowKind) + 1), default=0.0)
     with pytest.raises(ConfigError, match="energy, force, stress"):
@@ -27,7 +27,8 @@ def test_shorter_lists_of_older_files_are_filled_and_longer_ones_refused():
 
 
 def test_equal_content_is_equal_in_sets_in_configurations_and_in_pickles():
-    a, b = ByKind((1.0, 2.0, 3.0)), ByKind.from_list((1.0, 2.0, 3.0), default=0.0)
+    a = ByKind.of({RowKind.ENERGY: 1.0, RowKind.FORCE: 2.0}, 0.0)
+    b = ByKind.from_list((1.0, 2.0), default=0.0)
     assert a == b
     assert len({a, b}) == 1
     assert pickle.loads(pickle.dumps(a)) == a
@@ -37,4 +38,4 @@ def test_equal_content_is_equal_in_sets_in_configurations_and_in_pickles():
         weights: ByKind[float] = a
 
     assert replace(Plan(), weights=b) == Plan()
-    assert repr(Plan()).endswith("Plan(weights=ByKind(entries=(1.0, 2.0, 3.0)))")
+    assert repr(Plan()).endswith(f"Plan(weights=ByKind(entries={a.entries}))")

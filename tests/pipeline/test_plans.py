@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from mekrr_scale import solvers
-from mekrr_scale.arrays import RowKind
+from mekrr_scale.arrays import KINDS, RowKind
 from mekrr_scale.config import load_config, plan_options
 from mekrr_scale.config.document import document, on_page_markdown
 from mekrr_scale.errors import ConfigError
@@ -238,7 +238,7 @@ def test_keys_that_stayed(tmp_path):
         (lambda: KernelPlan(length_scales="2x,wide"), "length scale 'wide'"),
         (lambda: RowPlan(weights={"force": "much"}), "'much'.*write numbers"),
         (lambda: RowPlan(weights={"force": ()}), "give at least one"),
-        (lambda: RowPlan(weights=(1, 1, 1, 1)), "give a number for each kind of rows"),
+        (lambda: RowPlan(weights=(1,) * (len(KINDS) + 1)), "give a number for each kind of rows"),
         (lambda: RowPlan(cut=1.0), "RowPlan.cut: .*less than 1"),
         (lambda: RowPlan(energy_precision="float16"), "RowPlan.energy_precision: .*'float64' or 'float32'"),
         (lambda: Execution(memory="lots"), "'lots' is not a size"),
@@ -532,9 +532,7 @@ FLAGS = {
     "--whitening": ("cholesky", {"rows": {"whitening": "cholesky"}}),
     "--energy-precision": ("float32", {"rows": {"energy_precision": "float32"}}),
     "--derivative-precision": ("float64", {"rows": {"derivative_precision": "float64"}}),
-    "--energy-weight": ("1,2", {"rows": {"weights": {"energy": (1, 2)}}}),
-    "--force-weight": ("0.1", {"rows": {"weights": {"force": 0.1}}}),
-    "--stress-weight": ("0.1,0.2", {"rows": {"weights": {"stress": (0.1, 0.2)}}}),
+    **{f"--{info.name}-weight": ("0.1,0.2", {"rows": {"weights": {info.name: (0.1, 0.2)}}}) for info in KINDS.values()},
     "--solver": ("falkon", {"solver": "falkon"}),
     "--ridge": ("1e-8,1e-6", {"solver": Direct((1e-8, 1e-6))}),
     "--rtol": (1e-4, {"solver": Falkon(rtol=1e-4)}),

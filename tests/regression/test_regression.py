@@ -69,9 +69,9 @@ def kinds_of(rows):
 
 def test_a_source_says_which_kinds_it_holds(sources):
     energies, moved, structures = sources
-    assert Source(energies).kinds == {ENERGY}
-    assert Source(energies, moved).kinds == {ENERGY, FORCE, STRESS}
-    assert Source(energies, structures=structures).kinds == {ENERGY, FORCE}
+    assert Source(energies).kinds & {ENERGY, FORCE, STRESS} == {ENERGY}
+    assert Source(energies, moved).kinds & {ENERGY, FORCE, STRESS} == {ENERGY, FORCE, STRESS}
+    assert Source(energies, structures=structures).kinds & {ENERGY, FORCE, STRESS} == {ENERGY, FORCE}
 
 
 def test_rows_come_in_the_order_of_the_kinds(problem, sources):
@@ -121,9 +121,9 @@ def test_weights_of_kinds_that_are_not_there_are_tried_once(problem):
 def test_shorter_lists_of_kinds_are_filled():
     """Older files, and people, name fewer kinds: in plans with the defaults, in states with none."""
     assert RowPlan(weights=[2.0]).weights == {**RowPlan().weights, "energy": (2.0,)}
-    assert RowPlan(weights=[2.0, 0.3]).weights == {"energy": (2.0,), "force": (0.3,), "stress": (0.0,)}
+    assert RowPlan(weights=[2.0, 0.3]).weights == {**RowPlan().weights, "energy": (2.0,), "force": (0.3,)}
     point = PathPoint.from_dict({"ridge": 1e-3, "weights": [1.0, 0.2], "energy_rmse": 0.1})
-    assert point.weights == ByKind((1.0, 0.2, 0.0))
+    assert point.weights == ByKind.of({ENERGY: 1.0, FORCE: 0.2}, 0.0)
     assert point.rmse[ENERGY] == 0.1
     assert all(math.isnan(value) for kind, value in point.rmse.items() if kind != ENERGY)
     told = {"ridges": [1e-3], "result": "SUCCESS", "weights": [1.0], "path": [], "folds": 0, "stats": {}}
@@ -159,8 +159,10 @@ def test_a_solution_comes_back_from_its_state(tmp_path, solver):
     kept.save("solution", solution.state())
     found = Solution.restored(kept.load("solution"))
     assert torch.equal(found.value, solution.value)
-    for name in ("ridges", "result", "weights", "path", "rank", "effort"):
+    for name in ("ridges", "result", "weights", "rank", "effort"):
         assert getattr(found, name) == getattr(solution, name), name
+    points, expected = ([point.to_dict() for point in each.path.points] for each in (found, solution))
+    assert str(points) == str(expected)  # kinds without rows have NaN
     for name in ("fold_values", "fold_shifts"):
         pairs = zip(getattr(found, name), getattr(solution, name), strict=True)
         assert all(torch.equal(*pair) for pair in pairs)
@@ -186,7 +188,9 @@ def test_a_solution_of_0_1_0_comes_back():
     for mine, other in zip(found.path.points, expected.path.points, strict=True):
         assert (mine.ridge, mine.weights) == (other.ridge, other.weights)
         for kind in RowKind:
-            assert mine.rmse[kind] == pytest.approx(other.rmse[kind], rel=1e-9)
+            assert mine.rmse[kind] == pytest.approx(
+                other.rmse[kind], rel=1e-9, nan_ok=kind not in (ENERGY, FORCE, STRESS)
+            )
     torch.testing.assert_close(found.value, expected.value, rtol=1e-8, atol=1e-10)
     for name in ("fold_values", "fold_shifts"):
         for mine, other in zip(getattr(found, name), getattr(expected, name), strict=True):
