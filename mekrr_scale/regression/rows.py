@@ -33,7 +33,10 @@ _PER_ATOM = frozenset({RowKind.STRESS})  # derivative labels that grow with the 
 
 
 def stored_rows(problem: RowTerms, source: Source, kinds: frozenset[RowKind]) -> Iterator[Rows]:
-    """What a source's batches give: rows of structures, kind by kind, then those along directions."""
+    """What a source's batches give: rows of structures, kind by kind, then those along directions.
+
+    Each takes a pass of its own: a kind that few fits weigh is left out where no weight of the problem is above zero.
+    """
     if RowKind.ENERGY in kinds:
         yield EnergyRows(source.energies, problem)
     if kinds & DERIVATIVES and source.moved is not None:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from mekrr_scale.arrays import FeatureBatch, Landmarks
+from mekrr_scale.arrays import ByKind, FeatureBatch, Landmarks
 from mekrr_scale.kernels import SetKernel
 from mekrr_scale.models import Baseline, WhiteningMethod
 from mekrr_scale.regression.folds import Folds
@@ -51,6 +51,9 @@ class RowTerms(Protocol):
 
     @property
     def folds(self) -> Folds | None: ...
+
+    @property
+    def weights(self) -> tuple[ByKind[float], ...]: ...
 
     @property
     def precision(self) -> Precision: ...
