@@ -19,6 +19,7 @@ import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from mekrr_scale.arrays import KINDS
 from mekrr_scale.backbones import packages_of
 from mekrr_scale.cli import main
 from mekrr_scale.cli.app import PLACES, command
@@ -65,7 +66,7 @@ CALLS = {
             "--landmarks-from": "w.mekrr", "--balance": "equal", "--baseline": "composition",
             "--isolated": "H=-13.6", "--store-weight": "2", "--no-derivatives": "", "--cut": "1e-9",
             "--whitening": "cholesky", "--energy-precision": "float32", "--derivative-precision": "float64",
-            "--energy-weight": "2", "--force-weight": "0.1", "--stress-weight": "0.1", "--solver": "exact",
+            **{f"--{info.name}-weight": "0.2" for info in KINDS.values()}, "--solver": "exact",
             "--ridge": "1e-3", "--rtol": "1e-3", "--max-steps": "9", "--preconditioner": "falkon", "--subset": "0.3",
             "--validate": "3", "--criterion": "1,1,1", "--no-uncertainty": "", "--device": "cpu:0",
             "--memory": "7M", "--scratch": "none", "--seed": "9",
