@@ -13,7 +13,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, dataclass_transform, overload
 
 import pydantic
 import pydantic.dataclasses
@@ -23,6 +23,8 @@ from pydantic.fields import FieldInfo
 from mekrr_scale.errors import ConfigError, MekrrError, suggestion
 
 T = TypeVar("T")
+Kept_co = TypeVar("Kept_co", covariant=True)
+Written_contra = TypeVar("Written_contra", contravariant=True)
 _CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True, arbitrary_types_allowed=True)
 
 
@@ -39,7 +41,43 @@ class Flag:
     choices: tuple[str, ...] = ()
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(Field, dataclasses.field))
+class Given(Generic[Kept_co, Written_contra]):
+    """The type of a field that people write otherwise than it is kept: ``Given[tuple[float, ...], Numbers]``.
+
+    For type checkers a descriptor, whose ``__set__`` says what the class takes; when the program runs, the first of the
+    two. Its default comes from ``preset``.
+    """
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __get__(self, instance: None, owner: object) -> Self: ...
+        @overload
+        def __get__(self, instance: object, owner: object) -> Kept_co: ...
+        def __get__(self, instance: object, owner: object) -> object: ...
+        def __set__(self, instance: object, value: Kept_co | Written_contra) -> None: ...
+
+    else:
+
+        def __class_getitem__(cls, types: tuple[Any, Any]) -> Any:
+            return types[0]
+
+
+def preset(default: Any = ..., **limits: Any) -> Any:
+    """``pydantic.Field`` of a field that is ``Given``.
+
+    Args:
+        default: as it is kept.
+        limits: other arguments of ``pydantic.Field``, ``default_factory`` and ``ge`` among them.
+    """
+    return Field(**limits) if default is ... else Field(default=default, **limits)
+
+
+# what people write for candidates
+Numbers = float | str | Sequence[float]
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(Field, dataclasses.field, preset))
 def plan(cls: type[T]) -> type[T]:
     """Make a class a plan.
 

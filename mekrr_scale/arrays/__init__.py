@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mekrr_scale.arrays.kinds import KindInfo as KindInfo
     from mekrr_scale.arrays.kinds import RowKind as RowKind
     from mekrr_scale.arrays.kinds import Unit as Unit
+    from mekrr_scale.arrays.kinds import error_text as error_text
     from mekrr_scale.arrays.kinds import kind_named as kind_named
     from mekrr_scale.arrays.landmarks import Landmarks as Landmarks
     from mekrr_scale.arrays.landmarks import content_hash as content_hash
@@ -45,7 +46,7 @@ else:
                 "species_runs",
             ],
             "draws": ["draw", "uniform"],
-            "kinds": ["DERIVATIVES", "KINDS", "ByKind", "KindInfo", "RowKind", "Unit", "kind_named"],
+            "kinds": ["DERIVATIVES", "KINDS", "ByKind", "KindInfo", "RowKind", "Unit", "error_text", "kind_named"],
             "landmarks": ["Landmarks", "content_hash", "fingerprint"],
             "linear": ["beyond_composition", "eigh", "minimum_norm"],
         },

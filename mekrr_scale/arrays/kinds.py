@@ -67,6 +67,21 @@ def kind_named(name: str) -> RowKind:
     return found[name if name in found else name.removesuffix("s")]
 
 
+def error_text(name: str, value: float) -> str:
+    """A named error with its unit.
+
+    Args:
+        name: a kind and a statistic, ``energy_rmse``.
+        value: in eV and angstrom.
+
+    >>> error_text("force_mae", 0.1234)
+    'force MAE 123 meV/angstrom'
+    """
+    kind, _, statistic = name.rpartition("_")
+    unit = KINDS[kind_named(kind)].unit
+    return f"{kind} {statistic.upper()} {unit.factor * value:.3g} {unit.text}"
+
+
 @final
 @dataclass(frozen=True)
 class ByKind(Mapping[RowKind, T], Generic[T]):

@@ -37,8 +37,9 @@ def load_config(path: Path | None, flags: Mapping[str, object] | None = None) ->
     Raises:
         ConfigError: no such file, broken TOML, an unknown key (the closest is named) or a bad value.
     """
-    data = {} if path is None else _read(path)
-    for key, value in (flags or {}).items():
+    flags = flags or {}
+    data = {} if path is None else _read(path, flags.get("solver.name"))
+    for key, value in flags.items():
         if value is not None:
             _put(data, key, value)
     place = "" if path is None else f"{path}: "
@@ -53,14 +54,14 @@ def load_config(path: Path | None, flags: Mapping[str, object] | None = None) ->
     return FitConfig(tuple(map(str, _listed(own["store"]))), plan, str(own.get("output", FitConfig.output)))
 
 
-def _read(path: Path) -> _Table:
+def _read(path: Path, solver: object) -> _Table:
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"there is no configuration file {path}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
-    data = moved_keys(data, path)
+    data = moved_keys(data, path, solver)
     if "store" in data:
         data["store"] = [str(path.parent / item) for item in _listed(data["store"])]
     if isinstance(data.get("landmarks"), dict) and "model" in data["landmarks"]:

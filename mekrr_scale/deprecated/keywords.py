@@ -121,16 +121,21 @@ def _as_dict(value: Any, section: str) -> _Table:
     return {"name": value.name, **found} if section == "solver" else found
 
 
-def moved_keys(data: Mapping[str, object], path: Path) -> _Table:
-    """A TOML file's data under the keys of today."""
+def moved_keys(data: Mapping[str, object], path: Path, solver: object = None) -> _Table:
+    """A TOML file's data under the keys of today.
+
+    Args:
+        solver: the flag's, which goes before the file's.
+    """
     found: _Table = {}
     moved = []
     given = _flattened(data)
+    solver = solver or dict(given).get("solver.name")
     for key, value in given:
         new = _KEYS.get(key)
         if key.startswith("solver.falkon."):
             new = key.replace("solver.falkon.", "solver.")
-            if ("solver.name", "falkon") not in given:
+            if solver != "falkon":
                 continue  # 0.1.0 passed them over
         if new is not None:
             moved.append(f"{key} is now {new}")

@@ -22,7 +22,7 @@ from jaxtyping import Float64
 from safetensors import SafetensorError
 from torch import Tensor
 
-from mekrr_scale.arrays import FeatureBatch, Landmarks
+from mekrr_scale.arrays import FeatureBatch, Landmarks, error_text
 from mekrr_scale.errors import MekrrError, ModelError
 from mekrr_scale.kernels import Head, Reduce, SetKernel, SpeciesMixing, Transform, atom_kernel
 from mekrr_scale.models.baselines import Baseline
@@ -102,7 +102,7 @@ class Model:
 
         known = " ".join(chemical_symbols[z] for z in self.species)
         errors = {name: value for name, value in self.validation.items() if name.endswith(("mae", "rmse"))}
-        shown = ", ".join(f"{name} {1e3 * value:.3g} meV" for name, value in errors.items() if isinstance(value, float))
+        shown = ", ".join(error_text(name, value) for name, value in errors.items() if isinstance(value, float))
         lines = [
             f"Model of {known}: {self.landmarks.n_sets} landmarks, {self.kernel.atom!r}, reduce {self.kernel.reduce}",
             f"  features of {self.backbone.get('name')} {self.backbone.get('version')}, {self.backbone.get('layer')}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, runtime_checkable
 
 from pydantic import AfterValidator
 
@@ -13,7 +13,7 @@ from mekrr_scale import models, regression, solvers
 from mekrr_scale.arrays import KINDS, RowKind
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.files import free_bytes
-from mekrr_scale.plans import flag, listed
+from mekrr_scale.plans import Given, Numbers, flag, listed
 from mekrr_scale.solvers.job import Estimate, Job
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def check_ridges(ridges: Sequence[float]) -> tuple[float, ...]:
     return tuple(ridges)
 
 
-Ridges = Annotated[tuple[float, ...], listed(float), AfterValidator(check_ridges), flag("--ridge")]
+Ridges = Annotated[Given[tuple[float, ...], Numbers], listed(float), AfterValidator(check_ridges), flag("--ridge")]
 DEFAULT_RIDGES = tuple(10.0 ** (k / 2) for k in range(-20, -3))
 
 
@@ -58,11 +58,11 @@ class Solver(Protocol):
     takes: ClassVar[Takes]
 
     @property
-    def ridges(self) -> tuple[float, ...]: ...
+    def ridges(self) -> Any:
+        """Total ridges to try: a tuple of numbers, of a type that not all type checkers compare with a plan's field."""
 
-    @property
-    def whole_structures(self) -> bool:
-        """Whether the landmarks are all training structures, whatever a plan says."""
+    whole_structures: ClassVar[bool]
+    """Whether the landmarks are all training structures, whatever a plan says."""
 
     def solve(
         self, problem: regression.Problem, source: regression.Source, run: regression.Run | None = None

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar, final
 
 from mekrr_scale import models, regression, solvers
-from mekrr_scale.plans import plan
+from mekrr_scale.plans import plan, preset
 from mekrr_scale.solvers.base import DEFAULT_RIDGES, Ridges, Takes
 from mekrr_scale.solvers.job import Estimate, Job
 
@@ -25,7 +25,7 @@ class Direct:
     For landmarks up to a few thousand: memory and time go with the square and the cube of their number.
     """
 
-    ridges: Ridges = DEFAULT_RIDGES
+    ridges: Ridges = preset(default=DEFAULT_RIDGES)
     """Total ridges lambda to try, e.g. 1e-8,1e-6; cross-validation chooses. By default half decades from 1e-10 to
     1e-2."""
 

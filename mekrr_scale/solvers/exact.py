@@ -7,7 +7,7 @@ from typing import ClassVar, final
 
 from mekrr_scale import regression, solvers
 from mekrr_scale.arrays import RowKind
-from mekrr_scale.plans import plan
+from mekrr_scale.plans import plan, preset
 from mekrr_scale.solvers.base import DEFAULT_RIDGES, Ridges, Takes, one_by_one
 from mekrr_scale.solvers.job import Estimate, Job
 
@@ -21,7 +21,7 @@ class Exact:
     reference that everything else is measured against.
     """
 
-    ridges: Ridges = DEFAULT_RIDGES
+    ridges: Ridges = preset(default=DEFAULT_RIDGES)
     """Total ridges lambda to try, e.g. 1e-8,1e-6; cross-validation chooses."""
 
     name: ClassVar[str] = "exact"

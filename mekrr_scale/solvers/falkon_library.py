@@ -9,7 +9,7 @@ from pydantic import Field
 
 from mekrr_scale import regression, solvers
 from mekrr_scale.arrays import RowKind
-from mekrr_scale.plans import flag, plan
+from mekrr_scale.plans import flag, plan, preset
 from mekrr_scale.solvers.base import Ridges, Takes, one_by_one
 from mekrr_scale.solvers.job import Estimate, Job
 
@@ -23,7 +23,7 @@ class FalkonLibrary:
     more exact (docs/benchmarks.md).
     """
 
-    ridges: Ridges = (1e-6,)
+    ridges: Ridges = preset(default=(1e-6,))
     """The total ridge lambda; the library's penalty is this over the number of structures."""
 
     max_steps: Annotated[int, flag("--max-steps")] = Field(default=50, ge=1)

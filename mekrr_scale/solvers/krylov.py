@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal, final
 from pydantic import Field
 
 from mekrr_scale import regression, solvers
-from mekrr_scale.plans import flag, plan
+from mekrr_scale.plans import flag, plan, preset
 from mekrr_scale.solvers.base import DEFAULT_RIDGES, Ridges, Takes, one_by_one
 from mekrr_scale.solvers.job import Estimate, Job
 
@@ -23,7 +23,7 @@ class Krylov(ABC):
     A solver is its name and its ``method``.
     """
 
-    ridges: Ridges = DEFAULT_RIDGES
+    ridges: Ridges = preset(default=DEFAULT_RIDGES)
     """Total ridges lambda to try, e.g. 1e-8,1e-6; cross-validation chooses. Each is a column of every product."""
 
     rtol: Annotated[float, flag("--rtol")] = Field(default=1e-9, gt=0)

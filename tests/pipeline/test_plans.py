@@ -165,10 +165,10 @@ name = "falkon"
 """
 
 
-def loaded(folder, text):
+def loaded(folder, text, flags=None):
     path = folder / "fit.toml"
     path.write_text(text if "\nstore =" in text else f'store = "features"\n{text}')
-    return load_config(path)
+    return load_config(path, flags)
 
 
 @pytest.mark.parametrize(("key", "old", "new"), TOML, ids=[key for key, *_ in TOML])
@@ -189,6 +189,10 @@ def test_options_of_falkon_in_old_toml_files(tmp_path):
     assert found.solver == Falkon((1e-6,), rtol=1e-4, subset=0.2, max_steps=9, preconditioner="falkon")
     assert loaded(tmp_path, f"[solver]\nname = 'direct'{section}").plan == FitPlan()
     assert loaded(tmp_path, section).plan == FitPlan()
+    with pytest.warns(DeprecationWarning, match=r"solver\.falkon\.rtol is now solver\.rtol"):
+        flagged = loaded(tmp_path, section, {"solver.name": "falkon"}).plan
+    assert flagged.solver == Falkon(rtol=1e-4, subset=0.2, max_steps=9, preconditioner="falkon")
+    assert loaded(tmp_path, f"[solver]\nname = 'falkon'{section}", {"solver.name": "direct"}).plan == FitPlan()
 
 
 def test_keys_that_stayed(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, InstanceOf
@@ -10,7 +11,7 @@ from mekrr_scale.backbones import BackboneSpec
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.files import JSON, parse_bytes
 from mekrr_scale.models import PriorSpec
-from mekrr_scale.plans import plan
+from mekrr_scale.plans import Given, plan, preset
 from mekrr_scale.structures import Entry, LabelKeys
 
 
@@ -32,7 +33,9 @@ class ExtractPlan:
         ConfigError: an option outside its range.
     """
 
-    backbone: Annotated[InstanceOf[BackboneSpec], BeforeValidator(_backbone)] = Field(default_factory=BackboneSpec)
+    backbone: Annotated[Given[InstanceOf[BackboneSpec], str], BeforeValidator(_backbone)] = preset(
+        default_factory=BackboneSpec
+    )
     """The network whose per-atom features are taken; also a name, or ``name:layer``."""
 
     keys: InstanceOf[LabelKeys] = Field(default_factory=LabelKeys)
@@ -48,7 +51,7 @@ class ExtractPlan:
     part: tuple[int, int] = (1, 1)
     """(i, n): do the i-th of n parts (from 1); parts may run side by side."""
 
-    shard_bytes: Annotated[int, BeforeValidator(parse_bytes)] = 32 * 1024**2
+    shard_bytes: Annotated[Given[int, str], BeforeValidator(parse_bytes)] = preset(default=32 * 1024**2)
     """Features per shard, e.g. 32M; also what a kill can lose."""
 
     dtype: Literal["float32", "float64"] = "float32"
@@ -75,7 +78,7 @@ class ExtractPlan:
     seed: int = 0
     """Of the random directions."""
 
-    prior: Annotated[InstanceOf[PriorSpec] | None, BeforeValidator(_prior)] = None
+    prior: Annotated[Given[InstanceOf[PriorSpec] | None, str | Path], BeforeValidator(_prior)] = preset(default=None)
     """Whose energies and forces are kept beside the labels, for a fit that corrects them: a model's file, a backbone;
     by default the backbone's own."""
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, InstanceOf
 
 from mekrr_scale import kernels, landmarks, solvers
+from mekrr_scale.arrays import RowKind
 from mekrr_scale.deprecated import flat_keywords
 from mekrr_scale.errors import ConfigError, suggestion
 from mekrr_scale.kernels import Reduce, Standardize
@@ -29,8 +30,10 @@ from mekrr_scale.pipeline.fitting.values import (
     number,
     numbers,
 )
-from mekrr_scale.plans import fields_of, flag, listed, plan
+from mekrr_scale.plans import Given, Numbers, fields_of, flag, listed, plan, preset
 from mekrr_scale.regression import Execution
+
+Fields = Mapping[str, object]  # by name
 
 
 @plan
@@ -41,35 +44,42 @@ class KernelPlan:
     """Kernel between the features of two atoms. gaussian is right unless you know better."""
 
     length_scales: Annotated[
-        tuple[InstanceOf[LengthScale], ...],
+        Given[tuple[InstanceOf[LengthScale], ...], LengthScale | float | str | Sequence[LengthScale | float | str]],
         nonempty("length_scales"),
         listed(LengthScale.parse),
         flag("--length-scale"),
-    ] = (LengthScale(2.0), LengthScale(4.0))
+    ] = preset(default=(LengthScale(2.0), LengthScale(4.0)))
     """Length scales, e.g. 2x,4x: multiples of the median distance between atoms' features, or plain numbers. Longer
     ones make smoother potentials; gaussian-sum takes all of them at once."""
 
-    alphas: Annotated[tuple[float, ...], nonempty("alphas"), listed(alpha), flag("--alpha")] = (1.0,)
+    alphas: Annotated[Given[tuple[float, ...], Numbers], nonempty("alphas"), listed(alpha), flag("--alpha")] = preset(
+        default=(1.0,)
+    )
     """How far elements are kept apart, between 0 (all alike) and 1 (apart), e.g. 0,0.5,1. Lower values let rare
     elements learn from common ones."""
 
     mixing: Annotated[
-        Mapping[str, tuple[float, ...]] | Literal["learn"] | None, BeforeValidator(mixing_rows), flag("--mixing")
-    ] = None
+        Given[Mapping[str, tuple[float, ...]] | Literal["learn"] | None, Mapping[str, Sequence[float]]],
+        BeforeValidator(mixing_rows),
+        flag("--mixing"),
+    ] = preset(default=None)
     """How much elements share, instead of alpha: learn, by cross-validation (reduce sum), or rows of a matrix by
     element, e.g. { H = [1.0, 0.2], O = [0.2, 1.0] }."""
 
     reduce: Annotated[Reduce, flag("--reduce")] = "sum"
     """sum: energies add up over atoms, for structures of different size; mean: energies per atom, as MEKRR."""
 
-    standardize: Annotated[tuple[Standardize, ...], nonempty("standardize"), listed(str), flag("--standardize")] = (
-        "scale-per-species",
-    )
+    standardize: Annotated[
+        Given[tuple[Standardize, ...], str | Sequence[Standardize]],
+        nonempty("standardize"),
+        listed(str),
+        flag("--standardize"),
+    ] = preset(default=("scale-per-species",))
     """What features pass first: none, centre, scale, centre-per-species, scale-per-species."""
 
     parameters: Annotated[
-        Mapping[str, int | float], BeforeValidator(kernel_parameters), flag("--kernel-parameters")
-    ] = Field(default_factory=dict)
+        Given[Mapping[str, int | float], str], BeforeValidator(kernel_parameters), flag("--kernel-parameters")
+    ] = preset(default_factory=dict)
     """Further parameters of the kernel, e.g. offset=1,degree=2 of polynomial."""
 
 
@@ -77,13 +87,18 @@ class KernelPlan:
 class BaselinePlan:
     """What is taken off the labels before the kernel sees them."""
 
-    kinds: Annotated[tuple[BaselineKind, ...] | None, nonempty("kinds"), listed(str), flag("--baseline")] = None
+    kinds: Annotated[
+        Given[tuple[BaselineKind, ...] | None, str | Sequence[BaselineKind]],
+        nonempty("kinds"),
+        listed(str),
+        flag("--baseline"),
+    ] = preset(default=None)
     """Candidates: composition (energies of elements by least squares), isolated (given ones), backbone (the pretrained
     potential's own energies and forces as well), prior (those of extract --prior). By default what the store allows."""
 
-    isolated: Annotated[Mapping[str, float], BeforeValidator(by_symbol), flag("--isolated")] = Field(
-        default_factory=dict
-    )
+    isolated: Annotated[
+        Given[Mapping[str, float], Mapping[int, float] | str], BeforeValidator(by_symbol), flag("--isolated")
+    ] = preset(default_factory=dict)
     """Energies of isolated atoms (eV) for kind isolated, e.g. H=-13.6,O=-432."""
 
 
@@ -101,7 +116,7 @@ class LandmarkPlan:
     """Number of landmarks; more are more accurate, cost goes with their square or cube. 0 with method structures: all
     of them."""
 
-    model: Annotated[Path | None, flag("--landmarks-from")] = None
+    model: Annotated[Given[Path | None, str], flag("--landmarks-from")] = preset(default=None)
     """A model whose landmarks are taken too (same backbone), for transfer to few new data."""
 
     balance: Annotated[Balance, flag("--balance")] = "sqrt"
@@ -112,13 +127,16 @@ class LandmarkPlan:
 class RowPlan:
     """The rows of the least-squares problem: which, how they are weighted, in which basis."""
 
-    weights: Annotated[Mapping[str, tuple[float, ...]], by_kind(DEFAULT_WEIGHTS, numbers)] = Field(
-        default_factory=lambda: dict(DEFAULT_WEIGHTS)
-    )
+    weights: Annotated[
+        Given[Mapping[str, tuple[float, ...]], Fields | Mapping[RowKind, object] | Sequence[Numbers]],
+        by_kind(DEFAULT_WEIGHTS, numbers),
+    ] = preset(default_factory=lambda: dict(DEFAULT_WEIGHTS))
     """Candidates for the weights of energy, force and stress rows. Raise the force weight where forces matter more than
     energies."""
 
-    store_weights: Annotated[tuple[float, ...], listed(float), flag("--store-weight")] = ()
+    store_weights: Annotated[Given[tuple[float, ...], Numbers], listed(float), flag("--store-weight")] = preset(
+        default=()
+    )
     """Weights of the stores' rows, one for each store, e.g. 0.01,1 for much source and little target data."""
 
     derivatives: Annotated[bool, flag("--derivatives/--no-derivatives")] = True
@@ -145,9 +163,11 @@ class Validation:
     folds: Annotated[int, flag("--validate")] = Field(default=5, ge=0)
     """Folds of the cross-validation; 0 for none."""
 
-    criterion: Annotated[Mapping[str, float], by_kind(DEFAULT_CRITERION, number), flag("--criterion")] = Field(
-        default_factory=lambda: dict(DEFAULT_CRITERION)
-    )
+    criterion: Annotated[
+        Given[Mapping[str, float], Mapping[RowKind, float] | str | Sequence[float]],
+        by_kind(DEFAULT_CRITERION, number),
+        flag("--criterion"),
+    ] = preset(default_factory=lambda: dict(DEFAULT_CRITERION))
     """Weights of the mean squared errors of energies (eV/atom), forces (eV/angstrom) and virials per atom (eV) whose
     sum chooses among candidates, e.g. 1,1e-4,0."""
 
@@ -210,28 +230,36 @@ class FitPlan:
         ConfigError: an option outside its range, or a combination that cannot be.
     """
 
-    kernel: Annotated[KernelPlan, _section(KernelPlan, "kernel")] = KernelPlan()
+    kernel: Annotated[Given[KernelPlan, Fields | str], _section(KernelPlan, "kernel")] = preset(default=KernelPlan())
     """What atoms and structures are compared with; or the name of a kernel."""
 
-    landmarks: Annotated[LandmarkPlan, _section(LandmarkPlan, "landmarks")] = LandmarkPlan()
+    landmarks: Annotated[Given[LandmarkPlan, Fields | int | str], _section(LandmarkPlan, "landmarks")] = preset(
+        default=LandmarkPlan()
+    )
     """What the model is an expansion over; or their number, or the name of a method."""
 
-    baseline: Annotated[BaselinePlan, _section(BaselinePlan, "baseline")] = BaselinePlan()
+    baseline: Annotated[
+        Given[BaselinePlan, Fields | str | Sequence[BaselineKind]], _section(BaselinePlan, "baseline")
+    ] = preset(default=BaselinePlan())
     """What is taken off the labels; or names of baselines."""
 
-    rows: Annotated[RowPlan, _section(RowPlan, "rows")] = RowPlan()
+    rows: Annotated[Given[RowPlan, Fields], _section(RowPlan, "rows")] = preset(default=RowPlan())
     """Which rows, and their weights."""
 
     solver: Annotated[
-        InstanceOf[solvers.Solver], BeforeValidator(_solver), flag("--solver", choices=solvers.SOLVERS)
-    ] = Field(default_factory=solvers.Direct)
+        Given[InstanceOf[solvers.Solver], type[solvers.Solver] | Fields | str],
+        BeforeValidator(_solver),
+        flag("--solver", choices=solvers.SOLVERS),
+    ] = preset(default_factory=solvers.Direct)
     """direct (one pass, then every ridge, weight and fold) up to some thousand landmarks, falkon (conjugate gradients)
     beyond, exact (dense) for small data; or a solver with its options."""
 
-    validation: Annotated[Validation, _section(Validation, "validation")] = Validation()
+    validation: Annotated[Given[Validation, Fields | int], _section(Validation, "validation")] = preset(
+        default=Validation()
+    )
     """How candidates are compared; or a number of folds."""
 
-    execution: Annotated[Execution, _section(Execution, "execution")] = Execution()
+    execution: Annotated[Given[Execution, Fields | str], _section(Execution, "execution")] = preset(default=Execution())
     """Where it runs; or a device."""
 
     seed: Annotated[int, flag("--seed")] = Field(default=0, ge=0)

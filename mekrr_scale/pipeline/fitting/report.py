@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float64
 from torch import Tensor
 
-from mekrr_scale.arrays import KINDS, ByKind, RowKind
+from mekrr_scale.arrays import KINDS, ByKind, RowKind, error_text
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.figures import Shown, TextTable
 from mekrr_scale.kernels import Standardize
@@ -128,7 +128,8 @@ class FitReport(Shown):
 
     def headline(self) -> str:
         """What it is, and what to mind."""
-        shown = ", ".join(f"{name} {value:.2f}" for name, value in self.metrics().items())
+        errors = {"energy_mae": self.model.validation.get("energy_mae"), **self.chosen.errors()}
+        shown = ", ".join(error_text(name, value) for name, value in errors.items() if isinstance(value, float))
         lines = [f"Fit of {self.model.landmarks.n_sets} landmarks; cross-validated: {shown or 'nothing'}"]
         return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
 

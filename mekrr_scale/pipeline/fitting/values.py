@@ -136,7 +136,7 @@ def _kind_name(key: Any, names: Sequence[str]) -> str:
 
 
 def by_kind(default: Mapping[str, object], convert: Callable[[Any], object]) -> BeforeValidator:
-    """A mapping from the kinds of rows, filled with defaults; also from a list in their order."""
+    """Weights by kind of rows, filled with defaults; also from a list in their order."""
     names = [info.name for info in KINDS.values()]
 
     def read(value: Any) -> Any:
@@ -151,7 +151,12 @@ def by_kind(default: Mapping[str, object], convert: Callable[[Any], object]) -> 
         for key in given:
             if key not in names:
                 raise ConfigError(f"there is no kind of rows {key!r}. {suggestion(key, names)}")
-        return {name: convert(given.get(name, default[name])) for name in names}
+        found = {name: convert(given.get(name, default[name])) for name in names}
+        for name, weights in found.items():
+            for weight in weights if isinstance(weights, tuple) else (weights,):
+                if not 0.0 <= weight < math.inf:
+                    raise ConfigError(f"weight {weight} of {name} rows: give a number from 0, which leaves them out")
+        return found
 
     return BeforeValidator(read)
 
