@@ -25,7 +25,9 @@ from pathlib import Path
 OLDEST = (3, 11)
 QUIET_SECONDS = 4.0  # between two lines where there is no terminal
 TERMINAL_SECONDS = 0.3
-BUILD_TOOLS = ("setuptools>=77", "wheel")  # here once, instead of anew for each package that is built from source
+# here once, instead of anew for each package that is built from source; chgnet, which has no wheel for Python 3.13,
+# needs the last two
+BUILD_TOOLS = ("setuptools>=77", "wheel", "numpy", "Cython")
 
 
 class Teller:
