@@ -16,6 +16,8 @@ MATRIX_VENV ?= .venv-matrix
 # what the matrix tests: `make matrix TESTS=tests/store/test_store.py`
 TESTS ?=
 
+# what make would delete after use: the stamps of the matrix
+.SECONDARY:
 .PHONY: demo install test test-mace lint docs benchmark matrix lowest-pins release-check clean
 
 # what the demo needs, and no more
