@@ -14,9 +14,9 @@ _PROGRAMS = re.compile(r"(?:^|\s|-m )(mekrr-scale|mekrr_scale|data_tools) (.*)")
 
 
 def python_blocks(page):
-    """(line, code) of every fenced block of Python."""
+    """(line, code) of every fenced block of Python, but for what goes into files (tests/docs/test_extending.py)."""
     text = page.read_text()
-    for found in re.finditer(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+    for found in re.finditer(r"^```python\n(?!# \S+\.py$)(.*?)^```", text, re.MULTILINE | re.DOTALL):
         yield text[: found.start()].count("\n") + 2, found[1]
 
 
