@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from mekrr_scale.backbones.schnet import save_schnet as save_schnet
     from mekrr_scale.backbones.sevennet import Sevennet as Sevennet
     from mekrr_scale.backbones.spec import BackboneSpec as BackboneSpec
+    from mekrr_scale.backbones.surroundings import differentiating as differentiating
     from mekrr_scale.backbones.weights import UnsafeCheckpoint as UnsafeCheckpoint
     from mekrr_scale.backbones.weights import WeightsFile as WeightsFile
     from mekrr_scale.backbones.weights import read_own as read_own
@@ -57,6 +58,7 @@ else:
             "schnet": ["Schnet", "new_schnet", "save_schnet"],
             "sevennet": ["Sevennet"],
             "spec": ["BackboneSpec"],
+            "surroundings": ["differentiating"],
             "weights": ["UnsafeCheckpoint", "WeightsFile", "read_own"],
         },
     )

@@ -17,12 +17,14 @@ def load_backbone(spec: BackboneSpec | str, **options: Any) -> backbones.Backbon
     """Load a backbone by specification, or by name and options.
 
     ``load_backbone("chgnet:conv4")`` and ``load_backbone("chgnet", layer="conv4")`` are the same.
+    Torch's random state stays what it was, and its default dtype plays no part.
 
     Raises:
         BackboneError: unknown name, an option that the adapter does not take, a missing package
             or checkpoint.
     """
     from mekrr_scale.backbones.rescaled import rescaled
+    from mekrr_scale.backbones.surroundings import building
 
     if isinstance(spec, str):
         unknown = sorted(set(options) - set(BackboneSpec.__dataclass_fields__))
@@ -46,7 +48,8 @@ def load_backbone(spec: BackboneSpec | str, **options: Any) -> backbones.Backbon
     missing = sorted(adapter.required - set(given))
     if missing:
         raise BackboneError(f"backbone {spec.name} needs {', '.join('--' + name for name in missing)}")
-    found = rescaled(adapter.load(given), spec.checkpoint)
+    with building():
+        found = rescaled(adapter.load(given), spec.checkpoint)
     found.spec = {"name": spec.name, **given}
     return found
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from mekrr_scale.structures.graphs import Graph as Graph
     from mekrr_scale.structures.graphs import SkinList as SkinList
     from mekrr_scale.structures.graphs import build_graph as build_graph
-    from mekrr_scale.structures.graphs import check_geometry as check_geometry
     from mekrr_scale.structures.graphs import edge_vectors as edge_vectors
     from mekrr_scale.structures.graphs import nearest_edges as nearest_edges
     from mekrr_scale.structures.inputs import Frames as Frames
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
     from mekrr_scale.structures.labels import read_labels as read_labels
     from mekrr_scale.structures.labels import slopes as slopes
     from mekrr_scale.structures.labels import structure_hash as structure_hash
+    from mekrr_scale.structures.neighbours import check_geometry as check_geometry
+    from mekrr_scale.structures.neighbours import volume_of as volume_of
     from mekrr_scale.structures.predictions import Calculated as Calculated
     from mekrr_scale.structures.predictions import Labelled as Labelled
     from mekrr_scale.structures.predictions import Prediction as Prediction
@@ -46,9 +47,10 @@ else:
         submod_attrs={
             "agreement": ["check_energies", "check_forces", "compared", "species_counts"],
             "entry": ["Entering", "Entry", "parse_species_map"],
-            "graphs": ["Graph", "SkinList", "build_graph", "check_geometry", "edge_vectors", "nearest_edges"],
+            "graphs": ["Graph", "SkinList", "build_graph", "edge_vectors", "nearest_edges"],
             "inputs": ["Frames", "Inputs", "structures_from"],
             "labels": ["LabelKeys", "Labels", "bare", "read_labels", "slopes", "structure_hash"],
+            "neighbours": ["check_geometry", "volume_of"],
             "predictions": ["Calculated", "Labelled", "Prediction", "Predictor"],
             "reading": ["count_structures", "read_structures"],
             "rejects": ["OVERLAP", "Reject", "Rejects", "check_structure"],
