@@ -9,6 +9,7 @@ from jaxtyping import Float64, Int64
 from numpy import ndarray
 
 from mekrr_scale.errors import StructureError
+from mekrr_scale.structures.unreadable import check_readable
 
 _FARTHEST = 1e8  # angstrom; beyond, float64 tells distances no better than 1e-8
 _SHORTEST = 1e-6  # angstrom; lattice vectors below are missing ones
@@ -40,6 +41,7 @@ def check_geometry(atoms: Atoms) -> None:
     Raises:
         StructureError: says what is wrong with it.
     """
+    check_readable(atoms)
     if len(atoms) == 0:
         raise StructureError("a structure has no atoms; leave it out of the input")
     if not np.isfinite(atoms.positions).all() or not np.isfinite(atoms.cell.array).all():

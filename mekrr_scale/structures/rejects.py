@@ -13,7 +13,7 @@ from ase import Atoms
 
 from mekrr_scale.errors import StoreError, StructureError
 from mekrr_scale.files import TEMPORARY
-from mekrr_scale.structures.labels import Labels, energy_hint
+from mekrr_scale.structures.labels import Labels, hint
 from mekrr_scale.structures.neighbours import check_geometry, neighbours
 
 OVERLAP = 0.3  # angstrom; closer atoms are an error in the file, not physics
@@ -37,7 +37,7 @@ def check_structure(atoms: Atoms, labels: Labels, need_energy: bool = True) -> N
     """
     check_geometry(atoms)
     if need_energy and labels.energy is None:
-        raise StructureError(f"no energy; {energy_hint(atoms)}")
+        raise StructureError(f"no energy; {hint(atoms)}")
     for name, value in vars(labels).items():
         if value is not None and not np.isfinite(value).all():
             raise StructureError(f"{name} not finite (NaN or infinite)")
