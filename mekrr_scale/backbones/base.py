@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mekrr_scale.backbones.derivatives import Directions, tangents
 from mekrr_scale.backbones.output import BackboneOutput
 from mekrr_scale.backbones.spec import Architecture
+from mekrr_scale.backbones.surroundings import building, differentiating
 from mekrr_scale.errors import BackboneError
 from mekrr_scale.files import Document
 from mekrr_scale.structures import Graph, build_graph
@@ -110,7 +111,8 @@ class Backbone(ABC):
     @final
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Backbone:
         """Move the weights; returns itself."""
-        self.module.to(device=device, dtype=dtype)
+        with differentiating():
+            self.module.to(device=device, dtype=dtype)
         return self
 
     @final
@@ -119,7 +121,8 @@ class Backbone(ABC):
 
         Those that the architecture keeps fixed (denominators, masks, ...) are left out.
         """
-        free = {name for name, weight in self.fresh().named_parameters() if weight.requires_grad}
+        with building():
+            free = {name for name, weight in self.fresh().named_parameters() if weight.requires_grad}
         names = {id(weight): name for name, weight in self.module.named_parameters()}
         found: dict[str, dict[str, nn.Parameter]] = {}
         for block, modules in self.blocks().items():
@@ -151,15 +154,16 @@ class Backbone(ABC):
     @final
     def graph(self, atoms: Atoms | Sequence[Atoms]) -> Graph:
         """Neighbour lists as this backbone needs them, on its device and in its precision."""
-        graph = build_graph(atoms, self.cutoff)
-        self.check_species(graph.numbers.unique().tolist())
-        return self.prepare(graph).to(self.device, self.dtype)
+        with differentiating(False):
+            graph = build_graph(atoms, self.cutoff)
+            self.check_species(graph.numbers.unique().tolist())
+            return self.prepare(graph).to(self.device, self.dtype)
 
     @final
     def features(self, atoms: Atoms | Sequence[Atoms]) -> Float[Tensor, "atoms dim"]:
         """Features of structures, without gradients."""
         graph = self.graph(atoms)
-        with torch.no_grad():
+        with differentiating(False):
             return self.forward(graph, graph.positions, energies=False).features
 
     @final

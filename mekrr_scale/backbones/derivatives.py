@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mekrr_scale.backbones.output import Network
+from mekrr_scale.backbones.surroundings import differentiating
 from mekrr_scale.errors import BackboneError, suggestion
 from mekrr_scale.structures import Graph
 
@@ -83,15 +84,16 @@ def tangents(
         )
     if mode not in get_args(Mode):
         raise BackboneError(f"unknown mode {mode!r}. {suggestion(mode, get_args(Mode))}")
-    moves = directions.displacements.to(network.device, network.dtype)
-    strains = directions.strains.to(network.device, network.dtype)
     push = {"auto": _push, "forward": _push_forward, "reverse": _push_reverse}[mode]
-    parts = [
-        push(network, graph, moves[i : i + chunk], strains[i : i + chunk]) for i in range(0, len(directions), chunk)
-    ]
-    features = torch.cat(parts) if parts else graph.positions.new_zeros(0, len(graph.positions), network.dim)
-    wanted = energies and network.has_energy
-    return TangentOutput(features, _energy_slopes(network, graph, moves, strains) if wanted else None)
+    with differentiating(False):
+        moves = directions.displacements.to(network.device, network.dtype)
+        strains = directions.strains.to(network.device, network.dtype)
+        parts = [
+            push(network, graph, moves[i : i + chunk], strains[i : i + chunk]) for i in range(0, len(directions), chunk)
+        ]
+        features = torch.cat(parts) if parts else graph.positions.new_zeros(0, len(graph.positions), network.dim)
+        wanted = energies and network.has_energy
+        return TangentOutput(features, _energy_slopes(network, graph, moves, strains) if wanted else None)
 
 
 def _energy_slopes(network: Network, graph: Graph, moves: Tensor, strains: Tensor) -> Float[Tensor, " directions"]:
@@ -129,11 +131,10 @@ def _push_forward(network: Network, graph: Graph, moves: Tensor, strains: Tensor
         tangent: Tensor = torch.func.jvp(unstrained, (graph.positions,), (move,))[1]
         return tangent
 
-    with torch.no_grad():
-        if bool(strains.any()):
-            pushed: Tensor = torch.func.vmap(push)(moves, strains)
-        else:  # half the work
-            pushed = torch.func.vmap(push_move)(moves)
+    if bool(strains.any()):
+        pushed: Tensor = torch.func.vmap(push)(moves, strains)
+    else:  # half the work
+        pushed = torch.func.vmap(push_move)(moves)
     return pushed
 
 

@@ -10,8 +10,9 @@ import torch
 from ase import Atoms
 
 from mekrr_scale.backbones.base import Backbone
+from mekrr_scale.backbones.surroundings import differentiating
 from mekrr_scale.errors import ConfigError
-from mekrr_scale.structures import Prediction
+from mekrr_scale.structures import Graph, Prediction
 
 
 @final
@@ -30,12 +31,14 @@ class BackboneEnergies:
             raise ConfigError(f"backbone {self.backbone.name} gives no energies and cannot be a prior")
 
     def predict(self, atoms: Atoms | Sequence[Atoms], forces: bool = True, stress: bool = False) -> Prediction:
-        graph = self.backbone.graph(atoms)
+        with differentiating(forces or stress):
+            return self._predict(self.backbone.graph(atoms), forces, stress)
+
+    def _predict(self, graph: Graph, forces: bool, stress: bool) -> Prediction:
         positions = graph.positions.detach().clone().requires_grad_(forces or stress)
         strain = positions.new_zeros(graph.n_structures, 3, 3).requires_grad_(stress)
-        with torch.set_grad_enabled(forces or stress):
-            output = self.backbone.forward(graph, positions, strain if stress else None)
-            energy = output.energy(graph)
+        output = self.backbone.forward(graph, positions, strain if stress else None)
+        energy = output.energy(graph)
         assert output.energies is not None
         energies = output.energies.detach().cpu().double()
         total = energy.detach().cpu().double()
@@ -46,6 +49,4 @@ class BackboneEnergies:
         found = -gradients[0].cpu().double() if forces else None
         if not stress:
             return Prediction(total, energies, found, None)
-        volume = torch.linalg.det(graph.cell.cpu().double()).abs()[:, None, None]
-        virial = gradients[1].cpu().double()
-        return Prediction(total, energies, found, (virial + virial.mT) / (2 * volume))
+        return Prediction(total, energies, found, graph.stress(gradients[1]))

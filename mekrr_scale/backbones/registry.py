@@ -19,6 +19,7 @@ def load_backbone(spec: BackboneSpec | str, trust_code: bool = False, **options:
     """Load a backbone by specification, or by name and options.
 
     ``load_backbone("chgnet:conv4")`` and ``load_backbone("chgnet", layer="conv4")`` are the same.
+    Torch's random state stays what it was, and its default dtype plays no part.
 
     Args:
         trust_code: the checkpoint is from where you trust; formats that hold code are read by running it.
@@ -28,6 +29,7 @@ def load_backbone(spec: BackboneSpec | str, trust_code: bool = False, **options:
             or checkpoint, a checkpoint with code that is not trusted.
     """
     from mekrr_scale.backbones.rescaled import rescaled
+    from mekrr_scale.backbones.surroundings import building
 
     if isinstance(spec, str):
         unknown = sorted(set(options) - set(BackboneSpec.__dataclass_fields__))
@@ -53,9 +55,11 @@ def load_backbone(spec: BackboneSpec | str, trust_code: bool = False, **options:
         raise BackboneError(f"backbone {spec.name} needs {', '.join('--' + name for name in missing)}")
     with trusting_code(trust_code):
         _require_same_file(spec)
-        found = adapter.load(given)
+        with building():
+            found = adapter.load(given)
     coded = {"sha256": file_hash(Path(str(spec.checkpoint)), "sha256")} if found.coded else {}
-    found = rescaled(found, spec.checkpoint)
+    with building():
+        found = rescaled(found, spec.checkpoint)
     found.spec = {"name": spec.name, **given, **coded}
     return found
 

@@ -90,7 +90,8 @@ class Rescaled(Backbone):
         energies: bool = True,
     ) -> BackboneOutput:
         length = self.scaling.length
-        seen = replace(graph, positions=graph.positions * length, cell=graph.cell * length)
+        vectors = None if graph.vectors is None else graph.vectors * length
+        seen = replace(graph, positions=graph.positions * length, cell=graph.cell * length, vectors=vectors)
         found = self.inner.forward(seen, positions * length, strain, energies)
         if found.energies is None:
             return found

@@ -19,6 +19,7 @@ from mekrr_scale.backbones import (
     BackboneOutput,
     BackboneSpec,
     Directions,
+    differentiating,
     load_backbone,
     tangents,
     trusting_code,
@@ -132,7 +133,8 @@ class Potential:
             ModelError: a species that the model was not fitted on.
             BackboneError: a structure that the backbone cannot take.
         """
-        found = self._corrections(atoms, forces, stress, neighbours)
+        with differentiating(forces or stress):
+            found = self._corrections(atoms, forces, stress, neighbours)
         if self._prior is None:
             return found
         prior = self._prior.predict(atoms, forces, stress)
@@ -154,8 +156,7 @@ class Potential:
         self.model.check_species(graph.numbers.unique().tolist())
         positions = graph.positions.detach().clone().requires_grad_(forces or stress)
         strain = positions.new_zeros(graph.n_structures, 3, 3).requires_grad_(stress)
-        with torch.set_grad_enabled(forces or stress):
-            output = self._forward(graph, positions, strain if stress else None, energies=self._own_prior)
+        output = self._forward(graph, positions, strain if stress else None, energies=self._own_prior)
         values, gradient = self.model.head.atoms(
             output.features.detach().cpu(), graph.numbers.cpu(), graph.owner.cpu(), graph.n_structures, forces or stress
         )
@@ -177,9 +178,7 @@ class Potential:
         found = -slopes[0].cpu().double() if forces else None
         if not stress:
             return Prediction(energy, energies, found, None)
-        virial = slopes[1].cpu().double()
-        volume = torch.linalg.det(graph.cell.cpu().double()).abs()[:, None, None]
-        return Prediction(energy, energies, found, (virial + virial.transpose(1, 2)) / (2 * volume))
+        return Prediction(energy, energies, found, graph.stress(slopes[1]))
 
     def uncertainty(self, atoms: Atoms | Sequence[Atoms], forces: bool = False) -> Uncertainty:
         """How far predictions may be off, by the model's calibrated posterior.
@@ -193,7 +192,10 @@ class Potential:
         posterior = self._posterior
         if forces and posterior.force is None:
             raise ModelError("the model was fitted without forces, so that it cannot tell how sure they are")
-        structures = [atoms] if isinstance(atoms, Atoms) else list(atoms)
+        with differentiating(False):
+            return self._uncertainty([atoms] if isinstance(atoms, Atoms) else list(atoms), posterior, forces)
+
+    def _uncertainty(self, structures: Sequence[Atoms], posterior: Posterior, forces: bool) -> Uncertainty:
         features, graph = self._features(structures)
         numbers, n_atoms = graph.numbers.cpu(), graph.n_atoms.cpu()
         batch = FeatureBatch.unlabelled(features, numbers, n_atoms)
@@ -225,7 +227,7 @@ class Potential:
     def _features(self, structures: Sequence[Atoms]) -> tuple[Float64[Tensor, "atoms dim"], Graph]:
         graph = self.backbone.graph(structures)
         self.model.check_species(graph.numbers.unique().tolist())
-        with torch.no_grad():
+        with differentiating(False):
             return self.backbone.forward(graph, graph.positions, energies=False).features.cpu().double(), graph
 
     @property

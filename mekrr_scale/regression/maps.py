@@ -85,7 +85,7 @@ class ForceMap:
                 continue
             n = int(first[i + 1] - first[i])
             moves = torch.eye(3 * n)[part].reshape(-1, n, 3)
-            single = _one(self.graph, i)
+            single = self.graph.one(i)
             pushed = tangents(self.backbone, single, Directions.of_displacements(moves)).features
             with torch.no_grad():
                 features = self.backbone.forward(single, single.positions, energies=False).features
@@ -230,19 +230,3 @@ class MapRows:
             batch.append(item)
         if batch:
             yield batch
-
-
-def _one(graph: Graph, i: int) -> Graph:
-    """One structure of a batch."""
-    atoms = (graph.owner == i).nonzero()[:, 0]
-    edges = (graph.edge_owner == i).nonzero()[:, 0]
-    first = int(atoms[0])
-    return Graph(
-        numbers=graph.numbers[atoms],
-        positions=graph.positions[atoms],
-        cell=graph.cell[i : i + 1],
-        edge_index=graph.edge_index[:, edges] - first,
-        shifts=graph.shifts[edges],
-        owner=torch.zeros_like(atoms),
-        edge_owner=torch.zeros_like(edges),
-    )

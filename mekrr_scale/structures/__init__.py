@@ -9,13 +9,13 @@ if TYPE_CHECKING:
     from mekrr_scale.structures.agreement import check_forces as check_forces
     from mekrr_scale.structures.agreement import compared as compared
     from mekrr_scale.structures.agreement import species_counts as species_counts
+    from mekrr_scale.structures.columns import Kind as Kind
     from mekrr_scale.structures.entry import Entering as Entering
     from mekrr_scale.structures.entry import Entry as Entry
     from mekrr_scale.structures.entry import parse_species_map as parse_species_map
     from mekrr_scale.structures.graphs import Graph as Graph
     from mekrr_scale.structures.graphs import SkinList as SkinList
     from mekrr_scale.structures.graphs import build_graph as build_graph
-    from mekrr_scale.structures.graphs import check_geometry as check_geometry
     from mekrr_scale.structures.graphs import edge_vectors as edge_vectors
     from mekrr_scale.structures.graphs import nearest_edges as nearest_edges
     from mekrr_scale.structures.inputs import Frames as Frames
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from mekrr_scale.structures.labels import read_labels as read_labels
     from mekrr_scale.structures.labels import slopes as slopes
     from mekrr_scale.structures.labels import structure_hash as structure_hash
+    from mekrr_scale.structures.neighbours import check_geometry as check_geometry
+    from mekrr_scale.structures.neighbours import volume_of as volume_of
     from mekrr_scale.structures.predictions import Calculated as Calculated
     from mekrr_scale.structures.predictions import Labelled as Labelled
     from mekrr_scale.structures.predictions import Prediction as Prediction
@@ -36,22 +38,30 @@ if TYPE_CHECKING:
     from mekrr_scale.structures.rejects import OVERLAP as OVERLAP
     from mekrr_scale.structures.rejects import Reject as Reject
     from mekrr_scale.structures.rejects import Rejects as Rejects
+    from mekrr_scale.structures.rejects import check_overlap as check_overlap
     from mekrr_scale.structures.rejects import check_structure as check_structure
+    from mekrr_scale.structures.survey import Survey as Survey
+    from mekrr_scale.structures.survey import surveyed as surveyed
     from mekrr_scale.structures.units import ENERGY_UNITS as ENERGY_UNITS
     from mekrr_scale.structures.units import LENGTH_UNITS as LENGTH_UNITS
     from mekrr_scale.structures.units import STRESS_UNITS as STRESS_UNITS
+    from mekrr_scale.structures.unreadable import Unreadable as Unreadable
 else:
     __getattr__, __dir__, __all__ = lazy.attach(
         __name__,
         submod_attrs={
             "agreement": ["check_energies", "check_forces", "compared", "species_counts"],
+            "columns": ["Kind"],
             "entry": ["Entering", "Entry", "parse_species_map"],
-            "graphs": ["Graph", "SkinList", "build_graph", "check_geometry", "edge_vectors", "nearest_edges"],
+            "graphs": ["Graph", "SkinList", "build_graph", "edge_vectors", "nearest_edges"],
             "inputs": ["Frames", "Inputs", "structures_from"],
             "labels": ["LabelKeys", "Labels", "bare", "read_labels", "slopes", "structure_hash"],
+            "neighbours": ["check_geometry", "volume_of"],
             "predictions": ["Calculated", "Labelled", "Prediction", "Predictor"],
             "reading": ["count_structures", "read_structures"],
-            "rejects": ["OVERLAP", "Reject", "Rejects", "check_structure"],
+            "rejects": ["OVERLAP", "Reject", "Rejects", "check_overlap", "check_structure"],
+            "survey": ["Survey", "surveyed"],
             "units": ["ENERGY_UNITS", "LENGTH_UNITS", "STRESS_UNITS"],
+            "unreadable": ["Unreadable"],
         },
     )

@@ -1,8 +1,11 @@
-"""ASE structures to tensors with a periodic neighbour list (vesin).
+"""ASE structures to tensors with a periodic neighbour list.
 
 Convention, used everywhere: an edge goes from a centre ``i = edge_index[0]`` to a neighbour
 ``j = edge_index[1]``; its vector is ``r_j + shift @ cell - r_i``. Every pair is there twice,
 once from each end. Under a strain ``eps`` positions and cells become ``r (1 + eps)``.
+
+Edge vectors are differences of positions in float64 and are cast to the network's precision then:
+where a structure stands, and in which images its atoms are, changes nothing.
 """
 
 from __future__ import annotations
@@ -12,12 +15,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import vesin
 from ase import Atoms
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from mekrr_scale.errors import StructureError
+from mekrr_scale.structures.neighbours import box_of, neighbours, volume_of
+
+_TIED = 1e-6  # angstrom; neighbours whose distances differ by less are at the same distance
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class Graph:
     shifts: Float[Tensor, "edges 3"]  # lattice vectors added to the neighbour
     owner: Int[Tensor, " atoms"]  # the structure of each atom
     edge_owner: Int[Tensor, " edges"]  # the structure of each edge
+    vectors: Float[Tensor, "edges 3"] | None = None  # angstrom, at ``positions``; None: their differences are taken
+    volume: Float64[Tensor, " structures"] | None = None  # angstrom^3; NaN where a lattice vector is missing
 
     @property
     def n_structures(self) -> int:
@@ -50,6 +56,8 @@ class Graph:
             shifts=self.shifts.to(device, dtype),
             owner=self.owner.to(device),
             edge_owner=self.edge_owner.to(device),
+            vectors=None if self.vectors is None else self.vectors.to(device, dtype),
+            volume=None if self.volume is None else self.volume.to(device),
         )
 
     def with_edges(self, keep: Int[Tensor, " kept"]) -> Graph:
@@ -59,6 +67,29 @@ class Graph:
             edge_index=self.edge_index[:, keep],
             shifts=self.shifts[keep],
             edge_owner=self.edge_owner[keep],
+            vectors=None if self.vectors is None else self.vectors[keep],
+        )
+
+    def stress(self, virial: Float[Tensor, "structures 3 3"]) -> Float64[Tensor, "structures 3 3"]:
+        """Stress (eV/angstrom^3, on the CPU) from derivatives of the energies by strain (eV); NaN without a cell."""
+        volume = torch.linalg.det(self.cell.cpu().double()).abs() if self.volume is None else self.volume.cpu()
+        slopes = virial.cpu().double()
+        return (slopes + slopes.mT) / (2 * volume[:, None, None])
+
+    def one(self, index: int) -> Graph:
+        """One of the structures."""
+        atoms = (self.owner == index).nonzero()[:, 0]
+        edges = (self.edge_owner == index).nonzero()[:, 0]
+        part = self.with_edges(edges)
+        return replace(
+            part,
+            numbers=self.numbers[atoms],
+            positions=self.positions[atoms],
+            cell=self.cell[index : index + 1],
+            edge_index=part.edge_index - atoms[0],
+            owner=torch.zeros_like(atoms),
+            edge_owner=torch.zeros_like(edges),
+            volume=None if self.volume is None else self.volume[index : index + 1],
         )
 
 
@@ -72,29 +103,31 @@ def build_graph(atoms: Atoms | Sequence[Atoms], cutoff: float) -> Graph:
         StructureError: no atoms, positions that are not finite, or a periodic direction whose
             lattice vector is missing.
     """
-    structures = [atoms] if isinstance(atoms, Atoms) else list(atoms)
-    finder = vesin.NeighborList(cutoff=cutoff, full_list=True)
+    with torch.inference_mode(False):  # graphs that are made within it are of use outside too
+        return _graph([atoms] if isinstance(atoms, Atoms) else list(atoms), cutoff)
+
+
+def _graph(structures: Sequence[Atoms], cutoff: float) -> Graph:
     edges, shifts, owners, edge_owners = [], [], [], []
     first = 0
     for index, structure in enumerate(structures):
-        check_geometry(structure)
-        i, j, shift = finder.compute(
-            points=structure.positions, box=_box(structure), periodic=structure.pbc, quantities="ijS"
-        )
-        edges.append(np.stack([i, j]).astype(np.int64) + first)
-        shifts.append(shift.astype(np.float64).reshape(-1, 3))
+        i, j, shift = neighbours(structure, cutoff)
+        edges.append(np.stack([i, j]) + first)
+        shifts.append(shift.astype(np.float64))
         owners.append(np.full(len(structure), index))
         edge_owners.append(np.full(len(i), index))
         first += len(structure)
-    return Graph(
+    graph = Graph(
         numbers=torch.from_numpy(np.concatenate([a.numbers for a in structures]).astype(np.int64)),
         positions=torch.from_numpy(np.concatenate([a.positions for a in structures])),
-        cell=torch.from_numpy(np.stack([_box(a) for a in structures])),
+        cell=torch.from_numpy(np.stack([box_of(a) for a in structures])),
         edge_index=torch.from_numpy(np.concatenate(edges, axis=1)),
         shifts=torch.from_numpy(np.concatenate(shifts)),
         owner=torch.from_numpy(np.concatenate(owners)),
         edge_owner=torch.from_numpy(np.concatenate(edge_owners)),
+        volume=torch.tensor([volume_of(a) for a in structures], dtype=torch.float64),
     )
+    return replace(graph, vectors=edge_vectors(graph, graph.positions))
 
 
 class SkinList:
@@ -119,12 +152,17 @@ class SkinList:
         Raises:
             StructureError: see ``build_graph``.
         """
+        with torch.inference_mode(False):
+            return self._graph(atoms)
+
+    def _graph(self, atoms: Atoms) -> Graph:
         if self._made is None or self._stale(self._made[0], atoms):
             self._made = atoms.copy(), build_graph(atoms, self.cutoff + self.skin)
             self.builds += 1
-        wide = replace(self._made[1], positions=torch.from_numpy(atoms.positions.astype(np.float64)))
-        near = edge_vectors(wide, wide.positions).square().sum(1) < self.cutoff**2
-        return wide.with_edges(near.nonzero()[:, 0])
+        wide = replace(self._made[1], positions=torch.from_numpy(atoms.positions.astype(np.float64)), vectors=None)
+        wide = replace(wide, vectors=edge_vectors(wide, wide.positions))
+        assert wide.vectors is not None
+        return wide.with_edges((wide.vectors.square().sum(1) < self.cutoff**2).nonzero()[:, 0])
 
     def _stale(self, before: Atoms, now: Atoms) -> bool:
         if self.skin <= 0 or len(before) != len(now) or not np.isfinite(now.positions).all():
@@ -136,25 +174,6 @@ class SkinList:
         return bool(moved > (self.skin / 2) ** 2)
 
 
-def check_geometry(atoms: Atoms) -> None:
-    """Refuse a geometry that no neighbour list can be made of.
-
-    Raises:
-        StructureError: says what is wrong with it.
-    """
-    if len(atoms) == 0:
-        raise StructureError("a structure has no atoms; leave it out of the input")
-    if not np.isfinite(atoms.positions).all() or not np.isfinite(atoms.cell.array).all():
-        raise StructureError("positions or cell are not finite numbers; correct the structure")
-    if atoms.pbc.any():
-        lengths = np.linalg.norm(_box(atoms), axis=1)
-        if abs(np.linalg.det(_box(atoms))) < 1e-6 * max(float(np.prod(lengths)), 1e-12):
-            raise StructureError(
-                f"the structure is periodic (pbc={atoms.pbc.tolist()}) but its cell has no volume; "
-                "set the cell, or pbc=False for a molecule"
-            )
-
-
 def edge_vectors(
     graph: Graph,
     positions: Float[Tensor, "atoms 3"],
@@ -162,27 +181,28 @@ def edge_vectors(
 ) -> Float[Tensor, "edges 3"]:
     """Vectors from centre to neighbour (angstrom), differentiable in positions and strain."""
     centre, neighbour = graph.edge_index
-    offsets = torch.einsum("ek,ekl->el", graph.shifts, graph.cell[graph.edge_owner])
-    vectors = positions[neighbour] - positions[centre] + offsets
+    if graph.vectors is None:
+        offsets = torch.einsum("ek,ekl->el", graph.shifts, graph.cell[graph.edge_owner])
+        vectors = positions[neighbour] - positions[centre] + offsets
+    else:
+        moved = positions - graph.positions  # mostly by nothing: it carries the derivatives
+        vectors = graph.vectors + moved[neighbour] - moved[centre]
     if strain is not None:
         vectors = vectors + torch.einsum("ek,ekl->el", vectors, strain[graph.edge_owner])
     return vectors
 
 
 def nearest_edges(graph: Graph, most: int) -> Graph:
-    """Keep at most the given number of nearest neighbours of each centre.
+    """Keep the given number of nearest neighbours of each centre, and those as near as the last of them.
 
-    OC20's SchNet was trained with such a cap (50), which changes its features. Of neighbours
-    at equal distances those that come first in the list stay.
+    OC20's SchNet was trained with such a cap (50), which changes its features. Neighbours at equal
+    distances stay together, so that features do not depend on the order of atoms.
     """
     lengths = edge_vectors(graph, graph.positions).norm(dim=1)
-    order = torch.from_numpy(np.lexsort((lengths.numpy().round(8), graph.edge_index[0].numpy())))
+    order = torch.from_numpy(np.lexsort((lengths.numpy(), graph.edge_index[0].numpy())))
     counts = torch.bincount(graph.edge_index[0], minlength=len(graph.numbers))
-    starts = torch.cumsum(counts, 0) - counts
-    place = torch.arange(len(order)) - torch.repeat_interleave(starts, counts)
-    return graph.with_edges(order[place < most].sort().values)
-
-
-def _box(atoms: Atoms) -> np.ndarray:
-    """The cell with unit vectors put in for missing directions that are not periodic."""
-    return np.asarray(atoms.cell.complete().array if atoms.cell.rank < 3 else atoms.cell.array, dtype=np.float64)
+    if not len(order) or int(counts.max()) <= most:
+        return graph
+    last = torch.cumsum(counts, 0) - counts + counts.clamp(max=most) - 1  # place of each centre's last that stays
+    farthest = torch.where(counts > 0, lengths[order[last.clamp(min=0)]], lengths.new_zeros(()))
+    return graph.with_edges((lengths <= farthest[graph.edge_index[0]] + _TIED).nonzero()[:, 0])

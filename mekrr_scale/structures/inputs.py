@@ -17,11 +17,12 @@ from mekrr_scale.structures.reading import count_structures, read_structures
 Frames: TypeAlias = Path | str | Atoms | Iterable[Atoms] | Sequence[Path | str]
 
 
-def structures_from(given: Frames, format: str | None = None) -> Iterable[Atoms]:
+def structures_from(given: Frames, format: str | None = None, keep_unreadable: bool = False) -> Iterable[Atoms]:
     """Structures of whatever a caller has: paths, one structure, or many (streamed where they are an iterator).
 
     Args:
         format: ASE's name of the files' format, where their names do not tell.
+        keep_unreadable: see ``read_structures``.
 
     Raises:
         StructureError: a file that is not there or cannot be read.
@@ -29,15 +30,15 @@ def structures_from(given: Frames, format: str | None = None) -> Iterable[Atoms]
     if isinstance(given, Atoms):
         return [given]
     if isinstance(given, str | Path):
-        return read_structures(given, format)
+        return read_structures(given, format, keep_unreadable)
     if isinstance(given, Sequence) and given and not isinstance(given[0], Atoms):
-        return iter(Inputs.of(list(given), format))
+        return read_structures(Inputs.of(list(given), format).files, format, keep_unreadable)
     return given
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Structures, of files or of a list."""
+    """Structures, of files or of a list; frames that cannot be read are ``Unreadable``."""
 
     files: Sequence[Path]
     atoms: Sequence[Atoms]
@@ -61,7 +62,7 @@ class Inputs:
         return cls(files, atoms, format)
 
     def __iter__(self) -> Iterator[Atoms]:
-        return iter(self.atoms) if self.atoms else read_structures(self.files, self.format)
+        return iter(self.atoms) if self.atoms else read_structures(self.files, self.format, keep_unreadable=True)
 
     @property
     def name(self) -> str:

@@ -1,11 +1,12 @@
 """Reference results of structures: where they stand, what they are, and along directions.
 
 Energies are ASE's force-consistent ones where a file has them, forces those without constraints.
+A column whose name says that it is a virial W (eV) is one: the stress is -W/V.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,13 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from mekrr_scale.errors import StructureError, suggestion
+from mekrr_scale.structures.columns import Kind, is_virial, near_names, numbers
+from mekrr_scale.structures.neighbours import volume_of
 from mekrr_scale.structures.units import ENERGY_UNITS, LENGTH_UNITS, STRESS_UNITS
+from mekrr_scale.structures.unreadable import check_readable
+
+KINDS: tuple[Kind, ...] = ("energy", "forces", "stress")
+_ABSENT = ("none", "n/a", "na", "null", "-", "")  # texts that say that there is none
 
 
 @dataclass(frozen=True)
@@ -24,7 +31,8 @@ class LabelKeys:
     """Where labels stand in a file, and in which units.
 
     Without a key the label is what ASE takes as the result of a calculation. Positions are
-    angstrom in every format that ASE reads; ``length`` is the unit in the forces' denominator.
+    angstrom in every format that ASE reads; ``length`` is the unit in the forces' denominator. A stress key that
+    names a virial (eV, or the energies' unit; W = -V sigma) is converted, unless a unit of stresses is given for it.
 
     Raises:
         StructureError: a unit that is not known.
@@ -45,6 +53,15 @@ class LabelKeys:
         ):
             if value not in units:
                 raise StructureError(f"unknown unit {value!r}. {suggestion(value, units)}")
+
+    @property
+    def virial(self) -> bool:
+        """Whether the column of the stress holds a virial."""
+        return is_virial(self.stress) and self.stress_unit == "eV/A^3"
+
+    def of(self, kind: Kind) -> str | None:
+        """The key of a kind of labels."""
+        return {"energy": self.energy, "forces": self.forces, "stress": self.stress}[kind]
 
     @classmethod
     def parse_units(cls, units: str) -> dict[str, str]:
@@ -70,27 +87,79 @@ def bare(atoms: Atoms) -> Atoms:
     return Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
 
 
-def read_labels(atoms: Atoms, keys: LabelKeys) -> Labels:
-    """Labels of a structure in eV and angstrom.
+def read_labels(atoms: Atoms, keys: LabelKeys, wanted: Collection[Kind] = KINDS) -> Labels:
+    """Labels of a structure in eV and angstrom; None where it has none, and for a stress without a full cell.
+
+    Args:
+        wanted: kinds that must be usable where they are there; others are None where they are not (text, NaN, shape).
 
     Raises:
-        StructureError: a key that the structure lacks, or a label of the wrong shape.
+        StructureError: a label that is no number or of the wrong shape, or an energy key that the structure lacks.
     """
-    results = getattr(atoms.calc, "results", {}) if atoms.calc is not None else {}
-    energy = _named(atoms, results, keys.energy, "energy", ("free_energy", "energy"))
-    forces = _named(atoms, results, keys.forces, "forces", ("forces",))
-    stress = _named(atoms, results, keys.stress, "stress", ("stress",))
-    scale = ENERGY_UNITS[keys.energy_unit]
-    if energy is not None and np.size(energy) != 1:
-        raise StructureError(f"the energy has shape {np.shape(energy)}, one number was expected")
-    if forces is not None:
-        forces = np.asarray(forces, dtype=np.float64) * (scale / LENGTH_UNITS[keys.length_unit])
-        if forces.shape != (len(atoms), 3):
-            raise StructureError(f"forces have shape {forces.shape}, expected ({len(atoms)}, 3)")
-    if stress is not None:
-        stress = _voigt(np.asarray(stress, dtype=np.float64)) * STRESS_UNITS[keys.stress_unit]
-    number = None if energy is None else float(np.asarray(energy, dtype=np.float64).reshape(())) * scale
-    return Labels(number, forces, stress)
+    check_readable(atoms)
+    found: dict[Kind, Any] = {}
+    readers: Mapping[Kind, Callable[[Atoms, LabelKeys], Any]] = {
+        "energy": _energy, "forces": _forces, "stress": _stress
+    }  # fmt: skip
+    for kind, read in readers.items():
+        try:
+            found[kind] = read(atoms, keys)
+        except StructureError:
+            if kind in wanted:
+                raise
+        value = found.setdefault(kind, None)
+        if value is not None and kind not in wanted and not np.isfinite(value).all():
+            found[kind] = None
+    return Labels(found["energy"], found["forces"], found["stress"])
+
+
+def _energy(atoms: Atoms, keys: LabelKeys) -> float | None:
+    value = _named(atoms, keys.energy, ("free_energy", "energy"))
+    if value is None:
+        if keys.energy is not None:
+            found = suggestion(keys.energy, _keys(atoms, results_of(atoms)))
+            raise StructureError(f"no energy under the key {keys.energy!r}. {found}")
+        return None
+    if not isinstance(value, str) and np.size(value) != 1:
+        raise StructureError(f"the energy has shape {np.shape(value)}, one number was expected")
+    number: ndarray = numbers(value, "the energy")
+    if number.size != 1:
+        raise StructureError(f"the energy is {value!r}, one number was expected")
+    return float(number.reshape(()) * ENERGY_UNITS[keys.energy_unit])
+
+
+def _forces(atoms: Atoms, keys: LabelKeys) -> Float64[ndarray, "atoms 3"] | None:
+    value = _named(atoms, keys.forces, ("forces",))
+    if _absent(value):
+        return None
+    forces: ndarray = numbers(value, "the forces") * (ENERGY_UNITS[keys.energy_unit] / LENGTH_UNITS[keys.length_unit])
+    if forces.shape != (len(atoms), 3):
+        raise StructureError(f"forces have shape {forces.shape}, expected ({len(atoms)}, 3)")
+    return forces
+
+
+def _stress(atoms: Atoms, keys: LabelKeys) -> Float64[ndarray, "6"] | None:
+    value, volume = _named(atoms, keys.stress, ("stress",)), volume_of(atoms)
+    if _absent(value) or np.isnan(volume):
+        return None
+    voigt: ndarray = _voigt(numbers(value, "the virial" if keys.virial else "the stress"))
+    factor = -ENERGY_UNITS[keys.energy_unit] / volume if keys.virial else STRESS_UNITS[keys.stress_unit]
+    return np.asarray(voigt * factor)
+
+
+def _absent(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and value.strip().lower() in _ABSENT)
+
+
+def results_of(atoms: Atoms) -> Mapping[str, object]:
+    """What ASE takes for the results of a calculation."""
+    return getattr(atoms.calc, "results", {}) if atoms.calc is not None else {}
+
+
+def has_label(atoms: Atoms, keys: LabelKeys, kind: Kind) -> bool:
+    """Whether there is something under the key of a kind, usable or not."""
+    defaults = ("free_energy", "energy") if kind == "energy" else (kind,)
+    return _named(atoms, keys.of(kind), defaults) is not None
 
 
 def structure_hash(atoms: Atoms, labels: Labels) -> int:
@@ -117,22 +186,23 @@ def slopes(
     return found
 
 
-def energy_hint(atoms: Atoms) -> str:
-    """Where the energy of a structure may stand, for messages."""
-    found = [str(k) for k, v in atoms.info.items() if np.size(v) == 1 and "energy" in str(k).lower()]
+def hint(atoms: Atoms, kind: Kind = "energy") -> str:
+    """Where the label of a kind may stand in a structure, for messages."""
+    results = results_of(atoms)
+    found = near_names(atoms, results, kind)
     if found:
-        return f"pass --energy-key {found[0]}" + (f" (or one of {', '.join(found[1:])})" if found[1:] else "")
-    return f"the structure has the keys {', '.join(_keys(atoms, {}))}; name the right one with --energy-key"
+        more = f" (or one of {', '.join(found[1:])})" if found[1:] else ""
+        return f"pass --{kind}-key {found[0]}{more}"
+    return f"the structure has the keys {', '.join(_keys(atoms, results))}; name the right one with --{kind}-key"
 
 
-def _named(atoms: Atoms, results: Mapping[str, object], key: str | None, what: str, defaults: tuple[str, ...]) -> Any:
+def _named(atoms: Atoms, key: str | None, defaults: tuple[str, ...]) -> Any:
+    results = results_of(atoms)
     if key is None:
-        return next((results[name] for name in defaults if results.get(name) is not None), None)
+        found = [results[name] for name in defaults if results.get(name) is not None]
+        return next((value for value in found if not _absent(value)), found[0] if found else None)
     places: tuple[Mapping[str, object], ...] = (atoms.info, atoms.arrays, results)
-    for place in places:
-        if key in place:
-            return place[key]
-    raise StructureError(f"no {what} under the key {key!r}. {suggestion(key, _keys(atoms, results))}")
+    return next((place[key] for place in places if place.get(key) is not None), None)
 
 
 def _keys(atoms: Atoms, results: Mapping[str, object]) -> list[str]:

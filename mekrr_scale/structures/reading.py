@@ -1,8 +1,4 @@
-"""Reading structures: anything ASE reads, streamed, compressed or not.
-
-ASE's own reading of a compressed extended xyz file is quadratically slow, since it seeks
-backwards in the stream; here the text is cut into frames first.
-"""
+"""Reading structures: anything ASE reads, streamed, compressed or not."""
 
 from __future__ import annotations
 
@@ -11,8 +7,7 @@ import gzip
 import io
 import lzma
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,17 +16,22 @@ import ase.io
 from ase import Atoms
 
 from mekrr_scale.errors import MekrrError, StructureError
+from mekrr_scale.structures.unreadable import Unreadable
+from mekrr_scale.structures.xyz import blocks, read_xyz
 
 _OPENERS: Mapping[str, Callable[..., Any]] = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
 _XYZ = {".xyz", ".extxyz", ".exyz"}
-_FRAMES_AT_ONCE = 32
 
 
-def read_structures(paths: Path | str | Sequence[Path | str], format: str | None = None) -> Iterator[Atoms]:
+def read_structures(
+    paths: Path | str | Sequence[Path | str], format: str | None = None, keep_unreadable: bool = False
+) -> Iterator[Atoms]:
     """Stream the structures of files in order, a few frames at a time.
 
     Args:
         format: ASE's name of the format, where the file name does not tell.
+        keep_unreadable: give frames without atoms (``Unreadable``, with the reason) in the place of those that cannot
+            be read, where the format allows to go on after them: extended xyz, ASE's trajectories and databases.
 
     Raises:
         StructureError: a file that is missing, empty or cannot be read.
@@ -41,7 +41,7 @@ def read_structures(paths: Path | str | Sequence[Path | str], format: str | None
             raise StructureError(f"there is no file {path}")
         count = 0
         try:
-            for atoms in _frames(path, format):
+            for atoms in _frames(path, format, keep_unreadable):
                 count += 1
                 yield atoms
         except (MekrrError, KeyboardInterrupt, GeneratorExit):
@@ -61,7 +61,7 @@ def count_structures(path: Path | str, format: str | None = None) -> int | None:
     plain = Path(path.stem) if path.suffix in _OPENERS else path
     if format in (None, "extxyz", "xyz") and plain.suffix in _XYZ:
         with _open(path) as stream:
-            return sum(1 for _ in _xyz_blocks(stream, path))
+            return sum(1 for _ in blocks(stream))
     if plain.suffix == ".traj" and path.suffix not in _OPENERS:
         from ase.io.trajectory import Trajectory
 
@@ -72,10 +72,11 @@ def count_structures(path: Path | str, format: str | None = None) -> int | None:
     return None
 
 
-def _frames(path: Path, format: str | None) -> Iterator[Atoms]:
+def _frames(path: Path, format: str | None, keep_unreadable: bool) -> Iterator[Atoms]:
     plain = Path(path.stem) if path.suffix in _OPENERS else path
     if format in (None, "extxyz", "xyz") and plain.suffix in _XYZ:
-        yield from _read_xyz(path)
+        with _open(path) as stream:
+            yield from read_xyz(stream, path, keep_unreadable)
     elif path.suffix in _OPENERS:
         with tempfile.NamedTemporaryFile(suffix=plain.suffix) as copy, _binary(path) as stream:
             for piece in iter(lambda: stream.read(1 << 20), b""):
@@ -84,43 +85,36 @@ def _frames(path: Path, format: str | None) -> Iterator[Atoms]:
             yield from ase.io.iread(copy.name, ":", format=format or _format_of(plain))
     elif plain.suffix == ".db":
         for row in ase.db.connect(path).select():
-            atoms = row.toatoms()
-            atoms.info |= row.key_value_pairs
-            yield atoms
+            yield _kept(lambda row=row: _of_row(row), f"row {row.id}", keep_unreadable)  # type: ignore[misc]
+    elif keep_unreadable and format in (None, "traj") and plain.suffix == ".traj":
+        from ase.io.trajectory import Trajectory
+
+        with Trajectory(str(path)) as trajectory:
+            for i in range(len(trajectory)):
+                yield _kept(lambda i=i: trajectory[i], f"frame {i}", True)  # type: ignore[misc]
     else:
         yield from ase.io.iread(path, ":", format=format or _format_of(plain))
+
+
+def _of_row(row: Any) -> Atoms:
+    atoms = row.toatoms()
+    atoms.info |= row.key_value_pairs
+    return atoms
+
+
+def _kept(read: Callable[[], Atoms], place: str, keep_unreadable: bool) -> Atoms:
+    """A frame, or the reason why there is none."""
+    try:
+        return read()
+    except Exception as error:
+        if not keep_unreadable:
+            raise
+        return Unreadable(f"{place} cannot be read ({type(error).__name__}: {error})")
 
 
 def _format_of(plain: Path) -> str | None:
     """ASE tells VASP's files by their full name, which a compressed copy no longer has."""
     return "vasp-out" if "OUTCAR" in plain.name else "vasp-xml" if plain.name.startswith("vasprun") else None
-
-
-def _read_xyz(path: Path) -> Iterator[Atoms]:
-    with _open(path) as stream:
-        blocks = _xyz_blocks(stream, path)
-        while chunk := list(islice(blocks, _FRAMES_AT_ONCE)):
-            yield from cast(Iterable[Atoms], ase.io.read(io.StringIO("".join(chunk)), ":", format="extxyz"))
-
-
-def _xyz_blocks(stream: io.TextIOWrapper, path: Path) -> Iterator[str]:
-    """The text of each frame: a line with the number of atoms, a comment, the atoms."""
-    number = 0
-    for line in stream:
-        number += 1
-        if not line.strip():
-            continue
-        try:
-            size = int(line)
-        except ValueError:
-            raise StructureError(
-                f"{path}, line {number}: expected a number of atoms, found {line.strip()[:40]!r}"
-            ) from None
-        body = list(islice(stream, size + 1))
-        if len(body) < size + 1:
-            raise StructureError(f"{path} ends in the middle of a frame (line {number}: {size} atoms announced)")
-        number += size + 1
-        yield "".join([line, *body[:-1], body[-1] if body[-1].endswith("\n") else body[-1] + "\n"])
 
 
 def _open(path: Path) -> io.TextIOWrapper:

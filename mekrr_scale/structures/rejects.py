@@ -9,13 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import vesin
 from ase import Atoms
 
 from mekrr_scale.errors import StoreError, StructureError
 from mekrr_scale.files import TEMPORARY
-from mekrr_scale.structures.graphs import check_geometry
-from mekrr_scale.structures.labels import Labels, energy_hint
+from mekrr_scale.structures.labels import Labels, hint
+from mekrr_scale.structures.neighbours import check_geometry, neighbours
 
 OVERLAP = 0.3  # angstrom; closer atoms are an error in the file, not physics
 
@@ -38,15 +37,23 @@ def check_structure(atoms: Atoms, labels: Labels, need_energy: bool = True) -> N
     """
     check_geometry(atoms)
     if need_energy and labels.energy is None:
-        raise StructureError(f"no energy; {energy_hint(atoms)}")
+        raise StructureError(f"no energy; {hint(atoms)}")
     for name, value in vars(labels).items():
         if value is not None and not np.isfinite(value).all():
             raise StructureError(f"{name} not finite (NaN or infinite)")
-    finder = vesin.NeighborList(cutoff=OVERLAP, full_list=False)
-    box = atoms.cell.complete().array if atoms.cell.rank < 3 else atoms.cell.array
-    i, j, d = finder.compute(points=atoms.positions, box=box, periodic=atoms.pbc, quantities="ijd")
-    if len(d):
-        raise StructureError(f"atoms {int(i[0])} and {int(j[0])} overlap ({float(d[0]):.3f} angstrom apart)")
+    check_overlap(atoms)
+
+
+def check_overlap(atoms: Atoms) -> None:
+    """Refuse atoms on top of each other, which no potential can tell anything of.
+
+    Raises:
+        StructureError: names the first two.
+    """
+    i, j, shift = neighbours(atoms, OVERLAP, full=False)
+    if len(i):
+        apart = np.linalg.norm(atoms.positions[j[0]] + shift[0] @ atoms.cell.array - atoms.positions[i[0]])
+        raise StructureError(f"atoms {int(i[0])} and {int(j[0])} overlap ({float(apart):.3f} angstrom apart)")
 
 
 class Rejects:

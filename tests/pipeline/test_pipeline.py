@@ -93,6 +93,7 @@ def test_keys_and_units():
     atoms.info["REF_energy"] = 2.0
     atoms.arrays["REF_forces"] = np.ones((3, 3))
     atoms.info["virial"] = np.eye(3)
+    atoms.cell = [4, 4, 4]
     keys = LabelKeys("REF_energy", "REF_forces", "virial", **LabelKeys.parse_units("Hartree,bohr,GPa"))
     labels = read_labels(atoms, keys)
     assert labels.energy == pytest.approx(2 * 27.211386)

@@ -16,7 +16,6 @@ from numpy import ndarray
 
 from mekrr_scale.arrays import RowKind
 from mekrr_scale.backbones import Backbone, Directions, tangents
-from mekrr_scale.errors import StructureError
 from mekrr_scale.pipeline.extraction.plan import ExtractPlan
 from mekrr_scale.progress import Progress
 from mekrr_scale.store import RecordTangents, StructureRecord
@@ -81,9 +80,7 @@ def _record(
     found: Prediction | None = None,
 ) -> StructureRecord:
     group = -1
-    if plan.group_key is not None:
-        if plan.group_key not in item.atoms.info:
-            raise StructureError(f"structure {item.index} has no info key {plan.group_key!r} to group trajectories by")
+    if plan.group_key is not None and plan.group_key in item.atoms.info:
         group = xxhash.xxh3_64_intdigest(str(item.atoms.info[plan.group_key]).encode()) >> 1
     moved = _tangents(item, plan, backbone, found) if plan.moves else None
     return StructureRecord.of(item.atoms, item.labels, features, item.id, item.index, prior, group, moved)

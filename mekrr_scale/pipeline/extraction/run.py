@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import xxhash
 from mekrr_scale.backbones import Backbone, BackboneEnergies, identity_of, load_backbone, trusting_code
 from mekrr_scale.errors import MekrrError, StructureError
 from mekrr_scale.models import load_prior
+from mekrr_scale.pipeline.extraction.labels import label_lines, one_energy, survey_of
 from mekrr_scale.pipeline.extraction.plan import ExtractPlan
 from mekrr_scale.pipeline.extraction.records import Accepted, n_directions, records
 from mekrr_scale.pipeline.extraction.report import ExtractReport
@@ -21,6 +22,7 @@ from mekrr_scale.store import ShardWriter, StoreHeader, finalize
 from mekrr_scale.structures import (
     Frames,
     Inputs,
+    Kind,
     Predictor,
     Reject,
     Rejects,
@@ -75,12 +77,17 @@ def _extracted(
     progress: Progress,
 ) -> ExtractReport:
     source = Inputs.of(structures, plan.format)
+    progress.stage("look at labels", source.count())
+    survey = survey_of(source, plan, progress)
+    plan = replace(plan, keys=survey.settled)
+    for line in label_lines(survey, plan):
+        progress.note(line)
     backbone = backbone or load_backbone(plan.backbone)
     backbone.to(plan.device, torch.float64 if plan.dtype == "float64" else torch.float32)
     prior = None if plan.prior is None else plan.prior.pinned()
     of_prior = {} if prior is None else prior.to_dict()
     header = StoreHeader(identity_of(backbone), backbone.dim, plan.dtype, plan.directions(), _spec(backbone), of_prior)
-    report = ExtractReport()
+    report = ExtractReport(warnings=survey.remarks())
     predictor = None if prior is None else load_prior(prior, backbone.dtype, plan.device)
     if not header.spec:
         report.warnings.append(_NO_SPEC)
@@ -89,7 +96,8 @@ def _extracted(
         backbone.name, backbone.version, backbone.layer, backbone.dim, backbone.device,
     )  # fmt: skip
     work = _Work(plan, backbone, predictor, source, ShardWriter(folder, header), progress, report)
-    progress.stage("extract", source.count())
+    one_energy(folder, survey)
+    progress.stage("extract", survey.frames)
     with Rejects(folder, plan.part) as rejects:
         for number, chunk in enumerate(_chunks(work.accepted(rejects), plan, backbone)):
             work.take(number, chunk)
@@ -113,11 +121,17 @@ class _Work:
     progress: Progress
     report: ExtractReport
 
+    @property
+    def wanted(self) -> Collection[Kind]:
+        """Labels that must be usable where they are there."""
+        needed: dict[Kind, bool] = {"energy": self.plan.need_energy, "forces": True, "stress": self.plan.strain}
+        return [kind for kind, wanted in needed.items() if wanted]
+
     def accepted(self, rejects: Rejects) -> Iterator[Accepted]:
         """Structures with usable labels; the others go to the rejects."""
         for index, atoms in enumerate(self.source):
             try:
-                labels = read_labels(atoms, self.plan.keys)
+                labels = read_labels(atoms, self.plan.keys, self.wanted)
                 check_structure(atoms, labels, self.plan.need_energy)
                 self.backbone.check_species(atoms.numbers.tolist())
             except MekrrError as error:

@@ -1,0 +1,131 @@
+"""Torch's global state: what a caller has set changes no result, and loading changes nothing of it."""
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from ase.build import bulk
+
+from mekrr_scale.backbones import BackboneEnergies, Directions, load_backbone, tangents
+from mekrr_scale.models import MekrrCalculator, Potential
+
+
+@pytest.fixture(scope="module")
+def atoms():
+    found = bulk("C", "diamond", 3.6).repeat(2)
+    found.rattle(0.08, seed=3)
+    return found
+
+
+@pytest.fixture(scope="module")
+def potential(model_file):
+    return Potential(model_file, dtype="float64")
+
+
+def results(predictor, atoms):
+    found = predictor.predict(atoms, forces=True, stress=True)
+    return torch.cat([found.energy, found.energies, found.forces.flatten(), found.stress.flatten()])
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_predictions_are_the_same_in_every_mode(potential, model_file, atoms, mode):
+    expected, sure = results(potential, atoms), potential.uncertainty(atoms, forces=True)
+    calculator = MekrrCalculator(model_file, dtype="float64")
+    with mode():
+        assert torch.equal(results(potential, atoms), expected)
+        assert torch.equal(potential.uncertainty(atoms, forces=True).forces, sure.forces)
+        atoms = atoms.copy()
+        atoms.calc = calculator
+        forces = atoms.get_forces()
+        made_inside = Potential(model_file, dtype="float64")
+        assert torch.equal(results(made_inside, atoms), expected)
+    atoms.rattle(0.01, seed=1)  # the lists that the calculator keeps are of use outside
+    assert np.abs(forces - expected[1 + len(atoms) : 1 + 4 * len(atoms)].reshape(-1, 3).numpy()).max() < 1e-12
+    assert np.isfinite(atoms.get_forces()).all()
+    assert torch.equal(results(made_inside, atoms), results(potential, atoms))
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_networks_and_tangents_are_the_same_in_every_mode(atoms, mode):
+    network = BackboneEnergies(load_backbone("chgnet"))
+    small = atoms[:2]
+    moves = torch.eye(6, dtype=torch.float32).reshape(6, 2, 3)
+
+    def slopes(how):
+        given = Directions.of_displacements(moves)
+        found = tangents(network.backbone, network.backbone.graph(small), given, mode=how)
+        return torch.cat([found.features.flatten(), found.energy])
+
+    expected, pushed = results(network, small), [slopes("forward"), slopes("reverse")]
+    with mode():
+        assert torch.equal(results(network, small), expected)
+        assert all(torch.equal(slopes(how), value) for how, value in zip(("forward", "reverse"), pushed, strict=True))
+        assert torch.equal(results(BackboneEnergies(load_backbone("chgnet")), small), expected)
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.float16])
+@pytest.mark.parametrize("name", ["chgnet", "schnet"])
+def test_loading_takes_and_leaves_nothing(name, default, atoms, spec):
+    small = atoms[:2]
+    expected = load_backbone(spec if name == "schnet" else name).features(small)
+    loaded = loaded_with(default, spec if name == "schnet" else name)
+    torch.set_default_dtype(default)
+    try:
+        assert torch.equal(loaded.features(small), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_loading_of_other_packages_networks_takes_and_leaves_nothing():
+    loaded = loaded_with(torch.float64, "sevennet")
+    assert {weight.dtype for weight in loaded.module.parameters()} == {torch.float32}
+
+
+def loaded_with(default, backbone):
+    """A backbone that is loaded with another default precision; the random state must stay what it is."""
+    before = torch.get_rng_state()
+    torch.set_default_dtype(default)
+    try:
+        loaded = load_backbone(backbone)
+        loaded.parameters()
+        assert torch.get_default_dtype() == default
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(torch.get_rng_state(), before)
+    return loaded
+
+
+def test_threads_predict_side_by_side(potential, atoms):
+    expected = results(potential, atoms)
+    with ThreadPoolExecutor(4) as pool:
+        assert all(torch.equal(found, expected) for found in pool.map(lambda _: results(potential, atoms), range(8)))
+
+
+def test_forks_predict_after_their_parent_used_threads(potential, atoms):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        big = atoms.repeat((2, 2, 1))
+        expected = results(potential, big)
+        child = os.fork()
+        if child == 0:
+            found = False
+            try:
+                found = bool(torch.allclose(results(potential, big), expected, rtol=1e-9))
+            finally:
+                os._exit(0 if found else 1)
+        for _ in range(1200):
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                break
+            time.sleep(0.05)
+        else:
+            os.kill(child, 9)
+            pytest.fail("the child hangs")
+        assert status == 0
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
