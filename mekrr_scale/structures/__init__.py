@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mekrr_scale.structures.predictions import Labelled as Labelled
     from mekrr_scale.structures.predictions import Prediction as Prediction
     from mekrr_scale.structures.predictions import Predictor as Predictor
+    from mekrr_scale.structures.predictions import without_results as without_results
     from mekrr_scale.structures.reading import count_structures as count_structures
     from mekrr_scale.structures.reading import read_structures as read_structures
     from mekrr_scale.structures.rejects import OVERLAP as OVERLAP
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
     from mekrr_scale.structures.units import ENERGY_UNITS as ENERGY_UNITS
     from mekrr_scale.structures.units import LENGTH_UNITS as LENGTH_UNITS
     from mekrr_scale.structures.units import STRESS_UNITS as STRESS_UNITS
+    from mekrr_scale.structures.writing import check_written_format as check_written_format
+    from mekrr_scale.structures.writing import write_structure as write_structure
+    from mekrr_scale.structures.writing import write_structures as write_structures
 else:
     __getattr__, __dir__, __all__ = lazy.attach(
         __name__,
@@ -49,9 +53,10 @@ else:
             "graphs": ["Graph", "SkinList", "build_graph", "check_geometry", "edge_vectors", "nearest_edges"],
             "inputs": ["Frames", "Inputs", "structures_from"],
             "labels": ["LabelKeys", "Labels", "bare", "read_labels", "slopes", "structure_hash"],
-            "predictions": ["Calculated", "Labelled", "Prediction", "Predictor"],
+            "predictions": ["Calculated", "Labelled", "Prediction", "Predictor", "without_results"],
             "reading": ["count_structures", "read_structures"],
             "rejects": ["OVERLAP", "Reject", "Rejects", "check_structure"],
             "units": ["ENERGY_UNITS", "LENGTH_UNITS", "STRESS_UNITS"],
+            "writing": ["check_written_format", "write_structure", "write_structures"],
         },
     )
