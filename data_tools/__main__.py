@@ -15,6 +15,7 @@ from data_tools.download import download as download_file
 from data_tools.inspect import inspect as inspect_structures
 from data_tools.split import split as split_structures
 from mekrr_scale.errors import ConfigError, MekrrError
+from mekrr_scale.outputs import FRAMES, check_outputs
 from mekrr_scale.structures import LabelKeys, read_structures
 
 app = typer.Typer(
@@ -24,19 +25,21 @@ app = typer.Typer(
 EnergyKey = Annotated[str | None, typer.Option(help="info key of the energy")]
 ForcesKey = Annotated[str | None, typer.Option(help="array key of the forces")]
 StressKey = Annotated[str | None, typer.Option(help="info key of the stress")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace files that are there")]
 Units = Annotated[str, typer.Option(help="units of the labels: energy[,length[,stress]]")]
 
 
 @app.command()
 def convert(
     source: Annotated[Path, typer.Argument(help="file to read")],
-    target: Annotated[Path, typer.Argument(help="extended xyz to write; .xz and .gz are compressed")],
+    target: Annotated[Path, typer.Argument(help="extended xyz to write; .xz, .gz and .bz2 are compressed")],
     kind: Annotated[str, typer.Option(help=f"layout of the file: {', '.join(SOURCES)}")] = "ase",
     energy_key: EnergyKey = None,
     forces_key: ForcesKey = None,
     stress_key: StressKey = None,
     units: Units = "eV,angstrom,eV/A^3",
     format: Annotated[str | None, typer.Option(help="ASE's name of the format")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Published formats to extended xyz in eV and angstrom.
 
@@ -44,7 +47,8 @@ def convert(
     """
     keys = LabelKeys(energy_key, forces_key, stress_key, **LabelKeys.parse_units(units))
     found: Source = kind  # type: ignore[assignment]
-    print(f"{target}: {write(target, convert_file(source, found, keys, format))} structures")
+    check_outputs([(target, FRAMES, "")], [source], overwrite)
+    print(f"{target}: {write(target, convert_file(source, found, keys, format), overwrite=True)} structures")
 
 
 @app.command()
@@ -55,6 +59,7 @@ def split(
     seed: int = 0,
     tolerance: Annotated[float, typer.Option(help="below which fingerprints are the same")] = 0.02,
     group_key: Annotated[str | None, typer.Option(help="info key of the trajectory")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Split without leaks; copies and near-copies stay together and are reported.
 
@@ -66,10 +71,11 @@ def split(
         raise ConfigError(f"--fractions {fractions!r}: write numbers such as 0.8,0.1,0.1") from None
     if len(parts) != len(names):
         raise ConfigError(f"{len(parts)} fractions for {len(names)} files; give one for each")
+    check_outputs([(name, FRAMES, "") for name in names], [source], overwrite)
     structures = list(read_structures(source))
     found = split_structures(structures, parts, seed, tolerance, group_key)
     for name, indices in zip(names, found.parts, strict=True):
-        print(f"{name}: {write(name, (structures[i] for i in indices))} structures")
+        print(f"{name}: {write(name, (structures[i] for i in indices), overwrite=True)} structures")
     print(f"{len(found.duplicates)} pairs of copies, {len(found.near_duplicates)} pairs of near-copies, kept together")
     for a, b in (*found.duplicates, *found.near_duplicates)[:10]:
         print(f"  {a} and {b}")

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import ase.io
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -16,7 +15,8 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from mekrr_scale.errors import StructureError, suggestion
-from mekrr_scale.structures import LabelKeys, read_labels, read_structures
+from mekrr_scale.outputs import FRAMES, check_output
+from mekrr_scale.structures import LabelKeys, read_labels, read_structures, write_structures
 
 Source = Literal["mlearn", "md17", "rmd17", "ase"]
 SOURCES: tuple[Source, ...] = ("mlearn", "md17", "rmd17", "ase")
@@ -48,19 +48,13 @@ def convert(
         yield from readers[source](path)
 
 
-def write(path: Path | str, structures: Iterable[Atoms]) -> int:
-    """Write extended xyz, compressed if the name ends in .xz or .gz; returns the number written."""
-    import gzip
-    import lzma
+def write(path: Path | str, structures: Iterable[Atoms], overwrite: bool = False) -> int:
+    """Write extended xyz, compressed if the name ends in .xz, .gz or .bz2 (.traj and .db too); returns the number.
 
-    path = Path(path)
-    opener: Any = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix, open)
-    count = 0
-    with opener(path, "wt", encoding="utf-8") as stream:
-        for atoms in structures:
-            ase.io.write(stream, atoms, format="extxyz")
-            count += 1
-    return count
+    Raises:
+        ConfigError: the file is there already, or its name stands for another format.
+    """
+    return write_structures(check_output(path, FRAMES, overwrite), structures)
 
 
 def _with_labels(atoms: Atoms, keys: LabelKeys) -> Atoms:

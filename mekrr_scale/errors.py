@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class MekrrError(Exception):
@@ -53,9 +53,17 @@ class SolverError(MekrrError):
 
 
 class SimulationError(MekrrError):
-    """A simulation or relaxation that left what the model can be trusted with."""
+    """A simulation or relaxation that left what the model can be trusted with, or did not converge.
+
+    Args:
+        atoms: the last structure that is worth keeping, with its results (ASE's Atoms).
+    """
 
     exit_code = 8
+
+    def __init__(self, message: str, atoms: Any = None) -> None:
+        super().__init__(message)
+        self.atoms = atoms
 
 
 class RankError(MekrrError):

@@ -1,18 +1,23 @@
-"""Files: atomic publishing, hashes, sizes as people write them, room for scratch."""
+"""Files: written beside their name and renamed, locks, hashes, sizes as people write them, room for scratch."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
 import os
+import re
 import shutil
+import socket
 import tempfile
+import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import xxhash
 
@@ -26,6 +31,11 @@ Document: TypeAlias = Mapping[str, JSON]
 HashName = Literal["sha256", "xxh3_128"]  # of models and downloads; of the store's shards
 TEMPORARY = ".tmp-"  # how names of files begin that are not published yet
 _SEAL = "seal"
+_HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+_TEMPORARY_NAME = re.compile(re.escape(TEMPORARY) + r"([0-9a-f]{8})-(\d+)-[0-9a-f]{32}")
+_OLD_NAME = re.compile(r"\..+\.[0-9a-f]{32}")  # of 0.1.0's models, backbones and restart files
+_DEAD_SECONDS = 600.0  # a file of a dead process is left alone for so long, one of an unknown process for a day
+_UNKNOWN_SECONDS = 24 * 3600.0
 _PIECE = 8 * 1024 * 1024
 _UNITS = {"": 1, "B": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
@@ -42,15 +52,8 @@ def publish(temporary: Path, path: Path) -> None:
 
 def publish_text(path: Path, text: str) -> None:
     """Write a small file atomically."""
-    temporary = path.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
-    try:
-        with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        publish(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def file_hash(path: Path, algorithm: HashName) -> str:
@@ -129,3 +132,181 @@ def free_bytes(folder: Path) -> int:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return shutil.disk_usage(folder).free
+
+
+def is_device(path: Path) -> bool:
+    """A terminal, a pipe, /dev/null: nothing that could be replaced."""
+    text = os.path.abspath(path)
+    if text.startswith(("/dev/fd/", "/proc/")) or text in ("/dev/stdout", "/dev/stderr"):
+        return True
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def final_path(path: Path) -> Path:
+    """Where a file really lies: links are followed, not replaced."""
+    return path.resolve() if path.is_symlink() else path
+
+
+def temporary_path(folder: Path, suffix: str) -> Path:
+    """A name that tells who writes there, so that it can be swept when they are dead."""
+    return folder / f"{TEMPORARY}{_HOST}-{os.getpid()}-{uuid.uuid4().hex}{suffix}"
+
+
+@contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """A name to write to, which becomes the file's own when all went well; nothing is left of it otherwise.
+
+    A file that is there keeps its permissions, a new one gets those of the umask. Links are followed.
+    """
+    path = Path(path)
+    if is_device(path):
+        with _through(path) as temporary:
+            yield temporary
+        return
+    target = final_path(path)
+    sweep(target.parent)
+    temporary = temporary_path(target.parent, "".join(target.suffixes[-2:]))
+    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)  # less the umask
+    mode = os.fstat(descriptor).st_mode & 0o7777
+    os.close(descriptor)
+    try:
+        yield temporary
+        if target.exists():
+            mode = target.stat().st_mode & 0o7777
+        _synced(temporary, mode)
+        publish(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _synced(path: Path, mode: int) -> None:
+    with path.open("rb+") as stream:  # some libraries make their files private
+        os.fsync(stream.fileno())
+    with suppress(PermissionError):  # of another owner's file
+        path.chmod(mode)
+
+
+@contextmanager
+def _through(path: Path) -> Iterator[Path]:
+    """A scratch file whose bytes go through a device or pipe at the end."""
+    with tempfile.TemporaryDirectory() as folder:
+        temporary = Path(folder) / f"output{''.join(path.suffixes[-2:])}"
+        temporary.touch()
+        yield temporary
+        with temporary.open("rb") as source, path.open("wb") as sink:
+            shutil.copyfileobj(source, sink)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what dead processes of this user have left in a folder while they wrote."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        stale = [Path(entry.path) for entry in entries if _stale(entry)]
+        for path in stale:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _stale(entry: os.DirEntry[str]) -> bool:
+    found = _TEMPORARY_NAME.match(entry.name)
+    if found is None and not (_OLD_NAME.fullmatch(entry.name)):
+        return False
+    state = entry.stat(follow_symlinks=False)
+    age = time.time() - state.st_mtime
+    if state.st_uid != os.getuid():
+        return False
+    if found is not None and found[1] == _HOST:
+        return age > _DEAD_SECONDS and not _alive(int(found[2]))
+    return age > _UNKNOWN_SECONDS
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def scratch_folder(parent: Path, name: str) -> Path:
+    """A new folder for what is deleted again, with a name that nobody else uses.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    sweep(parent)
+    folder = temporary_path(parent, f"-{name}")
+    folder.mkdir()
+    return folder
+
+
+class Lock:
+    """Keeps others from writing where this process writes; it ends with the process, however that ends.
+
+    Advisory (flock), so that a lock left by a kill does not exist. Where a file system has no locks, there is none.
+
+    Args:
+        path: a file that is made if need be.
+        keep: the file is the output itself and stays.
+
+    Raises:
+        ConfigError: another process, or another run of this one, holds it.
+    """
+
+    def __init__(self, path: Path, what: str, keep: bool = False) -> None:
+        self.path, self.keep = path, keep
+        self._stream: Any = None
+        self.made = not path.exists()
+        self._take(what)
+
+    def _take(self, what: str) -> None:
+        import fcntl
+
+        while self._stream is None:
+            stream = self.path.open("ab")
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                stream.close()
+                if error.errno in (errno.EAGAIN, errno.EACCES):
+                    raise ConfigError(f"{what} is being written by another run; wait for it, or name another") from None
+                return  # no locks here
+            if self._current(stream):
+                self._stream = stream
+            else:  # the one before has just put its file away
+                stream.close()
+
+    def _current(self, stream: Any) -> bool:
+        try:
+            return os.path.samestat(os.fstat(stream.fileno()), os.stat(self.path))
+        except FileNotFoundError:
+            return False
+
+    def release(self) -> None:
+        """Give it back; the file goes, unless it is the output or held by another."""
+        if self._stream is None:
+            return
+        if not self.keep:
+            self.path.unlink(missing_ok=True)
+        self._stream.close()
+        self._stream = None
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Write to a file that others append to, too, alone.
+
+    Raises:
+        ConfigError: another run holds it.
+    """
+    lock = Lock(path, str(path), keep=True)
+    try:
+        yield
+    finally:
+        if lock.made and path.exists() and not path.stat().st_size:
+            path.unlink()  # nothing came of it
+        lock.release()

@@ -105,18 +105,21 @@ def unscaled(backbone: Backbone) -> tuple[Backbone, Scaling]:
     return (backbone.inner, backbone.scaling) if isinstance(backbone, Rescaled) else (backbone, Scaling())
 
 
-def save_backbone(backbone: Backbone, path: str | Path, training: Document | None = None) -> None:
+def save_backbone(
+    backbone: Backbone, path: str | Path, training: Document | None = None, overwrite: bool = False
+) -> None:
     """Write a backbone with its scaling as a checkpoint that ``load_backbone`` reads, without code in it.
 
     Args:
         training: how it was made, in plain values.
+        overwrite: a file that is there and no such checkpoint may be replaced.
 
     Raises:
-        BackboneError: the file cannot be written.
+        BackboneError: the file cannot or must not be written.
     """
     inner, scaling = unscaled(backbone)
     more = {"scaling": {**asdict(scaling), "species": list(scaling.species)}, "training": dict(training or {})}
-    save(path, inner.name, inner.module, inner.config(), more)
+    save(path, inner.name, inner.module, inner.config(), more, overwrite)
 
 
 def rescaled(backbone: Backbone, checkpoint: str | Path | None) -> Backbone:

@@ -8,8 +8,6 @@ prefixed with ``module.`` any number of times).
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +20,9 @@ from torch import Tensor, nn
 
 from mekrr_scale.backbones.spec import Architecture
 from mekrr_scale.backbones.trust import read_plain
-from mekrr_scale.errors import BackboneError, suggestion
-from mekrr_scale.files import Document, warn_unsealed
+from mekrr_scale.errors import BackboneError, ConfigError, suggestion
+from mekrr_scale.files import Document, replacing, warn_unsealed
+from mekrr_scale.outputs import BACKBONE, check_output
 
 _OWN = "mekrr-scale "
 _LOST = object()
@@ -194,13 +193,20 @@ def save(
     network: nn.Module,
     config: Architecture,
     more: Mapping[str, object] | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Write a checkpoint of the package's own layout, atomically.
 
+    Args:
+        overwrite: a file that is there and no such checkpoint may be replaced.
+
     Raises:
-        BackboneError: the file cannot be written.
+        BackboneError: there is such a file, the name is one of another kind of file, or it cannot be written.
     """
-    path = Path(path)
+    try:
+        path = check_output(path, BACKBONE, overwrite)
+    except ConfigError as error:
+        raise BackboneError(f"cannot write the checkpoint: {error}") from error
     weights = {
         name: tensor.detach().cpu().clone()
         for name, tensor in network.state_dict().items()
@@ -209,14 +215,11 @@ def save(
     data: dict[str, object] = {"format": f"{_OWN}{model} 1", "config": dict(config), "state_dict": weights}
     data |= more or {}
     data["seal"] = _seal(data)
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
     try:
-        torch.save(data, temporary)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            torch.save(data, temporary)
     except (OSError, RuntimeError) as error:
         raise BackboneError(f"cannot write the checkpoint {path}: {error}; choose a folder you may write to") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _checked(data: Any, path: Path) -> Any:

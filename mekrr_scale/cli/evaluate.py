@@ -21,21 +21,22 @@ from mekrr_scale.cli.options import (
     Format,
     JsonFile,
     ModelFile,
+    Overwrite,
     StressKey,
     Timeout,
     Units,
-    check_folders,
     commands,
     device_of,
     label_keys,
-    write_json,
 )
 from mekrr_scale.errors import ConfigError, ModelError, StructureError
+from mekrr_scale.outputs import FIGURE, REPORT, check_outputs, figure_of, write_report
 from mekrr_scale.progress import LOGGER, Progress
 
 if TYPE_CHECKING:
     from mekrr_scale.distributed import Group
     from mekrr_scale.models import Model, Potential
+    from mekrr_scale.outputs import Given
     from mekrr_scale.pipeline import Evaluation, TransferTable
     from mekrr_scale.structures import LabelKeys
 
@@ -67,6 +68,7 @@ def evaluate(
     format: Format = None,
     device: Device = "cpu",
     timeout: Timeout = 1800.0,
+    overwrite: Overwrite = False,
 ) -> None:
     """Errors of a model on labelled structures.
 
@@ -79,7 +81,9 @@ def evaluate(
         mekrr-scale evaluate pt111.mekrr pt111.xyz --transfer pt553.mekrr:pt553.xyz
     """
     chosen = device_of(device)
-    figures = Figures(json_file, plot, species_figure, transfer_plot)
+    figures = Figures(json_file, figure_of(plot), figure_of(species_figure), figure_of(transfer_plot))
+    others = [Path(piece) for text in transfer or [] for piece in text.split(":", 1)]
+    check_outputs(figures.outputs(), [model, data, *others], overwrite)
     pairs = [_loaded(model, data, chosen), *(_pair(text, chosen) for text in transfer or [])]
     if transfer_plot is not None and len(pairs) == 1:
         raise ConfigError("--transfer-plot draws a table of models and data; name others with --transfer MODEL:DATA")
@@ -111,19 +115,19 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Figures:
-    """Files to write.
-
-    Raises:
-        ConfigError: the folder of one does not exist.
-    """
+    """Files to write."""
 
     json: Path | None
     parity: Path | None
     species: Path | None
     transfer: Path | None
 
-    def __post_init__(self) -> None:
-        check_folders(self.json, self.parity, self.species, self.transfer)
+    def outputs(self) -> list[Given]:
+        """With their kinds and options."""
+        return [
+            (self.json, REPORT, "--json"), (self.parity, FIGURE, "--plot"), (self.species, FIGURE, "--species-plot"),
+            (self.transfer, FIGURE, "--transfer-plot"),
+        ]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -189,15 +193,15 @@ def deliver(found: Evaluation, of: Loaded, figures: Figures, table: TransferTabl
     from mekrr_scale.report import parity_plot, species_plot, transfer_plot
 
     _tell(found, of.data.name, table)
-    write_json(figures.json, {**found.to_dict(), **({} if table is None else {"transfer": table.to_dict()})})
+    write_report(figures.json, {**found.to_dict(), **({} if table is None else {"transfer": table.to_dict()})})
     if figures.parity is not None:
-        parity_plot(figures.parity, found, title=f"{of.path.name} on {of.data.name}")
-    if figures.species is not None:
+        parity_plot(figures.parity, found, title=f"{of.path.name} on {of.data.name}", overwrite=True)
+    if figures.transfer is not None and table is not None:
+        transfer_plot(figures.transfer, table, overwrite=True)
+    if figures.species is not None:  # last: all else is written when this cannot be
         if not len(found.forces):
             raise ConfigError("there are no forces to plot by element; evaluate structures with forces")
-        species_plot(figures.species, found)
-    if figures.transfer is not None and table is not None:
-        transfer_plot(figures.transfer, table)
+        species_plot(figures.species, found, overwrite=True)
 
 
 def _tell(found: Evaluation, name: str, table: TransferTable | None) -> None:

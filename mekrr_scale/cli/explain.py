@@ -10,8 +10,9 @@ import typer
 
 from mekrr_scale.cli.console import progress_bar, say, show, talkative
 from mekrr_scale.cli.frames import frame_count, write_frames
-from mekrr_scale.cli.options import EXIT_CODES, Device, Format, ModelFile, check_folders, commands, device_of
+from mekrr_scale.cli.options import EXIT_CODES, Device, Format, ModelFile, Overwrite, commands, device_of
 from mekrr_scale.errors import ConfigError
+from mekrr_scale.outputs import FIGURE, FRAMES, check_outputs, figure_of
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -25,11 +26,12 @@ app = commands()
 def explain(
     model: ModelFile,
     structures: Annotated[Path, typer.Argument(help="structures to take apart")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="extended xyz file to write")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="file to write: .xyz (.gz, .xz, .bz2), .traj or .db")],
     nearest: Annotated[int, typer.Option(help="landmarks to name for each atom")] = 3,
     plot: Annotated[Path | None, typer.Option(help="figure of contributions and similarities by element")] = None,
     format: Format = None,
     device: Device = "cpu",
+    overwrite: Overwrite = False,
 ) -> None:
     """Take predictions apart: atoms' and elements' parts of the energy, and the landmarks nearest to them.
 
@@ -42,7 +44,8 @@ def explain(
     from mekrr_scale.simulation import explained, totals
     from mekrr_scale.structures import read_structures
 
-    check_folders(output, plot)
+    plot = figure_of(plot)
+    check_outputs([(output, FRAMES, "--output"), (plot, FIGURE, "--plot")], [model, structures], overwrite)
     if nearest < 1:
         raise ConfigError(f"{nearest} landmarks asked for; ask for at least one")
     potential = Potential(Model.load(model), device=device_of(device))
@@ -55,7 +58,7 @@ def explain(
     if not talkative():
         say(f"{output}: {count} structures")
     if plot is not None:
-        contribution_plot(plot, found)
+        contribution_plot(plot, found, overwrite=True)
 
 
 def _kept(pairs: Iterable[tuple[Atoms, Explanation]], found: list[Explanation]) -> Iterator[Atoms]:

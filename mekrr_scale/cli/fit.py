@@ -11,9 +11,10 @@ import typer
 
 from mekrr_scale.cli.console import out, say, show, warn
 from mekrr_scale.cli.job import job, job_bar
-from mekrr_scale.cli.options import EXIT_CODES, Timeout, check_folders, commands, device_of, names, write_json
+from mekrr_scale.cli.options import EXIT_CODES, Overwrite, Timeout, commands, device_of, names
 from mekrr_scale.config import FitConfig, load_config, plan_options, with_plan_options
 from mekrr_scale.errors import ConfigError
+from mekrr_scale.outputs import FIGURE, MODEL, REPORT, check_folder, check_outputs, figure_of, write_report
 
 if TYPE_CHECKING:
     from mekrr_scale.pipeline import FitReport
@@ -44,6 +45,7 @@ def fit(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="write errors, candidates, effort and the whole plan as JSON")
     ] = None,
+    overwrite: Overwrite = False,
     *,
     flags: Mapping[str, object],
 ) -> None:
@@ -69,9 +71,12 @@ def fit(
     settings, moved = _settings(config, {"store": store or None, "output": output, **flags})
     plan, target = settings.plan, Path(settings.output)
     device_of(plan.execution.device)
-    if not target.parent.is_dir():
-        raise ConfigError(f"the folder {target.parent} for the model does not exist; create it first")
-    check_folders(plot, json_file)
+    plot = figure_of(plot)
+    outputs = [(target, MODEL, "--output"), (plot, FIGURE, "--plot"), (json_file, REPORT, "--json")]
+    check_outputs(outputs, [config, *(structures or []), plan.landmarks.model], overwrite)
+    state = checkpoint or Path(f"{target}.checkpoint")
+    check_folder(state, "--checkpoint")
+    check_folder(sums, "--sums")
     with job(timeout) as group, StopSignals() as stop:
         planned = resources(settings.store, plan, group)
         if group.rank == 0:
@@ -80,7 +85,7 @@ def fit(
             (out.print if dry_run else show)(resource_table(planned))
         if dry_run:
             return
-        kept = Checkpoint(checkpoint or Path(f"{target}.checkpoint"), {}, group, checkpoint_interval, stop)
+        kept = Checkpoint(state, {}, group, checkpoint_interval, stop)
         kept.begin()
         with job_bar(group, "rows") as bar:
             frames = read_structures(structures) if structures else None
@@ -117,14 +122,16 @@ def deliver(report: FitReport, target: Path, plot: Path | None, json_file: Path 
     """Tables, the model file and figures."""
     from mekrr_scale.report import parity_plot, trial_table
 
-    report.model.save(target)
+    report.model.save(target, overwrite=True)  # as was looked at in the beginning
     if report.plan.validation.folds:
         show(trial_table(report))
     for warning in report.warnings:
         warn(warning)
-    write_json(json_file, report.to_dict())
+    write_report(json_file, report.to_dict())
     if plot is not None and len(report.reference):
-        parity_plot(plot, folds=(report.reference.numpy(), report.predicted.numpy()), title="cross-validation")
+        parity_plot(
+            plot, folds=(report.reference.numpy(), report.predicted.numpy()), title="cross-validation", overwrite=True
+        )
     mae = report.model.validation.get("energy_mae")
     shown = "" if not isinstance(mae, float) else f"; cross-validated energy MAE {1e3 * mae:.2f} meV/atom"
     say(f"model {target}: {report.model.landmarks.n_sets} landmarks{shown}")

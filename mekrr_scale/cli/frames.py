@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -37,14 +36,7 @@ def last_frame(path: Path) -> Atoms:
 
 
 def write_frames(path: Path, frames: Iterable[Atoms]) -> int:
-    """Write structures as they come; a file that is there stays as it was until the first one is known."""
-    import ase.io
+    """Write structures as they come; the file appears, or changes, when all are known."""
+    from mekrr_scale.structures import write_structures
 
-    count = 0
-    stream: TextIO | None = None
-    with ExitStack() as opened:
-        for atoms in frames:
-            stream = stream or opened.enter_context(path.open("w", encoding="utf-8"))
-            ase.io.write(stream, atoms, format="extxyz")
-            count += 1
-    return count
+    return write_structures(path, frames)

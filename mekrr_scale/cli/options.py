@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -61,6 +60,7 @@ Units = Annotated[
 Format = Annotated[str | None, typer.Option(help="ASE's name of the format, where the file name does not tell")]
 Timeout = Annotated[float, typer.Option(help="seconds that ranks wait for each other")]
 ModelFile = Annotated[Path, typer.Argument(help="model file")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace files that mekrr-scale did not write, too")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="write the figures as JSON")]
 BackboneName = Annotated[str, typer.Option("--backbone", help="see `mekrr-scale backbones`", autocompletion=BACKBONES)]
 
@@ -151,36 +151,3 @@ def named_numbers(option: str, text: str | None) -> dict[str, float]:
         except ValueError:
             raise ConfigError(f"{option} {piece!r}: write name=number, e.g. readout=3e-4") from None
     return found
-
-
-def check_folders(*paths: Path | None) -> None:
-    """Refuse files to write before work is wasted.
-
-    Raises:
-        ConfigError: the folder of one does not exist.
-    """
-    for path in paths:
-        if path is not None and not path.parent.is_dir():
-            raise ConfigError(f"the folder {path.parent} does not exist; create it first")
-
-
-def check_format(path: Path) -> None:
-    """Refuse a file that ASE cannot write before work is wasted.
-
-    Raises:
-        ConfigError: its name tells no format, or one that ASE only reads.
-    """
-    from ase.io.formats import UnknownFileTypeError, filetype, get_ioformat
-
-    try:
-        known = get_ioformat(filetype(path, read=False)).can_write
-    except UnknownFileTypeError:
-        known = False
-    if not known:
-        raise ConfigError(f"ASE writes no format that {path.name!r} stands for; name it .xyz, .cif, .vasp, ...")
-
-
-def write_json(path: Path | None, figures: object) -> None:
-    """The figures of a command, where they are asked for."""
-    if path is not None:
-        path.write_text(json.dumps(figures, indent=2), encoding="utf-8")

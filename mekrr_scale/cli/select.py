@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from mekrr_scale.cli.console import progress_bar, say
-from mekrr_scale.cli.frames import read_frames
+from mekrr_scale.cli.frames import read_frames, write_frames
 from mekrr_scale.cli.options import (
     EXIT_CODES,
     Device,
     Format,
     ModelFile,
-    check_folders,
+    Overwrite,
     commands,
     device_of,
     one_of,
 )
+from mekrr_scale.outputs import FRAMES, check_outputs
 from mekrr_scale.simulation import SelectionMethod
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ app = commands()
 def select(
     model: ModelFile,
     structures: Annotated[Path, typer.Argument(help="unlabelled structures to choose from, e.g. a trajectory")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="extended xyz file for the chosen ones")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="file for the chosen ones: .xyz (.gz, .xz, .bz2), .traj or .db")
+    ],
     count: Annotated[int, typer.Option("--count", "-n", help="how many to choose")] = 50,
     method: Annotated[
         str,
@@ -45,6 +48,7 @@ def select(
     format: Format = None,
     device: Device = "cpu",
     seed: Annotated[int, typer.Option(help="of method random")] = 0,
+    overwrite: Overwrite = False,
 ) -> None:
     """Choose the structures that a model would learn most from: the next batch for DFT.
 
@@ -52,17 +56,15 @@ def select(
 
         mekrr-scale select model.mekrr run.xyz -n 40 -o next.xyz
     """
-    import ase.io
-
     from mekrr_scale.models import Model, Potential
     from mekrr_scale.simulation import select
 
-    check_folders(output)
+    check_outputs([(output, FRAMES, "--output")], [model, structures], overwrite)
     potential = Potential(Model.load(model), device=device_of(device))
     candidates = read_frames([structures], format)
     with progress_bar() as bar:
         found = select(potential, candidates, count, method, seed, bar)  # type: ignore[arg-type]
-    ase.io.write(output, _chosen(candidates, found), format="extxyz")
+    write_frames(output, _chosen(candidates, found))
     first, last = 1e3 * float(found.remaining[0]), 1e3 * float(found.remaining[-1])
     say(
         f"{output}: {count} of {len(candidates)} structures; uncertainty {first:.3g} meV/atom at the first, "
@@ -71,12 +73,14 @@ def select(
 
 
 def _chosen(candidates: list[Atoms], found: Selection) -> list[Atoms]:
-    """Copies, with how unsure the model was of them."""
+    """Copies without any results, with how unsure the model was of them."""
+    from mekrr_scale.structures import without_results
+
     chosen = []
     for index, before, remaining in zip(
         found.indices, found.uncertainty.tolist(), found.remaining.tolist(), strict=True
     ):
-        atoms = candidates[index].copy()
+        atoms = without_results(candidates[index])  # a model's own are no labels for the next one
         atoms.info |= {"index": index, "uncertainty_per_atom": before, "remaining_uncertainty_per_atom": remaining}
         chosen.append(atoms)
     return chosen

@@ -9,7 +9,9 @@ import typer
 
 from mekrr_scale.cli.console import progress_bar, say
 from mekrr_scale.cli.frames import last_frame
-from mekrr_scale.cli.options import EXIT_CODES, Device, ModelFile, check_folders, check_format, commands, device_of
+from mekrr_scale.cli.options import EXIT_CODES, Device, ModelFile, Overwrite, commands, device_of
+from mekrr_scale.errors import SimulationError
+from mekrr_scale.outputs import STREAM, STRUCTURE, check_outputs
 from mekrr_scale.simulation import Ensemble
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ def md(
     compile: Annotated[bool, typer.Option("--compile", help="compile the backbone; pays in long runs")] = False,
     device: Device = "cpu",
     seed: Annotated[int, typer.Option(help="of velocities and thermostat")] = 0,
+    overwrite: Overwrite = False,
 ) -> None:
     """Molecular dynamics. Resumes: the same command goes on from its restart file.
 
@@ -61,10 +64,10 @@ def md(
         ensemble, steps, timestep, temperature, friction, pressure, interval, checkpoint, seed,
         _bounds(max_force, max_uncertainty, max_grade, every),
     )  # fmt: skip
-    check_folders(output)
+    check_outputs([(output, STREAM, "--output")], [model, structure], overwrite=True)  # a run that is there goes on
     atoms = last_frame(structure)
     with progress_bar("steps") as bar:
-        report = run_md(atoms, _calculator(model, dtype, device, compile), output, plan, bar)
+        report = run_md(atoms, _calculator(model, dtype, device, compile), output, plan, bar, overwrite)
     resumed = f", {report.resumed} of them before" if report.resumed else ""
     drift = "" if report.drift != report.drift else f"; energy drift {report.drift:.3g} meV/atom per 10 ps"
     say(f"{output}: {report.steps} steps{resumed}{drift}")
@@ -84,6 +87,7 @@ def relax(
     max_grade: MaxGrade = 0.0,
     dtype: Dtype = "float32",
     device: Device = "cpu",
+    overwrite: Overwrite = False,
 ) -> None:
     """Relax a structure, and its cell if asked for.
 
@@ -91,17 +95,23 @@ def relax(
 
         mekrr-scale relax model.mekrr start.xyz -o relaxed.xyz --cell --force 0.01
     """
-    import ase.io
-
     from mekrr_scale.simulation import relax
+    from mekrr_scale.structures import check_written_format, write_structure
 
-    check_folders(output, trajectory)
-    check_format(output)
+    outputs = [(output, STRUCTURE, "--output"), (trajectory, STREAM, "--trajectory")]
+    check_outputs(outputs, [model, structure], overwrite)
+    check_written_format(output)
     atoms = last_frame(structure)
     bounds = _bounds(max_force, max_uncertainty, max_grade, 1)
     with progress_bar("steps") as bar:
-        relaxed = relax(atoms, _calculator(model, dtype, device), trajectory, force, steps, cell, bounds, bar)
-    ase.io.write(output, relaxed)
+        try:
+            relaxed = relax(atoms, _calculator(model, dtype, device), trajectory, force, steps, cell, bounds, bar, True)
+        except SimulationError as error:
+            if error.atoms is None:
+                raise
+            write_structure(output, error.atoms)
+            raise SimulationError(f"{error}. The last structure is in {output}") from error
+    write_structure(output, relaxed)
     say(f"{output}: energy {relaxed.get_potential_energy():.6f} eV")
 
 

@@ -10,8 +10,10 @@ import typer
 
 from mekrr_scale.cli.batch_scripts import Batch, Launcher, extract_script, finalize_script, fit_script
 from mekrr_scale.cli.console import say
-from mekrr_scale.cli.options import EXIT_CODES, check_folders, commands
+from mekrr_scale.cli.options import EXIT_CODES, Overwrite, commands
 from mekrr_scale.errors import ConfigError, StructureError
+from mekrr_scale.files import publish_text
+from mekrr_scale.outputs import SCRIPT, check_outputs
 
 app = commands("Write batch scripts for Slurm.")
 
@@ -42,6 +44,7 @@ def extract(
     setup: Setup = "",
     notice: Notice = 120,
     options: Options = "",
+    overwrite: Overwrite = False,
 ) -> None:
     """An array job that extracts features, and the job that joins its parts.
 
@@ -52,13 +55,13 @@ def extract(
     for path in structures:
         if not path.exists():
             raise StructureError(f"there is no file {path}")
-    check_folders(script)
+    second = script.with_name(f"{script.stem}-finalize{script.suffix}")
+    check_outputs([(script, SCRIPT, "--script"), (second, SCRIPT, "")], structures, overwrite)
     batch = Batch(time, partition, account, gpus, cpus, memory, setup, notice)
     files = [str(path.resolve()) for path in structures]
     where = str(store.resolve())
-    script.write_text(extract_script(batch, files, where, parts, _split(options)), encoding="utf-8")
-    second = script.with_name(f"{script.stem}-finalize{script.suffix}")
-    second.write_text(finalize_script(batch, where), encoding="utf-8")
+    publish_text(script, extract_script(batch, files, where, parts, _split(options)))
+    publish_text(second, finalize_script(batch, where))
     say(
         f"{script} and {second}; submit with\n  job=$(sbatch --parsable {script})\n"
         f"  sbatch --dependency=afterok:$job {second}"
@@ -84,6 +87,7 @@ def fit(
     setup: Setup = "",
     notice: Notice = 180,
     options: Options = "",
+    overwrite: Overwrite = False,
 ) -> None:
     """A fit on many nodes that survives time limits, preemption and lost ranks.
 
@@ -93,10 +97,10 @@ def fit(
     """
     if not config.exists():
         raise ConfigError(f"there is no configuration file {config}")
-    check_folders(script)
+    check_outputs([(script, SCRIPT, "--script")], [config], overwrite)
     batch = Batch(time, partition, account, gpus, cpus, memory, setup, notice)
     arguments = (str(config.resolve()), nodes, ranks, launcher, str(checkpoint.resolve()))
-    script.write_text(fit_script(batch, *arguments, _split(options)), encoding="utf-8")
+    publish_text(script, fit_script(batch, *arguments, _split(options)))
     say(f"{script}; submit with\n  sbatch {script}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -19,17 +19,17 @@ from mekrr_scale.cli.options import (
     EnergyKey,
     ForcesKey,
     Format,
+    Overwrite,
     StressKey,
     Units,
     backbone_spec,
-    check_folders,
     commands,
     device_of,
     label_keys,
     named_numbers,
     names,
-    write_json,
 )
+from mekrr_scale.outputs import BACKBONE, FIGURE, REPORT, check_folder, check_outputs, figure_of, write_report
 from mekrr_scale.progress import Progress
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ def pretrain(
     json_file: Json = None,
     device: Device = "cpu",
     seed: Seed = 0,
+    overwrite: Overwrite = False,
 ) -> None:
     """Train a backbone from scratch on energies, forces and stress. Resumes: run the same command again.
 
@@ -112,7 +113,8 @@ def pretrain(
     from mekrr_scale.backbones import new_backbone
     from mekrr_scale.transfer import BlockPlan, TrainPlan, pretrain
 
-    outputs = Outputs(output, plot, json_file, state or Path(f"{output}.state"), state_interval)
+    outputs = Outputs(output, figure_of(plot), json_file, state or Path(f"{output}.state"), state_interval)
+    outputs.check([*structures, *(valid or []), checkpoint], overwrite)
     plan = TrainPlan(
         steps, batch, lr, BlockPlan(), schedule, warmup, cycles, energy_weight, force_weight, stress_weight, huber,
         weight_decay, average, patience, validate_every, seed,
@@ -171,6 +173,7 @@ def finetune(
     json_file: Json = None,
     device: Device = "cpu",
     seed: Seed = 0,
+    overwrite: Overwrite = False,
 ) -> None:
     """Go on training a backbone on other data. Resumes: run the same command again.
 
@@ -188,7 +191,8 @@ def finetune(
     from mekrr_scale.structures import Entry, parse_species_map
     from mekrr_scale.transfer import BlockPlan, TrainPlan, finetune
 
-    outputs = Outputs(output, plot, json_file, state or Path(f"{output}.state"), state_interval)
+    outputs = Outputs(output, figure_of(plot), json_file, state or Path(f"{output}.state"), state_interval)
+    outputs.check([*structures, *(valid or []), checkpoint], overwrite)
     blocks = BlockPlan(names(train_blocks), freeze_up_to, named_numbers("--lr-map", lr_map), lr_decay, names(reset))
     plan = TrainPlan(
         steps, batch, lr, blocks, schedule, warmup, cycles, energy_weight, force_weight, stress_weight, huber,
@@ -225,11 +229,7 @@ def training_sets(
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a training writes, and where its state is until all is written.
-
-    Raises:
-        ConfigError: the folder of a file does not exist.
-    """
+    """What a training writes, and where its state is until all is written."""
 
     backbone: Path
     plot: Path | None
@@ -237,8 +237,15 @@ class Outputs:
     state: Path
     interval: float  # seconds between states
 
-    def __post_init__(self) -> None:
-        check_folders(self.backbone, self.plot, self.json)
+    def check(self, inputs: Sequence[Path | None], overwrite: bool) -> None:
+        """Before any work.
+
+        Raises:
+            ConfigError: a file that cannot or must not be written.
+        """
+        outputs = [(self.backbone, BACKBONE, "--output"), (self.plot, FIGURE, "--plot"), (self.json, REPORT, "--json")]
+        check_outputs(outputs, inputs, overwrite)
+        check_folder(self.state, "--state")
 
 
 def _trained(
@@ -268,10 +275,10 @@ def deliver(report: TrainReport, outputs: Outputs, plan: TrainPlan, n_training: 
         "errors": {key: value for key, value in asdict(report.best.errors).items() if not math.isnan(value)},
         "plan": json.loads(json.dumps(asdict(plan))),
     }
-    save_backbone(report.backbone, outputs.backbone, figures)
+    save_backbone(report.backbone, outputs.backbone, figures, overwrite=True)
     if outputs.plot is not None:
-        training_plot(outputs.plot, report)
-    write_json(outputs.json, {**figures, "history": [asdict(record) for record in report.history]})
+        training_plot(outputs.plot, report, overwrite=True)
+    write_report(outputs.json, {**figures, "history": [asdict(record) for record in report.history]})
     stopped = ", stopped early" if report.steps < plan.steps else ""
     say(
         f"backbone {outputs.backbone}: {report.steps} steps{stopped}, best at step {report.best.step}: "

@@ -17,10 +17,10 @@ from mekrr_scale.cli.options import (
     ForcesKey,
     Format,
     JsonFile,
+    Overwrite,
     Units,
     backbone_names,
     backbone_spec,
-    check_folders,
     commands,
     device_of,
     label_keys,
@@ -28,10 +28,10 @@ from mekrr_scale.cli.options import (
     numbers,
     one_of,
     prior_spec,
-    write_json,
 )
 from mekrr_scale.cli.train import Average, Huber, Valid, ValidFraction, Weights, training_sets
 from mekrr_scale.errors import ConfigError
+from mekrr_scale.outputs import BACKBONE, LABELLED, MODEL, REPORT, check_folder, check_outputs, write_report
 
 if TYPE_CHECKING:
     from mekrr_scale.models import PriorSpec
@@ -91,6 +91,7 @@ def distill(
     format: Format = None,
     device: Device = "cpu",
     seed: Seed = 0,
+    overwrite: Overwrite = False,
 ) -> None:
     """A cheap student of an expensive teacher: label structures, learn the labels, measure error and speed.
 
@@ -105,10 +106,20 @@ def distill(
     from mekrr_scale.report import distill_table
     from mekrr_scale.transfer import SamplePlan, StudentSpec, TrainPlan, distill
 
-    check_folders(output, json_file)
+    chosen = StudentSpec.parse(student)
+    where = folder or Path(f"{output}.distilled")
+    check_folder(where, "--folder")
+    check_outputs(
+        [
+            (output, MODEL if chosen.network is None else BACKBONE, "--output"),
+            (json_file, REPORT, "--json"),
+            (where / "labelled.xyz" if where.is_dir() else None, LABELLED, ""),
+        ],
+        [Path(teacher), *unlabelled, *(test or [])],
+        overwrite,
+    )
     if teacher == "labels":
         raise ConfigError("labels of a file are no teacher; train on them with pretrain, finetune or fit")
-    chosen = StudentSpec.parse(student)
     prior = prior_spec(teacher, species_map, length_scale)
     keys = label_keys(energy_key, forces_key, None, units)
     sample = SamplePlan(sample_frames, sample_every, temperature, rattle=rattle, seed=seed)
@@ -119,12 +130,13 @@ def distill(
     predictor = load_prior(prior.pinned(), device=device_of(device))
     with progress_bar() as bar:
         report = distill(
-            predictor, structures, chosen, folder or Path(f"{output}.distilled"), held, plan,
+            predictor, structures, chosen, where, held, plan,
             FitPlan(landmarks=LandmarkPlan(count=landmarks), seed=seed), derivatives, sample, keys, bar,
+            overwrite=overwrite,
         )  # fmt: skip
     save_student(report, output, prior)
     show(distill_table(report))
-    write_json(json_file, {"teacher": teacher, "student": student, **report.to_dict()})
+    write_report(json_file, {"teacher": teacher, "student": student, **report.to_dict()})
     say(f"student {output}")
 
 
@@ -134,9 +146,11 @@ def save_student(report: DistillReport, output: Path, prior: PriorSpec) -> None:
     from mekrr_scale.models import Model
 
     if isinstance(report.student, Model):
-        report.student.save(output)
+        report.student.save(output, overwrite=True)
     else:
-        save_backbone(report.student, output, {"teacher": prior.to_dict(), "structures": report.labelled})
+        save_backbone(
+            report.student, output, {"teacher": prior.to_dict(), "structures": report.labelled}, overwrite=True
+        )
 
 
 @app.command(epilog=EXIT_CODES)
@@ -183,7 +197,7 @@ def curve(
     from mekrr_scale.transfer import CurvePlan, TrainPlan, Variant, expanded, read_examples, run_curve
 
     keys = label_keys(energy_key, forces_key, None, units)
-    check_folders(output)
+    check_folder(output, "--output")
     spec = backbone_spec(backbone, weights, checkpoint)
     plan = CurvePlan(
         sizes=tuple(_positive("--sizes", text) for text in names(sizes)),

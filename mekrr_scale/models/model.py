@@ -7,8 +7,6 @@ with everything that is not an array, and a checksum of both.
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -23,12 +21,13 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from mekrr_scale.arrays import FeatureBatch, Landmarks, error_text
-from mekrr_scale.errors import MekrrError, ModelError
-from mekrr_scale.files import is_whole, sealed, warn_unsealed
+from mekrr_scale.errors import ConfigError, MekrrError, ModelError
+from mekrr_scale.files import is_whole, replacing, sealed, warn_unsealed
 from mekrr_scale.kernels import Head, Reduce, SetKernel, SpeciesMixing, Transform, atom_kernel
 from mekrr_scale.models.baselines import Baseline
 from mekrr_scale.models.choices import JSON, Document
 from mekrr_scale.models.posterior import Posterior, PosteriorHeader
+from mekrr_scale.outputs import MODEL, check_output
 
 FORMAT = "mekrr-scale model"
 SCHEMA = "1.3"  # 1.1: posterior; 1.2: prior; 1.3: a seal over the header
@@ -168,12 +167,19 @@ class Model:
                 f"model corrects ({mine or 'the backbone itself'}); extract it again with that --prior"
             )
 
-    def save(self, path: Path | str) -> None:
+    def save(self, path: Path | str, overwrite: bool = False) -> None:
         """Write the model file atomically.
 
+        Args:
+            overwrite: a file that is there and no model may be replaced.
+
         Raises:
-            ModelError: the file cannot be written.
+            ModelError: there is such a file, the name is one of another kind of file, or it cannot be written.
         """
+        try:
+            path = check_output(path, MODEL, overwrite)
+        except ConfigError as error:
+            raise ModelError(f"cannot write the model: {error}") from error
         tensors = {
             "landmarks.features": self.landmarks.features.contiguous(),
             "landmarks.species": self.landmarks.species.contiguous(),
@@ -209,17 +215,11 @@ class Model:
             "posterior": None if self.posterior is None else self.posterior.header(),
             "checksum": _checksum(tensors),
         }
-        path = Path(path)
-        temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
         try:
-            safetensors.torch.save_file(tensors, temporary, metadata={_KEY: json.dumps(sealed(header))})
-            with temporary.open("rb+") as stream:
-                os.fsync(stream.fileno())
-            os.replace(temporary, path)
+            with replacing(path) as temporary:
+                safetensors.torch.save_file(tensors, temporary, metadata={_KEY: json.dumps(sealed(header))})
         except (OSError, SafetensorError) as error:
             raise ModelError(f"cannot write the model {path}: {error}; choose a folder you may write to") from error
-        finally:
-            temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path | str) -> Model:

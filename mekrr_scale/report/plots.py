@@ -1,10 +1,14 @@
-"""Figures in files: what reports draw, written and closed."""
+"""Figures in files: what reports draw, written and closed.
+
+The name's suffix is the format, none is PNG. A file that is there and no figure of the package's (or of matplotlib's)
+is replaced only with ``overwrite``; ConfigError otherwise.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase.data import chemical_symbols
@@ -12,6 +16,8 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from mekrr_scale.figures import band_axes, boxes_by_element, errors_by_element, new_axes
+from mekrr_scale.files import replacing
+from mekrr_scale.outputs import FIGURE, WRITER, check_output, figure_of
 from mekrr_scale.pipeline import Evaluation, TransferTable, parity_of_folds
 from mekrr_scale.regression import UNITS
 from mekrr_scale.simulation import Explanation
@@ -26,6 +32,7 @@ def parity_plot(
     evaluation: Evaluation | None = None,
     folds: tuple[Float64[ndarray, " n"], Float64[ndarray, " n"]] | None = None,
     title: str = "",
+    overwrite: bool = False,
 ) -> None:
     """Predicted against reference: energies less the baseline (meV/atom) and force components.
 
@@ -35,26 +42,26 @@ def parity_plot(
     if folds is not None and not len(folds[0]):
         folds = None
     axes = [parity_of_folds(folds)] if evaluation is None else evaluation.plot(folds=folds)
-    _write(path, axes[0], title)
+    _write(path, axes[0], overwrite, title)
 
 
-def species_plot(path: Path | str, evaluation: Evaluation) -> None:
+def species_plot(path: Path | str, evaluation: Evaluation, overwrite: bool = False) -> None:
     """Force errors by element as bars."""
     rows = evaluation.force_errors_by_species()
-    _write(path, errors_by_element(rows, f"force error ({UNITS['force'].symbol})"))
+    _write(path, errors_by_element(rows, f"force error ({UNITS['force'].symbol})"), overwrite)
 
 
-def transfer_plot(path: Path | str, table: TransferTable) -> None:
+def transfer_plot(path: Path | str, table: TransferTable, overwrite: bool = False) -> None:
     """Errors of every model on all data as colours, one panel for each quantity."""
-    _write(path, table.plot()[0])
+    _write(path, table.plot()[0], overwrite)
 
 
-def training_plot(path: Path | str, report: TrainReport) -> None:
+def training_plot(path: Path | str, report: TrainReport, overwrite: bool = False) -> None:
     """Losses, errors on the validation set, and the learning rate, by step."""
-    _write(path, report.plot()[0])
+    _write(path, report.plot()[0], overwrite)
 
 
-def contribution_plot(path: Path | str, explanations: Sequence[Explanation]) -> None:
+def contribution_plot(path: Path | str, explanations: Sequence[Explanation], overwrite: bool = False) -> None:
     """Contributions of atoms and similarity to the nearest landmark, by element."""
     species = np.concatenate([found.species.numpy() for found in explanations])
     parts = np.concatenate([found.contributions.numpy() for found in explanations])
@@ -66,10 +73,10 @@ def contribution_plot(path: Path | str, explanations: Sequence[Explanation]) -> 
         (axes[1], nearest, "similarity to the nearest landmark"),
     ):
         boxes_by_element({chemical_symbols[z]: values[species == z] for z in elements}, label, panel)
-    _write(path, axes[0])
+    _write(path, axes[0], overwrite)
 
 
-def curve_plot(path: Path | str, points: Sequence[CurvePoint]) -> None:
+def curve_plot(path: Path | str, points: Sequence[CurvePoint], overwrite: bool = False) -> None:
     """Errors against the number of training structures; bands from the lowest to the highest repeat."""
     labels = {
         "force_rmse": f"force RMSE ({UNITS['force'].symbol})",
@@ -83,10 +90,10 @@ def curve_plot(path: Path | str, points: Sequence[CurvePoint]) -> None:
             curves[variant][size] = values
         band_axes(curves, label, panel)
     axes[0].legend(frameon=False, fontsize=8)
-    _write(path, axes[0])
+    _write(path, axes[0], overwrite)
 
 
-def _write(path: Path | str, axes: Axes, title: str = "") -> None:
+def _write(path: Path | str, axes: Axes, overwrite: bool, title: str = "") -> None:
     """Write the figure of axes, and close it."""
     import matplotlib.pyplot as plt
     from matplotlib.figure import Figure
@@ -95,5 +102,22 @@ def _write(path: Path | str, axes: Axes, title: str = "") -> None:
     assert isinstance(figure, Figure)
     if title:
         figure.suptitle(title)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    target = figure_of(Path(path))
+    try:
+        check_output(target, FIGURE, overwrite)
+        kind = target.suffix[1:].lower()
+        with replacing(target) as temporary:
+            figure.savefig(temporary, format=kind, dpi=130, **_signed(kind))
+    finally:
+        plt.close(figure)
+
+
+def _signed(kind: str) -> dict[str, Any]:
+    """The package's name in the file, by which it knows the file again."""
+    if kind in ("jpg", "jpeg"):
+        return {"pil_kwargs": {"comment": WRITER}}
+    if kind in ("tif", "tiff"):
+        return {"pil_kwargs": {"software": WRITER}}
+    if kind == "webp":
+        return {"pil_kwargs": {"xmp": WRITER.encode()}}
+    return {"metadata": {"Software" if kind == "png" else "Creator": WRITER}}

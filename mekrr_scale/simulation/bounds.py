@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,11 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from mekrr_scale.errors import ConfigError, SimulationError
 from mekrr_scale.models import MekrrCalculator
+from mekrr_scale.simulation.restarts import beside
+from mekrr_scale.structures import without_results, write_structure
+
+_OF_A_STEP = ("step", "time_fs", "temperature_K", "uncertainty_per_atom")
+_LABEL = re.compile("energ|force|stress|virial", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -97,17 +103,30 @@ class Guard:
     def _stop(self, step: int, reason: str) -> None:
         kept = ""
         if self.good is not None:
-            file = self.path.with_name(f"{self.path.stem}.last-good.xyz")
-            ase.io.write(file, self.good, format="extxyz")
+            file = beside(self.path, "last-good.xyz")
+            write_structure(file, self.good)
             kept = f"; the last good frame is in {file}"
         raise SimulationError(
-            f"stopped at step {step}: {reason}{kept}. Add such structures to the training data, or raise the bound"
+            f"stopped at step {step}: {reason}{kept}. Add such structures to the training data, or raise the bound",
+            self.good,
         )
+
+
+def moving(atoms: Atoms) -> Atoms:
+    """A copy to start from: constraints, tags, arrays and info stay.
+
+    Labels, under whatever name, do not: they are of a geometry that is about to be left.
+    """
+    start = without_results(atoms)
+    for held in (start.info, start.arrays):
+        for name in [key for key in held if key in _OF_A_STEP or _LABEL.search(str(key))]:
+            del held[name]
+    return start
 
 
 def frame_with(atoms: Atoms, info: Mapping[str, float]) -> Atoms:
     """A copy with the results of its calculator and what else is known, for a file."""
-    frame = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc, momenta=atoms.get_momenta())
+    frame = atoms.copy()
     frame.info.update(info)
     results = {key: atoms.calc.results[key] for key in ("energy", "forces", "stress") if key in atoms.calc.results}
     frame.calc = SinglePointCalculator(frame, **results)

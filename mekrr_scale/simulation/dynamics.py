@@ -19,10 +19,13 @@ from ase.md.md import MolecularDynamics
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
 
 from mekrr_scale.errors import ConfigError
+from mekrr_scale.files import locked
 from mekrr_scale.models import MekrrCalculator, Model, as_calculator
+from mekrr_scale.outputs import STREAM, check_output
 from mekrr_scale.progress import Progress, shown_progress
-from mekrr_scale.simulation.bounds import Bounds, Guard, append_frame, frame_with
+from mekrr_scale.simulation.bounds import Bounds, Guard, append_frame, frame_with, moving
 from mekrr_scale.simulation.choices import Ensemble
+from mekrr_scale.simulation.identity import run_identity
 from mekrr_scale.simulation.restarts import RestartFile, RestartState
 
 
@@ -83,38 +86,58 @@ def run_md(
     trajectory: Path | str,
     plan: MdPlan | None = None,
     progress: Progress | None = None,
+    overwrite: bool = False,
 ) -> MdReport:
     """Simulate; the same call goes on from the restart file that an earlier one left.
 
-    Beside the trajectory (extended xyz) lie ``<stem>.restart.json``, written at intervals and
-    at the end, and, after a bound was exceeded, ``<stem>.last-good.xyz``.
+    Beside the trajectory (extended xyz) lie ``<stem>.restart.json``, written at the start, at intervals and
+    at the end, and, after a bound was exceeded, ``<stem>.last-good.xyz``. Another start structure, model, ensemble,
+    temperature, friction, pressure, time step, seed or interval is another simulation; ``steps``, ``checkpoint`` and
+    the bounds may change on the way. While it runs, nothing else may simulate into the same trajectory.
 
     Args:
         calculator: or a model, or a model's file.
         plan: by default 1000 steps of 1 fs at 300 K (Langevin).
+        overwrite: begin anew where a file or another simulation is in the way; the same one still goes on.
 
     Raises:
         SimulationError: a bound was exceeded; names the step, the value and the files.
-        ConfigError: the restart file is of another simulation, or the ensemble needs a cell.
+        ConfigError: the trajectory is another simulation's, no simulation's, or being written; or the ensemble needs
+            a cell.
     """
     plan, calculator = plan or MdPlan(), as_calculator(calculator)
-    path = Path(trajectory)
-    restart = RestartFile(path, {"ensemble": plan.ensemble, "timestep": plan.timestep, "seed": plan.seed})
-    atoms = atoms.copy()
+    path = check_output(trajectory, STREAM, overwrite=True)  # whether it may be replaced, its restart file tells
+    atoms = moving(atoms)
     atoms.calc = calculator
     if plan.ensemble == "npt" and (atoms.cell.rank < 3 or not atoms.pbc.all()):
         raise ConfigError("npt changes the cell: the structure needs one that is periodic in all three directions")
+    restart = RestartFile(path, run_identity(atoms, calculator, plan))
+    with locked(path):
+        return _run(atoms, calculator, restart, plan, progress, overwrite)
+
+
+def _run(
+    atoms: Atoms,
+    calculator: MekrrCalculator,
+    restart: RestartFile,
+    plan: MdPlan,
+    progress: Progress | None,
+    overwrite: bool,
+) -> MdReport:
+    """The run of a trajectory that is locked."""
     generator = np.random.default_rng(plan.seed)
-    state = restart.read(atoms)
+    state = _state_of(restart, atoms, overwrite)
     if state is None:
-        _begin(atoms, plan, path, generator)
+        _begin(atoms, plan, restart, generator)
     else:
         restart.restore(state, atoms, generator)
     done = 0 if state is None else state["step"]
+    if done and plan.ensemble == "npt":
+        atoms.get_stress()  # forces come with it from then on, as they did when the state was written
     recorder = _Recorder(atoms, calculator, restart, plan, _integrator(atoms, plan, generator, state), generator)
     with shown_progress(progress, "steps") as shown:
         shown.stage(plan.ensemble, max(plan.steps - done, 0))
-        if state is None:
+        if not done:
             recorder.look(0)
             recorder.write(0)
         for step in range(done + 1, plan.steps + 1):
@@ -123,12 +146,30 @@ def run_md(
     return MdReport(atoms, plan.steps, done, recorder.drift())
 
 
-def _begin(atoms: Atoms, plan: MdPlan, path: Path, generator: np.random.Generator) -> None:
-    """Velocities where there are none, and an empty trajectory."""
+def _state_of(restart: RestartFile, atoms: Atoms, overwrite: bool) -> RestartState | None:
+    """The state to go on from; None where nothing is in the way of a new run."""
+    try:
+        state = restart.read(atoms)
+        path = restart.trajectory
+        if state is None and path.stat().st_size:
+            raise ConfigError(
+                f"{path} is there already and no restart file tells how it came to be; choose another output, or "
+                "begin anew with --overwrite (overwrite=True)"
+            )
+    except ConfigError:
+        if not overwrite:
+            raise
+        return None
+    return state
+
+
+def _begin(atoms: Atoms, plan: MdPlan, restart: RestartFile, generator: np.random.Generator) -> None:
+    """Velocities where there are none, and an empty trajectory that is known from the start to be this run's."""
     if not atoms.get_momenta().any() and plan.temperature > 0:
         MaxwellBoltzmannDistribution(atoms, temperature_K=plan.temperature, rng=generator)
         Stationary(atoms)
-    path.write_text("", encoding="utf-8")
+    restart.trajectory.write_text("", encoding="utf-8")
+    restart.save(atoms, 0, generator)
 
 
 @final
@@ -145,6 +186,7 @@ class _Recorder:
         generator: np.random.Generator,
     ) -> None:
         self.atoms, self.plan, self.integrator, self.generator = atoms, plan, integrator, generator
+        self.calculator = calculator
         self.path, self.restart = restart.trajectory, restart
         self.guard = Guard(atoms, calculator, plan.bounds, self.path)
         self.known: Mapping[str, float] = {}
@@ -159,6 +201,7 @@ class _Recorder:
             self.write(step)
         if step % self.plan.checkpoint == 0 or step == self.plan.steps:
             self.save(step)
+            self._forget(step)
 
     def look(self, step: int) -> None:
         self.known = self.guard.look(step)
@@ -181,6 +224,12 @@ class _Recorder:
 
     def save(self, step: int) -> None:
         self.restart.save(self.atoms, step, self.generator, p_eps=float(getattr(self.integrator, "p_eps", 0.0)))
+
+    def _forget(self, step: int) -> None:
+        """What a continued run does not have either, so that both go on alike, bit by bit."""
+        if step < self.plan.steps and self.plan.ensemble != "npt" and isinstance(self.calculator, MekrrCalculator):
+            self.calculator.neighbours.forget()  # a changed cell makes new lists anyway
+            self.calculator.reset()
 
     def drift(self) -> float:
         """Slope of the total energy, by least squares over all steps."""

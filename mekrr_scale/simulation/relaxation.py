@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 from ase import Atoms
 
 from mekrr_scale.errors import ConfigError, SimulationError
+from mekrr_scale.files import locked
 from mekrr_scale.models import MekrrCalculator, Model, as_calculator
+from mekrr_scale.outputs import STREAM, check_output
 from mekrr_scale.progress import Progress, shown_progress
-from mekrr_scale.simulation.bounds import Bounds, Guard, append_frame, frame_with
+from mekrr_scale.simulation.bounds import Bounds, Guard, append_frame, frame_with, moving
 
 
 def relax(
@@ -22,6 +25,7 @@ def relax(
     cell: bool = False,
     bounds: Bounds | None = None,
     progress: Progress | None = None,
+    overwrite: bool = False,
 ) -> Atoms:
     """Minimise the energy (FIRE of ASE), of positions and, if asked for, the cell.
 
@@ -30,25 +34,28 @@ def relax(
         trajectory: extended xyz of all steps.
         force: stop when no atom feels more (eV/angstrom).
         cell: relax the cell too (FrechetCellFilter).
+        overwrite: a trajectory that is there may be replaced.
 
     Raises:
-        SimulationError: not converged within ``steps``, or a bound was exceeded.
-        ConfigError: the cell is to be relaxed, but there is none.
+        SimulationError: not converged within ``steps``, or a bound was exceeded; its ``atoms`` is the last (good)
+            structure.
+        ConfigError: the cell is to be relaxed, but there is none; or the trajectory cannot or must not be written.
     """
     from ase.filters import FrechetCellFilter
     from ase.optimize import FIRE
 
+    path = None if trajectory is None else check_output(trajectory, STREAM, overwrite)
     calculator = as_calculator(calculator)
-    atoms = atoms.copy()
+    atoms = moving(atoms)
     atoms.calc = calculator
     if cell and (atoms.cell.rank < 3 or not atoms.pbc.any()):
         raise ConfigError("there is no cell to relax; give a periodic structure, or relax positions only")
-    path = None if trajectory is None else Path(trajectory)
-    if path is not None:
-        path.write_text("", encoding="utf-8")
     guard = Guard(atoms, calculator, bounds or Bounds(), path or Path("relaxed.xyz"))
-    optimizer = FIRE(FrechetCellFilter(atoms) if cell else atoms, logfile=None)
-    with shown_progress(progress, "steps") as shown:
+    moved = FrechetCellFilter(atoms) if cell else atoms
+    optimizer = FIRE(moved, logfile=None)
+    with shown_progress(progress, "steps") as shown, nullcontext() if path is None else locked(path):
+        if path is not None:
+            path.write_text("", encoding="utf-8")
         shown.stage("relax", steps)
         for step, converged in enumerate(optimizer.irun(fmax=force, steps=steps)):
             known = guard.look(step)
@@ -57,8 +64,17 @@ def relax(
             shown.advance()
             if converged:
                 return atoms
-    largest = float(np.linalg.norm(atoms.get_forces(), axis=1).max())
-    raise SimulationError(
-        f"not converged after {steps} steps: the largest force is {largest:.3g} eV/angstrom, asked for was {force:g}; "
-        "give more --steps, or a larger --force"
+    raise _not_converged(atoms, moved.get_forces()[len(atoms) :], force, steps)
+
+
+def _not_converged(atoms: Atoms, strains: np.ndarray, force: float, steps: int) -> SimulationError:
+    """Say what did not."""
+    sizes = np.linalg.norm(atoms.get_forces(), axis=1)
+    worst = int(sizes.argmax())
+    left = f"the largest force is {sizes[worst]:.3g} eV/angstrom, on atom {worst} ({atoms.symbols[worst]})"
+    if len(strains):
+        left += f"; the cell's is {np.linalg.norm(strains, axis=1).max():.3g}"
+    return SimulationError(
+        f"not converged after {steps} steps: {left}; asked for was {force:g}. Give more --steps, or a larger --force",
+        frame_with(atoms, {}),
     )

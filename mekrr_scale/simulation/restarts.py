@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +12,14 @@ import numpy as np
 from ase import Atoms
 
 from mekrr_scale.errors import ConfigError
-from mekrr_scale.files import Document, is_whole, sealed, warn_unsealed
+from mekrr_scale.files import Document, is_whole, publish_text, sealed, warn_unsealed
+from mekrr_scale.progress import LOGGER
 from mekrr_scale.simulation.frames import FrameHash
+from mekrr_scale.simulation.identity import CONTENTS
+from mekrr_scale.structures import read_structures
 
 _FORMAT = "mekrr-scale md 1"
+_REMEDY = "choose another output, or begin anew with --overwrite (overwrite=True)"
 
 
 class RestartState(TypedDict):
@@ -34,11 +36,18 @@ class RestartState(TypedDict):
     p_eps: float  # momentum of the barostat
     trajectory_bytes: int
     trajectory_xxh3: NotRequired[str]  # of these bytes; files of 0.1.0 have none
+    trajectory: NotRequired[str]  # its name; files of 0.1.0 do not tell
+
+
+def beside(trajectory: Path, ending: str) -> Path:
+    """What lies beside a trajectory; two of one stem share nothing."""
+    name = trajectory.stem if trajectory.suffix == ".xyz" else trajectory.name
+    return trajectory.with_name(f"{name}.{ending}" if trajectory.suffix else f"{name}.md.{ending}")
 
 
 @dataclass(frozen=True)
 class RestartFile:
-    """``<stem>.restart.json`` beside a trajectory.
+    """``<stem>.restart.json`` beside a trajectory (``<name>.restart.json`` where the suffix is not .xyz).
 
     Args:
         identity: what may not change between a run and its continuation.
@@ -50,7 +59,7 @@ class RestartFile:
 
     @property
     def path(self) -> Path:
-        return self.trajectory.with_name(f"{self.trajectory.stem}.restart.json")
+        return beside(self.trajectory, "restart.json")
 
     def save(self, atoms: Atoms, step: int, generator: np.random.Generator, p_eps: float = 0.0) -> None:
         """Atomically; with it goes the length of the trajectory."""
@@ -66,43 +75,70 @@ class RestartFile:
             "p_eps": p_eps,
             "trajectory_bytes": (size := self.trajectory.stat().st_size),
             "trajectory_xxh3": self.frames.of(self.trajectory, size),
+            "trajectory": self.trajectory.name,
         }
-        temporary = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}")
-        try:
-            with temporary.open("w", encoding="utf-8") as stream:
-                json.dump(sealed(cast(Document, state)), stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(temporary, self.path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        publish_text(self.path, json.dumps(sealed(cast(Document, state))))
 
     def read(self, atoms: Atoms) -> RestartState | None:
         """The state to go on from, if there is one.
 
         Raises:
-            ConfigError: it is damaged, of other atoms or of another simulation.
+            ConfigError: it is damaged, of other atoms or of another simulation; says what differs.
         """
-        if not self.path.exists():
+        path = self._found()
+        if path is None:
             return None
         try:
-            state = json.loads(self.path.read_text(encoding="utf-8"))
-            ours, whole = state["format"] == _FORMAT, is_whole(state)
+            state = json.loads(path.read_text(encoding="utf-8"))
+            ours, given, whole = state["format"] == _FORMAT, state["plan"], is_whole(state)
         except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{self.path} is not a restart file ({error!r}); remove it to start anew") from error
+            raise ConfigError(f"{path} is not a restart file ({error!r}); {_REMEDY}") from error
         if whole is False:
-            raise ConfigError(f"{self.path} is damaged (its checksum does not fit); remove it to start anew")
+            raise ConfigError(f"{path} is damaged (its checksum does not fit); {_REMEDY}")
         if whole is None:
-            warn_unsealed(self.path)
+            warn_unsealed(path)
         if not ours or state["numbers"] != atoms.numbers.tolist():
-            raise ConfigError(
-                f"{self.path} is of another system; remove it to start anew, or choose another trajectory"
-            )
-        differing = [f"{key} {state['plan'][key]} there, {value} now" for key, value in self.identity.items()
-                     if state["plan"][key] != value]  # fmt: skip
+            raise ConfigError(f"{path} is of another system; {_REMEDY}")
+        if state.get("trajectory", self.trajectory.name) != self.trajectory.name:
+            raise ConfigError(f"{path} is of the trajectory {state['trajectory']}; choose another output")
+        differing = _differing(given, self.identity)
+        old = "model" not in given and "model" in self.identity
+        unknown = [key.split()[0] for key in self.identity if old and key not in given]
+        if unknown and not self._began_with(atoms):
+            differing.append(CONTENTS["start"])
         if differing:
-            raise ConfigError(f"{self.path} is of another simulation ({'; '.join(differing)}); remove it to start anew")
+            raise ConfigError(f"{path} is of another simulation ({'; '.join(differing)}); {_REMEDY}")
+        if unknown:
+            LOGGER.warning(
+                f"{path} is of an older version and does not tell its {', '.join(dict.fromkeys(unknown))}: taken to be "
+                "as they are given now"
+            )
         return cast(RestartState, state)
+
+    def _found(self) -> Path | None:
+        """The file; 0.1.0 gave trajectories of one stem the same."""
+        if self.path.exists():
+            return self.path
+        old = self.trajectory.with_name(f"{self.trajectory.stem}.restart.json")
+        plain = self.trajectory.with_suffix(".xyz")
+        if not old.exists() or not self.trajectory.exists() or plain.exists():
+            return None
+        try:
+            return None if "trajectory" in json.loads(old.read_text(encoding="utf-8")) else old
+        except (ValueError, TypeError):
+            return None
+
+    def _began_with(self, atoms: Atoms) -> bool:
+        """Whether the trajectory's first frame is the start, to a file's precision; where there is none, it may be."""
+        if not self.trajectory.exists() or not self.trajectory.stat().st_size:
+            return True
+        first = next(read_structures(self.trajectory, "extxyz"))
+        same = first.numbers.tolist() == atoms.numbers.tolist() and (first.pbc == atoms.pbc).all()
+        return bool(
+            same
+            and np.allclose(first.positions, atoms.positions, atol=1e-6)
+            and np.allclose(first.cell.array, atoms.cell.array, atol=1e-6)
+        )
 
     def restore(self, state: RestartState, atoms: Atoms, generator: np.random.Generator) -> None:
         """Put atoms, random numbers and trajectory back to where they were.
@@ -127,3 +163,18 @@ class RestartFile:
             )
         with self.trajectory.open("rb+") as stream:  # frames behind the restart point come again
             stream.truncate(state["trajectory_bytes"])
+
+
+def _differing(given: Mapping[str, str | float], now: Mapping[str, str | float]) -> list[str]:
+    """What is not as it was, in words."""
+    found = []
+    for key in now:
+        if key not in given or given[key] == now[key]:  # what an older file does not tell cannot be compared
+            continue
+        content = CONTENTS.get(key.split()[0])
+        if content is None:
+            found.append(f"{key} {given[key]} there, {now[key]} now")
+        else:
+            _, _, part = key.partition(" ")
+            found.append(f"{content}{': other ' + part if part else ''}")
+    return found

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mekrr_scale.structures.predictions import Labelled as Labelled
     from mekrr_scale.structures.predictions import Prediction as Prediction
     from mekrr_scale.structures.predictions import Predictor as Predictor
+    from mekrr_scale.structures.predictions import without_results as without_results
     from mekrr_scale.structures.reading import count_structures as count_structures
     from mekrr_scale.structures.reading import read_structures as read_structures
     from mekrr_scale.structures.rejects import OVERLAP as OVERLAP
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
     from mekrr_scale.structures.units import LENGTH_UNITS as LENGTH_UNITS
     from mekrr_scale.structures.units import STRESS_UNITS as STRESS_UNITS
     from mekrr_scale.structures.unreadable import Unreadable as Unreadable
+    from mekrr_scale.structures.writing import check_written_format as check_written_format
+    from mekrr_scale.structures.writing import write_structure as write_structure
+    from mekrr_scale.structures.writing import write_structures as write_structures
 else:
     __getattr__, __dir__, __all__ = lazy.attach(
         __name__,
@@ -57,11 +61,12 @@ else:
             "inputs": ["Frames", "Inputs", "structures_from"],
             "labels": ["LabelKeys", "Labels", "bare", "read_labels", "slopes", "structure_hash"],
             "neighbours": ["check_geometry", "volume_of"],
-            "predictions": ["Calculated", "Labelled", "Prediction", "Predictor"],
+            "predictions": ["Calculated", "Labelled", "Prediction", "Predictor", "without_results"],
             "reading": ["count_structures", "read_structures"],
             "rejects": ["OVERLAP", "Reject", "Rejects", "check_overlap", "check_structure"],
             "survey": ["Survey", "surveyed"],
             "units": ["ENERGY_UNITS", "LENGTH_UNITS", "STRESS_UNITS"],
             "unreadable": ["Unreadable"],
+            "writing": ["check_written_format", "write_structure", "write_structures"],
         },
     )

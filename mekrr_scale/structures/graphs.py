@@ -164,6 +164,10 @@ class SkinList:
         assert wide.vectors is not None
         return wide.with_edges((wide.vectors.square().sum(1) < self.cutoff**2).nonzero()[:, 0])
 
+    def forget(self) -> None:
+        """Make the next list anew: the order of the edges, and with it rounding, then follows from positions alone."""
+        self._made = None
+
     def _stale(self, before: Atoms, now: Atoms) -> bool:
         if self.skin <= 0 or len(before) != len(now) or not np.isfinite(now.positions).all():
             return True

@@ -16,6 +16,22 @@ from torch import Tensor
 from mekrr_scale.errors import ModelError, StructureError
 from mekrr_scale.structures.labels import LabelKeys, bare, read_labels
 
+# under what names the package writes what a model gives
+RESULTS = (
+    "energy", "free_energy", "energies", "forces", "stress", "total_energy", "energy_uncertainty",
+    "energy_uncertainty_95", "largest_grade", "energies_uncertainty", "extrapolation", "contribution", "similarity",
+    "nearest_landmark",
+)  # fmt: skip
+
+
+def without_results(atoms: Atoms) -> Atoms:
+    """A copy with all that it carried (constraints, tags, arrays, info) but the results of an earlier prediction."""
+    copy = atoms.copy()
+    for name in RESULTS:
+        copy.info.pop(name, None)
+        copy.arrays.pop(name, None)
+    return copy
+
 
 @dataclass(frozen=True, repr=False)
 class Prediction:

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import ase.io
 import numpy as np
 from ase import Atoms, units
 from ase.md.langevin import Langevin
@@ -22,6 +21,7 @@ from mekrr_scale.backbones import Backbone, BackboneEnergies, BackboneSpec, avai
 from mekrr_scale.errors import ConfigError, SimulationError, StructureError, suggestion
 from mekrr_scale.figures import Shown, TextTable, error_bars
 from mekrr_scale.models import Model, Potential, PredictorCalculator, PriorSpec, load_prior
+from mekrr_scale.outputs import LABELLED, LABELLED_BY, check_output
 from mekrr_scale.pipeline import FitPlan
 from mekrr_scale.progress import Progress, shown_progress
 from mekrr_scale.regression import UNITS
@@ -35,6 +35,7 @@ from mekrr_scale.structures import (
     read_labels,
     structure_hash,
     structures_from,
+    write_structures,
 )
 from mekrr_scale.transfer.adapt import pretrain
 from mekrr_scale.transfer.errors import PredictionErrors, errors_between, predicted
@@ -186,6 +187,7 @@ def distill(
     keys: LabelKeys | None = None,
     progress: Progress | None = None,
     valid_fraction: float = 0.1,
+    overwrite: bool = False,
 ) -> DistillReport:
     """Label structures with a teacher and train a student on them.
 
@@ -201,15 +203,18 @@ def distill(
         sample: more structures, from the teacher's dynamics or displaced.
         keys: where the labels of the test structures are, if they have any.
         progress: what shows how far it is; by default a bar in terminals and notebooks.
+        overwrite: a ``labelled.xyz`` in the folder that ``distill`` did not write may be replaced.
 
     Raises:
-        ConfigError: nothing to label, or too few.
+        ConfigError: nothing to label, or too few; or the labelled structures cannot or must not be written.
         SimulationError: the teacher's dynamics left what it knows at once, from every start.
     """
     learned, held = list(structures_from(structures)), list(structures_from(test))
     if not learned:
         raise ConfigError("there are no structures to label; give some with --unlabelled")
     student = StudentSpec.parse(student) if isinstance(student, str) else student
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    check_output(Path(folder) / "labelled.xyz", LABELLED, overwrite)
     predictor = as_teacher(teacher)
     how = _How(Path(folder), train_plan, fit_plan, derivatives, sample or SamplePlan(), valid_fraction)
     with shown_progress(progress) as shown:
@@ -257,8 +262,7 @@ def _distilled(
     if sample.rattle:
         sampled += rattled(learned, sample.rattle, sample.seed)
     labelled = label(teacher, [*learned, *sampled], progress)
-    folder.mkdir(parents=True, exist_ok=True)
-    ase.io.write(folder / "labelled.xyz", [example.frame() for example in labelled], format="extxyz")
+    write_structures(folder / "labelled.xyz", (_signed(example.frame()) for example in labelled))
     found: Model | Backbone
     predictor: Predictor
     if student.network is not None:
@@ -282,6 +286,12 @@ def _distilled(
         teacher_to_truth=errors_between(held, by_teacher, truth) if known else None,
         seconds=timed((teacher, predictor), held),
     )
+
+
+def _signed(frame: Atoms) -> Atoms:
+    """With the package's name, by which it knows the file again."""
+    frame.info["labelled_by"] = LABELLED_BY
+    return frame
 
 
 def label(predictor: Predictor, structures: Sequence[Atoms], progress: Progress | None = None) -> list[Example]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from mekrr_scale.backbones import Backbone
+from mekrr_scale.files import scratch_folder
 from mekrr_scale.models import Potential, PriorSpec
 from mekrr_scale.pipeline import ExtractPlan, FitPlan, extract, fit
 from mekrr_scale.progress import Progress, shown_progress
@@ -30,13 +31,12 @@ def fit_kernel(
         examples: with energies (and forces, for derivatives).
         backbone: as ``load_backbone`` gives it, or trained; of the latter the model's file cannot tell.
         folder: for the store.
-        keep: the store, which is deleted otherwise.
+        keep: the store, as ``features``; otherwise it has a name of its own and is deleted in the end.
 
     Raises:
         StructureError, ConfigError, SolverError: see ``extract`` and ``fit``.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    store = folder / "features"
+    store = folder / "features" if keep else scratch_folder(folder, "features")
     frames = [example.frame() for example in examples]
     try:
         with shown_progress(progress) as shown:

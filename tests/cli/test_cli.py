@@ -174,7 +174,7 @@ def bad_calls():
         (["evaluate", "{model}", "missing.xyz"], 3, "there is no file"),
         (["predict", "{model}", "{iron}", "-o", "p.xyz"], 6, "not among the model's species"),
         (["predict", "{model}", "{data}", "-o", "no/folder/p.xyz"], 2, "does not exist"),
-        (["predict", "{model}", "{data}", "-o", "{nothing}"], 1, "Is a directory"),
+        (["predict", "{model}", "{data}", "-o", "{nothing}"], 2, "is a folder; name a file"),
         (["store", "info", "nowhere"], 4, "there is no store"),
         (["store", "verify", "{damaged}"], 4, "damaged"),
         (["store", "finalize", "{nothing}"], 4, "no finished shard"),

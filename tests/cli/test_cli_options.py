@@ -34,10 +34,12 @@ TRAIN = {
     "--average": "0.5", "--patience": "3", "--validate-every": "5", "--energy-key": "e", "--forces-key": "f",
     "--stress-key": "s", "--units": "kcal/mol", "--format": "vasp", "--state": "kept", "--state-interval": "10",
     "--plot": "t.png", "--json": "t.json", "--device": "cpu:0", "--seed": "5", "--output": "other.pt",
+    "--overwrite": "",
 }  # fmt: skip
 SLURM = {
     "--script": "other.sbatch", "--time": "01:00:00", "--partition": "long", "--account": "me", "--gpus": "2",
     "--cpus": "3", "--mem": "7G", "--setup": "module load x", "--notice": "60", "--options": "--seed 3",
+    "--overwrite": "",
 }  # fmt: skip
 LABELS = {"--energy-key": "e", "--forces-key": "f", "--stress-key": "s", "--units": "kcal/mol", "--format": "vasp"}
 BOUNDS = {"--max-force": "7", "--max-uncertainty": "8", "--max-grade": "2", "--dtype": "float64", "--device": "cpu:0"}
@@ -69,7 +71,7 @@ CALLS = {
             **{f"--{info.name}-weight": "0.2" for info in KINDS.values()}, "--solver": "exact",
             "--ridge": "1e-3", "--rtol": "1e-3", "--max-steps": "9", "--preconditioner": "falkon", "--subset": "0.3",
             "--validate": "3", "--criterion": "1,1,1", "--no-uncertainty": "", "--device": "cpu:0",
-            "--memory": "7M", "--scratch": "none", "--seed": "9",
+            "--memory": "7M", "--scratch": "none", "--seed": "9", "--overwrite": "",
         },
     ),
     "evaluate": (
@@ -77,35 +79,44 @@ CALLS = {
         LABELS | {
             "--json": "e.json", "--plot": "p.png", "--species-plot": "s.png", "--transfer": "w.mekrr:b.xyz",
             "--transfer-plot": "t.png --transfer w.mekrr:b.xyz", "--no-forces": "", "--uncertainty": "",
-            "--device": "cpu:0", "--timeout": "9",
+            "--device": "cpu:0", "--timeout": "9", "--overwrite": "",
         },
     ),
     "predict": (
         "m.mekrr a.xyz -o p.xyz",
-        {"--output": "q.xyz", "--no-forces": "", "--uncertainty": "", "--format": "vasp", "--device": "cpu:0"},
+        {
+            "--output": "q.xyz", "--no-forces": "", "--uncertainty": "", "--format": "vasp", "--device": "cpu:0",
+            "--overwrite": "",
+        },
     ),
     "md": (
         "m.mekrr a.xyz -o r.xyz",
         BOUNDS | {
             "--output": "q.xyz", "--ensemble": "nve", "--steps": "7", "--timestep": "0.5", "--temperature": "100",
             "--friction": "0.1", "--pressure": "2", "--interval": "3", "--checkpoint": "4", "--every": "5",
-            "--compile": "", "--seed": "6",
+            "--compile": "", "--seed": "6", "--overwrite": "",
         },
     ),
     "relax": (
         "m.mekrr a.xyz -o r.xyz",
-        BOUNDS | {"--output": "q.xyz", "--force": "0.1", "--steps": "7", "--cell": "", "--trajectory": "t.xyz"},
+        BOUNDS | {
+            "--output": "q.xyz", "--force": "0.1", "--steps": "7", "--cell": "", "--trajectory": "t.xyz",
+            "--overwrite": "",
+        },
     ),
     "select": (
         "m.mekrr a.xyz -o n.xyz",
         {
             "--output": "q.xyz", "--count": "1", "--method": "random", "--format": "vasp", "--device": "cpu:0",
-            "--seed": "4",
+            "--seed": "4", "--overwrite": "",
         },
     ),
     "explain": (
         "m.mekrr a.xyz -o x.xyz",
-        {"--output": "q.xyz", "--nearest": "5", "--plot": "p.png", "--format": "vasp", "--device": "cpu:0"},
+        {
+            "--output": "q.xyz", "--nearest": "5", "--plot": "p.png", "--format": "vasp", "--device": "cpu:0",
+            "--overwrite": "",
+        },
     ),
     "pretrain": ("a.xyz -o b.pt", TRAIN | {"--backbone": "dimenet++", "--sizes": "cutoff=6"}),
     "finetune": (
@@ -123,7 +134,7 @@ CALLS = {
             "--sample-every": "3", "--temperature": "100", "--rattle": "0.1", "--steps": "7", "--batch": "3",
             "--lr": "0.01", "--energy-weight": "2", "--huber": "0.1", "--average": "0.5", "--landmarks": "9",
             "--derivatives": "3", "--folder": "there", "--json": "d.json", "--energy-key": "e", "--forces-key": "f",
-            "--units": "kcal/mol", "--format": "vasp", "--device": "cpu:0", "--seed": "4",
+            "--units": "kcal/mol", "--format": "vasp", "--device": "cpu:0", "--seed": "4", "--overwrite": "",
         },
     ),
     "curve": (
@@ -220,7 +231,10 @@ def record(monkeypatch, tmp_path):
             "resource_table": "", "contribution_table": "", "contribution_plot": None, "block_table": "",
             "distill_table": "", "curve_table": "", "curve_plot": None,
         },
-        "structures": {"read_structures": lambda *_: [atoms], "count_structures": 1},
+        "structures": {
+            "read_structures": lambda *_: [atoms], "count_structures": 1, "write_structure": None,
+            "write_structures": 1,
+        },
         "models": {
             "Model": SimpleNamespace(load=record("load", model)), "Potential": lambda *_, **__: None,
             "MekrrCalculator": None, "load_prior": None,
@@ -236,10 +250,11 @@ def record(monkeypatch, tmp_path):
             "distill": distilled, "expanded": lambda variants, _: tuple(variants), "run_curve": [],
         },
         "distributed": {"join": ALONE},
-        "cli.fit": {"deliver": None}, "cli.evaluate": {"deliver": None}, "cli.train": {"deliver": None},
-        "cli.transfer": {"save_student": None},
-        "cli.predict": {"write_frames": 1}, "cli.explain": {"write_frames": 1},
+        **{f"cli.{name}": {"deliver": None, "check_outputs": None} for name in ("fit", "evaluate", "train")},
+        "cli.transfer": {"save_student": None, "check_outputs": None}, "cli.simulate": {"check_outputs": None},
+        **{f"cli.{name}": {"write_frames": 1, "check_outputs": None} for name in ("predict", "explain")},
         "cli.env": {"environment": {}},
+        **{f"cli.{name}": {"check_outputs": None} for name in ("slurm", "select")},
     }  # fmt: skip
     for room in work:  # what looks at types while it is loaded must not meet a stand-in
         face = importlib.import_module(f"mekrr_scale.{room}")

@@ -6,14 +6,13 @@ from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from mekrr_scale.models import Model, Potential, Uncertainty, as_potential
 from mekrr_scale.progress import Progress, shown_progress
-from mekrr_scale.structures import Frames, Prediction, bare, count_structures, structures_from
+from mekrr_scale.structures import Frames, Prediction, count_structures, structures_from, without_results
 
 _BATCH_ATOMS = 256
 
@@ -82,8 +81,7 @@ def _predicted(atoms: Atoms, found: Prediction, i: int, part: slice) -> Atoms:
         results["forces"] = found.forces[part].numpy()
     if found.stress is not None:
         results["stress"] = full_3x3_to_voigt_6_stress(found.stress[i].numpy())
-    result = bare(atoms)
-    result.info.update({key: value for key, value in atoms.info.items() if np.size(value) == 1})
+    result = without_results(atoms)
     result.calc = SinglePointCalculator(result, **results)
     return result
 

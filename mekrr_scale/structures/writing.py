@@ -1,0 +1,111 @@
+"""Writing structures: in the format that the name tells, whole or not at all."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import ase.db
+import ase.io
+import numpy as np
+from ase import Atoms
+from ase.io.trajectory import TrajectoryWriter
+
+from mekrr_scale.errors import ConfigError
+from mekrr_scale.files import replacing
+
+_OPENERS: Mapping[str, Callable[..., Any]] = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
+
+
+def write_structures(path: Path | str, frames: Iterable[Atoms]) -> int:
+    """Write structures as they come; returns how many. The file appears when all are in it.
+
+    Extended xyz, compressed where the name ends in .gz, .xz or .bz2; ASE's trajectory for .traj, its database for .db.
+    A file that is there stays as it was until then.
+    """
+    path = Path(path)
+    count = 0
+    with ExitStack() as opened:
+        add: Callable[[Atoms], object] | None = None
+        for atoms in frames:
+            if add is None:  # only now: what the frames are read from may fail
+                add = _adder(path, opened.enter_context(replacing(path)), opened)
+            add(atoms)
+            count += 1
+    return count
+
+
+def write_structure(path: Path | str, atoms: Atoms) -> None:
+    """Write one structure in any format of ASE's that its name tells."""
+    from ase.io.formats import filetype
+
+    path = Path(path)
+    if format_of_frames(path) is not None:
+        write_structures(path, [atoms])
+        return
+    with replacing(path) as temporary:
+        ase.io.write(temporary, atoms, format=filetype(path, read=False))
+
+
+def check_written_format(path: Path | str) -> None:
+    """Refuse a file that ASE cannot write before work is wasted.
+
+    Raises:
+        ConfigError: its name tells no format, or one that ASE only reads.
+    """
+    from ase.io.formats import UnknownFileTypeError, filetype, get_ioformat
+
+    try:
+        known = get_ioformat(filetype(path, read=False)).can_write
+    except UnknownFileTypeError:
+        known = False
+    if not known:
+        raise ConfigError(f"ASE writes no format that {Path(path).name!r} stands for; name it .xyz, .cif, .vasp, ...")
+
+
+def format_of_frames(path: Path) -> str | None:
+    """``extxyz``, ``traj`` or ``db``, by the name; None for others."""
+    plain = Path(path.stem) if path.suffix.lower() in _OPENERS else path
+    suffix = plain.suffix.lower()
+    if suffix in (".xyz", ".extxyz", ".exyz"):
+        return "extxyz"
+    return suffix[1:] if suffix in (".traj", ".db") and plain is path else None
+
+
+def _adder(path: Path, temporary: Path, opened: ExitStack) -> Callable[[Atoms], object]:
+    """What puts a structure behind the others."""
+    format = format_of_frames(path)
+    if format == "traj":
+        return opened.enter_context(TrajectoryWriter(temporary, "w")).write  # type: ignore[no-any-return]
+    if format == "db":
+        temporary.unlink()  # a database makes its file itself
+        database = opened.enter_context(ase.db.connect(temporary, type="db", use_lock_file=False))
+        return lambda atoms: database.write(atoms, key_value_pairs=_pairs(atoms), data=_data(atoms))
+    opener = _OPENERS.get(path.suffix.lower(), open)
+    stream = opened.enter_context(opener(temporary, "wt", encoding="utf-8"))
+    return lambda atoms: ase.io.write(stream, atoms, format="extxyz")
+
+
+def _pairs(atoms: Atoms) -> dict[str, Any]:
+    """What a database finds structures by: numbers and words under names that it allows."""
+    from ase.db.core import check
+
+    found = {}
+    for key, value in atoms.info.items():
+        plain = value.item() if isinstance(value, np.generic) else value
+        with suppress(ValueError):
+            check({key: plain})
+            found[key] = plain
+    return found
+
+
+def _data(atoms: Atoms) -> dict[str, Any]:
+    """What it has no columns for."""
+    columns = {"numbers", "positions", "momenta", "masses", "tags", "initial_magmoms", "initial_charges"}
+    found = {key: value for key, value in atoms.info.items() if isinstance(value, str | int | float | np.ndarray)}
+    return found | {key: value for key, value in atoms.arrays.items() if key not in columns}
