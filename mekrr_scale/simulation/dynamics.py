@@ -28,6 +28,8 @@ from mekrr_scale.simulation.choices import Ensemble
 from mekrr_scale.simulation.identity import run_identity
 from mekrr_scale.simulation.restarts import RestartFile, RestartState
 
+_BAROSTAT = ("p_eps", "force_eps")  # what LangevinBAOAB carries from step to step beside the atoms
+
 
 @dataclass(frozen=True)
 class MdPlan:
@@ -223,7 +225,8 @@ class _Recorder:
         append_frame(self.path, frame_with(self.atoms, info))
 
     def save(self, step: int) -> None:
-        self.restart.save(self.atoms, step, self.generator, p_eps=float(getattr(self.integrator, "p_eps", 0.0)))
+        held = {name: float(getattr(self.integrator, name)) for name in _BAROSTAT if hasattr(self.integrator, name)}
+        self.restart.save(self.atoms, step, self.generator, held)
 
     def _forget(self, step: int) -> None:
         """What a continued run does not have either, so that both go on alike, bit by bit."""
@@ -273,4 +276,5 @@ def _integrator(
         )
     if state is not None:
         barostat.p_eps = state["p_eps"]
+        barostat.force_eps = state.get("force_eps", barostat.force_eps)
     return barostat

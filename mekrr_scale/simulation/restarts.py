@@ -33,6 +33,7 @@ class RestartState(TypedDict):
     cell: list[list[float]]  # angstrom
     generator: Mapping[str, object]
     p_eps: float  # momentum of the barostat
+    force_eps: NotRequired[float]  # force on it, from before the last half step; 0.1.0 did not keep it
     trajectory_bytes: int
     trajectory: NotRequired[str]  # its name; files of 0.1.0 do not tell
 
@@ -58,8 +59,15 @@ class RestartFile:
     def path(self) -> Path:
         return beside(self.trajectory, "restart.json")
 
-    def save(self, atoms: Atoms, step: int, generator: np.random.Generator, p_eps: float = 0.0) -> None:
-        """Atomically; with it goes the length of the trajectory."""
+    def save(
+        self, atoms: Atoms, step: int, generator: np.random.Generator, barostat: Mapping[str, float] | None = None
+    ) -> None:
+        """Atomically; with it goes the length of the trajectory.
+
+        Args:
+            barostat: its ``p_eps`` and ``force_eps``.
+        """
+        held = barostat or {}
         state: RestartState = {
             "format": _FORMAT,
             "plan": dict(self.identity),
@@ -69,10 +77,12 @@ class RestartFile:
             "momenta": atoms.get_momenta().tolist(),
             "cell": atoms.cell.array.tolist(),
             "generator": cast("Mapping[str, object]", generator.bit_generator.state),
-            "p_eps": p_eps,
+            "p_eps": held.get("p_eps", 0.0),
             "trajectory_bytes": self.trajectory.stat().st_size,
             "trajectory": self.trajectory.name,
         }
+        if "force_eps" in held:
+            state["force_eps"] = held["force_eps"]
         publish_text(self.path, json.dumps(state))
 
     def read(self, atoms: Atoms) -> RestartState | None:
