@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
+import logging
 import os
 import re
 import shutil
@@ -13,6 +15,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -32,6 +35,7 @@ _TEMPORARY_NAME = re.compile(re.escape(TEMPORARY) + r"([0-9a-f]{8})-(\d+)-[0-9a-
 _OLD_NAME = re.compile(r"\..+\.[0-9a-f]{32}")  # of 0.1.0's models, backbones and restart files
 _DEAD_SECONDS = 600.0  # a file of a dead process is left alone for so long, one of an unknown process for a day
 _UNKNOWN_SECONDS = 24 * 3600.0
+_SEAL = "seal"
 _PIECE = 8 * 1024 * 1024
 _UNITS = {"": 1, "B": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
@@ -61,6 +65,40 @@ def file_hash(path: Path, algorithm: HashName) -> str:
     return digest.hexdigest()
 
 
+def sealed(document: Document) -> dict[str, JSON]:
+    """A document with a checksum over all of it, which ``is_whole`` looks at.
+
+    >>> is_whole(sealed({"ridge": 1e-6})), is_whole({"ridge": 1e-6}), is_whole({**sealed({"ridge": 1e-6}), "ridge": 1})
+    (True, None, False)
+    """
+    return {**document, _SEAL: _document_hash(document)}
+
+
+def is_whole(document: Document) -> bool | None:
+    """Whether a document is as it was sealed; None for one without a seal, as those of 0.1.0 are."""
+    if _SEAL not in document:
+        return None
+    return document[_SEAL] == _document_hash(unsealed(document))
+
+
+def unsealed(document: Document) -> dict[str, JSON]:
+    """A document without its seal."""
+    return {key: value for key, value in document.items() if key != _SEAL}
+
+
+@cache
+def warn_unsealed(path: Path) -> None:
+    """Say once of a file that damage in it would not be seen."""
+    logging.getLogger("mekrr_scale").warning(
+        "%s is of 0.1.0, whose files have no checksum over all that they hold: damage in it might not be seen", path
+    )
+
+
+def _document_hash(document: Document) -> str:
+    plain = json.loads(json.dumps(document))  # as a reader will have it: keys are texts, tuples are lists
+    return xxhash.xxh3_128(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
 def parse_bytes(text: str | int) -> int:
     """A size such as ``512M`` or ``2GB`` in bytes.
 
@@ -74,7 +112,7 @@ def parse_bytes(text: str | int) -> int:
     number, unit = (plain[:-1], plain[-1]) if plain[-1:] in ("K", "M", "G", "T") else (plain, "")
     try:
         size = int(float(number) * _UNITS[unit])
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ConfigError(f"{text!r} is not a size; write 512M or 2G") from None
     if size < 0:
         raise ConfigError(f"{text!r} is negative; write a size such as 2G")

@@ -1,15 +1,13 @@
-"""WeightsFile files: those of known sizes and plain tensors, and those that may hold code.
+"""Weights files of known sizes and plain tensors.
 
-Two layouts of the first kind are read: the package's own, and that of the Open Catalyst Project
+Two layouts are read, neither by running code: the package's own, and that of the Open Catalyst Project
 (``state_dict``, ``config`` with ``model`` and ``model_attributes``, optional ``normalizers``; keys
 prefixed with ``module.`` any number of times).
 """
 
 from __future__ import annotations
 
-import pickle
-import warnings
-import zipfile
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,39 +15,19 @@ from typing import Any, Literal, NotRequired, TypeAlias, TypedDict, cast
 
 import numpy as np
 import torch
+import xxhash
 from torch import Tensor, nn
 
 from mekrr_scale.backbones.spec import Architecture
+from mekrr_scale.backbones.trust import read_plain
 from mekrr_scale.errors import BackboneError, ConfigError, suggestion
-from mekrr_scale.files import Document, replacing
+from mekrr_scale.files import Document, replacing, warn_unsealed
 from mekrr_scale.outputs import BACKBONE, check_output
 
 _OWN = "mekrr-scale "
 _LOST = object()
 Sizes: TypeAlias = Mapping[str, int | float]  # of a network, by their names
 OCP_MAX_NEIGHBORS = 50  # the cap with which the Open Catalyst models were trained
-
-
-class UnsafeCheckpoint(UserWarning):
-    """A file of weights can only be read by running code that it holds."""
-
-
-def warn_unless_plain(path: Path) -> None:
-    """Warn if a checkpoint cannot be read as plain tensors."""
-    with path.open("rb") as stream:
-        pickled = zipfile.is_zipfile(stream) or (stream.seek(0), stream.read(1))[1] == pickle.PROTO
-    if not pickled:  # no code can run; whoever reads it says what is wrong
-        return
-    try:
-        torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        warnings.warn(
-            f"reading {path} runs code that the file holds; use it only if you trust where it comes from",
-            UnsafeCheckpoint,
-            stacklevel=2,
-        )
-    except Exception:  # broken in another way
-        return
 
 
 class SavedScaling(TypedDict):
@@ -97,9 +75,10 @@ class WeightsFile:
         if not path.is_file():
             raise BackboneError(f"there is no checkpoint {path}; download it first (README, section backbones)")
         try:
-            data = torch.load(path, map_location="cpu", weights_only=True)
+            data = read_plain(path)
         except Exception as error:
             raise BackboneError(f"{path} is not a checkpoint that can be read without running code: {error}") from error
+        data = _checked(data, path)
         if not isinstance(data, dict) or "state_dict" not in data or "config" not in data:
             keys = sorted(map(str, data))[:8] if isinstance(data, dict) else type(data).__name__
             raise BackboneError(f"{path} holds {keys}; a checkpoint of {model} has 'config' and 'state_dict'")
@@ -176,15 +155,19 @@ class WeightsFile:
 
 
 def read_own(path: Path) -> OwnFile | None:
-    """What a file of the package's own layout holds; None for any other file."""
+    """What a file of the package's own layout holds; None for any other file.
+
+    Raises:
+        BackboneError: it is damaged.
+    """
     if not path.is_file():
         return None
     try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
+        data = read_plain(path)
     except Exception:  # of another layout, which may need code to be read
         return None
     own = isinstance(data, dict) and str(data.get("format", "")).startswith(_OWN)
-    return cast(OwnFile, data) if own else None
+    return cast(OwnFile, _checked(data, path)) if own else None
 
 
 def require_own(path: Path, model: str) -> OwnFile:
@@ -231,11 +214,41 @@ def save(
     }
     data: dict[str, object] = {"format": f"{_OWN}{model} 1", "config": dict(config), "state_dict": weights}
     data |= more or {}
+    data["seal"] = _seal(data)
     try:
         with replacing(path) as temporary:
             torch.save(data, temporary)
     except (OSError, RuntimeError) as error:
         raise BackboneError(f"cannot write the checkpoint {path}: {error}; choose a folder you may write to") from error
+
+
+def _checked(data: Any, path: Path) -> Any:
+    """What was read, if it is what was written.
+
+    Raises:
+        BackboneError: a file of the package's own layout that is damaged.
+    """
+    if not (isinstance(data, dict) and str(data.get("format", "")).startswith(_OWN)):
+        return data
+    if "seal" not in data:
+        warn_unsealed(path)
+    elif data["seal"] != _seal(data):
+        raise BackboneError(f"{path} is damaged (its checksum does not fit); copy it again, or train it again")
+    return data
+
+
+def _seal(data: Mapping[str, Any]) -> str:
+    """Checksum over all that a file of the package's own layout holds."""
+    digest = xxhash.xxh3_128()
+    plain = {str(key): value for key, value in data.items() if key not in ("state_dict", "seal")}
+    try:
+        digest.update(json.dumps(json.loads(json.dumps(plain)), sort_keys=True).encode())
+        for name, tensor in sorted(data["state_dict"].items()):
+            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    except (TypeError, ValueError, AttributeError, KeyError, RuntimeError):  # nothing that was ever sealed
+        return ""
+    return digest.hexdigest()
 
 
 def plain(value: Any) -> Any:

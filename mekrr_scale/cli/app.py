@@ -12,11 +12,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from mekrr_scale.cli.console import errors, fail, speaking
-from mekrr_scale.errors import ConfigError, MekrrError
+from mekrr_scale.cli.calls import guarded, is_guarded
+from mekrr_scale.cli.console import speaking
+from mekrr_scale.cli.ending import INTERRUPTED, flushed, interruptible, printable_streams, say_interrupted, told
+from mekrr_scale.errors import ConfigError
 from mekrr_scale.version import __version__
-
-INTERRUPTED = 130  # typer's exit code after Ctrl-C
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,16 @@ PLACES = {
 }
 
 
+_LOADING = set(PLACES) - {"store", "slurm", "env"}  # commands that load backbones
+
+
 @cache
 def command(name: str) -> Any:
     """A command or group of commands, as typer makes it of its module."""
     module = importlib.import_module(f"mekrr_scale.cli.{PLACES[name].module}")
+    for each in module.app.registered_commands:
+        if each.callback is not None and not is_guarded(each.callback):
+            each.callback = guarded(each.callback, name in _LOADING)
     made = typer.main.get_command(module.app)
     return getattr(made, "commands", {}).get(name, made)
 
@@ -137,14 +143,20 @@ def main() -> None:
     """Run the command line; errors end with one sentence and their exit code (docs/cli.md)."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
-    try:
-        app(args=arguments, prog_name="mekrr-scale")
-    except SystemExit as end:
-        if end.code == INTERRUPTED:
-            errors.print("interrupted; what was finished is kept, run the same command again to go on")
-        raise
-    except (MekrrError, OSError, MemoryError) as error:
-        if debug:
-            raise
-        fail(str(error) or type(error).__name__)
-        sys.exit(getattr(error, "exit_code", 1))
+    printable_streams()
+    with interruptible():
+        try:
+            app(args=arguments, prog_name="mekrr-scale")
+        except SystemExit as end:
+            if end.code == INTERRUPTED:
+                say_interrupted()
+            code = end.code
+        except KeyboardInterrupt:
+            say_interrupted()
+            code = INTERRUPTED
+        except Exception as error:
+            if debug:
+                raise
+            code = told(error)
+    flushed()
+    sys.exit(code)

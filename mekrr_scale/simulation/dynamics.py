@@ -67,6 +67,8 @@ class MdPlan:
                 raise ConfigError(f"{name} is {getattr(self, name)}; give a positive number")
         if self.temperature < 0 or not math.isfinite(self.temperature):
             raise ConfigError(f"temperature is {self.temperature} K; it must not be negative")
+        if not math.isfinite(self.pressure) or self.seed < 0:
+            raise ConfigError(f"pressure {self.pressure} GPa, seed {self.seed}: give a finite one, and one from 0 on")
         for name in ("steps", "interval", "checkpoint"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; give at least 1")
@@ -153,10 +155,12 @@ def _state_of(restart: RestartFile, atoms: Atoms, overwrite: bool) -> RestartSta
     try:
         state = restart.read(atoms)
         path = restart.trajectory
+        if state is not None:
+            restart.require_frames(state)
         if state is None and path.stat().st_size:
             raise ConfigError(
                 f"{path} is there already and no restart file tells how it came to be; choose another output, or "
-                "begin anew with --overwrite (overwrite=True)"
+                "begin anew with --overwrite"
             )
     except ConfigError:
         if not overwrite:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NotRequired, TypedDict, cast
 
@@ -12,13 +12,14 @@ import numpy as np
 from ase import Atoms
 
 from mekrr_scale.errors import ConfigError
-from mekrr_scale.files import publish_text
+from mekrr_scale.files import Document, is_whole, publish_text, sealed, warn_unsealed
 from mekrr_scale.progress import LOGGER
+from mekrr_scale.simulation.frames import FrameHash
 from mekrr_scale.simulation.identity import CONTENTS
 from mekrr_scale.structures import read_structures
 
 _FORMAT = "mekrr-scale md 1"
-_REMEDY = "choose another output, or begin anew with --overwrite (overwrite=True)"
+_REMEDY = "choose another output, or begin anew with --overwrite"
 
 
 class RestartState(TypedDict):
@@ -35,6 +36,7 @@ class RestartState(TypedDict):
     p_eps: float  # momentum of the barostat
     force_eps: NotRequired[float]  # force on it, from before the last half step; 0.1.0 did not keep it
     trajectory_bytes: int
+    trajectory_xxh3: NotRequired[str]  # of these bytes; files of 0.1.0 have none
     trajectory: NotRequired[str]  # its name; files of 0.1.0 do not tell
 
 
@@ -54,6 +56,7 @@ class RestartFile:
 
     trajectory: Path
     identity: Mapping[str, str | float]
+    frames: FrameHash = field(default_factory=FrameHash, compare=False)
 
     @property
     def path(self) -> Path:
@@ -78,12 +81,13 @@ class RestartFile:
             "cell": atoms.cell.array.tolist(),
             "generator": cast("Mapping[str, object]", generator.bit_generator.state),
             "p_eps": held.get("p_eps", 0.0),
-            "trajectory_bytes": self.trajectory.stat().st_size,
+            "trajectory_bytes": (size := self.trajectory.stat().st_size),
+            "trajectory_xxh3": self.frames.of(self.trajectory, size),
             "trajectory": self.trajectory.name,
         }
         if "force_eps" in held:
             state["force_eps"] = held["force_eps"]
-        publish_text(self.path, json.dumps(state))
+        publish_text(self.path, json.dumps(sealed(cast(Document, state))))
 
     def read(self, atoms: Atoms) -> RestartState | None:
         """The state to go on from, if there is one.
@@ -96,9 +100,13 @@ class RestartFile:
             return None
         try:
             state = json.loads(path.read_text(encoding="utf-8"))
-            ours, given = state["format"] == _FORMAT, state["plan"]
+            ours, given, whole = state["format"] == _FORMAT, state["plan"], is_whole(state)
         except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} is not a restart file ({error!r}); {_REMEDY}") from error
+        if whole is False:
+            raise ConfigError(f"{path} is damaged (its checksum does not fit); {_REMEDY}")
+        if whole is None:
+            warn_unsealed(path)
         if not ours or state["numbers"] != atoms.numbers.tolist():
             raise ConfigError(f"{path} is of another system; {_REMEDY}")
         if state.get("trajectory", self.trajectory.name) != self.trajectory.name:
@@ -142,22 +150,33 @@ class RestartFile:
             and np.allclose(first.cell.array, atoms.cell.array, atol=1e-6)
         )
 
+    def require_frames(self, state: RestartState) -> None:
+        """Refuse a trajectory whose frames are not those that the state follows.
+
+        Raises:
+            ConfigError: it has lost frames, or they have changed.
+        """
+        size = self.trajectory.stat().st_size if self.trajectory.exists() else 0
+        if size < state["trajectory_bytes"]:
+            raise ConfigError(
+                f"{self.trajectory} is shorter than when its restart file was written; restore it, {_REMEDY}"
+            )
+        if state.get("trajectory_xxh3", known := self.frames.of(self.trajectory, state["trajectory_bytes"])) != known:
+            raise ConfigError(
+                f"frames of {self.trajectory} have changed since its restart file was written; restore it, {_REMEDY}"
+            )
+
     def restore(self, state: RestartState, atoms: Atoms, generator: np.random.Generator) -> None:
         """Put atoms, random numbers and trajectory back to where they were.
 
         Raises:
-            ConfigError: the trajectory has lost frames since.
+            ConfigError: see ``require_frames``.
         """
+        self.require_frames(state)
         atoms.set_cell(state["cell"])
         atoms.positions[:] = state["positions"]
         atoms.set_momenta(state["momenta"], apply_constraint=False)
         generator.bit_generator.state = state["generator"]
-        size = self.trajectory.stat().st_size if self.trajectory.exists() else 0
-        if size < state["trajectory_bytes"]:
-            raise ConfigError(
-                f"{self.trajectory} is shorter than when its restart file was written; restore it, or remove the "
-                "restart file"
-            )
         with self.trajectory.open("rb+") as stream:  # frames behind the restart point come again
             stream.truncate(state["trajectory_bytes"])
 

@@ -185,7 +185,8 @@ def test_restart_files_of_the_first_version_go_on(potential, start, tmp_path, ca
         run_md(start, potential, path, PLAN)
         state = json.loads((tmp_path / restart).read_text())
         state["plan"] = {key: state["plan"][key] for key in ("ensemble", "timestep", "seed")}
-        del state["trajectory"]
+        for key in ("trajectory", "trajectory_xxh3", "seal"):
+            del state[key]
         (tmp_path / restart).unlink()
         path.with_name(f"{path.stem}.restart.json").write_text(json.dumps(state))
         other = start.copy()
@@ -201,6 +202,18 @@ def test_restart_files_of_the_first_version_go_on(potential, start, tmp_path, ca
         caplog.clear()
         assert run_md(start, potential, path, replace(PLAN, steps=3)).resumed == 3
         assert not caplog.text
+
+
+def test_a_trajectory_that_was_changed_is_not_continued(potential, start, tmp_path):
+    path = tmp_path / "run.xyz"
+    run_md(start, potential, path, PLAN)
+    whole = path.read_text()
+    for text in ("", whole[:100], whole.replace("C ", "H ", 1)):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match="is shorter than|have changed since"):
+            run_md(start, potential, path, replace(PLAN, steps=3))
+        assert path.read_text() == text
+    assert run_md(start, potential, path, PLAN, overwrite=True).resumed == 0
 
 
 def test_one_run_at_a_time(potential, start, tmp_path):
