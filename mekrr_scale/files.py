@@ -252,13 +252,14 @@ class Lock:
     Args:
         path: a file that is made if need be.
         keep: the file is the output itself and stays.
+        by_process: a process may take it again while it has it.
 
     Raises:
         ConfigError: another process, or another run of this one, holds it.
     """
 
-    def __init__(self, path: Path, what: str, keep: bool = False) -> None:
-        self.path, self.keep = path, keep
+    def __init__(self, path: Path, what: str, keep: bool = False, by_process: bool = False) -> None:
+        self.path, self.keep, self.by_process = path, keep, by_process
         self._stream: Any = None
         self.made = not path.exists()
         self._take(what)
@@ -269,7 +270,7 @@ class Lock:
         while self._stream is None:
             stream = self.path.open("ab")
             try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                (fcntl.lockf if self.by_process else fcntl.flock)(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 stream.close()
                 if error.errno in (errno.EAGAIN, errno.EACCES):
