@@ -30,12 +30,12 @@ else:
 Document: TypeAlias = Mapping[str, JSON]
 HashName = Literal["sha256", "xxh3_128"]  # of models and downloads; of the store's shards
 TEMPORARY = ".tmp-"  # how names of files begin that are not published yet
-_SEAL = "seal"
 _HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 _TEMPORARY_NAME = re.compile(re.escape(TEMPORARY) + r"([0-9a-f]{8})-(\d+)-[0-9a-f]{32}")
 _OLD_NAME = re.compile(r"\..+\.[0-9a-f]{32}")  # of 0.1.0's models, backbones and restart files
 _DEAD_SECONDS = 600.0  # a file of a dead process is left alone for so long, one of an unknown process for a day
 _UNKNOWN_SECONDS = 24 * 3600.0
+_SEAL = "seal"
 _PIECE = 8 * 1024 * 1024
 _UNITS = {"": 1, "B": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
@@ -112,7 +112,7 @@ def parse_bytes(text: str | int) -> int:
     number, unit = (plain[:-1], plain[-1]) if plain[-1:] in ("K", "M", "G", "T") else (plain, "")
     try:
         size = int(float(number) * _UNITS[unit])
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ConfigError(f"{text!r} is not a size; write 512M or 2G") from None
     if size < 0:
         raise ConfigError(f"{text!r} is negative; write a size such as 2G")
@@ -252,13 +252,14 @@ class Lock:
     Args:
         path: a file that is made if need be.
         keep: the file is the output itself and stays.
+        by_process: a process may take it again while it has it.
 
     Raises:
         ConfigError: another process, or another run of this one, holds it.
     """
 
-    def __init__(self, path: Path, what: str, keep: bool = False) -> None:
-        self.path, self.keep = path, keep
+    def __init__(self, path: Path, what: str, keep: bool = False, by_process: bool = False) -> None:
+        self.path, self.keep, self.by_process = path, keep, by_process
         self._stream: Any = None
         self.made = not path.exists()
         self._take(what)
@@ -269,7 +270,7 @@ class Lock:
         while self._stream is None:
             stream = self.path.open("ab")
             try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                (fcntl.lockf if self.by_process else fcntl.flock)(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 stream.close()
                 if error.errno in (errno.EAGAIN, errno.EACCES):

@@ -220,7 +220,7 @@ def curve(
     with progress_bar("runs") as bar:
         points = run_curve(training, validation, held, output, plan, bar)
     show(curve_table(points))
-    curve_plot(output / "curve.png", points)
+    curve_plot(output / "curve.png", points, overwrite=True)
     say(f"{output}: curve.csv, curve.png")
 
 

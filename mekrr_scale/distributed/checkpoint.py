@@ -7,10 +7,10 @@ import os
 import signal
 import threading
 import time
-import uuid
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from mekrr_scale.distributed.group import ALONE, Group
 from mekrr_scale.errors import ConfigError, StoppedError
-from mekrr_scale.files import TEMPORARY, publish, warn_unsealed
+from mekrr_scale.files import Lock, replacing, sweep, warn_unsealed
 from mekrr_scale.progress import LOGGER
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -77,8 +77,21 @@ class StopSignals:
 
 
 @dataclass
+class _Family:
+    """What the checkpoint of a problem and those of its parts share."""
+
+    problems: list[Mapping[str, object]] = field(default_factory=list)  # their identities
+    paths: set[Path] = field(default_factory=set)  # read or written by this process
+    trouble: str = ""  # why the last state could not be written
+    release: Callable[[], object] | None = None  # gives the lock back
+
+
+@dataclass
 class Checkpoint:
     """A folder of states of one problem.
+
+    Writing never ends the work: what cannot be written is told, and the work goes on without it. States of other
+    problems in the folder, and files that are no states, are left alone.
 
     Args:
         identity: what the problem is; a state of another one is refused.
@@ -93,13 +106,19 @@ class Checkpoint:
     prefix: str = ""
     _saved: float = field(default_factory=time.monotonic)
     _looked: float = 0.0
+    _family: _Family = field(default_factory=_Family)  # what it shares with its parts
+
+    def __post_init__(self) -> None:
+        if self.identity:
+            self._family.problems.append(self.identity)
 
     def part(self, name: str, identity: Mapping[str, object]) -> Checkpoint:
         """The checkpoint of a part of the problem, in the same folder."""
         merged = {**self.identity, **identity}
         return Checkpoint(
-            self.folder, merged, self.group, self.interval, self.stop, f"{self.prefix}{name}-" if name else self.prefix
-        )
+            self.folder, merged, self.group, self.interval, self.stop, f"{self.prefix}{name}-" if name else self.prefix,
+            _family=self._family,
+        )  # fmt: skip
 
     def due(self) -> bool:
         """Whether all ranks should save now, since it is late or one was asked to stop; every rank must ask."""
@@ -130,30 +149,30 @@ class Checkpoint:
             StoppedError: a signal asked for it.
         """
         if self.stopping():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "stopped").touch()
-            raise StoppedError(
-                f"stopped by a signal; the state is in {self.folder}, run the same command again to go on"
-            )
+            with suppress(OSError):  # of a full disk
+                self.folder.mkdir(parents=True, exist_ok=True)
+                (self.folder / "stopped").touch()
+            trouble = self._family.trouble
+            kept = f"its last state could not be written ({trouble})" if trouble else f"the state is in {self.folder}"
+            raise StoppedError(f"stopped by a signal; {kept}, run the same command again to go on")
 
     def save(self, name: str, state: State) -> None:
         """Write a state; the one before is kept beside it until the next."""
         self._saved = time.monotonic()
         path = self._path(name)
-        temporary = self.folder / f"{TEMPORARY}{uuid.uuid4().hex}"
+        self._family.paths.add(path)
         tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.tensors.items()}
         texts = {"identity": json.dumps(self.identity, sort_keys=True), "values": json.dumps(state.values)}
         header = {**texts, "seal": _digest(tensors, texts)}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, temporary, header)
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
-            if path.exists():
-                os.replace(path, self._previous(name))
-            publish(temporary, path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with replacing(path) as temporary:
+                save_file(tensors, temporary, header)
+                if path.exists():
+                    os.replace(path, self._previous(name))
+            self._family.trouble = ""
+        except (OSError, SafetensorError, RuntimeError) as error:  # a full disk has many names
+            self._family.trouble = str(error)
             warnings.warn(f"the checkpoint {path} could not be written: {error}", RuntimeWarning, stacklevel=2)
 
     def load_own(self, name: str) -> State | None:
@@ -163,6 +182,7 @@ class Checkpoint:
             ConfigError: it belongs to another problem; says what differs.
         """
         for path in (self._path(name), self._previous(name)):
+            self._family.paths.add(path)
             found = _read(path)
             if found is None:
                 if path.exists():
@@ -200,9 +220,10 @@ class Checkpoint:
         return State(tensors, values)
 
     def begin(self) -> None:
-        """Forget that a run before this one was asked to stop.
+        """Forget that a run before this one was asked to stop, and keep other processes out of the folder.
 
         Raises:
+            ConfigError: another process works in the folder.
             StoppedError: this is torchrun's restart of a run that a file ``stop`` has ended. (Signals say
                 nothing here: torchrun sends SIGTERM to the ranks that are left when one is lost, too.)
         """
@@ -210,9 +231,20 @@ class Checkpoint:
         if restarted and (self.folder / "stop").exists():
             raise StoppedError(f"stopped before; the state is in {self.folder}, run the same command again to go on")
         if self.group.rank == 0:
+            self._lock()
             for name in ("stop", "stopped"):
                 (self.folder / name).unlink(missing_ok=True)
         self.group.barrier()
+
+    def _lock(self) -> None:
+        """Until this object ends, or the process, however it ends."""
+        beside = self.folder.with_name(f"{self.folder.name}.lock")
+        with suppress(OSError):  # where nothing can be written, a save will tell
+            if not self.folder.name:
+                return
+            beside.parent.mkdir(parents=True, exist_ok=True)
+            lock = Lock(beside, f"the state in {self.folder}", by_process=True)
+            self._family.release = weakref.finalize(self, lock.release)
 
     def began(self) -> bool:
         """Whether this problem has lasted long enough, on the first rank, for its end to be kept."""
@@ -226,20 +258,37 @@ class Checkpoint:
         return bool(said or asked)
 
     def remove(self, name: str = "") -> None:
-        """Delete a state, or for no name the folder's states."""
-        paths = (
-            [self._path(name), self._previous(name)] if name else list(self.folder.glob(f"{self.prefix}*.safetensors"))
-        )
+        """Delete a state, or for no name those of this problem."""
+        if name:
+            paths = [self._path(name), self._previous(name)]
+        else:
+            paths = [path for path in self.folder.glob(f"{self.prefix}*.safetensors") if self._owns(path)]
         for path in paths:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # the work does not end with what is left over
+                path.unlink(missing_ok=True)
+
+    def _owns(self, path: Path) -> bool:
+        """Whether a file is a state of this problem, or of a part of it."""
+        if path in self._family.paths or path.with_name(path.name.replace(".previous.", ".")) in self._family.paths:
+            return True
+        try:
+            with safe_open(path, "pt") as file:
+                found = json.loads((file.metadata() or {})["identity"])
+            return any(_within(problem, found) for problem in self._family.problems)
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError):  # somebody else's
+            return False
 
     def clear(self) -> None:
-        """Delete everything: the work is done."""
+        """Delete what this problem has left: the work is done."""
         self.remove()
-        for path in [self.folder / "stop", self.folder / "stopped", *self.folder.glob(".tmp-*")]:
-            path.unlink(missing_ok=True)
-        if self.folder.is_dir() and not any(self.folder.iterdir()):
-            self.folder.rmdir()
+        with suppress(OSError):
+            for name in ("stop", "stopped"):
+                (self.folder / name).unlink(missing_ok=True)
+            sweep(self.folder)
+            if self.folder.is_dir() and not any(self.folder.iterdir()):
+                self.folder.rmdir()
+        if self._family.release is not None:
+            self._family.release()
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{self.prefix}{name}.safetensors"
@@ -249,7 +298,9 @@ class Checkpoint:
 
     def _require(self, found: Mapping[str, object], path: Path) -> None:
         mine = json.loads(json.dumps(self.identity))
-        differing = [key for key in sorted({*mine, *found}) if mine.get(key) != found.get(key)]
+        differing = [
+            key for key in sorted({*mine, *found}) if mine.get(key) != found.get(key) and not _untold(key, found)
+        ]
         if differing:
             changes = "; ".join(
                 f"{key} was {_short(found.get(key))}, now {_short(mine.get(key))}" for key in differing[:5]
@@ -258,6 +309,16 @@ class Checkpoint:
                 f"{path} is the state of another fit ({changes}); delete {self.folder} to start anew, or name another "
                 "folder with --checkpoint"
             )
+
+
+def _untold(key: str, found: Mapping[str, object]) -> bool:
+    """Whether a state is of a version that did not look into files yet."""
+    return key.endswith("_content") and key not in found
+
+
+def _within(problem: Mapping[str, object], found: Mapping[str, object]) -> bool:
+    plain = json.loads(json.dumps(problem))
+    return all(key in found and found[key] == value for key, value in plain.items())
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]] | None:

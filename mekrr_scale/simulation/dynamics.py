@@ -28,6 +28,8 @@ from mekrr_scale.simulation.choices import Ensemble
 from mekrr_scale.simulation.identity import run_identity
 from mekrr_scale.simulation.restarts import RestartFile, RestartState
 
+_BAROSTAT = ("p_eps", "force_eps")  # what LangevinBAOAB carries from step to step beside the atoms
+
 
 @dataclass(frozen=True)
 class MdPlan:
@@ -65,6 +67,8 @@ class MdPlan:
                 raise ConfigError(f"{name} is {getattr(self, name)}; give a positive number")
         if self.temperature < 0 or not math.isfinite(self.temperature):
             raise ConfigError(f"temperature is {self.temperature} K; it must not be negative")
+        if not math.isfinite(self.pressure) or self.seed < 0:
+            raise ConfigError(f"pressure {self.pressure} GPa, seed {self.seed}: give a finite one, and one from 0 on")
         for name in ("steps", "interval", "checkpoint"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; give at least 1")
@@ -151,10 +155,12 @@ def _state_of(restart: RestartFile, atoms: Atoms, overwrite: bool) -> RestartSta
     try:
         state = restart.read(atoms)
         path = restart.trajectory
+        if state is not None:
+            restart.require_frames(state)
         if state is None and path.stat().st_size:
             raise ConfigError(
                 f"{path} is there already and no restart file tells how it came to be; choose another output, or "
-                "begin anew with --overwrite (overwrite=True)"
+                "begin anew with --overwrite"
             )
     except ConfigError:
         if not overwrite:
@@ -223,7 +229,8 @@ class _Recorder:
         append_frame(self.path, frame_with(self.atoms, info))
 
     def save(self, step: int) -> None:
-        self.restart.save(self.atoms, step, self.generator, p_eps=float(getattr(self.integrator, "p_eps", 0.0)))
+        held = {name: float(getattr(self.integrator, name)) for name in _BAROSTAT if hasattr(self.integrator, name)}
+        self.restart.save(self.atoms, step, self.generator, held)
 
     def _forget(self, step: int) -> None:
         """What a continued run does not have either, so that both go on alike, bit by bit."""
@@ -273,4 +280,5 @@ def _integrator(
         )
     if state is not None:
         barostat.p_eps = state["p_eps"]
+        barostat.force_eps = state.get("force_eps", barostat.force_eps)
     return barostat

@@ -19,7 +19,7 @@ from mekrr_scale.simulation.identity import CONTENTS
 from mekrr_scale.structures import read_structures
 
 _FORMAT = "mekrr-scale md 1"
-_REMEDY = "choose another output, or begin anew with --overwrite (overwrite=True)"
+_REMEDY = "choose another output, or begin anew with --overwrite"
 
 
 class RestartState(TypedDict):
@@ -34,6 +34,7 @@ class RestartState(TypedDict):
     cell: list[list[float]]  # angstrom
     generator: Mapping[str, object]
     p_eps: float  # momentum of the barostat
+    force_eps: NotRequired[float]  # force on it, from before the last half step; 0.1.0 did not keep it
     trajectory_bytes: int
     trajectory_xxh3: NotRequired[str]  # of these bytes; files of 0.1.0 have none
     trajectory: NotRequired[str]  # its name; files of 0.1.0 do not tell
@@ -61,8 +62,15 @@ class RestartFile:
     def path(self) -> Path:
         return beside(self.trajectory, "restart.json")
 
-    def save(self, atoms: Atoms, step: int, generator: np.random.Generator, p_eps: float = 0.0) -> None:
-        """Atomically; with it goes the length of the trajectory."""
+    def save(
+        self, atoms: Atoms, step: int, generator: np.random.Generator, barostat: Mapping[str, float] | None = None
+    ) -> None:
+        """Atomically; with it goes the length of the trajectory.
+
+        Args:
+            barostat: its ``p_eps`` and ``force_eps``.
+        """
+        held = barostat or {}
         state: RestartState = {
             "format": _FORMAT,
             "plan": dict(self.identity),
@@ -72,11 +80,13 @@ class RestartFile:
             "momenta": atoms.get_momenta().tolist(),
             "cell": atoms.cell.array.tolist(),
             "generator": cast("Mapping[str, object]", generator.bit_generator.state),
-            "p_eps": p_eps,
+            "p_eps": held.get("p_eps", 0.0),
             "trajectory_bytes": (size := self.trajectory.stat().st_size),
             "trajectory_xxh3": self.frames.of(self.trajectory, size),
             "trajectory": self.trajectory.name,
         }
+        if "force_eps" in held:
+            state["force_eps"] = held["force_eps"]
         publish_text(self.path, json.dumps(sealed(cast(Document, state))))
 
     def read(self, atoms: Atoms) -> RestartState | None:
@@ -140,27 +150,33 @@ class RestartFile:
             and np.allclose(first.cell.array, atoms.cell.array, atol=1e-6)
         )
 
+    def require_frames(self, state: RestartState) -> None:
+        """Refuse a trajectory whose frames are not those that the state follows.
+
+        Raises:
+            ConfigError: it has lost frames, or they have changed.
+        """
+        size = self.trajectory.stat().st_size if self.trajectory.exists() else 0
+        if size < state["trajectory_bytes"]:
+            raise ConfigError(
+                f"{self.trajectory} is shorter than when its restart file was written; restore it, {_REMEDY}"
+            )
+        if state.get("trajectory_xxh3", known := self.frames.of(self.trajectory, state["trajectory_bytes"])) != known:
+            raise ConfigError(
+                f"frames of {self.trajectory} have changed since its restart file was written; restore it, {_REMEDY}"
+            )
+
     def restore(self, state: RestartState, atoms: Atoms, generator: np.random.Generator) -> None:
         """Put atoms, random numbers and trajectory back to where they were.
 
         Raises:
-            ConfigError: the trajectory has lost frames since.
+            ConfigError: see ``require_frames``.
         """
+        self.require_frames(state)
         atoms.set_cell(state["cell"])
         atoms.positions[:] = state["positions"]
         atoms.set_momenta(state["momenta"], apply_constraint=False)
         generator.bit_generator.state = state["generator"]
-        size = self.trajectory.stat().st_size if self.trajectory.exists() else 0
-        if size < state["trajectory_bytes"]:
-            raise ConfigError(
-                f"{self.trajectory} is shorter than when its restart file was written; restore it, or remove the "
-                "restart file"
-            )
-        if state.get("trajectory_xxh3", known := self.frames.of(self.trajectory, state["trajectory_bytes"])) != known:
-            raise ConfigError(
-                f"the frames in {self.trajectory} have changed since its restart file was written; restore it, or "
-                "remove the restart file"
-            )
         with self.trajectory.open("rb+") as stream:  # frames behind the restart point come again
             stream.truncate(state["trajectory_bytes"])
 

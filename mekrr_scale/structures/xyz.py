@@ -22,6 +22,8 @@ from mekrr_scale.errors import StructureError
 from mekrr_scale.structures.unreadable import Unreadable
 
 _FRAMES_AT_ONCE = 32
+_MOST_ATOMS = 10**9  # of one frame
+_PROPERTIES = re.compile(r'(?i)\bProperties="?([^\s"]+)')
 _COUNT = re.compile(r"\s*\d+\s*\Z")
 _LONGEST_COUNT = 12  # characters; a line that holds one number alone begins a frame
 _STRESS = re.compile(r"(?<![\w-])stress=")
@@ -50,6 +52,10 @@ def blocks(stream: Iterable[str]) -> Iterator[Block]:
             lines.skip()
             continue
         size = int(head)
+        if size > _MOST_ATOMS:
+            yield Block("", line, f"line {line}: {head.strip()[:40]} is not a number of atoms of a frame")
+            lines.skip()
+            continue
         body = list(islice(lines, size + 1))
         short = next((k for k, text in enumerate(body) if k and len(text) < _LONGEST_COUNT and _COUNT.match(text)), 0)
         if short:
@@ -58,7 +64,20 @@ def blocks(stream: Iterable[str]) -> Iterator[Block]:
         elif len(body) < size + 1:
             yield Block("", line, f"the file ends in the middle of a frame (line {line}: {size} atoms announced)")
         else:
-            yield Block("".join([head, *body[:-1], body[-1].rstrip("\n") + "\n"]), line)
+            text = "".join([head, *body[:-1], body[-1].rstrip("\n") + "\n"])
+            yield Block(text, line, _missing_columns(body, line))
+
+
+def _missing_columns(body: list[str], line: int) -> str:
+    """What is wrong with a header that announces columns which are not there: they would cost memory without end."""
+    found = _PROPERTIES.search(body[0])
+    if found is None or len(body) < 2:
+        return ""
+    counts = found[1].split(":")[2::3]
+    there = len(body[1].split())
+    if not all(count.isdecimal() for count in counts) or sum(map(int, counts)) <= there:
+        return ""
+    return f"line {line + 1}: the header announces {sum(map(int, counts))} columns, {there} are there"
 
 
 def read_xyz(stream: Iterable[str], path: Path, keep_unreadable: bool) -> Iterator[Atoms]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -16,7 +15,18 @@ import numpy as np
 
 from mekrr_scale.backbones import Backbone, BackboneEnergies, BackboneSpec, load_backbone, new_backbone
 from mekrr_scale.errors import ConfigError, StructureError, suggestion
-from mekrr_scale.files import Document, is_whole, sealed, unsealed, warn_unsealed
+from mekrr_scale.files import (
+    Document,
+    Lock,
+    file_hash,
+    is_whole,
+    publish_text,
+    replacing,
+    sealed,
+    unsealed,
+    warn_unsealed,
+)
+from mekrr_scale.outputs import check_folder
 from mekrr_scale.pipeline import FitPlan, Validation, identity_text
 from mekrr_scale.progress import LOGGER, Progress, Silent, shown_progress
 from mekrr_scale.structures import Predictor
@@ -162,18 +172,35 @@ def run_curve(
         if not examples:
             raise StructureError(f"the {what} set is empty; give structures for it")
     _check_blocks(plan)
-    _claim(folder, plan, training, validation, test)
+    check_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = Lock(folder / ".lock", f"the curve in {folder}")
+    try:
+        _claim(folder, plan, training, validation, test)
+        return _all_runs(training, validation, test, folder, plan, progress)
+    finally:
+        lock.release()
+
+
+def _all_runs(
+    training: Sequence[Example],
+    validation: Sequence[Example],
+    test: Sequence[Example],
+    folder: Path,
+    plan: CurvePlan,
+    progress: Progress | None,
+) -> list[CurvePoint]:
     jobs = [(v, n, r) for r in range(plan.repeats) for n in plan.sizes for v in plan.variants]
     points = []
     with shown_progress(progress, "runs") as shown:
         shown.stage("learning curve", len(jobs), "runs")
         for variant, size, repeat in jobs:
             path = folder / f"{str(variant).replace(':', '-')}-n{size}-r{repeat}.json"
-            point = _finished(path)
+            point = _finished(path, (str(variant), size, repeat))
             if point is None:
                 order = np.random.default_rng([plan.seed, repeat]).permutation(len(training))[:size]
                 point = _run([training[i] for i in order], validation, test, variant, repeat, plan, folder / "work")
-                _write(path, json.dumps(sealed(asdict(point))))
+                publish_text(path, json.dumps(sealed(asdict(point))))
                 shown.note(
                     f"{variant}, {size} structures, repeat {repeat}: forces {point.force_rmse:.1f} meV/A, energy "
                     f"{point.energy_rmse:.2f} meV/atom ({point.seconds:.0f} s)"
@@ -268,29 +295,35 @@ def _claim(folder: Path, plan: CurvePlan, *sets: Sequence[Example]) -> None:
     free = ("sizes", "variants", "repeats")
     claim = {key: _text(value) for key, value in vars(plan).items() if key not in free}
     ids = repr([[example.id for example in examples] for examples in sets])
+    if plan.backbone.checkpoint is not None:
+        claim["backbone_content"] = file_hash(Path(plan.backbone.checkpoint), "sha256")
     claim |= {"data": hashlib.sha256(ids.encode()).hexdigest()[:16], "version": __version__}
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "plan.json"
     if not path.exists():
-        _write(path, json.dumps(sealed(claim), indent=2))
+        others = [name for name in ("curve.csv", "curve.png") if (folder / name).exists()]
+        if others:
+            raise ConfigError(f"{folder} holds {others[0]}, but is no folder of a curve; name another folder")
+        publish_text(path, json.dumps(sealed(claim), indent=2))
         return
     found = _document(path)
     if found is None:
         raise ConfigError(f"{path} is damaged; delete it if the runs in {folder} are of this very curve, else them too")
-    differing = [key for key in claim if found.get(key) != claim[key]]
+    untold = {key for key in claim if key.endswith("_content") and key not in found}  # by 0.1.0
+    differing = [key for key in claim if key not in untold and found.get(key) != claim[key]]
     if differing:
         raise ConfigError(
             f"{folder} holds a curve with other {', '.join(differing)}; name another folder, or delete this one"
         )
 
 
-def _finished(path: Path) -> CurvePoint | None:
-    """A run that is done; a damaged one is run again."""
+def _finished(path: Path, asked: tuple[str, int, int]) -> CurvePoint | None:
+    """A run that is done; a damaged one, or another under this name, is run again."""
     if not path.exists():
         return None
     found = _document(path)
     try:
-        return CurvePoint(**cast("dict[str, Any]", found))
+        point = CurvePoint(**cast("dict[str, Any]", found))
+        return point if (point.variant, point.size, point.repeat) == asked else None
     except TypeError:
         LOGGER.warning("%s is damaged; the run is made again", path)
         return None
@@ -310,14 +343,8 @@ def _document(path: Path) -> Document | None:
     return None if whole is False else unsealed(found)
 
 
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def _write_table(path: Path, points: Sequence[CurvePoint]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as stream:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         table = csv.DictWriter(stream, fieldnames=[column.name for column in fields(CurvePoint)])
         table.writeheader()
         table.writerows(asdict(point) for point in points)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 from mekrr_scale.arrays import RowKind, fingerprint
 from mekrr_scale.distributed import Checkpoint, State
-from mekrr_scale.errors import ConfigError
+from mekrr_scale.errors import ConfigError, ModelError
 from mekrr_scale.models import Model, Whitening, WhiteningBlock
 from mekrr_scale.pipeline.fitting.data import Choice, FitData, problem_of
 from mekrr_scale.pipeline.fitting.report import Tried
@@ -83,12 +84,16 @@ def grow(data: FitData, kept: Checkpoint, frame: Model | None, run: Run) -> tupl
 
 
 def keep(sums: Sums, kept: Checkpoint) -> None:
-    """Write the sums; called by one rank."""
+    """Write the sums; called by one rank. The model is made already, and is not lost when they cannot be written."""
     assert sums.moments is not None
-    kept.folder.mkdir(parents=True, exist_ok=True)
     frame = kept.folder / _FRAME
-    if not frame.exists():
-        sums.frame.save(frame)
+    try:
+        kept.folder.mkdir(parents=True, exist_ok=True)
+        if not frame.exists():
+            sums.frame.save(frame)
+    except (OSError, ModelError) as error:
+        warnings.warn(f"the sums could not be kept in {kept.folder}: {error}", RuntimeWarning, stacklevel=2)
+        return
     tensors = table_tensors(sums.moments)
     for i, block in enumerate(sums.whitening.blocks):
         tensors |= {f"block/{i}/{name}": value for name, value in vars(block).items()}

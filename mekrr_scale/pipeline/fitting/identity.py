@@ -5,7 +5,11 @@ The texts are those of version 0.1.0, whose plan was one flat list of fields, so
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
+
 from mekrr_scale.arrays import KINDS
+from mekrr_scale.files import file_hash
 from mekrr_scale.kernels import SpeciesMixing
 from mekrr_scale.pipeline.fitting.data import FitData, atomic_number, mixing_matrix
 from mekrr_scale.pipeline.fitting.plan import FitPlan
@@ -21,7 +25,20 @@ def identity(data: FitData) -> dict[str, object]:
     """What a fit is: every field of its plan that changes numbers, and the stores."""
     flat = {name: repr(value) for name, value in flat_plan(data.plan).items() if name not in _RUNNING}
     own = own_fields(data.plan)
-    return {"version": _version(), "stores": [store.id for store in data.stores], **flat, **own}
+    return {"version": _version(), "stores": [store.id for store in data.stores], **flat, **own, **contents(data)}
+
+
+def contents(data: FitData) -> dict[str, str]:
+    """What is in files that a plan or a call only names; 0.1.0 did not look into them."""
+    found = {}
+    model = data.plan.landmarks.model
+    if model is not None:
+        found["warm_content"] = file_hash(Path(model), "sha256")
+    if data.structures is not None:
+        ids = [(item.id, item.group, item.importance) for item in data.structures.listed]
+        found["structures_content"] = hashlib.sha256(repr(ids).encode()).hexdigest()
+        found["backbone_content"] = data.structures.backbone.identity().weight_hash
+    return found
 
 
 def identity_text(plan: FitPlan) -> str:
