@@ -9,6 +9,7 @@ from jaxtyping import Float64, Int64
 from numpy import ndarray
 
 from mekrr_scale.errors import StructureError
+from mekrr_scale.structures.limits import check_crowding
 from mekrr_scale.structures.unreadable import check_readable
 
 _FARTHEST = 1e8  # angstrom; beyond, float64 tells distances no better than 1e-8
@@ -26,9 +27,10 @@ def neighbours(
         full: every pair from both ends; else once.
 
     Raises:
-        StructureError: see ``check_geometry``.
+        StructureError: see ``check_geometry`` and ``check_crowding``.
     """
     check_geometry(atoms)
+    check_crowding(atoms, cutoff)
     finder = vesin.NeighborList(cutoff=cutoff, full_list=full)
     points = _gathered(np.asarray(atoms.positions, dtype=np.float64), atoms, 2 * cutoff)
     i, j, shift = finder.compute(points=points, box=box_of(atoms), periodic=atoms.pbc, quantities="ijS")
