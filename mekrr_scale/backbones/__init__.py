@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from mekrr_scale.backbones.schnet import save_schnet as save_schnet
     from mekrr_scale.backbones.sevennet import Sevennet as Sevennet
     from mekrr_scale.backbones.spec import BackboneSpec as BackboneSpec
-    from mekrr_scale.backbones.weights import UnsafeCheckpoint as UnsafeCheckpoint
+    from mekrr_scale.backbones.trust import UnsafeCheckpoint as UnsafeCheckpoint
+    from mekrr_scale.backbones.trust import code_is_trusted as code_is_trusted
+    from mekrr_scale.backbones.trust import trusting_code as trusting_code
     from mekrr_scale.backbones.weights import WeightsFile as WeightsFile
     from mekrr_scale.backbones.weights import read_own as read_own
 else:
@@ -57,7 +59,8 @@ else:
             "schnet": ["Schnet", "new_schnet", "save_schnet"],
             "sevennet": ["Sevennet"],
             "spec": ["BackboneSpec"],
-            "weights": ["UnsafeCheckpoint", "WeightsFile", "read_own"],
+            "trust": ["UnsafeCheckpoint", "code_is_trusted", "trusting_code"],
+            "weights": ["WeightsFile", "read_own"],
         },
     )
     __getattr__ = with_old_names(__name__, __getattr__)

@@ -53,6 +53,7 @@ class Backbone(ABC):
     module: nn.Module
     options: tuple[tuple[str, str], ...] = ()
     spec: Mapping[str, str | int] = MappingProxyType({})  # how `load_backbone` makes it again; empty: nothing tells
+    coded: bool = False  # whether code out of its checkpoint was run, on the user's word
 
     @final
     def __repr__(self) -> str:

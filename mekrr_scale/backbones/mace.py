@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, final
 
@@ -20,11 +20,13 @@ from torch import Tensor, nn
 from mekrr_scale.backbones.base import Backbone
 from mekrr_scale.backbones.output import BackboneOutput
 from mekrr_scale.backbones.spec import Architecture
-from mekrr_scale.backbones.weights import read_own, require_own, save, warn_unless_plain
+from mekrr_scale.backbones.trust import read_foreign, trusting_code
+from mekrr_scale.backbones.weights import read_own, require_own, save
 from mekrr_scale.errors import BackboneError, suggestion
 from mekrr_scale.structures import Graph, edge_vectors
 
 _CLASSES = ("interaction_cls", "interaction_cls_first", "readout_cls")
+_GATES = ("silu", "tanh", "abs", "relu", "sigmoid", "gelu", "softplus", "elu", "selu", "mish", "leaky_relu")
 _IRREPS = ("hidden_irreps", "MLP_irreps", "edge_irreps")
 
 
@@ -33,8 +35,8 @@ class Mace(Backbone):
     """MACE's invariant channels after some of its interactions.
 
     Args:
-        checkpoint: a model file of MACE (``.model``), which holds code and is read with a
-            warning, or one made of it by ``save_mace``, which does not.
+        checkpoint: a model file of MACE (``.model``), which holds code and is read only if the user
+            trusts it, or one made of it by ``save_mace``, which does not.
         layer: ``interaction1`` ..., or several joined by +, whose channels are put side by
             side; default: all.
         version: the head of a model with several; default: the last, as MACE's own calculator.
@@ -46,7 +48,7 @@ class Mace(Backbone):
     name = "mace"
 
     def __init__(self, checkpoint: str | Path, layer: str | None = None, version: str | None = None) -> None:
-        self.module = _load(Path(checkpoint))
+        self.module, self.coded = _load(Path(checkpoint))
         net = cast(Any, self.module)
         if hasattr(net, "joint_embedding"):
             raise BackboneError(f"{checkpoint} takes inputs besides the geometry (charges, ...): not supported")
@@ -149,15 +151,17 @@ class Mace(Backbone):
         return references + total
 
 
-def save_mace(source: str | Path, target: str | Path) -> None:
+def save_mace(source: str | Path, target: str | Path, trust_code: bool = False) -> None:
     """Rewrite a MACE model file as plain tensors, which can be read without running code.
 
-    Reading the source runs the code that it holds, this once.
+    Args:
+        trust_code: the source is from where you trust: reading it runs the code that it holds, this once.
 
     Raises:
-        BackboneError: not a MACE model whose sizes can be told.
+        BackboneError: not a MACE model whose sizes can be told, or one that is not trusted.
     """
-    net = _load(Path(source))
+    with trusting_code(trust_code):
+        net, _ = _load(Path(source))
     save(target, "mace", net, _config(net, source))
 
 
@@ -180,7 +184,8 @@ def _config(net: nn.Module, source: object) -> Architecture:
     return plain
 
 
-def _load(path: Path) -> nn.Module:
+def _load(path: Path) -> tuple[nn.Module, bool]:
+    """The network, and whether code of the file was run."""
     _require()
     if not path.is_file():
         raise BackboneError(f"there is no checkpoint {path}; download a MACE model first (README, section backbones)")
@@ -188,18 +193,15 @@ def _load(path: Path) -> nn.Module:
         plain = require_own(path, "mace")
         data = _fresh(plain["config"])
         data.load_state_dict(plain["state_dict"])
-        return data.eval().requires_grad_(False)
-    warn_unless_plain(path)
-    try:
-        data = torch.load(path, map_location="cpu", weights_only=False)  # a whole pickled module: MACE's usual format
-    except Exception as error:
-        raise BackboneError(f"{path} is not a checkpoint that mace-torch can read: {error!r}") from error
+        return data.eval().requires_grad_(False), False
+    advice = "; `save_mace` then rewrites it as plain tensors"
+    data, coded = read_foreign(path, "mace-torch", advice=advice)  # a pickled module, as MACE's models are
     if not all(hasattr(data, part) for part in ("interactions", "products", "readouts", "radial_embedding", "r_max")):
         raise BackboneError(
             f"{path} holds {type(data).__name__}, not a MACE model; give the .model file (a training checkpoint "
             "of weights alone does not tell the network's sizes)"
         )
-    return cast(nn.Module, data.float().eval().requires_grad_(False))
+    return cast(nn.Module, data.float().eval().requires_grad_(False)), coded
 
 
 def _fresh(sizes: Architecture) -> nn.Module:
@@ -212,15 +214,32 @@ def _fresh(sizes: Architecture) -> nn.Module:
     config: dict[str, Any] = dict(sizes)
     config["interaction_cls"] = modules.interaction_classes[config["interaction_cls"]]
     config["interaction_cls_first"] = modules.interaction_classes[config["interaction_cls_first"]]
-    config["readout_cls"] = getattr(blocks, config["readout_cls"])
+    config["readout_cls"] = _allowed(vars(blocks), config["readout_cls"], _is_module)
     for key in _IRREPS:
         config[key] = None if config[key] is None else o3.Irreps(config[key])
-    config["gate"] = None if config["gate"] is None else getattr(torch.nn.functional, config["gate"])
+    if config["gate"] is not None:
+        config["gate"] = _allowed(vars(torch.nn.functional), config["gate"], lambda found: found.__name__ in _GATES)
     for key in ("atomic_energies", "atomic_inter_scale", "atomic_inter_shift"):
         config[key] = np.array(config[key])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # e3nn 0.4 compiles by means that torch deprecates
         return cast(nn.Module, modules.ScaleShiftMACE(**config).float())
+
+
+def _is_module(found: Any) -> bool:
+    return isinstance(found, type) and issubclass(found, nn.Module)
+
+
+def _allowed(names: Mapping[str, Any], name: object, fits: Callable[[Any], bool]) -> Any:
+    """What a file names, if it is of the kind that belongs there.
+
+    Raises:
+        BackboneError: it is not.
+    """
+    found = names.get(str(name))
+    if not (callable(found) and fits(found)):
+        raise BackboneError(f"the checkpoint names {name!r} as a part of its network, which mace does not have there")
+    return found
 
 
 def _require() -> None:

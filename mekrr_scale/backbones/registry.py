@@ -10,24 +10,29 @@ from typing import Any
 
 from mekrr_scale import backbones
 from mekrr_scale.backbones.spec import BackboneSpec
+from mekrr_scale.backbones.trust import trusting_code
 from mekrr_scale.errors import BackboneError, suggestion
+from mekrr_scale.files import file_hash
 
 
-def load_backbone(spec: BackboneSpec | str, **options: Any) -> backbones.Backbone:
+def load_backbone(spec: BackboneSpec | str, trust_code: bool = False, **options: Any) -> backbones.Backbone:
     """Load a backbone by specification, or by name and options.
 
     ``load_backbone("chgnet:conv4")`` and ``load_backbone("chgnet", layer="conv4")`` are the same.
 
+    Args:
+        trust_code: the checkpoint is from where you trust; formats that hold code are read by running it.
+
     Raises:
         BackboneError: unknown name, an option that the adapter does not take, a missing package
-            or checkpoint.
+            or checkpoint, a checkpoint with code that is not trusted.
     """
     from mekrr_scale.backbones.rescaled import rescaled
 
     if isinstance(spec, str):
         unknown = sorted(set(options) - set(BackboneSpec.__dataclass_fields__))
         if unknown:
-            names = set(BackboneSpec.__dataclass_fields__) - {"name"}
+            names = set(BackboneSpec.__dataclass_fields__) - {"name", "sha256"}
             raise BackboneError(f"backbones take no option {unknown[0]!r}. {suggestion(unknown[0], names)}")
         spec = replace(BackboneSpec.parse(spec), **options)
     if spec.name not in _ADAPTERS:
@@ -46,12 +51,33 @@ def load_backbone(spec: BackboneSpec | str, **options: Any) -> backbones.Backbon
     missing = sorted(adapter.required - set(given))
     if missing:
         raise BackboneError(f"backbone {spec.name} needs {', '.join('--' + name for name in missing)}")
-    found = rescaled(adapter.load(given), spec.checkpoint)
-    found.spec = {"name": spec.name, **given}
+    with trusting_code(trust_code):
+        _require_same_file(spec)
+        found = adapter.load(given)
+    coded = {"sha256": file_hash(Path(str(spec.checkpoint)), "sha256")} if found.coded else {}
+    found = rescaled(found, spec.checkpoint)
+    found.spec = {"name": spec.name, **given, **coded}
     return found
 
 
-def new_backbone(spec: BackboneSpec, sizes: Mapping[str, float] | None = None) -> backbones.Backbone:
+def _require_same_file(spec: BackboneSpec) -> None:
+    """Before code out of a checkpoint that a store or a model names is run, it has to be the one they were made with.
+
+    Raises:
+        BackboneError: it is another file.
+    """
+    if spec.sha256 is None or spec.checkpoint is None or not Path(spec.checkpoint).is_file():
+        return
+    if file_hash(Path(spec.checkpoint), "sha256") != spec.sha256:
+        raise BackboneError(
+            f"{spec.checkpoint} is another file than the one that the features were made with; put that one back, or "
+            "extract the features again"
+        )
+
+
+def new_backbone(
+    spec: BackboneSpec, sizes: Mapping[str, float] | None = None, trust_code: bool = False
+) -> backbones.Backbone:
     """A backbone whose architecture is to be trained from scratch.
 
     A schnet or dimenet++ without a checkpoint has random weights (torch's global generator); the
@@ -59,6 +85,7 @@ def new_backbone(spec: BackboneSpec, sizes: Mapping[str, float] | None = None) -
 
     Args:
         sizes: of a schnet or dimenet++, where they differ from the defaults.
+        trust_code: see ``load_backbone``.
 
     Raises:
         BackboneError: see ``load_backbone``; or sizes for a backbone that has those of its weights.
@@ -70,7 +97,7 @@ def new_backbone(spec: BackboneSpec, sizes: Mapping[str, float] | None = None) -
         raise BackboneError(
             f"backbone {spec.name} has the sizes of its weights; sizes are for a new schnet or dimenet++"
         )
-    return load_backbone(spec)
+    return load_backbone(spec, trust_code)
 
 
 def available_backbones() -> list[tuple[str, bool, str]]:

@@ -11,7 +11,7 @@ import copy
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypedDict, cast, final
+from typing import Any, NamedTuple, TypedDict, cast, final
 
 import torch
 from jaxtyping import Float
@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from mekrr_scale.backbones.base import Backbone
 from mekrr_scale.backbones.output import BackboneOutput
 from mekrr_scale.backbones.spec import Architecture
-from mekrr_scale.backbones.weights import plain, read_own, require_own, warn_unless_plain
+from mekrr_scale.backbones.trust import read_foreign
+from mekrr_scale.backbones.weights import plain, read_own, require_own
 from mekrr_scale.errors import BackboneError, suggestion
 from mekrr_scale.structures import Graph, edge_vectors
 
@@ -44,7 +45,7 @@ class Sevennet(Backbone):
         version: weights in the wheel: ``7net-0``, ``7net-0-22may2024``, ``7net-l3i5``,
             ``7net-mf-0-pbe`` or ``7net-mf-0-r2scan``.
         checkpoint: a file of SevenNet's own training instead, of one level of theory, or one of
-            ``mekrr-scale pretrain`` or ``finetune``.
+            ``mekrr-scale pretrain`` or ``finetune``. No code out of it is run, unless the user trusts it.
 
     Raises:
         BackboneError: the wheel is not installed, no such weights, or no such layer.
@@ -61,7 +62,7 @@ class Sevennet(Backbone):
             raise BackboneError(f"sevennet has no weights of version {version!r}. {suggestion(str(version), _WHEEL)}")
         self.version = version or ("7net-0" if checkpoint is None else "checkpoint")
         path = None if checkpoint is None else Path(checkpoint)
-        self.module, self._config, self._modality = _load(self.version, path)
+        self.module, self._config, self._modality, self.coded = _load(self.version, path)
         net = cast(Any, self.module)
         gates = [f"gate{i + 1}" for i in range(sum(name.endswith("_equivariant_gate") for name in net._modules))]
         chosen = layer.split("+")
@@ -172,8 +173,16 @@ class _Config(TypedDict):
     modality: int | None
 
 
-def _load(version: str, checkpoint: Path | None) -> tuple[nn.Module, Architecture, int | None]:
-    """The network, its configuration, and the index of its level of theory, if it knows several."""
+class _Loaded(NamedTuple):
+    """The network, its configuration, the index of its level of theory if it knows several; whether code was run."""
+
+    net: nn.Module
+    config: Architecture
+    modality: int | None
+    coded: bool
+
+
+def _load(version: str, checkpoint: Path | None) -> _Loaded:
     _require()
     if checkpoint is not None:
         if not checkpoint.is_file():
@@ -183,17 +192,14 @@ def _load(version: str, checkpoint: Path | None) -> tuple[nn.Module, Architectur
             config = cast(_Config, data["config"])
             net = _fresh(config["model"])
             net.load_state_dict(data["state_dict"])
-            return net.eval().requires_grad_(False), config["model"], config["modality"]
-        warn_unless_plain(checkpoint)
+            return _Loaded(net.eval().requires_grad_(False), config["model"], config["modality"], coded=False)
     file, level = _WHEEL.get(version, ("", None))
+    path = checkpoint or _in_wheel(file)
+    data, coded = read_foreign(path, "sevenn", arrays=True)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # e3nn and sevenn speak of accelerators and of pickles
-        from sevenn.checkpoint import SevenNetCheckpoint
-        from sevenn.util import pretrained_name_to_path
-
-        path = checkpoint or Path(pretrained_name_to_path(file))
+        warnings.simplefilter("ignore")  # e3nn and sevenn speak of accelerators
         try:
-            source = SevenNetCheckpoint(path)
+            source = _checkpoint(path, data)
             net = source.build_model()
         except Exception as error:
             raise BackboneError(f"{path} is not a checkpoint that sevenn can read: {error!r}") from error
@@ -201,7 +207,28 @@ def _load(version: str, checkpoint: Path | None) -> tuple[nn.Module, Architectur
     if modalities and level is None:
         raise BackboneError(f"{path} holds several levels of theory {sorted(modalities)}; only those of the wheel do")
     net.eval().requires_grad_(False)
-    return cast(nn.Module, net), plain(source.config), None if level is None else int(modalities[level])
+    net = cast(nn.Module, net)
+    return _Loaded(net, plain(source.config), None if level is None else int(modalities[level]), coded)
+
+
+def _in_wheel(file: str) -> Path:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from sevenn.util import pretrained_name_to_path
+
+        return Path(pretrained_name_to_path(file))
+
+
+def _checkpoint(path: Path, data: Any) -> Any:
+    """SevenNet's view of what a checkpoint holds; by itself it would read the file, and run what is in it."""
+    from sevenn import checkpoint
+
+    source = checkpoint.SevenNetCheckpoint(path)
+    source._config_original = data["config"]
+    source._config = checkpoint._config_cp_routine(data["config"])
+    source._model_state_dict = data["model_state_dict"]
+    source._loaded = True
+    return source
 
 
 def _fresh(config: Architecture) -> nn.Module:

@@ -22,6 +22,7 @@ class BackboneSpec:
     version: str | None = None  # chgnet, sevennet: which of the wheel's weights; mace: the head
     checkpoint: str | None = None  # path of the weights
     max_neighbors: int | None = None  # schnet, dimenet++: cap on neighbours, 0 for none
+    sha256: str | None = None  # of a checkpoint that holds code: another file is not even opened
 
     @classmethod
     def of(cls, document: Document) -> BackboneSpec:

@@ -1,6 +1,6 @@
-"""WeightsFile files: those of known sizes and plain tensors, and those that may hold code.
+"""Weights files of known sizes and plain tensors.
 
-Two layouts of the first kind are read: the package's own, and that of the Open Catalyst Project
+Two layouts are read, neither by running code: the package's own, and that of the Open Catalyst Project
 (``state_dict``, ``config`` with ``model`` and ``model_attributes``, optional ``normalizers``; keys
 prefixed with ``module.`` any number of times).
 """
@@ -8,10 +8,7 @@ prefixed with ``module.`` any number of times).
 from __future__ import annotations
 
 import os
-import pickle
 import uuid
-import warnings
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from mekrr_scale.backbones.spec import Architecture
+from mekrr_scale.backbones.trust import read_plain
 from mekrr_scale.errors import BackboneError, suggestion
 from mekrr_scale.files import Document
 
@@ -29,28 +27,6 @@ _OWN = "mekrr-scale "
 _LOST = object()
 Sizes: TypeAlias = Mapping[str, int | float]  # of a network, by their names
 OCP_MAX_NEIGHBORS = 50  # the cap with which the Open Catalyst models were trained
-
-
-class UnsafeCheckpoint(UserWarning):
-    """A file of weights can only be read by running code that it holds."""
-
-
-def warn_unless_plain(path: Path) -> None:
-    """Warn if a checkpoint cannot be read as plain tensors."""
-    with path.open("rb") as stream:
-        pickled = zipfile.is_zipfile(stream) or (stream.seek(0), stream.read(1))[1] == pickle.PROTO
-    if not pickled:  # no code can run; whoever reads it says what is wrong
-        return
-    try:
-        torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        warnings.warn(
-            f"reading {path} runs code that the file holds; use it only if you trust where it comes from",
-            UnsafeCheckpoint,
-            stacklevel=2,
-        )
-    except Exception:  # broken in another way
-        return
 
 
 class SavedScaling(TypedDict):
@@ -98,7 +74,7 @@ class WeightsFile:
         if not path.is_file():
             raise BackboneError(f"there is no checkpoint {path}; download it first (README, section backbones)")
         try:
-            data = torch.load(path, map_location="cpu", weights_only=True)
+            data = read_plain(path)
         except Exception as error:
             raise BackboneError(f"{path} is not a checkpoint that can be read without running code: {error}") from error
         if not isinstance(data, dict) or "state_dict" not in data or "config" not in data:
@@ -181,7 +157,7 @@ def read_own(path: Path) -> OwnFile | None:
     if not path.is_file():
         return None
     try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
+        data = read_plain(path)
     except Exception:  # of another layout, which may need code to be read
         return None
     own = isinstance(data, dict) and str(data.get("format", "")).startswith(_OWN)

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from mekrr_scale.cli.calls import guarded, is_guarded
 from mekrr_scale.cli.console import errors, fail, speaking
 from mekrr_scale.errors import ConfigError, MekrrError
 from mekrr_scale.version import __version__
@@ -72,10 +73,16 @@ PLACES = {
 }
 
 
+_LOADING = set(PLACES) - {"store", "slurm", "env"}  # commands that load backbones
+
+
 @cache
 def command(name: str) -> Any:
     """A command or group of commands, as typer makes it of its module."""
     module = importlib.import_module(f"mekrr_scale.cli.{PLACES[name].module}")
+    for each in module.app.registered_commands:
+        if each.callback is not None and not is_guarded(each.callback):
+            each.callback = guarded(each.callback, name in _LOADING)
     made = typer.main.get_command(module.app)
     return getattr(made, "commands", {}).get(name, made)
 

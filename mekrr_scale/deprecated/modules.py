@@ -26,7 +26,7 @@ _ROWS: Mapping[str, Mapping[str, str]] = {
     },
     "mekrr_scale.backbones.checkpoints": {
         "mekrr_scale.backbones": "Checkpoint=WeightsFile UnsafeCheckpoint read_own",
-        "mekrr_scale.backbones.weights": "plain require_own save warn_unless_plain",
+        "mekrr_scale.backbones.weights": "plain require_own save",
     },
     "mekrr_scale.baselines": {
         "mekrr_scale.arrays": "beyond_composition minimum_norm",

@@ -38,6 +38,7 @@ class MekrrModel(ModelInterface):  # type: ignore[misc]
     Args:
         model: a model, or the path of one.
         backbone: an instance to use instead of loading the model's.
+        trust_code: see ``Potential``.
 
     Raises:
         ConfigError: torch-sim is not installed.
@@ -52,10 +53,11 @@ class MekrrModel(ModelInterface):  # type: ignore[misc]
         device: str | torch.device = "cpu",
         compute_forces: bool = True,
         compute_stress: bool = True,
+        trust_code: bool = False,
     ) -> None:
         super().__init__()
         loaded = model if isinstance(model, Model) else Model.load(model)
-        self.potential = Potential(loaded, backbone, dtype, str(device))
+        self.potential = Potential(loaded, backbone, dtype, str(device), trust_code=trust_code)
         self._device, self._dtype = torch.device(device), dtype
         self._compute_forces, self._compute_stress = compute_forces, compute_stress
 

@@ -54,6 +54,7 @@ class MekrrCalculator(Calculator):  # type: ignore[misc]
         skin: neighbour lists are kept until an atom has moved by half of it (angstrom).
         uncertainty: also give ``energy_uncertainty`` (eV, 68 %), ``energies_uncertainty`` (per atom) and
             ``extrapolation`` (grade of each atom; above 1 is outside of the training data).
+        trust_code: see ``Potential``.
 
     Raises:
         ModelError: see ``Model.load`` and ``Potential``.
@@ -71,11 +72,12 @@ class MekrrCalculator(Calculator):  # type: ignore[misc]
         skin: float = 0.5,
         uncertainty: bool = False,
         prior: Calculator | None = None,
+        trust_code: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.potential = Potential(
-            model, backbone, dtype, device, compile, None if prior is None else Calculated(prior)
+            model, backbone, dtype, device, compile, None if prior is None else Calculated(prior), trust_code
         )
         self.neighbours = SkinList(self.potential.backbone.cutoff, skin)
         self.uncertainty = uncertainty

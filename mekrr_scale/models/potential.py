@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from ase import Atoms
@@ -22,6 +21,7 @@ from mekrr_scale.backbones import (
     Directions,
     load_backbone,
     tangents,
+    trusting_code,
 )
 from mekrr_scale.errors import ConfigError, ModelError, suggestion
 from mekrr_scale.files import file_hash
@@ -60,6 +60,7 @@ class Potential:
         dtype: of the backbone; ``"float64"`` is understood too.
         compile: compile the backbone (torch.compile): a minute at the first call, then 1.6 times the
             speed with SevenNet and CHGNet on a CPU; needs a C++ compiler.
+        trust_code: the checkpoint that the model names is from where you trust, if it holds code (MACE's).
 
     Raises:
         ModelError: the backbone's identity is not the model's.
@@ -73,13 +74,15 @@ class Potential:
         device: str = "cpu",
         compile: bool = False,
         prior: Predictor | None = None,
+        trust_code: bool = False,
     ) -> None:
         self.model = model if isinstance(model, Model) else Model.load(model)
         precision = _precision(dtype)
         self._compile = compile
-        self._prior = self._prior_of(self.model, prior, precision, device)
+        with trusting_code(trust_code):
+            self._prior = self._prior_of(self.model, prior, precision, device)
+            backbone = self._backbone_of(self.model) if backbone is None else backbone
         self._own_prior = self.model.baseline.prior and not self.model.prior
-        backbone = self._backbone_of(self.model) if backbone is None else backbone
         self.backbone = backbone.to(device, precision)
         self.model.require_backbone(self.backbone.identity().to_dict(), "the backbone given")
         self._references = torch.zeros(119, dtype=torch.float64)
@@ -98,8 +101,7 @@ class Potential:
                 f"the model was fitted on features of the user's own ({model.backbone.get('name')!r}); give the "
                 "backbone that makes them, or predict from a store of features"
             )
-        options: Any = model.spec
-        return load_backbone(BackboneSpec(**options))
+        return load_backbone(BackboneSpec.of(model.spec))
 
     def __repr__(self) -> str:
         return f"Potential on {self.backbone!r}:\n{self.model!r}"
@@ -251,8 +253,13 @@ class Potential:
         return scale * self._variances.directions(batch).reshape(n, 3)
 
 
-def load_prior(spec: PriorSpec, dtype: torch.dtype | str = torch.float32, device: str = "cpu") -> Predictor:
+def load_prior(
+    spec: PriorSpec, dtype: torch.dtype | str = torch.float32, device: str = "cpu", trust_code: bool = False
+) -> Predictor:
     """What gives the energies of a prior.
+
+    Args:
+        trust_code: see ``Potential``.
 
     Raises:
         ModelError: its file is missing or another one than the model was fitted with.
@@ -262,7 +269,7 @@ def load_prior(spec: PriorSpec, dtype: torch.dtype | str = torch.float32, device
     if spec.kind == "labels":
         return Labelled(spec.keys or LabelKeys())
     if spec.kind == "backbone":
-        backbone = load_backbone(spec.backbone or BackboneSpec()).to(device, _precision(dtype))
+        backbone = load_backbone(spec.backbone or BackboneSpec(), trust_code).to(device, _precision(dtype))
         if spec.hash and backbone.identity().weight_hash != spec.hash:
             raise ModelError(f"the prior's backbone {backbone.name} has other weights than when the features were made")
         inner = BackboneEnergies(backbone)
@@ -272,7 +279,7 @@ def load_prior(spec: PriorSpec, dtype: torch.dtype | str = torch.float32, device
             raise ModelError(f"the model corrects the model {path}, which is not there; put it back, or refit")
         if file_hash(path, "sha256") != spec.hash:
             raise ModelError(f"the prior {path} is another file than when the features were made; extract again")
-        inner = Potential(Model.load(path), dtype=dtype, device=device)
+        inner = Potential(Model.load(path), dtype=dtype, device=device, trust_code=trust_code)
     return inner if spec.entry == Entry() else Entering(inner, spec.entry)
 
 

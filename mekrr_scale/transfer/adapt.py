@@ -43,6 +43,7 @@ def pretrain(
     progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
     keys: LabelKeys | None = None,
+    trust_code: bool = False,
 ) -> TrainReport:
     """Train a network of the backbone's architecture from scratch; the backbone's own weights are overwritten.
 
@@ -56,13 +57,15 @@ def pretrain(
         validation: the same, or the fraction of the training structures that is kept apart.
         progress: what shows how far it is; by default a bar in terminals and notebooks.
         keys: where the labels are.
+        trust_code: see ``load_backbone``.
 
     Raises:
         ConfigError: see ``train``.
     """
     plan = plan or TrainPlan()
     if not isinstance(backbone, Backbone):
-        backbone = new_backbone(BackboneSpec.parse(backbone) if isinstance(backbone, str) else backbone)
+        spec = BackboneSpec.parse(backbone) if isinstance(backbone, str) else backbone
+        backbone = new_backbone(spec, trust_code=trust_code)
     learned, held = example_sets(training, validation, keys)
     inner = randomize(unscaled(backbone)[0], plan.seed)
     backbone.spec = {}
@@ -85,6 +88,7 @@ def finetune(
     progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
     keys: LabelKeys | None = None,
+    trust_code: bool = False,
 ) -> TrainReport:
     """Go on training a backbone on other data, in place.
 
@@ -95,13 +99,14 @@ def finetune(
         progress: what shows how far it is; by default a bar in terminals and notebooks.
         keys: where the labels are.
         entry: how the data enter it, where they are of other elements or another scale.
+        trust_code: see ``load_backbone``.
 
     Raises:
         ConfigError: see ``adapted`` and ``train``.
     """
     plan = plan or TrainPlan()
     if not isinstance(backbone, Backbone):
-        backbone = load_backbone(backbone)
+        backbone = load_backbone(backbone, trust_code)
     learned, held = example_sets(training, validation, keys)
     backbone.spec = {}
     ready = adapted(backbone, learned, entry, plan.blocks.reset, plan.seed)

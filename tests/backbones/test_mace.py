@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ def model(tmp_path_factory):
 def read(path, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnsafeCheckpoint)
-        return load_backbone("mace", checkpoint=str(path), **options)
+        return load_backbone("mace", checkpoint=str(path), trust_code=True, **options)
 
 
 @pytest.mark.parametrize("layer", [None, "interaction1"])
@@ -106,15 +107,19 @@ def test_energies_and_forces_are_maces_own(tmp_path, changes, monkeypatch):
     np.testing.assert_allclose(backbone.features(atoms).numpy(), descriptors, rtol=1e-8, atol=1e-9)
 
 
-def test_a_pickled_model_warns_and_a_rewritten_one_does_not(model, tmp_path):
+def test_a_pickled_model_needs_trust_and_a_rewritten_one_does_not(model, tmp_path):
     from mekrr_scale.backbones import save_mace
 
+    with pytest.raises(BackboneError, match="--trust-code"):
+        load_backbone("mace", checkpoint=str(model))
     with pytest.warns(UnsafeCheckpoint, match="runs code"):
-        first = load_backbone("mace", checkpoint=str(model))
+        first = load_backbone("mace", checkpoint=str(model), trust_code=True)
     plain = tmp_path / "plain.pt"
+    with pytest.raises(BackboneError, match="--trust-code"):
+        save_mace(model, plain)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnsafeCheckpoint)
-        save_mace(model, plain)
+        save_mace(model, plain, trust_code=True)
     second = load_backbone("mace", checkpoint=str(plain))  # warnings are errors here
     assert second.identity() == first.identity()
 
@@ -124,7 +129,7 @@ def test_loading_leaves_torch_as_careful_as_it_was(model):
     script = (
         "import os, sys, warnings; warnings.simplefilter('ignore');"
         "from mekrr_scale.backbones import load_backbone;"
-        f"load_backbone('mace', checkpoint={str(model)!r});"
+        f"load_backbone('mace', checkpoint={str(model)!r}, trust_code=True);"
         "sys.exit('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD' in os.environ)"
     )
     clean = {key: value for key, value in os.environ.items() if key != "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"}
@@ -165,7 +170,10 @@ def test_extract_fit_and_predict(model, toy_structures, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnsafeCheckpoint)
         spec = BackboneSpec("mace", checkpoint=str(model))
-        extract(tmp_path / "toy.xyz", tmp_path / "store", ExtractPlan(spec, derivatives=3, dtype="float64"))
+        how = ExtractPlan(spec, derivatives=3, dtype="float64")
+        with pytest.raises(BackboneError, match="--trust-code"):
+            extract(tmp_path / "toy.xyz", tmp_path / "store", how)
+        extract(tmp_path / "toy.xyz", tmp_path / "store", how, trust_code=True)
         plan = FitPlan(
             kernel=KernelPlan(length_scales="4x"),
             landmarks=LandmarkPlan(count=40),
@@ -174,7 +182,12 @@ def test_extract_fit_and_predict(model, toy_structures, tmp_path):
         )
         report = fit(tmp_path / "store", plan)
         atoms = molecule("CH3OH")
-        atoms.calc = MekrrCalculator(report.model, dtype=torch.float64)
+        with pytest.raises(BackboneError, match="--trust-code"):  # the model's header is no word of the user's
+            MekrrCalculator(report.model, dtype=torch.float64)
+        atoms.calc = MekrrCalculator(report.model, dtype=torch.float64, trust_code=True)
+        other = replace(report.model, spec={**report.model.spec, "sha256": "0" * 64})
+        with pytest.raises(BackboneError, match="another file"):
+            MekrrCalculator(other, trust_code=True)
     forces = atoms.get_forces()
     step = 1e-4
     energies = []

@@ -20,7 +20,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from mekrr_scale.arrays import KINDS
-from mekrr_scale.backbones import packages_of
+from mekrr_scale.backbones import code_is_trusted, packages_of
 from mekrr_scale.cli import main
 from mekrr_scale.cli.app import PLACES, command
 from mekrr_scale.distributed import ALONE
@@ -149,6 +149,10 @@ CALLS = {
     ),
 }  # fmt: skip
 
+for _name, (_, _options) in CALLS.items():
+    if not _name.startswith(("store", "slurm", "env")):
+        _options["--trust-code"] = ""
+
 
 def commands():
     """Every command by the words that call it."""
@@ -182,7 +186,8 @@ class Record:
     def __call__(self, name, result=None):
         def work(*args, **given):
             if not name.startswith("progress"):
-                self.lines.append(f"{name}{written(args)}{written(given)}")
+                trusted = " with code" if code_is_trusted() else ""
+                self.lines.append(f"{name}{written(args)}{written(given)}{trusted}")
             return result(*args, **given) if callable(result) else result
 
         return work

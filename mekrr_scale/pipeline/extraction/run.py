@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import xxhash
 
-from mekrr_scale.backbones import Backbone, BackboneEnergies, identity_of, load_backbone
+from mekrr_scale.backbones import Backbone, BackboneEnergies, identity_of, load_backbone, trusting_code
 from mekrr_scale.errors import MekrrError, StructureError
 from mekrr_scale.models import load_prior
 from mekrr_scale.pipeline.extraction.plan import ExtractPlan
@@ -43,6 +43,7 @@ def extract(
     plan: ExtractPlan | None = None,
     backbone: Backbone | None = None,
     progress: Progress | None = None,
+    trust_code: bool = False,
 ) -> ExtractReport:
     """Compute features of structures and write them into a store.
 
@@ -55,13 +56,14 @@ def extract(
         backbone: an instance to use instead of loading the plan's. Models fitted to the store load
             it again where ``load_backbone`` made it; of one that was trained or built otherwise the
             report warns, and they have to be given it.
+        trust_code: checkpoints that hold code (MACE's) are from where you trust.
 
     Raises:
         StructureError: a file that cannot be read, or no structure that can be used.
         BackboneError: the backbone cannot be loaded.
         StoreError: the folder holds other features, or cannot be written.
     """
-    with shown_progress(progress) as shown:
+    with shown_progress(progress) as shown, trusting_code(trust_code):
         return _extracted(structures, Path(folder), plan or ExtractPlan(), backbone, shown)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from ase import Atoms
 
+from mekrr_scale.backbones import trusting_code
 from mekrr_scale.distributed import ALONE, Checkpoint, Group, StopSignals
 from mekrr_scale.errors import ConfigError, SolverError
 from mekrr_scale.models import JSON, Model, Posterior
@@ -39,6 +40,7 @@ def fit(
     group: Group = ALONE,
     checkpoint: Checkpoint | None = None,
     sums: Path | str | None = None,
+    trust_code: bool = False,
 ) -> FitReport:
     """Fit a model to one store or several of the same kind.
 
@@ -56,6 +58,8 @@ def fit(
         sums: a folder for the sums over the rows (solver ``direct``, one candidate, no uncertainties).
             Fitting again, with the stores grown or more of them, reads the new shards alone; kernel,
             landmarks and whitening stay those of the first fit.
+        trust_code: with ``structures``: the checkpoint that the stores name is from where you trust, if it holds
+            code (MACE's).
 
     Raises:
         ConfigError: options that do not fit the data.
@@ -69,7 +73,8 @@ def fit(
         raise ConfigError(f"the plan of a fit is {plan!r}; give a FitPlan, e.g. FitPlan(solver='exact')")
     with shown_progress(progress, "rows") as shown:
         run = Run(plan.execution, group, checkpoint, shown)
-        data = FitData.open(stores, plan, structures, keys, group)
+        with trusting_code(trust_code):
+            data = FitData.open(stores, plan, structures, keys, group)
         run = run.part("", identity(data))
         return _fitted(data, run) if sums is None else _grown(data, Path(sums), run)
 
