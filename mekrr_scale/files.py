@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
 import os
 import shutil
 import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -22,6 +25,7 @@ else:
 Document: TypeAlias = Mapping[str, JSON]
 HashName = Literal["sha256", "xxh3_128"]  # of models and downloads; of the store's shards
 TEMPORARY = ".tmp-"  # how names of files begin that are not published yet
+_SEAL = "seal"
 _PIECE = 8 * 1024 * 1024
 _UNITS = {"": 1, "B": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
@@ -56,6 +60,40 @@ def file_hash(path: Path, algorithm: HashName) -> str:
         for piece in iter(lambda: stream.read(_PIECE), b""):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def sealed(document: Document) -> dict[str, JSON]:
+    """A document with a checksum over all of it, which ``is_whole`` looks at.
+
+    >>> is_whole(sealed({"ridge": 1e-6})), is_whole({"ridge": 1e-6}), is_whole({**sealed({"ridge": 1e-6}), "ridge": 1})
+    (True, None, False)
+    """
+    return {**document, _SEAL: _document_hash(document)}
+
+
+def is_whole(document: Document) -> bool | None:
+    """Whether a document is as it was sealed; None for one without a seal, as those of 0.1.0 are."""
+    if _SEAL not in document:
+        return None
+    return document[_SEAL] == _document_hash(unsealed(document))
+
+
+def unsealed(document: Document) -> dict[str, JSON]:
+    """A document without its seal."""
+    return {key: value for key, value in document.items() if key != _SEAL}
+
+
+@cache
+def warn_unsealed(path: Path) -> None:
+    """Say once of a file that damage in it would not be seen."""
+    logging.getLogger("mekrr_scale").warning(
+        "%s is of 0.1.0, whose files have no checksum over all that they hold: damage in it might not be seen", path
+    )
+
+
+def _document_hash(document: Document) -> str:
+    plain = json.loads(json.dumps(document))  # as a reader will have it: keys are texts, tuples are lists
+    return xxhash.xxh3_128(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def parse_bytes(text: str | int) -> int:

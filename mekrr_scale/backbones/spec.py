@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from mekrr_scale.files import Document
@@ -22,7 +22,9 @@ class BackboneSpec:
     version: str | None = None  # chgnet, sevennet: which of the wheel's weights; mace: the head
     checkpoint: str | None = None  # path of the weights
     max_neighbors: int | None = None  # schnet, dimenet++: cap on neighbours, 0 for none
-    sha256: str | None = None  # of a checkpoint that holds code: another file is not even opened
+    sha256: str | None = field(
+        default=None, repr=False
+    )  # of a checkpoint that holds code: another file is not even opened
 
     @classmethod
     def of(cls, document: Document) -> BackboneSpec:

@@ -7,6 +7,7 @@ prefixed with ``module.`` any number of times).
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -16,12 +17,13 @@ from typing import Any, Literal, NotRequired, TypeAlias, TypedDict, cast
 
 import numpy as np
 import torch
+import xxhash
 from torch import Tensor, nn
 
 from mekrr_scale.backbones.spec import Architecture
 from mekrr_scale.backbones.trust import read_plain
 from mekrr_scale.errors import BackboneError, suggestion
-from mekrr_scale.files import Document
+from mekrr_scale.files import Document, warn_unsealed
 
 _OWN = "mekrr-scale "
 _LOST = object()
@@ -77,6 +79,7 @@ class WeightsFile:
             data = read_plain(path)
         except Exception as error:
             raise BackboneError(f"{path} is not a checkpoint that can be read without running code: {error}") from error
+        data = _checked(data, path)
         if not isinstance(data, dict) or "state_dict" not in data or "config" not in data:
             keys = sorted(map(str, data))[:8] if isinstance(data, dict) else type(data).__name__
             raise BackboneError(f"{path} holds {keys}; a checkpoint of {model} has 'config' and 'state_dict'")
@@ -153,7 +156,11 @@ class WeightsFile:
 
 
 def read_own(path: Path) -> OwnFile | None:
-    """What a file of the package's own layout holds; None for any other file."""
+    """What a file of the package's own layout holds; None for any other file.
+
+    Raises:
+        BackboneError: it is damaged.
+    """
     if not path.is_file():
         return None
     try:
@@ -161,7 +168,7 @@ def read_own(path: Path) -> OwnFile | None:
     except Exception:  # of another layout, which may need code to be read
         return None
     own = isinstance(data, dict) and str(data.get("format", "")).startswith(_OWN)
-    return cast(OwnFile, data) if own else None
+    return cast(OwnFile, _checked(data, path)) if own else None
 
 
 def require_own(path: Path, model: str) -> OwnFile:
@@ -201,6 +208,7 @@ def save(
     }
     data: dict[str, object] = {"format": f"{_OWN}{model} 1", "config": dict(config), "state_dict": weights}
     data |= more or {}
+    data["seal"] = _seal(data)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
     try:
         torch.save(data, temporary)
@@ -209,6 +217,35 @@ def save(
         raise BackboneError(f"cannot write the checkpoint {path}: {error}; choose a folder you may write to") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _checked(data: Any, path: Path) -> Any:
+    """What was read, if it is what was written.
+
+    Raises:
+        BackboneError: a file of the package's own layout that is damaged.
+    """
+    if not (isinstance(data, dict) and str(data.get("format", "")).startswith(_OWN)):
+        return data
+    if "seal" not in data:
+        warn_unsealed(path)
+    elif data["seal"] != _seal(data):
+        raise BackboneError(f"{path} is damaged (its checksum does not fit); copy it again, or train it again")
+    return data
+
+
+def _seal(data: Mapping[str, Any]) -> str:
+    """Checksum over all that a file of the package's own layout holds."""
+    digest = xxhash.xxh3_128()
+    plain = {str(key): value for key, value in data.items() if key not in ("state_dict", "seal")}
+    try:
+        digest.update(json.dumps(json.loads(json.dumps(plain)), sort_keys=True).encode())
+        for name, tensor in sorted(data["state_dict"].items()):
+            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    except (TypeError, ValueError, AttributeError, KeyError, RuntimeError):  # nothing that was ever sealed
+        return ""
+    return digest.hexdigest()
 
 
 def plain(value: Any) -> Any:

@@ -24,7 +24,8 @@ from torch import Tensor
 
 from mekrr_scale.distributed.group import ALONE, Group
 from mekrr_scale.errors import ConfigError, StoppedError
-from mekrr_scale.files import TEMPORARY, publish
+from mekrr_scale.files import TEMPORARY, publish, warn_unsealed
+from mekrr_scale.progress import LOGGER
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _DTYPES = {str(dtype): dtype for dtype in (torch.float64, torch.float32, torch.int64, torch.bool)}
@@ -141,11 +142,8 @@ class Checkpoint:
         path = self._path(name)
         temporary = self.folder / f"{TEMPORARY}{uuid.uuid4().hex}"
         tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.tensors.items()}
-        header = {
-            "identity": json.dumps(self.identity, sort_keys=True),
-            "values": json.dumps(state.values),
-            "xxh3": _digest(tensors),
-        }
+        texts = {"identity": json.dumps(self.identity, sort_keys=True), "values": json.dumps(state.values)}
+        header = {**texts, "seal": _digest(tensors, texts)}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             save_file(tensors, temporary, header)
@@ -167,6 +165,10 @@ class Checkpoint:
         for path in (self._path(name), self._previous(name)):
             found = _read(path)
             if found is None:
+                if path.exists():
+                    LOGGER.warning(
+                        "%s is damaged and passed over; the work goes on from the state before, if any", path
+                    )
                 continue
             header, tensors = found
             self._require(json.loads(header["identity"]), path)
@@ -267,16 +269,31 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]] | None:
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118  not a mapping
     except (OSError, SafetensorError, ValueError):
         return None
-    if header.get("xxh3") != _digest(tensors) or "identity" not in header:
+    texts = {key: header.get(key, "") for key in ("identity", "values")}
+    if header.get("seal") == _digest(tensors, texts) and all(_is_document(text) for text in texts.values()):
+        return header, tensors
+    if header.get("xxh3") != _digest(tensors, {}) or not all(_is_document(text) for text in texts.values()):
         return None
+    warn_unsealed(path)
     return header, tensors
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
+def _is_document(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
+
+
+def _digest(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> str:
+    """Checksum of arrays, and of texts with their names; 0.1.0 had none of the texts, dtypes and shapes."""
     digest = xxhash.xxh3_128()
     for key in sorted(tensors):
-        digest.update(key.encode())
+        shape = f"{tensors[key].dtype}{tuple(tensors[key].shape)}" if texts else ""
+        digest.update(f"{key}{shape}".encode())
         digest.update(tensors[key].contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    for key, text in sorted(texts.items()):
+        digest.update(f"{key}{len(text)} {text}".encode())
     return digest.hexdigest()
 
 

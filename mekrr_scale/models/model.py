@@ -1,7 +1,7 @@
 """A fitted model and its file.
 
 The file is a safetensors archive (no code can hide in it) whose header holds one JSON document
-with everything that is not an array, and a checksum of the arrays.
+with everything that is not an array, and a checksum of both.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, cast
 
 import safetensors
 import safetensors.torch
@@ -24,13 +24,14 @@ from torch import Tensor
 
 from mekrr_scale.arrays import FeatureBatch, Landmarks, error_text
 from mekrr_scale.errors import MekrrError, ModelError
+from mekrr_scale.files import is_whole, sealed, warn_unsealed
 from mekrr_scale.kernels import Head, Reduce, SetKernel, SpeciesMixing, Transform, atom_kernel
 from mekrr_scale.models.baselines import Baseline
 from mekrr_scale.models.choices import JSON, Document
 from mekrr_scale.models.posterior import Posterior, PosteriorHeader
 
 FORMAT = "mekrr-scale model"
-SCHEMA = "1.2"  # 1.1: posterior; 1.2: prior
+SCHEMA = "1.3"  # 1.1: posterior; 1.2: prior; 1.3: a seal over the header
 _KEY = "mekrr_scale"
 UNITS = {"energy": "eV", "length": "angstrom", "forces": "eV/angstrom", "stress": "eV/angstrom^3"}
 
@@ -184,7 +185,7 @@ class Model:
         }
         if self.posterior is not None:
             tensors["posterior.factor"] = self.posterior.factor.contiguous()
-        header = {
+        header: dict[str, Any] = {
             "format": FORMAT,
             "schema": SCHEMA,
             "units": UNITS,
@@ -211,7 +212,7 @@ class Model:
         path = Path(path)
         temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
         try:
-            safetensors.torch.save_file(tensors, temporary, metadata={_KEY: json.dumps(header)})
+            safetensors.torch.save_file(tensors, temporary, metadata={_KEY: json.dumps(sealed(header))})
             with temporary.open("rb+") as stream:
                 os.fsync(stream.fileno())
             os.replace(temporary, path)
@@ -240,7 +241,7 @@ class Model:
             raise ModelError(f"{path} is a safetensors file but not a mekrr-scale model")
         try:
             return cls._of(json.loads(metadata[_KEY]), tensors, path)
-        except (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+        except Exception as error:  # a damaged header may break anything that is made of it
             if isinstance(error, MekrrError):
                 raise
             raise ModelError(f"the header of {path} is damaged ({error!r}); fit the model again") from error
@@ -251,6 +252,11 @@ class Model:
             raise ModelError(
                 f"{path} is of {header['format']!r} {header['schema']}; this version reads {FORMAT!r} {SCHEMA}"
             )
+        whole = is_whole(cast(Document, header))
+        if whole is None and [int(part) for part in str(header["schema"]).split(".")] < [1, 3]:
+            warn_unsealed(path)
+        elif not whole:
+            raise ModelError(f"the header of {path} is damaged (its checksum does not fit); copy it again or refit")
         if _checksum(tensors) != header["checksum"]:
             raise ModelError(f"{path} is damaged (its checksum does not fit); copy it again or refit")
         baseline, posterior = header["baseline"], header.get("posterior")

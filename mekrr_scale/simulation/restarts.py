@@ -6,14 +6,16 @@ import json
 import os
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import NotRequired, TypedDict, cast
 
 import numpy as np
 from ase import Atoms
 
 from mekrr_scale.errors import ConfigError
+from mekrr_scale.files import Document, is_whole, sealed, warn_unsealed
+from mekrr_scale.simulation.frames import FrameHash
 
 _FORMAT = "mekrr-scale md 1"
 
@@ -31,6 +33,7 @@ class RestartState(TypedDict):
     generator: Mapping[str, object]
     p_eps: float  # momentum of the barostat
     trajectory_bytes: int
+    trajectory_xxh3: NotRequired[str]  # of these bytes; files of 0.1.0 have none
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class RestartFile:
 
     trajectory: Path
     identity: Mapping[str, str | float]
+    frames: FrameHash = field(default_factory=FrameHash, compare=False)
 
     @property
     def path(self) -> Path:
@@ -60,12 +64,13 @@ class RestartFile:
             "cell": atoms.cell.array.tolist(),
             "generator": cast("Mapping[str, object]", generator.bit_generator.state),
             "p_eps": p_eps,
-            "trajectory_bytes": self.trajectory.stat().st_size,
+            "trajectory_bytes": (size := self.trajectory.stat().st_size),
+            "trajectory_xxh3": self.frames.of(self.trajectory, size),
         }
         temporary = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}")
         try:
             with temporary.open("w", encoding="utf-8") as stream:
-                json.dump(state, stream)
+                json.dump(sealed(cast(Document, state)), stream)
                 stream.flush()
                 os.fsync(stream.fileno())
             os.replace(temporary, self.path)
@@ -82,9 +87,13 @@ class RestartFile:
             return None
         try:
             state = json.loads(self.path.read_text(encoding="utf-8"))
-            ours = state["format"] == _FORMAT
+            ours, whole = state["format"] == _FORMAT, is_whole(state)
         except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{self.path} is not a restart file ({error!r}); remove it to start anew") from error
+        if whole is False:
+            raise ConfigError(f"{self.path} is damaged (its checksum does not fit); remove it to start anew")
+        if whole is None:
+            warn_unsealed(self.path)
         if not ours or state["numbers"] != atoms.numbers.tolist():
             raise ConfigError(
                 f"{self.path} is of another system; remove it to start anew, or choose another trajectory"
@@ -110,6 +119,11 @@ class RestartFile:
             raise ConfigError(
                 f"{self.trajectory} is shorter than when its restart file was written; restore it, or remove the "
                 "restart file"
+            )
+        if state.get("trajectory_xxh3", known := self.frames.of(self.trajectory, state["trajectory_bytes"])) != known:
+            raise ConfigError(
+                f"the frames in {self.trajectory} have changed since its restart file was written; restore it, or "
+                "remove the restart file"
             )
         with self.trajectory.open("rb+") as stream:  # frames behind the restart point come again
             stream.truncate(state["trajectory_bytes"])

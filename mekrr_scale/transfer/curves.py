@@ -10,13 +10,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
 from mekrr_scale.backbones import Backbone, BackboneEnergies, BackboneSpec, load_backbone, new_backbone
 from mekrr_scale.errors import ConfigError, StructureError, suggestion
+from mekrr_scale.files import Document, is_whole, sealed, unsealed, warn_unsealed
 from mekrr_scale.pipeline import FitPlan, Validation, identity_text
-from mekrr_scale.progress import Progress, Silent, shown_progress
+from mekrr_scale.progress import LOGGER, Progress, Silent, shown_progress
 from mekrr_scale.structures import Predictor
 from mekrr_scale.transfer.adapt import finetune, pretrain
 from mekrr_scale.transfer.blocks import BlockPlan, matching
@@ -171,7 +173,7 @@ def run_curve(
             if point is None:
                 order = np.random.default_rng([plan.seed, repeat]).permutation(len(training))[:size]
                 point = _run([training[i] for i in order], validation, test, variant, repeat, plan, folder / "work")
-                _write(path, json.dumps(asdict(point)))
+                _write(path, json.dumps(sealed(asdict(point))))
                 shown.note(
                     f"{variant}, {size} structures, repeat {repeat}: forces {point.force_rmse:.1f} meV/A, energy "
                     f"{point.energy_rmse:.2f} meV/atom ({point.seconds:.0f} s)"
@@ -270,9 +272,11 @@ def _claim(folder: Path, plan: CurvePlan, *sets: Sequence[Example]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "plan.json"
     if not path.exists():
-        _write(path, json.dumps(claim, indent=2))
+        _write(path, json.dumps(sealed(claim), indent=2))
         return
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = _document(path)
+    if found is None:
+        raise ConfigError(f"{path} is damaged; delete it if the runs in {folder} are of this very curve, else them too")
     differing = [key for key in claim if found.get(key) != claim[key]]
     if differing:
         raise ConfigError(
@@ -281,10 +285,29 @@ def _claim(folder: Path, plan: CurvePlan, *sets: Sequence[Example]) -> None:
 
 
 def _finished(path: Path) -> CurvePoint | None:
-    try:
-        return CurvePoint(**json.loads(path.read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError, TypeError):  # a damaged file is run again
+    """A run that is done; a damaged one is run again."""
+    if not path.exists():
         return None
+    found = _document(path)
+    try:
+        return CurvePoint(**cast("dict[str, Any]", found))
+    except TypeError:
+        LOGGER.warning("%s is damaged; the run is made again", path)
+        return None
+
+
+def _document(path: Path) -> Document | None:
+    """What a file of the folder holds, without its seal; None where it is damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    if not isinstance(found, dict):
+        return None
+    whole = is_whole(found)
+    if whole is None:
+        warn_unsealed(path)
+    return None if whole is False else unsealed(found)
 
 
 def _write(path: Path, text: str) -> None:

@@ -431,3 +431,46 @@ def test_compressed_example_is_what_it_says():
 
     with lzma.open(DATA / "test.xyz.xz", "rt") as stream:
         assert len(ase.io.read(stream, "0", format="extxyz")) == 52
+
+
+def test_damaged_checkpoints_are_refused(checkpoint, tmp_path):
+    """Flips anywhere in a file of the package's own: an error, or the very same network."""
+    original = checkpoint.read_bytes()
+    path = tmp_path / "damaged.pt"
+    expected = load_backbone("schnet", checkpoint=str(checkpoint)).identity()
+    generator = np.random.default_rng(0)
+    detected = 0
+    for case in range(60):
+        data = bytearray(original)
+        data[int(generator.integers(len(data)))] ^= 1 << int(generator.integers(8))
+        path.write_bytes(bytes(data[: int(generator.integers(len(data)))] if case % 6 == 0 else data))
+        try:
+            found = load_backbone("schnet", checkpoint=str(path)).identity()
+        except BackboneError:
+            detected += 1
+            continue
+        assert found == expected
+    assert detected > 30
+
+
+def test_a_changed_number_is_seen(checkpoint, tmp_path, caplog):
+    """In the configuration, in the weights, in the training's record; files of 0.1.0 are read with a word."""
+    path = tmp_path / "changed.pt"
+    data = torch.load(checkpoint, weights_only=True)
+    name = next(iter(data["state_dict"]))
+    for changed in (
+        {**data, "config": {**data["config"], "cutoff": 4.1}},
+        {**data, "state_dict": {**data["state_dict"], name: data["state_dict"][name] + 1e-6}},
+        {**data, "scaling": {"length": 1.0, "energy": 2.0, "references": {}, "species": []}},
+        {**data, "seal": ""},
+    ):
+        torch.save(changed, path)
+        with pytest.raises(BackboneError, match="is damaged"):
+            load_backbone("schnet", checkpoint=str(path))
+    old = tmp_path / "old.pt"
+    torch.save({key: value for key, value in data.items() if key != "seal"}, old)
+    assert (
+        load_backbone("schnet", checkpoint=str(old)).identity()
+        == load_backbone("schnet", checkpoint=str(checkpoint)).identity()
+    )
+    assert "is of 0.1.0" in caplog.text

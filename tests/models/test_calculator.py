@@ -232,18 +232,18 @@ def test_matrix_mixing_survives_the_file(store, small_plan, tmp_path):
 
 
 def test_damaged_model_files_are_refused(model_file, tmp_path):
-    """Flipped bits and truncations: an error or the same model, never another one."""
+    """Flipped bits and truncations: an error or the very same model, header and all; never another one."""
     original = model_file.read_bytes()
     reference = Model.load(model_file)
     generator = np.random.default_rng(0)
     path = tmp_path / "damaged.mekrr"
     detected = 0
-    for case in range(120):
+    for case in range(160):
         data = bytearray(original)
         if case % 4 == 0:
             data = data[: int(generator.integers(len(data)))]
-        else:
-            place = int(generator.integers(len(data))) if case % 2 else int(generator.integers(4000))
+        else:  # most of them in the header
+            place = int(generator.integers(len(data))) if case % 4 == 1 else int(generator.integers(4000))
             data[place] ^= 1 << int(generator.integers(8))
         path.write_bytes(bytes(data))
         try:
@@ -251,9 +251,65 @@ def test_damaged_model_files_are_refused(model_file, tmp_path):
         except ModelError:
             detected += 1
             continue
-        assert torch.equal(found.coefficients, reference.coefficients)
-        assert torch.equal(found.landmarks.features, reference.landmarks.features)
-    assert detected > 80
+        assert_same_model(found, reference)
+    assert detected > 150
+
+
+def assert_same_model(found, expected):
+    for name in ("backbone", "spec", "validation", "provenance", "prior"):
+        assert getattr(found, name) == getattr(expected, name)
+    assert found.kernel.atom == expected.kernel.atom
+    assert found.kernel.mixing == expected.kernel.mixing
+    assert found.kernel.reduce == expected.kernel.reduce
+    assert found.posterior.header() == expected.posterior.header()
+    assert found.baseline.species == expected.baseline.species
+    assert (found.baseline.prior, found.baseline.fitted) == (expected.baseline.prior, expected.baseline.fitted)
+    for get in (
+        lambda m: m.coefficients, lambda m: m.landmarks.features, lambda m: m.landmarks.species,
+        lambda m: m.landmarks.owner, lambda m: m.baseline.energies, lambda m: m.kernel.transform.mean,
+        lambda m: m.kernel.transform.scale, lambda m: m.posterior.factor,
+    ):  # fmt: skip
+        assert torch.equal(get(found), get(expected))
+
+
+def edited(path, target, change):
+    """A model file with another header, with or without a seal that fits."""
+    with safetensors.safe_open(path, "pt") as archive:
+        document = json.loads(archive.metadata()["mekrr_scale"])
+    change(document)
+    safetensors.torch.save_file(safetensors.torch.load_file(path), target, {"mekrr_scale": json.dumps(document)})
+
+
+def test_one_changed_digit_is_seen(model_file, tmp_path):
+    """Of the length scale, as of every number in the header; neither the seal nor the schema can go."""
+    path = tmp_path / "edited.mekrr"
+
+    def longer(document):
+        document["kernel"]["atom"]["length_scale"] *= 1.00001
+
+    for change in (
+        longer,
+        lambda document: document["kernel"]["mixing"].update(alpha=0.123),
+        lambda document: document["posterior"].update(ridge=1.0),
+        lambda document: document.pop("seal"),
+        lambda document: document.update(schema="1.2"),
+        lambda document: document.update(more=1),
+    ):
+        edited(model_file, path, change)
+        with pytest.raises(ModelError, match="header of .* is damaged"):
+            Model.load(path)
+
+
+def test_models_of_older_versions_are_read_with_a_word(model_file, tmp_path, caplog):
+    path = tmp_path / "old.mekrr"
+
+    def older(document):
+        document["schema"] = "1.2"
+        del document["seal"]
+
+    edited(model_file, path, older)
+    assert_same_model(Model.load(path), Model.load(model_file))
+    assert "is of 0.1.0" in caplog.text
 
 
 def test_refusals(model_file, tmp_path, spec, checkpoint):

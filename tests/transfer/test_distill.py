@@ -179,6 +179,8 @@ def test_curve(tuned, toy_structures, tmp_path):
     before = json.loads(one.read_text())
     one.unlink()
     (tmp_path / "c" / "finetune-n6-r0.json").write_text("{torn")
+    changed = tmp_path / "c" / "kernel-n12-r0.json"
+    changed.write_text(json.dumps({**json.loads(changed.read_text()), "force_rmse": 0.125}))
     again = run_curve(*sets, tmp_path / "c", plan)
     strip = [(p.variant, p.size, p.repeat, p.force_rmse, p.energy_rmse) for p in points]
     assert [(p.variant, p.size, p.repeat, p.force_rmse, p.energy_rmse) for p in again] == strip
@@ -186,6 +188,12 @@ def test_curve(tuned, toy_structures, tmp_path):
     with (tmp_path / "c" / "curve.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert float(rows[0]["force_rmse"]) == points[0].force_rmse
+    claim = tmp_path / "c" / "plan.json"
+    sealed = claim.read_text()
+    claim.write_text(sealed.replace('"seed": "0"', '"seed": "1"'))
+    with pytest.raises(ConfigError, match="is damaged"):
+        run_curve(*sets, tmp_path / "c", plan)
+    claim.write_text(sealed)
     with pytest.raises(ConfigError, match="other data"):
         run_curve(examples[:12], examples[12:19], examples[18:], tmp_path / "c", plan)
     with pytest.raises(ConfigError, match="size 12 asked for"):
