@@ -25,7 +25,7 @@ from mekrr_scale.errors import ConfigError, MekrrError, suggestion
 T = TypeVar("T")
 Kept_co = TypeVar("Kept_co", covariant=True)
 Written_contra = TypeVar("Written_contra", contravariant=True)
-_CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True, arbitrary_types_allowed=True)
+_CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True, arbitrary_types_allowed=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ class Bar:
         self.console = error_console()
         self._live = shown and self.console.is_terminal
         self._progress = progress.Progress(
-            progress.TextColumn("[bold]{task.description}"),
+            progress.TextColumn("{task.description}", style="bold", markup=False),
             progress.BarColumn(),
             progress.MofNCompleteColumn(),
             progress.TextColumn("{task.fields[rate]}"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,6 +18,7 @@ from typing import Any
 
 from mekrr_scale.errors import BackboneError
 
+_SMALL = 64 * 1024**2  # bytes that an archive may always unpack to
 _TRUSTED: ContextVar[bool] = ContextVar("trust_code", default=False)
 
 
@@ -51,8 +53,23 @@ def read_plain(path: Path, arrays: bool = False) -> Any:
     """
     import torch
 
+    _require_in_proportion(path)
     with torch.serialization.safe_globals(_arrays() if arrays else []):
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _require_in_proportion(path: Path) -> None:
+    """Refuse an archive that unpacks to far more than it is: torch packs nothing.
+
+    Raises:
+        ValueError: it does.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > 4 * path.stat().st_size + _SMALL:
+        raise ValueError(f"it would unpack to {unpacked / 1e9:.1f} GB")
 
 
 def read_foreign(path: Path, reader: str, arrays: bool = False, advice: str = "") -> tuple[Any, bool]:

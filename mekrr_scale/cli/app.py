@@ -13,11 +13,10 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from mekrr_scale.cli.calls import guarded, is_guarded
-from mekrr_scale.cli.console import errors, fail, speaking
-from mekrr_scale.errors import ConfigError, MekrrError
+from mekrr_scale.cli.console import speaking
+from mekrr_scale.cli.ending import INTERRUPTED, flushed, interruptible, printable_streams, say_interrupted, told
+from mekrr_scale.errors import ConfigError
 from mekrr_scale.version import __version__
-
-INTERRUPTED = 130  # typer's exit code after Ctrl-C
 
 
 @dataclass(frozen=True)
@@ -144,14 +143,20 @@ def main() -> None:
     """Run the command line; errors end with one sentence and their exit code (docs/cli.md)."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
-    try:
-        app(args=arguments, prog_name="mekrr-scale")
-    except SystemExit as end:
-        if end.code == INTERRUPTED:
-            errors.print("interrupted; what was finished is kept, run the same command again to go on")
-        raise
-    except (MekrrError, OSError, MemoryError) as error:
-        if debug:
-            raise
-        fail(str(error) or type(error).__name__)
-        sys.exit(getattr(error, "exit_code", 1))
+    printable_streams()
+    with interruptible():
+        try:
+            app(args=arguments, prog_name="mekrr-scale")
+        except SystemExit as end:
+            if end.code == INTERRUPTED:
+                say_interrupted()
+            code = end.code
+        except KeyboardInterrupt:
+            say_interrupted()
+            code = INTERRUPTED
+        except Exception as error:
+            if debug:
+                raise
+            code = told(error)
+    flushed()
+    sys.exit(code)

@@ -39,4 +39,4 @@ def backbones(
         return
     for name, usable, note in available_backbones():
         mark = "[green]yes[/]" if usable else "[red]no[/] "
-        out.print(f"{mark}  [bold]{name}[/]  {escape(note)}", highlight=False, soft_wrap=True)
+        out.print(f"{mark}  [bold]{name}[/]  {escape(note)}", highlight=False, markup=True, soft_wrap=True)

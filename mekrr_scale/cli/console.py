@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from mekrr_scale.progress import LOGGER, Bar, Logged, Progress, error_console
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from mekrr_scale.distributed import Group
 
-out = Console(width=None if sys.stdout.isatty() else 110)  # a log file has no width of its own
+# a log file has no width of its own; brackets in names are no markup
+out = Console(width=None if sys.stdout.isatty() else 110, markup=False)
 errors = error_console()
 
 _TELL_SECONDS = 0.5
@@ -30,13 +31,13 @@ _PACKAGE = Path(__file__).parent.parent
 
 def say(text: str) -> None:
     """What a command was asked for, in a line of its own."""
-    out.print(text, highlight=False, markup=False, soft_wrap=True)
+    out.print(text, highlight=False, soft_wrap=True)
 
 
 def show(more: Table | str) -> None:
     """What belongs to it: a table, or further lines; nothing with ``--quiet``."""
     if talkative():
-        out.print(more, highlight=False, markup=False)
+        out.print(more, highlight=False)
 
 
 def warn(text: str) -> None:
@@ -46,7 +47,13 @@ def warn(text: str) -> None:
 
 def fail(text: str, place: str = "") -> None:
     """The line that a command ends with."""
-    errors.print(f"[bold red]error[/]{place}: {escape(text)}", highlight=False)
+    errors.print(Text.assemble(("error", "bold red"), f"{place}: {one_line(text)}"), highlight=False, soft_wrap=True)
+
+
+def one_line(text: str) -> str:
+    """A text without line breaks and without what moves a terminal's cursor."""
+    joined = " ".join(text.split())
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in joined)
 
 
 def talkative() -> bool:
@@ -83,7 +90,7 @@ class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
         if record.levelno >= logging.WARNING:
-            errors.print(f"[yellow]warning:[/] {escape(text)}", highlight=False, soft_wrap=True)
+            errors.print(Text.assemble(("warning:", "yellow"), f" {text}"), highlight=False, soft_wrap=True)
         else:
             errors.print(text, highlight=False, markup=False)
 

@@ -56,7 +56,7 @@ def env(
     if as_json:
         print(json.dumps(found, indent=2))
     else:
-        for line in _lines(found):
+        for line in lines_of(found):
             say(line)
 
 
@@ -166,7 +166,7 @@ def _import_error(module: str) -> str | None:
     return None
 
 
-def _lines(found: Mapping[str, Any]) -> Iterator[str]:
+def lines_of(found: Mapping[str, Any]) -> Iterator[str]:
     """For people: a line for each part."""
     for part, values in found.items():
         if part == "backbones":

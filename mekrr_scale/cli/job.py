@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from mekrr_scale.cli.console import JobBar, fail, out, progress_bar
-from mekrr_scale.errors import MekrrError, RankError
+from mekrr_scale.cli.console import JobBar, out, progress_bar
+from mekrr_scale.cli.ending import code_of, told
+from mekrr_scale.errors import RankError
 from mekrr_scale.progress import Progress
 
 if TYPE_CHECKING:
@@ -32,14 +33,13 @@ def job(timeout: float) -> Iterator[Group]:
     try:
         yield group
         group.barrier()
-    except (MekrrError, OSError, MemoryError) as error:
+    except Exception as error:
         if "--debug" in sys.argv:
             raise
-        if _first(group):
-            fail(str(error) or type(error).__name__, f" on rank {group.rank} of {group.size}")
+        code = told(error, f" on rank {group.rank} of {group.size}") if _first(group) else code_of(error)
         sys.stderr.flush()
         _linger(group)
-        os._exit(getattr(error, "exit_code", 1))  # the others wait in a collective: a clean farewell would too
+        os._exit(code)  # the others wait in a collective: a clean farewell would too
     group.leave()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 refused by the system, 2 options, 3 structures, 4 store, 5 backbone, 6 model, 7 solver, "
-    "8 simulation stopped, 9 another rank failed, 75 stopped by a signal (requeue: the same command goes on), "
-    "130 interrupted."
+    "8 simulation stopped, 9 another rank failed, 70 unexpected (a report is written), 75 stopped by a signal "
+    "(requeue: the same command goes on), 130 interrupted."
 )
 
 
@@ -66,19 +67,20 @@ BackboneName = Annotated[str, typer.Option("--backbone", help="see `mekrr-scale 
 
 
 def device_of(text: str) -> str:
-    """A device that torch can use here.
+    """A device that the package and torch can use here.
 
     Raises:
-        ConfigError: unknown, or no CUDA GPU.
+        ConfigError: unknown, or no such CUDA GPU.
     """
+    if re.fullmatch(r"(cpu|cuda)(:\d{1,3})?", text, re.ASCII) is None:
+        raise ConfigError(f"--device {text!r}: write cpu, cuda or cuda:1")
     import torch
 
-    try:
-        device = torch.device(text)
-    except RuntimeError as error:
-        raise ConfigError(f"--device {text!r}: write cpu, cuda or cuda:1") from error
+    device = torch.device(text)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda: torch finds no CUDA GPU here; use cpu, or install torch with CUDA (README)")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"--device {text}: there are {torch.cuda.device_count()} GPUs here, counted from 0")
     return text
 
 

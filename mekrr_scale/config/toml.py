@@ -56,19 +56,30 @@ def load_config(path: Path | None, flags: Mapping[str, object] | None = None) ->
 
 def _read(path: Path, solver: object) -> _Table:
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(f"there is no configuration file {path}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
     data = moved_keys(data, path, solver)
     if "store" in data:
-        data["store"] = [str(path.parent / item) for item in _listed(data["store"])]
+        data["store"] = [_beside(path, "store", item) for item in _listed(data["store"])]
     if isinstance(data.get("landmarks"), dict) and "model" in data["landmarks"]:
-        data["landmarks"]["model"] = str(path.parent / data["landmarks"]["model"])
+        data["landmarks"]["model"] = _beside(path, "landmarks.model", data["landmarks"]["model"])
     if "output" in data:
-        data["output"] = str(path.parent / data["output"])
+        data["output"] = _beside(path, "output", data["output"])
     return data
+
+
+def _beside(path: Path, key: str, value: object) -> str:
+    """A path of the file, which counts from the file.
+
+    Raises:
+        ConfigError: it is no text.
+    """
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ConfigError(f"{path}: {key} is {value!r}; write a path in quotes")
+    return str(path.parent / value)
 
 
 def _by_key(text: str) -> str:
@@ -126,7 +137,7 @@ def _check_keys(data: Mapping[str, object], place: str) -> None:
 
 def _solver_keys(section: Mapping[str, object], place: str) -> set[str]:
     name = section.get("name", "direct")
-    if name not in solvers.SOLVERS:
+    if not isinstance(name, str) or name not in solvers.SOLVERS:
         raise ConfigError(f"{place}there is no solver {name!r}. {suggestion(str(name), solvers.SOLVERS)}")
     return {"name", *fields_of(getattr(solvers, solvers.SOLVERS[name]))}
 

@@ -131,19 +131,36 @@ def _place(environment: Any) -> tuple[int, int, int, dict[str, str]] | None:
         missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in environment]
         if missing:
             raise ConfigError(f"RANK and WORLD_SIZE are set, but not {' and '.join(missing)}; start with torchrun")
-        local = int(environment.get("LOCAL_RANK", 0))
-        return int(environment["RANK"]), int(environment["WORLD_SIZE"]), local, {}
-    if int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and "SLURM_PROCID" in environment:
+        rank, size = _number(environment, "RANK"), _number(environment, "WORLD_SIZE")
+        if not rank < size:
+            raise ConfigError(f"RANK is {rank} of WORLD_SIZE {size}: ranks count from 0; start with torchrun")
+        return rank, size, _number(environment, "LOCAL_RANK", 0), {}
+    if _number(environment, "SLURM_STEP_NUM_TASKS", 1) > 1 and "SLURM_PROCID" in environment:
         nodes = environment.get("SLURM_STEP_NODELIST", environment.get("SLURM_JOB_NODELIST", ""))
-        job = int(environment.get("SLURM_JOB_ID", 0))
+        job = _number(environment, "SLURM_JOB_ID", 0)
         found = {
             "MASTER_ADDR": environment.get("MASTER_ADDR", first_host(nodes)),
             "MASTER_PORT": environment.get("MASTER_PORT", str(20000 + job % 20000)),
             "RANK": environment["SLURM_PROCID"],
             "WORLD_SIZE": environment["SLURM_STEP_NUM_TASKS"],
         }
-        return int(found["RANK"]), int(found["WORLD_SIZE"]), int(environment.get("SLURM_LOCALID", 0)), found
+        rank, size = _number(environment, "SLURM_PROCID"), _number(environment, "SLURM_STEP_NUM_TASKS")
+        return rank, size, _number(environment, "SLURM_LOCALID", 0), found
     return None
+
+
+def _number(environment: Any, name: str, default: int | None = None) -> int:
+    """A count that a launcher has put into the environment.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    text = str(environment.get(name, default))
+    if not text.isdecimal():
+        raise ConfigError(
+            f"{name} is {text!r} in the environment, not a number; unset it, or start with torchrun or srun"
+        )
+    return int(text)
 
 
 def first_host(nodes: str) -> str:

@@ -62,6 +62,8 @@ class MdPlan:
                 raise ConfigError(f"{name} is {getattr(self, name)}; give a positive number")
         if self.temperature < 0 or not math.isfinite(self.temperature):
             raise ConfigError(f"temperature is {self.temperature} K; it must not be negative")
+        if not math.isfinite(self.pressure) or self.seed < 0:
+            raise ConfigError(f"pressure {self.pressure} GPa, seed {self.seed}: give a finite one, and one from 0 on")
         for name in ("steps", "interval", "checkpoint"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; give at least 1")

@@ -12,7 +12,7 @@ import xxhash
 from ase import Atoms
 
 from mekrr_scale.errors import StructureError
-from mekrr_scale.structures.reading import count_structures, read_structures
+from mekrr_scale.structures.reading import count_structures, read_structures, require_file
 
 Frames: TypeAlias = Path | str | Atoms | Iterable[Atoms] | Sequence[Path | str]
 
@@ -56,8 +56,7 @@ class Inputs:
         if bool(atoms) == bool(files):
             raise StructureError("give files or structures, one of the two")
         for file in files:
-            if not file.exists():
-                raise StructureError(f"there is no file {file}")
+            require_file(file)
         return cls(files, atoms, format)
 
     def __iter__(self) -> Iterator[Atoms]:

@@ -6,6 +6,7 @@ calculations, labels as many structures as its student needs.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -105,7 +106,10 @@ class SamplePlan:
     friction: float = 0.02
 
     def __post_init__(self) -> None:
-        if self.frames < 0 or self.every < 1 or not self.temperature > 0 or not self.timestep > 0:
+        scales = (self.temperature, self.timestep, self.friction, self.largest_force)
+        if self.seed < 0:
+            raise ConfigError(f"seed = {self.seed}: give one that is not negative")
+        if self.frames < 0 or self.every < 1 or not all(0 < scale < math.inf for scale in scales):
             raise ConfigError("sampling needs frames >= 0, every >= 1 and a positive temperature and time step")
         if not 0 <= self.rattle < 1:
             raise ConfigError(f"rattle = {self.rattle:g}: displacements are in angstrom, from 0 to below 1")

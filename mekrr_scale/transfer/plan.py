@@ -63,13 +63,14 @@ class TrainPlan:
             "patience": self.patience < 0,
             "validate_every": self.validate_every is not None and self.validate_every < 1,
             "huber": self.huber is not None and not self.huber > 0,
-            "weight_decay": self.weight_decay < 0,
+            "weight_decay": not 0 <= self.weight_decay < math.inf,
+            "seed": self.seed < 0,
         }
         for name, outside in wrong.items():
             if outside:
                 raise ConfigError(f"{name} = {getattr(self, name)} is outside its range")
-        if min(self.weights) < 0 or not any(self.weights):
-            raise ConfigError("the weights of energy, force and stress must not be negative, nor all zero")
+        if not all(0 <= weight < math.inf for weight in self.weights) or not any(self.weights):
+            raise ConfigError("the weights of energy, force and stress must be numbers, not negative, nor all zero")
 
     @property
     def weights(self) -> tuple[float, float, float]:

@@ -75,7 +75,7 @@ class ExtractPlan:
     format: str | None = None
     """ASE's name of the files' format, where their names do not tell."""
 
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Of the random directions."""
 
     prior: Annotated[Given[InstanceOf[PriorSpec] | None, str | Path], BeforeValidator(_prior)] = preset(default=None)

@@ -107,7 +107,10 @@ def kernel_parameters(value: Any) -> Any:
     value = _pairs(value)
     if not isinstance(value, Mapping):
         return value
-    return {name: int(item) if name == "degree" else float(item) for name, item in value.items()}
+    try:
+        return {name: int(item) if name == "degree" else float(item) for name, item in value.items()}
+    except (TypeError, ValueError, OverflowError):
+        raise ConfigError(f"parameters {value!r}: write numbers by name, e.g. offset = 2.0") from None
 
 
 def mixing_rows(value: Any) -> Any:
