@@ -164,6 +164,7 @@ def bad_calls():
         ([*fitting, "--landmarks", "0"], 2, "at least one"),
         ([*fitting, "--validate", "1"], 2, "at least 2"),
         ([*fitting, "--validate", "1000"], 2, "use fewer folds"),
+        ([*fitting, "--validate", "100000"], 2, "use fewer folds"),
         ([*fitting, "--validate", "0"], 2, "several candidates"),
         ([*fitting, "--memory", "lots"], 2, "is not a size"),
         ([*fitting, "-o", "no/such/folder/m.mekrr"], 2, "does not exist"),
