@@ -54,7 +54,17 @@ def structures_of(batch: FeatureBatch):
 
 
 def transformed(kernel, z, h):
-    return torch.stack([kernel.transform.apply(a, f[None], torch.float64)[0] for a, f in zip(z, h, strict=True)])
+    """(h - mean) / scale with the vectors of each atom's species, where there are several."""
+    at = kernel.transform
+    places = [0 if at.species == (0,) else at.species.index(a) for a in z]
+    return torch.stack([(f.double() - at.mean[p]) / at.scale[p] for p, f in zip(places, h, strict=True)])
+
+
+def mixing_value(mixing, a, b):
+    """B of two elements: a given matrix, or 1 for the same and 1 - alpha for others."""
+    if mixing.matrix:
+        return mixing.matrix[mixing.species.index(a)][mixing.species.index(b)]
+    return 1.0 if a == b else 1.0 - mixing.alpha
 
 
 def set_kernel_value(kernel, x, y):
@@ -67,7 +77,7 @@ def set_kernel_value(kernel, x, y):
         for zb, hb in zip(zy, hy, strict=True):
             value = atom_kernel_value(kernel.atom, ha, hb)
             if kernel.reduce == "sum":
-                total += float(kernel.mixing.table([za], [zb])[0, 0]) * value
+                total += mixing_value(kernel.mixing, za, zb) * value
             else:
                 total += (1 - alpha) / (len(zx) * len(zy)) * value
                 if za == zb:

@@ -103,6 +103,13 @@ class AtomKernel(ABC):
         return self.profile(self.left(a) @ self.right(b).T)
 
     @final
+    def itself(self, features: Float[Tensor, "atoms dim"]) -> Float[Tensor, " atoms"]:
+        """k(h, h) of every atom; constant if the kernel is stationary."""
+        if self.stationary:
+            return self.profile(features.new_zeros(len(features)))
+        return self.profile((self.left(features) * self.right(features)).sum(1))
+
+    @final
     def to_dict(self) -> dict[str, object]:
         return {"name": self.name, **asdict(self)}  # type: ignore[call-overload]
 

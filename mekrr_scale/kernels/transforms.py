@@ -17,6 +17,9 @@ from mekrr_scale.distributed import ALONE, ExactSum, Group
 from mekrr_scale.errors import ModelError
 from mekrr_scale.kernels.choices import Standardize
 
+_SINGLE, _DOUBLE = 1e-6, 1e-9  # of a column that does not vary, relative to its size: some ulp
+_SQUARES = 1e-7  # what a difference of squares leaves, likewise
+
 
 @dataclass(frozen=True)
 class Transform:
@@ -68,7 +71,8 @@ def fit_transform(
     """Mean and standard deviation over the atoms of a data set, in one pass.
 
     Squares are summed about the mean of the first batch, so that little cancels (Chan, Golub,
-    LeVeque 1983). Features that do not vary keep their scale.
+    LeVeque 1983). Features that do not vary keep their scale: those whose deviation is a millionth of the
+    largest one, or no more than rounding leaves of numbers of their size.
 
     Args:
         batches: of this rank; the result is the same on all of them.
@@ -106,4 +110,15 @@ def fit_transform(
     if kind.startswith("centre"):
         return Transform(species, means, torch.ones_like(means))
     flat = deviation < 1e-6 * deviation.amax(1, keepdim=True).clamp_min(1e-300)
+    flat |= deviation < _rounding(means, mean, first)
     return Transform(species, means, torch.where(flat, torch.ones_like(deviation), deviation))
+
+
+def _rounding(
+    means: Float64[Tensor, "species dim"], shifted: Float64[Tensor, "species dim"], batch: FeatureBatch
+) -> Float64[Tensor, "species dim"]:
+    """Deviations that are nothing but rounding: of the features (a few ulp of a column, or of a typical one where
+    the column is near zero), and of their squares about the common shift, whose difference loses half the digits."""
+    single = any(run.features.dtype == torch.float32 for run in batch.runs)
+    size = torch.maximum(means.abs(), 0.1 * means.abs().median(1, keepdim=True).values)
+    return torch.maximum((_SINGLE if single else _DOUBLE) * size, _SQUARES * shifted.abs())

@@ -14,6 +14,8 @@ from mekrr_scale.errors import ConfigError
 from mekrr_scale.kernels import Transform
 from mekrr_scale.landmarks.pool import Pool, draw_pool
 
+_SINGLE, _DOUBLE = 3e-7, 1e-14  # of a feature's length
+
 
 def median_distance(
     batches: Iterable[FeatureBatch], transform: Transform, seed: int, sample: int = 2000, group: Group = ALONE
@@ -27,11 +29,18 @@ def median_distance(
     points = torch.cat([transform.apply(z, f, torch.float64) for z, f in chosen.items()])
     distances = torch.pdist(points)
     positive = distances[distances > 0]
-    if len(positive) == 0:
+    if len(positive) == 0 or float(positive.median()) <= _rounding(chosen, transform):
         raise ConfigError(
             "all atoms have the same features, so there is no median distance; give length_scale as a number"
         )
     return float(positive.median())
+
+
+def _rounding(chosen: dict[int, Tensor], transform: Transform) -> float:
+    """Distances that rounding alone makes between equal features, a few ulp of their length."""
+    lengths = [(f.double() / transform.scale[transform.place(z)]).norm(dim=1).median() for z, f in chosen.items()]
+    single = any(f.dtype == torch.float32 for f in chosen.values())
+    return (_SINGLE if single else _DOUBLE) * max(map(float, lengths), default=0.0)
 
 
 def _sample(pool: Pool, size: int) -> dict[int, Tensor]:

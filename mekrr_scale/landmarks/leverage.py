@@ -9,7 +9,7 @@ from typing import ClassVar, final
 import numpy as np
 import torch
 
-from mekrr_scale.arrays import FeatureBatch, Landmarks
+from mekrr_scale.arrays import FeatureBatch, Landmarks, uniform
 from mekrr_scale.distributed import ALONE, Group
 from mekrr_scale.kernels import SetKernel
 from mekrr_scale.landmarks.choices import Balance
@@ -46,9 +46,10 @@ class LeverageScores(LandmarkMethod):
             gram.diagonal().add_(self.ridge * float(gram.diagonal().mean()))
             factor = torch.linalg.cholesky(gram)
             cross = torch.linalg.solve_triangular(factor, kernel.atom.gram(sample, centred), upper=False)
-            own = torch.stack([kernel.atom.gram(c[None], c[None])[0, 0] for c in centred])
+            own = kernel.atom.itself(centred)
             score = (own - cross.square().sum(0)).clamp_min(1e-12).numpy()
-            uniform = (pool.draws[z].astype(np.float64) + 1.0) / 2.0**64
-            order = np.argsort(-np.log(uniform) / score, kind="stable")[:n]
+            # drawn anew: the pool is the atoms with the lowest draws, among which these are no longer uniform
+            fresh = 1.0 - uniform(pool.draws[z], self.seed)
+            order = np.argsort(-np.log(fresh) / score, kind="stable")[:n]
             chosen[z] = pool.features[z][torch.from_numpy(order)]
         return singletons(chosen)

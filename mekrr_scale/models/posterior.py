@@ -162,13 +162,16 @@ class Variances:
     def grades(self, variances: Float64[Tensor, " atoms"], species: Int[Tensor, " atoms"]) -> Float64[Tensor, " atoms"]:
         """Extrapolation grades: deviations over those of the least sure held-out atoms of the species.
 
-        Above 1 an environment is outside of what the model was fitted on.
+        Above 1 an environment is outside of what the model was fitted on; infinite for a species that the calibration
+        has not met, of which nothing is known.
         """
-        limits = torch.ones(int(species.max()) + 1, dtype=torch.float64)
+        if not len(species):
+            return torch.zeros(0, dtype=torch.float64)
+        limits = torch.full((int(species.max()) + 1,), torch.nan, dtype=torch.float64)
         for z, limit in self.posterior.thresholds.items():
             if z < len(limits):
                 limits[z] = max(limit, 1e-300)
-        return (variances / limits[species]).sqrt()
+        return (variances / limits[species]).sqrt().nan_to_num(nan=torch.inf, posinf=torch.inf)
 
 
 def raw_variance(

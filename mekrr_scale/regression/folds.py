@@ -89,7 +89,8 @@ def refit_shift(
 
     With N the counts of that part and r its residuals under the full fit theta, the fit of the
     part is N+ (N theta + r) = P theta + N+ r, P the projector on the counts' row space; written
-    so, large total energies cancel exactly.
+    so, large total energies cancel exactly. What the part does not determine, as the energy of an
+    element that it does not hold, is borrowed from the full fit: (1 - P) theta stays, instead of zero.
 
     Args:
         gram: N' N of the part.
@@ -97,10 +98,7 @@ def refit_shift(
     """
     if not baseline.fitted:
         return torch.zeros(len(baseline.species), dtype=torch.float64)
-    missing = torch.eye(len(gram), dtype=torch.float64) - torch.linalg.pinv(gram, hermitian=True, rtol=1e-13) @ gram
-    missing[missing.abs() < 1e-9] = 0.0
-    shift: Tensor = minimum_norm(gram, moment) - missing @ baseline.energies
-    return shift
+    return minimum_norm(gram, moment)
 
 
 def _fold_keys(ids: Int64[Tensor, " structures"], groups: Int64[Tensor, " structures"]) -> NDArray[np.uint64]:

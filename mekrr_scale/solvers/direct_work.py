@@ -19,7 +19,7 @@ from mekrr_scale.solvers import krylov_work
 from mekrr_scale.solvers.base import Solver, check
 from mekrr_scale.solvers.falkon import Falkon
 from mekrr_scale.solvers.job import DOUBLE, Estimate, Job, Stage
-from mekrr_scale.solvers.moments import MomentTable, accumulate
+from mekrr_scale.solvers.moments import MomentTable, accumulate, root_mean
 from mekrr_scale.solvers.path import Normal, Weights, ridge_path, weight_paths
 from mekrr_scale.solvers.preconditioners import LARGEST_EIGEN
 from mekrr_scale.solvers.solution import Effort, Path, PathPoint, Result, Solution
@@ -142,7 +142,7 @@ def _errors(
             if part.rows:
                 total += part.squared_error(paths[weights], shift)
         count = sum(part.share for part in parts)
-        errors[kind] = (total / count).sqrt() if count else torch.full_like(total, torch.nan)
+        errors[kind] = root_mean(total, count)
     return [
         PathPoint(ridge, weights, ByKind.of({kind: float(errors[kind][i]) for kind in RowKind}, torch.nan))
         for i, ridge in enumerate(direct.ridges)

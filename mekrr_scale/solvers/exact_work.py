@@ -26,11 +26,14 @@ def solve(exact: Solver, problem: Problem, source: Source, run: Run) -> Solution
     if not blocks:
         raise SolverError("there is not a single row to fit; no structure in the store has a usable label")
     gram = torch.cat([block.rows for block in blocks]).double()
-    if gram.shape[0] != gram.shape[1]:
+    if len(gram) != problem.landmarks.n_sets:
         raise ConfigError(
-            f"solver 'exact' needs an energy for every landmark structure, {gram.shape[0]} rows came for "
-            f"{gram.shape[1]} of them; leave out structures without an energy"
+            f"solver 'exact' needs an energy for every landmark structure, {len(gram)} rows came for "
+            f"{problem.landmarks.n_sets} of them; leave out structures without an energy"
         )
+    # structures of one atom each have two columns where ``mean`` mixes species; K(x, x') is their sum
+    parts = gram.shape[1] // len(gram)
+    gram = gram.unflatten(1, (parts, len(gram))).sum(1) if parts > 1 else gram
     target, weight, counts, scale, fold = (
         torch.cat([getattr(block, name) for block in blocks])
         for name in ("target", "weight", "counts", "scale", "fold")
@@ -50,13 +53,13 @@ def solve(exact: Solver, problem: Problem, source: Source, run: Run) -> Solution
             errors[ridge] += float((weight[test] * error.square()).sum())
             full = torch.zeros_like(target)
             full[train] = part
-            solved[ridge].append(full[:, None])
+            solved[ridge].append(full.repeat(parts)[:, None])
     path = Path(_points(errors, len(target)) if problem.folds else ())
     ridge = path.best().ridge if path.points else exact.ridges[0]
     value = _solved(gram, target, weight, ridge)
     run.progress.advance(problem.landmarks.n_sets)
     return Solution(
-        value=value[:, None],
+        value=value.repeat(parts)[:, None],
         ridges=(ridge,),
         result=Result.SUCCESS if bool(torch.isfinite(value).all()) else Result.BREAKDOWN,
         path=path,
@@ -68,7 +71,7 @@ def solve(exact: Solver, problem: Problem, source: Source, run: Run) -> Solution
 
 
 def _points(errors: dict[float, float], count: int) -> tuple[PathPoint, ...]:
-    rmse = {ridge: math.sqrt(error / count) for ridge, error in errors.items()}
+    rmse = {r: math.sqrt(error / count) if math.isfinite(error) else math.inf for r, error in errors.items()}
     return tuple(
         PathPoint(ridge, ENERGY_ALONE, ByKind.of({RowKind.ENERGY: value}, math.nan)) for ridge, value in rmse.items()
     )

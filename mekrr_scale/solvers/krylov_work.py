@@ -22,7 +22,7 @@ from mekrr_scale.models import Whitening
 from mekrr_scale.regression import KeptRows, Problem, RowBlock, Rows, Run, Source, packed_width, refit_shift
 from mekrr_scale.solvers.base import check, tier
 from mekrr_scale.solvers.job import DOUBLE, Estimate, Job, Stage
-from mekrr_scale.solvers.moments import check_folds
+from mekrr_scale.solvers.moments import check_folds, root_mean
 from mekrr_scale.solvers.operators import NormalOperator, WhitenedRows
 from mekrr_scale.solvers.preconditioners import (
     LARGEST_EIGEN,
@@ -194,7 +194,7 @@ class _Weighted:
         rmse = {}
         for kind in RowKind:
             share = float(shares[kind].value(group))
-            rmse[kind] = (squares[kind].value(group) / (share or torch.nan)).sqrt().tolist()
+            rmse[kind] = root_mean(squares[kind].value(group), share).tolist()
         points = (
             PathPoint(ridge, self.weights, ByKind.of({kind: rmse[kind][i] for kind in RowKind}, torch.nan))
             for i, ridge in enumerate(ridges)

@@ -188,6 +188,13 @@ class Moments:
             self._summed.addmm_(rows.T, rows)
 
 
+def root_mean(squares: Float64[Tensor, " ridges"], share: float) -> Float64[Tensor, " ridges"]:
+    """Errors of one kind of rows: NaN without rows; of rows whose errors are no numbers infinite, so that they lose."""
+    if not share:
+        return torch.full_like(squares, torch.nan)
+    return (squares / share).sqrt().nan_to_num(nan=torch.inf, posinf=torch.inf)
+
+
 MomentTable = dict[RowKind, list[Moments]]  # by kind and fold
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any, NotRequired, TypedDict, cast
@@ -11,7 +11,7 @@ from typing import Any, NotRequired, TypedDict, cast
 from jaxtyping import Float64
 from torch import Tensor
 
-from mekrr_scale.arrays import KINDS, ByKind
+from mekrr_scale.arrays import KINDS, ByKind, RowKind
 from mekrr_scale.distributed import State
 from mekrr_scale.errors import ConfigError, SolverError
 from mekrr_scale.regression import ENERGY_ALONE, Rows
@@ -38,17 +38,27 @@ class PathPoint:
 
     ridge: float
     weights: ByKind[float]
-    rmse: ByKind[float]  # eV/atom, eV/angstrom, virial per atom in eV; NaN for a kind without rows
+    rmse: ByKind[float]  # eV/atom, eV/angstrom, virial per atom in eV; NaN without rows, infinite if not a number
 
     @classmethod
     def untested(cls, ridge: float, weights: ByKind[float]) -> PathPoint:
         """Without cross-validation."""
         return cls(ridge, weights, ByKind.of({}, math.nan))
 
-    def score(self, criterion: ByKind[float]) -> float:
-        """Weighted sum of mean squared errors; what is minimised."""
-        parts = ((weight, self.rmse[kind]) for kind, weight in criterion.items())
-        return sum(w * error**2 for w, error in parts if w > 0 and not math.isnan(error))
+    def score(self, criterion: ByKind[float], known: Container[RowKind] = ()) -> float:
+        """Weighted sum of mean squared errors; what is minimised. Infinite where an error is not finite.
+
+        Args:
+            known: kinds that there are rows of: an error of these that is not a number is no error of zero.
+        """
+        parts = {kind: w * self.rmse[kind] ** 2 for kind, w in criterion.items() if w > 0}
+        found = [value for kind, value in parts.items() if kind in known or not math.isnan(value)]
+        total = sum(found) if found else math.inf
+        return math.inf if math.isnan(total) else total
+
+    def kinds(self) -> frozenset[RowKind]:
+        """Kinds whose errors are known."""
+        return frozenset(kind for kind, value in self.rmse.items() if not math.isnan(value))
 
     def to_dict(self) -> dict[str, object]:
         """As JSON holds it."""
@@ -69,10 +79,11 @@ class Path:
     points: tuple[PathPoint, ...]
 
     def best(self, criterion: ByKind[float] = ENERGY_ALONE) -> PathPoint:
-        """The point with the lowest weighted sum of mean squared errors."""
+        """The point with the lowest weighted sum of mean squared errors; one that has no finite error never wins."""
         if not self.points:
             raise ConfigError("nothing was cross-validated; solve with folds, or choose a ridge yourself")
-        return min(self.points, key=lambda point: point.score(criterion))
+        known = frozenset[RowKind]().union(*(point.kinds() for point in self.points))
+        return min(self.points, key=lambda point: point.score(criterion, known))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mekrr_scale.arrays import FeatureBatch, bounds
+from mekrr_scale.arrays import FeatureBatch, alone, bounds
 from mekrr_scale.errors import ConfigError, ModelError
 from mekrr_scale.kernels import (
     KERNEL_NAMES,
@@ -30,6 +30,7 @@ from mekrr_scale.kernels import (
     check_kernel,
     fit_transform,
     sums,
+    variances,
 )
 from mekrr_scale.landmarks import Uniform, WholeStructures
 from tests import reference
@@ -381,3 +382,46 @@ torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("atom", ATOMS, ids=lambda k: k.name)
+@pytest.mark.parametrize(("reduce", "mixing"), MIXINGS)
+def test_large_structures_are_taken_in_tiles_and_single_atoms_by_formula(atom, reduce, mixing, monkeypatch):
+    """K(x,x) does not depend on how many pairs are held at once; of one atom it is the double sum's one term."""
+    batch, _ = reference.with_tangents(reference.random_batch(5, n_structures=6, most=7), 6)
+    kernel = SetKernel(atom, mixing, reduce, fit_transform([batch], "scale-per-species"))
+    whole, moved = kernel.diagonal(batch), kernel.derivative_diagonal(batch)
+    monkeypatch.setattr(variances, "_PAIRS", 13)  # fewer than two rows of the largest
+    torch.testing.assert_close(kernel.diagonal(batch), whole, rtol=1e-12, atol=1e-13)
+    # near zero distance the curvature of Matern 3/2 grows without bound, and the rounding of the distance with it
+    tolerance = 1e-6 if atom.name == "matern32" else 1e-10
+    torch.testing.assert_close(kernel.derivative_diagonal(batch), moved, rtol=tolerance, atol=1e-2 * tolerance)
+    _, features = zip(*reference.structures_of(batch), strict=True)
+    lone = alone(torch.cat(features), torch.tensor([z for zs, _ in reference.structures_of(batch) for z in zs]))
+    expected = [reference.set_kernel_value(kernel, x, x) for x in reference.structures_of(lone)]
+    torch.testing.assert_close(kernel.diagonal(lone), torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0)
+    some = torch.arange(lone.n_structures) % 3 == 0
+    assert torch.equal(kernel.diagonal(lone, some), kernel.diagonal(lone) * some)
+
+
+def test_single_atoms_need_no_loop(monkeypatch):
+    """Calibration asks for thousands of single atoms: none of them is arranged as a structure."""
+    batch = reference.random_batch(5, n_structures=9, most=1)
+    kernel = SetKernel(Gaussian(1.0), SpeciesMixing(0.4), "mean", Transform.identity(4))
+    expected = kernel.diagonal(batch)
+
+    def refused(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(variances.PriorVariances, "_structure", refused)
+    assert torch.equal(kernel.diagonal(batch), expected)
+    assert torch.equal(expected, torch.ones(9, dtype=torch.float64))
+
+
+def test_mixing_of_elements():
+    """B by its definition, and the matrix that was given."""
+    rows, columns = [1, 8, 6], [6, 1]
+    expected = torch.tensor([[0.6, 1.0], [0.6, 0.6], [1.0, 0.6]], dtype=torch.float64)
+    torch.testing.assert_close(SpeciesMixing(0.4).table(rows, columns), expected)
+    given = torch.tensor([[0.2, 1.0], [-0.3, 0.0], [0.9, 0.2]], dtype=torch.float64)
+    torch.testing.assert_close(MIXINGS[3][1].table(rows, columns), given)

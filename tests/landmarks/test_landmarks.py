@@ -1,8 +1,12 @@
 """What every method of choosing landmarks has to satisfy; a new one is picked up from the table."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
+from mekrr_scale.arrays import FeatureBatch, alone
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing, fit_transform
 from mekrr_scale.landmarks import (
@@ -10,10 +14,12 @@ from mekrr_scale.landmarks import (
     Displaced,
     LandmarkMethod,
     LeverageScores,
+    Pool,
     Uniform,
     Warm,
     WholeStructures,
     choose,
+    draw_pool,
     landmark_method,
     median_distance,
 )
@@ -85,3 +91,79 @@ def test_median_distance(batch, kernel):
     one = reference.random_batch(0, n_structures=1, most=1)
     with pytest.raises(ConfigError, match="the same features"):
         median_distance([one], fit_transform([one], "none"), 0)
+
+
+def test_leverage_scores_are_drawn_afresh(kernel):
+    """The pool is the atoms with the lowest draws: if these drew again, the lowest of all would nearly always win.
+
+    Of 4000 equal atoms (their scores are the same) the pool holds 2000, of which 200 are taken: in the order of the
+    pool they are spread evenly, and not its first ones.
+    """
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(4000, 4, generator=generator, dtype=torch.float64) * 5
+    atoms = alone(features, torch.full((4000,), 6))
+    atoms = replace(atoms, ids=torch.arange(4000) * 7919 + 13)
+    kernel = SetKernel(Gaussian(0.05), SpeciesMixing(0.0), "sum", fit_transform([atoms], "none"))
+    pool = draw_pool([atoms], 2000, 5)
+    chosen = LeverageScores(200, seed=5).select([atoms], kernel)
+    places = {tuple(f): i for i, f in enumerate(pool.features[6].tolist())}
+    found = sorted(places[tuple(f)] for f in chosen.features.tolist())
+    assert len(set(found)) == 200
+    # the first 200 are the sample that scores are measured against: known, they are worth nothing
+    inside = [place for place in found if place >= 200]
+    assert len(inside) > 190
+    quarters = np.histogram(inside, bins=4, range=(200, 2000))[0]
+    assert quarters.min() > 0.7 * len(inside) / 4
+
+
+def test_leverage_follows_the_scores():
+    """Atoms of a sparse region, hard to tell from others, are taken far more often than their share."""
+    generator = torch.Generator().manual_seed(1)
+    dense = 0.05 * torch.randn(1900, 3, generator=generator, dtype=torch.float64)
+    sparse = 6.0 + 2.0 * torch.randn(100, 3, generator=generator, dtype=torch.float64)
+    atoms = alone(torch.cat([dense, sparse]), torch.full((2000,), 6))
+    kernel = SetKernel(Gaussian(1.0), SpeciesMixing(0.0), "sum", fit_transform([atoms], "none"))
+    parts = {}
+    for name, method in (("uniform", Uniform(60)), ("leverage", LeverageScores(60, pool=40))):
+        parts[name] = float((choose(method, [atoms], kernel).features[:, 0] > 1.0).double().mean())
+    assert parts["uniform"] < 0.15
+    assert parts["leverage"] > 0.5
+
+
+def test_displaced_copies_move_along_tangents_by_the_amplitude():
+    """h + sum_u c_u hdot_u: in the span of the tangents, and as far as coordinates that move by the amplitude."""
+    count, dim, amplitude = 6, 40, 0.05
+    generator = torch.Generator().manual_seed(2)
+    features = torch.randn(count, dim, generator=generator, dtype=torch.float64)
+    moves = torch.zeros(3, count, dim, dtype=torch.float64)
+    for u in range(3):
+        moves[u, :, u] = 1.0  # every direction moves a component of its own
+    one = FeatureBatch.unlabelled(features, torch.full((count,), 6), torch.tensor([count]), moves)
+    one = replace(one, ids=torch.tensor([17]))
+    kernel = SetKernel(Gaussian(1.0), SpeciesMixing(0.0), "sum", fit_transform([one], "none"))
+    chosen = Displaced(40 * count, amplitude=amplitude).select([one], kernel)
+    nearest = torch.cdist(chosen.features[count:], features).min(1)
+    assert chosen.n_sets == 40 * count
+    steps = chosen.features[count:] - features[nearest.indices]
+    assert bool((steps[:, 3:] == 0).all())
+    # three directions stand for 3 n = 18 coordinates: each carries sqrt(18 / 3) of the amplitude
+    expected = amplitude * (3 * count / 3) ** 0.5
+    assert float(steps[:, :3].square().mean().sqrt()) == pytest.approx(expected, rel=0.1)
+    assert torch.bincount(nearest.indices).tolist() == [39] * count
+
+
+@pytest.mark.parametrize(
+    ("balance", "count", "expected"),
+    [
+        ("proportional", 100, {1: 64, 6: 32, 8: 4}),
+        ("sqrt", 70, {1: 36, 6: 25, 8: 9}),  # roots 25.3, 17.9, 6.3: 35.8, 25.3 and 8.9 of 70
+        ("equal", 60, {1: 25, 6: 25, 8: 10}),  # oxygen has no more than ten candidates
+        ("equal", 10_000, {1: 640, 6: 320, 8: 10}),
+    ],
+)
+def test_shares_of_the_elements(balance, count, expected):
+    counts = {1: 640, 6: 320, 8: 40}
+    candidates = {1: 640, 6: 320, 8: 10}
+    features = {z: torch.zeros(n, 1) for z, n in candidates.items()}
+    draws = {z: np.arange(n, dtype=np.uint64) for z, n in candidates.items()}
+    assert Pool(features, draws, counts).share(count, balance) == expected

@@ -15,8 +15,10 @@ from mekrr_scale.landmarks import Uniform, WholeStructures
 from mekrr_scale.models import (
     Calibration,
     Model,
+    Posterior,
     Potential,
     RawVariance,
+    Variances,
     Whitening,
     WhiteningBlock,
     fit_baseline,
@@ -166,7 +168,7 @@ def test_force_uncertainty_of_structures_is_that_of_their_rows(fitted, store):
 
 
 def test_atoms_alone():
-    features = torch.randn(5, 4, dtype=torch.float64)
+    features = torch.randn(5, 4, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     species = torch.tensor([8, 1, 8, 1, 1])
     batch = alone(features, species)
     assert batch.n_structures == 5
@@ -185,3 +187,14 @@ def test_models_without_a_posterior_say_so(fitted, store, small_plan):
     energies = Potential(fit(store, replace(small_plan, rows=RowPlan(derivatives=False))).model)
     with pytest.raises(ModelError, match="without forces"):
         energies.uncertainty(molecule("H2O"), forces=True)
+
+
+def test_a_species_that_the_calibration_has_not_met_is_extrapolation():
+    calibration = Calibration(1.0, 2.0, 1.0, 100, 0.5, 0.68, 0.95)
+    kernel = SetKernel(Gaussian(1.5), SpeciesMixing(0.3), "sum", Transform.identity(4))
+    landmarks = Uniform(3).select([reference.random_batch(0, n_structures=4)], kernel)
+    posterior = Posterior(torch.zeros(3, 1), 1e-11, "eigen", calibration, None, {1: 4.0, 6: 0.25})
+    found = Variances(kernel, landmarks, posterior).grades(
+        torch.tensor([1.0, 1.0, 1e-9, 0.0, 9.0]).double(), torch.tensor([1, 6, 8, 92, 1])
+    )
+    assert found.tolist() == [0.5, 2.0, torch.inf, torch.inf, 1.5]
