@@ -7,6 +7,7 @@ import lazy_loader as lazy
 from mekrr_scale.deprecated import with_old_names
 
 if TYPE_CHECKING:
+    from mekrr_scale.arrays.batches import ISOLATED as ISOLATED
     from mekrr_scale.arrays.batches import N_ELEMENTS as N_ELEMENTS
     from mekrr_scale.arrays.batches import DirectionLabels as DirectionLabels
     from mekrr_scale.arrays.batches import FeatureBatch as FeatureBatch
@@ -38,6 +39,7 @@ else:
             "batches": [
                 "DirectionLabels",
                 "FeatureBatch",
+                "ISOLATED",
                 "N_ELEMENTS",
                 "SpeciesRun",
                 "Tangents",

@@ -97,6 +97,7 @@ class FitReport(Shown):
     reference: Float64[Tensor, " structures"]  # eV/atom less the species' reference energies
     predicted: Float64[Tensor, " structures"]  # the same, by the models of the other folds
     warnings: Sequence[str] = ()
+    remarks: Sequence[str] = ()  # what was done with the data, and why
 
     def metrics(self) -> dict[str, float]:
         """Cross-validated errors of the chosen candidate: energies in meV/atom, forces along the stored directions in
@@ -124,6 +125,7 @@ class FitReport(Shown):
             "effort": {name: effort[name] for name in ("rows", "iterations", "seconds")},
             "plan": to_dict(self.plan),
             "warnings": list(self.warnings),
+            "remarks": list(self.remarks),
         }
 
     def headline(self) -> str:
@@ -131,7 +133,7 @@ class FitReport(Shown):
         errors = {"energy_mae": self.model.validation.get("energy_mae"), **self.chosen.errors()}
         shown = ", ".join(error_text(name, value) for name, value in errors.items() if isinstance(value, float))
         lines = [f"Fit of {self.model.landmarks.n_sets} landmarks; cross-validated: {shown or 'nothing'}"]
-        return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
+        return "\n".join([*lines, *self.remarks, *(f"warning: {warning}" for warning in self.warnings)])
 
     def tables(self) -> list[TextTable]:
         """Every candidate with its cross-validated errors, the best first."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from mekrr_scale.pipeline.fitting.heldout import HeldOut, out_of_fold
 from mekrr_scale.pipeline.fitting.identity import identity
 from mekrr_scale.pipeline.fitting.plan import FitPlan
 from mekrr_scale.pipeline.fitting.report import FitReport, Tried
-from mekrr_scale.pipeline.fitting.search import Candidate, search, with_learned_mixing
+from mekrr_scale.pipeline.fitting.search import Candidate, choices, search, with_learned_mixing
 from mekrr_scale.progress import Progress, shown_progress
 from mekrr_scale.regression import ModeCosts, Run, Structures
 from mekrr_scale.solvers import Result
@@ -77,9 +77,11 @@ def fit(
 def _fitted(data: FitData, run: Run) -> FitReport:
     if data.structures is not None:
         run.progress.note(_modes(data.structures, data.plan))
+    remarks = _Remarks(run.progress)
+    remarks.add(data.references.remarks([choice.baseline for choice in choices(data.plan, data)], data.species))
     folds = data.folds()
-    asked = data.plan
-    if asked.kernel.mixing == "learn":
+    remarks.add(() if folds is None else folds.remarks)
+    if data.plan.kernel.mixing == "learn":
         data = with_learned_mixing(data, folds, run)
     best, tried = search(data, folds, run)
     best.solution.require()
@@ -90,7 +92,20 @@ def _fitted(data: FitData, run: Run) -> FitReport:
             f"energies scatter by {held.spread:.2f} eV/atom around the baseline, which is much; are they total "
             "energies in eV (--units), of one level of theory?"
         )
-    return _report(best, tried, data, held, _posterior(best, data, run), warnings)
+    return replace(_report(best, tried, data, held, _posterior(best, data, run), warnings), remarks=remarks.lines)
+
+
+@dataclass(frozen=True)
+class _Remarks:
+    """What is worth telling while a fit runs, and in its report."""
+
+    progress: Progress
+    lines: list[str] = field(default_factory=list)
+
+    def add(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.progress.note(line)
+            self.lines.append(line)
 
 
 def _grown(data: FitData, folder: Path, run: Run) -> FitReport:
