@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mekrr_scale.arrays.linear import beyond_composition as beyond_composition
     from mekrr_scale.arrays.linear import eigh as eigh
     from mekrr_scale.arrays.linear import minimum_norm as minimum_norm
+    from mekrr_scale.arrays.nearness import leaders as leaders
 else:
     __getattr__, __dir__, __all__ = lazy.attach(
         __name__,
@@ -51,6 +52,7 @@ else:
             "kinds": ["DERIVATIVES", "KINDS", "ByKind", "KindInfo", "RowKind", "Unit", "error_text", "kind_named"],
             "landmarks": ["Landmarks", "content_hash", "fingerprint"],
             "linear": ["beyond_composition", "eigh", "minimum_norm"],
+            "nearness": ["leaders"],
         },
     )
     __getattr__ = with_old_names(__name__, __getattr__)

@@ -15,10 +15,9 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from numpy import ndarray
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 from torch import Tensor
 
-from mekrr_scale.arrays import N_ELEMENTS, FeatureBatch, draw
+from mekrr_scale.arrays import N_ELEMENTS, FeatureBatch, draw, leaders
 from mekrr_scale.distributed import Group
 
 _WIDTH = 16  # random combinations of the features, of which means and deviations are kept
@@ -81,9 +80,9 @@ class Prints:
         for members in groups:
             rounding = _ROUNDING * float(np.median(np.linalg.norm(self.values[members], axis=1)))
             for values, radius in ((self.values, rounding), (even, jitter)):
-                leaders = members[_leaders(values[members], self.keys[members], radius)]
-                alike.append(members[leaders != members])
-                original.append(leaders[leaders != members])
+                first = members[leaders(values[members], self.keys[members], radius)]
+                alike.append(members[first != members])
+                original.append(first[first != members])
         return np.concatenate(alike), np.concatenate(original)
 
     def _even(self, groups: Sequence[NDArray[np.int64]]) -> Float64[ndarray, "structures axes"]:
@@ -137,24 +136,6 @@ class Prints:
 def _certain(ratio: float, count: int) -> bool:
     """Whether so many uncorrelated neighbours would hardly ever have this ratio (von Neumann 1941)."""
     return count >= _FEWEST and ratio < min(_CORRELATED, 1.0 - 4.0 / count**0.5)
-
-
-def _leaders(values: Float64[ndarray, "members numbers"], keys: NDArray[np.uint64], radius: float) -> NDArray[np.int64]:
-    """For each the member that it is near to: the first by key that has no other near to it, and so on."""
-    found = np.arange(len(values))
-    if not radius > 0:
-        return found
-    tree = cKDTree(values)
-    nearest = tree.query(values, k=2, distance_upper_bound=radius)[0][:, 1]
-    near = np.flatnonzero(np.isfinite(nearest))
-    free = np.zeros(len(values), dtype=bool)
-    free[near] = True
-    for leader in near[np.argsort(keys[near], kind="stable")].tolist():
-        if free[leader]:
-            around = np.array(tree.query_ball_point(values[leader], radius))
-            around = around[free[around]]
-            found[around], free[around] = leader, False
-    return found
 
 
 def piece(batch: FeatureBatch, keys: NDArray[np.uint64], first: int) -> Piece:

@@ -92,6 +92,7 @@ class FitData:
         references = References.of(dealt, group)
         moved = any(store.n_directions for store in opened)
         derivatives = plan.rows.derivatives and moved and bool(takes.kinds & DERIVATIVES)
+        _check_criterion(plan, derivatives or structures is not None)
         if structures is None:
             return cls(plan, dealt, derivatives, group=group, warm=warm, references=references)
         if not takes.maps or moved:
@@ -216,6 +217,17 @@ class FitData:
         kernels = self.kernels(choice)
         baseline, landmarks = self.baseline(choice.baseline), self.landmarks(kernels[0])
         return [problem_of(self.plan, kernel, landmarks, baseline, folds) for kernel in kernels]
+
+
+def _check_criterion(plan: FitPlan, derivatives: bool) -> None:
+    """Refuse a choice by errors of rows that there are none of."""
+    asked = [name for name, weight in plan.validation.criterion.items() if weight > 0]
+    if plan.validation.folds and not derivatives and all(kind_named(name) in DERIVATIVES for name in asked):
+        named = f"errors of {' and '.join(asked)} rows alone, and there are no such rows" if asked else "nothing"
+        raise ConfigError(
+            f"the criterion chooses by {named}; weigh the energies' errors (--criterion 1,...), or extract with "
+            "--derivatives"
+        )
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from mekrr_scale.pipeline.fitting.growing import frame_in, grow, keep
 from mekrr_scale.pipeline.fitting.heldout import HeldOut, out_of_fold
 from mekrr_scale.pipeline.fitting.identity import identity
 from mekrr_scale.pipeline.fitting.plan import FitPlan
+from mekrr_scale.pipeline.fitting.remarks import Remarks, at_an_end, fewer_landmarks, first_of_several
 from mekrr_scale.pipeline.fitting.report import FitReport, Tried
 from mekrr_scale.pipeline.fitting.search import Candidate, choices, search, with_learned_mixing
 from mekrr_scale.progress import Progress, shown_progress
@@ -77,7 +78,7 @@ def fit(
 def _fitted(data: FitData, run: Run) -> FitReport:
     if data.structures is not None:
         run.progress.note(_modes(data.structures, data.plan))
-    remarks = _Remarks(run.progress)
+    remarks = Remarks(run.progress)
     remarks.add(data.references.remarks([choice.baseline for choice in choices(data.plan, data)], data.species))
     folds = data.folds()
     remarks.add(() if folds is None else folds.remarks)
@@ -86,6 +87,8 @@ def _fitted(data: FitData, run: Run) -> FitReport:
     best, tried = search(data, folds, run)
     best.solution.require()
     warnings = [] if best.solution.result is Result.SUCCESS else [best.solution.result.value]
+    warnings += at_an_end(best)
+    remarks.add([*first_of_several(data, folds), *fewer_landmarks(best.problem, data.plan)])
     held = out_of_fold(best.problem, best.solution, data, run)
     if held.spread > _SUSPICIOUS:
         warnings.append(
@@ -93,19 +96,6 @@ def _fitted(data: FitData, run: Run) -> FitReport:
             "energies in eV (--units), of one level of theory?"
         )
     return replace(_report(best, tried, data, held, _posterior(best, data, run), warnings), remarks=remarks.lines)
-
-
-@dataclass(frozen=True)
-class _Remarks:
-    """What is worth telling while a fit runs, and in its report."""
-
-    progress: Progress
-    lines: list[str] = field(default_factory=list)
-
-    def add(self, lines: Iterable[str]) -> None:
-        for line in lines:
-            self.progress.note(line)
-            self.lines.append(line)
 
 
 def _grown(data: FitData, folder: Path, run: Run) -> FitReport:
