@@ -99,7 +99,8 @@ class BaselinePlan:
     isolated: Annotated[
         Given[Mapping[str, float], Mapping[int, float] | str], BeforeValidator(by_symbol), flag("--isolated")
     ] = preset(default_factory=dict)
-    """Energies of isolated atoms (eV) for kind isolated, e.g. H=-13.6,O=-432."""
+    """Energies of isolated atoms (eV) for kind isolated, e.g. H=-13.6,O=-432; by default those of the data's frames of
+    one atom without neighbours."""
 
 
 @plan
@@ -161,7 +162,8 @@ class Validation:
     """How candidates are compared, and what is learned from the comparison."""
 
     folds: Annotated[int, flag("--validate")] = Field(default=5, ge=0)
-    """Folds of the cross-validation; 0 for none."""
+    """Folds of the cross-validation; 0 for none. Named trajectories, copies and consecutive frames that are alike stay
+    together, and the fit says so."""
 
     criterion: Annotated[
         Given[Mapping[str, float], Mapping[RowKind, float] | str | Sequence[float]],
