@@ -7,6 +7,7 @@ import lazy_loader as lazy
 from mekrr_scale.deprecated import with_old_names
 
 if TYPE_CHECKING:
+    from mekrr_scale.arrays.batches import ISOLATED as ISOLATED
     from mekrr_scale.arrays.batches import N_ELEMENTS as N_ELEMENTS
     from mekrr_scale.arrays.batches import DirectionLabels as DirectionLabels
     from mekrr_scale.arrays.batches import FeatureBatch as FeatureBatch
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from mekrr_scale.arrays.linear import beyond_composition as beyond_composition
     from mekrr_scale.arrays.linear import eigh as eigh
     from mekrr_scale.arrays.linear import minimum_norm as minimum_norm
+    from mekrr_scale.arrays.nearness import leaders as leaders
 else:
     __getattr__, __dir__, __all__ = lazy.attach(
         __name__,
@@ -38,6 +40,7 @@ else:
             "batches": [
                 "DirectionLabels",
                 "FeatureBatch",
+                "ISOLATED",
                 "N_ELEMENTS",
                 "SpeciesRun",
                 "Tangents",
@@ -49,6 +52,7 @@ else:
             "kinds": ["DERIVATIVES", "KINDS", "ByKind", "KindInfo", "RowKind", "Unit", "error_text", "kind_named"],
             "landmarks": ["Landmarks", "content_hash", "fingerprint"],
             "linear": ["beyond_composition", "eigh", "minimum_norm"],
+            "nearness": ["leaders"],
         },
     )
     __getattr__ = with_old_names(__name__, __getattr__)

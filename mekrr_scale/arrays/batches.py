@@ -8,7 +8,7 @@ species, and same-species kernels are ordinary matrix products.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import xxhash
@@ -19,6 +19,7 @@ from mekrr_scale.arrays.kinds import RowKind
 from mekrr_scale.errors import ConfigError
 
 N_ELEMENTS = 256  # atomic numbers are one byte
+ISOLATED = -2  # in the place of a trajectory: one atom without neighbours, a reference and no example
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class FeatureBatch:
     energy: Float64[Tensor, " structures"]  # eV; NaN where unknown
     prior: Float64[Tensor, " structures"]  # eV, of the backbone's own potential; NaN: none
     ids: Int64[Tensor, " structures"]  # 64-bit hash of each structure's content
-    groups: Int64[Tensor, " structures"]  # trajectory that a structure belongs to; -1: none known
+    groups: Int64[Tensor, " structures"]  # trajectory that a structure belongs to; -1: none known, or ISOLATED
     sources: tuple[Int[Tensor, " _"], ...]  # per run: place of each atom in its structure
     directions: DirectionLabels | None = None
     importance: float = 1.0  # of its rows in the fit, beside those of other stores
@@ -168,6 +169,33 @@ class FeatureBatch:
             tuple(runs), self.n_atoms[chosen], self.energy[chosen], self.prior[chosen], self.ids[chosen],
             self.groups[chosen], tuple(sources), None, self.importance,
         )  # fmt: skip
+
+    def kept(self, chosen: Bool[Tensor, " structures"]) -> FeatureBatch:
+        """Some of the structures and their species, with their tangents; the batch itself where these are all."""
+        if bool(chosen.all()):
+            return self
+        few = self.take(chosen)
+        runs, sources = [], []
+        for run, own, source in zip(self.runs, few.runs, few.sources, strict=True):
+            moved = run.tangents
+            if moved is not None:
+                rows = moved.ptr.diff()
+                moved = Tangents(moved.features[chosen.repeat_interleave(rows)], bounds(rows[chosen]))
+            if len(own.features):
+                runs.append(replace(own, tangents=moved))
+                sources.append(source)
+        few = replace(few, runs=tuple(runs), sources=tuple(sources))
+        if self.directions is None:
+            return few
+        at, count = self.directions, self.directions.ptr.diff()
+        inside = chosen.repeat_interleave(count)
+        labels = DirectionLabels(bounds(count[chosen]), at.kind[inside], at.label[inside], at.prior[inside])
+        return replace(few, directions=labels)
+
+    @property
+    def isolated(self) -> Bool[Tensor, " structures"]:
+        """Which are atoms without neighbours."""
+        return self.groups == ISOLATED
 
     @property
     def n_structures(self) -> int:

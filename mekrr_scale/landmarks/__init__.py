@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mekrr_scale.landmarks.choices import Balance as Balance
     from mekrr_scale.landmarks.displaced import Displaced as Displaced
     from mekrr_scale.landmarks.distances import median_distance as median_distance
+    from mekrr_scale.landmarks.distances import n_distinct as n_distinct
     from mekrr_scale.landmarks.farthest import FarthestPoint as FarthestPoint
     from mekrr_scale.landmarks.leverage import LeverageScores as LeverageScores
     from mekrr_scale.landmarks.method import LandmarkMethod as LandmarkMethod
@@ -37,7 +38,7 @@ else:
         submod_attrs={
             "choices": ["Balance"],
             "displaced": ["Displaced"],
-            "distances": ["median_distance"],
+            "distances": ["median_distance", "n_distinct"],
             "farthest": ["FarthestPoint"],
             "leverage": ["LeverageScores"],
             "method": ["LandmarkMethod", "choose", "landmark_method"],

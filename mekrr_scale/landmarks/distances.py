@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mekrr_scale.arrays import FeatureBatch
+from mekrr_scale.arrays import FeatureBatch, Landmarks, leaders
 from mekrr_scale.distributed import ALONE, Group
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.kernels import Transform
@@ -41,6 +41,17 @@ def _rounding(chosen: dict[int, Tensor], transform: Transform) -> float:
     lengths = [(f.double() / transform.scale[transform.place(z)]).norm(dim=1).median() for z, f in chosen.items()]
     single = any(f.dtype == torch.float32 for f in chosen.values())
     return (_SINGLE if single else _DOUBLE) * max(map(float, lengths), default=0.0)
+
+
+def n_distinct(landmarks: Landmarks) -> int:
+    """How many of single atoms differ by more than the rounding of their features."""
+    found = 0
+    for z in landmarks.species.unique().tolist():
+        features = landmarks.features[landmarks.species == z].double()
+        radius = (_SINGLE if landmarks.features.dtype == torch.float32 else _DOUBLE) * float(features.norm(dim=1).max())
+        order = np.arange(len(features), dtype=np.uint64)
+        found += len(np.unique(leaders(features.numpy(), order, 10 * radius)))
+    return found
 
 
 def _sample(pool: Pool, size: int) -> dict[int, Tensor]:

@@ -94,7 +94,10 @@ def fit_baseline(
     if kind == "isolated":
         missing = [z for z in species if z not in (isolated or {})]
         if missing:
-            raise ConfigError(f"baseline 'isolated' needs an energy for species {missing} as well")
+            raise ConfigError(
+                f"baseline 'isolated' needs an energy for species {missing} as well; give it (--isolated), or have a "
+                "frame of the atom alone, without neighbours, in the data"
+            )
         values = torch.tensor([float((isolated or {})[z]) for z in species], dtype=torch.float64)
         return Baseline(tuple(species), values, prior=False, fitted=False)
     return Baseline(tuple(species), minimum_norm(gram, moment), prior, fitted=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -18,11 +18,14 @@ from mekrr_scale.regression import KeptRows, Problem, Rows, Run, Source, refit_s
 from mekrr_scale.solvers import krylov_work
 from mekrr_scale.solvers.base import Solver, check
 from mekrr_scale.solvers.falkon import Falkon
+from mekrr_scale.solvers.grid import further
 from mekrr_scale.solvers.job import DOUBLE, Estimate, Job, Stage
 from mekrr_scale.solvers.moments import MomentTable, accumulate, root_mean
 from mekrr_scale.solvers.path import Normal, Weights, ridge_path, weight_paths
 from mekrr_scale.solvers.preconditioners import LARGEST_EIGEN
 from mekrr_scale.solvers.solution import Effort, Path, PathPoint, Result, Solution
+
+_FoldSolution = tuple[dict[Weights, Tensor], Tensor]  # without a fold: solutions by weights; the baseline's shift
 
 
 def solve(direct: Solver, problem: Problem, source: Source, run: Run) -> Solution:
@@ -75,13 +78,19 @@ def from_sums(
     for weights in problem.weights:
         if not any(weight and any(part.rows for part in moments[kind]) for kind, weight in weights.items()):
             raise SolverError(f"no row has a weight above zero ({_named(weights)})")
-    folds = _fold_solutions(direct, problem, moments, run.group)
-    points = [point for w in problem.weights for point in _errors(direct, moments, folds, w)] if folds else []
-    path = Path(tuple(points))
-    best = path.best(problem.criterion) if points else PathPoint.untested(direct.ridges[0], problem.weights[0])
+    ridges = direct.ridges
+    folds = _fold_solutions(ridges, problem, moments, run.group)
+    path = Path(tuple(_errors(ridges, moments, folds, problem.weights)))
+    more = further(direct, path, problem.criterion)
+    while more:
+        folds = _joined(folds, _fold_solutions(more, problem, moments, run.group))
+        ridges = (*ridges, *more)
+        path = Path(tuple(_errors(ridges, moments, folds, problem.weights)))
+        more = further(direct, path, problem.criterion)
+    best = path.best(problem.criterion) if folds else PathPoint.untested(ridges[0], problem.weights[0])
     everything = normals(moments, range(max(problem.n_folds, 1)), shift)
     beta = run.group.broadcast(_solved(everything, best.weights, best.ridge).contiguous())
-    place = direct.ridges.index(best.ridge)
+    place = ridges.index(best.ridge)
     finite = bool(torch.isfinite(beta).all())
     return Solution(
         value=whitening.coefficients(beta),
@@ -102,15 +111,23 @@ def _named(weights: Weights) -> str:
     return ", ".join(f"{kind.name.lower()} weight {weight:g}" for kind, weight in weights.items())
 
 
+def _joined(found: list[_FoldSolution], more: list[_FoldSolution]) -> list[_FoldSolution]:
+    """Fold by fold the solutions of more ridges beside those that there are."""
+    return [
+        ({weights: torch.cat([paths[weights], others[weights]], 1) for weights in paths}, shift)
+        for (paths, shift), (others, _) in zip(found, more, strict=True)
+    ]
+
+
 def _fold_solutions(
-    direct: Solver, problem: Problem, moments: MomentTable, group: Group
-) -> list[tuple[dict[Weights, Tensor], Tensor]]:
+    ridges: Sequence[float], problem: Problem, moments: MomentTable, group: Group
+) -> list[_FoldSolution]:
     """For each fold: solutions without it of all weights and ridges, and the baseline's shift.
 
     The folds are dealt to the ranks.
     """
     solutions = []
-    weights, ridges = problem.weights, direct.ridges
+    weights = problem.weights
     rank = _rank(moments)
     for fold in range(problem.n_folds):
         others = [i for i in range(problem.n_folds) if i != fold]
@@ -132,12 +149,19 @@ def _fold_solutions(
 
 
 def _errors(
-    direct: Solver, moments: MomentTable, folds: Sequence[tuple[dict[Weights, Tensor], Tensor]], weights: Weights
+    ridges: Sequence[float], moments: MomentTable, folds: Sequence[_FoldSolution], weights: Sequence[Weights]
+) -> Iterator[PathPoint]:
+    """Cross-validated errors of every ridge under each combination of weights, from the sums alone."""
+    for combination in weights if folds else ():
+        yield from _errors_of(ridges, moments, folds, combination)
+
+
+def _errors_of(
+    ridges: Sequence[float], moments: MomentTable, folds: Sequence[_FoldSolution], weights: Weights
 ) -> list[PathPoint]:
-    """Cross-validated errors of every ridge, from the sums alone."""
     errors = {}
     for kind, parts in moments.items():
-        total = torch.zeros(len(direct.ridges), dtype=torch.float64)
+        total = torch.zeros(len(ridges), dtype=torch.float64)
         for part, (paths, shift) in zip(parts, folds, strict=True):
             if part.rows:
                 total += part.squared_error(paths[weights], shift)
@@ -145,7 +169,7 @@ def _errors(
         errors[kind] = root_mean(total, count)
     return [
         PathPoint(ridge, weights, ByKind.of({kind: float(errors[kind][i]) for kind in RowKind}, torch.nan))
-        for i, ridge in enumerate(direct.ridges)
+        for i, ridge in enumerate(ridges)
     ]
 
 

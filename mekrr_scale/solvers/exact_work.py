@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from mekrr_scale.arrays import ByKind, RowKind
 from mekrr_scale.errors import ConfigError, SolverError
 from mekrr_scale.regression import ENERGY_ALONE, KeptRows, Problem, Run, Source, refit_shift
 from mekrr_scale.solvers.base import Solver, check
+from mekrr_scale.solvers.grid import further
 from mekrr_scale.solvers.solution import Effort, Path, PathPoint, Result, Solution
 
 
@@ -38,23 +40,18 @@ def solve(exact: Solver, problem: Problem, source: Source, run: Run) -> Solution
         torch.cat([getattr(block, name) for block in blocks])
         for name in ("target", "weight", "counts", "scale", "fold")
     )
-    errors = dict.fromkeys(exact.ridges, 0.0)
-    solved: dict[float, list[Tensor]] = {ridge: [] for ridge in exact.ridges}
-    shifts = []
-    for left_out in fold.unique().tolist() if problem.folds else []:
-        train, test = (fold != left_out).nonzero()[:, 0], (fold == left_out).nonzero()[:, 0]
-        n = counts[train]
-        shift = refit_shift(problem.baseline, n.T @ n, n.T @ (target[train] / scale[train]))
-        shifts.append(shift)
-        moved = target - (counts @ shift) * scale
-        for ridge in exact.ridges:
-            part = _solved(gram[train][:, train], moved[train], weight[train], ridge)
-            error = gram[test][:, train] @ part - moved[test]
-            errors[ridge] += float((weight[test] * error.square()).sum())
-            full = torch.zeros_like(target)
-            full[train] = part
-            solved[ridge].append(full.repeat(parts)[:, None])
-    path = Path(_points(errors, len(target)) if problem.folds else ())
+    data = _Dense(gram, target, weight, counts, scale)
+    folds = [_Fold.of(problem, data, fold, left_out) for left_out in fold.unique().tolist()] if problem.folds else []
+    path, solved = Path(()), dict[float, list[Tensor]]()
+    more = exact.ridges if folds else ()
+    while more:
+        points = []
+        for ridge in more:
+            parts_of_folds = [held_out.solved(data, ridge) for held_out in folds]
+            solved[ridge] = [value.repeat(parts)[:, None] for value, _ in parts_of_folds]
+            points.append(_point(ridge, sum(error for _, error in parts_of_folds), len(target)))
+        path = Path((*path.points, *points))
+        more = further(exact, path, ENERGY_ALONE)
     ridge = path.best().ridge if path.points else exact.ridges[0]
     value = _solved(gram, target, weight, ridge)
     run.progress.advance(problem.landmarks.n_sets)
@@ -63,18 +60,53 @@ def solve(exact: Solver, problem: Problem, source: Source, run: Run) -> Solution
         ridges=(ridge,),
         result=Result.SUCCESS if bool(torch.isfinite(value).all()) else Result.BREAKDOWN,
         path=path,
-        fold_values=solved[ridge],
-        fold_shifts=shifts,
+        fold_values=solved.get(ridge, ()),
+        fold_shifts=[held_out.shift for held_out in folds],
         rank=problem.landmarks.n_sets,
         effort=Effort(rows=len(target), seconds=time.perf_counter() - start),
     )
 
 
-def _points(errors: dict[float, float], count: int) -> tuple[PathPoint, ...]:
-    rmse = {r: math.sqrt(error / count) if math.isfinite(error) else math.inf for r, error in errors.items()}
-    return tuple(
-        PathPoint(ridge, ENERGY_ALONE, ByKind.of({RowKind.ENERGY: value}, math.nan)) for ridge, value in rmse.items()
-    )
+@dataclass(frozen=True)
+class _Dense:
+    """All rows, as matrices."""
+
+    gram: Float64[Tensor, "n n"]
+    target: Float64[Tensor, " n"]
+    weight: Float64[Tensor, " n"]
+    counts: Float64[Tensor, "n species"]
+    scale: Float64[Tensor, " n"]
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """Structures that are fitted to and left out, and the baseline's shift without the latter."""
+
+    train: Int64[Tensor, " fitted"]
+    test: Int64[Tensor, " held_out"]
+    shift: Float64[Tensor, " species"]
+
+    @classmethod
+    def of(cls, problem: Problem, data: _Dense, fold: Int64[Tensor, " n"], left_out: int) -> _Fold:
+        train = (fold != left_out).nonzero()[:, 0]
+        n = data.counts[train]
+        shift = refit_shift(problem.baseline, n.T @ n, n.T @ (data.target[train] / data.scale[train]))
+        return cls(train, (fold == left_out).nonzero()[:, 0], shift)
+
+    def solved(self, data: _Dense, ridge: float) -> tuple[Float64[Tensor, " n"], float]:
+        """Coefficients without the fold, zero for its own structures, and the squared error of these."""
+        train, test = self.train, self.test
+        moved = data.target - (data.counts @ self.shift) * data.scale
+        part = _solved(data.gram[train][:, train], moved[train], data.weight[train], ridge)
+        error = data.gram[test][:, train] @ part - moved[test]
+        full = torch.zeros_like(data.target)
+        full[train] = part
+        return full, float((data.weight[test] * error.square()).sum())
+
+
+def _point(ridge: float, error: float, count: int) -> PathPoint:
+    rmse = math.sqrt(error / count) if math.isfinite(error) else math.inf
+    return PathPoint(ridge, ENERGY_ALONE, ByKind.of({RowKind.ENERGY: rmse}, math.nan))
 
 
 def _solved(gram: Tensor, target: Tensor, weight: Tensor, ridge: float) -> Float64[Tensor, " structures"]:

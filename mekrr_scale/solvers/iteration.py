@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, cast, final, runtime_checkable
 
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from mekrr_scale.distributed import ALONE, Checkpoint, Group, State
@@ -16,6 +16,7 @@ from mekrr_scale.solvers.preconditioners import Preconditioner
 from mekrr_scale.solvers.solution import Result
 
 Product = Callable[[Float64[Tensor, "rank columns"]], Float64[Tensor, "rank columns"]]
+Enough = Callable[[Float64[Tensor, "rank columns"], Bool[Tensor, " columns"]], bool]
 _NAME = "falkon"  # of states, since 0.1.0
 
 
@@ -27,6 +28,13 @@ class System:
     result: Result
     iterations: int
     history: list[list[float]]  # relative residual of every column after every iteration
+    residuals: Float64[Tensor, " columns"]  # relative ones, of the best iterate
+
+    def judged(self, columns: Sequence[int], rtol: float) -> Result:
+        """How it ended for some columns: solved, if these are, whatever the others do."""
+        if self.result is Result.BREAKDOWN or not columns:
+            return self.result
+        return Result.SUCCESS if bool((self.residuals[list(columns)] <= rtol).all()) else self.result
 
 
 @dataclass
@@ -86,8 +94,19 @@ class Iteration:
     checkpoint: Checkpoint | None = None
     progress: Progress = field(default_factory=Silent)
 
-    def solve(self, product: Product, right: Float64[Tensor, "rank columns"], preconditioner: Preconditioner) -> System:
-        """Solve A beta = right. All ranks iterate alike; the first one's numbers decide."""
+    def solve(
+        self,
+        product: Product,
+        right: Float64[Tensor, "rank columns"],
+        preconditioner: Preconditioner,
+        enough: Enough | None = None,
+    ) -> System:
+        """Solve A beta = right. All ranks iterate alike; the first one's numbers decide.
+
+        Args:
+            enough: asked every ``recompute_every`` iterations where some columns are solved and others are not:
+                whether those do not matter any more.
+        """
         norm = right.norm(dim=0).clamp_min(1e-300)
         at = self._resumed(right.device) or self._start(right, norm, product, preconditioner)
         self.progress.stage("iterations", self.max_steps, "iterations")
@@ -107,10 +126,20 @@ class Iteration:
             running = at.best_residual > self.rtol
             if bool((step - at.improved[running] >= self.patience).all()) and bool(running.any()):
                 return self._done(at, Result.STAGNATED)
+            if enough is not None and step % self.recompute_every == 0 and self._done_with(at, enough):
+                break
             self._turn(at, product, preconditioner)
             self._keep(at)
         solved = bool((at.best_residual <= self.rtol).all())
         return self._done(at, Result.SUCCESS if solved else Result.MAX_STEPS)
+
+    def _done_with(self, at: _Iterate, enough: Enough) -> bool:
+        """Whether what is not solved yet may be left as it is; known from this iterate alone, so that a fit that goes
+        on after a stop ends where it would have ended."""
+        solved = at.best_residual <= self.rtol
+        if bool(solved.all()) or not bool(solved.any()):
+            return False
+        return enough(self.group.broadcast(at.best.contiguous()), solved.cpu())
 
     def _advance(
         self, at: _Iterate, step: int, right: Tensor, product: Product, preconditioner: Preconditioner
@@ -171,7 +200,8 @@ class Iteration:
         self.checkpoint.end_if_stopped()
 
     def _done(self, at: _Iterate, result: Result) -> System:
-        return System(self.group.broadcast(at.best.contiguous()), result, len(at.history), at.history)
+        best = self.group.broadcast(at.best.contiguous())
+        return System(best, result, len(at.history), at.history, at.best_residual.cpu())
 
 
 def _ratio(above: Float64[Tensor, " columns"], below: Float64[Tensor, " columns"]) -> Float64[Tensor, " columns"]:

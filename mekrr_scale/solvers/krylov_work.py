@@ -21,6 +21,7 @@ from mekrr_scale.errors import SolverError
 from mekrr_scale.models import Whitening
 from mekrr_scale.regression import KeptRows, Problem, RowBlock, Rows, Run, Source, packed_width, refit_shift
 from mekrr_scale.solvers.base import check, tier
+from mekrr_scale.solvers.iteration import Enough
 from mekrr_scale.solvers.job import DOUBLE, Estimate, Job, Stage
 from mekrr_scale.solvers.moments import check_folds, root_mean
 from mekrr_scale.solvers.operators import NormalOperator, WhitenedRows
@@ -117,22 +118,25 @@ class _Weighted:
         operator = NormalOperator(source, basis, self.weights, setup.excluded, setup.ridges, group=group)
         name = "cg" if self.place == 0 else f"cg{self.place}"
         part = self.run.part(name, {"rows": "kept" if everywhere else "made anew", "solver": self._identity()})
-        system = self.solver.iteration(part).solve(operator.apply, setup.target, setup.preconditioner)
+        enough = self._enough(source, basis is not None, setup) if self.problem.n_folds else None
+        system = self.solver.iteration(part).solve(operator.apply, setup.target, setup.preconditioner, enough)
         coefficients = whitening.coefficients(system.value).cpu()
         path = Path(())
         ridges = self.solver.ridges
         order = list(range(len(ridges)))
         fold_values: list[Tensor] = []
+        chosen: list[int] = []
         if self.problem.n_folds:
             solutions = system.value if basis is None else coefficients.to(whitening.device)
             path = self._errors(source, solutions, setup)
             best = ridges.index(path.best(self.problem.criterion).ridge)
             order = [best, *(i for i in order if i != best)]
+            chosen = [part * len(ridges) + best for part in range(self.problem.n_folds + 1)]
             fold_values = [coefficients[:, (f + 1) * len(ridges) + best, None] for f in range(self.problem.n_folds)]
         return Solution(
             value=coefficients[:, order],
             ridges=tuple(ridges[i] for i in order),
-            result=system.result,
+            result=system.judged(chosen, self.solver.rtol),
             weights=self.weights,
             path=path,
             fold_values=fold_values,
@@ -145,6 +149,32 @@ class _Weighted:
                 seconds_pass=setup.seconds,
             ),
         )
+
+    def _enough(self, rows: Iterable[RowBlock], raw: bool, setup: _Setup) -> Enough:
+        """Whether the ridge that will be chosen is solved, and those that are not have no chance.
+
+        These have to be smaller ridges whose errors, as far as they are known, are far larger than the best; or
+        larger by a tenth, where between them and the best one that is solved shows that errors rise.
+
+        Args:
+            raw: the rows are not whitened.
+        """
+        ridges, folds = self.solver.ridges, self.problem.n_folds
+
+        def enough(beta: Tensor, solved: Tensor) -> bool:
+            done = solved.view(folds + 1, len(ridges)).all(0).tolist()
+            if not any(done) or all(done):
+                return False
+            solutions = self.whitening.coefficients(beta) if raw else beta
+            points = self._errors(rows, solutions, setup).points
+            scores = [point.score(self.problem.criterion) for point in points]
+            best = min(range(len(ridges)), key=scores.__getitem__)
+            slope = [i for i, yes in enumerate(done) if yes and ridges[i] < ridges[best] and scores[i] > scores[best]]
+            top, margin = (min(ridges[i] for i in slope), 1.1) if slope else (ridges[best], 2.0)
+            open_ones = [i for i, yes in enumerate(done) if not yes]
+            return done[best] and all(ridges[i] < top and scores[i] > margin * scores[best] for i in open_ones)
+
+        return enough
 
     def _identity(self) -> str:
         """What changes the iterates, as states of version 0.1.0 hold it."""

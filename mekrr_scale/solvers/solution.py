@@ -16,6 +16,8 @@ from mekrr_scale.distributed import State
 from mekrr_scale.errors import ConfigError, SolverError
 from mekrr_scale.regression import ENERGY_ALONE, Rows
 
+_FLAT = 0.02  # a smaller part of a score is no reason to look further
+
 
 class Result(Enum):
     """How a solve ended; the value says what to do about it."""
@@ -84,6 +86,19 @@ class Path:
             raise ConfigError("nothing was cross-validated; solve with folds, or choose a ridge yourself")
         known = frozenset[RowKind]().union(*(point.kinds() for point in self.points))
         return min(self.points, key=lambda point: point.score(criterion, known))
+
+    def end(self, criterion: ByKind[float] = ENERGY_ALONE) -> int:
+        """Whether the best point is at an end of the ridges towards which errors fall: -1 the smallest, 1 the largest.
+
+        Zero where it lies between, or where the end is flat: a score within 2 % of its neighbour's (1 % of the error).
+        """
+        best = self.best(criterion)
+        ridges = sorted({point.ridge for point in self.points})
+        if len(ridges) < 2 or ridges[0] < best.ridge < ridges[-1]:
+            return 0
+        side, beside = (-1, ridges[1]) if best.ridge == ridges[0] else (1, ridges[-2])
+        scores = {point.ridge: point.score(criterion) for point in self.points if point.weights == best.weights}
+        return side if scores[best.ridge] < (1 - _FLAT) * scores[beside] else 0
 
 
 @dataclass(frozen=True)

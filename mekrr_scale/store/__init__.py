@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from mekrr_scale.store.format import SCHEMA as SCHEMA
     from mekrr_scale.store.format import ShardInfo as ShardInfo
     from mekrr_scale.store.format import StoreHeader as StoreHeader
+    from mekrr_scale.store.isolated import isolated_atoms as isolated_atoms
+    from mekrr_scale.store.isolated import lowest_energies as lowest_energies
     from mekrr_scale.store.manage import finalize as finalize
     from mekrr_scale.store.manage import merge as merge
     from mekrr_scale.store.manage import repack as repack
@@ -32,6 +34,7 @@ else:
         submod_attrs={
             "features": ["FeatureWriter"],
             "format": ["SCHEMA", "ShardInfo", "StoreHeader"],
+            "isolated": ["isolated_atoms", "lowest_energies"],
             "manage": ["finalize", "merge", "repack"],
             "reader": [
                 "BATCH_ATOMS",

@@ -64,7 +64,7 @@ def test_whole_path(run, toy_file, checkpoint, tmp_path):
     )
     assert code == 0, err
     figures = json.loads((tmp_path / "e.json").read_text())
-    assert figures["metrics"]["energy_mae"] < 1e3
+    assert figures["metrics"]["energy_mae"] < 10  # the composition alone leaves 85
     assert (tmp_path / "p.png").exists()
     assert (tmp_path / "s.png").exists()
     assert run("evaluate", "m.mekrr", "f")[0] == 0

@@ -14,6 +14,7 @@ from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing, Transform
 from mekrr_scale.landmarks import Uniform, WholeStructures
 from mekrr_scale.models import (
     Calibration,
+    MekrrCalculator,
     Model,
     Posterior,
     Potential,
@@ -27,9 +28,10 @@ from mekrr_scale.models import (
     raw_variance,
     whiten,
 )
-from mekrr_scale.pipeline import RowPlan, Validation, fit
+from mekrr_scale.pipeline import ExtractPlan, RowPlan, Validation, extract, fit
 from mekrr_scale.regression import Basis, Precision, Problem, Run, Source
 from mekrr_scale.solvers import Direct
+from mekrr_scale.store import FeatureStore
 from tests import reference
 
 
@@ -152,19 +154,33 @@ def test_uncertainty_of_structures(fitted, model_file, toy_structures):
     torch.testing.assert_close(with_forces.energy, inside.energy[:2])
 
 
-def test_force_uncertainty_of_structures_is_that_of_their_rows(fitted, store):
-    """Tangents made anew give the variances that those of the store give."""
-    from mekrr_scale.store import FeatureStore
-
+def test_force_uncertainty_of_structures_is_that_of_their_rows(fitted, toy_structures, spec, tmp_path):
+    """Tangents made anew give the variances that those of a store give, component by component."""
+    listed = [atoms for atoms in toy_structures if len(atoms) < 6][:3]
+    extract(listed, tmp_path / "s", ExtractPlan(spec, derivatives="all", dtype="float64"))
+    (batch,) = FeatureStore(tmp_path / "s", tangents=True)
     potential = Potential(fitted.model, dtype=torch.float64)
-    batch = next(iter(FeatureStore(store, tangents=True)))
-    rows = potential._variances.directions(batch)
-    assert rows.shape == batch.directions.label.shape
-    assert bool((rows > 0).all())
+    raw = Variances(fitted.model.kernel, fitted.model.landmarks, fitted.model.posterior).directions(batch)
+    expected = fitted.model.posterior.force.within_68 * raw.sqrt().reshape(-1, 3)
+    found = potential.uncertainty(listed, forces=True)
+    torch.testing.assert_close(found.forces, expected, rtol=1e-6, atol=1e-9)
+    force = fitted.model.posterior.force
+    assert found.force_ratio_95 == force.within_95 / force.within_68 > 1
     # a displacement of everything costs nothing and has no variance
     whole = Atoms("CO", positions=[(0, 0, 0), (0, 0, 1.15)])
     components = potential.uncertainty(whole, forces=True).forces
     assert float(components[:, :2].max()) < 1e-3 * float(components[:, 2].max())
+
+
+def test_the_calculator_gives_the_potentials_uncertainty(fitted, toy_structures):
+    atoms = toy_structures[1].copy()
+    atoms.calc = MekrrCalculator(fitted.model, uncertainty=True, dtype="float64")
+    atoms.get_potential_energy()
+    expected = Potential(fitted.model, dtype=torch.float64).uncertainty(atoms)
+    results = atoms.calc.results
+    assert results["energy_uncertainty"] == pytest.approx(float(expected.energy[0]), rel=1e-6)
+    np.testing.assert_allclose(results["energies_uncertainty"], expected.energies.numpy(), rtol=1e-6)
+    np.testing.assert_allclose(results["extrapolation"], expected.grade.numpy(), rtol=1e-6)
 
 
 def test_atoms_alone():
@@ -193,7 +209,7 @@ def test_a_species_that_the_calibration_has_not_met_is_extrapolation():
     calibration = Calibration(1.0, 2.0, 1.0, 100, 0.5, 0.68, 0.95)
     kernel = SetKernel(Gaussian(1.5), SpeciesMixing(0.3), "sum", Transform.identity(4))
     landmarks = Uniform(3).select([reference.random_batch(0, n_structures=4)], kernel)
-    posterior = Posterior(torch.zeros(3, 1), 1e-11, "eigen", calibration, None, {1: 4.0, 6: 0.25})
+    posterior = Posterior(torch.zeros(3, 1).double(), 1e-11, "eigen", calibration, None, {1: 4.0, 6: 0.25})
     found = Variances(kernel, landmarks, posterior).grades(
         torch.tensor([1.0, 1.0, 1e-9, 0.0, 9.0]).double(), torch.tensor([1, 6, 8, 92, 1])
     )

@@ -8,12 +8,16 @@ import ase.io
 import numpy as np
 import pytest
 import torch
+from ase.build import molecule
+from ase.calculators.singlepoint import SinglePointCalculator
 
 from mekrr_scale.models import Model, Potential
-from mekrr_scale.pipeline import KernelPlan, evaluate, evaluate_store, fit
+from mekrr_scale.pipeline import ExtractPlan, FitPlan, KernelPlan, evaluate, evaluate_store, extract, fit
 from mekrr_scale.simulation import explain, totals
+from mekrr_scale.solvers import Direct
 from mekrr_scale.store import FeatureStore
 from tests import reference
+from tests.conftest import toy_energy
 
 
 @pytest.fixture(scope="module")
@@ -65,14 +69,13 @@ def test_totals_over_structures(potential, toy_structures):
 
 def test_evaluation_reports_coverage(potential, toy_structures, store):
     by_structures = evaluate(potential, toy_structures, uncertainty=True)
-    held = by_structures.coverage()
-    assert 0.5 < held["within_68"] <= held["within_95"] <= 1.0
     by_store = evaluate_store(potential.model, FeatureStore(store), uncertainty=True)
-    order = np.argsort(by_structures.energy)
-    np.testing.assert_allclose(
-        np.sort(by_store.energy_uncertainty), np.sort(by_structures.energy_uncertainty), rtol=1e-5
-    )
-    assert len(order) == len(by_store.energy)
+    np.testing.assert_array_equal(by_store.energy, by_structures.energy)  # a store keeps the order of its input
+    np.testing.assert_allclose(by_store.energy_uncertainty, by_structures.energy_uncertainty, rtol=1e-5)
+    error = np.abs(by_structures.energy_predicted - by_structures.energy)
+    held, ratio = by_structures.coverage(), by_structures.energy_ratio_95
+    assert held["within_68"] == np.mean(error <= by_structures.energy_uncertainty)
+    assert held["within_95"] == np.mean(error <= ratio * by_structures.energy_uncertainty)
     assert evaluate(potential, toy_structures[:3]).coverage() == {}
 
 
@@ -82,10 +85,28 @@ def test_mean_models_give_uncertainties_of_whole_energies(store, small_plan, toy
     model = fit(store, replace(small_plan, kernel=KernelPlan(length_scales="2x", reduce="mean"))).model
     by_store = evaluate_store(model, FeatureStore(store), uncertainty=True)
     by_structures = evaluate(Potential(model, dtype=torch.float64), toy_structures, uncertainty=True)
-    np.testing.assert_allclose(
-        np.sort(by_store.energy_uncertainty), np.sort(by_structures.energy_uncertainty), rtol=1e-5
+    np.testing.assert_array_equal(by_store.energy, by_structures.energy)
+    np.testing.assert_allclose(by_store.energy_uncertainty, by_structures.energy_uncertainty, rtol=1e-5)
+
+
+def test_intervals_hold_what_they_say_on_fresh_structures(spec, tmp_path):
+    """68 % and 95 % of the errors of structures that nothing was fitted to or calibrated on."""
+    generator = np.random.default_rng(5)
+    listed = []
+    for i in range(330):
+        atoms = molecule(["CH4", "H2O", "NH3"][i % 3])
+        atoms.rattle(0.1, rng=generator)
+        energy, _ = toy_energy(atoms)
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, free_energy=energy)
+        listed.append(atoms)
+    extract(listed[:150], tmp_path / "s", ExtractPlan(spec, dtype="float64"))
+    plan = FitPlan(
+        kernel={"length_scales": "2x"}, landmarks=120, baseline="composition", solver=Direct((1e-7, 1e-6, 1e-5))
     )
-    assert by_store.coverage()["within_95"] > 0.6
+    model = fit(tmp_path / "s", plan).model
+    held = evaluate(Potential(model, dtype=torch.float64), listed[150:], uncertainty=True).coverage()
+    assert held["within_68"] == pytest.approx(0.68, abs=0.1)
+    assert held["within_95"] == pytest.approx(0.95, abs=0.05)
 
 
 def test_command_line(model_file, toy_file, tmp_path):

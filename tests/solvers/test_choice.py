@@ -1,6 +1,7 @@
 """Choosing among candidates: errors that are no numbers, ends of grids, columns that do not matter."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,10 +10,10 @@ from mekrr_scale.arrays import ByKind, RowKind
 from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing, fit_transform
 from mekrr_scale.landmarks import WholeStructures
 from mekrr_scale.models import fit_baseline
-from mekrr_scale.regression import ENERGY_ALONE, Problem, Source, assign_folds
-from mekrr_scale.solvers import Direct, Exact, Path, PathPoint
+from mekrr_scale.regression import ENERGY_ALONE, Basis, Problem, Source, assign_folds
+from mekrr_scale.solvers import DEFAULT_RIDGES, Direct, Exact, Falkon, Path, PathPoint, Result
 from tests import reference
-from tests.solvers.test_solvers import made, weighted
+from tests.solvers.test_solvers import made, rows_of, weighted
 
 ENERGY, FORCE = RowKind.ENERGY, RowKind.FORCE
 BOTH = weighted(1.0, 1e-2)
@@ -120,3 +121,90 @@ def test_exact_with_mean_on_structures_of_one_atom(alpha, sizes):
         torch.testing.assert_close(
             kernel.rows(batch, landmarks) @ value[:, 0], gram[:, inside] @ part, rtol=1e-7, atol=1e-9
         )
+
+
+def learnable(seed=0, noise=0.0):
+    """Structures whose energies a kernel of this length scale learns to the noise."""
+    batch = reference.random_batch(seed, n_structures=60, most=3)
+    energies = [float(h.sin().sum() + 0.3 * (h**2).sum()) for _, h in reference.structures_of(batch)]
+    generator = torch.Generator().manual_seed(seed)
+    spread = noise * torch.randn(60, generator=generator, dtype=torch.float64)
+    batch = replace(batch, energy=torch.tensor(energies, dtype=torch.float64) + spread)
+    kernel = SetKernel(Gaussian(3.0), SpeciesMixing(0.0), "sum", fit_transform([batch], "centre"))
+    landmarks = WholeStructures().select([batch], kernel)
+    folds = assign_folds([batch], 4)
+    return Problem(kernel, landmarks, fit_baseline([batch], "composition"), folds, basis=Basis(1e-14)), Source([batch])
+
+
+@pytest.mark.parametrize("solver", [Direct, Exact])
+def test_the_default_grid_goes_on_where_errors_still_fall(solver):
+    """Large noise wants ridges above 1e-2: the grid is extended by half decades until the best lies inside."""
+    problem, source = learnable(noise=30.0)
+    found = solver().solve(problem, source)
+    ridges = sorted({p.ridge for p in found.path.points})
+    assert ridges[0] == DEFAULT_RIDGES[0]
+    assert ridges[-1] > DEFAULT_RIDGES[-1]
+    assert ridges[0] < found.ridges[0] < ridges[-1] or found.path.end(problem.criterion) == 0
+    assert found.path.end(problem.criterion) == 0
+    for low, high in zip(ridges, ridges[1:], strict=False):
+        assert high / low == pytest.approx(10**0.5)
+    # the same numbers as if all of them had been asked for
+    asked = solver(tuple(ridges)).solve(problem, source)
+    assert asked.ridges == found.ridges
+    torch.testing.assert_close(found.value, asked.value, rtol=1e-8, atol=1e-10)
+    assert {p.ridge: p.rmse[ENERGY] for p in found.path.points} == pytest.approx(
+        {p.ridge: p.rmse[ENERGY] for p in asked.path.points}, rel=1e-8
+    )
+
+
+def test_ridges_that_somebody_chose_are_left_alone():
+    problem, source = learnable(noise=30.0)
+    found = Direct((1e-6, 1e-4)).solve(problem, source)
+    assert [p.ridge for p in found.path.points] == [1e-6, 1e-4]
+    assert found.path.end(problem.criterion) == 1
+
+
+def test_ends_of_grids():
+    falling = Path(tuple(point(10.0**-k, energy=1.0 - 0.1 * k) for k in range(5)))
+    assert falling.end() == -1
+    assert Path(tuple(point(10.0**k, energy=1.0 - 0.1 * k) for k in range(5))).end() == 1
+    assert Path(tuple(point(10.0**k, energy=1.0 + (k - 2) ** 2) for k in range(5))).end() == 0
+    flat = Path(tuple(point(10.0**-k, energy=1.0 - 1e-3 * k) for k in range(5)))
+    assert flat.end() == 0
+    assert Path((point(1e-3, energy=1.0),)).end() == 0
+    weights = [replace(p, weights=weighted(1.0, 0.1), rmse=ByKind.of({ENERGY: 5.0}, math.nan)) for p in falling.points]
+    assert Path((*weights, *falling.points)).end() == -1
+
+
+def test_iterations_are_judged_by_the_column_that_was_chosen():
+    """Tiny ridges hardly converge; where another is chosen that did, there is nothing to warn of."""
+    problem, source = learnable(noise=0.3)
+    ridges = (1e-13, 1e-11, 1e-3, 1e-2, 1e-1)
+    given = {"subset": 0.3, "max_steps": 60, "rtol": 1e-8, "patience": 60, "recompute_every": 1000}
+    found = Falkon(ridges, **given).solve(problem, source)
+    assert found.ridges[0] >= 1e-3
+    assert found.effort.residuals[-1] > 1e-8  # of the others
+    assert found.result is Result.SUCCESS
+    expected = Direct(ridges).solve(problem, source)
+    assert found.ridges[0] == expected.ridges[0]
+    torch.testing.assert_close(
+        rows_of(problem) @ found.value[:, 0], rows_of(problem) @ expected.value[:, 0], rtol=1e-5, atol=1e-6
+    )
+    # the hard ones alone: the warning stays
+    assert Falkon(ridges[:2], **given).solve(problem, source).result is Result.MAX_STEPS
+    # without folds every column is a result
+    assert Falkon(ridges, **given).solve(replace(problem, folds=None), source).result is Result.MAX_STEPS
+
+
+def test_columns_that_do_not_matter_are_left():
+    """Ridges whose errors have risen already are not iterated to the end of the steps, and the choice is the same."""
+    problem, source = learnable(noise=0.3)
+    ridges = (1e-13, 1e-11, 1e-6, 1e-3, 1e-2, 1e-1)
+    found = Falkon(ridges, subset=0.3, max_steps=400, rtol=1e-8, patience=400).solve(problem, source)
+    expected = Direct(ridges).solve(problem, source)
+    assert found.result is Result.SUCCESS
+    assert found.effort.iterations <= 150  # of 400
+    assert found.effort.residuals[-1] > 1e-8
+    assert found.ridges[0] == expected.ridges[0]
+    for mine, other in zip(found.fold_values, expected.fold_values, strict=True):
+        torch.testing.assert_close(rows_of(problem) @ mine, rows_of(problem) @ other, rtol=1e-4, atol=1e-5)

@@ -14,7 +14,7 @@ from ase.stress import voigt_6_to_full_3x3_stress
 from jaxtyping import Float64
 from numpy import ndarray
 
-from mekrr_scale.arrays import RowKind
+from mekrr_scale.arrays import ISOLATED, RowKind
 from mekrr_scale.backbones import Backbone, Directions, tangents
 from mekrr_scale.pipeline.extraction.plan import ExtractPlan
 from mekrr_scale.progress import Progress
@@ -58,15 +58,16 @@ def records(
             output = backbone.forward(graph, graph.positions, energies=predictor is None)
         features = output.features.cpu().numpy()
         ends = np.cumsum([len(item.atoms) for item in batch])
+        lone = ((graph.n_atoms == 1) & (torch.bincount(graph.edge_owner, minlength=len(batch)) == 0)).tolist()
         own = output.energy(graph).cpu().double().tolist() if output.energies is not None else [math.nan] * len(batch)
-        for item, end, energy in zip(batch, ends.tolist(), own, strict=True):
+        for item, end, energy, isolated in zip(batch, ends.tolist(), own, lone, strict=True):
             part = features[end - len(item.atoms) : end]
             if predictor is not None:
                 strained = plan.strain and item.labels.stress is not None
                 found = predictor.predict(item.atoms, forces=n_directions(item, plan) > 0, stress=strained)
-                yield _record(item, part, float(found.energy[0]), plan, backbone, found)
+                yield _record(item, part, float(found.energy[0]), plan, backbone, isolated, found)
             else:
-                yield _record(item, part, energy, plan, backbone)
+                yield _record(item, part, energy, plan, backbone, isolated)
             progress.advance()
         start = stop
 
@@ -77,10 +78,11 @@ def _record(
     prior: float,
     plan: ExtractPlan,
     backbone: Backbone,
+    isolated: bool,
     found: Prediction | None = None,
 ) -> StructureRecord:
-    group = -1
-    if plan.group_key is not None and plan.group_key in item.atoms.info:
+    group = ISOLATED if isolated else -1
+    if plan.group_key is not None and not isolated and plan.group_key in item.atoms.info:
         group = xxhash.xxh3_64_intdigest(str(item.atoms.info[plan.group_key]).encode()) >> 1
     moved = _tangents(item, plan, backbone, found) if plan.moves else None
     return StructureRecord.of(item.atoms, item.labels, features, item.id, item.index, prior, group, moved)

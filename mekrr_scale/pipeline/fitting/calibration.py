@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from mekrr_scale.arrays import FeatureBatch, RowKind, alone
+from mekrr_scale.arrays import N_ELEMENTS, FeatureBatch, RowKind, alone
 from mekrr_scale.distributed import Group
 from mekrr_scale.models import (
     Calibration,
@@ -28,6 +28,7 @@ from mekrr_scale.solvers import Solution
 
 LARGEST_RANK = 4096  # Gram matrices and factors of five folds take eleven times rank^2 numbers: 1.5 GB
 LOOKED_AT = 4000  # held-out structures, and atoms, that calibration looks at
+RARE = 200  # atoms of an element at least, where there are as many
 MOVED_AT = 8000  # directions
 
 
@@ -64,7 +65,8 @@ def calibrate(problem: Problem, solution: Solution, data: FitData, run: Run) -> 
     whitening = problem.whitening(group)
     grams = [group.sum(gram.cpu()) for gram in _grams(problem, solution, data.source, whitening, run)]
     total = sum(grams[1:], grams[0].clone())
-    look = _Look(problem, solution, data, whitening, [posterior_factor(total - g, ridge, whitening) for g in grams])
+    factors = [posterior_factor(total - gram, ridge, whitening) for gram in grams]
+    look = _Look(problem, solution, data, whitening, factors, _learned(problem, data))
     energies, atoms = look.energies(run)
     forces = look.forces(run) if data.derivatives and solution.weights[RowKind.FORCE] else None
     energies = energies.everyones(group)
@@ -117,6 +119,16 @@ def _grams(
     return grams
 
 
+def _learned(problem: Problem, data: FitData) -> list[frozenset[int]]:
+    """For each fold the elements of the structures of the others, of all ranks."""
+    seen = torch.zeros(problem.n_folds, N_ELEMENTS, dtype=torch.int64)
+    for batch in data.energies:
+        inside = torch.nn.functional.one_hot(problem.fold_of(batch), problem.n_folds)
+        seen[:, list(batch.species)] += inside.T @ batch.counts(batch.species)
+    seen = data.group.sum(seen)
+    return [frozenset((seen.sum(0) > own).nonzero()[:, 0].tolist()) for own in seen]
+
+
 @dataclass(frozen=True)
 class _Look:
     """Held-out structures under the models of the folds that miss them."""
@@ -126,30 +138,39 @@ class _Look:
     data: FitData
     whitening: Whitening
     factors: Sequence[Tensor]
+    learned: Sequence[frozenset[int]]  # elements that the model without a fold has seen
 
     def energies(self, run: Run) -> tuple[_Held, Mapping[int, Sequence[RawVariance]]]:
         """Energy errors of structures, and variances of atoms by species."""
         held = _Held()
         found: dict[int, list[RawVariance]] = {}
         structures = sum(store.n_structures for store in self.data.stores)
-        atoms = sum(store.n_atoms for store in self.data.stores)
+        counts = self.data.species_counts
+        parts = {z: max(LOOKED_AT / sum(counts.values()), RARE / n) for z, n in counts.items()}
         for batch in self.data.energies:
             run.progress.advance(batch.n_structures)
             looked_at = batch.take(_drawn(batch, LOOKED_AT / structures) & ~batch.energy.isnan())
             for block in self.problem.rows(Source((looked_at,)), {RowKind.ENERGY}):
                 prior = self.problem.kernel.diagonal(looked_at)
                 self._compare(held, block, torch.ones_like(block.fold, dtype=torch.bool), prior)
-            self._atoms(batch, _drawn(batch, LOOKED_AT / atoms), found)
+            self._atoms(batch, parts, found)
         return held, found
 
-    def _atoms(
-        self, batch: FeatureBatch, part: Bool[Tensor, " structures"], found: dict[int, list[RawVariance]]
-    ) -> None:
-        """Variances of the atoms of some structures, each under the models that miss it."""
+    def _atoms(self, batch: FeatureBatch, parts: Mapping[int, float], found: dict[int, list[RawVariance]]) -> None:
+        """Variances of the atoms of some structures, each under the models that miss it.
+
+        A model that misses all of an element knows nothing of it, and neither does a threshold from it.
+
+        Args:
+            parts: of the structures that are looked at for each element, more for rare ones.
+        """
         kernel, fold = self.problem.kernel, self.problem.fold_of(batch)
         for run in batch.runs:
+            part = _drawn(batch, parts.get(run.z, 0.0))
             owner = torch.repeat_interleave(torch.arange(batch.n_structures), run.ptr.diff())
             for f, factor in enumerate(self.factors):
+                if run.z not in self.learned[f]:
+                    continue
                 features = run.features[part[owner] & (fold[owner] == f)]
                 if not len(features):
                     continue

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from ase import Atoms
 
-from mekrr_scale.arrays import DERIVATIVES, ByKind, FeatureBatch, Landmarks, kind_named
+from mekrr_scale.arrays import DERIVATIVES, ISOLATED, ByKind, FeatureBatch, Landmarks, kind_named
 from mekrr_scale.backbones import BackboneSpec, load_backbone
 from mekrr_scale.distributed import ALONE, Group
 from mekrr_scale.errors import ConfigError
@@ -19,6 +19,7 @@ from mekrr_scale.kernels import SetKernel, SpeciesMixing, Standardize, Transform
 from mekrr_scale.landmarks import LandmarkMethod, Warm, WholeStructures, choose, landmark_method, median_distance
 from mekrr_scale.models import Baseline, BaselineKind, Model, fit_baseline
 from mekrr_scale.pipeline.fitting.plan import FitPlan
+from mekrr_scale.pipeline.fitting.references import References
 from mekrr_scale.pipeline.fitting.values import LengthScale
 from mekrr_scale.regression import Basis, Folds, LabelledStructure, Precision, Problem, Source, Structures, assign_folds
 from mekrr_scale.store import FeatureStore, deal
@@ -46,6 +47,7 @@ class FitData:
     structures: Structures | None = None  # for matrix-free force rows
     group: Group = ALONE  # whose ranks own whole shards
     warm: Model | None = None  # whose landmarks are taken too
+    references: References = field(default_factory=References)
     _transforms: dict[Standardize, Transform] = field(default_factory=dict)
     _baselines: dict[BaselineKind, Baseline] = field(default_factory=dict)
     _medians: dict[Standardize, float] = field(default_factory=dict)
@@ -87,35 +89,49 @@ class FitData:
                 f"solver {plan.solver.name!r} runs in one process, not in {group.size}; take direct or falkon"
             )
         dealt = deal(opened, group.rank, group.size) if group.size > 1 else tuple(opened)
+        references = References.of(dealt, group)
         moved = any(store.n_directions for store in opened)
         derivatives = plan.rows.derivatives and moved and bool(takes.kinds & DERIVATIVES)
+        _check_criterion(plan, derivatives or structures is not None)
         if structures is None:
-            return cls(plan, dealt, derivatives, group=group, warm=warm)
+            return cls(plan, dealt, derivatives, group=group, warm=warm, references=references)
         if not takes.maps or moved:
             raise ConfigError(
                 "structures make force rows without stored tangents: they need --solver falkon and a store without "
                 "tangents; leave them out to fit stored tangents"
             )
-        return cls(plan, dealt, False, _labelled(opened, weights, structures, keys or LabelKeys()), group, warm)
+        labelled = _labelled(opened, weights, structures, keys or LabelKeys(), references)
+        return cls(plan, dealt, False, labelled, group, warm, references)
 
     @cached_property
     def first(self) -> FeatureBatch | None:
         """The first batch of all, whichever rank owns it."""
-        whole = (replace(store, owned=None) for store in self.stores)
-        return next((batch for store in whole for batch in store), None)
+        return next(iter(self._chained(tuple(replace(store, owned=None) for store in self.stores))), None)
 
     @property
     def species(self) -> tuple[int, ...]:
         """Atomic numbers, of all ranks' structures."""
-        return tuple(sorted(set().union(*(store.species for store in self.stores))))
+        return tuple(sorted(self.species_counts))
+
+    @property
+    def species_counts(self) -> dict[int, int]:
+        """Atoms by atomic number, of all ranks' structures; those that are references alone are not counted."""
+        found: dict[int, int] = {}
+        for store in self.stores:
+            for z, count in store.species.items():
+                found[z] = found.get(z, 0) + count
+        return {z: n - self.references.atoms(z) for z, n in found.items() if n > self.references.atoms(z)}
 
     @property
     def energies(self) -> Iterable[FeatureBatch]:
-        return Chained(self.stores, self.plan.rows.store_weights)
+        return self._chained(self.stores)
 
     @property
     def moved(self) -> Iterable[FeatureBatch]:
-        return Chained(tuple(replace(store, tangents=True) for store in self.stores), self.plan.rows.store_weights)
+        return self._chained(tuple(replace(store, tangents=True) for store in self.stores))
+
+    def _chained(self, stores: tuple[FeatureStore, ...]) -> Chained:
+        return Chained(stores, self.plan.rows.store_weights, bool(self.references))
 
     @property
     def source(self) -> Source:
@@ -140,7 +156,22 @@ class FitData:
     def folds(self, exact: bool = True) -> Folds | None:
         """Parts for the cross-validation that the plan asks for."""
         count = self.plan.validation.folds
-        return assign_folds(self.energies if exact else (), count, self.group, exact) if count else None
+        if not count:
+            return None
+        placed = self._placed() if self.group.size > 1 else None
+        return assign_folds(self.energies if exact else (), count, self.group, exact, placed)
+
+    def _placed(self) -> Iterator[tuple[int, FeatureBatch]]:
+        """This rank's batches, each with the place of its first structure in the whole data."""
+        first = 0
+        for store in self.stores:
+            for info in store.shards:
+                if store.owned is None or info.path in store.owned:
+                    place = first
+                    for batch in Chained((replace(store, owned=frozenset({info.path})),), (), bool(self.references)):
+                        yield place, batch
+                        place += batch.n_structures
+                first += info.structures
 
     def transform(self, kind: Standardize) -> Transform:
         if kind not in self._transforms:
@@ -149,7 +180,8 @@ class FitData:
 
     def baseline(self, kind: BaselineKind) -> Baseline:
         if kind not in self._baselines:
-            isolated = {atomic_number(symbol): energy for symbol, energy in self.plan.baseline.isolated.items()}
+            given = {atomic_number(symbol): energy for symbol, energy in self.plan.baseline.isolated.items()}
+            isolated = {**self.references.energies, **given}
             self._baselines[kind] = fit_baseline(self.energies, kind, isolated, self.group)
         return self._baselines[kind]
 
@@ -187,16 +219,36 @@ class FitData:
         return [problem_of(self.plan, kernel, landmarks, baseline, folds) for kernel in kernels]
 
 
+def _check_criterion(plan: FitPlan, derivatives: bool) -> None:
+    """Refuse a choice by errors of rows that there are none of."""
+    asked = [name for name, weight in plan.validation.criterion.items() if weight > 0]
+    if plan.validation.folds and not derivatives and all(kind_named(name) in DERIVATIVES for name in asked):
+        named = f"errors of {' and '.join(asked)} rows alone, and there are no such rows" if asked else "nothing"
+        raise ConfigError(
+            f"the criterion chooses by {named}; weigh the energies' errors (--criterion 1,...), or extract with "
+            "--derivatives"
+        )
+
+
 @dataclass(frozen=True)
 class Chained:
     """Several re-iterables as one."""
 
     parts: tuple[Iterable[FeatureBatch], ...]
     weights: tuple[float, ...] = ()  # of their rows; empty: all 1
+    examples: bool = False  # without the isolated atoms, which are references
 
     def __iter__(self) -> Iterator[FeatureBatch]:
         for part, weight in zip(self.parts, self.weights or [1.0] * len(self.parts), strict=True):
-            yield from part if weight == 1.0 else (replace(batch, importance=weight) for batch in part)
+            batches = map(_examples, part) if self.examples else part
+            for batch in batches:
+                if batch.n_structures or not self.examples:
+                    yield batch if weight == 1.0 else replace(batch, importance=weight)
+
+
+def _examples(batch: FeatureBatch) -> FeatureBatch:
+    """Structures with neighbours."""
+    return batch.kept(~batch.isolated)
 
 
 def problem_of(
@@ -272,7 +324,11 @@ def atomic_number(symbol: str) -> int:
 
 
 def _labelled(
-    stores: Sequence[FeatureStore], weights: Sequence[float], structures: Iterable[Atoms], keys: LabelKeys
+    stores: Sequence[FeatureStore],
+    weights: Sequence[float],
+    structures: Iterable[Atoms],
+    keys: LabelKeys,
+    references: References,
 ) -> Structures:
     """Structures whose forces are fitted, with what the stores know of them."""
     if not stores[0].header.spec:
@@ -282,7 +338,8 @@ def _labelled(
     for store, weight in zip(stores, weights or [1.0] * len(stores), strict=True):
         for batch in store:
             for i, group in zip(batch.ids.tolist(), batch.groups.tolist(), strict=True):
-                known.setdefault(i, (group, weight))
+                if group != ISOLATED or not references:
+                    known.setdefault(i, (group, weight))
     found = []
     for atoms in structures:
         labels = read_labels(atoms, keys)

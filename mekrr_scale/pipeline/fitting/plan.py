@@ -99,7 +99,8 @@ class BaselinePlan:
     isolated: Annotated[
         Given[Mapping[str, float], Mapping[int, float] | str], BeforeValidator(by_symbol), flag("--isolated")
     ] = preset(default_factory=dict)
-    """Energies of isolated atoms (eV) for kind isolated, e.g. H=-13.6,O=-432."""
+    """Energies of isolated atoms (eV) for kind isolated, e.g. H=-13.6,O=-432; by default those of the data's frames of
+    one atom without neighbours."""
 
 
 @plan
@@ -161,7 +162,8 @@ class Validation:
     """How candidates are compared, and what is learned from the comparison."""
 
     folds: Annotated[int, flag("--validate")] = Field(default=5, ge=0)
-    """Folds of the cross-validation; 0 for none."""
+    """Folds of the cross-validation; 0 for none. Named trajectories, copies and consecutive frames that are alike stay
+    together, and the fit says so."""
 
     criterion: Annotated[
         Given[Mapping[str, float], Mapping[RowKind, float] | str | Sequence[float]],
@@ -276,10 +278,15 @@ class FitPlan:
         if folds == 1:
             raise ConfigError("1 folds: give at least 2, or 0 to skip cross-validation")
         if not folds and self._n_candidates() > 1:
-            raise ConfigError("several candidates but no folds to choose among them; give one of each, or --validate 5")
+            raise ConfigError(
+                "several candidates but no folds to choose among them; give one of each (length scale, alpha, "
+                "standardize, ridge, baseline, weights of the kinds of rows), or --validate 5"
+            )
 
     def _n_candidates(self) -> int:
         lengths = self.kernel.length_scales if self.kernel.name != "gaussian-sum" else (0,)
         kinds = self.baseline.kinds or (0,)
-        lists = (lengths, self.kernel.alphas, self.kernel.standardize, self.solver.ridges, kinds)
+        # lists that nobody wrote are no wish to try them: without folds the first of each is taken, and it is said
+        weights = [given for name, given in self.rows.weights.items() if given != DEFAULT_WEIGHTS[name]]
+        lists = (lengths, self.kernel.alphas, self.kernel.standardize, self.solver.ridges, kinds, *weights)
         return math.prod(map(len, lists))

@@ -47,7 +47,10 @@ class Sample:
             raise ConfigError("the store holds no structure; extract some first")
         plan = data.plan
         transform = fit_transform((first,), plan.kernel.standardize[0])
-        median = median_of(plan, (first,), transform)
+        try:
+            median = median_of(plan, (first,), transform)
+        except ConfigError:  # one batch may hold copies of one atom where all of them do not
+            median = 1.0
         kernel = set_kernel(plan, plan.kernel.length_scales[0], data.alphas[0], median, transform)
         atoms = int(first.n_atoms.sum())
         at = plan.landmarks

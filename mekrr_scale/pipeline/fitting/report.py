@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float64
 from torch import Tensor
 
-from mekrr_scale.arrays import KINDS, ByKind, RowKind, error_text
+from mekrr_scale.arrays import KINDS, ByKind, RowKind, error_text, kind_named
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.figures import Shown, TextTable
 from mekrr_scale.kernels import Standardize
@@ -19,7 +19,7 @@ from mekrr_scale.pipeline.evaluation.report import parity_of_folds
 from mekrr_scale.pipeline.fitting.plan import FitPlan
 from mekrr_scale.plans import to_dict
 from mekrr_scale.regression import UNITS, Problem
-from mekrr_scale.solvers import Solution
+from mekrr_scale.solvers import PathPoint, Solution
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,6 +56,15 @@ class Tried:
             solution.rank,
         )
 
+    @property
+    def kinds(self) -> frozenset[RowKind]:
+        """Those with an error."""
+        return frozenset(kind for kind, error in self.rmse.items() if not math.isnan(error))
+
+    def score(self, criterion: ByKind[float]) -> float:
+        """What candidates are compared by (``PathPoint.score``)."""
+        return PathPoint(self.ridge, self.weights, self.rmse).score(criterion)
+
     def header(self) -> dict[str, JSON]:
         """As model files hold it (eV); what is not known is left out."""
         found: dict[str, JSON] = {"standardize": self.standardize, "baseline": self.baseline}
@@ -71,7 +80,7 @@ class Tried:
     def errors(self, shown: bool = False) -> dict[str, float]:
         """``energy_rmse`` and so on, of the kinds that there are rows of; ``shown``: in the units of reports."""
         factors = {kind: info.unit.factor if shown else 1.0 for kind, info in KINDS.items()}
-        return {f"{KINDS[kind].name}_rmse": factors[kind] * e for kind, e in self.rmse.items() if not math.isnan(e)}
+        return {f"{KINDS[kind].name}_rmse": factors[kind] * e for kind, e in self.rmse.items() if math.isfinite(e)}
 
     def __str__(self) -> str:
         length = self.length_scale
@@ -97,6 +106,7 @@ class FitReport(Shown):
     reference: Float64[Tensor, " structures"]  # eV/atom less the species' reference energies
     predicted: Float64[Tensor, " structures"]  # the same, by the models of the other folds
     warnings: Sequence[str] = ()
+    remarks: Sequence[str] = ()  # what was done with the data, and why
 
     def metrics(self) -> dict[str, float]:
         """Cross-validated errors of the chosen candidate: energies in meV/atom, forces along the stored directions in
@@ -124,6 +134,7 @@ class FitReport(Shown):
             "effort": {name: effort[name] for name in ("rows", "iterations", "seconds")},
             "plan": to_dict(self.plan),
             "warnings": list(self.warnings),
+            "remarks": list(self.remarks),
         }
 
     def headline(self) -> str:
@@ -131,15 +142,25 @@ class FitReport(Shown):
         errors = {"energy_mae": self.model.validation.get("energy_mae"), **self.chosen.errors()}
         shown = ", ".join(error_text(name, value) for name, value in errors.items() if isinstance(value, float))
         lines = [f"Fit of {self.model.landmarks.n_sets} landmarks; cross-validated: {shown or 'nothing'}"]
-        return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
+        return "\n".join([*lines, *self.remarks, *(f"warning: {warning}" for warning in self.warnings)])
 
     def tables(self) -> list[TextTable]:
-        """Every candidate with its cross-validated errors, the best first."""
-        names = ("standardize", "baseline", "length scale", "alpha", "ridge", "rank", "energy rmse", "force rmse")
-        best_first = sorted(self.tried, key=lambda line: line.rmse[RowKind.ENERGY])
-        caption = f"RMSE: energy in {UNITS['energy'].text}, force along the stored directions in {UNITS['force'].text}"
-        rows = tuple(_cells(line) for line in best_first)
-        return [TextTable("Candidates, cross-validated", names, rows, caption, left=(0, 1))]
+        """Every candidate with its cross-validated errors: the best by the criterion first, the one saved marked."""
+        shown = [kind for kind in RowKind if kind is RowKind.ENERGY or any(kind in line.kinds for line in self.tried)]
+        weighed = [
+            kind for kind in shown if kind is not RowKind.ENERGY or len({t.weights[kind] for t in self.tried}) > 1
+        ]
+        before = ("saved", "standardize", "baseline", "length scale", "alpha", "ridge")
+        weights = [f"{KINDS[kind].name} weight" for kind in weighed]
+        names = (*before, *weights, "rank", *(f"{KINDS[kind].name} rmse" for kind in shown))
+        criterion = self.plan.validation.criterion
+        scores = ByKind.of({kind_named(name): weight for name, weight in criterion.items()}, 0.0)
+        best_first = sorted(self.tried, key=lambda line: line.score(scores))
+        by = " + ".join(f"{weight:g} {name}" for name, weight in criterion.items() if weight)
+        units = ", ".join(f"{KINDS[kind].name} {KINDS[kind].unit.text}" for kind in shown)
+        caption = f"RMSE: {units}, of forces along the stored directions; ordered by squared errors: {by}"
+        rows = tuple(_cells(line, line is self.chosen, weighed, shown) for line in best_first)
+        return [TextTable("Candidates, cross-validated", names, rows, caption, left=(0, 1, 2))]
 
     def plot(self, axes: Axes | None = None) -> Axes:
         """Cross-validated energies beside their labels, per atom and less the elements' references.
@@ -152,13 +173,17 @@ class FitReport(Shown):
         return parity_of_folds((self.reference.numpy(), self.predicted.numpy()), axes)
 
 
-def _cells(line: Tried) -> tuple[str, ...]:
+def _cells(line: Tried, saved: bool, weighed: Sequence[RowKind], shown_kinds: Sequence[RowKind]) -> tuple[str, ...]:
     length = line.length_scale
     if isinstance(length, tuple):
         shown = ", ".join(f"{value:.3g}" for value in length)
     else:
         shown = "-" if length is None else f"{length:.3g}"
     alpha = "-" if line.alpha is None else f"{line.alpha:.3g}"
-    errors = [KINDS[kind].unit.factor * line.rmse[kind] for kind in (RowKind.ENERGY, RowKind.FORCE)]
+    errors = [KINDS[kind].unit.factor * line.rmse[kind] for kind in shown_kinds]
     errors_shown = ("-" if math.isnan(value) else f"{value:.3f}" for value in errors)
-    return line.standardize, line.baseline, shown, alpha, f"{line.ridge:.1e}", str(line.rank), *errors_shown
+    weights = (f"{line.weights[kind]:g}" for kind in weighed)
+    return (
+        "*" if saved else "", line.standardize, line.baseline, shown, alpha, f"{line.ridge:.1e}", *weights,
+        str(line.rank), *errors_shown,
+    )  # fmt: skip

@@ -20,8 +20,9 @@ from mekrr_scale.pipeline.fitting.growing import frame_in, grow, keep
 from mekrr_scale.pipeline.fitting.heldout import HeldOut, out_of_fold
 from mekrr_scale.pipeline.fitting.identity import identity
 from mekrr_scale.pipeline.fitting.plan import FitPlan
+from mekrr_scale.pipeline.fitting.remarks import Remarks, at_an_end, fewer_landmarks, first_of_several
 from mekrr_scale.pipeline.fitting.report import FitReport, Tried
-from mekrr_scale.pipeline.fitting.search import Candidate, search, with_learned_mixing
+from mekrr_scale.pipeline.fitting.search import Candidate, choices, search, with_learned_mixing
 from mekrr_scale.progress import Progress, shown_progress
 from mekrr_scale.regression import ModeCosts, Run, Structures
 from mekrr_scale.solvers import Result
@@ -82,20 +83,24 @@ def fit(
 def _fitted(data: FitData, run: Run) -> FitReport:
     if data.structures is not None:
         run.progress.note(_modes(data.structures, data.plan))
+    remarks = Remarks(run.progress)
+    remarks.add(data.references.remarks([choice.baseline for choice in choices(data.plan, data)], data.species))
     folds = data.folds()
-    asked = data.plan
-    if asked.kernel.mixing == "learn":
+    remarks.add(() if folds is None else folds.remarks)
+    if data.plan.kernel.mixing == "learn":
         data = with_learned_mixing(data, folds, run)
     best, tried = search(data, folds, run)
     best.solution.require()
     warnings = [] if best.solution.result is Result.SUCCESS else [best.solution.result.value]
+    warnings += at_an_end(best)
+    remarks.add([*first_of_several(data, folds), *fewer_landmarks(best.problem, data.plan)])
     held = out_of_fold(best.problem, best.solution, data, run)
     if held.spread > _SUSPICIOUS:
         warnings.append(
             f"energies scatter by {held.spread:.2f} eV/atom around the baseline, which is much; are they total "
             "energies in eV (--units), of one level of theory?"
         )
-    return _report(best, tried, data, held, _posterior(best, data, run), warnings)
+    return replace(_report(best, tried, data, held, _posterior(best, data, run), warnings), remarks=remarks.lines)
 
 
 def _grown(data: FitData, folder: Path, run: Run) -> FitReport:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
@@ -9,7 +10,7 @@ from itertools import product
 from ase.data import chemical_symbols
 
 from mekrr_scale.arrays import content_hash, fingerprint
-from mekrr_scale.errors import ConfigError
+from mekrr_scale.errors import ConfigError, SolverError
 from mekrr_scale.kernels import SpeciesMixing
 from mekrr_scale.models import BaselineKind
 from mekrr_scale.pipeline.fitting.data import Choice, FitData
@@ -81,6 +82,11 @@ def search(data: FitData, folds: Folds | None, run: Run) -> tuple[Candidate, lis
             if best is None or found.score < best.score:
                 best = found
     assert best is not None
+    if folds is not None and not math.isfinite(best.score):
+        raise SolverError(
+            "no candidate has a finite cross-validated error; check labels and features (`mekrr-scale store verify`), "
+            "or try larger ridges (--ridge 1e-6,1e-4,1e-2)"
+        )
     return best, lines
 
 

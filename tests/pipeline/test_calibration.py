@@ -1,0 +1,102 @@
+"""Calibration against refits without each fold, by dense algebra."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mekrr_scale.arrays import ByKind, RowKind
+from mekrr_scale.models import Calibration, RawVariance, mean_factor, posterior_factor, raw_variance
+from mekrr_scale.pipeline import FitPlan, RowPlan, fit
+from mekrr_scale.pipeline.fitting import FitData, calibrate
+from mekrr_scale.pipeline.fitting.data import Choice
+from mekrr_scale.regression import Precision, Problem, Run
+from mekrr_scale.solvers import Direct
+from mekrr_scale.store import FeatureStore
+from tests import reference
+
+ENERGY, FORCE = RowKind.ENERGY, RowKind.FORCE
+
+
+@pytest.fixture(scope="module")
+def parts(store, small_plan):
+    """Problem and solution of the shared fit at one ridge and one force weight."""
+    plan = replace(small_plan, landmarks=25, solver=Direct((1e-5,)), rows=RowPlan(weights={"force": 0.01}))
+    data = FitData.open(store, plan)
+    choice = Choice("scale-per-species", "composition", plan.kernel.length_scales[0])
+    (problem,) = data.family(choice, data.folds())
+    problem = replace(problem, precision=Precision(derivative=torch.float64))
+    solution = plan.solver.solve(problem, data.source)
+    return data, problem, solution
+
+
+def refit(problem: Problem, rows, fold):
+    """Gram matrix in the whitened basis, coefficients and reference energies without a fold."""
+    weights = ByKind.of({ENERGY: 1.0, FORCE: 0.01}, 0.0)
+    gram = reference.landmark_gram(problem.kernel, problem.landmarks)
+    coefficients, references = reference.dense_fit(rows, gram, weights, 1e-5, fold)
+    kept = [row for row in rows if row["fold"] != fold]
+    root = torch.tensor([weights[row["kind"]] * row["weight"] for row in kept], dtype=torch.float64).sqrt()
+    phi = problem.whitening().rows(torch.tensor([row["phi"] for row in kept], dtype=torch.float64)) * root[:, None]
+    return phi.T @ phi, coefficients, references
+
+
+def dense(problem, data):
+    """All rows, structure by structure, from the problem's own blocks (which other tests compare with loops)."""
+    rows = []
+    for block in problem.rows(data.source, {ENERGY, FORCE}):
+        residual = block.target + (block.counts @ problem.baseline.energies) * block.scale
+        rows += [
+            {
+                "kind": block.kind, "phi": block.rows[i].tolist(), "label": float(residual[i] / block.scale[i]),
+                "counts": block.counts[i], "scale": float(block.scale[i]), "weight": float(block.weight[i]),
+                "share": float(block.share[i]), "fold": int(block.fold[i]),
+            }
+            for i in range(len(block.target))
+        ]  # fmt: skip
+    return rows
+
+
+def test_calibration_is_that_of_refits(parts):
+    """Errors and variances of every structure are those of a model that was fitted without its fold."""
+    data, problem, solution = parts
+    found = calibrate(problem, solution, data, Run())
+    rows, whitening = dense(problem, data), problem.whitening()
+    batches = list(FeatureStore(data.stores[0].path, tangents=True))
+    errors = {ENERGY: [], FORCE: []}
+    variances = {ENERGY: [], FORCE: []}
+    priors = {ENERGY: torch.cat([problem.kernel.diagonal(batch) for batch in batches])}
+    known = torch.cat([(b.directions.kind == int(FORCE)) & ~b.directions.label.isnan() for b in batches])
+    priors[FORCE] = torch.cat([problem.kernel.derivative_diagonal(batch) for batch in batches])[known]
+    grams = []
+    for fold in range(3):
+        gram, coefficients, references = refit(problem, rows, fold)
+        grams.append(gram)
+        factor = posterior_factor(gram, 1e-5, whitening)
+        for kind in (ENERGY, FORCE):
+            of_kind = [row for row in rows if row["kind"] == kind]
+            places = [i for i, row in enumerate(of_kind) if row["fold"] == fold]
+            phi = torch.tensor([of_kind[i]["phi"] for i in places], dtype=torch.float64)
+            residual = [reference.dense_residual(of_kind[i], references) for i in places]
+            errors[kind].append(torch.tensor(residual, dtype=torch.float64) - phi @ coefficients)
+            variances[kind].append(raw_variance(phi, priors[kind][places], whitening, factor))
+    for kind, calibration in ((ENERGY, found.energy), (FORCE, found.force)):
+        raw = RawVariance(torch.cat([v.outside for v in variances[kind]]), torch.cat([v.open for v in variances[kind]]))
+        expected = Calibration.of(torch.cat(errors[kind]), raw)
+        for name in ("within_68", "within_95", "outside_weight", "gaussian_68"):
+            assert getattr(calibration, name) == pytest.approx(getattr(expected, name), rel=1e-4), (kind, name)
+        assert calibration.count == expected.count
+    total = sum(grams) / 2  # each row is in two of three
+    shares = [(total, 0.5), *((gram, 0.5 / 3) for gram in grams)]
+    probe = torch.tensor([row["phi"] for row in rows[:10]], dtype=torch.float64)
+    expected = (probe @ mean_factor(shares, 1e-5, whitening)).square().sum(1)
+    torch.testing.assert_close((probe @ found.factor).square().sum(1), expected, rtol=1e-5, atol=1e-12)
+
+
+def test_a_fit_keeps_what_calibration_found(store, small_plan):
+    plan = FitPlan(**{**vars(small_plan), "solver": Direct((1e-5,)), "rows": RowPlan(weights={"force": 0.01})})
+    report = fit(store, plan)
+    posterior = report.model.posterior
+    assert posterior.energy.count == 24
+    assert posterior.force.count == sum(int((b.directions.kind == 1).sum()) for b in FeatureStore(store, tangents=True))
+    assert 0 < posterior.energy.within_68 <= posterior.energy.within_95
