@@ -4,8 +4,10 @@ Convention, used everywhere: an edge goes from a centre ``i = edge_index[0]`` to
 ``j = edge_index[1]``; its vector is ``r_j + shift @ cell - r_i``. Every pair is there twice,
 once from each end. Under a strain ``eps`` positions and cells become ``r (1 + eps)``.
 
-Edge vectors are differences of positions in float64 and are cast to the network's precision then:
-where a structure stands, and in which images its atoms are, changes nothing.
+Edge vectors of structures that reach far are differences of positions in float64, which are cast to
+the network's precision then: where a structure stands, and in which images its atoms are, changes
+nothing. Near the origin float32 holds positions to 2e-6 angstrom, and differences are taken in the
+network's precision, as version 0.1.0 took them: the numbers of its files stay the same to the bit.
 """
 
 from __future__ import annotations
@@ -16,11 +18,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from ase import Atoms
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from mekrr_scale.structures.neighbours import box_of, neighbours, volume_of
 
+_FAR = 50.0  # angstrom from the origin
 _TIED = 1e-6  # angstrom; neighbours whose distances differ by less are at the same distance
 
 
@@ -48,7 +51,7 @@ class Graph:
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Graph:
         """The same graph on another device, floats in another precision."""
-        return Graph(
+        moved = Graph(
             numbers=self.numbers.to(device),
             positions=self.positions.to(device, dtype),
             cell=self.cell.to(device, dtype),
@@ -56,9 +59,19 @@ class Graph:
             shifts=self.shifts.to(device, dtype),
             owner=self.owner.to(device),
             edge_owner=self.edge_owner.to(device),
-            vectors=None if self.vectors is None else self.vectors.to(device, dtype),
             volume=None if self.volume is None else self.volume.to(device),
         )
+        far = self._far_edges()
+        if self.vectors is None or not bool(far.any()):
+            return moved
+        near = edge_vectors(moved, moved.positions)
+        return replace(moved, vectors=torch.where(far[:, None].to(device), self.vectors.to(device, dtype), near))
+
+    def _far_edges(self) -> Bool[Tensor, " edges"]:
+        """Whether each edge belongs to a structure with atoms far from the origin."""
+        far = torch.zeros(self.n_structures, dtype=torch.bool, device=self.owner.device)
+        far[self.owner[self.positions.abs().amax(1) > _FAR]] = True
+        return far[self.edge_owner]
 
     def with_edges(self, keep: Int[Tensor, " kept"]) -> Graph:
         """The graph with the edges of the given indices only."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import vesin
 from ase import Atoms
 from jaxtyping import Float64, Int64
 from numpy import ndarray
@@ -28,6 +27,8 @@ def neighbours(
     Raises:
         StructureError: see ``check_geometry``.
     """
+    import vesin  # takes torch along, which the units of labels need not
+
     check_geometry(atoms)
     finder = vesin.NeighborList(cutoff=cutoff, full_list=full)
     points = _gathered(np.asarray(atoms.positions, dtype=np.float64), atoms, 2 * cutoff)
