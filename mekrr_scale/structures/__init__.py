@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from mekrr_scale.structures.entry import Entering as Entering
     from mekrr_scale.structures.entry import Entry as Entry
     from mekrr_scale.structures.entry import parse_species_map as parse_species_map
+    from mekrr_scale.structures.finite import require_finite as require_finite
+    from mekrr_scale.structures.finite import require_finite_atoms as require_finite_atoms
     from mekrr_scale.structures.graphs import Graph as Graph
     from mekrr_scale.structures.graphs import SkinList as SkinList
     from mekrr_scale.structures.graphs import build_graph as build_graph
@@ -53,6 +55,7 @@ else:
             "agreement": ["check_energies", "check_forces", "compared", "species_counts"],
             "columns": ["Kind"],
             "entry": ["Entering", "Entry", "parse_species_map"],
+            "finite": ["require_finite", "require_finite_atoms"],
             "graphs": ["Graph", "SkinList", "build_graph", "edge_vectors", "nearest_edges"],
             "inputs": ["Frames", "Inputs", "structures_from"],
             "labels": ["LabelKeys", "Labels", "bare", "read_labels", "slopes", "structure_hash"],
