@@ -22,6 +22,7 @@ from mekrr_scale.errors import ConfigError
 from mekrr_scale.models import MekrrCalculator, Model, as_calculator
 from mekrr_scale.progress import Progress, shown_progress
 from mekrr_scale.simulation.bounds import Bounds, Guard, append_frame, frame_with
+from mekrr_scale.simulation.cells import warn_of_cell
 from mekrr_scale.simulation.choices import Ensemble
 from mekrr_scale.simulation.restarts import RestartFile, RestartState
 
@@ -104,6 +105,8 @@ def run_md(
     atoms.calc = calculator
     if plan.ensemble == "npt" and (atoms.cell.rank < 3 or not atoms.pbc.all()):
         raise ConfigError("npt changes the cell: the structure needs one that is periodic in all three directions")
+    if plan.ensemble == "npt":
+        warn_of_cell(atoms, calculator)
     generator = np.random.default_rng(plan.seed)
     state = restart.read(atoms)
     if state is None:

@@ -11,6 +11,7 @@ from mekrr_scale.errors import ConfigError, SimulationError
 from mekrr_scale.models import MekrrCalculator, Model, as_calculator
 from mekrr_scale.progress import Progress, shown_progress
 from mekrr_scale.simulation.bounds import Bounds, Guard, append_frame, frame_with
+from mekrr_scale.simulation.cells import cell_mask, warn_of_cell
 
 
 def relax(
@@ -29,7 +30,8 @@ def relax(
         calculator: or a model, or a model's file.
         trajectory: extended xyz of all steps.
         force: stop when no atom feels more (eV/angstrom).
-        cell: relax the cell too (FrechetCellFilter).
+        cell: relax the cell too (FrechetCellFilter): along directions that are periodic. Warns of vacuum, and of a
+            model that was not trained on stress.
 
     Raises:
         SimulationError: not converged within ``steps``, or a bound was exceeded.
@@ -43,11 +45,13 @@ def relax(
     atoms.calc = calculator
     if cell and (atoms.cell.rank < 3 or not atoms.pbc.any()):
         raise ConfigError("there is no cell to relax; give a periodic structure, or relax positions only")
+    if cell:
+        warn_of_cell(atoms, calculator)
     path = None if trajectory is None else Path(trajectory)
     if path is not None:
         path.write_text("", encoding="utf-8")
     guard = Guard(atoms, calculator, bounds or Bounds(), path or Path("relaxed.xyz"))
-    optimizer = FIRE(FrechetCellFilter(atoms) if cell else atoms, logfile=None)
+    optimizer = FIRE(FrechetCellFilter(atoms, mask=cell_mask(atoms)) if cell else atoms, logfile=None)
     with shown_progress(progress, "steps") as shown:
         shown.stage("relax", steps)
         for step, converged in enumerate(optimizer.irun(fmax=force, steps=steps)):

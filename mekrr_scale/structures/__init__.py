@@ -7,6 +7,7 @@ import lazy_loader as lazy
 if TYPE_CHECKING:
     from mekrr_scale.structures.agreement import check_energies as check_energies
     from mekrr_scale.structures.agreement import check_forces as check_forces
+    from mekrr_scale.structures.agreement import check_stress as check_stress
     from mekrr_scale.structures.agreement import compared as compared
     from mekrr_scale.structures.agreement import species_counts as species_counts
     from mekrr_scale.structures.columns import Kind as Kind
@@ -52,7 +53,7 @@ else:
     __getattr__, __dir__, __all__ = lazy.attach(
         __name__,
         submod_attrs={
-            "agreement": ["check_energies", "check_forces", "compared", "species_counts"],
+            "agreement": ["check_energies", "check_forces", "check_stress", "compared", "species_counts"],
             "columns": ["Kind"],
             "entry": ["Entering", "Entry", "parse_species_map"],
             "finite": ["require_finite", "require_finite_atoms"],
