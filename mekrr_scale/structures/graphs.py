@@ -21,9 +21,11 @@ from ase import Atoms
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
+from mekrr_scale.errors import StructureError
 from mekrr_scale.structures.neighbours import box_of, neighbours, volume_of
 
 _FAR = 50.0  # angstrom from the origin
+_COINCIDENT = 1e-3  # angstrom; atoms that are closer are one atom written twice
 _TIED = 1e-6  # angstrom; neighbours whose distances differ by less are at the same distance
 
 
@@ -113,8 +115,8 @@ def build_graph(atoms: Atoms | Sequence[Atoms], cutoff: float) -> Graph:
     cells smaller than the cutoff are exact.
 
     Raises:
-        StructureError: no atoms, positions that are not finite, or a periodic direction whose
-            lattice vector is missing.
+        StructureError: no atoms, positions that are not finite, a periodic direction whose lattice vector is missing,
+            or two atoms at one place.
     """
     with torch.inference_mode(False):  # graphs that are made within it are of use outside too
         return _graph([atoms] if isinstance(atoms, Atoms) else list(atoms), cutoff)
@@ -140,7 +142,22 @@ def _graph(structures: Sequence[Atoms], cutoff: float) -> Graph:
         edge_owner=torch.from_numpy(np.concatenate(edge_owners)),
         volume=torch.tensor([volume_of(a) for a in structures], dtype=torch.float64),
     )
-    return replace(graph, vectors=edge_vectors(graph, graph.positions))
+    vectors = edge_vectors(graph, graph.positions)
+    _refuse_coincident(graph, vectors)
+    return replace(graph, vectors=vectors)
+
+
+def _refuse_coincident(graph: Graph, vectors: Float64[Tensor, "edges 3"]) -> None:
+    """Two atoms at one place are an error in the input: networks give NaN of them, or worse, numbers."""
+    close = (vectors.square().sum(1) < _COINCIDENT**2).nonzero()[:, 0]
+    if not len(close):
+        return
+    edge = int(close[0])
+    index = int(graph.edge_owner[edge])
+    first = int((graph.owner == index).nonzero()[0])
+    i, j = sorted((graph.edge_index[:, edge] - first).tolist())
+    named = f"structure {index} of {graph.n_structures}: " if graph.n_structures > 1 else ""
+    raise StructureError(f"{named}atoms {i} and {j} overlap ({float(vectors[edge].norm()):.3f} angstrom apart)")
 
 
 class SkinList:
