@@ -32,7 +32,7 @@ Units = Annotated[str, typer.Option(help="units of the labels: energy[,length[,s
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(help="file to read")],
+    sources: Annotated[list[Path], typer.Argument(help="files to read, one or several")],
     target: Annotated[Path, typer.Argument(help="extended xyz to write; .xz, .gz and .bz2 are compressed")],
     kind: Annotated[str, typer.Option(help=f"layout of the file: {', '.join(SOURCES)}")] = "ase",
     energy_key: EnergyKey = None,
@@ -41,15 +41,26 @@ def convert(
     units: Units = "eV,angstrom,eV/A^3",
     format: Annotated[str | None, typer.Option(help="ASE's name of the format")] = None,
     overwrite: Overwrite = False,
+    group_key: Annotated[str, typer.Option(help="info key for the name of the file that a frame comes from")] = (
+        "trajectory"
+    ),
 ) -> None:
     """Published formats to extended xyz in eV and angstrom.
 
-    Example: python -m data_tools convert rmd17_ethanol.npz ethanol.xyz.xz --kind rmd17
+    Every frame is told the file that it comes from, under the group key, unless it has one: frames of a trajectory
+    belong together in `split`, and in the folds of a fit (`extract --group-key trajectory`).
+
+    Examples:
+
+        python -m data_tools convert rmd17_ethanol.npz ethanol.xyz.xz --kind rmd17
+
+        python -m data_tools convert run1.traj run2.traj all.xyz.xz
     """
     keys = LabelKeys(energy_key, forces_key, stress_key, **LabelKeys.parse_units(units))
     found: Source = kind  # type: ignore[assignment]
-    check_outputs([(target, FRAMES, "")], [source], overwrite)
-    print(f"{target}: {write(target, convert_file(source, found, keys, format), overwrite=True)} structures")
+    check_outputs([(target, FRAMES, "")], sources, overwrite)
+    frames = (atoms for source in sources for atoms in convert_file(source, found, keys, format, group_key or None))
+    print(f"{target}: {write(target, frames, overwrite=True)} structures")
 
 
 @app.command()
@@ -96,7 +107,8 @@ def inspect(
     Example: python -m data_tools inspect train.xyz.xz
     """
     keys = LabelKeys(energy_key, forces_key, stress_key, **LabelKeys.parse_units(units))
-    print(json.dumps(inspect_structures(read_structures(source, format), keys).to_dict(), indent=2))
+    structures = read_structures(source, format, keep_unreadable=True)
+    print(json.dumps(inspect_structures(structures, keys).to_dict(), indent=2))
 
 
 @app.command()

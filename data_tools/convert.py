@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -16,18 +17,24 @@ from numpy import ndarray
 
 from mekrr_scale.errors import StructureError, suggestion
 from mekrr_scale.outputs import FRAMES, check_output
-from mekrr_scale.structures import LabelKeys, read_labels, read_structures, write_structures
+from mekrr_scale.structures import LabelKeys, read_labels, read_structures, surveyed, write_structures
 
 Source = Literal["mlearn", "md17", "rmd17", "ase"]
 SOURCES: tuple[Source, ...] = ("mlearn", "md17", "rmd17", "ase")
 
 
 def convert(
-    path: Path | str, source: Source = "ase", keys: LabelKeys | None = None, format: str | None = None
+    path: Path | str,
+    source: Source = "ase",
+    keys: LabelKeys | None = None,
+    format: str | None = None,
+    group_key: str | None = None,
 ) -> Iterator[Atoms]:
     """Structures of a published file with energy, forces and stress as ASE results.
 
     Args:
+        group_key: info key that takes the file's name, where a structure does not have it yet: structures of one
+            trajectory belong together in splits and in cross-validation (``extract --group-key``).
         source: ``mlearn``: JSON of materialsvirtuallab/mlearn (VASP, eV, eV/angstrom, stress in kbar);
             ``md17``: npz of Chmiela et al. (keys E, F, R, z; kcal/mol); ``rmd17``: npz of
             Christensen and von Lilienfeld (energies, forces, coords, nuclear_charges; kcal/mol);
@@ -42,10 +49,18 @@ def convert(
     path = Path(path)
     if not path.is_file():
         raise StructureError(f"there is no file {path}")
-    if source == "ase":
-        yield from (_with_labels(atoms, keys or LabelKeys()) for atoms in read_structures(path, format))
-    else:
-        yield from readers[source](path)
+    found = _read_by_ase(path, keys or LabelKeys(), format) if source == "ase" else readers[source](path)
+    for atoms in found:
+        if group_key is not None:
+            atoms.info.setdefault(group_key, path.name.partition(".")[0])
+        yield atoms
+
+
+def _read_by_ase(path: Path, keys: LabelKeys, format: str | None) -> Iterator[Atoms]:
+    survey, structures = surveyed(read_structures(path, format), keys)
+    for remark in survey.remarks():
+        warnings.warn(f"{path}: {remark}", stacklevel=3)
+    yield from (_with_labels(atoms, survey.settled) for atoms in structures)
 
 
 def write(path: Path | str, structures: Iterable[Atoms], overwrite: bool = False) -> int:

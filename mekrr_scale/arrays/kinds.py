@@ -45,10 +45,11 @@ class KindInfo:
 
     name: str  # in plans, files and reports
     about: str  # what its rows are, for help
-    weights: tuple[float, ...]  # candidates for the weight of its rows, unless a plan says otherwise
+    weights: tuple[float, ...]  # candidates for the weight of its rows, unless a plan says otherwise; none: see below
     criterion: float  # weight of its mean squared error in the choice among candidates, likewise
     unit: Unit  # that errors of its rows are shown in
     derivative: bool = False  # along directions, from tangents
+    weights_if_stored: tuple[float, ...] = ()  # candidates where a plan says nothing and stores hold such rows; else 0
 
 
 KINDS: Mapping[RowKind, KindInfo] = {
@@ -56,7 +57,7 @@ KINDS: Mapping[RowKind, KindInfo] = {
     RowKind.FORCE: KindInfo(
         "force", "force components (eV/angstrom)", (1e-4, 1e-3, 1e-2, 1e-1), 1e-4, Unit("meV/angstrom", 1e3), True
     ),
-    RowKind.STRESS: KindInfo("stress", "virials per atom (eV)", (0.0,), 0.0, Unit("meV/atom", 1e3), True),
+    RowKind.STRESS: KindInfo("stress", "virials per atom (eV)", (), 0.0, Unit("meV/atom", 1e3), True, (1e-3,)),
 }
 DERIVATIVES = frozenset(kind for kind, info in KINDS.items() if info.derivative)
 

@@ -12,7 +12,7 @@ from ase import Atoms
 from mekrr_scale.backbones.base import Backbone
 from mekrr_scale.backbones.surroundings import differentiating
 from mekrr_scale.errors import ConfigError
-from mekrr_scale.structures import Graph, Prediction
+from mekrr_scale.structures import Graph, Prediction, require_finite
 
 
 @final
@@ -32,7 +32,9 @@ class BackboneEnergies:
 
     def predict(self, atoms: Atoms | Sequence[Atoms], forces: bool = True, stress: bool = False) -> Prediction:
         with differentiating(forces or stress):
-            return self._predict(self.backbone.graph(atoms), forces, stress)
+            found = self._predict(self.backbone.graph(atoms), forces, stress)
+        require_finite(found, [atoms] if isinstance(atoms, Atoms) else list(atoms))
+        return found
 
     def _predict(self, graph: Graph, forces: bool, stress: bool) -> Prediction:
         positions = graph.positions.detach().clone().requires_grad_(forces or stress)

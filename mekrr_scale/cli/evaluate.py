@@ -152,7 +152,7 @@ class _Comparison:
             self.progress.stage("evaluate", store.n_structures)
             return evaluate_store(loaded.model, store, self.progress, asked, self.group)
         total = frame_count(data, self.format)
-        structures, potential = read_structures(data, self.format), loaded.potential
+        structures, potential = read_structures(data, self.format, keep_unreadable=True), loaded.potential
         self.progress.stage("evaluate", total)
         return evaluate(potential, structures, self.keys, self.forces, self.progress, asked, self.group)
 
@@ -211,6 +211,8 @@ def _tell(found: Evaluation, name: str, table: TransferTable | None) -> None:
         LOGGER.info("left out: %s", line)
     if len(found.rejected) > _NAMED:
         LOGGER.info("left out: %d more structures", len(found.rejected) - _NAMED)
+    for line in found.remarks:
+        LOGGER.warning("%s", line)
     metrics = found.metrics()
     show(error_table([(name, metrics)]))
     if not talkative():
@@ -230,6 +232,6 @@ def _tell(found: Evaluation, name: str, table: TransferTable | None) -> None:
 def _maes(metrics: Mapping[str, float]) -> Iterator[str]:
     from mekrr_scale.regression import UNITS
 
-    for kind in ("energy", "force"):
+    for kind in ("energy", "force", "stress"):
         if f"{kind}_mae" in metrics:
             yield f"{kind} MAE {metrics[f'{kind}_mae']:.2f} {UNITS[kind].text}"

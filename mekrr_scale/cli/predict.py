@@ -10,9 +10,12 @@ import typer
 from mekrr_scale.cli.console import progress_bar, say
 from mekrr_scale.cli.frames import frame_count, write_frames
 from mekrr_scale.cli.options import EXIT_CODES, Device, Format, ModelFile, Overwrite, commands, device_of
+from mekrr_scale.errors import MekrrError
 from mekrr_scale.outputs import FRAMES, check_outputs
 
 app = commands()
+
+_NAMED = 3  # structures without results that are named
 
 
 @app.command(epilog=EXIT_CODES)
@@ -28,6 +31,9 @@ def predict(
 ) -> None:
     """Predict energies, per-atom energies, forces and stress; writes extended xyz.
 
+    Structures that cannot be predicted (an unknown element, atoms on top of each other) are written without results
+    and named at the end, with the exit code of the first.
+
     Example:
 
         mekrr-scale predict model.mekrr candidates.xyz -o predicted.xyz
@@ -37,9 +43,16 @@ def predict(
     from mekrr_scale.structures import read_structures
 
     check_outputs([(output, FRAMES, "--output")], [model, structures], overwrite)
+    failed: list[MekrrError] = []
     potential = Potential(Model.load(model), device=device_of(device))
     with progress_bar() as bar:
         bar.stage("predict", frame_count(structures, format))
-        frames = predict(potential, read_structures(structures, format), forces, bar, uncertainty)
+        listed = read_structures(structures, format, keep_unreadable=True)
+        frames = predict(potential, listed, forces, bar, uncertainty, failed=failed)
         count = write_frames(output, frames)
     say(f"{output}: {count} structures")
+    if failed:
+        named = "; ".join(str(error) for error in failed[:_NAMED]) + ("; ..." if len(failed) > _NAMED else "")
+        raise type(failed[0])(
+            f"{len(failed)} of {count} structures could not be predicted and have no results in {output}: {named}"
+        )

@@ -115,6 +115,12 @@ class Model:
         """Atomic numbers that the model was fitted on."""
         return self.baseline.species
 
+    @property
+    def knows_stress(self) -> bool:
+        """Whether stress was trained on, by the model or by the potential that it corrects; True where nobody says."""
+        weights = self.validation.get("weights")
+        return self.baseline.prior or not isinstance(weights, list) or len(weights) < 3 or bool(weights[2])
+
     def check_species(self, numbers: Sequence[int]) -> None:
         """Refuse elements without training data.
 

@@ -29,7 +29,18 @@ from mekrr_scale.files import file_hash
 from mekrr_scale.models.model import Model
 from mekrr_scale.models.posterior import Posterior, Variances
 from mekrr_scale.models.priors import PriorSpec
-from mekrr_scale.structures import Entering, Entry, Graph, LabelKeys, Labelled, Prediction, Predictor, SkinList
+from mekrr_scale.structures import (
+    Entering,
+    Entry,
+    Graph,
+    LabelKeys,
+    Labelled,
+    Prediction,
+    Predictor,
+    SkinList,
+    require_finite,
+    require_finite_atoms,
+)
 
 
 @dataclass(frozen=True)
@@ -132,9 +143,11 @@ class Potential:
         Raises:
             ModelError: a species that the model was not fitted on.
             BackboneError: a structure that the backbone cannot take.
+            StructureError: no geometry, or atoms on top of each other, of which the network makes no numbers.
         """
         with differentiating(forces or stress):
             found = self._corrections(atoms, forces, stress, neighbours)
+        require_finite(found, [atoms] if isinstance(atoms, Atoms) else list(atoms))
         if self._prior is None:
             return found
         prior = self._prior.predict(atoms, forces, stress)
@@ -215,6 +228,14 @@ class Potential:
             force_ratio_95=None if posterior.force is None else posterior.force.within_95 / posterior.force.within_68,
         )
 
+    def require_uncertainty(self) -> None:
+        """Refuse a model that keeps no posterior, before any work.
+
+        Raises:
+            ModelError: see ``uncertainty``.
+        """
+        _ = self._posterior
+
     def batch(self, atoms: Atoms | Sequence[Atoms]) -> FeatureBatch:
         """Features of structures as the kernels take them, without labels.
 
@@ -228,7 +249,9 @@ class Potential:
         graph = self.backbone.graph(structures)
         self.model.check_species(graph.numbers.unique().tolist())
         with differentiating(False):
-            return self.backbone.forward(graph, graph.positions, energies=False).features.cpu().double(), graph
+            features = self.backbone.forward(graph, graph.positions, energies=False).features.cpu().double()
+        require_finite_atoms(features.isfinite().all(1), structures)
+        return features, graph
 
     @property
     def _posterior(self) -> Posterior:

@@ -24,6 +24,7 @@ from mekrr_scale.models import MekrrCalculator, Model, as_calculator
 from mekrr_scale.outputs import STREAM, check_output
 from mekrr_scale.progress import Progress, shown_progress
 from mekrr_scale.simulation.bounds import Bounds, Guard, append_frame, frame_with, moving
+from mekrr_scale.simulation.cells import warn_of_cell
 from mekrr_scale.simulation.choices import Ensemble
 from mekrr_scale.simulation.identity import run_identity
 from mekrr_scale.simulation.restarts import RestartFile, RestartState
@@ -115,6 +116,8 @@ def run_md(
     atoms.calc = calculator
     if plan.ensemble == "npt" and (atoms.cell.rank < 3 or not atoms.pbc.all()):
         raise ConfigError("npt changes the cell: the structure needs one that is periodic in all three directions")
+    if plan.ensemble == "npt":
+        warn_of_cell(atoms, calculator)
     restart = RestartFile(path, run_identity(atoms, calculator, plan))
     with locked(path):
         return _run(atoms, calculator, restart, plan, progress, overwrite)

@@ -14,6 +14,7 @@ from mekrr_scale.models import MekrrCalculator, Model, as_calculator
 from mekrr_scale.outputs import STREAM, check_output
 from mekrr_scale.progress import Progress, shown_progress
 from mekrr_scale.simulation.bounds import Bounds, Guard, append_frame, frame_with, moving
+from mekrr_scale.simulation.cells import cell_mask, warn_of_cell
 
 
 def relax(
@@ -33,7 +34,8 @@ def relax(
         calculator: or a model, or a model's file.
         trajectory: extended xyz of all steps.
         force: stop when no atom feels more (eV/angstrom).
-        cell: relax the cell too (FrechetCellFilter).
+        cell: relax the cell too (FrechetCellFilter): along directions that are periodic. Warns of vacuum, and of a
+            model that was not trained on stress.
         overwrite: a trajectory that is there may be replaced.
 
     Raises:
@@ -50,8 +52,10 @@ def relax(
     atoms.calc = calculator
     if cell and (atoms.cell.rank < 3 or not atoms.pbc.any()):
         raise ConfigError("there is no cell to relax; give a periodic structure, or relax positions only")
+    if cell:
+        warn_of_cell(atoms, calculator)
     guard = Guard(atoms, calculator, bounds or Bounds(), path or Path("relaxed.xyz"))
-    moved = FrechetCellFilter(atoms) if cell else atoms
+    moved = FrechetCellFilter(atoms, mask=cell_mask(atoms)) if cell else atoms
     optimizer = FIRE(moved, logfile=None)
     with shown_progress(progress, "steps") as shown, nullcontext() if path is None else locked(path):
         if path is not None:

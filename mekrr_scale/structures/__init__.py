@@ -7,12 +7,15 @@ import lazy_loader as lazy
 if TYPE_CHECKING:
     from mekrr_scale.structures.agreement import check_energies as check_energies
     from mekrr_scale.structures.agreement import check_forces as check_forces
+    from mekrr_scale.structures.agreement import check_stress as check_stress
     from mekrr_scale.structures.agreement import compared as compared
     from mekrr_scale.structures.agreement import species_counts as species_counts
     from mekrr_scale.structures.columns import Kind as Kind
     from mekrr_scale.structures.entry import Entering as Entering
     from mekrr_scale.structures.entry import Entry as Entry
     from mekrr_scale.structures.entry import parse_species_map as parse_species_map
+    from mekrr_scale.structures.finite import require_finite as require_finite
+    from mekrr_scale.structures.finite import require_finite_atoms as require_finite_atoms
     from mekrr_scale.structures.graphs import Graph as Graph
     from mekrr_scale.structures.graphs import SkinList as SkinList
     from mekrr_scale.structures.graphs import build_graph as build_graph
@@ -54,9 +57,10 @@ else:
     __getattr__, __dir__, __all__ = lazy.attach(
         __name__,
         submod_attrs={
-            "agreement": ["check_energies", "check_forces", "compared", "species_counts"],
+            "agreement": ["check_energies", "check_forces", "check_stress", "compared", "species_counts"],
             "columns": ["Kind"],
             "entry": ["Entering", "Entry", "parse_species_map"],
+            "finite": ["require_finite", "require_finite_atoms"],
             "graphs": ["Graph", "SkinList", "build_graph", "edge_vectors", "nearest_edges"],
             "inputs": ["Frames", "Inputs", "structures_from"],
             "labels": ["LabelKeys", "Labels", "bare", "read_labels", "slopes", "structure_hash"],

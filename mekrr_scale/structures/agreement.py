@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from ase import Atoms
+from ase.stress import full_3x3_to_voigt_6_stress
 from jaxtyping import Float64
 from numpy import ndarray
 from torch import Tensor
 
 from mekrr_scale.arrays import beyond_composition
-from mekrr_scale.errors import ConfigError
+from mekrr_scale.errors import ConfigError, ModelError, StructureError
 from mekrr_scale.structures.labels import Labels
-from mekrr_scale.structures.predictions import Predictor
-from mekrr_scale.structures.units import ENERGY_UNITS, LENGTH_UNITS
+from mekrr_scale.structures.predictions import Prediction, Predictor
+from mekrr_scale.structures.units import ENERGY_UNITS, LENGTH_UNITS, STRESS_UNITS
 
 _ENERGY = {name: value for name, value in ENERGY_UNITS.items() if name != "eV"}
 _FORCE = {f"{name}/angstrom": value for name, value in _ENERGY.items()} | {
@@ -26,6 +27,7 @@ _FEWEST = 6  # numbers to compare
 _ALIKE = 0.8  # correlation from which two sets of numbers are taken for the same quantity
 _SAME = (0.3, 3.0)  # factors that another level of theory may explain
 _NEAR = 1.4  # factor around that of a unit
+_OPPOSITE = -0.5  # correlation of stresses whose sign is the other one
 _WORSE = 10.0  # a prediction that leaves so many times more than none
 
 
@@ -42,6 +44,31 @@ def check_forces(labels: Float64[Tensor, "n 3"], predicted: Float64[Tensor, "n 3
         ConfigError: names the likely unit.
     """
     return _factor(labels.flatten(), predicted.flatten(), f"the forces are {{:.3g}} times those of {what}", _FORCE)
+
+
+def check_stress(labels: Float64[Tensor, "n 6"], predicted: Float64[Tensor, "n 6"], what: str) -> str | None:
+    """A warning where stresses (eV/angstrom^3) have the other sign than predicted ones, or follow them in another unit.
+
+    Signs differ between codes: ASE's is negative under compression, VASP's the other one; virials are -V sigma.
+    """
+    given, own = labels.flatten(), predicted.flatten()
+    scale = float(given.norm() * own.norm())
+    if len(given) < _FEWEST or not scale > 0:
+        return None
+    correlation = float(given @ own) / scale
+    if correlation < _OPPOSITE:
+        return (
+            f"stresses are opposite to those of {what} (correlation {correlation:.2f}): is their sign that of ASE, "
+            "negative under compression? VASP and LAMMPS print the other one; a virial belongs in a column of that "
+            "name (--stress-key virial)"
+        )
+    units = {f"{name}, as --units eV,angstrom,{name} reads": STRESS_UNITS[name] for name in ("GPa", "kbar")}
+    factor = float(given @ own) / float(own.square().sum())
+    if correlation < _ALIKE or _SAME[0] < factor < _SAME[1]:
+        return None
+    likely = [name for name, value in units.items() if 1 / _NEAR < factor * value < _NEAR]
+    hint = f": are they in {likely[0]}?" if likely else "; are they in eV/angstrom^3 (--units)?"
+    return f"stresses are {factor:.3g} times those of {what}{hint}"
 
 
 def check_energies(
@@ -116,8 +143,8 @@ def compared(labelled: Sequence[tuple[Atoms, Labels]], prior: Predictor, what: s
         ConfigError: the prior is in other units, or of another system.
     """
     few = labelled[:: max(1, len(labelled) // _COMPARED)][:_COMPARED]
-    found = [prior.predict(atoms, forces=labels.forces is not None) for atoms, labels in few]
-    warnings = []
+    found = [_predicted(prior, atoms, labels) for atoms, labels in few]
+    warnings = [_compared_stress([labels for _, labels in few], found, what)]
     forces = [
         (torch.from_numpy(labels.forces), own.forces)
         for (_, labels), own in zip(few, found, strict=True)
@@ -134,3 +161,25 @@ def compared(labelled: Sequence[tuple[Atoms, Labels]], prior: Predictor, what: s
         counts = torch.from_numpy(species_counts([atoms for atoms, _, _ in known])[1])
         warnings.append(check_energies(energies, predicted, counts, what))
     return [warning for warning in warnings if warning is not None]
+
+
+def _predicted(prior: Predictor, atoms: Atoms, labels: Labels) -> Prediction:
+    """What the prior gives of what there are labels for; it need not know stress."""
+    if labels.stress is not None:
+        try:
+            return prior.predict(atoms, forces=labels.forces is not None, stress=True)
+        except (ModelError, StructureError):
+            pass
+    return prior.predict(atoms, forces=labels.forces is not None)
+
+
+def _compared_stress(labels: Sequence[Labels], found: Sequence[Prediction], what: str) -> str | None:
+    pairs = [
+        (torch.from_numpy(known.stress), torch.from_numpy(full_3x3_to_voigt_6_stress(own.stress[0].numpy())))
+        for known, own in zip(labels, found, strict=True)
+        if known.stress is not None and own.stress is not None and bool(own.stress.isfinite().all())
+    ]
+    if not pairs:
+        return None
+    given, own = (torch.stack(parts) for parts in zip(*pairs, strict=True))
+    return check_stress(given, own, what)

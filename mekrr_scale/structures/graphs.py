@@ -4,8 +4,10 @@ Convention, used everywhere: an edge goes from a centre ``i = edge_index[0]`` to
 ``j = edge_index[1]``; its vector is ``r_j + shift @ cell - r_i``. Every pair is there twice,
 once from each end. Under a strain ``eps`` positions and cells become ``r (1 + eps)``.
 
-Edge vectors are differences of positions in float64 and are cast to the network's precision then:
-where a structure stands, and in which images its atoms are, changes nothing.
+Edge vectors of structures that reach far are differences of positions in float64, which are cast to
+the network's precision then: where a structure stands, and in which images its atoms are, changes
+nothing. Near the origin float32 holds positions to 2e-6 angstrom, and differences are taken in the
+network's precision, as version 0.1.0 took them: the numbers of its files stay the same to the bit.
 """
 
 from __future__ import annotations
@@ -16,11 +18,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from ase import Atoms
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
+from mekrr_scale.errors import StructureError
 from mekrr_scale.structures.neighbours import box_of, neighbours, volume_of
 
+_FAR = 50.0  # angstrom from the origin
+_COINCIDENT = 1e-3  # angstrom; atoms that are closer are one atom written twice
 _TIED = 1e-6  # angstrom; neighbours whose distances differ by less are at the same distance
 
 
@@ -48,7 +53,7 @@ class Graph:
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Graph:
         """The same graph on another device, floats in another precision."""
-        return Graph(
+        moved = Graph(
             numbers=self.numbers.to(device),
             positions=self.positions.to(device, dtype),
             cell=self.cell.to(device, dtype),
@@ -56,9 +61,19 @@ class Graph:
             shifts=self.shifts.to(device, dtype),
             owner=self.owner.to(device),
             edge_owner=self.edge_owner.to(device),
-            vectors=None if self.vectors is None else self.vectors.to(device, dtype),
             volume=None if self.volume is None else self.volume.to(device),
         )
+        far = self._far_edges()
+        if self.vectors is None or not bool(far.any()):
+            return moved
+        near = edge_vectors(moved, moved.positions)
+        return replace(moved, vectors=torch.where(far[:, None].to(device), self.vectors.to(device, dtype), near))
+
+    def _far_edges(self) -> Bool[Tensor, " edges"]:
+        """Whether each edge belongs to a structure with atoms far from the origin."""
+        far = torch.zeros(self.n_structures, dtype=torch.bool, device=self.owner.device)
+        far[self.owner[self.positions.abs().amax(1) > _FAR]] = True
+        return far[self.edge_owner]
 
     def with_edges(self, keep: Int[Tensor, " kept"]) -> Graph:
         """The graph with the edges of the given indices only."""
@@ -100,8 +115,8 @@ def build_graph(atoms: Atoms | Sequence[Atoms], cutoff: float) -> Graph:
     cells smaller than the cutoff are exact.
 
     Raises:
-        StructureError: no atoms, positions that are not finite, or a periodic direction whose
-            lattice vector is missing.
+        StructureError: no atoms, positions that are not finite, a periodic direction whose lattice vector is missing,
+            or two atoms at one place.
     """
     with torch.inference_mode(False):  # graphs that are made within it are of use outside too
         return _graph([atoms] if isinstance(atoms, Atoms) else list(atoms), cutoff)
@@ -127,7 +142,22 @@ def _graph(structures: Sequence[Atoms], cutoff: float) -> Graph:
         edge_owner=torch.from_numpy(np.concatenate(edge_owners)),
         volume=torch.tensor([volume_of(a) for a in structures], dtype=torch.float64),
     )
-    return replace(graph, vectors=edge_vectors(graph, graph.positions))
+    vectors = edge_vectors(graph, graph.positions)
+    _refuse_coincident(graph, vectors)
+    return replace(graph, vectors=vectors)
+
+
+def _refuse_coincident(graph: Graph, vectors: Float64[Tensor, "edges 3"]) -> None:
+    """Two atoms at one place are an error in the input: networks give NaN of them, or worse, numbers."""
+    close = (vectors.square().sum(1) < _COINCIDENT**2).nonzero()[:, 0]
+    if not len(close):
+        return
+    edge = int(close[0])
+    index = int(graph.edge_owner[edge])
+    first = int((graph.owner == index).nonzero()[0])
+    i, j = sorted((graph.edge_index[:, edge] - first).tolist())
+    named = f"structure {index} of {graph.n_structures}: " if graph.n_structures > 1 else ""
+    raise StructureError(f"{named}atoms {i} and {j} overlap ({float(vectors[edge].norm()):.3f} angstrom apart)")
 
 
 class SkinList:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import vesin
 from ase import Atoms
 from jaxtyping import Float64, Int64
 from numpy import ndarray
@@ -29,6 +28,8 @@ def neighbours(
     Raises:
         StructureError: see ``check_geometry`` and ``check_crowding``.
     """
+    import vesin  # takes torch along, which the units of labels need not
+
     check_geometry(atoms)
     check_crowding(atoms, cutoff)
     finder = vesin.NeighborList(cutoff=cutoff, full_list=full)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, final, runtime_checkable
 
+import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from mekrr_scale.errors import ModelError, StructureError
 from mekrr_scale.structures.labels import LabelKeys, bare, read_labels
+from mekrr_scale.structures.neighbours import volume_of
 
 # under what names the package writes what a model gives
 RESULTS = (
@@ -40,7 +42,7 @@ class Prediction:
     energy: Float64[Tensor, " structures"]  # eV
     energies: Float64[Tensor, " atoms"]  # eV, each atom's part
     forces: Float64[Tensor, "atoms 3"] | None  # eV/angstrom
-    stress: Float64[Tensor, "structures 3 3"] | None  # eV/angstrom^3
+    stress: Float64[Tensor, "structures 3 3"] | None  # eV/angstrom^3; NaN where a lattice vector is missing
 
     def __repr__(self) -> str:
         known = [name for name, value in vars(self).items() if value is not None]
@@ -52,7 +54,7 @@ class Prediction:
         found = {"energy": energy, "free_energy": energy, "energies": self.energies.numpy()}
         if self.forces is not None:
             found["forces"] = self.forces.numpy()
-        if self.stress is not None:
+        if self.stress is not None and bool(self.stress[0].isfinite().all()):
             found["stress"] = full_3x3_to_voigt_6_stress(self.stress[0].numpy())
         return found
 
@@ -67,23 +69,40 @@ class Predictor(Protocol):
 @final
 @dataclass(frozen=True)
 class Calculated:
-    """An ASE calculator, such as one of a lower level of theory."""
+    """An ASE calculator, such as one of a lower level of theory.
+
+    Args:
+        force_consistent: take its free energy where it gives one, as labels are; else the energy (at sigma -> 0).
+    """
 
     calculator: Calculator
+    force_consistent: bool = True
 
     def predict(self, atoms: Atoms | Sequence[Atoms], forces: bool = True, stress: bool = False) -> Prediction:
         found = []
         for structure in [atoms] if isinstance(atoms, Atoms) else list(atoms):
             copy = bare(structure)
             copy.calc = self.calculator
-            energy = copy.get_potential_energy(force_consistent=False)
             force = copy.get_forces() if forces else None
-            try:
-                tensor = copy.get_stress(voigt=False) if stress else None
-            except PropertyNotImplementedError as error:
-                raise ModelError(f"the prior's calculator gives no stress: {error}") from error
-            found.append((len(copy), energy, force, tensor))
+            energy = self._energy(copy)
+            found.append((len(copy), energy, force, _stress_of(copy) if stress else None))
         return _joined(found)
+
+    def _energy(self, atoms: Atoms) -> float:
+        try:
+            return float(atoms.get_potential_energy(force_consistent=self.force_consistent))
+        except PropertyNotImplementedError:
+            return float(atoms.get_potential_energy(force_consistent=False))
+
+
+def _stress_of(atoms: Atoms) -> Any:
+    """Of a structure with a calculator; NaN without a full cell."""
+    if np.isnan(volume_of(atoms)):
+        return np.full((3, 3), np.nan)
+    try:
+        return atoms.get_stress(voigt=False)
+    except PropertyNotImplementedError as error:
+        raise ModelError(f"the prior's calculator gives no stress: {error}") from error
 
 
 @final
@@ -105,9 +124,12 @@ class Labelled:
                 labels = read_labels(structure, self.keys)
             except StructureError as error:
                 raise StructureError(f"{message} ({error})") from error
-            if labels.energy is None or (forces and labels.forces is None) or (stress and labels.stress is None):
+            whole = not np.isnan(volume_of(structure))
+            lacking = (forces and labels.forces is None) or (stress and whole and labels.stress is None)
+            if labels.energy is None or lacking:
                 raise StructureError(message)
-            tensor = None if not stress or labels.stress is None else voigt_6_to_full_3x3_stress(labels.stress)
+            known = np.full(6, np.nan) if labels.stress is None else labels.stress
+            tensor = voigt_6_to_full_3x3_stress(known) if stress else None
             found.append((len(structure), labels.energy, labels.forces if forces else None, tensor))
         return _joined(found)
 

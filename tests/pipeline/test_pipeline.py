@@ -428,7 +428,7 @@ def test_kept_sums_take_new_shards_alone(toy_file, spec, tmp_path, small_plan, m
         frame.landmarks,
         baseline,
         assign_folds((), 3, exact=False),
-        weights=tuple(ByKind.from_list([1.0, force], 0.0) for force in (1e-4, 1e-3, 1e-2, 1e-1)),
+        weights=tuple(ByKind.from_list([1.0, force, 1e-3], 0.0) for force in (1e-4, 1e-3, 1e-2, 1e-1)),
         basis=Basis(1e-11),
     )
     whole = Direct(RIDGES).solve(problem, Source(batches, batches))

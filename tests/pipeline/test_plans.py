@@ -301,7 +301,7 @@ WRITTEN = [
     ({"baseline": {"isolated": "H=-13.6, O=-432"}}, {"baseline": BaselinePlan(isolated={"H": -13.6, "O": -432.0})}),
     ({"rows": {"weights": {"forces": 0.1}}}, {"rows": RowPlan(weights={"force": (0.1,)})}),
     ({"rows": {"weights": {RowKind.FORCE: "0.1,0.2"}}}, {"rows": RowPlan(weights={"force": (0.1, 0.2)})}),
-    ({"rows": [1, 0.1]}, {"rows": RowPlan(weights={"energy": (1.0,), "force": (0.1,), "stress": (0.0,)})}),
+    ({"rows": [1, 0.1]}, {"rows": RowPlan(weights={"energy": (1.0,), "force": (0.1,), "stress": ()})}),
     ({"rows": {"store_weights": "0.01,1"}}, {"rows": RowPlan(store_weights=(0.01, 1.0))}),
     ({"solver": "falkon"}, {"solver": Falkon()}),
     ({"solver": {"name": "falkon", "ridges": 1e-6, "subset": 1}}, {"solver": Falkon((1e-6,), subset=1.0)}),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,13 +11,15 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from mekrr_scale.errors import MekrrError
 from mekrr_scale.models import Model, Potential, Uncertainty, as_potential
 from mekrr_scale.progress import Progress, shown_progress
-from mekrr_scale.structures import Frames, Prediction, count_structures, structures_from, without_results
+from mekrr_scale.structures import Frames, Prediction, Unreadable, count_structures, structures_from, without_results
 
 _BATCH_ATOMS = 256
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 def predict(
@@ -26,8 +29,11 @@ def predict(
     progress: Progress | None = None,
     uncertainty: bool = False,
     format: str | None = None,
+    failed: list[MekrrError] | None = None,
 ) -> Iterator[Atoms]:
     """Copies of structures with predicted energy, per-atom energies, forces and stress attached, one by one.
+
+    Stress is that of structures with a cell, whatever else stands beside them.
 
     With ``uncertainty``, ``energy_uncertainty`` and ``energy_uncertainty_95`` (eV), and for each atom
     ``energies_uncertainty`` and ``extrapolation`` (grade; above 1 is outside of the training data).
@@ -37,15 +43,18 @@ def predict(
         structures: files, or in memory.
         progress: what shows how far it is; by default a bar in terminals and notebooks.
         format: ASE's name of the files' format, where their names do not tell.
+        failed: a list that takes an error for every structure that cannot be predicted; those come without results, in
+            their places, and the others are predicted.
 
     Raises:
-        StructureError, ModelError, BackboneError: a structure that cannot be predicted.
+        StructureError, ModelError, BackboneError: a structure that cannot be predicted, where no list takes it.
     """
     potential = as_potential(model)
     with shown_progress(progress) as shown:
         if progress is None:
             shown.stage("predict", count_of(structures, format))
-        yield from _predictions(potential, structures_from(structures, format), forces, shown, uncertainty)
+        given = structures_from(structures, format, keep_unreadable=failed is not None)
+        yield from _predictions(_Wanted(potential, forces, uncertainty), given, shown, failed)
 
 
 def count_of(structures: Frames, format: str | None = None) -> int | None:
@@ -55,23 +64,83 @@ def count_of(structures: Frames, format: str | None = None) -> int | None:
     return len(structures) if isinstance(structures, Sized) and not isinstance(structures, Atoms) else None
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """What is predicted, with what."""
+
+    potential: Potential
+    forces: bool
+    uncertainty: bool
+
+    def of(self, structures: Sequence[Atoms]) -> tuple[Prediction, Uncertainty | None]:
+        """Results of structures together."""
+        celled = self.forces and any(has_stress(atoms) for atoms in structures)
+        found = self.potential.predict(structures, forces=self.forces, stress=celled)
+        return found, self.potential.uncertainty(structures) if self.uncertainty else None
+
+
+def has_stress(atoms: Atoms) -> bool:
+    """Whether a structure has a cell, and is periodic somewhere."""
+    return bool(atoms.cell.rank == 3 and atoms.pbc.any())
+
+
 def _predictions(
-    potential: Potential, structures: Iterable[Atoms], forces: bool, progress: Progress, uncertainty: bool
+    wanted: _Wanted, structures: Iterable[Atoms], progress: Progress, failed: list[MekrrError] | None
 ) -> Iterator[Atoms]:
-    for batch in in_batches((atoms, None) for atoms in structures):
-        structures_here = [item for item, _ in batch]
-        periodic = all(item.cell.rank == 3 and item.pbc.any() for item in structures_here)
-        found = potential.predict(structures_here, forces=forces, stress=forces and periodic)
-        sure = potential.uncertainty(structures_here) if uncertainty else None
-        start = 0
-        for i, atoms in enumerate(structures_here):
-            part = slice(start, start + len(atoms))
-            start += len(atoms)
-            result = _predicted(atoms, found, i, part)
-            if sure is not None:
-                _add_uncertainty(result, sure, i, part)
-            yield result
+    if wanted.uncertainty:
+        wanted.potential.require_uncertainty()
+    first: MekrrError | None = None
+    good = False
+    for batch in in_batches((atoms, index) for index, atoms in enumerate(structures)):
+        for part, results in one_by_one_if_needed(batch, wanted.of):
+            good, first = (good, first or results) if isinstance(results, MekrrError) else (True, first)
+            yield from _given(part, results, failed)
         progress.advance(len(batch))
+    if first is not None and not good:
+        raise type(first)(f"no structure could be predicted: {first}") from first
+
+
+def _given(
+    batch: Sequence[tuple[Atoms, int]], results: tuple[Prediction, Uncertainty | None] | MekrrError,
+    failed: list[MekrrError] | None,
+) -> Iterator[Atoms]:  # fmt: skip
+    """Structures with their results, or the one that has none."""
+    if isinstance(results, MekrrError):
+        ((atoms, index),) = batch
+        named = type(results)(f"structure {index}: {results}")
+        if failed is None:
+            raise named from results
+        failed.append(named)
+        if not isinstance(atoms, Unreadable):  # of which there is nothing to give
+            yield without_results(atoms)
+        return
+    found, sure = results
+    start = 0
+    for i, (atoms, _) in enumerate(batch):
+        part = slice(start, start + len(atoms))
+        start += len(atoms)
+        result = _predicted(atoms, found, i, part)
+        if sure is not None:
+            _add_uncertainty(result, sure, i, part)
+        yield result
+
+
+def one_by_one_if_needed(
+    batch: Sequence[tuple[Atoms, T]], work: Callable[[Sequence[Atoms]], R]
+) -> Iterator[tuple[Sequence[tuple[Atoms, T]], R | MekrrError]]:
+    """The results of a batch; where one of its structures cannot be used, those of each, or what is wrong with it."""
+    try:
+        yield batch, work([atoms for atoms, _ in batch])
+        return
+    except MekrrError as error:
+        if len(batch) == 1:
+            yield batch, error
+            return
+    for item in batch:
+        try:
+            yield [item], work([item[0]])
+        except MekrrError as error:
+            yield [item], error
 
 
 def _predicted(atoms: Atoms, found: Prediction, i: int, part: slice) -> Atoms:
@@ -79,7 +148,7 @@ def _predicted(atoms: Atoms, found: Prediction, i: int, part: slice) -> Atoms:
     results: dict[str, object] = {"energy": float(found.energy[i]), "energies": found.energies[part].numpy()}
     if found.forces is not None:
         results["forces"] = found.forces[part].numpy()
-    if found.stress is not None:
+    if found.stress is not None and has_stress(atoms):
         results["stress"] = full_3x3_to_voigt_6_stress(found.stress[i].numpy())
     result = without_results(atoms)
     result.calc = SinglePointCalculator(result, **results)

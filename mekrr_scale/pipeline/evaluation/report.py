@@ -40,6 +40,7 @@ class Evaluation(Shown):
     stress: Float64[ndarray, "stressed 6"]  # eV/angstrom^3, labels; empty without
     stress_predicted: Float64[ndarray, "stressed 6"]
     rejected: Sequence[str] = field(default_factory=list)
+    remarks: Sequence[str] = field(default_factory=list)  # labels that were not compared, and why
     energy_uncertainty: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))  # eV, 68 %; empty: unknown
     energy_ratio_95: float = float("nan")  # what to multiply it with for 95 %
     # number, sums of absolute values and of squares of all errors in energy (eV/atom), where not all are listed here
@@ -171,6 +172,7 @@ class Evaluation(Shown):
             },
             "units": {name: UNITS[name].text for name in self._differences()},
             "rejected": list(self.rejected),
+            "remarks": list(self.remarks),
         }
 
 

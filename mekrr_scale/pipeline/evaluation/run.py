@@ -17,12 +17,24 @@ from numpy import ndarray
 from mekrr_scale.distributed import ALONE, Group
 from mekrr_scale.errors import MekrrError, StructureError
 from mekrr_scale.models import Model, Potential, Uncertainty, as_potential, load_model
-from mekrr_scale.pipeline.evaluation.prediction import count_of, in_batches
+from mekrr_scale.pipeline.evaluation.prediction import count_of, in_batches, one_by_one_if_needed
 from mekrr_scale.pipeline.evaluation.report import Evaluation
 from mekrr_scale.pipeline.evaluation.stores import evaluate_store
 from mekrr_scale.progress import Progress, Silent, shown_progress
 from mekrr_scale.store import FeatureStore
-from mekrr_scale.structures import Frames, LabelKeys, Labels, Prediction, check_structure, read_labels, structures_from
+from mekrr_scale.structures import (
+    Frames,
+    Kind,
+    LabelKeys,
+    Labels,
+    Prediction,
+    check_structure,
+    read_labels,
+    structures_from,
+    surveyed,
+)
+
+_NEEDED: tuple[Kind, ...] = ("energy",)  # of the others what is usable is compared
 
 
 def evaluate(
@@ -56,7 +68,8 @@ def evaluate(
     with shown_progress(progress or (Silent() if group.rank else None)) as shown:
         if progress is None:
             shown.stage("evaluate", count_of(structures, format))
-        return _evaluated(potential, structures_from(structures, format), keys, forces, shown, uncertainty, group)
+        given = structures_from(structures, format, keep_unreadable=True)
+        return _evaluated(potential, given, keys, forces, shown, uncertainty, group)
 
 
 def _model(given: Potential | Model | Path | str) -> Model:
@@ -75,15 +88,23 @@ def _evaluated(
     uncertainty: bool,
     group: Group,
 ) -> Evaluation:
-    keys = keys or LabelKeys()
-    rows = _Rows(potential.model)
-    listed = in_batches(_labelled(structures, keys, rows, progress if group.rank == 0 else Silent()))
+    survey, structures = surveyed(structures, keys or LabelKeys())
+    rows = _Rows(potential.model, survey.remarks(("forces", "stress") if forces else ()))
+    listed = in_batches(_labelled(structures, survey.settled, rows, progress if group.rank == 0 else Silent()))
+
+    def results(atoms: Sequence[Atoms]) -> tuple[Prediction, Uncertainty | None]:
+        found = potential.predict(atoms, forces=moved, stress=strained)
+        return found, potential.uncertainty(atoms) if uncertainty else None
+
     for batch in islice(listed, group.rank, None, group.size):
-        atoms = [item for item, _ in batch]
-        with_forces = forces and any(labels.forces is not None for _, labels in batch)
-        with_stress = all(labels.stress is not None and a.cell.rank == 3 for a, labels in batch)
-        found = potential.predict(atoms, forces=with_forces, stress=with_stress)
-        rows.add(batch, found, potential.uncertainty(atoms) if uncertainty else None)
+        labels = [item.labels for _, item in batch]
+        moved = forces and any(known.forces is not None for known in labels)
+        strained = forces and any(known.stress is not None for known in labels)
+        for part, found in one_by_one_if_needed(batch, results):
+            if isinstance(found, MekrrError):
+                rows.rejected.append(f"structure {part[0][1].index}: {found}")
+            else:
+                rows.add(part, *found)
         progress.advance(len(batch))
     if not int(group.sum(torch.tensor(len(rows.n_atoms)))):
         reason = rows.rejected[0] if rows.rejected else "the file is empty"
@@ -96,6 +117,7 @@ class _Rows:
     """Labels and predictions so far, a row for each structure, atom or stress."""
 
     model: Model
+    remarks: list[str] = field(default_factory=list)
     n_atoms: list[int] = field(default_factory=list)
     energy: list[float | None] = field(default_factory=list)  # eV
     predicted: list[float] = field(default_factory=list)
@@ -110,13 +132,14 @@ class _Rows:
     ratio: float = math.nan
     rejected: list[str] = field(default_factory=list)
 
-    def add(self, batch: Sequence[tuple[Atoms, Labels]], found: Prediction, sure: Uncertainty | None) -> None:
+    def add(self, batch: Sequence[tuple[Atoms, _Item]], found: Prediction, sure: Uncertainty | None) -> None:
         """The rows of a batch."""
         if sure is not None:
             self.uncertainty.append(sure.energy.numpy())
             self.ratio = sure.energy_ratio_95
         start = 0
-        for i, (atoms, labels) in enumerate(batch):
+        for i, (atoms, item) in enumerate(batch):
+            labels = item.labels
             part = slice(start, start + len(atoms))
             start += len(atoms)
             self._add_energy(atoms, labels, float(found.energy[i]))
@@ -150,10 +173,26 @@ class _Rows:
             stress=np.array(self.stress, dtype=np.float64).reshape(-1, 6),
             stress_predicted=np.array(self.stress_predicted, dtype=np.float64).reshape(-1, 6),
             rejected=self.rejected,
+            remarks=[*self.remarks, *self._lacking()],
             energy_uncertainty=np.concatenate([np.empty(0), *self.uncertainty]),
             energy_ratio_95=self.ratio,
             counts=np.array(self.counts, dtype=np.int64).reshape(-1, len(self.model.species)),
         )
+
+    def _lacking(self) -> list[str]:
+        """What some structures have, and others not."""
+        counts = {"forces": len(self.forces), "stress": len(self.stress)}
+        whole = len(self.n_atoms)
+        return [f"{name} of {count} of {whole} structures were compared; the others have no such label"
+                for name, count in counts.items() if 0 < count < whole]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Item:
+    """What is known of a structure."""
+
+    labels: Labels
+    index: int  # in the input
 
 
 def _joined(parts: Sequence[ndarray]) -> ndarray:
@@ -162,15 +201,15 @@ def _joined(parts: Sequence[ndarray]) -> ndarray:
 
 def _labelled(
     structures: Iterable[Atoms], keys: LabelKeys, rows: _Rows, progress: Progress
-) -> Iterator[tuple[Atoms, Labels]]:
+) -> Iterator[tuple[Atoms, _Item]]:
     """Structures that the model can be compared on; the others go to the rejected."""
     for index, atoms in enumerate(structures):
         try:
-            labels = read_labels(atoms, keys)
+            labels = read_labels(atoms, keys, _NEEDED)
             check_structure(atoms, labels)
             rows.model.check_species(atoms.numbers.tolist())
         except MekrrError as error:
             rows.rejected.append(f"structure {index}: {error}")
             progress.advance()
             continue
-        yield atoms, labels
+        yield atoms, _Item(labels, index)

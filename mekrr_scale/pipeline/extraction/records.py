@@ -16,6 +16,7 @@ from numpy import ndarray
 
 from mekrr_scale.arrays import ISOLATED, RowKind
 from mekrr_scale.backbones import Backbone, Directions, tangents
+from mekrr_scale.errors import MekrrError
 from mekrr_scale.pipeline.extraction.plan import ExtractPlan
 from mekrr_scale.progress import Progress
 from mekrr_scale.store import RecordTangents, StructureRecord
@@ -64,7 +65,10 @@ def records(
             part = features[end - len(item.atoms) : end]
             if predictor is not None:
                 strained = plan.strain and item.labels.stress is not None
-                found = predictor.predict(item.atoms, forces=n_directions(item, plan) > 0, stress=strained)
+                try:
+                    found = predictor.predict(item.atoms, forces=n_directions(item, plan) > 0, stress=strained)
+                except MekrrError as error:
+                    raise type(error)(f"structure {item.index}, the prior: {error}") from error
                 yield _record(item, part, float(found.energy[0]), plan, backbone, isolated, found)
             else:
                 yield _record(item, part, energy, plan, backbone, isolated)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import xxhash
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from mekrr_scale.backbones import Backbone, BackboneEnergies, identity_of, load_backbone, trusting_code
 from mekrr_scale.errors import MekrrError, StructureError
@@ -26,6 +27,7 @@ from mekrr_scale.structures import (
     Predictor,
     Reject,
     Rejects,
+    check_stress,
     check_structure,
     compared,
     read_labels,
@@ -33,6 +35,8 @@ from mekrr_scale.structures import (
 )
 
 _REASONS = 1000
+_STRESSED = 6  # structures whose stress is compared with the network's
+_PRETRAINED = ("chgnet", "sevennet", "mace")  # networks that were trained on stress
 _NO_SPEC = (
     "nothing tells how to load the backbone that was given again: models fitted to this store have to be given it, as "
     "in Potential(model, backbone); write it with save_backbone and take what load_backbone reads to avoid this"
@@ -196,20 +200,40 @@ def _spec(backbone: Backbone) -> dict[str, str | int]:
 
 
 def _unit_warnings(chunk: Sequence[Accepted], backbone: Backbone) -> list[str]:
-    """Compare forces with the pretrained potential's: other units differ by a large factor."""
+    """Compare forces and stress with the pretrained potential's: other units differ by a large factor."""
+    if not backbone.has_energy:
+        return []
+    own = BackboneEnergies(backbone)
+    return [*_force_warnings(chunk, backbone, own), *_stress_warnings(chunk, backbone, own)]
+
+
+def _force_warnings(chunk: Sequence[Accepted], backbone: Backbone, own: BackboneEnergies) -> list[str]:
     labelled = [item for item in chunk if item.labels.forces is not None][:4]
     if not labelled or backbone.name != "chgnet":
         return []
-    own = BackboneEnergies(backbone).predict([item.atoms for item in labelled]).forces
-    assert own is not None
+    found = own.predict([item.atoms for item in labelled]).forces
+    assert found is not None
     given = np.concatenate([item.labels.forces for item in labelled if item.labels.forces is not None])
-    ratio = float(np.sqrt((given**2).mean()) / max(float(own.square().mean().sqrt()), 1e-12))
-    if 0.1 < ratio < 10 or float(own.abs().max()) < 0.05:
+    ratio = float(np.sqrt((given**2).mean()) / max(float(found.square().mean().sqrt()), 1e-12))
+    if 0.1 < ratio < 10 or float(found.abs().max()) < 0.05:
         return []
     return [
         f"forces are {ratio:.3g} times those of {backbone.name}: are they in eV/angstrom? kcal/mol/angstrom would "
         "give about 23, Hartree/bohr 0.02; see --units"
     ]
+
+
+def _stress_warnings(chunk: Sequence[Accepted], backbone: Backbone, own: BackboneEnergies) -> list[str]:
+    stressed = [item for item in chunk if item.labels.stress is not None]
+    few = stressed[:: max(1, len(stressed) // _STRESSED)][:_STRESSED]
+    if not few or backbone.name not in _PRETRAINED:
+        return []
+    found = own.predict([item.atoms for item in few], forces=False, stress=True).stress
+    assert found is not None
+    given = np.stack([item.labels.stress for item in few if item.labels.stress is not None])
+    voigt = np.stack([full_3x3_to_voigt_6_stress(tensor) for tensor in found.numpy()])
+    warning = check_stress(torch.from_numpy(given), torch.from_numpy(voigt), backbone.name)
+    return [] if warning is None else [warning]
 
 
 def _chunk_key(chunk: Sequence[Accepted], plan: ExtractPlan) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from ase import Atoms
 
-from mekrr_scale.arrays import DERIVATIVES, ISOLATED, ByKind, FeatureBatch, Landmarks, kind_named
+from mekrr_scale.arrays import DERIVATIVES, ISOLATED, KINDS, ByKind, FeatureBatch, Landmarks, RowKind, kind_named
 from mekrr_scale.backbones import BackboneSpec, load_backbone
 from mekrr_scale.distributed import ALONE, Group
 from mekrr_scale.errors import ConfigError
@@ -90,6 +90,7 @@ class FitData:
             )
         dealt = deal(opened, group.rank, group.size) if group.size > 1 else tuple(opened)
         references = References.of(dealt, group)
+        plan = _weighed(plan, opened)
         moved = any(store.n_directions for store in opened)
         derivatives = plan.rows.derivatives and moved and bool(takes.kinds & DERIVATIVES)
         _check_criterion(plan, derivatives or structures is not None)
@@ -269,9 +270,20 @@ def problem_of(
     )
 
 
+def _weighed(plan: FitPlan, stores: Sequence[FeatureStore]) -> FitPlan:
+    """A plan that says of every kind of rows how they are weighed: what stores hold is not left unused by default."""
+    strained = any(store.header.directions.get("strains") for store in stores)
+    usable = strained and plan.rows.derivatives and RowKind.STRESS in plan.solver.takes.kinds
+    weights = {
+        name: given or (KINDS[kind_named(name)].weights_if_stored if usable else ()) or (0.0,)
+        for name, given in plan.rows.weights.items()
+    }
+    return plan if weights == plan.rows.weights else replace(plan, rows=replace(plan.rows, weights=weights))
+
+
 def combinations(plan: FitPlan) -> tuple[ByKind[float], ...]:
     """Every combination of the candidates for the weights of the kinds of rows."""
-    listed = {kind_named(name): values for name, values in plan.rows.weights.items()}
+    listed = {kind_named(name): values or (0.0,) for name, values in plan.rows.weights.items()}
     found = (dict(zip(listed, values, strict=True)) for values in product(*listed.values()))
     return tuple(ByKind.of(weights, 0.0) for weights in found)
 

@@ -79,7 +79,7 @@ def flat_plan(plan: FitPlan) -> dict[str, object]:
         "energy_weights": rows.weights["energy"],
         "force_weights": rows.weights["force"],
         "store_weights": rows.store_weights,
-        "stress_weights": rows.weights["stress"],
+        "stress_weights": rows.weights["stress"] or (0.0,),
         "select": tuple(plan.validation.criterion[name] for name in _KINDS),
         "use_derivatives": rows.derivatives,
         "cut": rows.cut,
@@ -101,7 +101,7 @@ def own_fields(plan: FitPlan) -> dict[str, str]:
         "derivative_precision": (rows.derivative_precision, "float32"),
     }
     for name in (info.name for info in KINDS.values() if info.name not in _KINDS):
-        pairs |= {f"{name}_weights": (rows.weights[name], (0.0,)), f"select_{name}": (criterion[name], 0.0)}
+        pairs |= {f"{name}_weights": (rows.weights[name] or (0.0,), (0.0,)), f"select_{name}": (criterion[name], 0.0)}
     return {name: repr(now) for name, (now, then) in pairs.items() if now != then}
 
 

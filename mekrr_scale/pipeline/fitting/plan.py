@@ -133,7 +133,7 @@ class RowPlan:
         by_kind(DEFAULT_WEIGHTS, numbers),
     ] = preset(default_factory=lambda: dict(DEFAULT_WEIGHTS))
     """Candidates for the weights of energy, force and stress rows. Raise the force weight where forces matter more than
-    energies."""
+    energies. Stress is weighed 0.001 where stores hold stress rows (extract --strain), unless a weight is given."""
 
     store_weights: Annotated[Given[tuple[float, ...], Numbers], listed(float), flag("--store-weight")] = preset(
         default=()

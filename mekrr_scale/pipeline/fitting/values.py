@@ -154,7 +154,7 @@ def by_kind(default: Mapping[str, object], convert: Callable[[Any], object]) -> 
         for key in given:
             if key not in names:
                 raise ConfigError(f"there is no kind of rows {key!r}. {suggestion(key, names)}")
-        found = {name: convert(given.get(name, default[name])) for name in names}
+        found = {name: _converted(given.get(name, default[name]), default[name], convert) for name in names}
         for name, weights in found.items():
             for weight in weights if isinstance(weights, tuple) else (weights,):
                 if not 0.0 <= weight < math.inf:
@@ -162,6 +162,12 @@ def by_kind(default: Mapping[str, object], convert: Callable[[Any], object]) -> 
         return found
 
     return BeforeValidator(read)
+
+
+def _converted(value: Any, default: object, convert: Callable[[Any], object]) -> object:
+    """Of one kind; where nothing is the default (what stores hold decides), nothing may be given too."""
+    nothing = default == () and isinstance(value, Sequence) and not value and not isinstance(value, str)
+    return default if nothing else convert(value)
 
 
 def numbers(value: Any) -> tuple[float, ...]:
