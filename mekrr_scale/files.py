@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
+import socket
 import tempfile
+import time
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -22,6 +26,10 @@ else:
 Document: TypeAlias = Mapping[str, JSON]
 HashName = Literal["sha256", "xxh3_128"]  # of models and downloads; of the store's shards
 TEMPORARY = ".tmp-"  # how names of files begin that are not published yet
+_HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+_TEMPORARY_NAME = re.compile(re.escape(TEMPORARY) + r"([0-9a-f]{8})-(\d+)-[0-9a-f]{32}")
+_DEAD_SECONDS = 600.0  # a file of a dead process is left alone for so long, one of an unknown process for a day
+_UNKNOWN_SECONDS = 24 * 3600.0
 _PIECE = 8 * 1024 * 1024
 _UNITS = {"": 1, "B": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
@@ -38,7 +46,7 @@ def publish(temporary: Path, path: Path) -> None:
 
 def publish_text(path: Path, text: str) -> None:
     """Write a small file atomically."""
-    temporary = path.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+    temporary = temporary_path(path.parent, "")
     try:
         with temporary.open("w", encoding="utf-8") as stream:
             stream.write(text)
@@ -91,3 +99,37 @@ def free_bytes(folder: Path) -> int:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return shutil.disk_usage(folder).free
+
+
+def temporary_path(folder: Path, suffix: str) -> Path:
+    """A name that tells who writes there, so that it can be swept when they are dead."""
+    return folder / f"{TEMPORARY}{_HOST}-{os.getpid()}-{uuid.uuid4().hex}{suffix}"
+
+
+def sweep(folder: Path) -> None:
+    """Remove what dead processes of this user have left in a folder while they wrote."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for path in [Path(entry.path) for entry in entries if _stale(entry)]:
+            path.unlink(missing_ok=True)
+
+
+def _stale(entry: os.DirEntry[str]) -> bool:
+    if not entry.name.startswith(TEMPORARY):
+        return False
+    found, state = _TEMPORARY_NAME.match(entry.name), entry.stat(follow_symlinks=False)
+    age = time.time() - state.st_mtime
+    if state.st_uid != os.getuid():
+        return False
+    if found is not None and found[1] == _HOST:
+        return age > _DEAD_SECONDS and not _alive(int(found[2]))
+    return age > _UNKNOWN_SECONDS
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True

@@ -7,13 +7,18 @@ import lazy_loader as lazy
 from mekrr_scale.deprecated import with_old_names
 
 if TYPE_CHECKING:
+    from mekrr_scale.store.documents import SCHEMA as SCHEMA
+    from mekrr_scale.store.duplicates import OnDuplicate as OnDuplicate
     from mekrr_scale.store.features import FeatureWriter as FeatureWriter
-    from mekrr_scale.store.format import SCHEMA as SCHEMA
     from mekrr_scale.store.format import ShardInfo as ShardInfo
     from mekrr_scale.store.format import StoreHeader as StoreHeader
     from mekrr_scale.store.manage import finalize as finalize
+    from mekrr_scale.store.manage import has_rivals as has_rivals
     from mekrr_scale.store.manage import merge as merge
     from mekrr_scale.store.manage import repack as repack
+    from mekrr_scale.store.origins import Origin as Origin
+    from mekrr_scale.store.origins import Origins as Origins
+    from mekrr_scale.store.parts import Part as Part
     from mekrr_scale.store.reader import BATCH_ATOMS as BATCH_ATOMS
     from mekrr_scale.store.reader import BATCH_STRUCTURES as BATCH_STRUCTURES
     from mekrr_scale.store.reader import HELD_BYTES as HELD_BYTES
@@ -31,8 +36,12 @@ else:
         __name__,
         submod_attrs={
             "features": ["FeatureWriter"],
-            "format": ["SCHEMA", "ShardInfo", "StoreHeader"],
-            "manage": ["finalize", "merge", "repack"],
+            "documents": ["SCHEMA"],
+            "duplicates": ["OnDuplicate"],
+            "format": ["ShardInfo", "StoreHeader"],
+            "manage": ["finalize", "has_rivals", "merge", "repack"],
+            "origins": ["Origin", "Origins"],
+            "parts": ["Part"],
             "reader": [
                 "BATCH_ATOMS",
                 "BATCH_STRUCTURES",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mekrr_scale.structures.labels import LabelKeys as LabelKeys
     from mekrr_scale.structures.labels import Labels as Labels
     from mekrr_scale.structures.labels import bare as bare
+    from mekrr_scale.structures.labels import geometry_hash as geometry_hash
     from mekrr_scale.structures.labels import read_labels as read_labels
     from mekrr_scale.structures.labels import slopes as slopes
     from mekrr_scale.structures.labels import structure_hash as structure_hash
@@ -48,7 +49,7 @@ else:
             "entry": ["Entering", "Entry", "parse_species_map"],
             "graphs": ["Graph", "SkinList", "build_graph", "check_geometry", "edge_vectors", "nearest_edges"],
             "inputs": ["Frames", "Inputs", "structures_from"],
-            "labels": ["LabelKeys", "Labels", "bare", "read_labels", "slopes", "structure_hash"],
+            "labels": ["LabelKeys", "Labels", "bare", "geometry_hash", "read_labels", "slopes", "structure_hash"],
             "predictions": ["Calculated", "Labelled", "Prediction", "Predictor"],
             "reading": ["count_structures", "read_structures"],
             "rejects": ["OVERLAP", "Reject", "Rejects", "check_structure"],

@@ -101,6 +101,19 @@ def structure_hash(atoms: Atoms, labels: Labels) -> int:
     return digest.intdigest() >> 1
 
 
+def geometry_hash(atoms: Atoms) -> int:
+    """63-bit hash of elements, positions, periodicity and the lattice vectors of periodic directions, to 1e-5 angstrom.
+
+    Files of the same structure with more or fewer decimals mostly agree in it; a cell around a molecule is no part of
+    its geometry.
+    """
+    digest = xxhash.xxh3_64(np.ascontiguousarray(atoms.numbers, dtype=np.int64).tobytes())
+    for part in (atoms.positions, atoms.cell.array * atoms.pbc[:, None]):
+        digest.update((np.round(np.asarray(part, dtype=np.float64) * 1e5) + 0.0).tobytes())
+    digest.update(np.ascontiguousarray(atoms.pbc, dtype=np.uint8).tobytes())
+    return digest.intdigest() >> 1
+
+
 def slopes(
     atoms: Atoms,
     moves: Float64[ndarray, "moves atoms 3"],

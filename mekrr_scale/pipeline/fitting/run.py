@@ -138,6 +138,7 @@ def _report(
 ) -> FitReport:
     model = _model(best, data, held, posterior)
     solution = replace(best.solution, rows=None)
+    warnings = [*warnings, *_unfinished(data)]
     return FitReport(model, data.plan, solution, tried, best.tried, held.reference, held.predicted, warnings)
 
 
@@ -173,6 +174,11 @@ def _model(best: Candidate, data: FitData, held: HeldOut, posterior: Posterior |
         posterior=posterior,
         prior=header.prior if problem.baseline.prior else {},
     )
+
+
+def _unfinished(data: FitData) -> list[str]:
+    """What the stores lack of what was to be extracted."""
+    return [f"store {s.path} is not complete: {said}" for s in data.stores for said in s.incomplete.values()]
 
 
 def _modes(structures: Structures, plan: FitPlan) -> str:
