@@ -26,7 +26,6 @@ from mekrr_scale.store.documents import (
     SHARD,
     SIDECAR,
     UNITS,
-    BigDocument,
     HeaderDocument,
     ShardDocument,
     StoreDocument,
@@ -52,7 +51,7 @@ class StoreHeader:
         return data
 
     @classmethod
-    def from_dict(cls, data: HeaderDocument) -> StoreHeader:
+    def from_dict(cls, data: Any) -> StoreHeader:
         """Of a document, whose types are checked.
 
         Raises:
@@ -151,7 +150,7 @@ class ShardInfo:
         return f"{self.xxh3_128}-{xxhash.xxh3_64_hexdigest(canonical(self.excluded).encode())}"
 
     @classmethod
-    def from_dict(cls, data: ShardDocument) -> ShardInfo:
+    def from_dict(cls, data: Any) -> ShardInfo:
         """Of a document, whose names, types and bounds are checked; what a later version adds is ignored.
 
         Raises:
@@ -175,7 +174,7 @@ class ShardInfo:
         return cls(**{**plain, "big": big, "excluded": tuple(sorted(set(left_out)))})
 
 
-def _place(name: str, place: BigDocument, shard: ShardDocument) -> BigDataset:
+def _place(name: str, place: Any, shard: Any) -> BigDataset:
     """Where a large dataset lies: in its file, and nowhere else."""
     typed(place, name, int, "offset", "rows", "columns", "first_block")
     typed(place, name, str, "dtype")

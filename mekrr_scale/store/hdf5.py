@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import mmap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,7 @@ _OPTIONAL = {"/atom/forces", "/structure/stress", "/tangent/scale"}
 _LAYOUTS = (h5py.h5d.CONTIGUOUS, h5py.h5d.COMPACT)
 
 
-def read_small(path: Path, mapped: mmap.mmap, info: ShardInfo) -> Arrays:
+def read_small(path: Path, mapped: NDArray[np.uint8], info: ShardInfo) -> Arrays:
     """All arrays but the big ones: those per structure in memory, those per atom mapped.
 
     Raises:
@@ -108,7 +107,7 @@ def _check_big(data: h5py.Dataset | None, name: str, place: BigDataset) -> None:
         raise StoreError(f"{name} is not what the manifest says; {MADE_UP}")
 
 
-def _array(mapped: mmap.mmap, name: str, data: h5py.Dataset) -> NDArray[Any]:
+def _array(mapped: NDArray[np.uint8], name: str, data: h5py.Dataset) -> NDArray[Any]:
     kind, axes = _KNOWN[name]
     if data.dtype != np.dtype(kind) or len(data.shape) != len(axes):
         raise StoreError(f"{name} has type {data.dtype} and shape {data.shape}; {MADE_UP}")

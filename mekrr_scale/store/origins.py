@@ -10,7 +10,7 @@ import binascii
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,7 +76,7 @@ class Origins:
         }
 
     @classmethod
-    def from_dict(cls, data: Document, structures: int) -> Origins:
+    def from_dict(cls, data: Any, structures: int) -> Origins:
         """Of a document of a shard with so many structures.
 
         Raises:
@@ -85,11 +85,11 @@ class Origins:
         typed(data, "origins", str, "geometries")
         typed(data, "origins", list, "runs")
         try:
-            hashes = np.frombuffer(base64.b64decode(cast(str, data["geometries"]), validate=True), dtype=_WORD)
+            hashes = np.frombuffer(base64.b64decode(data["geometries"], validate=True), dtype=_WORD)
         except (binascii.Error, ValueError):
             raise StoreError(f"the geometries of its structures are malformed; {MADE_UP}") from None
         runs = []
-        for run in cast(Sequence[Any], data["runs"]):
+        for run in data["runs"]:
             typed(run, "an origin", str, "source", "version")
             typed(run, "an origin", int, "time", "structures")
             runs.append((Origin(run["source"], run["version"], run["time"]), run["structures"]))

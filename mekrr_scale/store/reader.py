@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import mmap
 import os
-import resource
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +28,7 @@ VerifyLevel = Literal["size", "lazy", "full"]
 
 BATCH_ATOMS = 32768  # and tangent rows, of a batch
 BATCH_STRUCTURES = 2048  # of a batch: each is a row of as many numbers as there are landmarks
-_MAX_OPEN = 200  # shards: each takes a file handle, of which a process often has 1024
+_MAX_OPEN = 200  # shards: each takes some memory for its arrays per structure
 HELD_BYTES = 128 * 1024**2  # of arrays per structure, over all open shards
 
 
@@ -56,16 +55,12 @@ class Shard:
             if meta_hash(path, info.big, info.bytes) != info.meta_xxh3_128:
                 raise StoreError(f"{path} is damaged outside its features; run the same `mekrr-scale extract` again")
             self._verified[""] = np.ones(1, dtype=np.bool_)
-        try:
-            self._mapped = _mapped(path)
-        except OSError as error:
-            raise StoreError(f"{path} cannot be read: {error}; too many open files: raise `ulimit -n`") from error
-        self.small = read_small(path, self._mapped, info)
+        file = _mapped(path, info.bytes)
+        self.small = read_small(path, file, info)
         self._counts = ~np.isin(np.arange(len(self.small["/structure/id"])), info.excluded)
         self._hashes = self.small["/block/xxh3"]
         self._cuts: dict[tuple[int, bool], list[tuple[int, int]]] = {}
         self._check_blocks = level == "lazy"
-        file = np.frombuffer(self._mapped, dtype=np.uint8)
         self._maps = {name: _view(file, place) for name, place in info.big.items()}
 
     @property
@@ -108,10 +103,8 @@ class Shard:
                 continue
             place, bounds = self.info.big[name], self.small[pointer]
             width = place.nbytes // place.rows
-            for a, b in zip(bounds[:, first].tolist(), bounds[:, last].tolist(), strict=True):
-                start = (place.offset + a * width) // mmap.PAGESIZE * mmap.PAGESIZE
-                if b > a:
-                    self._mapped.madvise(mmap.MADV_WILLNEED, start, place.offset + b * width - start)
+            pairs = zip(bounds[:, first].tolist(), bounds[:, last].tolist(), strict=True)
+            _read_ahead(self.path, [(place.offset + a * width, (b - a) * width) for a, b in pairs if b > a])
 
     def rows(self, name: str, first: int, last: int) -> Float[ndarray, "rows columns"]:
         """Rows of a big dataset, mapped from the file.
@@ -277,7 +270,7 @@ class FeatureStore:
         if info.path not in self._open:
             shard = Shard(self.path / info.path, info, self.level, self._verified.setdefault(info.path, {}))
             held = sum(other.held_bytes for other in self._open.values())
-            if held + shard.held_bytes > HELD_BYTES or len(self._open) >= _MAX_OPEN or not _handles_left():
+            if held + shard.held_bytes > HELD_BYTES or len(self._open) >= _MAX_OPEN:
                 return shard
             self._open[info.path] = shard
         return self._open[info.path]
@@ -323,14 +316,6 @@ def deal(
     )
 
 
-def _handles_left() -> bool:
-    """Whether half of the files that the process may open is still free: other things need some too."""
-    try:
-        return len(os.listdir("/proc/self/fd")) < resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
-    except OSError:
-        return False
-
-
 def _cuts(shard: Shard, max_atoms: int, tangents: bool) -> Iterator[tuple[int, int]]:
     """Ranges of structures of a bounded size. They depend on the shard alone."""
     sizes = shard.small["/structure/n_atoms"].astype(np.int64)
@@ -346,10 +331,28 @@ def _cuts(shard: Shard, max_atoms: int, tangents: bool) -> Iterator[tuple[int, i
         yield first, len(sizes)
 
 
-def _mapped(path: Path) -> mmap.mmap:
-    """The file, copy-on-write: nothing is ever written, and torch takes the arrays without a warning."""
-    with path.open("rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+def _mapped(path: Path, size: int) -> NDArray[np.uint8]:
+    """The file, copy-on-write: nothing is ever written. Unlike Python's own, torch's map keeps no file handle.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    try:
+        return torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).numpy()
+    except RuntimeError as error:
+        said = str(error).splitlines()[0]
+        raise StoreError(f"{path} cannot be read: {said}; correct its permissions or raise `ulimit -n`") from None
+
+
+def _read_ahead(path: Path, pieces: Sequence[tuple[int, int]]) -> None:
+    """Tell the system which pieces (offset, length) of a file will be needed; a wish, so that it may fail."""
+    with suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            for offset, length in pieces:
+                os.posix_fadvise(handle, offset, length, os.POSIX_FADV_WILLNEED)
+        finally:
+            os.close(handle)
 
 
 def _view(file: NDArray[np.uint8], place: BigDataset) -> NDArray[Any]:
