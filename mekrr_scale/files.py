@@ -79,7 +79,7 @@ def parse_bytes(text: str | int) -> int:
     number, unit = (plain[:-1], plain[-1]) if plain[-1:] in ("K", "M", "G", "T") else (plain, "")
     try:
         size = int(float(number) * _UNITS[unit])
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ConfigError(f"{text!r} is not a size; write 512M or 2G") from None
     if size < 0:
         raise ConfigError(f"{text!r} is negative; write a size such as 2G")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mekrr_scale.store.reader import open_store as open_store
     from mekrr_scale.store.shard import RecordTangents as RecordTangents
     from mekrr_scale.store.shard import StructureRecord as StructureRecord
+    from mekrr_scale.store.shared import shared as shared
     from mekrr_scale.store.verification import VerifyReport as VerifyReport
     from mekrr_scale.store.verification import verify as verify
     from mekrr_scale.store.writer import ShardWriter as ShardWriter
@@ -52,6 +53,7 @@ else:
                 "open_store",
             ],
             "shard": ["RecordTangents", "StructureRecord"],
+            "shared": ["shared"],
             "verification": ["VerifyReport", "verify"],
             "writer": ["ShardWriter"],
         },

@@ -107,11 +107,9 @@ def geometry_hash(atoms: Atoms) -> int:
     Files of the same structure with more or fewer decimals mostly agree in it; a cell around a molecule is no part of
     its geometry.
     """
-    digest = xxhash.xxh3_64(np.ascontiguousarray(atoms.numbers, dtype=np.int64).tobytes())
-    for part in (atoms.positions, atoms.cell.array * atoms.pbc[:, None]):
-        digest.update((np.round(np.asarray(part, dtype=np.float64) * 1e5) + 0.0).tobytes())
-    digest.update(np.ascontiguousarray(atoms.pbc, dtype=np.uint8).tobytes())
-    return digest.intdigest() >> 1
+    parts = [np.asarray(atoms.numbers, dtype=np.int64), np.asarray(atoms.pbc, dtype=np.int64)]
+    parts += [np.round(part * 1e5) + 0.0 for part in (atoms.positions, atoms.cell.array * atoms.pbc[:, None])]
+    return xxhash.xxh3_64_intdigest(b"".join(part.tobytes() for part in parts)) >> 1
 
 
 def slopes(

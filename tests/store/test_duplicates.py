@@ -14,7 +14,7 @@ import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from mekrr_scale.errors import StoreError
+from mekrr_scale.errors import ConfigError, StoreError
 from mekrr_scale.files import temporary_path
 from mekrr_scale.pipeline import ExtractPlan, FitPlan, LandmarkPlan, Validation, extract, fit
 from mekrr_scale.solvers import Direct
@@ -214,7 +214,10 @@ def test_a_fit_takes_what_counts(tmp_path, frames, plan):
     extract(path, tmp_path / "fresh", plan)
     found, expected = fit(tmp_path / "s", small), fit(tmp_path / "fresh", small)
     assert torch.allclose(found.model.coefficients, expected.model.coefficients, rtol=1e-5, atol=1e-7)
-    with pytest.raises(Exception, match="no longer have"):
+    assert not found.warnings or "count twice" not in " ".join(found.warnings)
+    both = fit([tmp_path / "s", tmp_path / "fresh"], small)
+    assert any("7 geometries are in" in said and "store merge" in said for said in both.warnings)
+    with pytest.raises(ConfigError, match="no longer have"):
         fit(tmp_path / "s", simple, sums=tmp_path / "sums")
 
 
@@ -318,6 +321,12 @@ def test_shards_close_by_work(tmp_path, frames, plan):
         extract(path, tmp_path / "parts", replace(bound, part=(i, 3)))
     assert finalize(tmp_path / "parts").id == cut.id
     assert extract(path, tmp_path / "cut", bound).written == 0
+
+
+@pytest.mark.parametrize("given", [{"shard_work": -1}, {"seed": -1}, {"part": (1, 10**6)}, {"shard_bytes": "inf"}])
+def test_plans_that_cannot_be(given):
+    with pytest.raises(ConfigError):
+        ExtractPlan(**given)
 
 
 def test_temporary_files_of_running_writers_stay(tmp_path, frames, plan):

@@ -14,6 +14,8 @@ from mekrr_scale.models import PriorSpec
 from mekrr_scale.plans import Given, plan, preset
 from mekrr_scale.structures import Entry, LabelKeys
 
+_PARTS = 999_999
+
 
 def _backbone(value: Any) -> Any:
     """A backbone's name, with its layer behind a colon: ``chgnet:conv4``."""
@@ -98,6 +100,10 @@ class ExtractPlan:
             raise ConfigError(
                 f"{self.derivatives} directions per structure asked for; give a positive number, all or none"
             )
+        if count > _PARTS:
+            raise ConfigError(f"part {index}/{count}: there are at most {_PARTS} parts")
+        if self.seed < 0:
+            raise ConfigError(f"seed {self.seed} is negative; give 0 or a positive number")
         if self.shard_work < 0:
             raise ConfigError(f"{self.shard_work} is no amount of work per shard; give a positive number, or 0 for any")
         if self.shard_bytes < 1 or self.batch_atoms < 1:
