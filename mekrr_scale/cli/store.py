@@ -54,7 +54,7 @@ def info(
     if found.n_excluded:
         summary["left out"] = f"{found.n_excluded} structures: copies, or labels corrected since"
     if found.incomplete:
-        summary["not complete"] = "; ".join(found.incomplete.values())
+        summary["not complete"] = "; ".join(lack.said for lack in found.incomplete.values())
     if as_json:
         print(json.dumps(summary, indent=2))
         return

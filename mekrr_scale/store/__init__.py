@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mekrr_scale.store.manage import repack as repack
     from mekrr_scale.store.origins import Origin as Origin
     from mekrr_scale.store.origins import Origins as Origins
+    from mekrr_scale.store.overlaps import shared as shared
     from mekrr_scale.store.parts import Part as Part
     from mekrr_scale.store.reader import BATCH_ATOMS as BATCH_ATOMS
     from mekrr_scale.store.reader import BATCH_STRUCTURES as BATCH_STRUCTURES
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from mekrr_scale.store.reader import open_store as open_store
     from mekrr_scale.store.shard import RecordTangents as RecordTangents
     from mekrr_scale.store.shard import StructureRecord as StructureRecord
-    from mekrr_scale.store.shared import shared as shared
     from mekrr_scale.store.verification import VerifyReport as VerifyReport
     from mekrr_scale.store.verification import verify as verify
     from mekrr_scale.store.writer import ShardWriter as ShardWriter
@@ -53,7 +53,7 @@ else:
                 "open_store",
             ],
             "shard": ["RecordTangents", "StructureRecord"],
-            "shared": ["shared"],
+            "overlaps": ["shared"],
             "verification": ["VerifyReport", "verify"],
             "writer": ["ShardWriter"],
         },

@@ -79,7 +79,7 @@ class StoreDocument(TypedDict):
     shards: NotRequired[list[ShardDocument]]
     superseded: NotRequired[Mapping[str, int]]  # shards none of whose structures count: how many they hold
     on_duplicate: NotRequired[str]  # which of conflicting labels were taken
-    incomplete: NotRequired[Mapping[str, str]]  # what is missing, by the version of what was extracted
+    incomplete: NotRequired[Mapping[str, Document]]  # what is missing, by the version of what was extracted
     id: NotRequired[str]
 
 

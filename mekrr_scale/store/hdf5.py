@@ -16,30 +16,29 @@ from mekrr_scale.store.documents import BIG, BLOCK_BYTES, MADE_UP
 from mekrr_scale.store.format import BigDataset, ShardInfo, check_version
 from mekrr_scale.store.shard import Arrays
 
-_KNOWN = {  # type, and the lengths of the axes: a number, or what it counts
-    "/atom/species": ("u1", ("atoms",)),
-    "/atom/structure": ("i4", ("atoms",)),
-    "/atom/source": ("i4", ("atoms",)),
-    "/atom/forces": ("f8", ("atoms", 3)),
-    "/species/z": ("u1", ("species",)),
-    "/species/ptr": ("i8", ("species + 1",)),
-    "/structure/ptr": ("i8", ("species", "structures + 1")),
-    "/structure/id": ("i8", ("structures",)),
-    "/structure/index": ("i8", ("structures",)),
-    "/structure/group": ("i8", ("structures",)),
-    "/structure/n_atoms": ("i4", ("structures",)),
-    "/structure/energy": ("f8", ("structures",)),
-    "/structure/prior": ("f8", ("structures",)),
-    "/structure/stress": ("f8", ("structures", 6)),
-    "/tangent/scale": ("f4", ("rows",)),
-    "/tangent/ptr": ("i8", ("species", "structures + 1")),
-    "/tangent/structure_ptr": ("i8", ("structures + 1",)),
-    "/tangent/kind": ("u1", ("directions",)),
-    "/tangent/label": ("f8", ("directions",)),
-    "/tangent/prior": ("f8", ("directions",)),
-    "/block/xxh3": ("u8", ("blocks",)),
+_KNOWN = {  # type, and the lengths of the axes: a number, or what it counts; whether it may be absent
+    "/atom/species": ("u1", ("atoms",), False),
+    "/atom/structure": ("i4", ("atoms",), False),
+    "/atom/source": ("i4", ("atoms",), False),
+    "/atom/forces": ("f8", ("atoms", 3), True),
+    "/species/z": ("u1", ("species",), False),
+    "/species/ptr": ("i8", ("species + 1",), False),
+    "/structure/ptr": ("i8", ("species", "structures + 1"), False),
+    "/structure/id": ("i8", ("structures",), False),
+    "/structure/index": ("i8", ("structures",), False),
+    "/structure/group": ("i8", ("structures",), False),
+    "/structure/n_atoms": ("i4", ("structures",), False),
+    "/structure/energy": ("f8", ("structures",), False),
+    "/structure/prior": ("f8", ("structures",), False),
+    "/structure/stress": ("f8", ("structures", 6), True),
+    "/tangent/scale": ("f4", ("rows",), True),
+    "/tangent/ptr": ("i8", ("species", "structures + 1"), False),
+    "/tangent/structure_ptr": ("i8", ("structures + 1",), False),
+    "/tangent/kind": ("u1", ("directions",), False),
+    "/tangent/label": ("f8", ("directions",), False),
+    "/tangent/prior": ("f8", ("directions",), False),
+    "/block/xxh3": ("u8", ("blocks",), False),
 }
-_OPTIONAL = {"/atom/forces", "/structure/stress", "/tangent/scale"}
 _LAYOUTS = (h5py.h5d.CONTIGUOUS, h5py.h5d.COMPACT)
 
 
@@ -66,7 +65,7 @@ def read_small(path: Path, mapped: NDArray[np.uint8], info: ShardInfo) -> Arrays
         ) from error
     except StoreError as error:
         raise StoreError(f"{path}: {error}") from None
-    missing = [name for name in wanted if name not in arrays and name not in _OPTIONAL]
+    missing = [name for name in wanted if name not in arrays and not _KNOWN[name][2]]
     if missing or BIG[0] not in info.big:
         raise StoreError(f"{path} lacks {', '.join(missing or BIG[:1])}; run the same `mekrr-scale extract` again")
     wrong = _misfit(arrays, info)
@@ -108,7 +107,7 @@ def _check_big(data: h5py.Dataset | None, name: str, place: BigDataset) -> None:
 
 
 def _array(mapped: NDArray[np.uint8], name: str, data: h5py.Dataset) -> NDArray[Any]:
-    kind, axes = _KNOWN[name]
+    kind, axes, _ = _KNOWN[name]
     if data.dtype != np.dtype(kind) or len(data.shape) != len(axes):
         raise StoreError(f"{name} has type {data.dtype} and shape {data.shape}; {MADE_UP}")
     offset = data.id.get_offset()

@@ -15,7 +15,7 @@ from mekrr_scale.files import file_hash, publish_text, sweep, temporary_path
 from mekrr_scale.store.documents import EXCLUSIONS, MANIFEST, SIDECAR
 from mekrr_scale.store.duplicates import Decision, OnDuplicate, counted, decide
 from mekrr_scale.store.format import ShardInfo, StoreHeader, document, sealed
-from mekrr_scale.store.parts import Part, missing, parts_in
+from mekrr_scale.store.parts import Lack, Part, missing, parts_in
 from mekrr_scale.store.reader import FeatureStore, Shard
 from mekrr_scale.store.shard import StructureRecord, records_of
 from mekrr_scale.store.sidecars import AGAIN, Sidecar, sidecars_in
@@ -28,7 +28,7 @@ class _Kept:
 
     excluded: dict[str, set[int]] = field(default_factory=dict)
     on_duplicate: OnDuplicate = "error"
-    incomplete: Mapping[str, str] = field(default_factory=dict)
+    incomplete: Mapping[str, Lack] = field(default_factory=dict)
 
 
 def finalize(
@@ -59,11 +59,11 @@ def finalize(
     lacking = missing(parts)
     if lacking and not allow_incomplete:
         raise StoreError(
-            f"{folder} is not complete: {'; '.join(lacking.values())}. Run the same `mekrr-scale extract` again "
+            f"{folder} is not complete: {'; '.join(lack.said for lack in lacking.values())}. Run the same `mekrr-scale extract` again "
             f"for these, or take what is there: `mekrr-scale store finalize {folder} --allow-incomplete`"
         )
     known = {part.version for part in parts}
-    before = {} if earlier is None else {v: said for v, said in earlier.incomplete.items() if v not in known}
+    before = {} if earlier is None else {v: lack for v, lack in earlier.incomplete.items() if v not in known}
     told = on_duplicate or ("error" if earlier is None else earlier.on_duplicate)
     kept = _Kept(on_duplicate=told, incomplete={**before, **lacking})
     return _published(folder, listed, kept, f"mekrr-scale store finalize {folder} --on-duplicate newest")
@@ -103,7 +103,7 @@ def merge(sources: Sequence[Path | str], target: Path | str, on_duplicate: OnDup
             for name in (info.path, info.path + SIDECAR):
                 _linked(store.path / name, target / name)
     listed = [Sidecar.read(target / f"{name}{SIDECAR}") for name in sorted(infos)]
-    incomplete = {version: said for store in stores for version, said in store.incomplete.items()}
+    incomplete = _joined([store.incomplete for store in {store.id: store for store in stores}.values()])
     command = f"mekrr-scale store merge {' '.join(map(str, sources))} -o {target} --on-duplicate newest"
     return _published(target, listed, _Kept(excluded, on_duplicate, incomplete), command)
 
@@ -181,7 +181,7 @@ def _published(folder: Path, listed: Sequence[Sidecar], kept: _Kept, command: st
         sweep(folder)
     except OSError as error:
         raise StoreError(f"cannot write {folder / MANIFEST}: {error}; correct the permissions or free space") from error
-    remarks = [*decision.remarks, *(f"the store is not complete: {said}" for said in kept.incomplete.values())]
+    remarks = [*decision.remarks, *(f"the store is not complete: {lack.said}" for lack in kept.incomplete.values())]
     return FeatureStore(folder, level="size", remarks=tuple(remarks))
 
 
@@ -199,9 +199,23 @@ def _extras(shards: Sequence[ShardInfo], decision: Decision, header: StoreHeader
     return {
         **({"superseded": superseded} if superseded else {}),
         **({"on_duplicate": kept.on_duplicate} if decision.conflicts else {}),
-        **({"incomplete": dict(kept.incomplete)} if kept.incomplete else {}),
+        **(
+            {"incomplete": {version: lack.to_dict() for version, lack in kept.incomplete.items()}}
+            if kept.incomplete
+            else {}
+        ),
         **({"required_features": [*header.required_features, EXCLUSIONS]} if partly else {}),
     }
+
+
+def _joined(each: Sequence[Mapping[str, Lack]]) -> dict[str, Lack]:
+    """What several stores lack together: parts that lie in one of them need not lie in the others."""
+    found: dict[str, Lack | None] = {}
+    for lacks in each:
+        for version, lack in lacks.items():
+            before = found.get(version, lack)
+            found[version] = None if before is None else before.joined(lack)
+    return {version: lack for version, lack in found.items() if lack is not None}
 
 
 def _earlier(folder: Path) -> FeatureStore | None:

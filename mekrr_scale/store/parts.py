@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from mekrr_scale.errors import StoreError
-from mekrr_scale.files import publish_text
+from mekrr_scale.files import Document, publish_text
 from mekrr_scale.store.documents import typed
 from mekrr_scale.store.format import StoreHeader, document, read_sealed, sealed
 
@@ -53,6 +53,49 @@ class Part:
         return cls(version=data["version"], sources=sources, done=data.get("done") is True, **numbers)
 
 
+@dataclass(frozen=True)
+class Lack:
+    """An extraction of which not all parts are done."""
+
+    source: str
+    count: int  # parts in all
+    done: frozenset[int]
+    own: int  # structures of the parts that are done
+    structures: int  # in all; 0 if no part says so
+
+    @property
+    def said(self) -> str:
+        lacking = [i for i in range(1, self.count + 1) if i not in self.done]
+        shown = ", ".join(f"{i}/{self.count}" for i in lacking[:5]) + (" and more" if len(lacking) > 5 else "")
+        counts = f" ({self.own} of {self.structures} structures are there)" if self.structures else ""
+        return f"{'part' if len(lacking) == 1 else 'parts'} {shown} of {self.source} not done{counts}"
+
+    def joined(self, other: Lack) -> Lack | None:
+        """What is missing where both are there; None if nothing is."""
+        if self.count != other.count:
+            return max(self, other, key=lambda lack: lack.own)
+        own = self.own + sum((other.own,) if not self.done & other.done else ())
+        done = self.done | other.done
+        structures = max(self.structures, other.structures)
+        return None if len(done) == self.count else Lack(self.source, self.count, done, own, structures)
+
+    def to_dict(self) -> Document:
+        return {**vars(self), "done": sorted(self.done)}
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Lack:
+        """Of a manifest.
+
+        Raises:
+            StoreError: it is malformed.
+        """
+        typed(data, "incomplete", str, "source")
+        typed(data, "incomplete", int, "count", "own", "structures")
+        typed(data, "incomplete", list, "done")
+        done = frozenset(i for i in data["done"] if type(i) is int)
+        return cls(data["source"], data["count"], done, data["own"], data["structures"])
+
+
 def parts_in(folder: Path) -> list[Part]:
     """The parts of which a folder knows; a damaged file counts as a part that is not done."""
     found = []
@@ -64,7 +107,7 @@ def parts_in(folder: Path) -> list[Part]:
     return found
 
 
-def missing(parts: Iterable[Part]) -> dict[str, str]:
+def missing(parts: Iterable[Part]) -> dict[str, Lack]:
     """What is missing of extractions that are not complete, by their version; those that a later one of the same
     sources took the place of do not count."""
     versions: dict[str, list[Part]] = defaultdict(list)
@@ -77,23 +120,21 @@ def missing(parts: Iterable[Part]) -> dict[str, str]:
     found = {}
     for version, listed in versions.items():
         current = max(part.time for part in listed) == latest[listed[0].sources] or not listed[0].sources
-        said = _missing(listed) if current else ""
-        if said:
-            found[version] = said
+        lack = _missing(listed) if current else None
+        if lack is not None:
+            found[version] = lack
     return found
 
 
-def _missing(listed: Sequence[Part]) -> str:
-    """Empty if the parts are all done, in any division."""
+def _missing(listed: Sequence[Part]) -> Lack | None:
+    """None if the parts are all done, in any division."""
     done: dict[int, set[int]] = defaultdict(set)
     for part in listed:
         done[part.count] |= {part.index} if part.done else set()
     if any(len(indices) == count for count, indices in done.items()):
-        return ""
+        return None
     newest = max(listed, key=lambda part: part.time)
-    lacking = [i for i in range(1, newest.count + 1) if i not in done[newest.count]]
     finished = [part for part in listed if part.done and part.count == newest.count]
-    shown = ", ".join(f"{i}/{newest.count}" for i in lacking[:5]) + (" and more" if len(lacking) > 5 else "")
     names = ", ".join(Path(source).name for source in newest.sources[:3]) or "the input"
-    counts = f" ({sum(p.own for p in finished)} of {finished[0].structures} structures are there)" if finished else ""
-    return f"{'part' if len(lacking) == 1 else 'parts'} {shown} of {names} not done{counts}"
+    whole = finished[0].structures if finished else 0
+    return Lack(names, newest.count, frozenset(done[newest.count]), sum(part.own for part in finished), whole)

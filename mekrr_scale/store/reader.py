@@ -19,9 +19,10 @@ from mekrr_scale.arrays import FeatureBatch
 from mekrr_scale.distributed import share
 from mekrr_scale.errors import StoreError
 from mekrr_scale.files import file_hash
-from mekrr_scale.store.documents import BLOCK_BYTES, MANIFEST, StoreDocument
+from mekrr_scale.store.documents import BLOCK_BYTES, MANIFEST, StoreDocument, typed
 from mekrr_scale.store.format import BigDataset, ShardInfo, StoreHeader, header_and_shards, meta_hash, read_sealed
 from mekrr_scale.store.hdf5 import read_small
+from mekrr_scale.store.parts import Lack
 from mekrr_scale.store.shard import Arrays, batch_of, block_hashes, chosen_of
 
 VerifyLevel = Literal["size", "lazy", "full"]
@@ -243,10 +244,14 @@ class FeatureStore:
         return "newest" if found == "newest" else "keep" if found == "keep" else "error"
 
     @property
-    def incomplete(self) -> Mapping[str, str]:
-        """What is missing of the extractions that made it, by a hash of each; empty if nothing is."""
-        found = self.manifest.get("incomplete", {})
-        return found if isinstance(found, dict) else {"": str(found)[:200]}
+    def incomplete(self) -> Mapping[str, Lack]:
+        """What is missing of the extractions that made it, by a hash of each; empty if nothing is.
+
+        Raises:
+            StoreError: the manifest is malformed there.
+        """
+        typed({"incomplete": {}, **self.manifest}, "the manifest", dict, "incomplete")
+        return {version: Lack.from_dict(data) for version, data in self.manifest.get("incomplete", {}).items()}
 
     @property
     def species(self) -> dict[int, int]:

@@ -277,6 +277,11 @@ def test_parts_that_are_missing(tmp_path, frames, plan):
     assert joined.incomplete == partial.incomplete
     assert finalize(tmp_path / "m").incomplete  # a later finalize does not forget
     assert repack(tmp_path / "s", tmp_path / "packed").incomplete
+    extract(path, tmp_path / "apart", replace(one, part=(2, 3)))  # a part in a folder of its own
+    assert "parts 1/3, 3/3" in next(iter(finalize(tmp_path / "apart", allow_incomplete=True).incomplete.values())).said
+    together = merge([tmp_path / "s", tmp_path / "apart"], tmp_path / "together")
+    assert together.n_structures == 7
+    assert not together.incomplete
     extract(path, tmp_path / "s", replace(one, part=(2, 3)))
     whole = finalize(tmp_path / "s")
     assert not whole.incomplete

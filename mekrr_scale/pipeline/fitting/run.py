@@ -179,7 +179,7 @@ def _model(best: Candidate, data: FitData, held: HeldOut, posterior: Posterior |
 
 def _unfinished(data: FitData) -> list[str]:
     """What the stores lack of what was to be extracted, and what they have in common."""
-    lacking = [f"store {s.path} is not complete: {said}" for s in data.stores for said in s.incomplete.values()]
+    lacking = [f"store {s.path} is not complete: {lack.said}" for s in data.stores for lack in s.incomplete.values()]
     return lacking + shared(data.stores)
 
 
