@@ -58,8 +58,9 @@ def finalize(
     parts = parts_in(folder)
     lacking = missing(parts)
     if lacking and not allow_incomplete:
+        said = "; ".join(lack.said for lack in lacking.values())
         raise StoreError(
-            f"{folder} is not complete: {'; '.join(lack.said for lack in lacking.values())}. Run the same `mekrr-scale extract` again "
+            f"{folder} is not complete: {said}. Run the same `mekrr-scale extract` again "
             f"for these, or take what is there: `mekrr-scale store finalize {folder} --allow-incomplete`"
         )
     known = {part.version for part in parts}

@@ -14,7 +14,7 @@ from mekrr_scale.files import Document, publish_text
 from mekrr_scale.store.documents import typed
 from mekrr_scale.store.format import StoreHeader, document, read_sealed, sealed
 
-_NAME = re.compile(r"part-(\d{1,9})-of-(\d{1,9})-([0-9a-f]{8})\.json")
+_NAME = re.compile(r"part-(\d{1,9})-of-(\d{1,9})-([0-9a-f]{8})\.part")
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Part:
     own: int = 0  # of these, those in shards of this part
 
     def path(self, folder: Path) -> Path:
-        return folder / f"part-{self.index}-of-{self.count}-{self.version[:8]}.json"
+        return folder / f"part-{self.index}-of-{self.count}-{self.version[:8]}.part"
 
     def publish(self, folder: Path, header: StoreHeader) -> None:
         """Write it, in place of what it said before."""
@@ -99,7 +99,7 @@ class Lack:
 def parts_in(folder: Path) -> list[Part]:
     """The parts of which a folder knows; a damaged file counts as a part that is not done."""
     found = []
-    for path in sorted(folder.glob("part-*.json")):
+    for path in sorted(folder.glob("*.part")):
         match = _NAME.fullmatch(path.name)
         if match:
             index, count, version = int(match[1]), int(match[2]), match[3]

@@ -286,7 +286,7 @@ def test_parts_that_are_missing(tmp_path, frames, plan):
     whole = finalize(tmp_path / "s")
     assert not whole.incomplete
     assert whole.id == extract(path, tmp_path / "whole", one).store.id
-    assert not list((tmp_path / "whole").glob("part-*"))
+    assert not list((tmp_path / "whole").glob("*.part"))
 
 
 def test_a_killed_extraction_is_not_taken_for_all(tmp_path, frames, plan, monkeypatch):
