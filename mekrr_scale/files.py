@@ -210,7 +210,7 @@ def sweep(folder: Path) -> None:
 
 def _stale(entry: os.DirEntry[str]) -> bool:
     found = _TEMPORARY_NAME.match(entry.name)
-    if found is None and not (_OLD_NAME.fullmatch(entry.name)):
+    if found is None and not (_OLD_NAME.fullmatch(entry.name) or entry.name.startswith(TEMPORARY)):
         return False
     state = entry.stat(follow_symlinks=False)
     age = time.time() - state.st_mtime

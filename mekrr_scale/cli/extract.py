@@ -52,7 +52,10 @@ def extract(
     stress_key: StressKey = None,
     units: Units = "eV,angstrom,eV/A^3",
     part: Annotated[str, typer.Option(help="i/n: do the i-th of n parts, e.g. one per job of an array")] = "1/1",
-    shard_size: Annotated[str, typer.Option(help="features per shard, and what a kill can lose")] = "32M",
+    shard_size: Annotated[str, typer.Option(help="features per shard at most")] = "32M",
+    shard_work: Annotated[
+        int, typer.Option(help="atoms x (1 + 3 directions) per shard at most: what a kill can lose; 0 for any")
+    ] = 160_000,
     dtype: Annotated[Literal["float32", "float64"], typer.Option(help="precision of the features")] = "float32",
     tangent_dtype: Annotated[
         Literal["same", "float16"], typer.Option(help="of the tangents; float16 halves the store")
@@ -71,6 +74,10 @@ def extract(
     prior_forces_key: Annotated[str | None, typer.Option(help="array key of its forces")] = None,
     prior_units: Annotated[str, typer.Option(help="of prior 'labels', as --units")] = "eV,angstrom,eV/A^3",
     group_key: Annotated[str | None, typer.Option(help="info key of the trajectory, kept together in folds")] = None,
+    on_duplicate: Annotated[
+        Literal["error", "newest", "keep"],
+        typer.Option(help="where labels of one geometry differ between files: error, take the newest, or keep all"),
+    ] = "error",
     unlabelled: Annotated[bool, typer.Option(help="take structures without an energy too")] = False,
     format: Format = None,
     device: Device = "cpu",
@@ -104,10 +111,12 @@ def extract(
         strain=strain,
         part=_part(part),
         shard_bytes=parse_bytes(shard_size),
+        shard_work=shard_work,
         dtype=dtype,
         tangent_dtype=tangent_dtype,
         device=device_of(device),
         group_key=group_key,
+        on_duplicate=on_duplicate,
         need_energy=not unlabelled,
         format=format,
         seed=seed,
@@ -137,7 +146,7 @@ def _extract(structures: list[Path], store: Path, plan: ExtractPlan, group: Grou
     if count == 1:
         group.barrier()
         if group.rank == 0:
-            finalize(store)
+            report.warnings += finalize(store, plan.on_duplicate).remarks
         group.barrier()
         report.store = FeatureStore(store)
     return report

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from mekrr_scale.cli.console import out, say, show
+from mekrr_scale.cli.console import out, say, show, warn
 from mekrr_scale.cli.options import EXIT_CODES, commands
 from mekrr_scale.errors import StoreError
 from mekrr_scale.files import parse_bytes
@@ -16,6 +16,7 @@ from mekrr_scale.files import parse_bytes
 app = commands("Look after feature stores: info, verify, finalize, merge, repack.")
 
 StorePath = Annotated[Path, typer.Argument(help="folder of the store")]
+_TWICE = "where labels of one geometry differ between sources: error, take the newest, or keep all"
 
 
 @app.command(epilog=EXIT_CODES)
@@ -50,6 +51,10 @@ def info(
         "dtype": found.header.dtype,
         "schema": found.manifest["schema"],
     }
+    if found.n_excluded:
+        summary["left out"] = f"{found.n_excluded} structures: copies, or labels corrected since"
+    if found.incomplete:
+        summary["not complete"] = "; ".join(lack.said for lack in found.incomplete.values())
     if as_json:
         print(json.dumps(summary, indent=2))
         return
@@ -82,8 +87,14 @@ def verify(
 
 
 @app.command(epilog=EXIT_CODES)
-def finalize(store: StorePath) -> None:
-    """Write the manifest when all parts of an extraction are done.
+def finalize(
+    store: StorePath,
+    on_duplicate: Annotated[
+        Literal["error", "newest", "keep"] | None, typer.Option(help=f"{_TWICE}; by default as before, else error")
+    ] = None,
+    allow_incomplete: Annotated[bool, typer.Option(help="though parts of the extraction are not done")] = False,
+) -> None:
+    """Write the manifest when all parts of an extraction are done. A geometry counts once, with the newer labels.
 
     Example:
 
@@ -91,7 +102,9 @@ def finalize(store: StorePath) -> None:
     """
     from mekrr_scale.store import finalize
 
-    found = finalize(store)
+    found = finalize(store, on_duplicate, allow_incomplete)
+    for remark in found.remarks:
+        warn(remark)
     say(f"{store}: {len(found.shards)} shards, {found.n_structures} structures, id {found.id}")
 
 
@@ -99,8 +112,9 @@ def finalize(store: StorePath) -> None:
 def merge(
     sources: Annotated[list[Path], typer.Argument(help="stores to join")],
     output: Annotated[Path, typer.Option("--output", "-o", help="folder of the new store")],
+    on_duplicate: Annotated[Literal["error", "newest", "keep"], typer.Option(help=_TWICE)] = "error",
 ) -> None:
-    """Join stores of the same backbone in a new one; shards are linked where the disk allows.
+    """Join stores of the same backbone in a new one, each geometry once; shards are linked where the disk allows.
 
     Example:
 
@@ -108,7 +122,9 @@ def merge(
     """
     from mekrr_scale.store import merge
 
-    found = merge(sources, output)
+    found = merge(sources, output, on_duplicate)
+    for remark in found.remarks:
+        warn(remark)
     say(f"{output}: {len(found.shards)} shards, {found.n_structures} structures")
 
 
@@ -127,4 +143,6 @@ def repack(
     from mekrr_scale.store import repack
 
     found = repack(source, output, parse_bytes(shard_size))
+    for remark in found.remarks:
+        warn(remark)
     say(f"{output}: {len(found.shards)} shards, {found.n_structures} structures")

@@ -7,15 +7,21 @@ import lazy_loader as lazy
 from mekrr_scale.deprecated import with_old_names
 
 if TYPE_CHECKING:
+    from mekrr_scale.store.documents import SCHEMA as SCHEMA
+    from mekrr_scale.store.duplicates import OnDuplicate as OnDuplicate
     from mekrr_scale.store.features import FeatureWriter as FeatureWriter
-    from mekrr_scale.store.format import SCHEMA as SCHEMA
     from mekrr_scale.store.format import ShardInfo as ShardInfo
     from mekrr_scale.store.format import StoreHeader as StoreHeader
     from mekrr_scale.store.isolated import isolated_atoms as isolated_atoms
     from mekrr_scale.store.isolated import lowest_energies as lowest_energies
     from mekrr_scale.store.manage import finalize as finalize
+    from mekrr_scale.store.manage import has_rivals as has_rivals
     from mekrr_scale.store.manage import merge as merge
     from mekrr_scale.store.manage import repack as repack
+    from mekrr_scale.store.origins import Origin as Origin
+    from mekrr_scale.store.origins import Origins as Origins
+    from mekrr_scale.store.overlaps import shared as shared
+    from mekrr_scale.store.parts import Part as Part
     from mekrr_scale.store.reader import BATCH_ATOMS as BATCH_ATOMS
     from mekrr_scale.store.reader import BATCH_STRUCTURES as BATCH_STRUCTURES
     from mekrr_scale.store.reader import HELD_BYTES as HELD_BYTES
@@ -33,9 +39,13 @@ else:
         __name__,
         submod_attrs={
             "features": ["FeatureWriter"],
-            "format": ["SCHEMA", "ShardInfo", "StoreHeader"],
+            "documents": ["SCHEMA"],
+            "duplicates": ["OnDuplicate"],
+            "format": ["ShardInfo", "StoreHeader"],
             "isolated": ["isolated_atoms", "lowest_energies"],
-            "manage": ["finalize", "merge", "repack"],
+            "manage": ["finalize", "has_rivals", "merge", "repack"],
+            "origins": ["Origin", "Origins"],
+            "parts": ["Part"],
             "reader": [
                 "BATCH_ATOMS",
                 "BATCH_STRUCTURES",
@@ -46,6 +56,7 @@ else:
                 "open_store",
             ],
             "shard": ["RecordTangents", "StructureRecord"],
+            "overlaps": ["shared"],
             "verification": ["VerifyReport", "verify"],
             "writer": ["ShardWriter"],
         },

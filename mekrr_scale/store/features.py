@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from pathlib import Path
 from types import TracebackType
 
@@ -10,14 +12,18 @@ import xxhash
 from jaxtyping import Float, Int64
 from numpy import ndarray
 
+from mekrr_scale.progress import LOGGER
 from mekrr_scale.store.format import ShardInfo, StoreHeader
 from mekrr_scale.store.manage import finalize
+from mekrr_scale.store.origins import Origin
 from mekrr_scale.store.shard import StructureRecord
 from mekrr_scale.store.writer import ShardWriter
 
 
 class FeatureWriter:
     """Write features of your own into a store, structure by structure.
+
+    Features that an earlier writer put into the same folder count once: the newer energy where they differ.
 
     >>> import tempfile
     >>> with FeatureWriter(tempfile.mkdtemp(), "my-descriptors 1.0", dim=2) as writer:
@@ -36,6 +42,8 @@ class FeatureWriter:
         self._records: list[StructureRecord] = []
         self._count = 0
         self._origin = ""
+        self._made = Origin("features", "", time.time_ns())
+        self._seen: Counter[int] = Counter()
         self._bytes = 0
 
     def add(
@@ -58,8 +66,13 @@ class FeatureWriter:
         numbers, features = np.asarray(numbers, dtype=np.int64), np.asarray(features)
         digest = xxhash.xxh3_64(np.ascontiguousarray(numbers).tobytes())
         digest.update(np.ascontiguousarray(features).tobytes())
+        self._seen[digest.intdigest()] += 1  # equal features of one run are structures of their own
+        alike = xxhash.xxh3_64_intdigest(f"{digest.hexdigest()} {self._seen[digest.intdigest()]}".encode()) >> 1
         digest.update(np.float64(energy).tobytes())
-        record = StructureRecord(numbers, features, digest.intdigest() >> 1, self._count, energy, group=group)
+        number = digest.intdigest() >> 1
+        record = StructureRecord(
+            numbers, features, number, self._count, energy, group=group, geometry=alike, origin=self._made
+        )
         record.check(self.writer.header.dim)
         self._records.append(record)
         self._count += 1
@@ -77,7 +90,8 @@ class FeatureWriter:
             return
         if self._records:
             self._flush()
-        finalize(self.writer.folder)
+        for remark in finalize(self.writer.folder).remarks:
+            LOGGER.warning("%s: %s", self.writer.folder, remark)
 
     def _flush(self) -> None:
         key = xxhash.xxh3_128_hexdigest(np.array([r.id for r in self._records]).tobytes())

@@ -1,81 +1,36 @@
-"""Names, versions and JSON documents of the store format (docs/store-format.md)."""
+"""Headers and descriptions of shards, as sealed documents of the store format (docs/store-format.md)."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict, cast
+from typing import Any, Literal, cast
 
 import xxhash
 
 from mekrr_scale.errors import StoreError
 from mekrr_scale.files import Document
-
-FORMAT = "mekrr-scale feature store"
-SCHEMA = "1.0"
-KNOWN_FEATURES = frozenset({"species-major", "tangents", "half-tangents"})  # what ``required_features`` may name
-MANIFEST = "manifest.json"
-SIDECAR = ".json"
-SHARD = ".h5"
-BLOCK_BYTES = 8 * 1024 * 1024
-ALIGNMENT = 4096
-UNITS = {"energy": "eV", "length": "angstrom", "forces": "eV/angstrom", "stress": "eV/angstrom^3", "features": "1"}
-
-
-class HeaderDocument(TypedDict):
-    """``StoreHeader`` as JSON holds it."""
-
-    backbone: Document
-    dim: int
-    dtype: Literal["float32", "float64"]
-    directions: Document
-    spec: Document
-    prior: NotRequired[Document]
-
-
-class BigDocument(TypedDict):
-    """``BigDataset`` as JSON holds it."""
-
-    offset: int
-    rows: int
-    columns: int
-    dtype: str
-    first_block: int
-
-
-class ShardDocument(TypedDict):
-    """``ShardInfo`` as JSON holds it."""
-
-    path: str
-    bytes: int
-    xxh3_128: str
-    meta_xxh3_128: str
-    structures: int
-    atoms: int
-    directions: int
-    energies: int
-    species: Mapping[str, int]
-    input: str
-    input_hash: str
-    start: int
-    stop: int
-    big: Mapping[str, BigDocument]
-
-
-class StoreDocument(TypedDict):
-    """A sidecar, which has a shard, or a manifest, which has all of them."""
-
-    format: str
-    schema: str
-    required_features: list[str]
-    header: HeaderDocument
-    units: Mapping[str, str]
-    shard: NotRequired[ShardDocument]
-    shards: NotRequired[list[ShardDocument]]
-    id: NotRequired[str]
+from mekrr_scale.store.documents import (
+    BIG,
+    BLOCK_BYTES,
+    COUNTS,
+    FLOATS,
+    FORMAT,
+    KNOWN_FEATURES,
+    MADE_UP,
+    MANIFEST,
+    SCHEMA,
+    SHARD,
+    SIDECAR,
+    UNITS,
+    HeaderDocument,
+    ShardDocument,
+    StoreDocument,
+    typed,
+)
 
 
 @dataclass(frozen=True)
@@ -96,9 +51,22 @@ class StoreHeader:
         return data
 
     @classmethod
-    def from_dict(cls, data: HeaderDocument) -> StoreHeader:
+    def from_dict(cls, data: Any) -> StoreHeader:
+        """Of a document, whose types are checked.
+
+        Raises:
+            StoreError: says what is not as it should be.
+        """
+        typed(data, "header", dict, "backbone", "directions", "spec")
+        typed(data, "header", int, "dim")
+        typed({"prior": {}, **data}, "header", dict, "prior")
+        typed(data, "header", str, "dtype")
+        dtype: str = data["dtype"]
+        if dtype not in FLOATS[:2] or data["dim"] < 1:
+            raise StoreError(f"a header says dtype {dtype[:40]!r} and dim {data['dim']}; {MADE_UP}")
         prior = data.get("prior", {})
-        return cls(data["backbone"], int(data["dim"]), data["dtype"], data["directions"], data["spec"], prior)
+        precision: Literal["float32", "float64"] = "float64" if dtype == "float64" else "float32"
+        return cls(data["backbone"], int(data["dim"]), precision, data["directions"], data["spec"], prior)
 
     @property
     def required_features(self) -> list[str]:
@@ -164,14 +132,58 @@ class ShardInfo:
     start: int  # index of its first structure in the input, rejected ones counted
     stop: int  # one past its last
     big: Mapping[str, BigDataset]
+    excluded: tuple[int, ...] = ()  # places of structures that do not count; the counts above are of the others
 
     def to_dict(self) -> ShardDocument:
-        return cast(ShardDocument, asdict(self))
+        data = cast(ShardDocument, asdict(self))
+        if self.excluded:
+            data["excluded"] = list(self.excluded)
+        else:
+            del data["excluded"]
+        return data
+
+    @property
+    def key(self) -> str:
+        """Tells shards apart by what counts in them."""
+        if not self.excluded:
+            return self.xxh3_128
+        return f"{self.xxh3_128}-{xxhash.xxh3_64_hexdigest(canonical(self.excluded).encode())}"
 
     @classmethod
-    def from_dict(cls, data: ShardDocument) -> ShardInfo:
-        plain: dict[str, Any] = {**data, "big": {name: BigDataset(**place) for name, place in data["big"].items()}}
-        return cls(**plain)
+    def from_dict(cls, data: Any) -> ShardInfo:
+        """Of a document, whose names, types and bounds are checked; what a later version adds is ignored.
+
+        Raises:
+            StoreError: says what is not as it should be.
+        """
+        typed(data, "shard", str, "path", "xxh3_128", "meta_xxh3_128", "input", "input_hash")
+        typed(data, "shard", int, *COUNTS)
+        typed(data, "shard", dict, "species", "big")
+        path = data["path"]
+        if Path(path).name != path or path.startswith(".") or not path.endswith(SHARD) or not path.isprintable():
+            raise StoreError(f"{path!r} is no plain name of a shard; {MADE_UP}")
+        typed({"excluded": [], **data}, path, list, "excluded")
+        left_out = data.get("excluded", [])
+        if not all(type(at) is int and at >= 0 for at in left_out):
+            raise StoreError(f"{path}: the list of excluded structures is malformed; {MADE_UP}")
+        for z, count in data["species"].items():
+            if not (z.isascii() and z.isdigit() and 0 < int(z[:4]) < 119 and type(count) is int and count >= 0):
+                raise StoreError(f"{path}: {str(count)[:20]} atoms of species {z[:20]!r}; {MADE_UP}")
+        big = {name: _place(name, place, data) for name, place in data["big"].items()}
+        plain: dict[str, Any] = {own.name: data.get(own.name) for own in fields(cls)}
+        return cls(**{**plain, "big": big, "excluded": tuple(sorted(set(left_out)))})
+
+
+def _place(name: str, place: Any, shard: Any) -> BigDataset:
+    """Where a large dataset lies: in its file, and nowhere else."""
+    typed(place, name, int, "offset", "rows", "columns", "first_block")
+    typed(place, name, str, "dtype")
+    if name not in BIG or place["dtype"] not in FLOATS or place["columns"] < 1:
+        raise StoreError(f"{shard['path']}: {name[:40]} of {place['dtype'][:20]!r} is no large dataset; {MADE_UP}")
+    found = BigDataset(place["offset"], place["rows"], place["columns"], place["dtype"], place["first_block"])
+    if found.offset + found.nbytes > shard["bytes"]:
+        raise StoreError(f"{shard['path']}: {name} would reach beyond the end of the file; {MADE_UP}")
+    return found
 
 
 def canonical(data: Any) -> str:
@@ -184,28 +196,59 @@ def sealed(data: Mapping[str, object]) -> str:
     return canonical({**data, "id": hashlib.sha256(canonical(data).encode()).hexdigest()})
 
 
-def read_sealed(path: Path) -> StoreDocument:
+def read_sealed(path: Path, remedy: str = "rebuild it with `mekrr-scale store finalize {folder}`") -> StoreDocument:
     """Read a sealed document and check its seal and version.
+
+    Args:
+        remedy: what to do about a damaged one.
 
     Raises:
         StoreError: missing, damaged, or of a format that this version does not know.
     """
+    remedy = remedy.format(folder=path.parent)
     try:
+        if path.exists() and not path.is_file():
+            raise StoreError(f"{path} is no file; {remedy}")
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise StoreError(f"there is no {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise StoreError(f"{path} is damaged; {remedy}") from None
+    except OSError as error:
         raise StoreError(f"{path} cannot be read: {error}") from error
     try:
         data = json.loads(text)
         claimed = data.pop("id")
         found = hashlib.sha256(canonical(data).encode()).hexdigest()
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
-        raise StoreError(f"{path} is damaged; restore it, or rebuild it with `store finalize`") from None
+        raise StoreError(f"{path} is damaged; {remedy}") from None
     if claimed != found:
-        raise StoreError(f"{path} is damaged (its sha256 does not fit); rebuild it with `store finalize`")
+        raise StoreError(f"{path} is damaged (its sha256 does not fit); {remedy}")
     check_version(data, str(path))
     return cast(StoreDocument, {**data, "id": claimed})
+
+
+def header_and_shards(path: Path, data: StoreDocument) -> tuple[StoreHeader, tuple[ShardInfo, ...]]:
+    """Of a sidecar, which has one shard, or a manifest; names in it are those of files in its own folder.
+
+    Raises:
+        StoreError: names the file, and what in it is not as it should be.
+    """
+    listed: Any = data.get("shards") if path.name == MANIFEST else [data.get("shard")]
+    try:
+        typed(data, "the document", dict, "header")
+        if not isinstance(listed, list):
+            raise StoreError(f"its list of shards is {str(listed)[:40]!r}; {MADE_UP}")
+        header, shards = StoreHeader.from_dict(data["header"]), tuple(ShardInfo.from_dict(shard) for shard in listed)
+        if len({info.path for info in shards}) < len(shards):
+            raise StoreError(f"a shard is listed twice; {MADE_UP}")
+        if path.name != MANIFEST and path.name != f"{shards[0].path}{SIDECAR}":
+            raise StoreError(f"it describes {shards[0].path}, another file; {MADE_UP}")
+        if any(place.columns != header.dim for info in shards for place in info.big.values()):
+            raise StoreError(f"features of another size than dim = {header.dim}; {MADE_UP}")
+    except StoreError as error:
+        raise StoreError(f"{path}: {error}") from None
+    return header, shards
 
 
 def check_version(data: Mapping[str, object], where: str) -> None:
@@ -215,11 +258,12 @@ def check_version(data: Mapping[str, object], where: str) -> None:
         StoreError: says which.
     """
     if data.get("format") != FORMAT:
-        raise StoreError(f"{where} is not of the format {FORMAT!r} but of {data.get('format')!r}")
-    major = str(data.get("schema", "")).split(".")[0]
-    if major != SCHEMA.split(".", maxsplit=1)[0]:
-        raise StoreError(f"{where} has schema {data.get('schema')!r}, this version reads {SCHEMA}; update mekrr-scale")
-    unknown = sorted(set(cast(list[str], data.get("required_features", []))) - KNOWN_FEATURES)
+        raise StoreError(f"{where} is not of the format {FORMAT!r} but of {str(data.get('format'))[:40]!r}")
+    schema, required = str(data.get("schema", ""))[:40], data.get("required_features", [])
+    if schema.split(".")[0] != SCHEMA.split(".", maxsplit=1)[0]:
+        raise StoreError(f"{where} has schema {schema!r}, this version reads {SCHEMA}; update mekrr-scale")
+    names = [str(name)[:40] for name in required] if isinstance(required, list) else [str(required)[:40]]
+    unknown = sorted(set(names) - KNOWN_FEATURES)
     if unknown:
         raise StoreError(f"{where} requires the features {unknown}, which this version lacks; update mekrr-scale")
 

@@ -4,82 +4,109 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import xxhash
 
 from mekrr_scale.errors import StoreError
-from mekrr_scale.files import TEMPORARY, publish_text
-from mekrr_scale.store.format import MANIFEST, SHARD, SIDECAR, ShardInfo, StoreHeader, document, read_sealed, sealed
-from mekrr_scale.store.reader import FeatureStore
+from mekrr_scale.files import file_hash, publish_text, sweep, temporary_path
+from mekrr_scale.store.documents import EXCLUSIONS, MANIFEST, SIDECAR
+from mekrr_scale.store.duplicates import Decision, OnDuplicate, counted, decide
+from mekrr_scale.store.format import ShardInfo, StoreHeader, document, sealed
+from mekrr_scale.store.parts import Lack, Part, missing, parts_in
+from mekrr_scale.store.reader import FeatureStore, Shard
 from mekrr_scale.store.shard import StructureRecord, records_of
+from mekrr_scale.store.sidecars import AGAIN, Sidecar, sidecars_in
 from mekrr_scale.store.writer import ShardWriter
 
-_STALE_SECONDS = 24 * 3600.0  # a writer syncs and renames within minutes
+
+@dataclass(frozen=True)
+class _Kept:
+    """What earlier manifests say that sidecars do not."""
+
+    excluded: dict[str, set[int]] = field(default_factory=dict)
+    on_duplicate: OnDuplicate = "error"
+    incomplete: Mapping[str, Lack] = field(default_factory=dict)
 
 
-def finalize(folder: Path | str) -> FeatureStore:
+def finalize(
+    folder: Path | str, on_duplicate: OnDuplicate | None = None, allow_incomplete: bool = False
+) -> FeatureStore:
     """Merge the sidecars of a folder into its manifest; what no sidecar names does not exist.
 
-    Shards are listed in the order of their input. Temporary files older than a day are removed.
+    Shards are listed in the order of their input. A geometry counts once: copies are left out, and so are labels that
+    the same source has corrected since; what was left out is in ``remarks`` of the store. Temporary files
+    of writers that are no longer there are removed.
+
+    Args:
+        on_duplicate: where labels of a geometry differ between sources: ``error``, take the ``newest``, or ``keep``
+            all; by default what an earlier ``finalize`` of the folder was told, else ``error``.
+        allow_incomplete: make a store though parts of an extraction are not done; it says so ever after.
 
     Raises:
-        StoreError: no shards, shards of different kinds, or two that hold the same structures.
+        StoreError: no shards, shards of different kinds, parts that are not done, labels that differ between sources.
     """
     folder = Path(folder)
-    sidecars = sorted(folder.glob(f"*{SHARD}{SIDECAR}")) if folder.is_dir() else []
+    earlier = _earlier(folder)
+    there = [] if earlier is None else [folder / info.path for info in earlier.shards if (folder / info.path).exists()]
+    sidecars = sorted({*sidecars_in(folder), *(path.with_name(path.name + SIDECAR) for path in there)})
     if not sidecars:
         raise StoreError(f"{folder} holds no finished shard; run `mekrr-scale extract` first")
-    documents = [read_sealed(sidecar) for sidecar in sidecars]
-    header = StoreHeader.from_dict(documents[0]["header"])
-    for sidecar, data in zip(sidecars, documents, strict=True):
-        header.require(StoreHeader.from_dict(data["header"]), str(sidecar))
-    shards = sorted(
-        (ShardInfo.from_dict(data["shard"]) for data in documents), key=lambda info: (info.input, info.start, info.path)
-    )
-    for before, after in zip(shards, shards[1:], strict=False):
-        if before.input == after.input and after.start < before.stop:
-            raise StoreError(
-                f"{before.path} and {after.path} both hold structure {after.start} of {before.input}: the input or "
-                "--shard-size changed between two extractions. Extract into a new folder"
-            )
-    text = sealed({**document(header), "shards": [info.to_dict() for info in shards]})
-    try:
-        publish_text(folder / MANIFEST, text)
-        for stray in folder.glob(f"{TEMPORARY}*"):
-            if time.time() - stray.stat().st_mtime > _STALE_SECONDS:
-                stray.unlink(missing_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot write {folder / MANIFEST}: {error}; correct the permissions or free space") from error
-    return FeatureStore(folder, level="size")
+    listed = [_sidecar(path, earlier) for path in sidecars]
+    parts = parts_in(folder)
+    lacking = missing(parts)
+    if lacking and not allow_incomplete:
+        said = "; ".join(lack.said for lack in lacking.values())
+        raise StoreError(
+            f"{folder} is not complete: {said}. Run the same `mekrr-scale extract` again "
+            f"for these, or take what is there: `mekrr-scale store finalize {folder} --allow-incomplete`"
+        )
+    known = {part.version for part in parts}
+    before = {} if earlier is None else {v: lack for v, lack in earlier.incomplete.items() if v not in known}
+    told = on_duplicate or ("error" if earlier is None else earlier.on_duplicate)
+    kept = _Kept(on_duplicate=told, incomplete={**before, **lacking})
+    return _published(folder, listed, kept, f"mekrr-scale store finalize {folder} --on-duplicate newest")
 
 
-def merge(sources: Sequence[Path | str], target: Path | str) -> FeatureStore:
+def has_rivals(folder: Path | str, part: Part) -> bool:
+    """Whether a folder holds, or may hold, shards of another version of what a part extracts."""
+    earlier = _earlier(Path(folder))
+    others = any(other.version != part.version for other in parts_in(Path(folder)))
+    return others or (earlier is not None and bool(earlier.n_excluded))
+
+
+def merge(sources: Sequence[Path | str], target: Path | str, on_duplicate: OnDuplicate = "error") -> FeatureStore:
     """Join finished stores of the same kind in a new folder; shards are linked where possible.
 
+    A geometry counts once, as in ``finalize``; what the stores leave out stays left out.
+
+    Args:
+        on_duplicate: where labels of a geometry differ between sources: ``error``, take the ``newest``, or ``keep``
+            all.
+
     Raises:
-        StoreError: stores of different kinds, or with structures in common.
+        StoreError: stores of different kinds, labels that differ, a folder that holds something else.
     """
     stores = [FeatureStore(Path(source), level="size") for source in sources]
     if not stores:
         raise StoreError("there is nothing to merge; name at least one store")
-    target = _new_folder(target)
     for store in stores:
         stores[0].header.require(store.header, str(store.path))
+    infos = {info.path: info for store in stores for info in store.shards}
+    target = _new_folder(target, lambda item: item.info.path in infos)
+    excluded: dict[str, set[int]] = {}
+    for store in stores:
         for info in store.shards:
+            _sidecar(store.path / f"{info.path}{SIDECAR}", store)  # a damaged one must not be spread
+            excluded[info.path] = excluded.get(info.path, set()) | set(info.excluded)
             for name in (info.path, info.path + SIDECAR):
-                if (target / name).exists():
-                    continue
-                try:
-                    os.link(store.path / name, target / name)
-                except OSError:  # another file system: copy beside the name, then rename
-                    temporary = target / f"{TEMPORARY}{name}"
-                    shutil.copyfile(store.path / name, temporary)
-                    os.replace(temporary, target / name)
-    return finalize(target)
+                _linked(store.path / name, target / name)
+    listed = [Sidecar.read(target / f"{name}{SIDECAR}") for name in sorted(infos)]
+    incomplete = _joined([store.incomplete for store in {store.id: store for store in stores}.values()])
+    command = f"mekrr-scale store merge {' '.join(map(str, sources))} -o {target} --on-duplicate newest"
+    return _published(target, listed, _Kept(excluded, on_duplicate, incomplete), command)
 
 
 def repack(
@@ -88,16 +115,17 @@ def repack(
     shard_bytes: int = 1024**3,
     keep: Callable[[StructureRecord], bool] = lambda record: True,
 ) -> FeatureStore:
-    """Write a store anew with shards of another size, leaving out structures if asked to.
+    """Write a store anew with shards of another size, leaving out structures if asked to, and those that do not count.
 
     Args:
         keep: which structures go into the new store.
 
     Raises:
-        StoreError: a damaged source, or nothing left.
+        StoreError: a damaged source, nothing left, or a folder that holds something else.
     """
     store = FeatureStore(Path(source))
-    writer = ShardWriter(_new_folder(target), store.header)
+    name = f"repack {store.id[:16]}"
+    writer = ShardWriter(_new_folder(target, lambda item: item.info.input == name), store.header)
     pending: list[StructureRecord] = []
     size = 0
 
@@ -107,29 +135,157 @@ def repack(
         for record in pending:
             key.update(record.id.to_bytes(8, "little"))
         start = pending[0].index
-        writer.write(pending, f"repack {store.id[:16]}", key.hexdigest(), start, pending[-1].index + 1)
+        writer.write(pending, name, key.hexdigest(), start, pending[-1].index + 1)
         pending, size = [], 0
 
     count = 0
-    for info in store.shards:
-        for record in records_of(store.open(info).arrays()):
-            if not keep(record):
-                continue
-            pending.append(replace(record, index=count))
-            count += 1
-            size += record.features.nbytes + (0 if record.tangents is None else record.tangents.features.nbytes)
-            if size >= shard_bytes:
-                flush()
+    for record in _records(store):
+        if not keep(record):
+            continue
+        pending.append(replace(record, index=count))
+        count += 1
+        size += record.features.nbytes + (0 if record.tangents is None else record.tangents.features.nbytes)
+        if size >= shard_bytes:
+            flush()
     if pending:
         flush()
     if not count:
         raise StoreError("no structure is left to write; loosen the filter")
-    return finalize(target)
+    listed = [Sidecar.read(path) for path in sidecars_in(writer.folder)]
+    kept = _Kept(on_duplicate=store.on_duplicate, incomplete=store.incomplete)
+    return _published(writer.folder, listed, kept, f"mekrr-scale store repack {source} -o {target}")
 
 
-def _new_folder(path: Path | str) -> Path:
+def _published(folder: Path, listed: Sequence[Sidecar], kept: _Kept, command: str) -> FeatureStore:
+    """The manifest of shards, without what does not count.
+
+    Args:
+        command: what settles conflicts.
+    """
+    header = listed[0].header
+    for item in listed:
+        header.require(item.header, str(item.path))
+        if not (item.folder / item.info.path).exists():
+            raise StoreError(f"shard {item.folder / item.info.path} is missing; {AGAIN.format(folder=item.folder)}")
+    try:
+        decision = decide(listed, kept.on_duplicate, kept.excluded)
+    except StoreError as error:
+        if "other labels" not in str(error):
+            raise
+        raise StoreError(f"{error}. Say which are right, e.g. `{command}` (or keep: all count)") from None
+    shards = sorted((_counted(item, decision) for item in listed), key=lambda info: (info.input, info.start, info.path))
+    counting = [info for info in shards if info.structures]
+    extras = _extras(shards, decision, header, kept)
+    text = sealed({**document(header), **extras, "shards": [info.to_dict() for info in counting]})
+    try:
+        publish_text(folder / MANIFEST, text)
+        sweep(folder)
+    except OSError as error:
+        raise StoreError(f"cannot write {folder / MANIFEST}: {error}; correct the permissions or free space") from error
+    remarks = [*decision.remarks, *(f"the store is not complete: {lack.said}" for lack in kept.incomplete.values())]
+    return FeatureStore(folder, level="size", remarks=tuple(remarks))
+
+
+def _counted(item: Sidecar, decision: Decision) -> ShardInfo:
+    excluded = decision.excluded.get(item.info.path, set())
+    if not excluded:
+        return item.info
+    return counted(item.info, Shard(item.folder / item.info.path, item.info, "lazy"), excluded)
+
+
+def _extras(shards: Sequence[ShardInfo], decision: Decision, header: StoreHeader, kept: _Kept) -> dict[str, object]:
+    """What only the manifest of a store has that is not plain."""
+    superseded = {info.path: len(info.excluded) for info in shards if not info.structures}
+    partly = any(info.excluded for info in shards if info.structures)
+    return {
+        **({"superseded": superseded} if superseded else {}),
+        **({"on_duplicate": kept.on_duplicate} if decision.conflicts else {}),
+        **(
+            {"incomplete": {version: lack.to_dict() for version, lack in kept.incomplete.items()}}
+            if kept.incomplete
+            else {}
+        ),
+        **({"required_features": [*header.required_features, EXCLUSIONS]} if partly else {}),
+    }
+
+
+def _joined(each: Sequence[Mapping[str, Lack]]) -> dict[str, Lack]:
+    """What several stores lack together: parts that lie in one of them need not lie in the others."""
+    found: dict[str, Lack | None] = {}
+    for lacks in each:
+        for version, lack in lacks.items():
+            before = found.get(version, lack)
+            found[version] = None if before is None else before.joined(lack)
+    return {version: lack for version, lack in found.items() if lack is not None}
+
+
+def _earlier(folder: Path) -> FeatureStore | None:
+    """The store as an earlier manifest has it, if that can be read."""
+    try:
+        return FeatureStore(folder, level="size", checked=False)
+    except StoreError:
+        return None
+
+
+def _sidecar(path: Path, store: FeatureStore | None) -> Sidecar:
+    """Of a shard; a damaged one is written anew where the manifest says what stood there.
+
+    Raises:
+        StoreError: damaged, and nobody knows what it said.
+    """
+    try:
+        return Sidecar.read(path)
+    except StoreError:
+        info = None if store is None else next((i for i in store.shards if f"{i.path}{SIDECAR}" == path.name), None)
+        if store is None or info is None or info.excluded:
+            raise
+        if file_hash(store.path / info.path, "xxh3_128") != info.xxh3_128:
+            raise
+        made = Sidecar(path.parent, store.header, info)
+        made.publish()
+        return made
+
+
+def _records(store: FeatureStore) -> Iterator[StructureRecord]:
+    """The structures of a store that count, with what their sidecars know."""
+    for info in store.shards:
+        origins = _sidecar(store.path / f"{info.path}{SIDECAR}", store).origins
+        each = [] if origins is None else origins.each()
+        for at, record in enumerate(records_of(store.open(info).arrays())):
+            if at in info.excluded:
+                continue
+            if origins is None:
+                yield record
+            else:
+                yield replace(record, geometry=int(origins.geometries[at]), origin=each[at])
+
+
+def _linked(source: Path, target: Path) -> None:
+    """The same file at another place, or a copy that is there as a whole or not at all."""
+    if target.exists():
+        return
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        temporary = temporary_path(target.parent, "")
+        shutil.copy2(source, temporary)
+        os.replace(temporary, target)
+
+
+def _new_folder(path: Path | str, own: Callable[[Sidecar], bool]) -> Path:
+    """A folder for a new store.
+
+    Args:
+        own: whether a shard that lies there already, of a job that was cut off, is one of those to come.
+    """
     folder = Path(path)
     if (folder / MANIFEST).exists():
         raise StoreError(f"{folder} is a finished store already; name a new folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot create the store {folder}: {error}; choose a folder you may write to") from error
+    for sidecar in sidecars_in(folder):
+        if not own(Sidecar.read(sidecar)):
+            raise StoreError(f"{folder} holds shards of something else ({sidecar.name}); name a new folder")
     return folder

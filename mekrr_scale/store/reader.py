@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import mmap
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import h5py
 import numpy as np
+import torch
 from jaxtyping import Float
 from numpy import ndarray
 from numpy.typing import NDArray
@@ -19,24 +19,17 @@ from mekrr_scale.arrays import FeatureBatch
 from mekrr_scale.distributed import share
 from mekrr_scale.errors import StoreError
 from mekrr_scale.files import file_hash
-from mekrr_scale.store.format import (
-    BLOCK_BYTES,
-    MANIFEST,
-    BigDataset,
-    ShardInfo,
-    StoreDocument,
-    StoreHeader,
-    check_version,
-    meta_hash,
-    read_sealed,
-)
-from mekrr_scale.store.shard import BIG, Arrays, batch_of, block_hashes
+from mekrr_scale.store.documents import BLOCK_BYTES, MANIFEST, StoreDocument, typed
+from mekrr_scale.store.format import BigDataset, ShardInfo, StoreHeader, header_and_shards, meta_hash, read_sealed
+from mekrr_scale.store.hdf5 import read_small
+from mekrr_scale.store.parts import Lack
+from mekrr_scale.store.shard import Arrays, batch_of, block_hashes, chosen_of
 
 VerifyLevel = Literal["size", "lazy", "full"]
 
 BATCH_ATOMS = 32768  # and tangent rows, of a batch
 BATCH_STRUCTURES = 2048  # of a batch: each is a row of as many numbers as there are landmarks
-_MAX_OPEN = 200  # shards: each takes a file handle, of which a process often has 1024
+_MAX_OPEN = 200  # shards: each takes some memory for its arrays per structure
 HELD_BYTES = 128 * 1024**2  # of arrays per structure, over all open shards
 
 
@@ -56,17 +49,19 @@ class Shard:
         self._verified = {} if verified is None else verified
         _check_size(path, info)
         if level == "full" and file_hash(path, "xxh3_128") != info.xxh3_128:
-            raise StoreError(f"{path} is damaged (its hash does not fit the manifest); extract it again")
+            raise StoreError(
+                f"{path} is damaged (its hash does not fit the manifest); run the same `mekrr-scale extract` again"
+            )
         if level != "size" and "" not in self._verified:
             if meta_hash(path, info.big, info.bytes) != info.meta_xxh3_128:
-                raise StoreError(f"{path} is damaged outside its features; delete it and run the extraction again")
+                raise StoreError(f"{path} is damaged outside its features; run the same `mekrr-scale extract` again")
             self._verified[""] = np.ones(1, dtype=np.bool_)
-        self._mapped = _mapped(path)
-        self.small = _read_small(path, self._mapped)
+        file = _mapped(path, info.bytes)
+        self.small = read_small(path, file, info)
+        self._counts = ~np.isin(np.arange(len(self.small["/structure/id"])), info.excluded)
         self._hashes = self.small["/block/xxh3"]
         self._cuts: dict[tuple[int, bool], list[tuple[int, int]]] = {}
         self._check_blocks = level == "lazy"
-        file = np.frombuffer(self._mapped, dtype=np.uint8)
         self._maps = {name: _view(file, place) for name, place in info.big.items()}
 
     @property
@@ -80,6 +75,27 @@ class Shard:
             self._cuts[max_atoms, tangents] = list(_cuts(self, max_atoms, tangents))
         return self._cuts[max_atoms, tangents]
 
+    @property
+    def z(self) -> NDArray[np.int64]:
+        """Atomic numbers of the species, ascending."""
+        return self.small["/species/z"].astype(np.int64)
+
+    @property
+    def atoms(self) -> NDArray[np.int64]:
+        """How many of each species (rows) there are in each structure (columns)."""
+        return np.diff(self.small["/structure/ptr"])
+
+    @property
+    def directions(self) -> NDArray[np.int64]:
+        """How many each structure has."""
+        none = np.zeros(len(self.small["/structure/id"]) + 1, dtype=np.int64)
+        return np.diff(self.small.get("/tangent/structure_ptr", none))
+
+    def ranges(self, at: int) -> list[tuple[int, int]]:
+        """The rows of a structure's atoms, for each species from the first to one past the last."""
+        pairs = self.small["/structure/ptr"][:, at : at + 2].tolist()
+        return [(first, last) for first, last in pairs]
+
     def ahead(self, first: int, last: int, tangents: bool) -> None:
         """Have the system read what some structures take, while something else is computed."""
         pointers = {"/atom/features": "/structure/ptr", **({"/tangent/features": "/tangent/ptr"} if tangents else {})}
@@ -88,10 +104,8 @@ class Shard:
                 continue
             place, bounds = self.info.big[name], self.small[pointer]
             width = place.nbytes // place.rows
-            for a, b in zip(bounds[:, first].tolist(), bounds[:, last].tolist(), strict=True):
-                start = (place.offset + a * width) // mmap.PAGESIZE * mmap.PAGESIZE
-                if b > a:
-                    self._mapped.madvise(mmap.MADV_WILLNEED, start, place.offset + b * width - start)
+            pairs = zip(bounds[:, first].tolist(), bounds[:, last].tolist(), strict=True)
+            _read_ahead(self.path, [(place.offset + a * width, (b - a) * width) for a, b in pairs if b > a])
 
     def rows(self, name: str, first: int, last: int) -> Float[ndarray, "rows columns"]:
         """Rows of a big dataset, mapped from the file.
@@ -103,8 +117,18 @@ class Shard:
             self._verify(name, first, last)
         return self._maps[name][first:last]
 
+    def batch(self, first: int, last: int, tangents: bool) -> FeatureBatch:
+        """Those of consecutive structures that count."""
+        found = batch_of(self.small, self.rows, first, last, tangents)
+        counts = self._counts[first:last]
+        return found if counts.all() else chosen_of(found, torch.from_numpy(counts))
+
+    def counted(self, first: int, last: int) -> bool:
+        """Whether any of consecutive structures counts."""
+        return bool(self._counts[first:last].any())
+
     def arrays(self) -> Arrays:
-        """All arrays, the big ones included."""
+        """All arrays, the big ones and structures that do not count included."""
         return {**self.small, **{name: self.rows(name, 0, place.rows) for name, place in self.info.big.items()}}
 
     def _verify(self, name: str, first: int, last: int) -> None:
@@ -122,7 +146,9 @@ class Shard:
                 continue
             piece = data[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES]
             if block_hashes(piece, BLOCK_BYTES)[0] != self._hashes[place.first_block + block]:
-                raise StoreError(f"{self.path}: block {block} of {name} is damaged; delete the file and extract again")
+                raise StoreError(
+                    f"{self.path}: block {block} of {name} is damaged; run the same `mekrr-scale extract` again"
+                )
             done[block] = True
 
 
@@ -138,6 +164,8 @@ class FeatureStore:
         max_atoms: atoms (and tangent rows) of a batch at most, unless a structure has more.
         owned: names of the shards that iterating passes over; None for all. Counts are always those of
             the whole store.
+        remarks: what was worth saying when the manifest was made.
+        checked: whether the sizes of all shards are looked at when the store is opened.
 
     Raises:
         StoreError: no manifest, damage, an unknown version, or missing shards.
@@ -148,6 +176,8 @@ class FeatureStore:
     tangents: bool = False
     max_atoms: int = BATCH_ATOMS
     owned: frozenset[str] | None = None
+    remarks: tuple[str, ...] = ()
+    checked: bool = True
     manifest: StoreDocument = field(init=False, repr=False)
     header: StoreHeader = field(init=False)
     shards: tuple[ShardInfo, ...] = field(init=False, repr=False)
@@ -168,10 +198,11 @@ class FeatureStore:
         manifest = read_sealed(path / MANIFEST)
         object.__setattr__(self, "path", path)
         object.__setattr__(self, "manifest", manifest)
-        object.__setattr__(self, "header", StoreHeader.from_dict(manifest["header"]))
-        object.__setattr__(self, "shards", tuple(ShardInfo.from_dict(shard) for shard in manifest["shards"]))
-        for info in self.shards:
-            _check_size(path / info.path, info)
+        header, shards = header_and_shards(path / MANIFEST, manifest)
+        object.__setattr__(self, "header", header)
+        object.__setattr__(self, "shards", shards)
+        for info in self.shards if self.checked else ():
+            self.check(info)
 
     def __repr__(self) -> str:
         made = f"{self.header.backbone.get('name')} {self.header.backbone.get('layer')}".strip()
@@ -196,6 +227,33 @@ class FeatureStore:
         return sum(shard.directions for shard in self.shards)
 
     @property
+    def superseded(self) -> Mapping[str, int]:
+        """Shards none of whose structures count any longer, and how many they hold."""
+        found = self.manifest.get("superseded", {})
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def n_excluded(self) -> int:
+        """Structures that do not count: copies, and those whose labels were corrected."""
+        return sum(len(info.excluded) for info in self.shards) + sum(self.superseded.values())
+
+    @property
+    def on_duplicate(self) -> Literal["error", "newest", "keep"]:
+        """What was said about labels that differ between sources."""
+        found = self.manifest.get("on_duplicate")
+        return "newest" if found == "newest" else "keep" if found == "keep" else "error"
+
+    @property
+    def incomplete(self) -> Mapping[str, Lack]:
+        """What is missing of the extractions that made it, by a hash of each; empty if nothing is.
+
+        Raises:
+            StoreError: the manifest is malformed there.
+        """
+        typed({"incomplete": {}, **self.manifest}, "the manifest", dict, "incomplete")
+        return {version: Lack.from_dict(data) for version, data in self.manifest.get("incomplete", {}).items()}
+
+    @property
     def species(self) -> dict[int, int]:
         """Atoms by atomic number."""
         total: dict[int, int] = {}
@@ -203,6 +261,14 @@ class FeatureStore:
             for z, n in shard.species.items():
                 total[int(z)] = total.get(int(z), 0) + n
         return dict(sorted(total.items()))
+
+    def check(self, info: ShardInfo) -> None:
+        """Refuse a shard that is missing or has not the size that it should have.
+
+        Raises:
+            StoreError: says which, and what to do.
+        """
+        _check_size(self.path / info.path, info)
 
     def open(self, info: ShardInfo) -> Shard:
         """Open one shard, verified as the level asks for; it stays open while there is room."""
@@ -219,11 +285,11 @@ class FeatureStore:
             if self.owned is not None and info.path not in self.owned:
                 continue
             shard = self.open(info)
-            cuts = shard.cuts(self.max_atoms, self.tangents)
+            cuts = [cut for cut in shard.cuts(self.max_atoms, self.tangents) if shard.counted(*cut)]
             for place, (first, last) in enumerate(cuts):
                 if place + 1 < len(cuts):
                     shard.ahead(*cuts[place + 1], self.tangents)
-                yield batch_of(shard.small, shard.rows, first, last, self.tangents)
+                yield shard.batch(first, last, self.tangents)
 
 
 def open_store(path: Path | str, tangents: bool = False) -> FeatureStore:
@@ -244,9 +310,9 @@ def deal(
     """The stores with the shards of one rank: whole ones, balanced by their atoms and tangent rows.
 
     Args:
-        done: hashes of shard files that nobody gets.
+        done: keys of shards that nobody gets.
     """
-    places = [(i, info) for i, store in enumerate(stores) for info in store.shards if info.xxh3_128 not in done]
+    places = [(i, info) for i, store in enumerate(stores) for info in store.shards if info.key not in done]
     sizes = [sum(place.rows for place in info.big.values()) for _, info in places]
     mine = [places[item] for item in share(sizes, size)[rank]]
     return tuple(
@@ -270,36 +336,28 @@ def _cuts(shard: Shard, max_atoms: int, tangents: bool) -> Iterator[tuple[int, i
         yield first, len(sizes)
 
 
-def _read_small(path: Path, mapped: mmap.mmap) -> Arrays:
+def _mapped(path: Path, size: int) -> NDArray[np.uint8]:
+    """The file, copy-on-write: nothing is ever written. Unlike Python's own, torch's map keeps no file handle.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
     try:
-        with h5py.File(path, "r") as file:
-            attributes = {key: file.attrs[key] for key in ("format", "schema")}
-            required = json.loads(str(file.attrs["required_features"]))
-            check_version({**attributes, "required_features": required}, str(path))
-            names: list[str] = []
-            file.visititems(lambda name, node: names.append(f"/{name}") if isinstance(node, h5py.Dataset) else None)
-            arrays = {name: _small(mapped, name, file[name]) for name in names if name not in BIG}
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
-        raise StoreError(f"{path} cannot be read as HDF5: {error}; delete it and extract again") from error
-    missing = [name for name in ("/structure/ptr", "/structure/id", "/species/z", "/block/xxh3") if name not in arrays]
-    if missing:
-        raise StoreError(f"{path} lacks {', '.join(missing)}; delete it and extract again")
-    return arrays
+        return torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).numpy()
+    except RuntimeError as error:
+        said = str(error).splitlines()[0]
+        raise StoreError(f"{path} cannot be read: {said}; correct its permissions or raise `ulimit -n`") from None
 
 
-def _small(mapped: mmap.mmap, name: str, dataset: h5py.Dataset) -> NDArray[Any]:
-    """Arrays per structure are read, those per atom only mapped."""
-    offset = dataset.id.get_offset()
-    if not name.startswith("/atom/") or offset is None:
-        return np.asarray(dataset[()])
-    count = int(np.prod(dataset.shape))
-    return np.frombuffer(mapped, dtype=dataset.dtype, count=count, offset=offset).reshape(dataset.shape)
-
-
-def _mapped(path: Path) -> mmap.mmap:
-    """The file, copy-on-write: nothing is ever written, and torch takes the arrays without a warning."""
-    with path.open("rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+def _read_ahead(path: Path, pieces: Sequence[tuple[int, int]]) -> None:
+    """Tell the system which pieces (offset, length) of a file will be needed; a wish, so that it may fail."""
+    with suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            for offset, length in pieces:
+                os.posix_fadvise(handle, offset, length, os.POSIX_FADV_WILLNEED)
+        finally:
+            os.close(handle)
 
 
 def _view(file: NDArray[np.uint8], place: BigDataset) -> NDArray[Any]:
@@ -309,9 +367,10 @@ def _view(file: NDArray[np.uint8], place: BigDataset) -> NDArray[Any]:
 
 def _check_size(path: Path, info: ShardInfo) -> None:
     """Before anything is mapped: a file that is too short would end the process with SIGBUS."""
+    again = f"run the same `mekrr-scale extract` into {path.parent} again, it makes what is missing or damaged anew"
     try:
         size = path.stat().st_size
     except OSError:
-        raise StoreError(f"shard {path} is missing; run the extraction again, it makes what is not there") from None
-    if size != info.bytes:
-        raise StoreError(f"shard {path} has {size} bytes instead of {info.bytes}; delete it and extract again")
+        raise StoreError(f"shard {path} is missing; {again}") from None
+    if size != info.bytes or not path.is_file():
+        raise StoreError(f"shard {path} has {size} bytes instead of {info.bytes}; {again}")

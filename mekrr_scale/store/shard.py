@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 import xxhash
 from ase import Atoms
-from jaxtyping import Float, Float64, Int64, UInt8
+from jaxtyping import Bool, Float, Float64, Int64, UInt8
 from numpy import ndarray
 from numpy.typing import NDArray
+from torch import Tensor
 
-from mekrr_scale.arrays import DirectionLabels, FeatureBatch, SpeciesRun, Tangents
+from mekrr_scale.arrays import DirectionLabels, FeatureBatch, SpeciesRun, Tangents, bounds
 from mekrr_scale.errors import StoreError
-from mekrr_scale.structures import Labels
+from mekrr_scale.store.origins import UNKNOWN, Origin
+from mekrr_scale.structures import Labels, geometry_hash
 
 Arrays = dict[str, NDArray[Any]]
-
-BIG = ("/atom/features", "/tangent/features")  # memory-mapped, hashed block by block
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class StructureRecord:
     stress: Float64[ndarray, "6"] | None = None  # eV/angstrom^3, Voigt
     group: int = -1  # trajectory it belongs to
     tangents: RecordTangents | None = None
+    geometry: int | None = None  # 64-bit hash that equal structures share, whatever their labels; None: unknown
+    origin: Origin = UNKNOWN  # where it came from
 
     @classmethod
     def of(
@@ -59,6 +61,7 @@ class StructureRecord:
         prior: float = float("nan"),
         group: int = -1,
         tangents: RecordTangents | None = None,
+        origin: Origin = UNKNOWN,
     ) -> StructureRecord:
         """That of a structure and what is known of it."""
         return cls(
@@ -72,6 +75,8 @@ class StructureRecord:
             stress=labels.stress,
             group=group,
             tangents=tangents,
+            geometry=geometry_hash(atoms),
+            origin=origin,
         )
 
     def check(self, dim: int) -> None:
@@ -107,7 +112,7 @@ def shard_arrays(records: Sequence[StructureRecord], dtype: str, tangents: bool,
     z = np.unique(numbers)
     counts = np.stack([np.bincount(owner[numbers == s], minlength=len(records)) for s in z])
     species_ptr = np.concatenate([[0], np.cumsum(counts.sum(1))])
-    bounds = np.concatenate([np.zeros((len(z), 1), np.int64), np.cumsum(counts, 1)], 1) + species_ptr[:-1, None]
+    ranges = np.concatenate([np.zeros((len(z), 1), np.int64), np.cumsum(counts, 1)], 1) + species_ptr[:-1, None]
     arrays: Arrays = {
         "/atom/features": np.concatenate([r.features for r in records]).astype(dtype, copy=False)[order],
         "/atom/species": numbers[order].astype(np.uint8),
@@ -115,7 +120,7 @@ def shard_arrays(records: Sequence[StructureRecord], dtype: str, tangents: bool,
         "/atom/source": source[order].astype(np.int32),
         "/species/z": z.astype(np.uint8),
         "/species/ptr": species_ptr.astype(np.int64),
-        "/structure/ptr": bounds.astype(np.int64),
+        "/structure/ptr": ranges.astype(np.int64),
         "/structure/id": np.array([r.id for r in records], dtype=np.int64),
         "/structure/index": np.array([r.index for r in records], dtype=np.int64),
         "/structure/group": np.array([r.group for r in records], dtype=np.int64),
@@ -239,11 +244,11 @@ def batch_of(
         features = torch.from_numpy(big("/atom/features", int(ptr[0]), int(ptr[-1])))
         moved = None
         if labels is not None:
-            bounds = small["/tangent/ptr"][s, first : last + 1]
-            a, b = int(bounds[0]), int(bounds[-1])
+            pieces = small["/tangent/ptr"][s, first : last + 1]
+            a, b = int(pieces[0]), int(pieces[-1])
             scale = small["/tangent/scale"][a:b] if "/tangent/scale" in small else None
             rows = whole_tangents(big("/tangent/features", a, b), scale)
-            moved = Tangents(torch.from_numpy(rows), torch.from_numpy(bounds - bounds[0]))
+            moved = Tangents(torch.from_numpy(rows), torch.from_numpy(pieces - pieces[0]))
         runs.append(SpeciesRun(int(z), features, torch.from_numpy(ptr - ptr[0]), moved))
         sources.append(torch.from_numpy(small["/atom/source"][ptr[0] : ptr[-1]]))
     part = slice(first, last)
@@ -257,6 +262,28 @@ def batch_of(
         sources=tuple(sources),
         directions=labels,
     )
+
+
+def chosen_of(batch: FeatureBatch, chosen: Bool[Tensor, " structures"]) -> FeatureBatch:
+    """Some of the structures of a batch, with their tangents; without elements that only the others have."""
+    found = batch.take(chosen)
+    if batch.directions is not None:
+        labels = batch.directions
+        inside = chosen.repeat_interleave(labels.ptr.diff())
+        ptr = bounds(labels.ptr.diff()[chosen])
+        kept = DirectionLabels(ptr, labels.kind[inside], labels.label[inside], labels.prior[inside])
+        pairs = zip(found.runs, batch.runs, strict=True)
+        runs = tuple(replace(new, tangents=_chosen(run.tangents, chosen)) for new, run in pairs)
+        found = replace(found, runs=runs, directions=kept)
+    there = [i for i, run in enumerate(found.runs) if len(run.features)]
+    return replace(found, runs=tuple(found.runs[i] for i in there), sources=tuple(found.sources[i] for i in there))
+
+
+def _chosen(moved: Tangents | None, chosen: Bool[Tensor, " structures"]) -> Tangents | None:
+    if moved is None:
+        return None
+    rows = moved.ptr.diff()
+    return Tangents(moved.features[chosen.repeat_interleave(rows)], bounds(rows[chosen]))
 
 
 def _labels(small: Arrays, first: int, last: int) -> DirectionLabels:

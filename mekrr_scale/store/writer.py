@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -12,23 +13,21 @@ import numpy as np
 import xxhash
 
 from mekrr_scale.errors import StoreError
-from mekrr_scale.files import TEMPORARY, file_hash, publish, publish_text
+from mekrr_scale.files import file_hash, publish, temporary_path
+from mekrr_scale.store.documents import ALIGNMENT, BIG, BLOCK_BYTES, MANIFEST, SCHEMA, SHARD, SIDECAR
 from mekrr_scale.store.format import (
-    ALIGNMENT,
-    BLOCK_BYTES,
-    SCHEMA,
-    SHARD,
-    SIDECAR,
     BigDataset,
     ShardInfo,
     StoreHeader,
     canonical,
     document,
+    header_and_shards,
     meta_hash,
     read_sealed,
-    sealed,
 )
-from mekrr_scale.store.shard import BIG, Arrays, StructureRecord, block_hashes, shard_arrays
+from mekrr_scale.store.origins import Origins
+from mekrr_scale.store.shard import Arrays, StructureRecord, block_hashes, shard_arrays
+from mekrr_scale.store.sidecars import Sidecar, sidecars_in
 from mekrr_scale.version import __version__
 
 
@@ -47,8 +46,9 @@ class ShardWriter:
             raise StoreError(
                 f"cannot create the store {self.folder}: {error}; choose a folder you may write to"
             ) from error
-        for sidecar in sorted(self.folder.glob(f"*{SHARD}{SIDECAR}"))[:1]:
-            header.require(StoreHeader.from_dict(read_sealed(sidecar)["header"]), str(self.folder))
+        found = _header_in(self.folder)
+        if found is not None:
+            header.require(found, str(self.folder))
 
     def name(self, input_hash: str) -> str:
         """The file name of a shard: a hash of its input and of how features are made."""
@@ -57,15 +57,34 @@ class ShardWriter:
 
     def published(self, input_hash: str) -> bool:
         """Whether the shard of this input is there and has the bytes that it should have."""
+        return self._found(input_hash) is not None
+
+    def adopt(self, input_hash: str, input_name: str, start: int, stop: int, origins: Origins, renew: bool) -> bool:
+        """Whether a shard is there and whole; its sidecar then says that it is of this input.
+
+        Args:
+            renew: whether it has to say too that it was found now.
+        """
+        found = self._found(input_hash)
+        if found is None:
+            return False
+        info = replace(found.info, input=input_name, start=start, stop=stop)
+        current = Sidecar(self.folder, self.header, info, origins)
+        if info != found.info or found.origins is None or not origins.agrees(found.origins, renew):
+            with _said(self.folder):
+                current.publish()
+        return True
+
+    def _found(self, input_hash: str) -> Sidecar | None:
         path = self.folder / self.name(input_hash)
-        sidecar = path.with_name(path.name + SIDECAR)
-        if not (path.is_file() and sidecar.is_file()):
-            return False
+        if not path.is_file():
+            return None
         try:
-            info = ShardInfo.from_dict(read_sealed(sidecar)["shard"])
-        except (StoreError, KeyError, TypeError):
-            return False
-        return info.bytes == path.stat().st_size and info.xxh3_128 == file_hash(path, "xxh3_128")
+            found = Sidecar.read(path.with_name(path.name + SIDECAR))
+        except StoreError:  # missing or damaged: the shard is made anew
+            return None
+        whole = found.info.bytes == path.stat().st_size and found.info.xxh3_128 == file_hash(path, "xxh3_128")
+        return found if whole else None
 
     def write(
         self, records: Sequence[StructureRecord], input_name: str, input_hash: str, start: int, stop: int
@@ -86,19 +105,13 @@ class ShardWriter:
         header = self.header
         arrays = shard_arrays(records, header.dtype, bool(header.directions), header.half_tangents)
         path = self.folder / self.name(input_hash)
-        temporary = self.folder / f"{TEMPORARY}{uuid.uuid4().hex}"
+        temporary = temporary_path(self.folder, "")
         try:
-            big = self._write_hdf5(temporary, arrays)
-            info = _describe(temporary, path.name, arrays, big, input_name, input_hash, start, stop)
-            publish(temporary, path)
-            publish_text(
-                path.with_name(path.name + SIDECAR), sealed({**document(self.header), "shard": info.to_dict()})
-            )
-        except OSError as error:
-            raise StoreError(
-                f"cannot write to the store {self.folder}: {error}. Free some space or correct the permissions and "
-                "run the same command again; it goes on where it stopped"
-            ) from error
+            with _said(self.folder):
+                big = self._write_hdf5(temporary, arrays)
+                info = _describe(temporary, path.name, arrays, big, input_name, input_hash, start, stop)
+                publish(temporary, path)
+                Sidecar(self.folder, header, info, Origins.of(records)).publish()
         finally:
             temporary.unlink(missing_ok=True)
         return info
@@ -142,6 +155,31 @@ class ShardWriter:
             if not np.array_equal(block_hashes(back, BLOCK_BYTES), expected):
                 raise StoreError(f"{path}: {name} read back differs from what was written; the disk is failing")
         return big
+
+
+@contextmanager
+def _said(folder: Path) -> Iterator[None]:
+    """Say what to do about a disk that takes no more."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"cannot write to the store {folder}: {error}. Free some space or correct the permissions and "
+            "run the same command again; it goes on where it stopped"
+        ) from error
+
+
+def _header_in(folder: Path) -> StoreHeader | None:
+    """That of the store in a folder, from whatever there is not damaged."""
+    for sidecar in sidecars_in(folder):
+        try:
+            return Sidecar.read(sidecar).header
+        except StoreError:
+            continue  # the extraction that made it makes it anew
+    try:
+        return header_and_shards(folder / MANIFEST, read_sealed(folder / MANIFEST))[0]
+    except StoreError:
+        return None
 
 
 def _attributes(header: StoreHeader) -> dict[str, str]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mekrr_scale.structures.labels import LabelKeys as LabelKeys
     from mekrr_scale.structures.labels import Labels as Labels
     from mekrr_scale.structures.labels import bare as bare
+    from mekrr_scale.structures.labels import geometry_hash as geometry_hash
     from mekrr_scale.structures.labels import read_labels as read_labels
     from mekrr_scale.structures.labels import slopes as slopes
     from mekrr_scale.structures.labels import structure_hash as structure_hash
@@ -63,7 +64,7 @@ else:
             "finite": ["require_finite", "require_finite_atoms"],
             "graphs": ["Graph", "SkinList", "build_graph", "edge_vectors", "nearest_edges"],
             "inputs": ["Frames", "Inputs", "structures_from"],
-            "labels": ["LabelKeys", "Labels", "bare", "read_labels", "slopes", "structure_hash"],
+            "labels": ["LabelKeys", "Labels", "bare", "geometry_hash", "read_labels", "slopes", "structure_hash"],
             "neighbours": ["check_geometry", "volume_of"],
             "predictions": ["Calculated", "Labelled", "Prediction", "Predictor", "without_results"],
             "reading": ["count_structures", "read_structures"],

@@ -12,6 +12,8 @@ import xxhash
 from ase import Atoms
 
 from mekrr_scale.errors import StructureError
+from mekrr_scale.files import file_hash
+from mekrr_scale.structures.labels import geometry_hash
 from mekrr_scale.structures.reading import count_structures, read_structures, require_file
 
 Frames: TypeAlias = Path | str | Atoms | Iterable[Atoms] | Sequence[Path | str]
@@ -62,6 +64,29 @@ class Inputs:
 
     def __iter__(self) -> Iterator[Atoms]:
         return iter(self.atoms) if self.atoms else read_structures(self.files, self.format, keep_unreadable=True)
+
+    def named(self) -> Iterator[tuple[str, Atoms]]:
+        """Each structure with the path of its file, or ``memory``."""
+        if self.atoms:
+            yield from (("memory", atoms) for atoms in self.atoms)
+        for file in self.files:
+            source = str(file.resolve())
+            yield from ((source, atoms) for atoms in read_structures(file, self.format, keep_unreadable=True))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of all that is read: the bytes of the files, or what structures in memory are."""
+        digest = xxhash.xxh3_128()
+        for atoms in self.atoms:
+            digest.update(geometry_hash(atoms).to_bytes(8, "little"))
+        for file in self.files:
+            digest.update(file_hash(file, "xxh3_128").encode())
+        return digest.hexdigest()
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Paths of the files, or ``memory``."""
+        return tuple(str(file.resolve()) for file in self.files) or ("memory",)
 
     @property
     def name(self) -> str:

@@ -170,6 +170,17 @@ def structure_hash(atoms: Atoms, labels: Labels) -> int:
     return digest.intdigest() >> 1
 
 
+def geometry_hash(atoms: Atoms) -> int:
+    """63-bit hash of elements, positions, periodicity and the lattice vectors of periodic directions, to 1e-5 angstrom.
+
+    Files of the same structure with more or fewer decimals mostly agree in it; a cell around a molecule is no part of
+    its geometry.
+    """
+    parts = [np.asarray(atoms.numbers, dtype=np.int64), np.asarray(atoms.pbc, dtype=np.int64)]
+    parts += [np.round(part * 1e5) + 0.0 for part in (atoms.positions, atoms.cell.array * atoms.pbc[:, None])]
+    return xxhash.xxh3_64_intdigest(b"".join(part.tobytes() for part in parts)) >> 1
+
+
 def slopes(
     atoms: Atoms,
     moves: Float64[ndarray, "moves atoms 3"],

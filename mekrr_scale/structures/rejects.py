@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 from ase import Atoms
 
 from mekrr_scale.errors import StoreError, StructureError
-from mekrr_scale.files import TEMPORARY
+from mekrr_scale.files import temporary_path
 from mekrr_scale.structures.labels import Labels, hint
 from mekrr_scale.structures.neighbours import check_geometry, neighbours
 
@@ -62,7 +62,7 @@ class Rejects:
     def __init__(self, folder: Path, part: tuple[int, int]) -> None:
         suffix = "" if part[1] == 1 else f"-{part[0]}-of-{part[1]}"
         self.path = folder / f"rejects{suffix}.jsonl"
-        self.temporary = folder / f"{TEMPORARY}{uuid.uuid4().hex}"
+        self.temporary = temporary_path(folder, "")
         self.count = 0
 
     def __enter__(self) -> Rejects:
@@ -77,6 +77,11 @@ class Rejects:
     def add(self, reject: Reject) -> None:
         self.count += 1
         self.stream.write(json.dumps(asdict(reject)) + "\n")
+
+    def touch(self) -> None:
+        """Show that somebody still writes here, so that nobody sweeps the list away."""
+        with suppress(OSError):
+            os.utime(self.temporary)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.stream.close()

@@ -54,6 +54,7 @@ CALLS = {
             "--shard-size": "1M", "--dtype": "float64", "--tangent-dtype": "float16", "--prior": "chgnet",
             "--prior-species-map": "Si:Ge", "--prior-length-scale": "0.9", "--prior-energy-key": "other",
             "--prior-forces-key": "f", "--prior-units": "kcal/mol", "--group-key": "run", "--unlabelled": "",
+            "--on-duplicate": "newest", "--shard-work": "9",
             "--device": "cpu:0", "--seed": "3", "--timeout": "9",
         },
     ),
@@ -151,8 +152,8 @@ CALLS = {
     "env": ("", {"--json": "", "--no-load": ""}),
     "store info": ("s", {"--json": ""}),
     "store verify": ("s", {"--quick": ""}),
-    "store finalize": ("s", {}),
-    "store merge": ("s t -o u", {"--output": "v"}),
+    "store finalize": ("s", {"--on-duplicate": "keep", "--allow-incomplete": ""}),
+    "store merge": ("s t -o u", {"--output": "v", "--on-duplicate": "newest"}),
     "store repack": ("s -o u", {"--output": "v", "--shard-size": "1M"}),
     "slurm extract": ("a.xyz -o s", SLURM | {"--store": "t", "--parts": "3"}),
     "slurm fit": (
@@ -214,7 +215,8 @@ def record(monkeypatch, tmp_path):
     example = SimpleNamespace(id="x")
     backbone = SimpleNamespace(to=record("to"), blocks=lambda: {"conv1": [], "conv2": []})
     store = SimpleNamespace(
-        shards=[], n_structures=0, n_atoms=0, n_directions=0, id="id", species={}, manifest={"schema": "1"},
+        shards=[], n_structures=0, n_atoms=0, n_directions=0, id="id", n_excluded=0, incomplete={},
+        remarks=(), species={}, manifest={"schema": "1"},
         header=SimpleNamespace(directions={}, backbone={}, dim=1, dtype="float32"),
     )  # fmt: skip
     selection = SimpleNamespace(indices=[0], uncertainty=torch.ones(1), remaining=torch.ones(1))

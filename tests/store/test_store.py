@@ -207,13 +207,18 @@ def test_unknown_extra_datasets_are_ignored(tmp_path):
     assert same(contents(finalize(tmp_path / "a")), before)
 
 
-def test_overlapping_inputs_are_refused(tmp_path):
+def test_overlapping_inputs_of_unknown_geometry(tmp_path):
+    """The same structure counts once; others in its place are refused, as nothing tells what they are."""
     header = StoreHeader({"name": "x"}, 2)
     writer = ShardWriter(tmp_path / "s", header)
     records = [StructureRecord(np.array([1]), np.zeros((1, 2), np.float32), i, i) for i in range(4)]
     writer.write(records[:3], "in", "a", 0, 3)
     writer.write(records[2:], "in", "b", 2, 4)
-    with pytest.raises(StoreError, match="both hold structure 2"):
+    store = finalize(tmp_path / "s")
+    assert store.n_structures == 4
+    assert sorted(torch.cat([batch.ids for batch in store]).tolist()) == [0, 1, 2, 3]
+    writer.write([replace(records[1], id=9, energy=1.0), records[3]], "in", "c", 1, 4)
+    with pytest.raises(StoreError, match="both hold structure 1"):
         finalize(tmp_path / "s")
 
 

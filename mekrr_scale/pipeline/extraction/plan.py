@@ -14,6 +14,8 @@ from mekrr_scale.models import PriorSpec
 from mekrr_scale.plans import Given, plan, preset
 from mekrr_scale.structures import Entry, LabelKeys
 
+_PARTS = 999_999
+
 
 def _backbone(value: Any) -> Any:
     """A backbone's name, with its layer behind a colon: ``chgnet:conv4``."""
@@ -52,7 +54,11 @@ class ExtractPlan:
     """(i, n): do the i-th of n parts (from 1); parts may run side by side."""
 
     shard_bytes: Annotated[Given[int, str], BeforeValidator(parse_bytes)] = preset(default=32 * 1024**2)
-    """Features per shard, e.g. 32M; also what a kill can lose."""
+    """Features per shard, e.g. 32M."""
+
+    shard_work: int = 160_000
+    """Work per shard, as atoms times (1 + 3 directions), which is what a kill can lose: about two minutes of CHGNet on
+    two cores. 0 for no bound: shards are closed by their size alone."""
 
     dtype: Literal["float32", "float64"] = "float32"
     """Precision of the features."""
@@ -82,6 +88,10 @@ class ExtractPlan:
     """Whose energies and forces are kept beside the labels, for a fit that corrects them: a model's file, a backbone;
     by default the backbone's own."""
 
+    on_duplicate: Literal["error", "newest", "keep"] = "error"
+    """Where labels of one geometry differ between files: ``error``, take the ``newest``, or ``keep`` all. Labels that
+    changed in the same file are a correction: the newer count."""
+
     def __post_init__(self) -> None:
         index, count = self.part
         if not 1 <= index <= count:
@@ -90,6 +100,12 @@ class ExtractPlan:
             raise ConfigError(
                 f"{self.derivatives} directions per structure asked for; give a positive number, all or none"
             )
+        if count > _PARTS:
+            raise ConfigError(f"part {index}/{count}: there are at most {_PARTS} parts")
+        if self.seed < 0:
+            raise ConfigError(f"seed {self.seed} is negative; give 0 or a positive number")
+        if self.shard_work < 0:
+            raise ConfigError(f"{self.shard_work} is no amount of work per shard; give a positive number, or 0 for any")
         if self.shard_bytes < 1 or self.batch_atoms < 1:
             raise ConfigError("shard size and batch size must be positive")
 

@@ -19,7 +19,7 @@ from mekrr_scale.backbones import Backbone, Directions, tangents
 from mekrr_scale.errors import MekrrError
 from mekrr_scale.pipeline.extraction.plan import ExtractPlan
 from mekrr_scale.progress import Progress
-from mekrr_scale.store import RecordTangents, StructureRecord
+from mekrr_scale.store import Origin, RecordTangents, StructureRecord
 from mekrr_scale.structures import Labels, Prediction, Predictor, slopes
 
 _STRAINS = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # Voigt order
@@ -33,6 +33,7 @@ class Accepted:
     labels: Labels
     id: int
     index: int
+    origin: Origin
 
 
 def records(
@@ -89,7 +90,7 @@ def _record(
     if plan.group_key is not None and not isolated and plan.group_key in item.atoms.info:
         group = xxhash.xxh3_64_intdigest(str(item.atoms.info[plan.group_key]).encode()) >> 1
     moved = _tangents(item, plan, backbone, found) if plan.moves else None
-    return StructureRecord.of(item.atoms, item.labels, features, item.id, item.index, prior, group, moved)
+    return StructureRecord.of(item.atoms, item.labels, features, item.id, item.index, prior, group, moved, item.origin)
 
 
 def _tangents(item: Accepted, plan: ExtractPlan, backbone: Backbone, found: Prediction | None) -> RecordTangents | None:

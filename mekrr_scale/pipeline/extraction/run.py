@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from mekrr_scale.pipeline.extraction.plan import ExtractPlan
 from mekrr_scale.pipeline.extraction.records import Accepted, n_directions, records
 from mekrr_scale.pipeline.extraction.report import ExtractReport
 from mekrr_scale.progress import LOGGER, Progress, shown_progress
-from mekrr_scale.store import ShardWriter, StoreHeader, finalize
+from mekrr_scale.store import Origin, Origins, Part, ShardWriter, StoreHeader, finalize, has_rivals
 from mekrr_scale.structures import (
     Frames,
     Inputs,
@@ -30,6 +32,7 @@ from mekrr_scale.structures import (
     check_stress,
     check_structure,
     compared,
+    geometry_hash,
     read_labels,
     structure_hash,
 )
@@ -37,6 +40,7 @@ from mekrr_scale.structures import (
 _REASONS = 1000
 _STRESSED = 6  # structures whose stress is compared with the network's
 _PRETRAINED = ("chgnet", "sevennet", "mace")  # networks that were trained on stress
+_TANGENT_WORK = 3  # a derivative of an atom's features takes about three times as long as the features
 _NO_SPEC = (
     "nothing tells how to load the backbone that was given again: models fitted to this store have to be given it, as "
     "in Potential(model, backbone); write it with save_backbone and take what load_backbone reads to avoid this"
@@ -99,18 +103,33 @@ def _extracted(
         "backbone %s %s, layer %s: %d features on %s",
         backbone.name, backbone.version, backbone.layer, backbone.dim, backbone.device,
     )  # fmt: skip
-    work = _Work(plan, backbone, predictor, source, ShardWriter(folder, header), progress, report)
     one_energy(folder, survey)
+    writer, part = ShardWriter(folder, header), _part(source, plan)
+    rivals = has_rivals(folder, part)
+    part.publish(folder, header)
+    work = _Work(plan, backbone, predictor, source, writer, part, rivals, progress, report)
     progress.stage("extract", survey.frames)
     with Rejects(folder, plan.part) as rejects:
         for number, chunk in enumerate(_chunks(work.accepted(rejects), plan, backbone)):
+            rejects.touch()
             work.take(number, chunk)
+    own = report.written + report.resumed
+    replace(part, done=True, structures=own + report.other_parts, own=own).publish(folder, header)
     if not report.written + report.resumed + report.other_parts:
         reasons = "; ".join(f"{n} x {reason}" for reason, n in report.rejected.most_common(3))
         raise StructureError(f"no structure could be used: {reasons}")
     if plan.part[1] == 1:
-        report.store = finalize(folder)
+        report.store = finalize(folder, plan.on_duplicate)
+        report.warnings += report.store.remarks
+        part.path(folder).unlink(missing_ok=True)  # of an extraction in one piece, the manifest says that it is done
     return report
+
+
+def _part(source: Inputs, plan: ExtractPlan) -> Part:
+    """What this run is a part of: the same for all parts of what is extracted in one way."""
+    way = (plan.keys, plan.group_key, plan.need_energy, plan.format)
+    version = xxhash.xxh3_128_hexdigest(f"{source.fingerprint} {way!r}".encode())
+    return Part(*plan.part, version, source.sources, time.time_ns())
 
 
 @dataclass(frozen=True)
@@ -122,6 +141,8 @@ class _Work:
     prior: Predictor | None
     source: Inputs
     writer: ShardWriter
+    part: Part
+    rivals: bool  # shards of another version lie in the folder: which is newer has to be told
     progress: Progress
     report: ExtractReport
 
@@ -133,7 +154,7 @@ class _Work:
 
     def accepted(self, rejects: Rejects) -> Iterator[Accepted]:
         """Structures with usable labels; the others go to the rejects."""
-        for index, atoms in enumerate(self.source):
+        for index, (name, atoms) in enumerate(self.source.named()):
             try:
                 labels = read_labels(atoms, self.plan.keys, self.wanted)
                 check_structure(atoms, labels, self.plan.need_energy)
@@ -142,7 +163,8 @@ class _Work:
                 rejects.add(Reject(self.source.name, index, str(error)))
                 self._count_reject(str(error))
                 continue
-            yield Accepted(atoms, labels, structure_hash(atoms, labels), index)
+            origin = Origin(name, self.part.version, self.part.time)
+            yield Accepted(atoms, labels, structure_hash(atoms, labels), index, origin)
 
     def _count_reject(self, reason: str) -> None:
         if len(self.report.rejected) < _REASONS or reason in self.report.rejected:
@@ -160,13 +182,14 @@ class _Work:
         if number < count:
             self._check_units(chunk)
         key = _chunk_key(chunk, self.plan)
-        if self.writer.published(key):
+        start, stop = chunk[0].index, chunk[-1].index + 1
+        if self.writer.adopt(key, self.source.origin, start, stop, _origins(chunk), self.rivals):
             LOGGER.debug("shard %d: %d structures, there already", number, len(chunk))
             self.report.resumed += len(chunk)
             self.progress.advance(len(chunk))
             return
         made = list(records(chunk, self.plan, self.backbone, self.prior, self.progress))
-        self.writer.write(made, self.source.origin, key, chunk[0].index, chunk[-1].index + 1)
+        self.writer.write(made, self.source.origin, key, start, stop)
         LOGGER.debug("shard %d: %d structures written", number, len(chunk))
         self.report.written += len(chunk)
 
@@ -180,15 +203,23 @@ class _Work:
 def _chunks(accepted: Iterator[Accepted], plan: ExtractPlan, backbone: Backbone) -> Iterator[list[Accepted]]:
     """Structures for one shard each; the cuts depend on the input and the plan alone."""
     chunk: list[Accepted] = []
-    size = 0
+    size, work = 0, 0
     for item in accepted:
         chunk.append(item)
-        size += len(item.atoms) * backbone.dim * plan.feature_bytes * (1 + n_directions(item, plan))
-        if size >= plan.shard_bytes:
+        directions = n_directions(item, plan)
+        size += len(item.atoms) * backbone.dim * plan.feature_bytes * (1 + directions)
+        work += len(item.atoms) * (1 + _TANGENT_WORK * directions)
+        if size >= plan.shard_bytes or 0 < plan.shard_work <= work:
             yield chunk
-            chunk, size = [], 0
+            chunk, size, work = [], 0, 0
     if chunk:
         yield chunk
+
+
+def _origins(chunk: Sequence[Accepted]) -> Origins:
+    """Where the structures of a chunk are from, now."""
+    runs = tuple((origin, len(list(items))) for origin, items in groupby(chunk, key=lambda item: item.origin))
+    return Origins(np.array([geometry_hash(item.atoms) for item in chunk], dtype=np.uint64), runs)
 
 
 def _spec(backbone: Backbone) -> dict[str, str | int]:

@@ -31,7 +31,7 @@ class Sums:
     frame: Model  # of the first fit; its coefficients are not used
     whitening: Whitening
     moments: MomentTable | None
-    shards: Sequence[str]  # hashes of the shard files that are in the sums
+    shards: Sequence[str]  # keys of the shards that are in the sums
 
 
 def grow(data: FitData, kept: Checkpoint, frame: Model | None, run: Run) -> tuple[Candidate, Sums]:
@@ -55,7 +55,7 @@ def grow(data: FitData, kept: Checkpoint, frame: Model | None, run: Run) -> tupl
     folds = data.folds(exact=False)
     sums = _loaded(data, kept, frame) if frame is not None else _begun(data, listed[0], run)
     done = frozenset(sums.shards)
-    present = {info.xxh3_128 for store in data.stores for info in store.shards}
+    present = {info.key for store in data.stores for info in store.shards}
     if done - present:
         raise ConfigError(
             f"the sums in {kept.folder} hold {len(done - present)} shards that the stores no longer have; "
