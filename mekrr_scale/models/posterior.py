@@ -139,7 +139,8 @@ class Variances:
 
     @cached_property
     def whitening(self) -> Whitening:
-        return whiten(self.kernel.gram_blocks(self.landmarks), self.posterior.cut, self.posterior.whitening)
+        found = whiten(self.kernel.gram_blocks(self.landmarks), self.posterior.cut, self.posterior.whitening)
+        return found.on(self.landmarks.features.device)
 
     def structures(self, batch: FeatureBatch) -> Float64[Tensor, " structures"]:
         """Of energies, or of energies per atom for ``mean``."""
@@ -177,10 +178,10 @@ def raw_variance(
     whitening: Whitening,
     factor: Float64[Tensor, "columns rank"],
 ) -> RawVariance:
-    """K(x,x) - |k T|^2, not below its rounding error, and |k A|^2."""
-    outside = prior - whitening.rows(rows).square().sum(1)
+    """K(x,x) - |k T|^2, not below its rounding error, and |k A|^2; products where the rows are, results in the host."""
+    outside = prior - whitening.rows(rows).square().sum(1).cpu()
     outside = torch.maximum(outside, _ROUNDING * prior.abs())
-    return RawVariance(outside, (rows @ factor).square().sum(1))
+    return RawVariance(outside, (rows @ factor).square().sum(1).cpu())
 
 
 def posterior_factor(

@@ -21,8 +21,9 @@ def solve(exact: Solver, problem: Problem, source: Source, run: Run) -> Solution
     problem = problem.of_kinds(source.kinds)
     check(exact, problem, source, run)
     start = time.perf_counter()
-    kept = KeptRows(problem.on(run.execution.device).rows(source, {RowKind.ENERGY}), run.execution.memory)
-    blocks = list(kept)
+    device = run.execution.device
+    kept = KeptRows(problem.on(device).rows(source, {RowKind.ENERGY}), run.execution.memory)
+    blocks = [block.on(device) for block in kept]
     if not blocks:
         raise SolverError("there is not a single row to fit; no structure in the store has a usable label")
     gram = torch.cat([block.rows for block in blocks]).double()
@@ -41,19 +42,19 @@ def solve(exact: Solver, problem: Problem, source: Source, run: Run) -> Solution
     for left_out in fold.unique().tolist() if problem.folds else []:
         train, test = (fold != left_out).nonzero()[:, 0], (fold == left_out).nonzero()[:, 0]
         n = counts[train]
-        shift = refit_shift(problem.baseline, n.T @ n, n.T @ (target[train] / scale[train]))
+        shift = refit_shift(problem.baseline, (n.T @ n).cpu(), (n.T @ (target[train] / scale[train])).cpu())
         shifts.append(shift)
-        moved = target - (counts @ shift) * scale
+        moved = target - (counts @ shift.to(device)) * scale
         for ridge in exact.ridges:
             part = _solved(gram[train][:, train], moved[train], weight[train], ridge)
             error = gram[test][:, train] @ part - moved[test]
             errors[ridge] += float((weight[test] * error.square()).sum())
             full = torch.zeros_like(target)
             full[train] = part
-            solved[ridge].append(full[:, None])
+            solved[ridge].append(full[:, None].cpu())
     path = Path(_points(errors, len(target)) if problem.folds else ())
     ridge = path.best().ridge if path.points else exact.ridges[0]
-    value = _solved(gram, target, weight, ridge)
+    value = _solved(gram, target, weight, ridge).cpu()
     run.progress.advance(problem.landmarks.n_sets)
     return Solution(
         value=value[:, None],

@@ -96,7 +96,8 @@ class FitData:
                 "structures make force rows without stored tangents: they need --solver falkon and a store without "
                 "tangents; leave them out to fit stored tangents"
             )
-        return cls(plan, dealt, False, _labelled(opened, weights, structures, keys or LabelKeys()), group, warm)
+        labelled = _labelled(opened, weights, structures, keys or LabelKeys(), plan.execution.device)
+        return cls(plan, dealt, False, labelled, group, warm)
 
     @cached_property
     def first(self) -> FeatureBatch | None:
@@ -272,12 +273,16 @@ def atomic_number(symbol: str) -> int:
 
 
 def _labelled(
-    stores: Sequence[FeatureStore], weights: Sequence[float], structures: Iterable[Atoms], keys: LabelKeys
+    stores: Sequence[FeatureStore],
+    weights: Sequence[float],
+    structures: Iterable[Atoms],
+    keys: LabelKeys,
+    device: str,
 ) -> Structures:
     """Structures whose forces are fitted, with what the stores know of them."""
     if not stores[0].header.spec:
         raise ConfigError("matrix-free force rows need a backbone, but the store holds features of your own")
-    backbone = load_backbone(BackboneSpec.of(stores[0].header.spec)).to(dtype=torch.float64)
+    backbone = load_backbone(BackboneSpec.of(stores[0].header.spec)).to(device, torch.float64)
     known: dict[int, tuple[int, float]] = {}
     for store, weight in zip(stores, weights or [1.0] * len(stores), strict=True):
         for batch in store:
