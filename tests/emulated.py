@@ -11,7 +11,7 @@ results must be those of the CPU.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from unittest import mock
 
@@ -135,6 +135,29 @@ def _held(value):
     return value.held if isinstance(value, There) else value
 
 
+def _pushed(function, points, moves):
+    """What ``torch.func.jvp`` gives, by two reverse sweeps: its own crashes on tensors without a storage."""
+    at = [point.detach().requires_grad_(True) for point in points]
+    with torch.enable_grad():
+        value = function(*at)
+        seed = torch.zeros_like(value, requires_grad=True)
+        pulled = torch.autograd.grad(value, at, seed, create_graph=True, allow_unused=True, materialize_grads=True)
+        slope = torch.autograd.grad(pulled, seed, moves, allow_unused=True, materialize_grads=True)[0]
+    return value.detach(), slope.detach()
+
+
+def _one_by_one(function):
+    """``torch.func.vmap`` as the loop that it stands for."""
+
+    def looped(*arguments):
+        found = [function(*row) for row in zip(*arguments, strict=True)]
+        if isinstance(found[0], tuple):
+            return tuple(torch.stack(parts) for parts in zip(*found, strict=True))
+        return torch.stack(found)
+
+    return looped
+
+
 @cache
 def _known() -> bool:
     """The device's name made known to torch, once in a process."""
@@ -151,11 +174,25 @@ def device() -> Iterator[str]:
     """The name of a device, which is there within the context."""
     if not _known():
         pytest.skip("this torch has no devices that are written in Python")
-    made = torch.tensor
+    made, forward, batched = torch.tensor, torch.func.jvp, torch.func.vmap
 
     def tensor(data, *args, device=None, **options):
         found = made(data, *args, **options)
         return found.to(device) if _there(device) else found
 
-    with mock.patch.object(torch, "tensor", tensor), _Everywhere():
+    def jvp(function, points, moves):
+        any_there = any(isinstance(point, There) for point in points)
+        return (_pushed if any_there else forward)(function, points, moves)
+
+    def vmap(function):
+        def mapped(*arguments):
+            return (_one_by_one if isinstance(arguments[0], There) else batched)(function)(*arguments)
+
+        return mapped
+
+    patches = [(torch, "tensor", tensor), (torch.func, "jvp", jvp), (torch.func, "vmap", vmap)]
+    with ExitStack() as stack:
+        for place, name, replacement in patches:
+            stack.enter_context(mock.patch.object(place, name, replacement))
+        stack.enter_context(_Everywhere())
         yield HERE

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from mekrr_scale.cli.console import errors, fail, speaking
+from mekrr_scale.cli.threads import settle
 from mekrr_scale.errors import ConfigError, MekrrError
 from mekrr_scale.version import __version__
 
@@ -135,6 +136,7 @@ def _options(  # what they do, ``Program.invoke`` does
 
 def main() -> None:
     """Run the command line; errors end with one sentence and their exit code (docs/cli.md)."""
+    settle()
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     try:

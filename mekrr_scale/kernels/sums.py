@@ -87,10 +87,7 @@ def segment_sums_on_device(
             b = min(a + most, last)
             present, lengths = owner[a:b].unique_consecutive(return_counts=True)
             made = tile(a, b, 0, n_columns)
-            if fused is not None:
-                sums = fused(made, bounds(lengths).to(device))
-            else:
-                sums = segments(made.double(), lengths)
+            sums = segments(made.double(), lengths) if fused is None else fused(made, bounds(lengths).to(device))
             total[present.to(device)] += sums
     return total
 

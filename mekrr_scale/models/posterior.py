@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, TypedDict
 
@@ -136,6 +136,11 @@ class Variances:
     kernel: SetKernel
     landmarks: Landmarks
     posterior: Posterior
+
+    @classmethod
+    def on(cls, kernel: SetKernel, landmarks: Landmarks, posterior: Posterior, device: str) -> Variances:
+        """Evaluated on a device; results lie in the host's memory."""
+        return cls(kernel, landmarks.on(device), replace(posterior, factor=posterior.factor.to(device)))
 
     @cached_property
     def whitening(self) -> Whitening:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -247,8 +247,7 @@ class Potential:
 
     @cached_property
     def _variances(self) -> Variances:
-        posterior = replace(self._posterior, factor=self._posterior.factor.to(self._device))
-        return Variances(self.model.kernel, self.model.landmarks.on(self._device), posterior)
+        return Variances.on(self.model.kernel, self.model.landmarks, self._posterior, self._device)
 
     def _force_variance(self, atoms: Atoms) -> Float64[Tensor, "atoms 3"]:
         """Raw variances of all force components of one structure."""

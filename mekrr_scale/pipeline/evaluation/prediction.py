@@ -27,6 +27,7 @@ def predict(
     progress: Progress | None = None,
     uncertainty: bool = False,
     format: str | None = None,
+    device: str = "cpu",
 ) -> Iterator[Atoms]:
     """Copies of structures with predicted energy, per-atom energies, forces and stress attached, one by one.
 
@@ -38,11 +39,12 @@ def predict(
         structures: files, or in memory.
         progress: what shows how far it is; by default a bar in terminals and notebooks.
         format: ASE's name of the files' format, where their names do not tell.
+        device: of backbone and kernel, e.g. ``"cuda"``; a potential has its own.
 
     Raises:
         StructureError, ModelError, BackboneError: a structure that cannot be predicted.
     """
-    potential = as_potential(model)
+    potential = as_potential(model, device)
     with shown_progress(progress) as shown:
         if progress is None:
             shown.stage("predict", count_of(structures, format))

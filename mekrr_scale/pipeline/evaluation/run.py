@@ -34,6 +34,7 @@ def evaluate(
     uncertainty: bool = False,
     group: Group = ALONE,
     format: str | None = None,
+    device: str = "cpu",
 ) -> Evaluation:
     """Predict labelled structures and compare; with ``uncertainty``, intervals too.
 
@@ -45,14 +46,15 @@ def evaluate(
         progress: what shows how far it is; by default a bar in terminals and notebooks.
         group: ranks that share the work; all get the result.
         format: ASE's name of the files' format, where their names do not tell.
+        device: of backbone and kernel, e.g. ``"cuda"``; a potential has its own.
 
     Raises:
         ModelError: see ``Potential``, and ``evaluate_store``.
         StructureError: no structure could be used.
     """
     if isinstance(structures, FeatureStore) or (isinstance(structures, Path | str) and Path(structures).is_dir()):
-        return evaluate_store(_model(model), structures, progress, uncertainty, group)
-    potential = as_potential(model)
+        return evaluate_store(_model(model), structures, progress, uncertainty, group, device=device)
+    potential = as_potential(model, device)
     with shown_progress(progress or (Silent() if group.rank else None)) as shown:
         if progress is None:
             shown.stage("evaluate", count_of(structures, format))
