@@ -1,47 +1,39 @@
-"""``slurm``: batch scripts from a few options."""
+"""``slurm``: batch scripts from a few options; what they will run is checked when they are written."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from mekrr_scale.cli.batch_scripts import Batch, Launcher, extract_script, finalize_script, fit_script
+from mekrr_scale.cli.batch_options import with_batch_options
+from mekrr_scale.cli.batch_scripts import Batch, Launcher, command_script, extract_script, finalize_script, fit_script
 from mekrr_scale.cli.console import say
+from mekrr_scale.cli.fit import settings_given
 from mekrr_scale.cli.options import EXIT_CODES, check_folders, commands
 from mekrr_scale.errors import ConfigError, StructureError
 
 app = commands("Write batch scripts for Slurm.")
 
-Script = Annotated[Path, typer.Option("--script", help="file to write")]
-Time = Annotated[str, typer.Option(help="time limit; at it the job requeues itself")]
-Partition = Annotated[str, typer.Option(help="Slurm partition")]
-Account = Annotated[str, typer.Option(help="Slurm account")]
-Gpus = Annotated[int, typer.Option(help="GPUs of each rank; 0 for none")]
-Cpus = Annotated[int, typer.Option(help="cores of each rank")]
-Memory = Annotated[str, typer.Option("--mem", help="memory of each rank, e.g. 32G")]
-Setup = Annotated[str, typer.Option(help="lines before the command, e.g. 'source venv/bin/activate'")]
-Notice = Annotated[int, typer.Option(help="seconds before the time limit at which the job puts its state away")]
 Options = Annotated[str, typer.Option(help="further options of the command, in quotes")]
+Words = Annotated[list[str], typer.Argument(help="arguments of the command, as it takes them")]
+
+_USAGE: type[Exception] = typer.BadParameter.__mro__[1]  # what a command line is refused with
 
 
 @app.command(epilog=EXIT_CODES)
+@with_batch_options
 def extract(
     structures: Annotated[list[Path], typer.Argument(help="files to extract")],
     store: Annotated[Path, typer.Option("--store", "-o", help="folder of the store")],
     parts: Annotated[int, typer.Option(help="jobs of the array")] = 16,
-    script: Script = Path("extract.sbatch"),
-    time: Time = "04:00:00",
-    partition: Partition = "",
-    account: Account = "",
-    gpus: Gpus = 0,
-    cpus: Cpus = 8,
-    memory: Memory = "",
-    setup: Setup = "",
-    notice: Notice = 120,
+    script: Annotated[Path, typer.Option("--script", help="file to write")] = Path("extract.sbatch"),
     options: Options = "",
+    *,
+    batch: Batch,
 ) -> None:
     """An array job that extracts features, and the job that joins its parts.
 
@@ -53,10 +45,9 @@ def extract(
         if not path.exists():
             raise StructureError(f"there is no file {path}")
     check_folders(script)
-    batch = Batch(time, partition, account, gpus, cpus, memory, setup, notice)
-    files = [str(path.resolve()) for path in structures]
-    where = str(store.resolve())
-    script.write_text(extract_script(batch, files, where, parts, _split(options)), encoding="utf-8")
+    further, files, where = _split(options), [str(path.resolve()) for path in structures], str(store.resolve())
+    _inner("extract", [*files, "--store", where, *further])
+    script.write_text(extract_script(batch, files, where, parts, further), encoding="utf-8")
     second = script.with_name(f"{script.stem}-finalize{script.suffix}")
     second.write_text(finalize_script(batch, where), encoding="utf-8")
     say(
@@ -66,24 +57,19 @@ def extract(
 
 
 @app.command(epilog=EXIT_CODES)
+@with_batch_options
 def fit(
     config: Annotated[Path, typer.Argument(help="TOML file of the fit")],
     nodes: Annotated[int, typer.Option(help="nodes")] = 1,
     ranks: Annotated[int, typer.Option(help="ranks on each node: one per GPU, or per socket")] = 1,
     launcher: Annotated[Launcher, typer.Option(help="what starts the ranks")] = "torchrun",
-    script: Script = Path("fit.sbatch"),
+    script: Annotated[Path, typer.Option("--script", help="file to write")] = Path("fit.sbatch"),
     checkpoint: Annotated[Path, typer.Option(help="folder of the fit's state, on a shared file system")] = Path(
         "fit.checkpoint"
     ),
-    time: Time = "04:00:00",
-    partition: Partition = "",
-    account: Account = "",
-    gpus: Gpus = 0,
-    cpus: Cpus = 8,
-    memory: Memory = "",
-    setup: Setup = "",
-    notice: Notice = 180,
     options: Options = "",
+    *,
+    batch: Batch,
 ) -> None:
     """A fit on many nodes that survives time limits, preemption and lost ranks.
 
@@ -94,10 +80,112 @@ def fit(
     if not config.exists():
         raise ConfigError(f"there is no configuration file {config}")
     check_folders(script)
-    batch = Batch(time, partition, account, gpus, cpus, memory, setup, notice)
+    further = _split(options)
+    settings_given(_inner("fit", [str(config), *further]))
     arguments = (str(config.resolve()), nodes, ranks, launcher, str(checkpoint.resolve()))
-    script.write_text(fit_script(batch, *arguments, _split(options)), encoding="utf-8")
+    script.write_text(fit_script(batch, *arguments, further), encoding="utf-8")
     say(f"{script}; submit with\n  sbatch {script}")
+
+
+@app.command(epilog=EXIT_CODES)
+@with_batch_options
+def evaluate(
+    words: Words,
+    script: Annotated[Path, typer.Option("--script", help="file to write")] = Path("evaluate.sbatch"),
+    options: Options = "",
+    *,
+    batch: Batch,
+) -> None:
+    """Errors of a model on labelled structures, as a job.
+
+    Example:
+
+        mekrr-scale slurm evaluate model.mekrr test.xyz --gpus 1 --options '--json errors.json'
+    """
+    _written("evaluate", words, script, options, batch, resumes=False)
+
+
+@app.command(epilog=EXIT_CODES)
+@with_batch_options
+def md(
+    words: Words,
+    script: Annotated[Path, typer.Option("--script", help="file to write")] = Path("md.sbatch"),
+    options: Options = "",
+    *,
+    batch: Batch,
+) -> None:
+    """Molecular dynamics that goes on from its restart file when its time is over.
+
+    Example:
+
+        mekrr-scale slurm md model.mekrr start.xyz --gpus 1 --options '-o run.xyz --steps 1000000'
+    """
+    _written("md", words, script, options, batch)
+
+
+@app.command(epilog=EXIT_CODES)
+@with_batch_options
+def finetune(
+    words: Words,
+    script: Annotated[Path, typer.Option("--script", help="file to write")] = Path("finetune.sbatch"),
+    options: Options = "",
+    *,
+    batch: Batch,
+) -> None:
+    """Training of a backbone that goes on from its state when its time is over.
+
+    Example:
+
+        mekrr-scale slurm finetune train.xyz --gpus 1 --options '-o tuned.pt --steps 20000'
+    """
+    _written("finetune", words, script, options, batch)
+
+
+@app.command(epilog=EXIT_CODES)
+@with_batch_options
+def curve(
+    words: Words,
+    script: Annotated[Path, typer.Option("--script", help="file to write")] = Path("curve.sbatch"),
+    options: Options = "",
+    *,
+    batch: Batch,
+) -> None:
+    """Errors against the number of training structures; runs that are finished are not made again.
+
+    Example:
+
+        mekrr-scale slurm curve train.xyz --options '--test test.xyz -o curve'
+    """
+    _written("curve", words, script, options, batch)
+
+
+def _written(name: str, words: Sequence[str], script: Path, options: str, batch: Batch, resumes: bool = True) -> None:
+    """The script of one command."""
+    check_folders(script)
+    line = [*words, *_split(options)]
+    taken = _inner(name, line)
+    if batch.on_gpu and "device" not in taken:
+        raise ConfigError(f"{name} runs on CPUs alone; leave --gpus out")
+    script.write_text(command_script(batch, [name, *line], resumes), encoding="utf-8")
+    say(f"{script}; submit with\n  sbatch {script}")
+
+
+def _inner(name: str, line: Sequence[str]) -> dict[str, Any]:
+    """What a command will be given.
+
+    Raises:
+        ConfigError: options that it does not have, or values that it does not take: said now, and not by a job that
+            has waited for days.
+    """
+    from mekrr_scale.cli.app import command
+
+    try:
+        context = command(name).make_context(name, list(line))
+    except _USAGE as error:
+        told = getattr(error, "format_message", error.__str__)()
+        raise ConfigError(f"{name} would refuse this: {told}") from error
+    found: dict[str, Any] = context.params
+    return found
 
 
 def _split(options: str) -> list[str]:

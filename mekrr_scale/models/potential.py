@@ -31,7 +31,6 @@ from mekrr_scale.models.posterior import Posterior, Variances
 from mekrr_scale.models.priors import PriorSpec
 from mekrr_scale.structures import Entering, Entry, Graph, LabelKeys, Labelled, Prediction, Predictor, SkinList
 
-
 _MADE_AGAIN = ("_forward", "_variances", "head")
 
 
