@@ -14,6 +14,7 @@ from ase import Atoms
 from ase.stress import full_3x3_to_voigt_6_stress
 from numpy import ndarray
 
+from mekrr_scale.arrays import content_hash
 from mekrr_scale.distributed import ALONE, Group
 from mekrr_scale.errors import MekrrError, StructureError
 from mekrr_scale.models import Model, Potential, Uncertainty, as_potential, load_model
@@ -78,6 +79,8 @@ def _evaluated(
     group: Group,
 ) -> Evaluation:
     keys = keys or LabelKeys()
+    asked = f"{keys!r}, forces {forces}, uncertainty {uncertainty}"
+    group.require_alike(model=content_hash(potential.model.coefficients), options=asked)
     rows = _Rows(potential.model)
     listed = in_batches(_labelled(structures, keys, rows, progress if group.rank == 0 else Silent()))
     for batch in islice(listed, group.rank, None, group.size):

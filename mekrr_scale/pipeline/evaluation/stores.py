@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float64
 from numpy import ndarray
 from torch import Tensor
 
-from mekrr_scale.arrays import FeatureBatch, uniform
+from mekrr_scale.arrays import FeatureBatch, content_hash, uniform
 from mekrr_scale.distributed import ALONE, ExactSum, Group
 from mekrr_scale.errors import ModelError, StructureError
 from mekrr_scale.models import Model, Posterior, Variances
@@ -54,6 +54,7 @@ def evaluate_store(
     model.require_prior(store.header.prior, f"the store {store.path}")
     if uncertainty and model.posterior is None:
         raise ModelError("the model cannot tell its uncertainty; fit it with folds and uncertainty = true")
+    group.require_alike(model=content_hash(model.coefficients), store=store.id, uncertainty=str(uncertainty))
     rows = _Rows(model, model.posterior if uncertainty else None, device)
     head = model.head.on(device)
     errors = ExactSum(3)

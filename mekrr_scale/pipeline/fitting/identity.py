@@ -5,6 +5,8 @@ The texts are those of version 0.1.0, whose plan was one flat list of fields, so
 
 from __future__ import annotations
 
+import hashlib
+
 from mekrr_scale.arrays import KINDS
 from mekrr_scale.kernels import SpeciesMixing
 from mekrr_scale.pipeline.fitting.data import FitData, atomic_number, mixing_matrix
@@ -22,6 +24,26 @@ def identity(data: FitData) -> dict[str, object]:
     flat = {name: repr(value) for name, value in flat_plan(data.plan).items() if name not in _RUNNING}
     own = own_fields(data.plan)
     return {"version": _version(), "stores": [store.id for store in data.stores], **flat, **own}
+
+
+def require_alike(data: FitData, **more: str) -> None:
+    """Refuse a job whose ranks would fit different things, before any of them works.
+
+    Devices and scratch folders may differ: they change no decision that all ranks have to take alike.
+
+    Raises:
+        ConfigError: on all ranks; names what differs.
+    """
+    flat = flat_plan(data.plan) | own_fields(data.plan)
+    plan = {name: repr(value) for name, value in flat.items() if name not in ("device", "scratch")}
+    listed = None if data.structures is None else [item.id for item in data.structures.listed]
+    data.group.require_alike(
+        version=__version__,
+        store=" ".join(store.id for store in data.stores),
+        plan=" ".join(f"{name}={value}" for name, value in plan.items()),
+        structures=hashlib.sha256(repr(listed).encode()).hexdigest(),
+        **more,
+    )
 
 
 def identity_text(plan: FitPlan) -> str:
