@@ -40,7 +40,7 @@ except ImportError:
     ts = None
 
 OWN = [name for name in SOLVERS if name != "falkon-library"]  # which has devices of its own
-STEPS = {"falkon": {"rtol": 1e-10, "max_steps": 25, "patience": 3, "subset": 1.0}}  # few: each is slow there
+STEPS = {"falkon": {"rtol": 1e-10, "max_steps": 6, "patience": 3, "subset": 1.0}}  # few: each is slow there
 VARIANTS = [(name, {}) for name in OWN] + [("falkon", {"preconditioner": "falkon"})]
 
 
@@ -131,13 +131,13 @@ def test_large_structures_are_summed_part_by_part(gpu, monkeypatch, largest):
 
 
 FITS = {
-    "direct": {},
+    "direct": {"validation": Validation(folds=2)},
     "mean": {
         "kernel": KernelPlan(reduce="mean", alphas=(0.5,), length_scales="2x"),
         "rows": RowPlan(whitening="cholesky"),
         "validation": Validation(folds=2, uncertainty=False),
     },
-    "falkon": {"solver": Falkon((1e-4,), max_steps=3), "validation": Validation(folds=2, uncertainty=False)},
+    "falkon": {"solver": Falkon((1e-4,), max_steps=2), "validation": Validation(folds=2, uncertainty=False)},
     "exact": {"solver": Exact((1e-6, 1e-4)), "validation": Validation(folds=3, uncertainty=False)},
 }
 
@@ -145,7 +145,7 @@ FITS = {
 @pytest.mark.parametrize("name", FITS)
 def test_fits(gpu, store, small_plan, name):
     """All that a fit does: candidates, errors, uncertainty; the estimate of what it will take, too."""
-    plan = replace(small_plan, landmarks=replace(small_plan.landmarks, count=25), **FITS[name])
+    plan = replace(small_plan, landmarks=replace(small_plan.landmarks, count=12), **FITS[name])
     there = replace(plan, execution=Execution(device=gpu))
     assert resources(store, there).stages
     found, expected = fit(store, there), fit(store, plan)
@@ -171,7 +171,7 @@ def test_forces_without_stored_tangents(gpu, toy_file, spec, small_plan, tmp_pat
     frames = list(read_structures(toy_file))[:3]
     plan = replace(
         small_plan,
-        solver=Falkon((1e-4,), max_steps=3),
+        solver=Falkon((1e-4,), max_steps=2),
         landmarks=replace(small_plan.landmarks, count=15),
         validation=Validation(folds=0),
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,17 +42,22 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {  # annotation and default
 }
 
 
-def with_batch_options(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose last parameter ``batch`` is made of the options that all scripts share."""
+def with_batch_options(*without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command whose last parameter ``batch`` is made of the options that scripts share, but for some."""
+    return partial(_with_options, names=[name for name in _OPTIONS if name not in without])
+
+
+def _with_options(command: Callable[..., None], names: Sequence[str]) -> Callable[..., None]:
     own = inspect.signature(command, eval_str=True)
     kept = [parameter for name, parameter in own.parameters.items() if name != "batch"]
     added = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-        for name, (annotation, default) in _OPTIONS.items()
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=_OPTIONS[name][1], annotation=_OPTIONS[name][0])
+        for name in names
     ]
 
     def run(**given: Any) -> None:
-        asked = {name: given.pop(name) for name in _OPTIONS}
+        asked = {name: given.pop(name) for name in names}
+        asked.setdefault("notice", 30)  # of no job that is not told
         extra, logs = tuple(asked.pop("sbatch") or ()), asked.pop("logs")
         batch = Batch(**asked, extra=extra, logs="" if logs is None else str(logs.resolve()))
         if logs is not None:

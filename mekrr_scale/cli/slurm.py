@@ -25,7 +25,7 @@ _USAGE: type[Exception] = typer.BadParameter.__mro__[1]  # what a command line i
 
 
 @app.command(epilog=EXIT_CODES)
-@with_batch_options
+@with_batch_options()
 def extract(
     structures: Annotated[list[Path], typer.Argument(help="files to extract")],
     store: Annotated[Path, typer.Option("--store", "-o", help="folder of the store")],
@@ -57,7 +57,7 @@ def extract(
 
 
 @app.command(epilog=EXIT_CODES)
-@with_batch_options
+@with_batch_options()
 def fit(
     config: Annotated[Path, typer.Argument(help="TOML file of the fit")],
     nodes: Annotated[int, typer.Option(help="nodes")] = 1,
@@ -88,7 +88,7 @@ def fit(
 
 
 @app.command(epilog=EXIT_CODES)
-@with_batch_options
+@with_batch_options("notice", "requeues")  # it would begin anew
 def evaluate(
     words: Words,
     script: Annotated[Path, typer.Option("--script", help="file to write")] = Path("evaluate.sbatch"),
@@ -106,7 +106,7 @@ def evaluate(
 
 
 @app.command(epilog=EXIT_CODES)
-@with_batch_options
+@with_batch_options()
 def md(
     words: Words,
     script: Annotated[Path, typer.Option("--script", help="file to write")] = Path("md.sbatch"),
@@ -124,7 +124,7 @@ def md(
 
 
 @app.command(epilog=EXIT_CODES)
-@with_batch_options
+@with_batch_options()
 def finetune(
     words: Words,
     script: Annotated[Path, typer.Option("--script", help="file to write")] = Path("finetune.sbatch"),
@@ -142,7 +142,7 @@ def finetune(
 
 
 @app.command(epilog=EXIT_CODES)
-@with_batch_options
+@with_batch_options("gpus")  # it runs on CPUs
 def curve(
     words: Words,
     script: Annotated[Path, typer.Option("--script", help="file to write")] = Path("curve.sbatch"),
@@ -163,9 +163,7 @@ def _written(name: str, words: Sequence[str], script: Path, options: str, batch:
     """The script of one command."""
     check_folders(script)
     line = [*words, *_split(options)]
-    taken = _inner(name, line)
-    if batch.on_gpu and "device" not in taken:
-        raise ConfigError(f"{name} runs on CPUs alone; leave --gpus out")
+    _inner(name, line)
     script.write_text(command_script(batch, [name, *line], resumes), encoding="utf-8")
     say(f"{script}; submit with\n  sbatch {script}")
 

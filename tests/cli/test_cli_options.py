@@ -42,6 +42,12 @@ SLURM = {
     "--qos": "high", "--constraint": "a100", "--mail": "me@there", "--logs": ".", "--requeues": "3",
     "--sbatch": "--exclusive",
 }  # fmt: skip
+
+
+def _without(options, *names):
+    return {name: value for name, value in options.items() if name not in names}
+
+
 LABELS = {"--energy-key": "e", "--forces-key": "f", "--stress-key": "s", "--units": "kcal/mol", "--format": "vasp"}
 BOUNDS = {"--max-force": "7", "--max-uncertainty": "8", "--max-grade": "2", "--dtype": "float64", "--device": "cpu:0"}
 
@@ -146,11 +152,11 @@ CALLS = {
     "store finalize": ("s", {}),
     "store merge": ("s t -o u", {"--output": "v"}),
     "store repack": ("s -o u", {"--output": "v", "--shard-size": "1M"}),
-    "slurm evaluate": ("m.mekrr a.xyz", SLURM | {"--options": "--no-forces"}),
+    "slurm evaluate": ("m.mekrr a.xyz", _without(SLURM, "--notice", "--requeues") | {"--options": "--no-forces"}),
     "slurm md": ("m.mekrr a.xyz --options --output=r.xyz", SLURM | {"--options": "-o other.xyz"}),
     "slurm finetune": ("a.xyz --options --output=t.pt", SLURM | {"--options": "-o other.pt"}),
     "slurm curve": (
-        "a.xyz --options '-o c --test b.xyz'", SLURM | {"--options": "-o other --test b.xyz"}
+        "a.xyz --options '-o c --test b.xyz'", _without(SLURM, "--gpus") | {"--options": "-o other --test b.xyz"}
     ),
     "slurm extract": ("a.xyz -o s", SLURM | {"--store": "t", "--parts": "3"}),
     "slurm fit": (

@@ -158,7 +158,6 @@ def test_a_frozen_first_rank_is_given_up(point):
 
 DIFFERENT = [
     (("--landmarks", "41"), "plan"),
-    (("--memory", "1M"), "plan"),
     (("--sums", "elsewhere"), "checkpoint or sums"),
     (("--store", "OTHER"), "store"),
 ]
