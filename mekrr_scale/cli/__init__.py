@@ -7,6 +7,7 @@ import lazy_loader as lazy
 if TYPE_CHECKING:
     from mekrr_scale.cli.app import main as main
     from mekrr_scale.cli.batch_scripts import Batch as Batch
+    from mekrr_scale.cli.batch_scripts import command_script as command_script
     from mekrr_scale.cli.batch_scripts import extract_script as extract_script
     from mekrr_scale.cli.batch_scripts import finalize_script as finalize_script
     from mekrr_scale.cli.batch_scripts import fit_script as fit_script
@@ -16,7 +17,7 @@ else:
         __name__,
         submod_attrs={
             "app": ["main"],
-            "batch_scripts": ["Batch", "extract_script", "finalize_script", "fit_script"],
+            "batch_scripts": ["Batch", "command_script", "extract_script", "finalize_script", "fit_script"],
             "ending": ["told"],
         },
     )

@@ -15,6 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 from mekrr_scale.cli.calls import guarded, is_guarded
 from mekrr_scale.cli.console import speaking
 from mekrr_scale.cli.ending import INTERRUPTED, flushed, interruptible, printable_streams, say_interrupted, told
+from mekrr_scale.cli.threads import settle
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.version import __version__
 
@@ -141,6 +142,7 @@ def _options(  # what they do, ``Program.invoke`` does
 
 def main() -> None:
     """Run the command line; errors end with one sentence and their exit code (docs/cli.md)."""
+    settle()
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     printable_streams()

@@ -19,6 +19,7 @@ import typer
 
 from mekrr_scale.cli.console import say
 from mekrr_scale.cli.options import EXIT_CODES, commands
+from mekrr_scale.cli.threads import usable_cores
 from mekrr_scale.version import __version__
 
 app = commands()
@@ -28,7 +29,14 @@ _NEEDED = (
     "jaxtyping", "lazy-loader", "matplotlib", "xxhash",
 )  # fmt: skip
 _OPTIONAL = ("chgnet", "sevenn", "mace-torch", "e3nn", "torch-sim-atomistic", "matscipy", "falkon", "triton", "sympy")
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES")
+_THREADS = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "OMP_WAIT_POLICY",
+    "OMP_PROC_BIND",
+    "OMP_PLACES",
+)
 _JOB = (
     "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID", "SLURM_JOB_ID",
     "SLURM_JOB_NUM_NODES", "SLURM_NTASKS", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_CPUS_PER_TASK",
@@ -74,7 +82,7 @@ def environment(load: bool = True) -> dict[str, Any]:
             "machine": platform.machine(),
             "libc": " ".join(platform.libc_ver()),
         },
-        "cpus": {"here": os.cpu_count(), "usable": _usable_cpus(), "memory_gb": _memory()},
+        "cpus": {"here": os.cpu_count(), "usable": usable_cores(), "memory_gb": _memory()},
         "threads": _set(_THREADS),
         "torch": _torch() if load else {},
         "job": _set(_JOB),
@@ -82,12 +90,6 @@ def environment(load: bool = True) -> dict[str, Any]:
         "optional": _versions(_OPTIONAL),
         "backbones": _backbones(load),
     }
-
-
-def _usable_cpus() -> int | None:
-    """Those that this process may run on, where the system tells."""
-    asked = getattr(os, "sched_getaffinity", None)
-    return None if asked is None else len(asked(0))
 
 
 def _memory() -> float | None:

@@ -150,7 +150,7 @@ class _Comparison:
         if data.is_dir():
             store = FeatureStore(data)
             self.progress.stage("evaluate", store.n_structures)
-            return evaluate_store(loaded.model, store, self.progress, asked, self.group)
+            return evaluate_store(loaded.model, store, self.progress, asked, self.group, device=loaded.device)
         total = frame_count(data, self.format)
         structures, potential = read_structures(data, self.format, keep_unreadable=True), loaded.potential
         self.progress.stage("evaluate", total)

@@ -28,6 +28,7 @@ from mekrr_scale.cli.options import (
 )
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.files import parse_bytes
+from mekrr_scale.version import __version__
 
 if TYPE_CHECKING:
     from mekrr_scale.distributed import Group
@@ -137,6 +138,12 @@ def _extract(structures: list[Path], store: Path, plan: ExtractPlan, group: Grou
     if group.size == 1:
         with progress_bar() as bar:
             return extract(structures, store, plan, progress=bar)
+    group.require_alike(
+        version=__version__,
+        plan=repr(plan),
+        structures=" ".join(f"{path.name} of {path.stat().st_size} bytes" for path in structures),
+        store=store.name,
+    )
     index, count = plan.part
     device = f"cuda:{group.local_rank % torch.cuda.device_count()}" if plan.device == "cuda" else plan.device
     own = replace(plan, part=((index - 1) * group.size + group.rank + 1, count * group.size), device=device)

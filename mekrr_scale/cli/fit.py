@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -93,6 +93,17 @@ def fit(
         if group.rank == 0:
             deliver(report, target, plot, json_file)
             kept.clear()
+
+
+def settings_given(parameters: Mapping[str, Any]) -> FitConfig:
+    """What a fit would do with these parameters of the command, for those who only write them down.
+
+    Raises:
+        ConfigError: see ``load_config``.
+    """
+    flags = {option.key: parameters[option.parameter] for option in plan_options()}
+    given = {"store": parameters["store"] or None, "output": parameters["output"], **flags}
+    return _settings(parameters["config"], given)[0]
 
 
 def _settings(config: Path | None, flags: Mapping[str, object]) -> tuple[FitConfig, list[str]]:

@@ -53,13 +53,13 @@ def job_bar(group: Group, unit: str = "structures") -> Iterator[Progress]:
 def _linger(group: Group) -> None:
     """The first rank may be where the others look whether the error has been told: it waits a little for them."""
     until = time.monotonic() + _LINGER
-    while group.rank == 0 and time.monotonic() < until and group.count("failed", 0) < group.size:
+    while group.rank == 0 and time.monotonic() < until and group.count("failed", 0, _LINGER) < group.size:
         time.sleep(0.05)
 
 
 def _first(group: Group) -> bool:
     """Whether no other rank has failed before."""
     try:
-        return group.count("failed") == 1
+        return group.count("failed", limit=_LINGER) == 1
     except RankError:
         return True

@@ -1,15 +1,18 @@
-"""``slurm``: batch scripts from a few options."""
+"""``slurm``: batch scripts from a few options; what they will run is checked when they are written."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from mekrr_scale.cli.batch_scripts import Batch, Launcher, extract_script, finalize_script, fit_script
+from mekrr_scale.cli.batch_options import with_batch_options
+from mekrr_scale.cli.batch_scripts import Batch, Launcher, command_script, extract_script, finalize_script, fit_script
 from mekrr_scale.cli.console import say
+from mekrr_scale.cli.fit import settings_given
 from mekrr_scale.cli.options import EXIT_CODES, Overwrite, commands
 from mekrr_scale.errors import ConfigError, StructureError
 from mekrr_scale.files import publish_text
@@ -17,34 +20,23 @@ from mekrr_scale.outputs import SCRIPT, check_outputs
 
 app = commands("Write batch scripts for Slurm.")
 
-Script = Annotated[Path, typer.Option("--script", help="file to write")]
-Time = Annotated[str, typer.Option(help="time limit; at it the job requeues itself")]
-Partition = Annotated[str, typer.Option(help="Slurm partition")]
-Account = Annotated[str, typer.Option(help="Slurm account")]
-Gpus = Annotated[int, typer.Option(help="GPUs of each rank; 0 for none")]
-Cpus = Annotated[int, typer.Option(help="cores of each rank")]
-Memory = Annotated[str, typer.Option("--mem", help="memory of each rank, e.g. 32G")]
-Setup = Annotated[str, typer.Option(help="lines before the command, e.g. 'source venv/bin/activate'")]
-Notice = Annotated[int, typer.Option(help="seconds before the time limit at which the job puts its state away")]
 Options = Annotated[str, typer.Option(help="further options of the command, in quotes")]
+Words = Annotated[list[str], typer.Argument(help="arguments of the command, as it takes them")]
+
+_USAGE: type[Exception] = typer.BadParameter.__mro__[1]  # what a command line is refused with
 
 
 @app.command(epilog=EXIT_CODES)
+@with_batch_options()
 def extract(
     structures: Annotated[list[Path], typer.Argument(help="files to extract")],
     store: Annotated[Path, typer.Option("--store", "-o", help="folder of the store")],
     parts: Annotated[int, typer.Option(help="jobs of the array")] = 16,
-    script: Script = Path("extract.sbatch"),
-    time: Time = "04:00:00",
-    partition: Partition = "",
-    account: Account = "",
-    gpus: Gpus = 0,
-    cpus: Cpus = 8,
-    memory: Memory = "",
-    setup: Setup = "",
-    notice: Notice = 120,
+    script: Annotated[Path, typer.Option("--script", help="file to write")] = Path("extract.sbatch"),
     options: Options = "",
     overwrite: Overwrite = False,
+    *,
+    batch: Batch,
 ) -> None:
     """An array job that extracts features, and the job that joins its parts.
 
@@ -57,10 +49,9 @@ def extract(
             raise StructureError(f"there is no file {path}")
     second = script.with_name(f"{script.stem}-finalize{script.suffix}")
     check_outputs([(script, SCRIPT, "--script"), (second, SCRIPT, "")], structures, overwrite)
-    batch = Batch(time, partition, account, gpus, cpus, memory, setup, notice)
-    files = [str(path.resolve()) for path in structures]
-    where = str(store.resolve())
-    publish_text(script, extract_script(batch, files, where, parts, _split(options)))
+    further, files, where = _split(options), [str(path.resolve()) for path in structures], str(store.resolve())
+    _inner("extract", [*files, "--store", where, *further])
+    publish_text(script, extract_script(batch, files, where, parts, further))
     publish_text(second, finalize_script(batch, where))
     say(
         f"{script} and {second}; submit with\n  job=$(sbatch --parsable {script})\n"
@@ -69,25 +60,20 @@ def extract(
 
 
 @app.command(epilog=EXIT_CODES)
+@with_batch_options()
 def fit(
     config: Annotated[Path, typer.Argument(help="TOML file of the fit")],
     nodes: Annotated[int, typer.Option(help="nodes")] = 1,
     ranks: Annotated[int, typer.Option(help="ranks on each node: one per GPU, or per socket")] = 1,
     launcher: Annotated[Launcher, typer.Option(help="what starts the ranks")] = "torchrun",
-    script: Script = Path("fit.sbatch"),
+    script: Annotated[Path, typer.Option("--script", help="file to write")] = Path("fit.sbatch"),
     checkpoint: Annotated[Path, typer.Option(help="folder of the fit's state, on a shared file system")] = Path(
         "fit.checkpoint"
     ),
-    time: Time = "04:00:00",
-    partition: Partition = "",
-    account: Account = "",
-    gpus: Gpus = 0,
-    cpus: Cpus = 8,
-    memory: Memory = "",
-    setup: Setup = "",
-    notice: Notice = 180,
     options: Options = "",
     overwrite: Overwrite = False,
+    *,
+    batch: Batch,
 ) -> None:
     """A fit on many nodes that survives time limits, preemption and lost ranks.
 
@@ -98,10 +84,116 @@ def fit(
     if not config.exists():
         raise ConfigError(f"there is no configuration file {config}")
     check_outputs([(script, SCRIPT, "--script")], [config], overwrite)
-    batch = Batch(time, partition, account, gpus, cpus, memory, setup, notice)
+    further = _split(options)
+    settings_given(_inner("fit", [str(config), *further]))
     arguments = (str(config.resolve()), nodes, ranks, launcher, str(checkpoint.resolve()))
-    publish_text(script, fit_script(batch, *arguments, _split(options)))
+    publish_text(script, fit_script(batch, *arguments, further))
     say(f"{script}; submit with\n  sbatch {script}")
+
+
+@app.command(epilog=EXIT_CODES)
+@with_batch_options("notice", "requeues")  # it would begin anew
+def evaluate(
+    words: Words,
+    script: Annotated[Path, typer.Option("--script", help="file to write")] = Path("evaluate.sbatch"),
+    options: Options = "",
+    overwrite: Overwrite = False,
+    *,
+    batch: Batch,
+) -> None:
+    """Errors of a model on labelled structures, as a job.
+
+    Example:
+
+        mekrr-scale slurm evaluate model.mekrr test.xyz --gpus 1 --options '--json errors.json'
+    """
+    _written("evaluate", words, script, options, batch, overwrite, resumes=False)
+
+
+@app.command(epilog=EXIT_CODES)
+@with_batch_options()
+def md(
+    words: Words,
+    script: Annotated[Path, typer.Option("--script", help="file to write")] = Path("md.sbatch"),
+    options: Options = "",
+    overwrite: Overwrite = False,
+    *,
+    batch: Batch,
+) -> None:
+    """Molecular dynamics that goes on from its restart file when its time is over.
+
+    Example:
+
+        mekrr-scale slurm md model.mekrr start.xyz --gpus 1 --options '-o run.xyz --steps 1000000'
+    """
+    _written("md", words, script, options, batch, overwrite)
+
+
+@app.command(epilog=EXIT_CODES)
+@with_batch_options()
+def finetune(
+    words: Words,
+    script: Annotated[Path, typer.Option("--script", help="file to write")] = Path("finetune.sbatch"),
+    options: Options = "",
+    overwrite: Overwrite = False,
+    *,
+    batch: Batch,
+) -> None:
+    """Training of a backbone that goes on from its state when its time is over.
+
+    Example:
+
+        mekrr-scale slurm finetune train.xyz --gpus 1 --options '-o tuned.pt --steps 20000'
+    """
+    _written("finetune", words, script, options, batch, overwrite)
+
+
+@app.command(epilog=EXIT_CODES)
+@with_batch_options("gpus")  # it runs on CPUs
+def curve(
+    words: Words,
+    script: Annotated[Path, typer.Option("--script", help="file to write")] = Path("curve.sbatch"),
+    options: Options = "",
+    overwrite: Overwrite = False,
+    *,
+    batch: Batch,
+) -> None:
+    """Errors against the number of training structures; runs that are finished are not made again.
+
+    Example:
+
+        mekrr-scale slurm curve train.xyz --options '--test test.xyz -o curve'
+    """
+    _written("curve", words, script, options, batch, overwrite)
+
+
+def _written(
+    name: str, words: Sequence[str], script: Path, options: str, batch: Batch, overwrite: bool, resumes: bool = True
+) -> None:
+    """The script of one command."""
+    check_outputs([(script, SCRIPT, "--script")], [], overwrite)
+    line = [*words, *_split(options)]
+    _inner(name, line)
+    publish_text(script, command_script(batch, [name, *line], resumes))
+    say(f"{script}; submit with\n  sbatch {script}")
+
+
+def _inner(name: str, line: Sequence[str]) -> dict[str, Any]:
+    """What a command will be given.
+
+    Raises:
+        ConfigError: options that it does not have, or values that it does not take: said now, and not by a job that
+            has waited for days.
+    """
+    from mekrr_scale.cli.app import command
+
+    try:
+        context = command(name).make_context(name, list(line))
+    except _USAGE as error:
+        told = getattr(error, "format_message", error.__str__)()
+        raise ConfigError(f"{name} would refuse this: {told}") from error
+    found: dict[str, Any] = context.params
+    return found
 
 
 def _split(options: str) -> list[str]:

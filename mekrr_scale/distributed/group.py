@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -30,6 +31,7 @@ class Group:
     size: int = 1
     local_rank: int = 0  # on this machine
     store: dist.Store | None = field(default=None, repr=False, compare=False)
+    limit: float = 1800.0  # seconds after which this rank gives up waiting for another
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Sum over the ranks, in place."""
@@ -79,12 +81,32 @@ class Group:
         if self.size > 1:
             _guarded(dist.barrier)
 
-    def count(self, name: str, amount: int = 1) -> int:
-        """Add to a counter that all ranks share, without waiting for any of them."""
+    def count(self, name: str, amount: int = 1, limit: float | None = None) -> int:
+        """Add to a counter that all ranks share, without waiting for any of them but the first, which holds it.
+
+        Args:
+            limit: seconds to wait for that, by default as long as for everything.
+        """
         if self.store is None:
             return amount
         store = self.store
-        return int(_guarded(lambda: store.add(f"mekrr/{name}", amount)))
+        seconds = self.limit if limit is None else limit
+        return int(_guarded(lambda: _within(seconds, lambda: store.add(f"mekrr/{name}", amount))))
+
+    def require_alike(self, **facts: str) -> None:
+        """Refuse a job whose ranks were given different things; every rank must ask.
+
+        Raises:
+            ConfigError: names what differs, on all ranks.
+        """
+        everyones = self.gather_json(facts)
+        for name, first in everyones[0].items():
+            for rank, other in enumerate(everyones):
+                if other.get(name) != first:
+                    raise ConfigError(
+                        f"rank {rank} was given another {name} than rank 0 ({_shown(other.get(name), first)}); start "
+                        "all ranks with the same command on the same files"
+                    )
 
     def leave(self) -> None:
         """End the job's communication."""
@@ -122,7 +144,7 @@ def join(timeout: float = 1800.0) -> Group:
     store, rank, size = _guarded(lambda: next(rendezvous("env://", rank, size, timeout=limit)))
     store.set_timeout(limit)
     _guarded(lambda: dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit))
-    return Group(rank, size, local_rank, store)
+    return Group(rank, size, local_rank, store, timeout)
 
 
 def _place(environment: Any) -> tuple[int, int, int, dict[str, str]] | None:
@@ -190,6 +212,39 @@ def share(sizes: Sequence[int], parts: int) -> list[list[int]]:
         dealt[least].append(item)
         loads[least] += sizes[item]
     return [sorted(items) for items in dealt]
+
+
+def _shown(mine: str | None, first: str) -> str:
+    """Where two texts begin to differ."""
+    mine = str(mine)
+    place = next((i for i, (a, b) in enumerate(zip(mine, first, strict=False)) if a != b), min(len(mine), len(first)))
+    begin = max(0, place - 40)
+    return f"{mine[begin : begin + 100]!r} instead of {first[begin : begin + 100]!r}"
+
+
+def _within(seconds: float, call: Callable[[], Any]) -> Any:
+    """The result of a call that may never return: a store asks its rank without looking at the clock.
+
+    Raises:
+        RuntimeError: it has not returned in time.
+    """
+    found: list[Any] = []
+    errors: list[Exception] = []
+
+    def work() -> None:
+        try:
+            found.append(call())
+        except Exception as error:  # told by the thread that waits
+            errors.append(error)
+
+    waiting = threading.Thread(target=work, daemon=True)
+    waiting.start()
+    waiting.join(seconds)
+    if errors:
+        raise errors[0]
+    if not found:
+        raise RuntimeError(f"the first rank did not answer in {seconds:g} seconds")
+    return found[0]
 
 
 def _guarded(call: Callable[[], Any]) -> Any:

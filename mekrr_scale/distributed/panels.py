@@ -37,17 +37,15 @@ class PanelMatrix:
     panels: dict[int, Float64[Tensor, "below columns"]]  # of this rank, by number
     group: Group = ALONE
     width: int = WIDTH
-
-    @property
-    def device(self) -> torch.device:
-        return next(iter(self.panels.values())).device if self.panels else torch.device("cpu")
+    device: torch.device | str = "cpu"  # of the panels; a rank without one takes part in what the others send
 
     @property
     def bounds(self) -> list[tuple[int, int]]:
         return bounds_of(self.size, self.width)
 
     def copy(self) -> PanelMatrix:
-        return PanelMatrix(self.size, {k: p.clone() for k, p in self.panels.items()}, self.group, self.width)
+        panels = {k: p.clone() for k, p in self.panels.items()}
+        return PanelMatrix(self.size, panels, self.group, self.width, self.device)
 
     def add(self, other: PanelMatrix, factor: float = 1.0) -> PanelMatrix:
         """Add a multiple of another matrix of the same layout, in place."""
@@ -159,7 +157,7 @@ class PanelGram:
         panels = {}
         for k in sorted(self._sums):
             panels[k] = self._sums.pop(k).value()
-        return PanelMatrix(self.size, panels, self.group, self.width)
+        return PanelMatrix(self.size, panels, self.group, self.width, self.device)
 
     def _update(self, rows: Tensor) -> None:
         for k, total in self._sums.items():
@@ -171,4 +169,4 @@ def panels_of(matrix: Float64[Tensor, "n n"], group: Group = ALONE, width: int =
     """The panels of a matrix that every rank holds."""
     bounds: Sequence[tuple[int, int]] = bounds_of(len(matrix), width)
     own = {k: matrix[a:, a:b].clone() for k, (a, b) in enumerate(bounds) if k % group.size == group.rank}
-    return PanelMatrix(len(matrix), own, group, width)
+    return PanelMatrix(len(matrix), own, group, width, matrix.device)

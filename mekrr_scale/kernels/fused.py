@@ -8,8 +8,6 @@ and adds in float64, always in the same order. CUDA builds of torch bring Triton
 from __future__ import annotations
 
 import importlib.util
-from functools import lru_cache
-from typing import Any
 
 import torch
 from jaxtyping import Float, Float64, Int64
@@ -35,24 +33,7 @@ def gaussian_sums(
     total = torch.empty(owners, columns, dtype=torch.float64, device=t.device)
     if owners and columns:
         grid = (owners, -(-columns // _COLUMNS))
-        _kernel()[grid](t, bounds, total, columns, t.stride(0), BLOCK=_COLUMNS)
+        from mekrr_scale.kernels.triton_sums import exponential_sums
+
+        exponential_sums[grid](t, bounds, total, columns, t.stride(0), BLOCK=_COLUMNS)
     return total
-
-
-@lru_cache(maxsize=1)
-def _kernel() -> Any:
-    import triton
-    import triton.language as tl
-
-    @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-    def sums(t, bounds, total, columns, stride, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
-        owner = tl.program_id(0)
-        place = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-        inside = place < columns
-        added = tl.zeros([BLOCK], dtype=tl.float64)
-        for row in range(tl.load(bounds + owner), tl.load(bounds + owner + 1)):
-            element = tl.load(t + row * stride + place, mask=inside, other=0.0)
-            added += tl.exp(element).to(tl.float64)
-        tl.store(total + owner.to(tl.int64) * columns + place, added, mask=inside)
-
-    return sums

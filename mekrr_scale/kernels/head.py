@@ -38,6 +38,12 @@ class Head:
                 f"{len(self.coefficients)} coefficients for {expected} columns; they do not belong together"
             )
 
+    def on(self, device: torch.device | str) -> Head:
+        """The same on a device, where the kernel is then evaluated."""
+        if torch.device(device) == self.coefficients.device:
+            return self
+        return Head(self.kernel, self.landmarks.on(device), self.coefficients.to(device))
+
     @cached_property
     def prepared(self) -> Prepared:
         """The landmarks, in float64."""
@@ -51,7 +57,7 @@ class Head:
     def energies(self, batch: FeatureBatch) -> Float64[Tensor, " structures"]:
         """The kernel's part of the energies of structures (eV)."""
         values = self.kernel.rows(batch, self.landmarks) @ self.coefficients
-        return values * self.kernel.energy_scale(batch.n_atoms)
+        return values.cpu() * self.kernel.energy_scale(batch.n_atoms)
 
     def atoms(
         self,
@@ -66,13 +72,17 @@ class Head:
         Args:
             numbers: atomic number of each atom.
             owner: structure of each atom, ascending.
+
+        Returns:
+            Both where the landmarks are.
         """
+        device = self.prepared.right.device
         n_atoms = torch.bincount(owner, minlength=n_structures)
         runs, places = species_runs(features, numbers, owner, n_structures)
         found = self.kernel.evaluate(runs, n_atoms, self.landmarks, self.atom_coefficients, gradient, self.prepared)
-        scale = self.kernel.energy_scale(n_atoms)[owner]
-        values = torch.zeros(len(owner), dtype=torch.float64)
-        slopes = torch.zeros(features.shape, dtype=torch.float64) if gradient else None
+        scale = self.kernel.energy_scale(n_atoms)[owner].to(device)
+        values = torch.zeros(len(owner), dtype=torch.float64, device=device)
+        slopes = torch.zeros(features.shape, dtype=torch.float64, device=device) if gradient else None
         for place, (value, slope) in zip(places, found, strict=True):
             values[place] = value * scale[place]
             if slopes is not None and slope is not None:
@@ -82,14 +92,15 @@ class Head:
     def similarities(self, batch: FeatureBatch) -> Float64[Tensor, "atoms landmark_atoms"]:
         """B k(h_a, z_m) / sqrt(k(h_a, h_a) k(z_m, z_m)) of all atoms, structure by structure, and landmark atoms."""
         atom, landmarks, prepared = self.kernel.atom, self.landmarks, self.prepared
+        device = prepared.right.device
         own = atom.profile((atom.left(prepared.features) * prepared.right.T).sum(1))
         present, counts = landmarks.species.unique_consecutive(return_counts=True)
         first = bounds(batch.n_atoms)[:-1]
         found = torch.zeros(int(batch.n_atoms.sum()), len(landmarks.features), dtype=torch.float64)
         for run, source in zip(batch.runs, batch.sources, strict=True):
-            x = self.kernel.transform.apply(run.z, run.features, torch.float64) - prepared.shift
+            x = self.kernel.transform.apply(run.z, run.features.to(device), torch.float64) - prepared.shift
             itself = atom.profile((atom.left(x) * atom.right(x)).sum(1))
             table = self.kernel.mixing.table([run.z], present.tolist())[0].repeat_interleave(counts)
-            values = atom.gram(x, prepared.features) * table
-            found[first[owners(run)] + source] = values / (itself[:, None] * own).sqrt()
+            values = atom.gram(x, prepared.features) * table.to(device)
+            found[first[owners(run)] + source] = (values / (itself[:, None] * own).sqrt()).cpu()
         return found

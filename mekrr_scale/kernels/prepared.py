@@ -99,9 +99,10 @@ class Prepared:
         """sum_c w_ac sum_l v_cl k(h_a, z_l) of each atom, and its derivative by the atom's stored feature."""
         features = self.shifted(run.z, run.features)
         right = self.right[:, columns[0] : columns[1]]
-        values = torch.zeros(len(features), dtype=torch.float64)
+        vectors, weights = vectors.to(right.device), weights.to(right.device)
+        values = torch.zeros(len(features), dtype=torch.float64, device=right.device)
         gradients = torch.zeros_like(features) if gradient else None
-        inverse_scale = 1.0 / self.transform.scale[self.transform.place(run.z)]
+        inverse_scale = 1.0 / self.transform.scale[self.transform.place(run.z)].to(right.device)
 
         def work(a: int, b: int) -> None:
             x = features[a:b]
@@ -111,7 +112,7 @@ class Prepared:
                 gradients[a:b] = self.atom.left_pullback(x, by_t @ right.T) * inverse_scale
             values[a:b] = ((self.atom.profile(t) @ vectors.T) * weights[a:b]).sum(1)
 
-        map_tiles(len(features), work)
+        map_tiles(len(features), work, right)
         return values, gradients
 
 

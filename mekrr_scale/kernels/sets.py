@@ -24,7 +24,7 @@ from mekrr_scale.kernels.channels import Channel, Channels
 from mekrr_scale.kernels.choices import Reduce
 from mekrr_scale.kernels.mixing import SpeciesMixing
 from mekrr_scale.kernels.prepared import Prepared, owners
-from mekrr_scale.kernels.sums import TILE_COLUMNS
+from mekrr_scale.kernels.sums import TILE_COLUMNS, add_columns
 from mekrr_scale.kernels.transforms import Transform
 from mekrr_scale.kernels.variances import PriorVariances
 
@@ -179,7 +179,8 @@ class SetKernel:
         rows = []
         for place, channel in enumerate(channels):
             offset = place * landmarks.n_sets if landmarks.singletons else 0
-            rows.append(coefficients[offset + landmarks.owner] * self._set_weights(channel, landmarks))
+            weights = self._set_weights(channel, landmarks).to(coefficients.device)
+            rows.append(coefficients[offset + landmarks.owner] * weights)
         return torch.stack(rows)
 
     def evaluate(
@@ -203,6 +204,7 @@ class SetKernel:
             One pair for each run.
         """
         prepared = prepared or self.prepare(landmarks, torch.float64)
+        given = coefficients.cpu()  # tables of species lie in the host's memory
         results = []
         for run in runs:
             columns = self._columns(run.z, prepared)
@@ -213,7 +215,7 @@ class SetKernel:
             vectors = torch.zeros(len(self._channels.names), b - a, dtype=torch.float64)
             for place, channel in enumerate(self._channels.names):
                 table = self._channels.table(channel, [run.z], z_columns)[0].repeat_interleave(torch.tensor(widths))
-                vectors[place] = coefficients[place, a:b] * table
+                vectors[place] = given[place, a:b] * table
                 weights[:, place] = self._channels.weight(channel, run, n_atoms)[owners(run)]
             results.append(prepared.values(run, columns, vectors, weights, gradient))
         return results
@@ -263,8 +265,7 @@ class SetKernel:
         if landmarks.singletons:
             parts[place][:, a:b] += sums * table.to(sums.device)
             return
-        owner = landmarks.owner[a:b].to(sums.device)
-        parts[0].index_add_(1, owner, sums * (table * scale[a:b]).to(sums.device))
+        add_columns(parts[0], landmarks.owner[a:b], sums * (table * scale[a:b]).to(sums.device))
 
     def _columns(self, z: int, prepared: Prepared) -> tuple[int, int]:
         """The landmark atoms that atoms of a species meet."""

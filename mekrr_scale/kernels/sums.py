@@ -77,18 +77,45 @@ def segment_sums_on_device(
     """The same on a GPU: tiles as large as fit a buffer, summed by runs of rows.
 
     Elements are written and read once each beside the matrix product that makes them; nothing is
-    summed by atomic operations, so the result is the same in every run.
+    summed by atomic operations, so the result is the same in every run. Rows of one owner that are
+    more than fit the buffer are summed part by part.
     """
     total = torch.zeros(n_owners, n_columns, dtype=torch.float64, device=device)
-    for a, b in _tasks(owner, max(1, DEVICE_ELEMENTS // max(n_columns, 1))):
-        present, lengths = owner[a:b].unique_consecutive(return_counts=True)
-        made = tile(a, b, 0, n_columns)
-        if fused is not None:
-            sums = fused(made, bounds(lengths).to(device))
-        else:
-            sums = torch.segment_reduce(made.double(), "sum", lengths=lengths.to(device), axis=0, unsafe=True)
-        total[present.to(device)] = sums
+    most = max(1, DEVICE_ELEMENTS // max(n_columns, 1))
+    for first, last in _tasks(owner, most):
+        for a in range(first, last, most):
+            b = min(a + most, last)
+            present, lengths = owner[a:b].unique_consecutive(return_counts=True)
+            made = tile(a, b, 0, n_columns)
+            sums = segments(made.double(), lengths) if fused is None else fused(made, bounds(lengths).to(device))
+            total[present.to(device)] += sums
     return total
+
+
+def segments(
+    rows: Float64[Tensor, "rows columns"], lengths: Int64[Tensor, " parts"]
+) -> Float64[Tensor, "parts columns"]:
+    """Sums over consecutive rows, always in the same order."""
+    found: Tensor = torch.segment_reduce(rows, "sum", lengths=lengths.to(rows.device), axis=0, unsafe=True)
+    return found
+
+
+def add_columns(
+    total: Float64[Tensor, "rows owners"], owner: Int64[Tensor, " columns"], columns: Float64[Tensor, "rows columns"]
+) -> None:
+    """Add each column to that of its owner, in place.
+
+    On a GPU by runs of columns: ``index_add_`` is atomic there, and the last bits differ from run to run.
+
+    Args:
+        owner: of each column; in the memory of the host.
+    """
+    if total.device.type == "cpu":
+        total.index_add_(1, owner, columns)
+        return
+    order = owner.argsort(stable=True)
+    present, lengths = owner[order].unique_consecutive(return_counts=True)
+    total[:, present.to(total.device)] += segments(columns.T[order.to(total.device)].contiguous(), lengths).T
 
 
 def product(left: Float[Tensor, "rows inner"], right: Float[Tensor, "inner columns"]) -> Float[Tensor, "rows columns"]:
@@ -104,9 +131,21 @@ def product(left: Float[Tensor, "rows inner"], right: Float[Tensor, "inner colum
     return torch.mm(left, right, out=buffer[:size].view(left.shape[0], right.shape[1]))
 
 
-def map_tiles(n_rows: int, work: Callable[[int, int], None]) -> None:
-    """Call ``work`` on consecutive tiles of rows, several at a time; it must write disjoint rows."""
-    _run([(a, min(a + TILE_ROWS, n_rows)) for a in range(0, n_rows, TILE_ROWS)], work)
+def map_tiles(n_rows: int, work: Callable[[int, int], None], right: Float[Tensor, "inner columns"]) -> None:
+    """Call ``work`` on consecutive tiles of rows; it must write disjoint rows.
+
+    Args:
+        right: what the rows are multiplied with. On a CPU several tiles are worked on at a time, on a GPU they
+            are as large as fit a buffer.
+    """
+    here = right.device.type == "cpu"
+    rows = TILE_ROWS if here else max(1, DEVICE_ELEMENTS // max(right.shape[1], 1))
+    tiles = [(a, min(a + rows, n_rows)) for a in range(0, n_rows, rows)]
+    if here:
+        _run(tiles, work)
+        return
+    for tile in tiles:
+        work(*tile)
 
 
 def _tasks(owner: Int64[Tensor, " rows"], least: int = TILE_ROWS) -> Iterator[tuple[int, int]]:

@@ -49,6 +49,7 @@ class MekrrCalculator(Calculator):  # type: ignore[misc]
         model: a model, or the path of one.
         backbone: an instance to use instead of loading the model's.
         dtype: of the backbone; ``"float64"`` is understood too.
+        device: where backbone and kernel are evaluated, e.g. ``"cuda"``.
         compile: the backbone, by torch.compile; pays in long runs.
         prior: a calculator of what the model corrects, where its file cannot bring that along.
         skin: neighbour lists are kept until an atom has moved by half of it (angstrom).

@@ -135,10 +135,14 @@ class Model:
             named = ", ".join(f"{z} ({chemical_symbols[z]})" for z in absent)
             raise ModelError(f"species {named} is not among the model's species {known}; refit with data that has it")
 
-    def energies(self, batch: FeatureBatch) -> Float64[Tensor, " structures"]:
-        """Total energies (eV) of structures whose features are known."""
+    def energies(self, batch: FeatureBatch, head: Head | None = None) -> Float64[Tensor, " structures"]:
+        """Total energies (eV) of structures whose features are known.
+
+        Args:
+            head: ``head.on(device)``, to evaluate the kernel there.
+        """
         self.check_species([run.z for run in batch.runs if len(run.features)])
-        return self.baseline.predict(batch) + self.head.energies(batch)
+        return self.baseline.predict(batch) + (head or self.head).energies(batch)
 
     def require_backbone(self, identity: Mapping[str, object], what: str) -> None:
         """Refuse features that another backbone made.

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, TypedDict
 
@@ -137,9 +137,15 @@ class Variances:
     landmarks: Landmarks
     posterior: Posterior
 
+    @classmethod
+    def on(cls, kernel: SetKernel, landmarks: Landmarks, posterior: Posterior, device: str) -> Variances:
+        """Evaluated on a device; results lie in the host's memory."""
+        return cls(kernel, landmarks.on(device), replace(posterior, factor=posterior.factor.to(device)))
+
     @cached_property
     def whitening(self) -> Whitening:
-        return whiten(self.kernel.gram_blocks(self.landmarks), self.posterior.cut, self.posterior.whitening)
+        found = whiten(self.kernel.gram_blocks(self.landmarks), self.posterior.cut, self.posterior.whitening)
+        return found.on(self.landmarks.features.device)
 
     def structures(self, batch: FeatureBatch) -> Float64[Tensor, " structures"]:
         """Of energies, or of energies per atom for ``mean``."""
@@ -180,10 +186,10 @@ def raw_variance(
     whitening: Whitening,
     factor: Float64[Tensor, "columns rank"],
 ) -> RawVariance:
-    """K(x,x) - |k T|^2, not below its rounding error, and |k A|^2."""
-    outside = prior - whitening.rows(rows).square().sum(1)
+    """K(x,x) - |k T|^2, not below its rounding error, and |k A|^2; products where the rows are, results in the host."""
+    outside = prior - whitening.rows(rows).square().sum(1).cpu()
     outside = torch.maximum(outside, _ROUNDING * prior.abs())
-    return RawVariance(outside, (rows @ factor).square().sum(1))
+    return RawVariance(outside, (rows @ factor).square().sum(1).cpu())
 
 
 def posterior_factor(

@@ -158,8 +158,8 @@ class KeptRows:
                 yield _unpack(self._here(block.tensor), block.kind, block.columns, block.species)
             return
         size = max(block.rows * block.width for block in in_file)
-        cuda = torch.cuda.is_available()
-        buffers = [torch.empty(size, dtype=torch.float64, pin_memory=cuda) for _ in range(2)]
+        on_gpu = self._device.type == "cuda"
+        buffers = [torch.empty(size, dtype=torch.float64, pin_memory=on_gpu) for _ in range(2)]
         with ThreadPoolExecutor(1, "mekrr-scratch") as reader:
             waiting = iter(in_file)
             ahead = reader.submit(self._load, next(waiting), buffers[0])

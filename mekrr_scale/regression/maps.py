@@ -59,16 +59,17 @@ class ForceMap:
             features = self.backbone.forward(self.graph, positions, energies=False).features
         runs, places = self._runs(features.detach())
         n_atoms = self.graph.n_atoms.cpu()
+        prepared = self.kernel.prepare(self.landmarks, torch.float64)
         found = []
         for column in vectors.T:
             weights = self.kernel.atom_coefficients(self.landmarks, column)
-            slopes = self.kernel.evaluate(runs, n_atoms, self.landmarks, weights, gradient=True)
-            seed = torch.zeros(features.shape, dtype=torch.float64)
+            slopes = self.kernel.evaluate(runs, n_atoms, self.landmarks, weights, True, prepared)
+            seed = torch.zeros(features.shape, dtype=torch.float64, device=features.device)
             for place, (_, slope) in zip(places, slopes, strict=True):
                 assert slope is not None
-                seed[place] = slope
+                seed[place] = slope.to(seed.device)
             (gradient,) = torch.autograd.grad(features, positions, seed.to(features), retain_graph=True)
-            found.append(gradient.cpu().double().flatten())
+            found.append(gradient.to(vectors.device).double().flatten())
         return torch.stack(found, 1)
 
     @property
@@ -76,9 +77,9 @@ class ForceMap:
         return _Adjoint(self)
 
     def __getitem__(self, chosen: Bool[Tensor, " rows"]) -> Float64[Tensor, "chosen columns"]:
-        owner = self.graph.owner.cpu()
+        owner, chosen = self.graph.owner.cpu(), chosen.cpu()
         first = bounds(self.graph.n_atoms.cpu())
-        rows = [torch.zeros(0, self.shape[1], dtype=torch.float64)]
+        rows = [torch.zeros(0, self.shape[1], dtype=torch.float64, device=self.landmarks.features.device)]
         for i in range(self.graph.n_structures):
             part = chosen.reshape(-1, 3)[owner == i].flatten()
             if not bool(part.any()):
@@ -142,13 +143,13 @@ class ModeCosts:
         moves = torch.eye(3 * n, dtype=graph.positions.dtype)[:count].reshape(count, n, 3)
 
         def forward(number: int) -> None:
-            tangents(backbone, graph, Directions.of_displacements(moves[:number]), chunk=number)
+            tangents(backbone, graph, Directions.of_displacements(moves[:number]), chunk=number).features.cpu()
 
         def reverse() -> None:
             positions = graph.positions.detach().clone().requires_grad_(True)
             with torch.enable_grad():
                 features = backbone.forward(graph, positions, energies=False).features
-                torch.autograd.grad(features.sum(), positions)
+                torch.autograd.grad(features.sum(), positions)[0].cpu()  # waits for a GPU
 
         return cls(_seconds(lambda: forward(count)) * 3 * n / count, _seconds(reverse) + _seconds(lambda: forward(1)))
 

@@ -93,7 +93,7 @@ def explain(potential: Potential, atoms: Atoms, nearest: int = 3) -> Explanation
     prediction = potential.predict(atoms, forces=False)
     numbers = torch.from_numpy(atoms.numbers.astype(np.int64))
     places = [model.baseline.species.index(z) for z in numbers.tolist()]
-    similarity = model.head.similarities(potential.batch(atoms))
+    similarity = potential.head.similarities(potential.batch(atoms))
     found = similarity.topk(min(nearest, similarity.shape[1]), 1)
     return Explanation(numbers, prediction.energies, model.baseline.energies[places], found.values, found.indices)
 

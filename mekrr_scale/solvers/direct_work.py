@@ -75,6 +75,7 @@ def from_sums(
 ) -> Solution:
     """Every ridge and combination of weights; with folds the best by the criterion, else the first."""
     start = time.perf_counter()
+    whitening = whitening.on("cpu")  # sums lie there, and so do solutions
     for weights in problem.weights:
         if not any(weight and any(part.rows for part in moments[kind]) for kind, weight in weights.items()):
             raise SolverError(f"no row has a weight above zero ({_named(weights)})")

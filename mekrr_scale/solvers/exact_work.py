@@ -23,8 +23,9 @@ def solve(exact: Solver, problem: Problem, source: Source, run: Run) -> Solution
     problem = problem.of_kinds(source.kinds)
     check(exact, problem, source, run)
     start = time.perf_counter()
-    kept = KeptRows(problem.on(run.execution.device).rows(source, {RowKind.ENERGY}), run.execution.memory)
-    blocks = list(kept)
+    device = run.execution.device
+    kept = KeptRows(problem.on(device).rows(source, {RowKind.ENERGY}), run.execution.memory)
+    blocks = [block.on(device) for block in kept]
     if not blocks:
         raise SolverError("there is not a single row to fit; no structure in the store has a usable label")
     gram = torch.cat([block.rows for block in blocks]).double()
@@ -48,12 +49,12 @@ def solve(exact: Solver, problem: Problem, source: Source, run: Run) -> Solution
         points = []
         for ridge in more:
             parts_of_folds = [held_out.solved(data, ridge) for held_out in folds]
-            solved[ridge] = [value.repeat(parts)[:, None] for value, _ in parts_of_folds]
+            solved[ridge] = [value.cpu().repeat(parts)[:, None] for value, _ in parts_of_folds]
             points.append(_point(ridge, sum(error for _, error in parts_of_folds), len(target)))
         path = Path((*path.points, *points))
         more = further(exact, path, ENERGY_ALONE)
     ridge = path.best().ridge if path.points else exact.ridges[0]
-    value = _solved(gram, target, weight, ridge)
+    value = _solved(gram, target, weight, ridge).cpu()
     run.progress.advance(problem.landmarks.n_sets)
     return Solution(
         value=value.repeat(parts)[:, None],
@@ -90,13 +91,14 @@ class _Fold:
     def of(cls, problem: Problem, data: _Dense, fold: Int64[Tensor, " n"], left_out: int) -> _Fold:
         train = (fold != left_out).nonzero()[:, 0]
         n = data.counts[train]
-        shift = refit_shift(problem.baseline, n.T @ n, n.T @ (data.target[train] / data.scale[train]))
+        moment = n.T @ (data.target[train] / data.scale[train])
+        shift = refit_shift(problem.baseline, (n.T @ n).cpu(), moment.cpu())
         return cls(train, (fold == left_out).nonzero()[:, 0], shift)
 
     def solved(self, data: _Dense, ridge: float) -> tuple[Float64[Tensor, " n"], float]:
         """Coefficients without the fold, zero for its own structures, and the squared error of these."""
         train, test = self.train, self.test
-        moved = data.target - (data.counts @ self.shift) * data.scale
+        moved = data.target - (data.counts @ self.shift.to(data.counts.device)) * data.scale
         part = _solved(data.gram[train][:, train], moved[train], data.weight[train], ridge)
         error = data.gram[test][:, train] @ part - moved[test]
         full = torch.zeros_like(data.target)

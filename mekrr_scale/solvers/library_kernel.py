@@ -8,14 +8,16 @@ is exact only up to 2^24.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from mekrr_scale.arrays import RowKind
+from mekrr_scale.arrays import FeatureBatch, RowKind
 from mekrr_scale.errors import ConfigError, SolverError
 from mekrr_scale.regression import ENERGY_ALONE, Problem, Run, Source
 from mekrr_scale.solvers.base import Solver, check
@@ -29,6 +31,17 @@ class IndexedKernel:
     rows: Float64[Tensor, "structures sets"]
     gram: Float64[Tensor, "sets sets"]  # K_ZZ
 
+    @classmethod
+    def of(cls, problem: Problem, batches: Iterable[FeatureBatch]) -> IndexedKernel:
+        """Of all structures of a store, or of batches."""
+        rows = [problem.kernel.rows(batch, problem.landmarks) for batch in batches]
+        return cls(torch.cat(rows), problem.kernel.gram(problem.landmarks))
+
+    @cached_property
+    def table(self) -> Float64[Tensor, "all sets"]:
+        """K between everything that has an index, and the landmarks."""
+        return torch.cat([self.rows, self.gram])
+
     @property
     def structures(self) -> Float64[Tensor, "structures 1"]:
         """What to pass as X."""
@@ -40,15 +53,20 @@ class IndexedKernel:
         return torch.arange(len(self.rows), len(self.rows) + len(self.gram), dtype=torch.float64)[:, None]
 
     def block(self, rows: Float64[Tensor, "rows 1"], columns: Float64[Tensor, "columns 1"]) -> Float64[Tensor, "r c"]:
-        """K between two lists of indices; the columns have to be landmarks.
+        """K between two lists of indices, one of which has landmarks alone; the library asks for both orders.
 
         Raises:
-            ConfigError: columns that are structures, whose kernels are not known.
+            ConfigError: structures in both, whose kernels are not known.
         """
-        i, j = rows[:, 0].long(), columns[:, 0].long() - len(self.rows)
-        if bool((j < 0).any()):
-            raise ConfigError("the columns of a block must be landmarks; fix the centres to IndexedKernel.centres")
-        return torch.cat([self.rows, self.gram])[i][:, j]
+        i, j, first = rows[:, 0].long(), columns[:, 0].long(), len(self.rows)
+        if bool((j >= first).all()):
+            return self.table[i][:, j - first]
+        if bool((i >= first).all()):
+            return self.table[j][:, i - first].T
+        raise ConfigError(
+            "the kernel between two structures is not known, only that with landmarks; fix the centres to "
+            "IndexedKernel.centres"
+        )
 
 
 def solve(library: Solver, max_steps: int, problem: Problem, source: Source, run: Run) -> Solution:
@@ -77,7 +95,7 @@ def solve(library: Solver, max_steps: int, problem: Problem, source: Source, run
         seed=problem.seed,
         options=library_options(),
     ).fit(indexed.structures, target[:, None])
-    value = fitted.alpha_.cpu().double().reshape(-1, 1)
+    value = fitted.alpha_.cpu().double().reshape(-1, 1).clone()  # the library's own bears no gradients
     run.progress.advance(len(rows))
     return Solution(
         value=value,

@@ -9,6 +9,7 @@ import dataclasses
 import importlib
 import io
 import re
+import shlex
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,7 +41,15 @@ SLURM = {
     "--script": "other.sbatch", "--time": "01:00:00", "--partition": "long", "--account": "me", "--gpus": "2",
     "--cpus": "3", "--mem": "7G", "--setup": "module load x", "--notice": "60", "--options": "--seed 3",
     "--overwrite": "",
+    "--qos": "high", "--constraint": "a100", "--mail": "me@there", "--logs": ".", "--requeues": "3",
+    "--sbatch": "--exclusive",
 }  # fmt: skip
+
+
+def _without(options, *names):
+    return {name: value for name, value in options.items() if name not in names}
+
+
 LABELS = {"--energy-key": "e", "--forces-key": "f", "--stress-key": "s", "--units": "kcal/mol", "--format": "vasp"}
 BOUNDS = {"--max-force": "7", "--max-uncertainty": "8", "--max-grade": "2", "--dtype": "float64", "--device": "cpu:0"}
 
@@ -155,6 +164,12 @@ CALLS = {
     "store finalize": ("s", {"--on-duplicate": "keep", "--allow-incomplete": ""}),
     "store merge": ("s t -o u", {"--output": "v", "--on-duplicate": "newest"}),
     "store repack": ("s -o u", {"--output": "v", "--shard-size": "1M"}),
+    "slurm evaluate": ("m.mekrr a.xyz", _without(SLURM, "--notice", "--requeues") | {"--options": "--no-forces"}),
+    "slurm md": ("m.mekrr a.xyz --options --output=r.xyz", SLURM | {"--options": "-o other.xyz"}),
+    "slurm finetune": ("a.xyz --options --output=t.pt", SLURM | {"--options": "-o other.pt"}),
+    "slurm curve": (
+        "a.xyz --options '-o c --test b.xyz'", _without(SLURM, "--gpus") | {"--options": "-o other --test b.xyz"}
+    ),
     "slurm extract": ("a.xyz -o s", SLURM | {"--store": "t", "--parts": "3"}),
     "slurm fit": (
         "fit.toml", SLURM | {"--nodes": "2", "--ranks": "3", "--launcher": "srun", "--checkpoint": "kept"}
@@ -279,6 +294,7 @@ def called(record, name, *arguments):
         path.unlink()
     for path in ("a.xyz", "b.xyz", "c.xyz", "m.mekrr", "w.mekrr", "fit.toml"):
         Path(path).write_text("")
+    Path("fit.toml").write_text('store = ["s"]\noutput = "m.mekrr"\n')
     record.lines.clear()
     told = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(told):
@@ -303,13 +319,13 @@ def test_the_table_has_every_option():
 @pytest.mark.parametrize("name", list(CALLS))
 def test_every_option_reaches_the_work(record, name):
     usual, options = CALLS[name]
-    before = called(record, name, *usual.split())
-    assert before == called(record, name, *usual.split())
+    before = called(record, name, *shlex.split(usual))
+    assert before == called(record, name, *shlex.split(usual))
     without = []
     for option, value in options.items():
         first, *others = [value] if name.startswith("slurm") else value.split() or [""]
         given = [option, *([first] if first else []), *others]
-        if called(record, name, *usual.split(), *given) == before:
+        if called(record, name, *shlex.split(usual), *given) == before:
             without.append(option)
     assert not without, f"{name}: {without} change nothing"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from mekrr_scale.cli import Batch, extract_script, fit_script
+from mekrr_scale.cli import Batch, command_script, extract_script, finalize_script, fit_script
 from mekrr_scale.cli.app import app, command
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.models import Model
@@ -94,21 +94,146 @@ def test_a_fit_runs_on_ranks(store, tmp_path, cluster, launcher):
     assert not (tmp_path / "scontrol.log").exists()
 
 
-def test_at_its_limit_a_fit_puts_its_state_away_and_requeues(tmp_path, cluster):
-    """The work is a stand-in that ends as soon as it sees the file ``stop``, as a fit does."""
-    text = fit_script(Batch(cpus=1, notice=60), "fit.toml", 1, 1, "srun", str(tmp_path / "kept"))
-    begin = text.index("srun --kill-on-bad-exit")
-    end = text.index("work=$!")
-    waiting = (
-        f"bash -c 'until [ -e {tmp_path}/kept/stop ]; do sleep 0.1; done; touch {tmp_path}/kept/stopped; exit 75' &\n"
-    )
-    script = tmp_path / "fit.sbatch"
-    script.write_text(text[:begin] + waiting + text[end:])
-    with subprocess.Popen(["bash", script], env=cluster) as process:
-        time.sleep(1.0)
-        process.send_signal(signal.SIGUSR1)
-        assert process.wait(timeout=30) in {75, 128 + signal.SIGUSR1}
-    assert f"requeue {cluster['SLURM_JOB_ID']}" in (tmp_path / "scontrol.log").read_text()
+def ended(text, work, environment, tmp_path, at_limit=True):
+    """How a script ends whose work is a stand-in, and what it asked of Slurm."""
+    begin = text.index("srun --kill-on-bad-exit" if "srun" in text else "python -m mekrr_scale")
+    script = tmp_path / "job.sbatch"
+    script.write_text(f"{text[:begin]}bash {_program(tmp_path, work)} &\n{text[text.index('work=$!') :]}")
+    log = tmp_path / "scontrol.log"
+    log.unlink(missing_ok=True)
+    (tmp_path / "begun").unlink(missing_ok=True)
+    with subprocess.Popen(["bash", script], env=environment, stderr=subprocess.PIPE, text=True) as process:
+        if at_limit:
+            while not (tmp_path / "begun").exists():
+                time.sleep(0.01)
+            process.send_signal(signal.SIGUSR1)
+        told = process.communicate(timeout=60)[1]
+    return process.returncode, log.read_text() if log.exists() else "", told
+
+
+def _program(tmp_path, work):
+    path, begun = tmp_path / "work.sh", tmp_path / "begun"
+    path.write_text(work.replace("{begun}", str(begun)) if "{begun}" in work else f"touch {begun}\n{work}\n")
+    return path
+
+
+WAITS = "until [ -e {kept}/stop ]; do sleep 0.02; done; "
+FIT_ENDS = [
+    (WAITS + "touch {kept}/stopped; exit 75", True, 75, True),
+    (WAITS + "touch {kept}/stopped; exit 1", True, 1, True),  # torchrun hides the code
+    (WAITS + "exit 0", True, 0, False),  # it was done before it could stop: not once more
+    (WAITS + "exit 7", True, 7, False),
+    ("exit 4", False, 4, False),
+    ("exit 75", False, 75, True),  # preempted
+    ("exit 0", False, 0, False),
+]
+
+
+@pytest.mark.parametrize(("work", "at_limit", "code", "again"), FIT_ENDS)
+def test_only_a_fit_that_was_stopped_is_requeued(tmp_path, cluster, work, at_limit, code, again):
+    """The file of a run before, which said that it was stopped, is none of this run's."""
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "stopped").touch()
+    text = fit_script(Batch(cpus=1, notice=60), "fit.toml", 1, 1, "srun", str(kept))
+    assert text.index("rm -f") < text.index("work=$!")
+    found, asked, _ = ended(text, work.format(kept=kept), cluster, tmp_path, at_limit)
+    assert found == code
+    assert asked == (f"requeue {cluster['SLURM_JOB_ID']}\n" if again else "")
+
+
+def at_term(code):
+    """Work that answers SIGTERM with this exit code."""
+    return f"trap 'kill $!; exit {code}' TERM; sleep 60 & touch {{begun}}; wait"
+
+
+@pytest.mark.parametrize(
+    ("work", "code", "again"), [("exec sleep 60", 143, True), (75, 75, True), (3, 3, False), (0, 0, False)]
+)
+def test_commands_that_resume_are_stopped_and_requeued(tmp_path, cluster, work, code, again):
+    text = command_script(Batch(cpus=1), ["md", "m.mekrr", "a.xyz", "-o", "r.xyz"])
+    found, asked, _ = ended(text, work if isinstance(work, str) else at_term(work), cluster, tmp_path)
+    assert found == code
+    assert asked == (f"requeue {cluster['SLURM_JOB_ID']}\n" if again else "")
+
+
+def test_a_job_is_not_requeued_for_ever(tmp_path, cluster):
+    text = fit_script(Batch(cpus=1, requeues=3), "fit.toml", 1, 1, "srun", str(tmp_path / "kept"))
+    for count, again in ((2, True), (3, False), (4, False)):
+        environment = {**cluster, "SLURM_RESTART_COUNT": str(count)}
+        code, asked, told = ended(text, "exit 75", environment, tmp_path, at_limit=False)
+        assert code == 75
+        assert bool(asked) == again
+        assert ("requeued 3 times already" in told) != again
+
+
+def test_an_array_goes_on_with_its_own_part(tmp_path, cluster):
+    text = extract_script(Batch(cpus=1), ["a.xyz"], "store", 4)
+    code, asked, _ = ended(text, "exec sleep 60", {**cluster, "SLURM_ARRAY_TASK_ID": "3"}, tmp_path)
+    assert (code, asked) == (143, "requeue 7_3\n")
+
+
+def test_a_gpu_is_used_where_one_is_asked_for():
+    batch = Batch(gpus="a100:2")
+    texts = [
+        fit_script(batch, "fit.toml", 1, 2),
+        extract_script(batch, ["a.xyz"], "store", 2),
+        command_script(batch, ["evaluate", "m.mekrr", "a.xyz"], resumes=False),
+    ]
+    assert all("--device cuda" in text for text in texts)
+    assert "--gpus-per-node=a100:4" in texts[0]
+    assert "--gpus-per-node=a100:2" in texts[1]
+    assert extract_script(batch, ["a.xyz"], "store", 2, ["--device", "cuda:1"]).count("--device") == 1
+    assert "--device" not in fit_script(Batch(gpus=0), "fit.toml")
+    second = finalize_script(batch, "store")
+    assert "gpus" not in second
+    assert "USR1" not in second
+    assert "USR1" not in texts[2]  # which could only start over
+
+
+def test_steps_have_the_cores_of_their_tasks():
+    """Since Slurm 22.05 srun does not take the number from the batch job by itself."""
+    for launcher, cores in (("torchrun", 12), ("srun", 6)):
+        text = fit_script(Batch(cpus=6), "fit.toml", 1, 2, launcher)
+        assert f"#SBATCH --cpus-per-task={cores}\n" in text
+        assert f"srun --kill-on-bad-exit=1 --cpus-per-task={cores} " in text
+
+
+def test_lines_of_the_user_come_before_what_they_may_not_bear(tmp_path, cluster):
+    """conda's scripts look at variables that are not set."""
+    batch = Batch(setup='if [ "$NOT_SET_ANYWHERE" = x ]; then exit 9; fi')
+    for text in (finalize_script(batch, "store"), fit_script(batch, "fit.toml", launcher="srun")):
+        script = tmp_path / "job.sbatch"
+        script.write_text(text[: text.index("export OMP_NUM_THREADS")] + "exit 0\n")
+        done = subprocess.run(["bash", script], env=cluster, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+INNER = [
+    ("md m.mekrr a.xyz", "-o r.xyz --stpes 3", "--steps"),
+    ("md m.mekrr a.xyz", "-o r.xyz --steps many", "valid integer"),
+    ("md m.mekrr a.xyz", "", "--output"),
+    ("extract a.xyz -o store", "--derivative 3", "--derivatives"),
+    ("fit fit.toml", "--ridgee 1e-3", "--ridge"),
+    ("fit fit.toml", "--ridge little", "little"),
+    ("fit wrong.toml", "", "landmark"),
+    ("evaluate m.mekrr", "", "'data'"),
+    ("finetune a.xyz", "-o t.pt --lrr 3", "--lr"),
+    ("curve a.xyz", "-o c --tets b.xyz", "--test"),
+]
+
+
+@pytest.mark.parametrize(("words", "options", "named"), INNER)
+def test_what_a_job_would_refuse_is_refused_when_it_is_written(words, options, named, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.xyz", "m.mekrr"):
+        Path(name).touch()
+    Path("fit.toml").write_text('store = ["s"]\noutput = "m.mekrr"\n')
+    Path("wrong.toml").write_text('store = ["s"]\noutput = "m.mekrr"\n[landmark]\ncount = 3\n')
+    done = CliRunner().invoke(app, ["slurm", *words.split(), "--options", options])
+    assert isinstance(done.exception, ConfigError), done.output
+    assert named in str(done.exception)
+    assert not list(tmp_path.glob("*.sbatch"))
 
 
 def test_the_guide_has_every_option():
@@ -133,7 +258,11 @@ def test_the_guide_has_every_option():
 
 
 def test_options_that_slurm_would_not_take():
-    for wrong in ({"time": "soon"}, {"memory": "lots"}, {"cpus": 0}, {"notice": 5}):
+    for wrong in (
+        {"time": "soon"}, {"memory": "lots"}, {"cpus": 0}, {"notice": 5}, {"gpus": "a100:"}, {"gpus": -1},
+        {"time": "00:02:00"}, {"time": "3", "notice": 180}, {"requeues": -1}, {"partition": "a b"},
+        {"extra": ("exclusive",)}, {"extra": ("--x\nrm -rf",)},
+    ):  # fmt: skip
         with pytest.raises(ConfigError):
             Batch(**wrong)
     with pytest.raises(ConfigError, match="at least one"):
@@ -144,6 +273,8 @@ def test_options_that_slurm_would_not_take():
     assert "--mem=64G" in text
     assert "--gpus-per-node=4" in text
     assert "--qos=high" in text
+    for limit in ("UNLIMITED", "0", "3:01", "1-00", "00:03:01"):
+        assert f"--time={limit}\n" in finalize_script(Batch(time=limit, notice=180), "store")
     quoted = extract_script(Batch(), ["it's here.xyz"], "my store", 2)
     assert subprocess.run(["bash", "-n"], input=quoted, text=True, check=False).returncode == 0
     assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0

@@ -17,7 +17,7 @@ from mekrr_scale.distributed import Checkpoint, ExactSum, State, StopSignals, fi
 from mekrr_scale.distributed.group import _place
 from mekrr_scale.errors import ConfigError, StoppedError
 from mekrr_scale.models import Model
-from mekrr_scale.store import FeatureStore, deal
+from mekrr_scale.store import FeatureStore, deal, finalize
 from tests import reference
 
 ROOT = Path(__file__).parents[2]
@@ -29,11 +29,11 @@ def free_port():
         return listening.getsockname()[1]
 
 
-def start(arguments, size, port=None, **extra):
-    """The same command on every rank, as torchrun would start it."""
+def start(arguments, size, port=None, ranks=None, **extra):
+    """The same command on every rank, or on some of them, as torchrun would start it."""
     port = port or free_port()
     found = []
-    for rank in range(size):
+    for rank in ranks or range(size):
         environment = {
             **os.environ,
             "RANK": str(rank),
@@ -140,6 +140,52 @@ def test_a_lost_rank_is_noticed(store, tmp_path):
     done = finish([first, second])
     assert done[0][2] in {0, 9}, done  # 0: it was past the last collective
     assert done[0][2] == 0 or "lost the others" in " ".join(done[0][1].split())
+
+
+@pytest.mark.parametrize("point", ["collective", "progress"])
+def test_a_frozen_first_rank_is_given_up(point):
+    """SIGSTOP: it holds the job's store, which would not answer for ever."""
+    first, second = start(["tests.distributed.stopping", point], 2)
+    try:
+        out, err = second.communicate(timeout=60)
+    finally:
+        first.kill()
+        second.kill()
+        first.communicate()
+    assert second.returncode == 9, (out, err)
+    assert "lost the others" in " ".join(err.split())
+
+
+DIFFERENT = [
+    (("--landmarks", "41"), "plan"),
+    (("--sums", "elsewhere"), "checkpoint or sums"),
+    (("--store", "OTHER"), "store"),
+]
+
+
+@pytest.mark.parametrize(("other", "named"), DIFFERENT)
+def test_ranks_that_were_given_different_things_do_no_work(store, tmp_path, other, named):
+    """A mixed model would look like any other."""
+    grown = tmp_path / "grown"
+    if "OTHER" in other:
+        first = FeatureStore(store)
+        grown.mkdir()
+        for path in store.iterdir():
+            if path.name != "manifest.json" and not path.name.startswith(first.shards[0].path):
+                (grown / path.name).write_bytes(path.read_bytes())
+        finalize(grown)
+    usual = arguments(store, tmp_path / "m.mekrr", "--timeout", "20")
+    changed = arguments(grown if "OTHER" in other else store, tmp_path / "m.mekrr", "--timeout", "20")
+    if "OTHER" not in other:
+        changed += [str(tmp_path / word) if word == "elsewhere" else word for word in other]
+    port = free_port()
+    ranks = [start(given, 2, port, ranks=[rank])[0] for rank, given in enumerate((usual, changed))]
+    done = finish(ranks)
+    assert [code for _, _, code in done] == [2, 2], done
+    told = " ".join(" ".join(err.split()) for _, err, _ in done)
+    assert "rank 1 was given another" in told
+    assert any(word in told for word in named.split(" or "))
+    assert not (tmp_path / "m.mekrr").exists()
 
 
 @pytest.mark.parametrize("solver", ["falkon", "direct"])

@@ -1,10 +1,13 @@
 """Atom and set kernels and their derivative rows against slow twins and finite differences."""
 
+import importlib
+import inspect
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -365,6 +368,37 @@ def test_sums_as_on_a_device_equal_those_on_cpus(monkeypatch, columns):
 
 def _squares(t, bounds):
     return torch.stack([t[a:b].square().sum(0) for a, b in zip(bounds[:-1], bounds[1:], strict=True)])
+
+
+def test_the_fused_kernel_finds_its_names(monkeypatch):
+    """Triton up to 3.3 looks among those of the kernel's module alone; a stand-in shows where they would be found."""
+    made = SimpleNamespace(jit=lambda function: function, language=SimpleNamespace(constexpr=int))
+    monkeypatch.setitem(sys.modules, "triton", made)
+    monkeypatch.setitem(sys.modules, "triton.language", made.language)
+    monkeypatch.delitem(sys.modules, "mekrr_scale.kernels.triton_sums", raising=False)
+    function = importlib.import_module("mekrr_scale.kernels.triton_sums").exponential_sums
+    monkeypatch.delitem(sys.modules, "mekrr_scale.kernels.triton_sums")
+    function = inspect.unwrap(function)
+    assert function.__closure__ is None
+    assert function.__globals__["tl"] is made.language
+
+
+def test_the_fused_kernel_compiles_for_a_gpu():
+    """By Triton's own compiler, which needs no GPU."""
+    triton = pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from mekrr_scale.kernels.triton_sums import exponential_sums
+
+    kinds = {"bounds": "*i64", "total": "*fp64", "columns": "i32", "stride": "i32"}
+    for element in ("*fp32", "*fp64"):
+        signature = {"t": element, **kinds}
+        if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 2):  # which counts its arguments
+            source = ASTSource(exponential_sums, dict(enumerate(signature.values())), {len(signature): 256})
+        else:
+            source = ASTSource(exponential_sums, {**signature, "BLOCK": "constexpr"}, {"BLOCK": 256})
+        assert "ptx" in triton.compile(source, target=GPUTarget("cuda", 80, 32)).asm
 
 
 def test_the_fused_kernel_in_tritons_interpreter():

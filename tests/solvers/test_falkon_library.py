@@ -1,5 +1,6 @@
 """The adapter for the falkon library: its numbers here, the library itself where it is installed."""
 
+import importlib
 import importlib.util
 from dataclasses import replace
 
@@ -10,10 +11,13 @@ from mekrr_scale.errors import ConfigError
 from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing, Transform
 from mekrr_scale.landmarks import Uniform, WholeStructures
 from mekrr_scale.models import fit_baseline
+from mekrr_scale.pipeline import RowPlan, Validation, fit
 from mekrr_scale.regression import Problem, Source, assign_folds
 from mekrr_scale.solvers import Direct, FalkonLibrary, IndexedKernel
 from mekrr_scale.solvers.library_kernel import library_kernel, library_options
+from mekrr_scale.store import FeatureStore
 from tests import reference
+from tests.solvers import falkon_stand_in
 
 INSTALLED = importlib.util.find_spec("falkon") is not None
 
@@ -44,8 +48,23 @@ def test_blocks_are_rows_of_the_kernel():
     gram = problem.kernel.gram(problem.landmarks)
     expected = torch.stack([whole[3], gram[2], whole[0], whole[19]])[:, [5, 1]]
     torch.testing.assert_close(given.block(rows, columns), expected)
-    with pytest.raises(ConfigError, match="must be landmarks"):
+    exchanged = given.block(columns, rows)
+    torch.testing.assert_close(exchanged, expected.T)
+    mixed = given.centres[[2, 4]]
+    torch.testing.assert_close(given.block(mixed, rows), given.block(rows, mixed).T)
+    with pytest.raises(ConfigError, match="fix the centres"):
         given.block(rows, rows)
+
+
+def test_a_store_of_several_batches_is_handed_over():
+    problem, source = made()
+    (batch,) = source.energies
+    chosen = torch.arange(20) < 8
+    parts = [batch.take(chosen), batch.take(~chosen)]
+    whole, found = indexed(problem, source), IndexedKernel.of(problem, parts)
+    torch.testing.assert_close(found.rows, whole.rows)
+    assert torch.equal(found.gram, whole.gram)
+    assert len(found.structures) == 20
 
 
 @pytest.mark.parametrize(
@@ -69,10 +88,17 @@ def test_absence_is_explained():
         FalkonLibrary((1e-5,)).solve(problem, source)
 
 
-@pytest.mark.skipif(not INSTALLED, reason="the falkon library is not on PyPI")
-def test_library_fit_agrees():
-    import falkon
+@pytest.fixture(params=["stand-in", "installed"])
+def falkon(request, monkeypatch):
+    """The library, or what stands in for it and asks as it does."""
+    if request.param == "stand-in":
+        falkon_stand_in.install(monkeypatch)
+    elif not INSTALLED:
+        pytest.skip("the falkon library is not on PyPI; benchmarks/falkon_library.py builds it")
+    return importlib.import_module("falkon")
 
+
+def test_library_fit_agrees(falkon):
     problem, source = made()
     given = indexed(problem, source)
     target = torch.randn(20, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -90,12 +116,25 @@ def test_library_fit_agrees():
     torch.testing.assert_close(model.predict(given.structures), rows @ c, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.skipif(not INSTALLED, reason="the falkon library is not on PyPI")
 @pytest.mark.parametrize("reduce", ["sum", "mean"])
-def test_library_solver_agrees_with_direct(reduce):
+@pytest.mark.parametrize("parts", [1, 3])
+def test_library_solver_agrees_with_direct(falkon, reduce, parts):
     """Weighted rows: the library's penalty is the total ridge over the number of structures."""
     problem, source = made(reduce, 1.0)
+    (batch,) = source.energies
+    source = Source([batch.take(torch.arange(20) % parts == part) for part in range(parts)])
     found, expected = (solver.solve(problem, source) for solver in (FalkonLibrary((1e-3,)), Direct((1e-3,))))
     test = problem.kernel.rows(reference.random_batch(7), problem.landmarks)
     torch.testing.assert_close(test @ found.value, test @ expected.value, rtol=1e-4, atol=1e-5)
     assert found.ridges == expected.ridges
+    assert not found.value.is_inference()
+
+
+def test_a_store_is_fitted_with_it(falkon, store, small_plan):
+    plan = replace(
+        small_plan, solver=FalkonLibrary((1e-3,)), validation=Validation(folds=0), rows=RowPlan(derivatives=False)
+    )
+    found, expected = fit(store, plan), fit(store, replace(plan, solver=Direct((1e-3,))))
+    batch = next(iter(FeatureStore(store)))
+    expected = expected.model.energies(batch)
+    torch.testing.assert_close(found.model.energies(batch), expected, rtol=1e-5, atol=1e-4)

@@ -30,6 +30,7 @@ def predict(
     uncertainty: bool = False,
     format: str | None = None,
     failed: list[MekrrError] | None = None,
+    device: str = "cpu",
 ) -> Iterator[Atoms]:
     """Copies of structures with predicted energy, per-atom energies, forces and stress attached, one by one.
 
@@ -45,11 +46,12 @@ def predict(
         format: ASE's name of the files' format, where their names do not tell.
         failed: a list that takes an error for every structure that cannot be predicted; those come without results, in
             their places, and the others are predicted.
+        device: of backbone and kernel, e.g. ``"cuda"``; a potential has its own.
 
     Raises:
         StructureError, ModelError, BackboneError: a structure that cannot be predicted, where no list takes it.
     """
-    potential = as_potential(model)
+    potential = as_potential(model, device)
     with shown_progress(progress) as shown:
         if progress is None:
             shown.stage("predict", count_of(structures, format))

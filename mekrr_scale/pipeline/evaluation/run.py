@@ -14,6 +14,7 @@ from ase import Atoms
 from ase.stress import full_3x3_to_voigt_6_stress
 from numpy import ndarray
 
+from mekrr_scale.arrays import content_hash
 from mekrr_scale.distributed import ALONE, Group
 from mekrr_scale.errors import MekrrError, StructureError
 from mekrr_scale.models import Model, Potential, Uncertainty, as_potential, load_model
@@ -46,6 +47,7 @@ def evaluate(
     uncertainty: bool = False,
     group: Group = ALONE,
     format: str | None = None,
+    device: str = "cpu",
 ) -> Evaluation:
     """Predict labelled structures and compare; with ``uncertainty``, intervals too.
 
@@ -57,14 +59,15 @@ def evaluate(
         progress: what shows how far it is; by default a bar in terminals and notebooks.
         group: ranks that share the work; all get the result.
         format: ASE's name of the files' format, where their names do not tell.
+        device: of backbone and kernel, e.g. ``"cuda"``; a potential has its own.
 
     Raises:
         ModelError: see ``Potential``, and ``evaluate_store``.
         StructureError: no structure could be used.
     """
     if isinstance(structures, FeatureStore) or (isinstance(structures, Path | str) and Path(structures).is_dir()):
-        return evaluate_store(_model(model), structures, progress, uncertainty, group)
-    potential = as_potential(model)
+        return evaluate_store(_model(model), structures, progress, uncertainty, group, device=device)
+    potential = as_potential(model, device)
     with shown_progress(progress or (Silent() if group.rank else None)) as shown:
         if progress is None:
             shown.stage("evaluate", count_of(structures, format))
@@ -88,6 +91,8 @@ def _evaluated(
     uncertainty: bool,
     group: Group,
 ) -> Evaluation:
+    asked = f"{keys or LabelKeys()!r}, forces {forces}, uncertainty {uncertainty}"
+    group.require_alike(model=content_hash(potential.model.coefficients), options=asked)
     survey, structures = surveyed(structures, keys or LabelKeys())
     rows = _Rows(potential.model, survey.remarks(("forces", "stress") if forces else ()))
     listed = in_batches(_labelled(structures, survey.settled, rows, progress if group.rank == 0 else Silent()))

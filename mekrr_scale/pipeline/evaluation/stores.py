@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float64
 from numpy import ndarray
 from torch import Tensor
 
-from mekrr_scale.arrays import FeatureBatch, uniform
+from mekrr_scale.arrays import FeatureBatch, content_hash, uniform
 from mekrr_scale.distributed import ALONE, ExactSum, Group
 from mekrr_scale.errors import ModelError, StructureError
 from mekrr_scale.models import Model, Posterior, Variances
@@ -31,6 +31,7 @@ def evaluate_store(
     uncertainty: bool = False,
     group: Group = ALONE,
     seed: int = 7,
+    device: str = "cpu",
 ) -> Evaluation:
     """Energies of a store's structures against their labels; needs no backbone.
 
@@ -42,6 +43,7 @@ def evaluate_store(
         progress: what shows how far it is; by default a bar in terminals and notebooks.
         group: ranks that share the work, each with whole shards; all get the result.
         seed: of the part that is listed.
+        device: where the kernel is evaluated, e.g. ``"cuda"``.
 
     Raises:
         ModelError: features of another backbone, or no posterior to tell uncertainties from.
@@ -52,7 +54,9 @@ def evaluate_store(
     model.require_prior(store.header.prior, f"the store {store.path}")
     if uncertainty and model.posterior is None:
         raise ModelError("the model cannot tell its uncertainty; fit it with folds and uncertainty = true")
-    rows = _Rows(model, model.posterior if uncertainty else None)
+    group.require_alike(model=content_hash(model.coefficients), store=store.id, uncertainty=str(uncertainty))
+    rows = _Rows(model, model.posterior if uncertainty else None, device)
+    head = model.head.on(device)
     errors = ExactSum(3)
     (own,) = deal([store], group.rank, group.size)
     with shown_progress(progress or (Silent() if group.rank else None)) as shown:
@@ -60,7 +64,7 @@ def evaluate_store(
             shown.stage("evaluate", own.n_structures)
         for batch in own:
             known = ~batch.energy.isnan()
-            predicted = model.energies(batch)
+            predicted = model.energies(batch, head)
             error = ((predicted - batch.energy) / batch.n_atoms)[known]
             sums = [torch.tensor(float(len(error))).double(), error.abs().sum(), error.square().sum()]
             errors.add(torch.stack(sums))
@@ -79,6 +83,7 @@ class _Rows:
 
     model: Model
     posterior: Posterior | None
+    device: str
     n_atoms: list[ndarray] = field(default_factory=list)
     counts: list[ndarray] = field(default_factory=list)
     energy: list[ndarray] = field(default_factory=list)  # eV
@@ -89,7 +94,9 @@ class _Rows:
     @cached_property
     def variances(self) -> Variances | None:
         posterior = self.posterior
-        return None if posterior is None else Variances(self.model.kernel, self.model.landmarks, posterior)
+        return (
+            None if posterior is None else Variances.on(self.model.kernel, self.model.landmarks, posterior, self.device)
+        )
 
     def add(
         self, batch: FeatureBatch, predicted: Float64[Tensor, " structures"], kept: Bool[ndarray, " structures"]

@@ -65,8 +65,9 @@ def calibrate(problem: Problem, solution: Solution, data: FitData, run: Run) -> 
     whitening = problem.whitening(group)
     grams = [group.sum(gram.cpu()) for gram in _grams(problem, solution, data.source, whitening, run)]
     total = sum(grams[1:], grams[0].clone())
-    factors = [posterior_factor(total - gram, ridge, whitening) for gram in grams]
-    look = _Look(problem, solution, data, whitening, factors, _learned(problem, data))
+    device = run.execution.device
+    factors = [posterior_factor(total - gram, ridge, whitening).to(device) for gram in grams]
+    look = _Look(problem.on(device), solution, data, whitening.on(device), factors, _learned(problem, data))
     energies, atoms = look.energies(run)
     forces = look.forces(run) if data.derivatives and solution.weights[RowKind.FORCE] else None
     energies = energies.everyones(group)
@@ -206,7 +207,7 @@ class _Look:
             if not bool(part.any()):
                 continue
             matrix = block.rows[part].double()
-            predicted = (matrix @ self.solution.fold_values[fold])[:, 0]
+            predicted = (matrix @ self.solution.fold_values[fold].to(matrix.device))[:, 0].cpu()
             shifted = (block.counts[part] @ self.solution.fold_shifts[fold]) * block.scale[part]
             held.errors.append(block.target[part] - predicted - shifted)
             held.variances.append(raw_variance(matrix, prior[part], self.whitening, factor))

@@ -13,6 +13,7 @@ from pathlib import Path
 from mekrr_scale.distributed import ALONE, Group, share
 from mekrr_scale.pipeline.fitting.calibration import LARGEST_RANK, LOOKED_AT, MOVED_AT
 from mekrr_scale.pipeline.fitting.data import FitData, Stores, combinations
+from mekrr_scale.pipeline.fitting.identity import require_alike
 from mekrr_scale.pipeline.fitting.plan import FitPlan
 from mekrr_scale.pipeline.fitting.rates import Sample, measured
 from mekrr_scale.pipeline.fitting.search import choices
@@ -56,7 +57,9 @@ def resources(stores: Stores, plan: FitPlan | None = None, group: Group = ALONE)
     Raises:
         ConfigError, StoreError: as ``fit``, as far as they show before it runs.
     """
-    return estimate(FitData.open(stores, plan or FitPlan(), group=group))
+    data = FitData.open(stores, plan or FitPlan(), group=group)
+    require_alike(data)
+    return estimate(data)
 
 
 def estimate(data: FitData) -> Resources:

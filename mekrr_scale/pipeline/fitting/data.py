@@ -101,7 +101,7 @@ class FitData:
                 "structures make force rows without stored tangents: they need --solver falkon and a store without "
                 "tangents; leave them out to fit stored tangents"
             )
-        labelled = _labelled(opened, weights, structures, keys or LabelKeys(), references)
+        labelled = _labelled(opened, weights, structures, keys or LabelKeys(), references, plan.execution.device)
         return cls(plan, dealt, False, labelled, group, warm, references)
 
     @cached_property
@@ -341,11 +341,12 @@ def _labelled(
     structures: Iterable[Atoms],
     keys: LabelKeys,
     references: References,
+    device: str,
 ) -> Structures:
     """Structures whose forces are fitted, with what the stores know of them."""
     if not stores[0].header.spec:
         raise ConfigError("matrix-free force rows need a backbone, but the store holds features of your own")
-    backbone = load_backbone(BackboneSpec.of(stores[0].header.spec)).to(dtype=torch.float64)
+    backbone = load_backbone(BackboneSpec.of(stores[0].header.spec)).to(device, torch.float64)
     known: dict[int, tuple[int, float]] = {}
     for store, weight in zip(stores, weights or [1.0] * len(stores), strict=True):
         for batch in store:

@@ -41,6 +41,26 @@ def contents(data: FitData) -> dict[str, str]:
     return found
 
 
+def require_alike(data: FitData, **more: str) -> None:
+    """Refuse a job whose ranks would fit different things, before any of them works.
+
+    Devices and scratch folders may differ: they change no decision that all ranks have to take alike.
+
+    Raises:
+        ConfigError: on all ranks; names what differs.
+    """
+    flat = flat_plan(data.plan) | own_fields(data.plan)
+    plan = {name: repr(value) for name, value in flat.items() if name not in ("device", "scratch")}
+    listed = None if data.structures is None else [item.id for item in data.structures.listed]
+    data.group.require_alike(
+        version=__version__,
+        store=" ".join(store.id for store in data.stores),
+        plan=" ".join(f"{name}={value}" for name, value in plan.items()),
+        structures=hashlib.sha256(repr(listed).encode()).hexdigest(),
+        **more,
+    )
+
+
 def identity_text(plan: FitPlan) -> str:
     """All of a plan as one text."""
     flat = [f"{name}={value!r}" for name, value in flat_plan(plan).items()]

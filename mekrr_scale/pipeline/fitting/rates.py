@@ -1,4 +1,4 @@
-"""How fast this machine makes and handles the rows of a store, measured on its first batch."""
+"""How fast the device of a fit makes and handles the rows of a store, measured on its first batch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -73,7 +74,7 @@ class Sample:
 
 
 def measured(data: FitData, sample: Sample, columns: int) -> Rates:
-    """Time everything on the sample.
+    """Time everything on the sample, where the fit will do it.
 
     Args:
         columns: vectors that iterations share.
@@ -83,28 +84,34 @@ def measured(data: FitData, sample: Sample, columns: int) -> Rates:
     baseline = Baseline(species, torch.zeros(len(species), dtype=torch.float64), prior=False, fitted=False)
     at = data.plan.rows
     precision = Precision.named(at.energy_precision, at.derivative_precision)
-    problem = Problem(kernel, landmarks, baseline, precision=precision)
+    device = data.plan.execution.device
+    problem = Problem(kernel, landmarks, baseline, precision=precision).on(device)
     square = torch.randn(1024, 1024, dtype=torch.float64)
     size = min(max(landmarks.n_sets, 64), 1000)
     gram = square[:size, :size] @ square[:size, :size].T
     tall, few = torch.randn(4096, 1024, dtype=torch.float64), torch.randn(1024, columns, dtype=torch.float64)
+    on_disk = tall
+    if not data.plan.solver.takes.sums:  # whose decompositions are made on the host
+        gram = gram.to(device)
+    square, tall, few = square.to(device), tall.to(device), few.to(device)
     run: SpeciesRun = max(batch.runs, key=lambda run: len(run.features))
     lone = alone(run.features[:32].double(), torch.full((min(32, len(run.features)),), run.z))
     energies = problem.rows(Source((batch,)))
     looked_at = batch.take(torch.arange(batch.n_structures) < 32)
     known = max(1, int((~batch.energy.isnan()).sum()))
+    timed = partial(_time, device=device)
     return Rates(
         statistics=_statistics(data),
-        kernel=_time(lambda: list(energies)) / known,
-        derivative=_per_direction(sample.moved, lambda moved: list(problem.rows(Source((), (moved,))))),
-        flop=_time(lambda: square @ square) / (2 * 1024**3),
-        thin=_time(lambda: tall.T @ (tall @ few)) / tall.numel(),
-        eigen=_time(lambda: eigh(gram)) / size**3,
+        kernel=timed(lambda: list(energies)) / known,
+        derivative=_per_direction(sample.moved, lambda moved: list(problem.rows(Source((), (moved,)))), device),
+        flop=timed(lambda: square @ square) / (2 * 1024**3),
+        thin=timed(lambda: tall.T @ (tall @ few)) / tall.numel(),
+        eigen=timed(lambda: eigh(gram)) / size**3,
         prior=_time(lambda: kernel.diagonal(looked_at)) / looked_at.n_structures,
         lone_prior=_time(lambda: kernel.diagonal(lone)) / lone.n_structures,
         derivative_prior=_per_direction(sample.moved, kernel.derivative_diagonal),
-        copy=_time(tall.clone) / tall.nbytes,
-        write=_write_rate(data.plan.execution.scratch, tall),
+        copy=timed(tall.clone) / tall.nbytes,
+        write=_write_rate(data.plan.execution.scratch, on_disk),
     )
 
 
@@ -137,10 +144,10 @@ def _small(data: FitData, tangents: bool) -> FeatureBatch:
     return next(batch for store in stores for batch in store)
 
 
-def _per_direction(moved: FeatureBatch | None, work: Callable[[FeatureBatch], object]) -> float:
+def _per_direction(moved: FeatureBatch | None, work: Callable[[FeatureBatch], object], device: str = "cpu") -> float:
     if moved is None or moved.directions is None or not len(moved.directions.label):
         return 0.0
-    return _time(lambda: work(moved)) / len(moved.directions.label)
+    return _time(lambda: work(moved), device) / len(moved.directions.label)
 
 
 def _statistics(data: FitData) -> float:
@@ -164,12 +171,19 @@ def _write_rate(folder: Path | None, tensor: Tensor) -> float:
         return 0.0
 
 
-def _time(work: Callable[[], object]) -> float:
-    """The better of two, once it is warm."""
+def _time(work: Callable[[], object], device: str = "cpu") -> float:
+    """The better of two, once it is warm; a GPU works on while the host goes ahead, and is waited for."""
+    wait = torch.cuda.synchronize if torch.device(device).type == "cuda" else _nothing
     work()
+    wait()
     best = float("inf")
     for _ in range(2):
         start = time.perf_counter()
         work()
+        wait()
         best = min(best, time.perf_counter() - start)
     return best
+
+
+def _nothing() -> None:
+    """The host has no queue."""

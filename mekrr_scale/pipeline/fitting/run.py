@@ -18,7 +18,7 @@ from mekrr_scale.pipeline.fitting.calibration import LARGEST_RANK, calibrate
 from mekrr_scale.pipeline.fitting.data import FitData, Stores
 from mekrr_scale.pipeline.fitting.growing import frame_in, grow, keep
 from mekrr_scale.pipeline.fitting.heldout import HeldOut, out_of_fold
-from mekrr_scale.pipeline.fitting.identity import identity
+from mekrr_scale.pipeline.fitting.identity import identity, require_alike
 from mekrr_scale.pipeline.fitting.plan import FitPlan
 from mekrr_scale.pipeline.fitting.remarks import Remarks, at_an_end, fewer_landmarks, first_of_several
 from mekrr_scale.pipeline.fitting.report import FitReport, Tried
@@ -77,6 +77,7 @@ def fit(
         run = Run(plan.execution, group, checkpoint, shown)
         with trusting_code(trust_code):
             data = FitData.open(stores, plan, structures, keys, group)
+        require_alike(data, checkpoint=str(checkpoint is not None), sums=str(sums is not None))
         run = run.part("", identity(data))
         return _fitted(data, run) if sums is None else _grown(data, Path(sums), run)
 
