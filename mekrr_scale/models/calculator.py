@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, final
 
 import torch
 from ase import Atoms
@@ -36,6 +36,35 @@ class PredictorCalculator(Calculator):  # type: ignore[misc]
         stress = "stress" in properties
         found = self.predictor.predict(self.atoms, forces=stress or "forces" in properties, stress=stress)
         self.results = found.results()
+
+
+@final
+class Results(dict[str, Any]):
+    """Results that ASE has names for, and others that are found by name but not listed.
+
+    ASE's own code hands all that is listed to ``SinglePointCalculator`` or ``Properties``, which refuse other names.
+    """
+
+    def __init__(self, known: Mapping[str, Any], more: Mapping[str, Any]) -> None:
+        super().__init__(known)
+        self.more = dict(more)
+
+    def __missing__(self, name: str) -> Any:
+        return self.more[name]
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or name in self.more
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """As of any mapping."""
+        return super().get(name, self.more.get(name, default))
+
+    def copy(self) -> Results:
+        """With both."""
+        return Results(self, self.more)
+
+    def __reduce__(self) -> tuple[type[Results], tuple[dict[str, Any], dict[str, Any]]]:
+        return Results, (dict(self), self.more)
 
 
 class MekrrCalculator(Calculator):  # type: ignore[misc]
@@ -96,12 +125,15 @@ class MekrrCalculator(Calculator):  # type: ignore[misc]
         stress = self._stressed and periodic
         forces = stress or bool({"forces", "stress"} & set(properties))
         prediction = self.potential.predict(self.atoms, forces=forces, stress=stress, neighbours=self.neighbours)
-        self.results = prediction.results()
+        more: dict[str, Any] = {}
         if self.uncertainty:
             found = self.potential.uncertainty(self.atoms)
-            self.results["energy_uncertainty"] = float(found.energy[0])
-            self.results["energies_uncertainty"] = found.energies.numpy()
-            self.results["extrapolation"] = found.grade.numpy()
+            more = {
+                "energy_uncertainty": float(found.energy[0]),
+                "energies_uncertainty": found.energies.numpy(),
+                "extrapolation": found.grade.numpy(),
+            }
+        self.results = Results(prediction.results(), more)
 
 
 def as_calculator(given: MekrrCalculator | Model | Path | str) -> MekrrCalculator:
