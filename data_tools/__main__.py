@@ -14,7 +14,8 @@ from data_tools.convert import convert as convert_file
 from data_tools.download import download as download_file
 from data_tools.inspect import inspect as inspect_structures
 from data_tools.split import split as split_structures
-from mekrr_scale.errors import ConfigError, MekrrError
+from mekrr_scale.cli import told
+from mekrr_scale.errors import ConfigError
 from mekrr_scale.outputs import FRAMES, check_outputs
 from mekrr_scale.structures import LabelKeys, read_structures
 
@@ -115,9 +116,8 @@ def main() -> None:
     """Run; errors end with one sentence."""
     try:
         app(prog_name="python -m data_tools")
-    except (MekrrError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(getattr(error, "exit_code", 1))
+    except Exception as error:
+        sys.exit(told(error))
 
 
 if __name__ == "__main__":

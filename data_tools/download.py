@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mekrr_scale.errors import StructureError
 from mekrr_scale.files import file_hash
+
+_SLOWEST = 1000  # bytes a second
 
 
 def read_sums(path: Path | str) -> dict[str, str]:
@@ -38,9 +43,10 @@ def download(url: str, folder: Path | str, sums: Path | str, timeout: float = 60
 
     Args:
         sums: checksum file; download none that it does not list.
+        timeout: seconds without an answer, or with less than a kilobyte a second, after which it ends.
 
     Raises:
-        StructureError: not listed, not reachable, or with another sum (the file is then removed).
+        StructureError: not listed, not reachable, too slow, or with another sum (the file is then removed).
     """
     name = url.rstrip("/").rsplit("/", 1)[-1]
     expected = read_sums(sums).get(name)
@@ -53,7 +59,7 @@ def download(url: str, folder: Path | str, sums: Path | str, timeout: float = 60
     partial = target.with_name(target.name + ".part")
     try:
         with urllib.request.urlopen(url, timeout=timeout) as source, partial.open("wb") as stream:
-            for piece in iter(lambda: source.read(1 << 20), b""):
+            for piece in _pieces(source, timeout):
                 stream.write(piece)
     except (urllib.error.URLError, OSError, ValueError) as error:
         partial.unlink(missing_ok=True)
@@ -64,3 +70,21 @@ def download(url: str, folder: Path | str, sums: Path | str, timeout: float = 60
         raise StructureError(f"{url} has sha256 {found}, {sums} says {expected}; the file was removed")
     os.replace(partial, target)
     return target
+
+
+def _pieces(source: Any, timeout: float) -> Iterator[bytes]:
+    """What comes, as it comes; a server that drips for ever is left.
+
+    Raises:
+        TimeoutError: in a span of so many seconds came less than a kilobyte for each.
+    """
+    read = getattr(source, "read1", source.read)  # ``read`` waits until a whole piece is there
+    begin, received = time.monotonic(), 0
+    for piece in iter(lambda: read(1 << 16), b""):
+        yield piece
+        received += len(piece)
+        now = time.monotonic()
+        if now - begin > timeout:
+            if received < _SLOWEST * (now - begin):
+                raise TimeoutError(f"{received} bytes in {now - begin:.0f} s are too few")
+            begin, received = now, 0

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mekrr_scale.errors import StructureError
+from mekrr_scale.structures.limits import check_crowding
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def build_graph(atoms: Atoms | Sequence[Atoms], cutoff: float) -> Graph:
     first = 0
     for index, structure in enumerate(structures):
         check_geometry(structure)
+        check_crowding(structure, cutoff)
         i, j, shift = finder.compute(
             points=structure.positions, box=_box(structure), periodic=structure.pbc, quantities="ijS"
         )

@@ -16,6 +16,7 @@ from mekrr_scale.errors import StoreError, StructureError
 from mekrr_scale.files import TEMPORARY
 from mekrr_scale.structures.graphs import check_geometry
 from mekrr_scale.structures.labels import Labels, energy_hint
+from mekrr_scale.structures.limits import check_crowding
 
 OVERLAP = 0.3  # angstrom; closer atoms are an error in the file, not physics
 
@@ -42,6 +43,7 @@ def check_structure(atoms: Atoms, labels: Labels, need_energy: bool = True) -> N
     for name, value in vars(labels).items():
         if value is not None and not np.isfinite(value).all():
             raise StructureError(f"{name} not finite (NaN or infinite)")
+    check_crowding(atoms, OVERLAP)
     finder = vesin.NeighborList(cutoff=OVERLAP, full_list=False)
     box = atoms.cell.complete().array if atoms.cell.rank < 3 else atoms.cell.array
     i, j, d = finder.compute(points=atoms.positions, box=box, periodic=atoms.pbc, quantities="ijd")

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import lzma
 import os
 import signal
 import subprocess
@@ -163,6 +164,7 @@ def bad_calls():
         ([*fitting, "--landmarks", "0"], 2, "at least one"),
         ([*fitting, "--validate", "1"], 2, "at least 2"),
         ([*fitting, "--validate", "1000"], 2, "use fewer folds"),
+        ([*fitting, "--validate", "100000"], 2, "use fewer folds"),
         ([*fitting, "--validate", "0"], 2, "several candidates"),
         ([*fitting, "--memory", "lots"], 2, "is not a size"),
         ([*fitting, "-o", "no/such/folder/m.mekrr"], 2, "does not exist"),
@@ -175,6 +177,21 @@ def bad_calls():
         (["predict", "{model}", "{iron}", "-o", "p.xyz"], 6, "not among the model's species"),
         (["predict", "{model}", "{data}", "-o", "no/folder/p.xyz"], 2, "does not exist"),
         (["predict", "{model}", "{data}", "-o", "{nothing}"], 2, "is a folder; name a file"),
+        *(
+            ([*call[:place], bad, *call[place:]], 3, text)
+            for place, call in [
+                (1, extraction[:1] + extraction[2:]),
+                (2, ["evaluate", "{model}"]),
+                (2, ["predict", "{model}", "-o", "p.xyz"]),
+                (2, ["explain", "{model}", "-o", "p.xyz"]),
+            ]
+            for bad, text in [
+                ("{cut}", "cut off or damaged"),
+                ("{latin}", "not text in UTF-8"),
+                ("{negative}", "not a number of atoms"),
+                ("{database}", "cannot be read"),
+            ]
+        ),
         (["store", "info", "nowhere"], 4, "there is no store"),
         (["store", "verify", "{damaged}"], 4, "damaged"),
         (["store", "finalize", "{nothing}"], 4, "no finished shard"),
@@ -199,6 +216,7 @@ def places(toy_file, checkpoint, store, model_file, tmp_path_factory):
         "typo_toml": f'store = "{store}"\n[kernel]\nlenght_scale = "2x"\n',
         "type_toml": f'store = "{store}"\n[landmarks]\ncount = "many"\n',
         "file": "I am a file",
+        "negative": "-3\n\nH 0 0 0\n",
     }
     found = {name: folder / f"{name}.{'toml' if 'toml' in name else 'xyz'}" for name in texts}
     for name, text in texts.items():
@@ -206,6 +224,12 @@ def places(toy_file, checkpoint, store, model_file, tmp_path_factory):
     iron = Atoms("Fe2", positions=[(0, 0, 0), (0, 0, 2)])
     iron.calc = SinglePointCalculator(iron, energy=-3.0)
     ase.io.write(folder / "iron.xyz", iron, format="extxyz")
+    packed = lzma.compress(toy_file.read_bytes())
+    bad = {"cut": ("cut.xyz.xz", packed[: len(packed) // 2]), "latin": ("latin.xyz", b"1\n\xc5ngstr\xf6m\nH 0 0 0\n"),
+           "database": ("bad.db", b"SQLite format 3\0" + bytes(99))}  # fmt: skip
+    for name, (file, content) in bad.items():
+        found[name] = folder / file
+        found[name].write_bytes(content)
     data = bytearray(model_file.read_bytes())
     data[-50] ^= 255
     (folder / "corrupt.mekrr").write_bytes(bytes(data))

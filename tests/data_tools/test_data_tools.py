@@ -1,5 +1,6 @@
 """data_tools on small samples of the published layouts."""
 
+import contextlib
 import hashlib
 import json
 import sys
@@ -215,3 +216,34 @@ OUTCAR = """\
 
   energy  without entropy=      -10.40000000  energy(sigma->0) =      -10.45000000
 """
+
+
+def test_a_download_that_drips_ends(tmp_path):
+    """A server that sends a byte now and then, for ever."""
+    import http.server
+    import threading
+
+    class Dripping(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while not over.wait(0.01):
+                    self.wfile.write(b"x")
+                    self.wfile.flush()
+
+        def log_message(self, *_):
+            pass
+
+    over = threading.Event()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Dripping)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    (tmp_path / "sums").write_text(f"{'0' * 64}  data.xyz\n")
+    try:
+        with pytest.raises(StructureError, match="are too few"):
+            download(f"http://127.0.0.1:{server.server_port}/data.xyz", tmp_path, tmp_path / "sums", timeout=0.3)
+    finally:
+        over.set()
+        server.shutdown()
+        server.server_close()
+    assert not list(tmp_path.glob("data*"))

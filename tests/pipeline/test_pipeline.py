@@ -168,7 +168,7 @@ def test_broken_files(tmp_path, spec, text, message):
 def test_truncated_archive(tmp_path, spec, toy_file):
     path = tmp_path / "cut.xyz.xz"
     path.write_bytes(lzma.compress(toy_file.read_bytes())[:-40])
-    with pytest.raises((StructureError, EOFError, lzma.LZMAError)):
+    with pytest.raises(StructureError, match="cut off or damaged"):
         extract(path, tmp_path / "s", ExtractPlan(spec))
 
 

@@ -1,0 +1,87 @@
+"""The long campaign: ``python -m tests.campaign --flips 400 --options 260``; ends with code 1 if anything was silent.
+
+The tables are those of docs/reliability.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from tests.campaign import damage, inputs
+from tests.campaign.place import copied, made
+
+
+def main() -> int:
+    """Run both parts, print the tables; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--flips", type=int, default=400, help="times that each kind of file is damaged")
+    parser.add_argument("--options", type=int, default=260, help="bad values of options that are drawn")
+    parser.add_argument("--calls", type=int, default=10**6, help="bad inputs and options at most")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        whole = made(Path(folder) / "whole")
+        faults = _damage(whole, given.flips, given.seed) + _inputs(whole, given.options, given.calls, given.seed)
+    for line in faults:
+        print(f"FAULT {line}")
+    return int(bool(faults))
+
+
+def _damage(whole: Path, cases: int, seed: int) -> list[str]:
+    begin = time.monotonic()
+    found, bad = damage.campaign(whole, cases, seed)
+    names = ("error", "told", "same", "SILENT", "TRACEBACK", "HANG")
+    print("\n| file | damaged | error | passed over, said | nothing changed | silent | traceback | hang |")
+    print("|---|---|---|---|---|---|---|---|")
+    for kind, counts in found.items():
+        print(f"| {kind} | {sum(counts.values())} | {' | '.join(str(counts[name]) for name in names)} |")
+    total = sum(sum(counts.values()) for counts in found.values())
+    print(f"\n{total} times damaged, {len(bad)} faults, {time.monotonic() - begin:.0f} s", flush=True)
+    return bad
+
+
+def _inputs(whole: Path, options: int, most: int, seed: int) -> list[str]:
+    _imported()
+    from mekrr_scale.cli import main as program
+
+    begin = time.monotonic()
+    place = copied(whole, whole.parent / "inputs")
+    inputs.bad_files(place)
+    calls = inputs.calls(seed, options)
+    random.Random(seed).shuffle(calls)
+    calls = calls[:most]
+    counts: dict[str, Counter[int]] = {}
+    bad = []
+    slowest = 0.0
+    for call in calls:
+        end = inputs.ended(call, place, program)
+        counts.setdefault(call.words[0], Counter())[end.code] += 1
+        slowest = max(slowest, end.seconds)
+        bad += [f"{call}: {fault}: {end.output.strip()[-300:]}" for fault in end.faults()]
+    codes = sorted({code for found in counts.values() for code in found})
+    print(f"\n| command | calls | {' | '.join(f'code {code}' for code in codes)} |")
+    print(f"|---|---|{'---|' * len(codes)}")
+    for name, found in sorted(counts.items()):
+        print(f"| `{name}` | {sum(found.values())} | {' | '.join(str(found[code] or '') for code in codes)} |")
+    print(f"\n{len(calls)} calls, {len(bad)} faults, slowest {slowest:.0f} s, {time.monotonic() - begin:.0f} s in all")
+    return bad
+
+
+def _imported() -> None:
+    """What the commands load, once for all forks."""
+    import importlib
+
+    for name in ("pipeline", "simulation", "transfer", "report", "models", "backbones", "store", "structures"):
+        face = importlib.import_module(f"mekrr_scale.{name}")
+        for each in face.__all__:
+            getattr(face, each)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
