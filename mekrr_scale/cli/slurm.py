@@ -75,9 +75,9 @@ def fit(
     ranks: Annotated[int, typer.Option(help="ranks on each node: one per GPU, or per socket")] = 1,
     launcher: Annotated[Launcher, typer.Option(help="what starts the ranks")] = "torchrun",
     script: Script = Path("fit.sbatch"),
-    checkpoint: Annotated[Path, typer.Option(help="folder of the fit's state, on a shared file system")] = Path(
-        "fit.checkpoint"
-    ),
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="folder of the fit's state, on a shared file system; default: CONFIG.checkpoint")
+    ] = None,
     time: Time = "04:00:00",
     partition: Partition = "",
     account: Account = "",
@@ -99,7 +99,8 @@ def fit(
         raise ConfigError(f"there is no configuration file {config}")
     check_outputs([(script, SCRIPT, "--script")], [config], overwrite)
     batch = Batch(time, partition, account, gpus, cpus, memory, setup, notice)
-    arguments = (str(config.resolve()), nodes, ranks, launcher, str(checkpoint.resolve()))
+    state = checkpoint or Path(f"{config.stem}.checkpoint")  # fits of one folder have one each
+    arguments = (str(config.resolve()), nodes, ranks, launcher, str(state.resolve()))
     publish_text(script, fit_script(batch, *arguments, _split(options)))
     say(f"{script}; submit with\n  sbatch {script}")
 

@@ -6,13 +6,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, final
 
+import numpy as np
 import torch
 from ase import Atoms
-from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
+from jaxtyping import Float64
+from numpy import ndarray
 
 from mekrr_scale.backbones import Backbone
+from mekrr_scale.errors import ModelError
 from mekrr_scale.models.model import Model
 from mekrr_scale.models.potential import Potential
+from mekrr_scale.models.stresses import atomic_stresses
 from mekrr_scale.structures import Calculated, Predictor, SkinList
 
 
@@ -71,8 +77,8 @@ class MekrrCalculator(Calculator):  # type: ignore[misc]
     """A fitted model as an ASE calculator.
 
     Results: energy and free_energy (equal; eV), energies (per atom), forces (eV/angstrom) and,
-    for cells with a volume, stress (eV/angstrom^3, Voigt). Memory does not grow with steps. Calculators
-    can be copied and pickled, for joblib, dask and the like.
+    for cells with a volume, stress (eV/angstrom^3, Voigt) and, if asked for, atoms' shares of it (``stresses``).
+    Memory does not grow with steps. Calculators can be copied and pickled, for joblib, dask and the like.
 
     Args:
         model: a model, or the path of one.
@@ -89,7 +95,7 @@ class MekrrCalculator(Calculator):  # type: ignore[misc]
         ModelError: see ``Model.load`` and ``Potential``.
     """
 
-    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "energies", "forces", "stress"]
+    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "energies", "forces", "stress", "stresses"]
 
     def __init__(
         self,
@@ -133,7 +139,17 @@ class MekrrCalculator(Calculator):  # type: ignore[misc]
                 "energies_uncertainty": found.energies.numpy(),
                 "extrapolation": found.grade.numpy(),
             }
-        self.results = Results(prediction.results(), more)
+        known = prediction.results()
+        if "stresses" in properties:
+            known["stresses"] = self._stresses()
+        self.results = Results(known, more)
+
+    def _stresses(self) -> Float64[ndarray, "atoms 6"]:
+        try:
+            found = atomic_stresses(self.potential, self.atoms)
+        except ModelError as error:
+            raise PropertyNotImplementedError(str(error)) from error
+        return np.stack([full_3x3_to_voigt_6_stress(share) for share in found.numpy()])
 
 
 def as_calculator(given: MekrrCalculator | Model | Path | str) -> MekrrCalculator:
