@@ -250,7 +250,7 @@ def _check_place(output: Output) -> None:
     try:
         folder = final_path(path).parent
         if not folder.is_dir():
-            raise ConfigError(f"the folder {folder} of {_named(output)} does not exist; create it first")
+            raise ConfigError(f"{_named(output)}: the folder {folder} does not exist; create it first")
         if path.is_dir():
             raise ConfigError(f"{_named(output)} is a folder; name a file")
         if is_device(path):

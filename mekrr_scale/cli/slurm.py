@@ -67,9 +67,9 @@ def fit(
     ranks: Annotated[int, typer.Option(help="ranks on each node: one per GPU, or per socket")] = 1,
     launcher: Annotated[Launcher, typer.Option(help="what starts the ranks")] = "torchrun",
     script: Annotated[Path, typer.Option("--script", help="file to write")] = Path("fit.sbatch"),
-    checkpoint: Annotated[Path, typer.Option(help="folder of the fit's state, on a shared file system")] = Path(
-        "fit.checkpoint"
-    ),
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="folder of the fit's state, on a shared file system; default: CONFIG.checkpoint")
+    ] = None,
     options: Options = "",
     overwrite: Overwrite = False,
     *,
@@ -86,7 +86,8 @@ def fit(
     check_outputs([(script, SCRIPT, "--script")], [config], overwrite)
     further = _split(options)
     settings_given(_inner("fit", [str(config), *further]))
-    arguments = (str(config.resolve()), nodes, ranks, launcher, str(checkpoint.resolve()))
+    state = checkpoint or Path(f"{config.stem}.checkpoint")  # fits of one folder have one each
+    arguments = (str(config.resolve()), nodes, ranks, launcher, str(state.resolve()))
     publish_text(script, fit_script(batch, *arguments, further))
     say(f"{script}; submit with\n  sbatch {script}")
 

@@ -233,7 +233,8 @@ class Checkpoint:
         if self.group.rank == 0:
             self._lock()
             for name in ("stop", "stopped"):
-                (self.folder / name).unlink(missing_ok=True)
+                with suppress(NotADirectoryError):
+                    (self.folder / name).unlink(missing_ok=True)
         self.group.barrier()
 
     def _lock(self) -> None:

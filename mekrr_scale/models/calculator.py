@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, final
 
+import numpy as np
 import torch
 from ase import Atoms
-from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
+from jaxtyping import Float64
+from numpy import ndarray
 
 from mekrr_scale.backbones import Backbone
+from mekrr_scale.errors import ModelError
 from mekrr_scale.models.model import Model
 from mekrr_scale.models.potential import Potential
+from mekrr_scale.models.stresses import atomic_stresses
 from mekrr_scale.structures import Calculated, Predictor, SkinList
 
 
@@ -38,12 +44,41 @@ class PredictorCalculator(Calculator):  # type: ignore[misc]
         self.results = found.results()
 
 
+@final
+class Results(dict[str, Any]):
+    """Results that ASE has names for, and others that are found by name but not listed.
+
+    ASE's own code hands all that is listed to ``SinglePointCalculator`` or ``Properties``, which refuse other names.
+    """
+
+    def __init__(self, known: Mapping[str, Any], more: Mapping[str, Any]) -> None:
+        super().__init__(known)
+        self.more = dict(more)
+
+    def __missing__(self, name: str) -> Any:
+        return self.more[name]
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or name in self.more
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """As of any mapping."""
+        return super().get(name, self.more.get(name, default))
+
+    def copy(self) -> Results:
+        """With both."""
+        return Results(self, self.more)
+
+    def __reduce__(self) -> tuple[type[Results], tuple[dict[str, Any], dict[str, Any]]]:
+        return Results, (dict(self), self.more)
+
+
 class MekrrCalculator(Calculator):  # type: ignore[misc]
     """A fitted model as an ASE calculator.
 
     Results: energy and free_energy (equal; eV), energies (per atom), forces (eV/angstrom) and,
-    for cells with a volume, stress (eV/angstrom^3, Voigt). Memory does not grow with steps. Calculators
-    can be copied and pickled, for joblib, dask and the like.
+    for cells with a volume, stress (eV/angstrom^3, Voigt) and, if asked for, atoms' shares of it (``stresses``).
+    Memory does not grow with steps. Calculators can be copied and pickled, for joblib, dask and the like.
 
     Args:
         model: a model, or the path of one.
@@ -61,7 +96,7 @@ class MekrrCalculator(Calculator):  # type: ignore[misc]
         ModelError: see ``Model.load`` and ``Potential``.
     """
 
-    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "energies", "forces", "stress"]
+    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "energies", "forces", "stress", "stresses"]
 
     def __init__(
         self,
@@ -97,12 +132,25 @@ class MekrrCalculator(Calculator):  # type: ignore[misc]
         stress = self._stressed and periodic
         forces = stress or bool({"forces", "stress"} & set(properties))
         prediction = self.potential.predict(self.atoms, forces=forces, stress=stress, neighbours=self.neighbours)
-        self.results = prediction.results()
+        more: dict[str, Any] = {}
         if self.uncertainty:
             found = self.potential.uncertainty(self.atoms)
-            self.results["energy_uncertainty"] = float(found.energy[0])
-            self.results["energies_uncertainty"] = found.energies.numpy()
-            self.results["extrapolation"] = found.grade.numpy()
+            more = {
+                "energy_uncertainty": float(found.energy[0]),
+                "energies_uncertainty": found.energies.numpy(),
+                "extrapolation": found.grade.numpy(),
+            }
+        known = prediction.results()
+        if "stresses" in properties:
+            known["stresses"] = self._stresses()
+        self.results = Results(known, more)
+
+    def _stresses(self) -> Float64[ndarray, "atoms 6"]:
+        try:
+            found = atomic_stresses(self.potential, self.atoms)
+        except ModelError as error:
+            raise PropertyNotImplementedError(str(error)) from error
+        return np.stack([full_3x3_to_voigt_6_stress(share) for share in found.numpy()])
 
 
 def as_calculator(given: MekrrCalculator | Model | Path | str) -> MekrrCalculator:

@@ -126,6 +126,16 @@ class Potential:
     def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in vars(self).items() if name not in _MADE_AGAIN}
 
+    @property
+    def corrects(self) -> bool:
+        """Whether another potential's results are added: a prior that is not the backbone itself."""
+        return self._prior is not None
+
+    @property
+    def adds_own(self) -> bool:
+        """Whether the backbone's own energies are added."""
+        return bool(self._own_prior)
+
     @cached_property
     def _forward(self) -> Callable[..., BackboneOutput]:
         forward = self.backbone.forward

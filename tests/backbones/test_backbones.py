@@ -474,3 +474,25 @@ def test_a_changed_number_is_seen(checkpoint, tmp_path, caplog):
         == load_backbone("schnet", checkpoint=str(checkpoint)).identity()
     )
     assert "is of 0.1.0" in caplog.text
+
+
+def test_networks_beyond_all_measure_are_not_built(checkpoint, tmp_path):
+    data = torch.load(checkpoint, weights_only=True)
+    for value in (10**9, "64", float("nan")):
+        torch.save({"config": {**data["config"], "num_interactions": value}, "state_dict": {}}, tmp_path / "big.pt")
+        with pytest.raises(BackboneError):
+            load_backbone("schnet", checkpoint=str(tmp_path / "big.pt"))
+    with pytest.raises(BackboneError, match="cutoff=1000000.0 is no size"):
+        new_schnet({"cutoff": 1e6})
+
+
+def test_archives_out_of_proportion_are_not_unpacked(checkpoint, tmp_path):
+    """A zip bomb in the place of weights."""
+    path = tmp_path / "bomb.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(200 * 1024**2))
+    assert path.stat().st_size < 10**6
+    with pytest.raises(BackboneError, match="would unpack to 0.2 GB"):
+        load_backbone("schnet", checkpoint=str(path))
+    with pytest.raises(BackboneError, match="would unpack to 0.2 GB"):
+        load_backbone("sevennet", checkpoint=str(path))

@@ -1,0 +1,75 @@
+"""What a calculator gives beside ASE's own results does not stop ASE's own code."""
+
+import copy
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from ase.build import bulk, molecule
+from ase.calculators.calculator import PropertyNotImplementedError
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import read, write
+from ase.io.trajectory import Trajectory
+
+from mekrr_scale.models import MekrrCalculator, Model
+
+MORE = ("energy_uncertainty", "energies_uncertainty", "extrapolation")
+
+
+@pytest.fixture(scope="module")
+def calculated(model_file, toy_structures):
+    atoms = next(a for a in toy_structures if a.pbc.any()).copy()
+    atoms.calc = MekrrCalculator(model_file, uncertainty=True)
+    atoms.get_potential_energy()
+    return atoms
+
+
+def test_results_go_where_ase_takes_them(calculated, tmp_path):
+    energy = calculated.get_potential_energy()
+    frozen = calculated.copy()
+    frozen.calc = SinglePointCalculator(frozen, **calculated.calc.results)
+    assert frozen.get_potential_energy() == energy
+    assert calculated.calc.export_properties()["energy"] == energy
+    for name in ("a.xyz", "a.traj", "a.db", "a.json"):
+        write(tmp_path / name, calculated)
+        assert read(tmp_path / name).get_potential_energy() == pytest.approx(energy)
+    with Trajectory(tmp_path / "b.traj", "w", calculated) as trajectory:
+        trajectory.write()
+
+
+def test_uncertainties_are_found_by_name(calculated):
+    results = calculated.calc.results
+    for each in (results, copy.deepcopy(results), results.copy(), pickle.loads(pickle.dumps(results))):
+        assert each["energy_uncertainty"] > 0
+        assert each.get("extrapolation").shape == (len(calculated),)
+        assert all(name in each and name not in dict(each) for name in MORE)
+        assert "forces_uncertainty" not in each
+        assert each.get("forces_uncertainty", 1.5) == 1.5
+        with pytest.raises(KeyError):
+            each["forces_uncertainty"]
+        assert np.isfinite(each["energy"])
+    assert "energy_uncertainty" not in MekrrCalculator(calculated.calc.potential.model).results
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_atoms_shares_add_up_to_the_stress(model_file, toy_structures, own):
+    """And are alike where atoms are: of a perfect crystal, each the same part."""
+    model = Model.load(model_file)
+    if own:
+        model = replace(model, baseline=replace(model.baseline, prior=True))
+    calculator = MekrrCalculator(model, dtype="float64")
+    for atoms in [a.copy() for a in toy_structures if a.pbc.any()][:2]:
+        atoms.calc = calculator
+        shares = atoms.get_stresses()
+        assert shares.shape == (len(atoms), 6)
+        np.testing.assert_allclose(shares.sum(0), atoms.get_stress(), atol=1e-12)
+        assert np.abs(shares.std(0)).max() > 1e-7
+    perfect = bulk("C", "diamond", 3.6).repeat(2)
+    perfect.calc = calculator
+    shares = perfect.get_stresses()
+    np.testing.assert_allclose(shares, np.tile(shares.mean(0), (len(perfect), 1)), atol=1e-10)
+    flat = molecule("H2O")
+    flat.calc = calculator
+    with pytest.raises(PropertyNotImplementedError, match="no stress without"):
+        flat.get_stresses()
