@@ -54,7 +54,7 @@ def relax(
     optimizer = FIRE(FrechetCellFilter(atoms, mask=cell_mask(atoms)) if cell else atoms, logfile=None)
     with shown_progress(progress, "steps") as shown:
         shown.stage("relax", steps)
-        for step, converged in enumerate(optimizer.irun(fmax=force, steps=steps)):
+        for step, converged in enumerate(guard.watched(optimizer.irun(fmax=force, steps=steps))):
             known = guard.look(step)
             if path is not None:
                 append_frame(path, frame_with(atoms, {"step": step, **known}))
