@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import TypeVar, final
 
 import ase.io
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from mekrr_scale.errors import ConfigError, SimulationError
+from mekrr_scale.errors import ConfigError, SimulationError, StructureError
 from mekrr_scale.models import MekrrCalculator
 from mekrr_scale.simulation.restarts import beside
 from mekrr_scale.structures import without_results, write_structure
 
 _OF_A_STEP = ("step", "time_fs", "temperature_K", "uncertainty_per_atom")
 _LABEL = re.compile("energ|force|stress|virial", re.IGNORECASE)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Guard:
         self.path = path
         self.good: Atoms | None = None
         self.known: dict[str, float] = {}
+        self.step = 0
 
     def look(self, step: int) -> Mapping[str, float]:
         """What is known of the uncertainty.
@@ -79,8 +83,34 @@ class Guard:
             self._stop(step, f"a force of {largest:.3g} eV/angstrom exceeds the bound of {self.bounds.force:g}")
         if self.bounds.asks_uncertainty and step % self.bounds.every == 0:
             self._ask(step)
+        self.step = step
         self.good = frame_with(self.atoms, {"step": step, **self.known})
         return self.known
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """A step that leads to a geometry without energies (atoms at one place, lost positions) stops, too.
+
+        Raises:
+            SimulationError: it does.
+        """
+        try:
+            yield
+        except StructureError as error:
+            if self.good is None:
+                raise
+            self._stop(self.step + 1, str(error))
+
+    def watched(self, steps: Iterable[T]) -> Iterator[T]:
+        """Steps as they come, watched."""
+        stream = iter(steps)
+        while True:
+            with self.watching():
+                try:
+                    item = next(stream)
+                except StopIteration:
+                    return
+            yield item
 
     def _ask(self, step: int) -> None:
         sure = self.calculator.potential.uncertainty(self.atoms)

@@ -204,7 +204,8 @@ class _Recorder:
 
     def move(self, step: int) -> None:
         """One step, and all that is due after it."""
-        self.integrator.run(1)
+        with self.guard.watching():
+            self.integrator.run(1)
         self.look(step)
         if step % self.plan.interval == 0:
             self.write(step)

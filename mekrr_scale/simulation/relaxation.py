@@ -61,7 +61,7 @@ def relax(
         if path is not None:
             path.write_text("", encoding="utf-8")
         shown.stage("relax", steps)
-        for step, converged in enumerate(optimizer.irun(fmax=force, steps=steps)):
+        for step, converged in enumerate(guard.watched(optimizer.irun(fmax=force, steps=steps))):
             known = guard.look(step)
             if path is not None:
                 append_frame(path, frame_with(atoms, {"step": step, **known}))

@@ -254,3 +254,18 @@ def test_names_that_are_none(tmp_path):
         list(convert(tmp_path / "x", "md71"))
     with pytest.raises(StructureError, match="cannot read the checksum file"):
         download("file:///x", tmp_path, tmp_path / "none")
+
+
+def test_frames_are_told_the_file_that_they_come_from(tmp_path, monkeypatch):
+    frames = [molecule("H2O"), molecule("CO")]
+    for name in ("run1", "run2"):
+        ase.io.write(tmp_path / f"{name}.xyz", frames, format="extxyz")
+    frames[0].info["trajectory"] = "of its own"
+    ase.io.write(tmp_path / "run3.xyz.gz", frames, format="extxyz")
+    given = [str(tmp_path / name) for name in ("run1.xyz", "run2.xyz", "run3.xyz.gz", "all.xyz")]
+    monkeypatch.setattr(sys, "argv", ["data_tools", "convert", *given])
+    with pytest.raises(SystemExit, match="0"):
+        command.main()
+    told = [atoms.info["trajectory"] for atoms in ase.io.read(given[-1], ":")]
+    assert told == ["run1", "run1", "run2", "run2", "of its own", "run3"]
+    assert "trajectory" not in next(convert(given[0])).info

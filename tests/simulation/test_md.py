@@ -16,9 +16,10 @@ from ase.build import bulk, molecule
 from ase.constraints import FixAtoms
 from ase.io import read
 
-from mekrr_scale.errors import ConfigError, SimulationError
+from mekrr_scale.errors import ConfigError, SimulationError, StructureError
 from mekrr_scale.models import MekrrCalculator
 from mekrr_scale.simulation import Bounds, MdPlan, relax, run_md
+from mekrr_scale.simulation.bounds import Guard
 from mekrr_scale.structures import SkinList, build_graph
 
 
@@ -227,3 +228,22 @@ def test_command_line(model_file, start, tmp_path):
     assert "ASE writes no format" in unknown.stderr
     assert run("md", model_file, tmp_path / "none.xyz", "-o", tmp_path / "x.xyz").returncode == 3
     assert run("md", model_file, tmp_path / "start.xyz", "-o", tmp_path / "no" / "x.xyz").returncode == 2
+
+
+def test_steps_into_a_geometry_without_energies_keep_the_last_good_frame(tmp_path, model_file, toy_structures):
+    calculator = MekrrCalculator(model_file)
+    atoms = toy_structures[0].copy()
+    atoms.calc = calculator
+    guard = Guard(atoms, calculator, Bounds(None), tmp_path / "run.xyz")
+
+    def steps():
+        yield 0
+        atoms.positions[1] = atoms.positions[0]
+        atoms.get_forces()
+        yield 1
+
+    with pytest.raises(SimulationError, match="stopped at step 1: atoms 0 and 1 overlap.*last good frame"):
+        list(map(guard.look, guard.watched(steps())))
+    assert (tmp_path / "run.last-good.xyz").exists()
+    with pytest.raises(StructureError, match="overlap"):  # a start that is none
+        relax(atoms, calculator, tmp_path / "relaxed.xyz")

@@ -1,5 +1,6 @@
 """Geometries: where atoms stand and in what order changes nothing; what is no geometry is refused."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -9,7 +10,15 @@ from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 
 from mekrr_scale.errors import StructureError
-from mekrr_scale.structures import SkinList, build_graph, edge_vectors, nearest_edges, volume_of
+from mekrr_scale.structures import (
+    Prediction,
+    SkinList,
+    build_graph,
+    edge_vectors,
+    nearest_edges,
+    require_finite,
+    volume_of,
+)
 
 CUTOFF = 4.0
 
@@ -150,6 +159,22 @@ def test_lists_with_a_skin_follow_atoms_far_away():
     found = np.sort(edge_vectors(graph, graph.positions).norm(dim=1).double().numpy())
     assert skin.builds == 1
     assert np.abs(found - distances(atoms)).max() < 1e-6
+
+
+def test_results_that_are_no_numbers_are_refused():
+    pair = [molecule("CO"), molecule("H2O")]
+    good = Prediction(torch.zeros(2).double(), torch.zeros(5).double(), torch.zeros(5, 3).double(), None)
+    require_finite(good, pair)
+    for name, at in (("energies", 3), ("forces", (4, 1))):
+        values = getattr(good, name).clone()
+        values[at] = torch.nan
+        with pytest.raises(StructureError, match="structure 1 of 2: .*not finite numbers: no overlapping atoms"):
+            require_finite(replace(good, **{name: values}), pair)
+    pair[1].positions[0] = pair[1].positions[1]
+    with pytest.raises(StructureError, match="structure 1 of 2: .*atoms 0 and 1 overlap"):
+        require_finite(replace(good, energies=torch.tensor([0, 0, torch.inf, 0, 0]).double()), pair)
+    with pytest.raises(StructureError, match=r"structure 1 of 2: atoms 0 and 1 overlap \(0.000"):
+        build_graph(pair, CUTOFF)
 
 
 def test_one_structure_of_a_graph_is_its_own_graph(crystal):
