@@ -229,8 +229,10 @@ class FeatureStore:
     @property
     def superseded(self) -> Mapping[str, int]:
         """Shards none of whose structures count any longer, and how many they hold."""
+        typed({"superseded": {}, **self.manifest}, "the manifest", dict, "superseded")
         found = self.manifest.get("superseded", {})
-        return found if isinstance(found, dict) else {}
+        typed(found, "superseded", int, *found)
+        return found
 
     @property
     def n_excluded(self) -> int:

@@ -306,9 +306,18 @@ def test_a_killed_extraction_is_not_taken_for_all(tmp_path, frames, plan, monkey
     monkeypatch.setattr(run._Work, "take", whole)
     with pytest.raises(StoreError, match="part 1/1 of a.xyz not done"):
         finalize(tmp_path / "s")
+    other = written(tmp_path / "b.xyz", [changed(frames[0], -90.0)])
+    other_file = written(tmp_path / "c.xyz", [labelled(Atoms("O", [[0, 0, 0]]), -1.0)])
+    report = extract(other_file, tmp_path / "s", plan)  # side by side with others it makes a store, and says so
+    assert report.store.n_structures == 4
+    assert any("a.xyz not done" in said for said in report.warnings)
+    with pytest.raises(StoreError, match="other labels"):
+        extract(other, tmp_path / "s", plan)
     for i in (1, 2):
         extract(path, tmp_path / "s", replace(plan, part=(i, 2)))
-    assert finalize(tmp_path / "s").n_structures == 7
+    store = finalize(tmp_path / "s", "newest", allow_incomplete=True)
+    assert store.n_structures == 8
+    assert [lack.source for lack in store.incomplete.values()] == []
 
 
 def test_shards_close_by_work(tmp_path, frames, plan):

@@ -207,7 +207,8 @@ def _said(folder, finalized):
     found = []
     attempts = (
         lambda: [batch.energy for batch in FeatureStore(folder)],
-        lambda: FeatureStore(folder).incomplete and FeatureStore(folder).n_excluded,
+        lambda: FeatureStore(folder).n_excluded,
+        lambda: FeatureStore(folder).incomplete,
         lambda: finalize(folder) if finalized else None,
     )
     for attempt in attempts:
@@ -228,6 +229,9 @@ def test_odd_values_in_sealed_documents(folder, tmp_path):
     for path in (small / MANIFEST, *sidecars_in(small)):
         text = path.read_text()
         whole = {key: value for key, value in json.loads(text).items() if key != "id"}
+        if path.name == MANIFEST:  # what only some have
+            lack = {"source": "a.xyz", "count": 3, "done": [1], "own": 2, "structures": 3}
+            whole |= {"superseded": {"shard-a.h5": 3}, "incomplete": {"a": lack}, "on_duplicate": "keep"}
         for at in paths_into(whole):
             for value in [next(odd) for _ in range(3)]:
                 data = copy.deepcopy(whole)
