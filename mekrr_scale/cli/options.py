@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -134,9 +135,21 @@ def numbers(option: str, text: str | None) -> tuple[float, ...] | None:
     """
     found = candidates(option, text)
     try:
-        return None if found is None else tuple(map(float, found))
+        return None if found is None else tuple(map(finite, found))
     except ValueError:
         raise ConfigError(f"{option} {text!r}: write numbers separated by commas, e.g. 0.1,1e-4") from None
+
+
+def finite(text: str) -> float:
+    """A number.
+
+    Raises:
+        ValueError: none, or one without bounds.
+    """
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is not finite")
+    return number
 
 
 def named_numbers(option: str, text: str | None) -> dict[str, float]:
@@ -149,7 +162,7 @@ def named_numbers(option: str, text: str | None) -> dict[str, float]:
     for piece in names(text):
         name, _, value = piece.partition("=")
         try:
-            found[name.strip()] = float(value)
+            found[name.strip()] = finite(value)
         except ValueError:
             raise ConfigError(f"{option} {piece!r}: write name=number, e.g. readout=3e-4") from None
     return found

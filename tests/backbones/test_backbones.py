@@ -498,3 +498,12 @@ def test_archives_out_of_proportion_are_not_unpacked(checkpoint, tmp_path):
         load_backbone("schnet", checkpoint=str(path))
     with pytest.raises(BackboneError, match="would unpack to 0.2 GB"):
         load_backbone("sevennet", checkpoint=str(path))
+
+
+def test_weights_of_another_shape(checkpoint, tmp_path):
+    data = torch.load(checkpoint, weights_only=True)
+    del data["seal"]
+    name = "lin2.bias"
+    torch.save({**data, "state_dict": {**data["state_dict"], name: torch.zeros(5)}}, tmp_path / "other.pt")
+    with pytest.raises(BackboneError, match=r"lin2.bias has shape \(5,\), expected \(1,\)"):
+        load_backbone("schnet", checkpoint=str(tmp_path / "other.pt"))

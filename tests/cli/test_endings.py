@@ -137,8 +137,27 @@ def test_numbers_that_are_none(run, tmp_path, words):
 
 
 @pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ("slurm extract s -o f --time soon", "write hours:minutes:seconds"),
+        ("slurm extract s -o f --mem lots", "write 32G or 64000M"),
+        ("slurm extract s -o f --notice 3", "the notice is at least 30 seconds"),
+        ("slurm extract s -o f --options 'a", "--options"),
+        ("finetune s -o b.pt --lr-map readout=nan", "write name=number"),
+        ("curve s -o c --test s --lr 1e-3,inf", "write numbers separated by commas"),
+    ],
+)
+def test_texts_that_are_none(run, tmp_path, words, text):
+    (tmp_path / "s").write_text("")
+    code, _, err = run(*words.split(" "))
+    assert code == 2, err
+    assert text in err
+
+
+@pytest.mark.parametrize(
     ("environment", "text"),
     [
+        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": None}, "but not MASTER_PORT; start with torchrun"),
         ({"RANK": "x", "WORLD_SIZE": "2"}, "RANK is 'x'"),
         ({"RANK": "-1", "WORLD_SIZE": "2"}, "RANK is '-1'"),
         ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK is 2 of WORLD_SIZE 2"),
@@ -149,7 +168,7 @@ def test_numbers_that_are_none(run, tmp_path, words):
 )
 def test_launchers_that_say_nonsense(run, monkeypatch, environment, text):
     for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", **environment}.items():
-        monkeypatch.setenv(name, value)
+        monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
     code, _, err = run("fit", "--store", "f", "-o", "m.mekrr")
     assert code == 2
     assert text in err

@@ -247,3 +247,10 @@ def test_a_download_that_drips_ends(tmp_path):
         server.shutdown()
         server.server_close()
     assert not list(tmp_path.glob("data*"))
+
+
+def test_names_that_are_none(tmp_path):
+    with pytest.raises(StructureError, match="unknown source 'md71'.*Do you mean 'md17'"):
+        list(convert(tmp_path / "x", "md71"))
+    with pytest.raises(StructureError, match="cannot read the checksum file"):
+        download("file:///x", tmp_path, tmp_path / "none")

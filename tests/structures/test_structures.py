@@ -79,3 +79,12 @@ def test_what_configurations_take_from_the_lower_rooms_needs_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_files_or_structures():
+    from mekrr_scale.structures import Inputs
+
+    with pytest.raises(StructureError, match="give files or structures, one of the two"):
+        Inputs.of(["x.xyz", Atoms("H")], None)
+    with pytest.raises(StructureError, match="give files or structures, one of the two"):
+        Inputs.of([], None)
