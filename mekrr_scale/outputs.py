@@ -237,11 +237,17 @@ def _check_name(output: Output) -> None:
         if not fits and (kind is not REPORT or path.suffix.lower() in _OWNERS):
             raise ConfigError(
                 f"{_named(output)}: {kind.what} cannot be written as {path.suffix or name!r}; end the name in "
-                f"{', '.join(kind.suffixes[:12])}"
+                f"{_suffixes(kind)}"
             )
     elif kind is not STRUCTURE and _OWNERS.get(path.suffix.lower(), kind.what) != kind.what:
         owner = _OWNERS[path.suffix.lower()]
         raise ConfigError(f"{_named(output)}: {kind.what} under the name of {owner}; end the name in another suffix")
+
+
+def _suffixes(kind: OutputKind) -> str:
+    plain = [suffix for suffix in kind.suffixes if not suffix.endswith(COMPRESSIONS)]
+    packed = f" (or packed: {', '.join(COMPRESSIONS)})" if len(plain) < len(kind.suffixes) else ""
+    return f"{', '.join(plain)}{packed}"
 
 
 def _check_place(output: Output) -> None:

@@ -82,10 +82,12 @@ def _reported(error: Exception) -> Path | None:
 def interruptible() -> Iterator[None]:
     """Within, Ctrl-C ends the work in order; a second one at once, without a word."""
     before = None
-    with suppress(ValueError):  # not in the main thread
-        before = signal.signal(signal.SIGINT, _interrupt)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as it is in the background of a script
+        with suppress(ValueError):  # not in the main thread
+            before = signal.signal(signal.SIGINT, _interrupt)
     yield
-    if before is not None:  # after an interruption the second one stays at hand, until the process is gone
+    # after an interruption a second one stays at hand until the process is gone
+    if before is not None and signal.getsignal(signal.SIGINT) is _interrupt:
         signal.signal(signal.SIGINT, before)
 
 

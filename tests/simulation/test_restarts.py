@@ -298,3 +298,31 @@ def test_a_bound_that_stops_a_relaxation_leaves_the_last_good_structure(potentia
     with pytest.raises(SimulationError, match="exceeds the bound") as error:
         relax(atoms, potential, bounds=Bounds(force=1e-9))
     assert error.value.atoms is None  # the first one was not good either
+
+
+def test_what_is_selected_and_predicted_carries_no_labels_of_the_model(
+    model_file, potential, start, tmp_path, monkeypatch, capfd
+):
+    """A chosen frame of dynamics goes to DFT: nothing in it may be taken for a label; a prediction keeps the rest."""
+    run_md(carrying(start), potential, tmp_path / "run.xyz", replace(PLAN, bounds=Bounds(None, grade=1e9, every=1)))
+    lines = {
+        "predicted.xyz": ["predict", str(model_file), str(tmp_path / "run.xyz"), "--uncertainty"],
+        "next.xyz": ["select", str(model_file), str(tmp_path / "predicted.xyz"), "-n", "2"],
+        "parts.xyz": ["explain", str(model_file), str(tmp_path / "predicted.xyz")],
+    }
+    for name, line in lines.items():
+        monkeypatch.setattr(sys, "argv", ["mekrr-scale", *line, "-o", str(tmp_path / name)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert not end.value.code, capfd.readouterr().err
+    for frame in read(tmp_path / "next.xyz", ":"):
+        assert frame.calc is None
+        names = {*frame.info, *frame.arrays}
+        assert {name for name in names if re.search("energ|force|stress", name)} == set(), names
+        assert "remaining_uncertainty_per_atom" in names
+    for name in lines:
+        for frame in read(tmp_path / name, ":"):
+            assert frame.constraints[0].index.tolist() == [0, 2], name
+            assert frame.get_tags().tolist() == list(range(len(start)))
+            assert frame.info["vec"].tolist() == [1.0, 2.0]
+            assert frame.info["id"] == "candidate 7"
