@@ -15,11 +15,11 @@ def whole(tmp_path_factory):
 
 
 def test_no_damage_is_silent(whole):
-    found, bad = damage.campaign(whole, 15, seed=1)
+    found, bad = damage.campaign(whole, 10, seed=1)
     assert not bad
     for kind, counts in found.items():
         seen = counts["error"] + counts["told"]
-        assert seen > 10 or kind == "store, sidecars", (kind, counts)  # which nothing reads behind a manifest
+        assert seen > 5 or kind == "store, sidecars", (kind, counts)  # which nothing reads behind a manifest
 
 
 def test_damage_would_be_seen_to_be_silent(whole):
@@ -40,7 +40,7 @@ def test_bad_calls_end_with_a_line(whole):
     calls = inputs.calls()
     assert len(calls) > 1000
     random.Random(7).shuffle(calls)
-    for call in calls[:30]:
+    for call in calls[:20]:
         end = inputs.ended(call, place, main)
         assert not list(end.faults()), (str(call), end)
 
