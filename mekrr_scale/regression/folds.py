@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from mekrr_scale.arrays import FeatureBatch, draw, minimum_norm
+from mekrr_scale.arrays import FeatureBatch, content_hash, draw, minimum_norm
 from mekrr_scale.distributed import ALONE, Group
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.models import Baseline
@@ -34,6 +34,13 @@ class Folds:
     keys: NDArray[np.uint64]  # sorted; empty where folds come from the hash alone
     parts: NDArray[np.int64]
     remarks: tuple[str, ...] = ()  # which folds these are, and why
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What tells them from those of version 0.1.0, for states of running fits; nothing where they are the same."""
+        if np.array_equal(self.parts, np.arange(len(self.parts)) % self.count):
+            return {}
+        return {"folds": content_hash(torch.from_numpy(self.parts))}
 
     def of(self, batch: FeatureBatch) -> Int64[Tensor, " structures"]:
         """The fold of each structure of a batch.

@@ -12,13 +12,14 @@ from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from mekrr_scale.arrays import ISOLATED, ByKind, RowKind
+from mekrr_scale.distributed import Group
 from mekrr_scale.errors import ConfigError, SolverError
 from mekrr_scale.models import Potential
 from mekrr_scale.pipeline import ExtractPlan, FitPlan, RowPlan, Validation, extract, fit, resources
-from mekrr_scale.pipeline.fitting import calibration
+from mekrr_scale.pipeline.fitting import FitData, calibration
 from mekrr_scale.regression import Execution
 from mekrr_scale.solvers import Direct
-from mekrr_scale.store import FeatureStore, isolated_atoms, merge, repack
+from mekrr_scale.store import FeatureStore, deal, isolated_atoms, merge, repack
 from tests.conftest import toy_energy
 
 ENERGY = RowKind.ENERGY
@@ -289,6 +290,19 @@ def test_which_folds_were_used_is_said(spec, tmp_path, plain):
     shuffled = [frames[i] for i in generator.permutation(60)]
     leaking = fit(made(tmp_path / "d", shuffled, spec), plan)
     assert leaking.metrics()["energy_rmse"] < whole.metrics()["energy_rmse"]
+
+
+def test_ranks_give_their_structures_places(mixed):
+    """Of two ranks with shards of their own: together the places of the whole data, each structure once."""
+    data = FitData.open(mixed, PLAN)
+    expected = torch.cat([batch.ids for batch in data.energies]).tolist()
+    found = {}
+    for rank in range(2):
+        own = replace(data, stores=deal(data.stores, rank, 2), group=Group(rank, 2))
+        for first, batch in own._placed():
+            found |= {first + i: number for i, number in enumerate(batch.ids.tolist())}
+    assert len(FeatureStore(mixed).shards) > 2
+    assert [number for _, number in sorted(found.items())] == expected
 
 
 def test_copies_of_one_file_do_not_flatter(spec, tmp_path):

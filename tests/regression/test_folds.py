@@ -39,6 +39,7 @@ def test_uncorrelated_structures_keep_their_folds(seed):
     folds = assign_folds([batch], 5)
     assert torch.equal(folds.of(batch), plain(batch, 5))
     assert "at random" in folds.remarks[0]
+    assert folds.identity == {}  # states of fits that began before go on
 
 
 @pytest.mark.parametrize("kind", ["moved", "permuted", "repeated", "shaken"])
@@ -105,6 +106,7 @@ def test_frames_that_are_alike_make_blocks():
     assert torch.bincount(found).tolist() == [20] * 5
     assert "5 blocks of consecutive frames" in folds.remarks[0]
     assert "--group-key" in folds.remarks[0]
+    assert folds.identity != assign_folds([batch], 4).identity != {}
     # the same for any cut into batches, and for any other order of what does not follow one another
     pieces = [batch.take((torch.arange(100) // 13) == i) for i in range(8)]
     assert torch.equal(assign_folds(pieces, 5).of(batch), found)

@@ -71,6 +71,7 @@ def search(data: FitData, folds: Folds | None, run: Run) -> tuple[Candidate, lis
         identity = {
             "landmarks": fingerprint(common.landmarks),
             "baseline": content_hash(common.baseline.energies),
+            **({} if folds is None else folds.identity),
         }
         part = run.part(f"trial{place}", identity)
         for problem, solution in zip(family, plan.solver.solve_all(family, data.source, part), strict=True):
