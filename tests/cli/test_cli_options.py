@@ -215,7 +215,7 @@ def record(monkeypatch, tmp_path):
             "resource_table": "", "contribution_table": "", "contribution_plot": None, "block_table": "",
             "distill_table": "", "curve_table": "", "curve_plot": None,
         },
-        "structures": {"read_structures": lambda *_: [atoms], "count_structures": 1},
+        "structures": {"read_structures": lambda *_, **__: [atoms], "count_structures": 1},
         "models": {
             "Model": SimpleNamespace(load=record("load", model)), "Potential": lambda *_, **__: None,
             "MekrrCalculator": None, "load_prior": None,
