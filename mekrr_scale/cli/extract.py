@@ -28,6 +28,7 @@ from mekrr_scale.cli.options import (
 )
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.files import parse_bytes
+from mekrr_scale.progress import Silent
 from mekrr_scale.version import __version__
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def _extract(structures: list[Path], store: Path, plan: ExtractPlan, group: Grou
     device = f"cuda:{group.local_rank % torch.cuda.device_count()}" if plan.device == "cuda" else plan.device
     own = replace(plan, part=((index - 1) * group.size + group.rank + 1, count * group.size), device=device)
     with progress_bar(shown=group.rank == 0) as bar:
-        report = extract(structures, store, own, progress=bar)
+        report = extract(structures, store, own, progress=bar if group.rank == 0 else Silent())
     report.written, report.resumed = group.sum(torch.tensor([report.written, report.resumed])).tolist()
     if count == 1:
         group.barrier()

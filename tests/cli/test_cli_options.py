@@ -249,7 +249,7 @@ def record(monkeypatch, tmp_path):
             "distill_table": "", "curve_table": "", "curve_plot": None,
         },
         "structures": {
-            "read_structures": lambda *_: [atoms], "count_structures": 1, "write_structure": None,
+            "read_structures": lambda *_, **__: [atoms], "count_structures": 1, "write_structure": None,
             "write_structures": 1,
         },
         "models": {
