@@ -16,9 +16,11 @@ from mekrr_scale.backbones import BackboneSpec, save_schnet
 from mekrr_scale.pipeline import ExtractPlan, FitPlan, KernelPlan, LandmarkPlan, Validation, extract, fit
 from mekrr_scale.solvers import Direct
 from mekrr_scale.structures import read_structures
+from tests import emulated
 
 DATA = Path(__file__).parent.parent / "examples" / "hcoo_cu110"
 
+emulated.register()  # before the first gradient of the process
 torch.set_num_threads(int(os.environ.get("MEKRR_TEST_THREADS", "1")))
 
 

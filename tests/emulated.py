@@ -159,8 +159,8 @@ def _one_by_one(function):
 
 
 @cache
-def _known() -> bool:
-    """The device's name made known to torch, once in a process."""
+def register() -> bool:
+    """Make the device's name known to torch, once in a process and before autograd counts its devices."""
     try:
         from torch.utils.backend_registration import _setup_privateuseone_for_python_backend as set_up
     except ImportError:  # before 2.10
@@ -172,7 +172,7 @@ def _known() -> bool:
 @contextmanager
 def device() -> Iterator[str]:
     """The name of a device, which is there within the context."""
-    if not _known():
+    if not register():
         pytest.skip("this torch has no devices that are written in Python")
     made, forward, batched = torch.tensor, torch.func.jvp, torch.func.vmap
 
