@@ -197,10 +197,14 @@ def _through(path: Path) -> Iterator[Path]:
             shutil.copyfileobj(source, sink)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what dead processes of this user have left in a folder while they wrote."""
+def sweep(folder: Path, own: bool = False) -> None:
+    """Remove what dead processes of this user have left in a folder while they wrote.
+
+    Args:
+        own: the folder is the package's, so that all names which begin as temporary ones do are its own.
+    """
     with suppress(OSError), os.scandir(folder) as entries:
-        stale = [Path(entry.path) for entry in entries if _stale(entry)]
+        stale = [Path(entry.path) for entry in entries if _stale(entry, own)]
         for path in stale:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
@@ -208,9 +212,9 @@ def sweep(folder: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _stale(entry: os.DirEntry[str]) -> bool:
+def _stale(entry: os.DirEntry[str], own: bool) -> bool:
     found = _TEMPORARY_NAME.match(entry.name)
-    if found is None and not (_OLD_NAME.fullmatch(entry.name) or entry.name.startswith(TEMPORARY)):
+    if found is None and not (_OLD_NAME.fullmatch(entry.name) or (own and entry.name.startswith(TEMPORARY))):
         return False
     state = entry.stat(follow_symlinks=False)
     age = time.time() - state.st_mtime

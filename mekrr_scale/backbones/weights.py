@@ -27,6 +27,7 @@ from mekrr_scale.outputs import BACKBONE, check_output
 _OWN = "mekrr-scale "
 _LOST = object()
 Sizes: TypeAlias = Mapping[str, int | float]  # of a network, by their names
+_MOST = 100_000  # of any size of a network
 OCP_MAX_NEIGHBORS = 50  # the cap with which the Open Catalyst models were trained
 
 
@@ -92,6 +93,7 @@ class WeightsFile:
             raise BackboneError(f"the configuration in {path} lacks {', '.join(missing)}")
         sizes = {name: attributes[name] for name in names}
         sizes |= {name: attributes.get(name, default) for name, default in optional.items()}
+        _check_sizes(sizes, str(path))
         target = (data.get("normalizers") or {}).get("target") or {}
         weights = {_bare(name): tensor for name, tensor in data["state_dict"].items()}
         mean, std = float(target.get("mean", 0.0)), float(target.get("std", 1.0))
@@ -122,6 +124,7 @@ class WeightsFile:
         low = [f"{name}={value}" for name, value in sizes.items() if not value > 0]
         if low:
             raise BackboneError(f"sizes of {model} must be positive, not {', '.join(low)}")
+        _check_sizes(sizes, model)
         return cls(Path(f"a new {model}"), "own", sizes, build(sizes).state_dict(), 0.0, 1.0)
 
     def neighbour_cap(self, asked: int | None) -> int | None:
@@ -261,6 +264,17 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic | Tensor):
         return value.tolist()
     return value if value is None or isinstance(value, str | int | float | bool) else _LOST
+
+
+def _check_sizes(sizes: Mapping[str, object], place: str) -> None:
+    """Refuse sizes that no network has: building it would not end.
+
+    Raises:
+        BackboneError: names them.
+    """
+    wrong = [f"{name}={size}" for name, size in sizes.items() if not isinstance(size, int | float) or not size <= _MOST]
+    if wrong:
+        raise BackboneError(f"{place}: {', '.join(wrong)} is no size of a network (at most {_MOST})")
 
 
 def _ocp_name(config: Document) -> str:

@@ -120,5 +120,5 @@ def _rounding(
     """Deviations that are nothing but rounding: of the features (a few ulp of a column, or of a typical one where
     the column is near zero), and of their squares about the common shift, whose difference loses half the digits."""
     single = any(run.features.dtype == torch.float32 for run in batch.runs)
-    size = torch.maximum(means.abs(), 0.1 * means.abs().median(1, keepdim=True).values)
+    size = torch.maximum(means.abs(), 0.5 * means.abs().median(1, keepdim=True).values)
     return torch.maximum((_SINGLE if single else _DOUBLE) * size, _SQUARES * shifted.abs())

@@ -179,7 +179,7 @@ def _published(folder: Path, listed: Sequence[Sidecar], kept: _Kept, command: st
     text = sealed({**document(header), **extras, "shards": [info.to_dict() for info in counting]})
     try:
         publish_text(folder / MANIFEST, text)
-        sweep(folder)
+        sweep(folder, own=True)
     except OSError as error:
         raise StoreError(f"cannot write {folder / MANIFEST}: {error}; correct the permissions or free space") from error
     remarks = [*decision.remarks, *(f"the store is not complete: {lack.said}" for lack in kept.incomplete.values())]

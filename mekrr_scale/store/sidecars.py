@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mekrr_scale.files import publish_text
+from mekrr_scale.files import TEMPORARY, publish_text
 from mekrr_scale.store.documents import SHARD, SIDECAR
 from mekrr_scale.store.format import ShardInfo, StoreHeader, document, header_and_shards, read_sealed, sealed
 from mekrr_scale.store.origins import Origin, Origins
@@ -52,5 +52,6 @@ class Sidecar:
 
 
 def sidecars_in(folder: Path) -> list[Path]:
-    """Paths of the sidecars of a folder, in a fixed order."""
-    return sorted(folder.glob(f"*{SHARD}{SIDECAR}")) if folder.is_dir() else []
+    """Paths of the sidecars of a folder, in a fixed order; what killed writers left is none."""
+    found = folder.glob(f"*{SHARD}{SIDECAR}") if folder.is_dir() else []
+    return sorted(path for path in found if not path.name.startswith(TEMPORARY))

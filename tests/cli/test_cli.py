@@ -164,6 +164,7 @@ def bad_calls():
         ([*fitting, "--landmarks", "0"], 2, "at least one"),
         ([*fitting, "--validate", "1"], 2, "at least 2"),
         ([*fitting, "--validate", "1000"], 2, "use fewer folds"),
+        ([*fitting, "--validate", "100000"], 2, "use fewer folds"),
         ([*fitting, "--validate", "0"], 2, "several candidates"),
         ([*fitting, "--memory", "lots"], 2, "is not a size"),
         ([*fitting, "-o", "no/such/folder/m.mekrr"], 2, "does not exist"),
@@ -187,7 +188,7 @@ def bad_calls():
             for bad, text in [
                 ("{cut}", "cut off or damaged"),
                 ("{latin}", "not text in UTF-8"),
-                ("{negative}", "not a number of atoms"),
+                ("{negative}", "a number of atoms"),
                 ("{database}", "cannot be read"),
             ]
         ),

@@ -66,7 +66,7 @@ def free_atoms():
     """In no cell, in a large one, twice, and one whose energy nobody knows."""
     return [
         free("H", -13.6),
-        free("H", -13.2),
+        free("H", -13.2, cell=[18, 18, 18], pbc=True),
         free("C", 0.0, cell=[20, 20, 20], pbc=True),
         free("O", -432.0, cell=[15, 15, 15]),
     ]

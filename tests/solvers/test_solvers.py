@@ -442,7 +442,7 @@ def test_baseline_is_the_minimum_norm_least_squares_fit():
         (lambda: replace(made()[0], weights=()), ConfigError, "at least one"),
         (lambda: Falkon((1e-3,), subset=0.0), ConfigError, "subset"),
         (lambda: Falkon((0.0,)), ConfigError, "positive"),
-        (lambda: Exact((float("inf"),)), ConfigError, "positive"),
+        (lambda: Exact((float("inf"),)), ConfigError, "finite"),
         (lambda: whiten([torch.eye(2).double()], 2.0), ConfigError, "cut"),
         (lambda: whiten([torch.full((2, 2), float("nan")).double()]), SolverError, "not finite"),
         (lambda: whiten([torch.zeros(2, 2).double()]), SolverError, "no positive eigenvalue"),

@@ -372,8 +372,8 @@ for line in sys.stdin:
         print(len(seen), flush=True)
         os._exit(0)
     _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        print(0, flush=True)
+    if status:
+        print(0 if os.WIFSIGNALED(status) else -1, flush=True)
 '''
 
 
@@ -381,7 +381,9 @@ def _request(server, folder: Path, last: int) -> int:
     """Have a store written by a writer that dies at a point, counted from 1; how many there were if it finished."""
     server.stdin.write(f"{folder} {last}\n")
     server.stdin.flush()
-    return int(server.stdout.readline())
+    points = int(server.stdout.readline())
+    assert points >= 0, "the writer failed"
+    return points
 
 
 def test_half_tangents(toy_file, spec, tmp_path):

@@ -103,8 +103,8 @@ def _extracted(
         "backbone %s %s, layer %s: %d features on %s",
         backbone.name, backbone.version, backbone.layer, backbone.dim, backbone.device,
     )  # fmt: skip
-    one_energy(folder, survey)
     writer, part = ShardWriter(folder, header), _part(source, plan)
+    one_energy(folder, survey)
     rivals = has_rivals(folder, part)
     part.publish(folder, header)
     work = _Work(plan, backbone, predictor, source, writer, part, rivals, progress, report)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mekrr_scale.distributed import ALONE, Group, share
+from mekrr_scale.errors import ConfigError
 from mekrr_scale.pipeline.fitting.calibration import LARGEST_RANK, LOOKED_AT, MOVED_AT
 from mekrr_scale.pipeline.fitting.data import FitData, Stores, combinations
 from mekrr_scale.pipeline.fitting.identity import require_alike
@@ -92,6 +93,9 @@ def job_of(data: FitData) -> Job:
     """The fit's sizes, and this machine's rates."""
     plan = data.plan
     folds = plan.validation.folds
+    there = sum(store.n_structures for store in data.stores)
+    if folds > there:
+        raise ConfigError(f"{folds} folds asked for, but the data hold {there} structures; use fewer folds")
     ridges = plan.solver.ridges
     sample = Sample.of(data)
     energies, directions, structures = _largest_share(data)

@@ -32,7 +32,7 @@ def contents(data: FitData) -> dict[str, str]:
     """What is in files that a plan or a call only names; 0.1.0 did not look into them."""
     found = {}
     model = data.plan.landmarks.model
-    if model is not None:
+    if model is not None and Path(model).is_file():
         found["warm_content"] = file_hash(Path(model), "sha256")
     if data.structures is not None:
         ids = [(item.id, item.group, item.importance) for item in data.structures.listed]
