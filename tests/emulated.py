@@ -10,6 +10,7 @@ results must be those of the CPU.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -22,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 NAME = "emulated"
+ASKED = "EMULATED_DEVICE" in os.environ  # for all of this process
 HERE = f"{NAME}:0"
 FREE = 2**30  # bytes that the device says it has
 

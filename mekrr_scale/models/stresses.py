@@ -30,7 +30,7 @@ def atomic_stresses(potential: Potential, atoms: Atoms) -> Float64[Tensor, "atom
     graph = backbone.graph([atoms])
     potential.model.check_species(graph.numbers.unique().tolist())
     count = len(atoms)
-    apart = replace(graph, cell=graph.cell.expand(count, 3, 3), edge_owner=graph.edge_index[0])
+    apart = replace(graph, cell=graph.cell.expand(count, 3, 3), edge_owner=graph.edge_index[0], volume=None)
     with torch.inference_mode(False), torch.enable_grad():
         strain = graph.positions.new_zeros(count, 3, 3).requires_grad_(True)
         output = backbone.forward(apart, graph.positions.detach().clone(), strain, energies=potential.adds_own)

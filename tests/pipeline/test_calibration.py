@@ -21,7 +21,9 @@ ENERGY, FORCE = RowKind.ENERGY, RowKind.FORCE
 @pytest.fixture(scope="module")
 def parts(store, small_plan):
     """Problem and solution of the shared fit at one ridge and one force weight."""
-    plan = replace(small_plan, landmarks=25, solver=Direct((1e-5,)), rows=RowPlan(weights={"force": 0.01}))
+    plan = replace(
+        small_plan, landmarks=25, solver=Direct((1e-5,)), rows=RowPlan(weights={"force": 0.01, "stress": 0.0})
+    )
     data = FitData.open(store, plan)
     choice = Choice("scale-per-species", "composition", plan.kernel.length_scales[0])
     (problem,) = data.family(choice, data.folds())

@@ -41,7 +41,7 @@ def test_units():
 def test_an_evaluation_in_ev_and_as_shown(model_file, toy_structures, store):
     found = evaluate(Potential(Model.load(model_file), dtype=torch.float64), toy_structures)
     errors, metrics = found.errors(), found.metrics()
-    assert set(errors) == {"energy", "force"}
+    assert set(errors) == {"energy", "force", "stress"}
     for name, value in errors.items():
         assert metrics[f"{name}_rmse"] == 1e3 * value.rmse
         assert metrics[f"{name}_mae"] == 1e3 * value.mae
@@ -54,7 +54,7 @@ def test_an_evaluation_in_ev_and_as_shown(model_file, toy_structures, store):
 
 def test_the_json_has_one_schema(run, model_file, toy_file, store, tmp_path):  # noqa: F811
     """The keys that docs/cli.md promises, of structures and stores alike."""
-    common = {"schema", "metrics", "uncertainty", "forces_by_species", "units", "rejected"}
+    common = {"schema", "metrics", "uncertainty", "forces_by_species", "units", "rejected", "remarks"}
     for data, more in ((toy_file, ("--transfer", f"{model_file}:{toy_file}")), (store, ())):
         code, _, err = run("evaluate", model_file, data, "--json", "e.json", *more)
         assert code == 0, err
