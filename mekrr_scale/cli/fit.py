@@ -103,7 +103,8 @@ def settings_given(parameters: Mapping[str, Any]) -> FitConfig:
     """
     flags = {option.key: parameters[option.parameter] for option in plan_options()}
     given = {"store": parameters["store"] or None, "output": parameters["output"], **flags}
-    return _settings(parameters["config"], given)[0]
+    config = parameters["config"]
+    return _settings(None if config is None else Path(config), given)[0]
 
 
 def _settings(config: Path | None, flags: Mapping[str, object]) -> tuple[FitConfig, list[str]]:

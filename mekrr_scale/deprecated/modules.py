@@ -165,12 +165,15 @@ def with_old_names(module: str, getattr_: Callable[[str], Any]) -> Callable[[str
             return getattr_(name)
         place, new = moved[name]
         value = getattr(importlib.import_module(place), new)
+        frame, level = sys._getframe(1), 2
+        while str(frame.f_globals.get("__name__")).partition(".")[0] == "jaxtyping" and frame.f_back is not None:
+            frame, level = frame.f_back, level + 1  # older versions check this function all the same
         # `from package import name` asks twice, the first time (hasattr) in importlib's own code
-        if sys._getframe(1).f_code.co_name != "_handle_fromlist":
+        if frame.f_code.co_name != "_handle_fromlist":
             warnings.warn(
                 f"{module}.{name} is deprecated: use {place}.{new}, the old path goes with the next release",
                 DeprecationWarning,
-                stacklevel=2,
+                stacklevel=level,
             )
         return value
 

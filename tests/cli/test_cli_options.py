@@ -334,4 +334,4 @@ def test_packages_of_backbones_are_known_by_name():
     assert packages_of("chgnet") == ("chgnet",)
     with pytest.raises(BackboneError, match="Do you mean 'chgnet'"):
         packages_of("chgnt")
-    assert np.all([packages_of(name) for name in ("schnet", "mace")])
+    assert all(packages_of(name) for name in ("schnet", "mace"))
