@@ -65,6 +65,7 @@ def test_stress_that_nobody_trains_on_costs_nothing(toy_structures, spec, tmp_pa
     bad = relabelled(toy_structures[2], stress=np.full(6, np.nan))
     assert extract([bad, *toy_structures[:2]], tmp_path / "a", ExtractPlan(spec)).n_rejected == 0
     assert extract([bad, *toy_structures[:3]], tmp_path / "b", ExtractPlan(spec, strain=True)).n_rejected == 1
+    assert extract(toy_structures[:2], tmp_path / "c", ExtractPlan(spec, strain=True)).n_rejected == 0  # none has any
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,8 @@ def survey_of(source: Inputs, plan: ExtractPlan, progress: Progress) -> Survey:
         ("stress", "--strain", plan.strain),
     ]
     for kind, option, wanted in asked:
-        if wanted and survey.frames > survey.unreadable and not survey.found[kind]:
+        harmless = kind == "stress" and not survey.hint(kind) and not survey.unusable[kind]  # the table says so
+        if wanted and not harmless and survey.frames > survey.unreadable and not survey.found[kind]:
             where = survey.hint(kind) or f"name their key with --{kind}-key, or leave {option} out"
             raise StructureError(f"{option}: no frame has usable {kind} to train on; {where}")
     return survey
@@ -78,7 +79,7 @@ def _force_rows(survey: Survey, plan: ExtractPlan) -> str:
 
 def _stress_rows(survey: Survey, plan: ExtractPlan) -> str:
     if not survey.found["stress"]:
-        return ""
+        return "--strain changes nothing" if plan.strain else ""
     taken = "as -virial/volume, " if plan.keys.virial else ""
     if not plan.strain:
         return f"{taken}ignored; to train on it: --strain"
