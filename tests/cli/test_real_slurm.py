@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 NEEDED = ("slurmctld", "slurmd", "munged", "sbatch", "setpriv")
 PATIENCE = 120.0  # seconds until something is called lost
 
-# asked for by REAL_SLURM=1: in a run at another priority (nice -10) three of four failed that passed before; not explained
+# asked for by REAL_SLURM=1: three of four failed in a run at another priority that passed before; not explained yet
 pytestmark = pytest.mark.skipif(
     "REAL_SLURM" not in os.environ
     or os.geteuid() != 0
