@@ -15,7 +15,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from numpy.typing import NDArray
 
-from mekrr_scale.arrays import FeatureBatch
+from mekrr_scale.arrays import FeatureBatch, RowKind
 from mekrr_scale.distributed import share
 from mekrr_scale.errors import StoreError
 from mekrr_scale.files import file_hash
@@ -90,6 +90,13 @@ class Shard:
         """How many each structure has."""
         none = np.zeros(len(self.small["/structure/id"]) + 1, dtype=np.int64)
         return np.diff(self.small.get("/tangent/structure_ptr", none))
+
+    def holds(self, kind: RowKind) -> bool:
+        """Whether any direction of a kind has a label."""
+        if "/tangent/kind" not in self.small:
+            return False
+        known = (self.small["/tangent/kind"] == kind) & np.isfinite(self.small["/tangent/label"])
+        return bool((known & self._counts.repeat(self.directions)).any())
 
     def ranges(self, at: int) -> list[tuple[int, int]]:
         """The rows of a structure's atoms, for each species from the first to one past the last."""
@@ -263,6 +270,10 @@ class FeatureStore:
             for z, n in shard.species.items():
                 total[int(z)] = total.get(int(z), 0) + n
         return dict(sorted(total.items()))
+
+    def holds(self, kind: RowKind) -> bool:
+        """Whether any direction of a kind has a label, on whichever rank."""
+        return any(self.open(info).holds(kind) for info in self.shards)
 
     def check(self, info: ShardInfo) -> None:
         """Refuse a shard that is missing or has not the size that it should have.

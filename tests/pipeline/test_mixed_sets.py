@@ -133,8 +133,15 @@ def test_stress_is_weighed_where_stores_hold_it(store, small_plan, toy_file, spe
     assert fit(store, plan).solution.weights[RowKind.STRESS] == 1e-3
     assert fit(store, replace(plan, rows=RowPlan({"stress": 0}))).solution.weights[RowKind.STRESS] == 0
     assert fit(store, replace(plan, rows=RowPlan(derivatives=False))).solution.weights[RowKind.STRESS] == 0
-    extract(toy_file, tmp_path / "plain", ExtractPlan(spec))
-    assert fit(tmp_path / "plain", replace(plan, rows=RowPlan())).solution.weights[RowKind.STRESS] == 0
+    molecules = [atoms for atoms in ase.io.iread(toy_file) if not atoms.pbc.any()]
+    for name, frames, made in (("plain", toy_file, {}), ("asked", molecules, {"derivatives": 2, "strain": True})):
+        extract(frames, tmp_path / name, ExtractPlan(spec, **made))
+        fitted = fit(tmp_path / name, replace(plan, rows=RowPlan()))
+        assert fitted.solution.weights[RowKind.STRESS] == 0
+        assert not fitted.model.knows_stress
+    asked = FeatureStore(tmp_path / "asked")
+    assert (asked.holds(RowKind.FORCE), asked.holds(RowKind.STRESS)) == (True, False)
+    assert FeatureStore(store).holds(RowKind.STRESS)
     assert FitPlan().rows.weights["stress"] == ()
 
 

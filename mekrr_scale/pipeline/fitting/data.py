@@ -272,12 +272,13 @@ def problem_of(
 
 def _weighed(plan: FitPlan, stores: Sequence[FeatureStore]) -> FitPlan:
     """A plan that says of every kind of rows how they are weighed: what stores hold is not left unused by default."""
-    strained = any(store.header.directions.get("strains") for store in stores)
-    usable = strained and plan.rows.derivatives and RowKind.STRESS in plan.solver.takes.kinds
-    weights = {
-        name: given or (KINDS[kind_named(name)].weights_if_stored if usable else ()) or (0.0,)
-        for name, given in plan.rows.weights.items()
-    }
+
+    def by_default(kind: RowKind) -> tuple[float, ...]:
+        weights = KINDS[kind].weights_if_stored
+        usable = weights and plan.rows.derivatives and kind in plan.solver.takes.kinds
+        return weights if usable and any(store.holds(kind) for store in stores) else (0.0,)
+
+    weights = {name: given or by_default(kind_named(name)) for name, given in plan.rows.weights.items()}
     return plan if weights == plan.rows.weights else replace(plan, rows=replace(plan.rows, weights=weights))
 
 
