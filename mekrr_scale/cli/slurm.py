@@ -92,91 +92,55 @@ def fit(
     say(f"{script}; submit with\n  sbatch {script}")
 
 
-@app.command(epilog=EXIT_CODES)
-@with_batch_options("notice", "requeues")  # it would begin anew
-def evaluate(
-    words: Words,
-    script: Annotated[Path, typer.Option("--script", help="file to write")] = Path("evaluate.sbatch"),
-    options: Options = "",
-    overwrite: Overwrite = False,
-    *,
-    batch: Batch,
-) -> None:
-    """Errors of a model on labelled structures, as a job.
+def _job(name: str, about: str, example: str, *without: str, resumes: bool = True) -> None:
+    """Add the command that writes a script of one other command.
 
-    Example:
-
-        mekrr-scale slurm evaluate model.mekrr test.xyz --gpus 1 --options '--json errors.json'
+    Args:
+        without: options of batch scripts that it does not take.
+        resumes: whether the job goes on where it was when it is run again.
     """
-    _written("evaluate", words, script, options, batch, overwrite, resumes=False)
+
+    def write(
+        words: Words,
+        script: Annotated[Path, typer.Option("--script", help="file to write")] = Path(f"{name}.sbatch"),
+        options: Options = "",
+        overwrite: Overwrite = False,
+        *,
+        batch: Batch,
+    ) -> None:
+        check_outputs([(script, SCRIPT, "--script")], [], overwrite)
+        line = [*words, *_split(options)]
+        _inner(name, line)
+        publish_text(script, command_script(batch, [name, *line], resumes))
+        say(f"{script}; submit with\n  sbatch {script}")
+
+    write.__doc__ = f"{about}\n\nExample:\n\n    mekrr-scale slurm {name} {example}\n"
+    app.command(name, epilog=EXIT_CODES)(with_batch_options(*without)(write))
 
 
-@app.command(epilog=EXIT_CODES)
-@with_batch_options()
-def md(
-    words: Words,
-    script: Annotated[Path, typer.Option("--script", help="file to write")] = Path("md.sbatch"),
-    options: Options = "",
-    overwrite: Overwrite = False,
-    *,
-    batch: Batch,
-) -> None:
-    """Molecular dynamics that goes on from its restart file when its time is over.
-
-    Example:
-
-        mekrr-scale slurm md model.mekrr start.xyz --gpus 1 --options '-o run.xyz --steps 1000000'
-    """
-    _written("md", words, script, options, batch, overwrite)
-
-
-@app.command(epilog=EXIT_CODES)
-@with_batch_options()
-def finetune(
-    words: Words,
-    script: Annotated[Path, typer.Option("--script", help="file to write")] = Path("finetune.sbatch"),
-    options: Options = "",
-    overwrite: Overwrite = False,
-    *,
-    batch: Batch,
-) -> None:
-    """Training of a backbone that goes on from its state when its time is over.
-
-    Example:
-
-        mekrr-scale slurm finetune train.xyz --gpus 1 --options '-o tuned.pt --steps 20000'
-    """
-    _written("finetune", words, script, options, batch, overwrite)
-
-
-@app.command(epilog=EXIT_CODES)
-@with_batch_options("gpus")  # it runs on CPUs
-def curve(
-    words: Words,
-    script: Annotated[Path, typer.Option("--script", help="file to write")] = Path("curve.sbatch"),
-    options: Options = "",
-    overwrite: Overwrite = False,
-    *,
-    batch: Batch,
-) -> None:
-    """Errors against the number of training structures; runs that are finished are not made again.
-
-    Example:
-
-        mekrr-scale slurm curve train.xyz --options '--test test.xyz -o curve'
-    """
-    _written("curve", words, script, options, batch, overwrite)
-
-
-def _written(
-    name: str, words: Sequence[str], script: Path, options: str, batch: Batch, overwrite: bool, resumes: bool = True
-) -> None:
-    """The script of one command."""
-    check_outputs([(script, SCRIPT, "--script")], [], overwrite)
-    line = [*words, *_split(options)]
-    _inner(name, line)
-    publish_text(script, command_script(batch, [name, *line], resumes))
-    say(f"{script}; submit with\n  sbatch {script}")
+_job(
+    "evaluate",
+    "Errors of a model on labelled structures, as a job.",
+    "model.mekrr test.xyz --gpus 1 --options '--json errors.json'",
+    *("notice", "requeues"),  # it would begin anew
+    resumes=False,
+)
+_job(
+    "md",
+    "Molecular dynamics that goes on from its restart file when its time is over.",
+    "model.mekrr start.xyz --gpus 1 --options '-o run.xyz --steps 1000000'",
+)
+_job(
+    "finetune",
+    "Training of a backbone that goes on from its state when its time is over.",
+    "train.xyz --gpus 1 --options '-o tuned.pt --steps 20000'",
+)
+_job(
+    "curve",
+    "Errors against the number of training structures; runs that are finished are not made again.",
+    "train.xyz --options '--test test.xyz -o curve'",
+    "gpus",  # it runs on CPUs
+)
 
 
 def _inner(name: str, line: Sequence[str]) -> dict[str, Any]:
