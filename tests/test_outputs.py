@@ -32,7 +32,7 @@ from mekrr_scale.outputs import (
     write_report,
 )
 from mekrr_scale.report import parity_plot
-from mekrr_scale.structures import read_structures, write_structure, write_structures
+from mekrr_scale.structures import count_structures, read_structures, write_structure, write_structures
 
 OTHERS = {
     "test.xyz": "2\n\nH 0 0 0\nH 0 0 1\n", "notes.json": '{"a": 1}', "list.json": "[1, 2]", "job.sh": "#!/bin/bash\n",
@@ -214,10 +214,27 @@ def test_nothing_is_left_of_what_fails(tmp_path):
     assert path.read_text() == "before"
 
 
-@pytest.mark.parametrize("name", ["a.xyz", "a.extxyz", "a.xyz.gz", "a.xyz.xz", "a.xyz.bz2", "a.traj", "a.db", "a"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a.xyz",
+        "a.extxyz",
+        "a.xyz.gz",
+        "a.xyz.xz",
+        "a.xyz.bz2",
+        "a.traj",
+        "a.db",
+        "a",
+        "A.XYZ",
+        "A.XYZ.GZ",
+        "A.DB",
+        "A.TRAJ",
+    ],
+)
 def test_structures_come_back_in_every_format(name, toy_structures, tmp_path):
     frames = toy_structures[:3]
     assert write_structures(tmp_path / name, frames) == 3
+    assert count_structures(tmp_path / name) == (3 if "." in name else None)
     again = list(read_structures(tmp_path / name, None if "." in name else "extxyz"))
     for a, b in zip(frames, again, strict=True):
         np.testing.assert_allclose(b.positions, a.positions, atol=1e-7)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bz2
 import codecs
 import gzip
 import io
@@ -10,7 +9,7 @@ import lzma
 import stat
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -19,11 +18,11 @@ import ase.io
 from ase import Atoms
 
 from mekrr_scale.errors import MekrrError, StructureError
+from mekrr_scale.structures.formats import format_of_frames, opener_of, plain_name
 from mekrr_scale.structures.unreadable import Unreadable
 from mekrr_scale.structures.xyz import blocks, read_xyz
 
-_OPENERS: Mapping[str, Callable[..., Any]] = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
-_XYZ = {".xyz", ".extxyz", ".exyz"}
+_EXTENDED = (None, "extxyz", "xyz")  # names that a user may give the format
 _MOST_EXPANSION, _SMALL = 200, 64 * 1024**2  # of compressed files: times their size, and bytes that are always fine
 
 
@@ -72,17 +71,17 @@ def count_structures(path: Path | str, format: str | None = None) -> int | None:
 
 
 def _count(path: Path, format: str | None) -> int | None:
-    plain = Path(path.stem) if path.suffix in _OPENERS else path
-    if format in (None, "extxyz", "xyz") and plain.suffix in _XYZ:
+    named = format_of_frames(path)
+    if named == "extxyz" and format in _EXTENDED:
         with _open(path) as stream:
             return sum(1 for _ in blocks(stream))
-    if plain.suffix == ".traj" and path.suffix not in _OPENERS:
+    if named == "traj":
         from ase.io.trajectory import Trajectory
 
         with Trajectory(str(path)) as trajectory:
             return len(trajectory)
-    if plain.suffix == ".db" and path.suffix not in _OPENERS:
-        return int(ase.db.connect(path).count())
+    if named == "db":
+        return int(ase.db.connect(path, type="db").count())
     return None
 
 
@@ -127,27 +126,27 @@ def _encoding(path: Path, error: UnicodeDecodeError) -> str:
 
 
 def _frames(path: Path, format: str | None, keep_unreadable: bool) -> Iterator[Atoms]:
-    plain = Path(path.stem) if path.suffix in _OPENERS else path
-    if format in (None, "extxyz", "xyz") and plain.suffix in _XYZ:
+    plain, named = plain_name(path), format_of_frames(path)
+    if named == "extxyz" and format in _EXTENDED:
         with _open(path) as stream:
             yield from read_xyz(stream, path, keep_unreadable)
-    elif path.suffix in _OPENERS:
+    elif plain != path:
         with tempfile.NamedTemporaryFile(suffix=plain.suffix) as copy, _binary(path) as stream:
             for piece in iter(lambda: stream.read(1 << 20), b""):
                 copy.write(piece)
             copy.flush()
             yield from ase.io.iread(copy.name, ":", format=format or _format_of(plain))
-    elif plain.suffix == ".db":
-        for row in ase.db.connect(path).select():
+    elif named == "db":
+        for row in ase.db.connect(path, type="db").select():
             yield _kept(lambda row=row: _of_row(row), f"row {row.id}", keep_unreadable)  # type: ignore[misc]
-    elif keep_unreadable and format in (None, "traj") and plain.suffix == ".traj":
+    elif keep_unreadable and format in (None, "traj") and named == "traj":
         from ase.io.trajectory import Trajectory
 
         with Trajectory(str(path)) as trajectory:
             for i in range(len(trajectory)):
                 yield _kept(lambda i=i: trajectory[i], f"frame {i}", True)  # type: ignore[misc]
     else:
-        yield from ase.io.iread(path, ":", format=format or _format_of(plain))
+        yield from ase.io.iread(path, ":", format=format or named or _format_of(plain))
 
 
 def _of_row(row: Any) -> Atoms:
@@ -177,7 +176,7 @@ def _open(path: Path) -> io.TextIOWrapper:
 
 def _binary(path: Path) -> io.BufferedReader:
     """The bytes of a file, decompressed."""
-    opener = _OPENERS.get(path.suffix)
+    opener = opener_of(path)
     if opener is None:
         return path.open("rb")
     return io.BufferedReader(_Expanded(opener(path, "rb"), path), 1 << 16)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import lzma
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -18,8 +15,7 @@ from ase.io.trajectory import TrajectoryWriter
 
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.files import replacing
-
-_OPENERS: Mapping[str, Callable[..., Any]] = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
+from mekrr_scale.structures.formats import format_of_frames, opener_of
 
 
 def write_structures(path: Path | str, frames: Iterable[Atoms]) -> int:
@@ -68,15 +64,6 @@ def check_written_format(path: Path | str) -> None:
         raise ConfigError(f"ASE writes no format that {Path(path).name!r} stands for; name it .xyz, .cif, .vasp, ...")
 
 
-def format_of_frames(path: Path) -> str | None:
-    """``extxyz``, ``traj`` or ``db``, by the name; None for others."""
-    plain = Path(path.stem) if path.suffix.lower() in _OPENERS else path
-    suffix = plain.suffix.lower()
-    if suffix in (".xyz", ".extxyz", ".exyz"):
-        return "extxyz"
-    return suffix[1:] if suffix in (".traj", ".db") and plain is path else None
-
-
 def _adder(path: Path, temporary: Path, opened: ExitStack) -> Callable[[Atoms], object]:
     """What puts a structure behind the others."""
     format = format_of_frames(path)
@@ -86,7 +73,7 @@ def _adder(path: Path, temporary: Path, opened: ExitStack) -> Callable[[Atoms], 
         temporary.unlink()  # a database makes its file itself
         database = opened.enter_context(ase.db.connect(temporary, type="db", use_lock_file=False))
         return lambda atoms: database.write(atoms, key_value_pairs=_pairs(atoms), data=_data(atoms))
-    opener = _OPENERS.get(path.suffix.lower(), open)
+    opener = opener_of(path) or open
     stream = opened.enter_context(opener(temporary, "wt", encoding="utf-8"))
     return lambda atoms: ase.io.write(stream, atoms, format="extxyz")
 
