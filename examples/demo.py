@@ -21,12 +21,10 @@ from ase.optimize import BFGS
 from ase.units import fs
 from rich.table import Table
 
+import mekrr_scale as ms
 from mekrr_scale.cli.console import out
-from mekrr_scale.models import MekrrCalculator, Model, Potential
-from mekrr_scale.pipeline import ExtractPlan, FitPlan, LandmarkPlan, evaluate, extract, fit
 from mekrr_scale.progress import Bar, Progress
 from mekrr_scale.report import error_table, parity_plot, species_plot, species_table, trial_table
-from mekrr_scale.structures import read_structures
 
 DATA = Path(__file__).parent / "hcoo_cu110"
 FOLDER = Path("demo")
@@ -71,7 +69,7 @@ def shown(unit: str = "structures") -> Iterator[Progress]:
 
 
 def step(number: int, text: str) -> None:
-    out.print(f"\n[bold]{number}. {text}[/]", highlight=False)
+    out.print(f"\n{number}. {text}", style="bold", highlight=False)
 
 
 def as_expected(found: dict[str, float]) -> bool:
@@ -92,30 +90,25 @@ def main() -> None:
 
     step(1, "Extract: features of 80 DFT structures from the pretrained CHGNet, with tangents for forces")
     with shown() as bar:
-        structures = list(islice(read_structures(DATA / "train.xyz.xz"), 80))  # of 120: enough for the point
-        report = extract(structures, FOLDER / "features", ExtractPlan(derivatives=3), progress=bar)
+        structures = list(islice(ms.read_structures(DATA / "train.xyz.xz"), 80))  # of 120: enough for the point
+        report = ms.extract(structures, FOLDER / "features", ms.ExtractPlan(derivatives=3), progress=bar)
     out.print(f"   {report.written} structures computed, {report.resumed} found from an earlier run")
 
     step(2, "Fit: candidates for baseline and length scale, each ridge and force weight by 5-fold cross-validation")
     with shown("rows") as bar:
-        fitted = fit(FOLDER / "features", FitPlan(landmarks=LandmarkPlan(count=400)), progress=bar)
+        fitted = ms.fit(FOLDER / "features", ms.FitPlan(landmarks=ms.LandmarkPlan(count=400)), progress=bar)
     out.print(trial_table(fitted))
     path = FOLDER / "model.mekrr"
     fitted.model.save(path)
     out.print(f"   model written to {path} ({path.stat().st_size / 1e6:.1f} MB)", highlight=False)
 
     step(3, "Evaluate: 40 structures that were not fitted")
-    potential = Potential(Model.load(path))
+    potential = ms.Potential(ms.load_model(path))
     with shown() as bar:
         bar.stage("evaluate", 40)
-        found = evaluate(potential, read_structures(DATA / "test.xyz.xz"), progress=bar)
+        found = ms.evaluate(potential, ms.read_structures(DATA / "test.xyz.xz"), progress=bar)
     folds = (fitted.reference.numpy(), fitted.predicted.numpy())
-    validated = {
-        "structures": float(len(folds[0])),
-        "energy_mae": 1e3 * fitted.model.validation["energy_mae"],
-        "energy_rmse": 1e3 * fitted.model.validation["energy_rmse"],
-        "force_rmse": 1e3 * fitted.model.validation["force_rmse"],
-    }
+    validated = {"structures": float(len(folds[0])), **fitted.metrics()}
     tested = found.metrics()
     out.print(error_table([("cross-validation", validated), ("test structures", tested)]))
     out.print(species_table(found))
@@ -124,8 +117,8 @@ def main() -> None:
     out.print(f"   figures: {FOLDER / 'parity.png'}, {FOLDER / 'forces_by_element.png'}", highlight=False)
 
     step(4, "Use it: relax the adsorbate with the fitted calculator, then 10 fs of MD at 300 K")
-    atoms = next(read_structures(DATA / "test.xyz.xz"))
-    atoms.calc = MekrrCalculator(path)
+    atoms = next(ms.read_structures(DATA / "test.xyz.xz"))
+    atoms.calc = ms.MekrrCalculator(path)
     atoms.set_constraint(FixAtoms(indices=[a.index for a in atoms if a.symbol == "Cu"]))
     before = atoms.get_potential_energy()
     with shown("steps") as bar, BFGS(atoms, logfile=None) as optimizer:
