@@ -6,10 +6,12 @@ import codecs
 import gzip
 import io
 import lzma
+import sqlite3
 import stat
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, final
 
@@ -81,7 +83,8 @@ def _count(path: Path, format: str | None) -> int | None:
         with Trajectory(str(path)) as trajectory:
             return len(trajectory)
     if named == "db":
-        return int(ase.db.connect(path, type="db").count())
+        with _database(path) as database:
+            return int(database.count())
     return None
 
 
@@ -135,10 +138,11 @@ def _frames(path: Path, format: str | None, keep_unreadable: bool) -> Iterator[A
             for piece in iter(lambda: stream.read(1 << 20), b""):
                 copy.write(piece)
             copy.flush()
-            yield from ase.io.iread(copy.name, ":", format=format or _format_of(plain))
+            yield from _frames(Path(copy.name), format or _format_of(plain), keep_unreadable)
     elif named == "db":
-        for row in ase.db.connect(path, type="db").select():
-            yield _kept(lambda row=row: _of_row(row), f"row {row.id}", keep_unreadable)  # type: ignore[misc]
+        with _database(path) as database:
+            for row in database.select():
+                yield _kept(lambda row=row: _of_row(row), f"row {row.id}", keep_unreadable)  # type: ignore[misc]
     elif keep_unreadable and format in (None, "traj") and named == "traj":
         from ase.io.trajectory import Trajectory
 
@@ -147,6 +151,16 @@ def _frames(path: Path, format: str | None, keep_unreadable: bool) -> Iterator[A
                 yield _kept(lambda i=i: trajectory[i], f"frame {i}", True)  # type: ignore[misc]
     else:
         yield from ase.io.iread(path, ":", format=format or named or _format_of(plain))
+
+
+@contextmanager
+def _database(path: Path) -> Iterator[Any]:
+    """ASE's database; of an empty one, or one of another program's, ASE would make its own in the file."""
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as plain:
+        if plain.execute("SELECT 1 FROM sqlite_master WHERE name = 'systems'").fetchone() is None:
+            raise StructureError(f"{path} is no database of ASE's: it has no table of systems")
+    with ase.db.connect(path, type="db") as database:
+        yield database
 
 
 def _of_row(row: Any) -> Atoms:

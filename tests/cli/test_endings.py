@@ -175,7 +175,7 @@ def test_launchers_that_say_nonsense(run, monkeypatch, environment, text):
 
 
 SLOW = (
-    "import sys, time\n"
+    "import signal, sys, time\n"
     "from mekrr_scale import cli, store\n"
     "class Slow:\n"
     "    def __init__(self, *_, **__):\n"
@@ -186,6 +186,7 @@ SLOW = (
     "            print('ending', flush=True)\n"
     "            time.sleep({pause})\n"
     "store.FeatureStore = Slow\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where the tests run in the background
     "sys.argv = ['mekrr-scale', 'store', 'info', 'x']\n"
     "cli.main()\n"
 )

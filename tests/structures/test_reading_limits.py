@@ -2,15 +2,20 @@
 
 import bz2
 import contextlib
+import gc
 import gzip
 import lzma
 import os
+import sqlite3
+import warnings
+from contextlib import closing
 
 import numpy as np
 import pytest
+from ase import Atoms
 
 from mekrr_scale.errors import StructureError
-from mekrr_scale.structures import count_structures, read_structures
+from mekrr_scale.structures import count_structures, read_structures, write_structures
 
 FRAME = (
     b'2\nLattice="9 0 0 0 9 0 0 0 9" Properties=species:S:1:pos:R:3 energy=-1.5 pbc="T T T"\n'
@@ -100,6 +105,27 @@ def test_other_formats(tmp_path, suffix):
     if suffix in ("db", "traj"):
         with pytest.raises(StructureError, match="cannot be read"):
             count_structures(path)
+
+
+def test_databases_are_read_and_nothing_else(tmp_path):
+    """ASE makes its tables in whatever database it opens, and leaves it open."""
+    empty, other, packed = tmp_path / "empty.db", tmp_path / "other.db", tmp_path / "a.db.gz"
+    empty.touch()
+    with closing(sqlite3.connect(other)) as database:
+        database.execute("CREATE TABLE molecules (id INTEGER)")
+        database.commit()
+    before = other.read_bytes()
+    for path in (empty, other):
+        for read in (count_structures, lambda path: list(read_structures(path))):
+            with pytest.raises(StructureError, match="no database of ASE's"):
+                read(path)
+    assert (empty.read_bytes(), other.read_bytes()) == (b"", before)
+    write_structures(tmp_path / "a.db", [Atoms("H"), Atoms("He")])
+    packed.write_bytes(gzip.compress((tmp_path / "a.db").read_bytes()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert ["".join(atoms.symbols) for atoms in read_structures(packed)] == ["H", "He"]
+        gc.collect()
 
 
 def test_pipes_and_devices_are_told(tmp_path):
