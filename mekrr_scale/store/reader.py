@@ -23,7 +23,7 @@ from mekrr_scale.store.documents import BLOCK_BYTES, MANIFEST, StoreDocument, ty
 from mekrr_scale.store.format import BigDataset, ShardInfo, StoreHeader, header_and_shards, meta_hash, read_sealed
 from mekrr_scale.store.hdf5 import read_small
 from mekrr_scale.store.parts import Lack
-from mekrr_scale.store.shard import Arrays, batch_of, block_hashes, chosen_of
+from mekrr_scale.store.shard import Arrays, batch_of, block_hashes
 
 VerifyLevel = Literal["size", "lazy", "full"]
 
@@ -127,8 +127,7 @@ class Shard:
     def batch(self, first: int, last: int, tangents: bool) -> FeatureBatch:
         """Those of consecutive structures that count."""
         found = batch_of(self.small, self.rows, first, last, tangents)
-        counts = self._counts[first:last]
-        return found if counts.all() else chosen_of(found, torch.from_numpy(counts))
+        return found.kept(torch.from_numpy(self._counts[first:last]))
 
     def counted(self, first: int, last: int) -> bool:
         """Whether any of consecutive structures counts."""

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import xxhash
 from ase import Atoms
-from jaxtyping import Bool, Float, Float64, Int64, UInt8
+from jaxtyping import Float, Float64, Int64, UInt8
 from numpy import ndarray
 from numpy.typing import NDArray
-from torch import Tensor
 
-from mekrr_scale.arrays import DirectionLabels, FeatureBatch, SpeciesRun, Tangents, bounds
+from mekrr_scale.arrays import DirectionLabels, FeatureBatch, SpeciesRun, Tangents
 from mekrr_scale.errors import StoreError
 from mekrr_scale.store.origins import UNKNOWN, Origin
 from mekrr_scale.structures import Labels, geometry_hash
@@ -262,28 +261,6 @@ def batch_of(
         sources=tuple(sources),
         directions=labels,
     )
-
-
-def chosen_of(batch: FeatureBatch, chosen: Bool[Tensor, " structures"]) -> FeatureBatch:
-    """Some of the structures of a batch, with their tangents; without elements that only the others have."""
-    found = batch.take(chosen)
-    if batch.directions is not None:
-        labels = batch.directions
-        inside = chosen.repeat_interleave(labels.ptr.diff())
-        ptr = bounds(labels.ptr.diff()[chosen])
-        kept = DirectionLabels(ptr, labels.kind[inside], labels.label[inside], labels.prior[inside])
-        pairs = zip(found.runs, batch.runs, strict=True)
-        runs = tuple(replace(new, tangents=_chosen(run.tangents, chosen)) for new, run in pairs)
-        found = replace(found, runs=runs, directions=kept)
-    there = [i for i, run in enumerate(found.runs) if len(run.features)]
-    return replace(found, runs=tuple(found.runs[i] for i in there), sources=tuple(found.sources[i] for i in there))
-
-
-def _chosen(moved: Tangents | None, chosen: Bool[Tensor, " structures"]) -> Tangents | None:
-    if moved is None:
-        return None
-    rows = moved.ptr.diff()
-    return Tangents(moved.features[chosen.repeat_interleave(rows)], bounds(rows[chosen]))
 
 
 def _labels(small: Arrays, first: int, last: int) -> DirectionLabels:
