@@ -8,7 +8,7 @@ from mekrr_scale.deprecated import with_old_names
 
 if TYPE_CHECKING:
     from mekrr_scale.store.documents import SCHEMA as SCHEMA
-    from mekrr_scale.store.duplicates import OnDuplicate as OnDuplicate
+    from mekrr_scale.store.documents import OnDuplicate as OnDuplicate
     from mekrr_scale.store.features import FeatureWriter as FeatureWriter
     from mekrr_scale.store.format import ShardInfo as ShardInfo
     from mekrr_scale.store.format import StoreHeader as StoreHeader
@@ -39,8 +39,7 @@ else:
         __name__,
         submod_attrs={
             "features": ["FeatureWriter"],
-            "documents": ["SCHEMA"],
-            "duplicates": ["OnDuplicate"],
+            "documents": ["OnDuplicate", "SCHEMA"],
             "format": ["ShardInfo", "StoreHeader"],
             "isolated": ["isolated_atoms", "lowest_energies"],
             "manage": ["finalize", "has_rivals", "merge", "repack"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from mekrr_scale.errors import StoreError
 from mekrr_scale.files import Document
@@ -23,6 +23,7 @@ COUNTS = ("bytes", "structures", "atoms", "directions", "energies", "start", "st
 _KINDS = {str: "a text", int: "a whole number", dict: "an object", list: "a list"}
 MADE_UP = "no version of mekrr-scale writes this: get the store from where it came once more"
 UNITS = {"energy": "eV", "length": "angstrom", "forces": "eV/angstrom", "stress": "eV/angstrom^3", "features": "1"}
+OnDuplicate = Literal["error", "newest", "keep"]  # of labels of a geometry that differ between sources
 
 
 class HeaderDocument(TypedDict):

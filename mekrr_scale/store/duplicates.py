@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import get_args
 
 import numpy as np
 import xxhash
@@ -19,13 +19,12 @@ from jaxtyping import Float64, Int64, Shaped
 from numpy import ndarray
 
 from mekrr_scale.errors import ConfigError, StoreError
+from mekrr_scale.store.documents import OnDuplicate
 from mekrr_scale.store.format import ShardInfo
 from mekrr_scale.store.origins import Origin
 from mekrr_scale.store.reader import Shard
 from mekrr_scale.store.sidecars import Sidecar
 
-OnDuplicate = Literal["error", "newest", "keep"]
-POLICIES = ("error", "newest", "keep")
 _SAME = {"energy": 1e-6, "forces": 1e-5, "stress": 1e-6}  # eV, eV/angstrom, eV/angstrom^3: what files' decimals leave
 _HELD = 8  # shards whose labels are at hand
 
@@ -70,7 +69,7 @@ class Decision:
 
     excluded: dict[str, set[int]] = field(default_factory=dict)  # by the shard's name
     remarks: list[str] = field(default_factory=list)
-    conflicts: int = 0
+    conflict: str = ""  # labels that differ between sources
 
 
 def decide(
@@ -79,15 +78,15 @@ def decide(
     """Which structures of shards do not count.
 
     Args:
-        policy: what to do about labels of the same geometry that differ between sources: ``error``, take the
-            ``newest``, or ``keep`` all of them.
+        policy: what to do about labels of the same geometry that differ between sources: take the ``newest``,
+            ``keep`` all of them, or (``error``) leave it to the caller.
         already: structures that were left out before, by the shard's name.
 
     Raises:
-        StoreError: labels that differ between sources, or shards of an older version that cannot be told apart.
+        StoreError: shards of an older version that cannot be told apart.
     """
-    if policy not in POLICIES:
-        raise ConfigError(f"on-duplicate is {policy!r}; say {', '.join(POLICIES)}")
+    if policy not in get_args(OnDuplicate):
+        raise ConfigError(f"on-duplicate is {policy!r}; say {', '.join(get_args(OnDuplicate))}")
     judge = _Judge(listed, policy, {name: set(places) for name, places in (already or {}).items()})
     for keys in judge.passes():
         for places in _groups(keys, judge.counting()):
@@ -96,11 +95,12 @@ def decide(
     return judge.decision()
 
 
-def counted(info: ShardInfo, shard: Shard, excluded: Iterable[int]) -> ShardInfo:
+def counted(item: Sidecar, excluded: Iterable[int]) -> ShardInfo:
     """What a manifest says of a shard of which some structures do not count."""
-    left_out = tuple(sorted(excluded))
+    info, left_out = item.info, tuple(sorted(excluded))
     if not left_out:
         return info
+    shard = _opened(item)
     live = ~np.isin(np.arange(info.structures), left_out)
     atoms = {str(z): int(n[live].sum()) for z, n in zip(shard.z, shard.atoms, strict=True)}
     return replace(
@@ -126,6 +126,10 @@ def _groups(
         yield order[start:stop]
 
 
+def _opened(item: Sidecar) -> Shard:
+    return Shard(item.folder / item.info.path, item.info, "lazy")
+
+
 def _n(count: int) -> str:
     return f"{count} structure{'s' * (count != 1)}"
 
@@ -139,7 +143,7 @@ class _Judge:
         self.copies: Counter[str] = Counter()
         self.corrected: Counter[str] = Counter()
         self.kept: list[tuple[Place, Place]] = []
-        self.open = lru_cache(maxsize=_HELD)(self._open)
+        self.open = lru_cache(maxsize=_HELD)(lambda i: _opened(listed[i]))
         sizes = [item.info.structures for item in listed]
         self.owner = np.repeat(np.arange(len(listed)), sizes)
         self.at = np.concatenate([np.arange(size) for size in sizes] or [np.empty(0, np.int64)])
@@ -222,12 +226,8 @@ class _Judge:
                 )
 
     def decision(self) -> Decision:
-        """All that was decided.
-
-        Raises:
-            StoreError: conflicts that nobody has decided.
-        """
-        found = Decision(self.excluded, [], len(self.kept))
+        """All that was decided."""
+        found = Decision(self.excluded)
         for source, count in self.copies.items():
             found.remarks.append(f"duplicates (same geometry, same labels) in {source}: {_n(count)}, each counts once")
         for source, count in self.corrected.items():
@@ -238,11 +238,9 @@ class _Judge:
                 "count; to be without them extract into a new folder"
             )
         if self.kept:
-            conflict = self._conflict()
-            if self.policy == "error":
-                raise StoreError(conflict)
+            found.conflict = self._conflict()
             how = "the newest count" if self.policy == "newest" else "all of them count"
-            found.remarks.append(f"{conflict}: {how}")
+            found.remarks.append(f"{found.conflict}: {how}")
         return found
 
     def _left_behind(self) -> Counter[str]:
@@ -263,16 +261,13 @@ class _Judge:
         return +found
 
     def _conflict(self) -> str:
-        (i, a), (k, b) = self.kept[0]
-        names = [f"structure {self._index(p, q)} of {self._source((p, q))}" for p, q in ((i, a), (k, b))]
-        energies = [self._known(place).energy for place in ((i, a), (k, b))]
-        shown = (
-            "" if None in energies or energies[0] == energies[1] else f" ({energies[0]:.6g} and {energies[1]:.6g} eV)"
-        )
+        names = [f"structure {self._index(place)} of {self._source(place)}" for place in self.kept[0]]
+        one, other = (self._known(place).energy for place in self.kept[0])
+        shown = "" if None in (one, other) or one == other else f" ({one:.6g} and {other:.6g} eV)"
         return f"other labels in one source than in another: {_n(len(self.kept))}, first {' and '.join(names)}{shown}"
 
-    def _index(self, i: int, at: int) -> int:
-        return int(self.open(i).small["/structure/index"][at])
+    def _index(self, place: Place) -> int:
+        return int(self.open(place[0]).small["/structure/index"][place[1]])
 
     def _leave_out(self, place: Place, winner: Place, everywhere: bool) -> None:
         agrees = self._known(place).agrees(self._known(winner), everywhere)
@@ -300,10 +295,6 @@ class _Judge:
         index = self.open(i).small["/structure/index"]
         left_out = self.excluded.get(self.listed[i].info.path, set())
         return any(start <= at < stop and n not in left_out for n, at in enumerate(index.tolist()))
-
-    def _open(self, i: int) -> Shard:
-        item = self.listed[i]
-        return Shard(item.folder / item.info.path, item.info, "lazy")
 
     def _known(self, place: Place) -> Known:
         shard, at = self.open(place[0]), place[1]

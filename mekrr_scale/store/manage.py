@@ -12,11 +12,11 @@ import xxhash
 
 from mekrr_scale.errors import StoreError
 from mekrr_scale.files import file_hash, publish_text, sweep, temporary_path
-from mekrr_scale.store.documents import EXCLUSIONS, MANIFEST, SIDECAR
-from mekrr_scale.store.duplicates import Decision, OnDuplicate, counted, decide
+from mekrr_scale.store.documents import EXCLUSIONS, MANIFEST, SIDECAR, OnDuplicate
+from mekrr_scale.store.duplicates import Decision, counted, decide
 from mekrr_scale.store.format import ShardInfo, StoreHeader, document, sealed
 from mekrr_scale.store.parts import Lack, Part, missing, parts_in
-from mekrr_scale.store.reader import FeatureStore, Shard
+from mekrr_scale.store.reader import FeatureStore
 from mekrr_scale.store.shard import StructureRecord, records_of
 from mekrr_scale.store.sidecars import AGAIN, Sidecar, sidecars_in
 from mekrr_scale.store.writer import ShardWriter
@@ -167,13 +167,11 @@ def _published(folder: Path, listed: Sequence[Sidecar], kept: _Kept, command: st
         header.require(item.header, str(item.path))
         if not (item.folder / item.info.path).exists():
             raise StoreError(f"shard {item.folder / item.info.path} is missing; {AGAIN.format(folder=item.folder)}")
-    try:
-        decision = decide(listed, kept.on_duplicate, kept.excluded)
-    except StoreError as error:
-        if "other labels" not in str(error):
-            raise
-        raise StoreError(f"{error}. Say which are right, e.g. `{command}` (or keep: all count)") from None
-    shards = sorted((_counted(item, decision) for item in listed), key=lambda info: (info.input, info.start, info.path))
+    decision = decide(listed, kept.on_duplicate, kept.excluded)
+    if decision.conflict and kept.on_duplicate == "error":
+        raise StoreError(f"{decision.conflict}. Say which are right, e.g. `{command}` (or keep: all count)")
+    shards = [counted(item, decision.excluded.get(item.info.path, ())) for item in listed]
+    shards.sort(key=lambda info: (info.input, info.start, info.path))
     counting = [info for info in shards if info.structures]
     extras = _extras(shards, decision, header, kept)
     text = sealed({**document(header), **extras, "shards": [info.to_dict() for info in counting]})
@@ -186,27 +184,16 @@ def _published(folder: Path, listed: Sequence[Sidecar], kept: _Kept, command: st
     return FeatureStore(folder, level="size", remarks=tuple(remarks))
 
 
-def _counted(item: Sidecar, decision: Decision) -> ShardInfo:
-    excluded = decision.excluded.get(item.info.path, set())
-    if not excluded:
-        return item.info
-    return counted(item.info, Shard(item.folder / item.info.path, item.info, "lazy"), excluded)
-
-
 def _extras(shards: Sequence[ShardInfo], decision: Decision, header: StoreHeader, kept: _Kept) -> dict[str, object]:
     """What only the manifest of a store has that is not plain."""
-    superseded = {info.path: len(info.excluded) for info in shards if not info.structures}
     partly = any(info.excluded for info in shards if info.structures)
-    return {
-        **({"superseded": superseded} if superseded else {}),
-        **({"on_duplicate": kept.on_duplicate} if decision.conflicts else {}),
-        **(
-            {"incomplete": {version: lack.to_dict() for version, lack in kept.incomplete.items()}}
-            if kept.incomplete
-            else {}
-        ),
-        **({"required_features": [*header.required_features, EXCLUSIONS]} if partly else {}),
+    found = {
+        "superseded": {info.path: len(info.excluded) for info in shards if not info.structures},
+        "on_duplicate": kept.on_duplicate if decision.conflict else None,
+        "incomplete": {version: lack.to_dict() for version, lack in kept.incomplete.items()},
+        "required_features": [*header.required_features, EXCLUSIONS] if partly else None,
     }
+    return {name: value for name, value in found.items() if value}
 
 
 def _joined(each: Sequence[Mapping[str, Lack]]) -> dict[str, Lack]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from mekrr_scale.arrays import FeatureBatch, RowKind
 from mekrr_scale.distributed import share
 from mekrr_scale.errors import StoreError
 from mekrr_scale.files import file_hash
-from mekrr_scale.store.documents import BLOCK_BYTES, MANIFEST, StoreDocument, typed
+from mekrr_scale.store.documents import BLOCK_BYTES, MANIFEST, OnDuplicate, StoreDocument, typed
 from mekrr_scale.store.format import BigDataset, ShardInfo, StoreHeader, header_and_shards, meta_hash, read_sealed
 from mekrr_scale.store.hdf5 import read_small
 from mekrr_scale.store.parts import Lack
@@ -246,10 +246,10 @@ class FeatureStore:
         return sum(len(info.excluded) for info in self.shards) + sum(self.superseded.values())
 
     @property
-    def on_duplicate(self) -> Literal["error", "newest", "keep"]:
+    def on_duplicate(self) -> OnDuplicate:
         """What was said about labels that differ between sources."""
         found = self.manifest.get("on_duplicate")
-        return "newest" if found == "newest" else "keep" if found == "keep" else "error"
+        return cast(OnDuplicate, found) if found in get_args(OnDuplicate) else "error"
 
     @property
     def incomplete(self) -> Mapping[str, Lack]:
