@@ -16,17 +16,10 @@ def isolated_atoms(store: FeatureStore) -> dict[int, list[float]]:
     No features are read.
     """
     found: dict[int, list[float]] = {}
-    for info in store.shards:
-        if store.owned is not None and info.path not in store.owned:
-            continue
-        small = store.open(info).small
-        places = np.flatnonzero(small["/structure/group"] == ISOLATED)
-        if not len(places):
-            continue
-        species, ptr = small["/species/z"], small["/structure/ptr"]
-        for place in places.tolist():
-            z = int(species[int((ptr[:, place + 1] - ptr[:, place]).argmax())])
-            found.setdefault(z, []).append(float(small["/structure/energy"][place]))
+    for shard in map(store.open, store.own_shards):
+        for place in np.flatnonzero(shard.small["/structure/group"] == ISOLATED).tolist():
+            z = int(shard.z[shard.atoms[:, place].argmax()])
+            found.setdefault(z, []).append(float(shard.small["/structure/energy"][place]))
     return found
 
 

@@ -168,7 +168,7 @@ class FeatureStore:
             features once, on first use; ``full``: whole files, every time one is opened.
         tangents: whether batches carry tangents.
         max_atoms: atoms (and tangent rows) of a batch at most, unless a structure has more.
-        owned: names of the shards that iterating passes over; None for all. Counts are always those of
+        owned: names of the shards that iterating goes through; None for all. Counts are always those of
             the whole store.
         remarks: what was worth saying when the manifest was made.
         checked: whether the sizes of all shards are looked at when the store is opened.
@@ -219,6 +219,11 @@ class FeatureStore:
     def id(self) -> str:
         """sha256 of the manifest: equal for equal content."""
         return str(self.manifest["id"])
+
+    @property
+    def own_shards(self) -> list[ShardInfo]:
+        """Those that iterating goes through."""
+        return [info for info in self.shards if self.owned is None or info.path in self.owned]
 
     @property
     def n_structures(self) -> int:
@@ -293,10 +298,7 @@ class FeatureStore:
         return self._open[info.path]
 
     def __iter__(self) -> Iterator[FeatureBatch]:
-        for info in self.shards:
-            if self.owned is not None and info.path not in self.owned:
-                continue
-            shard = self.open(info)
+        for shard in map(self.open, self.own_shards):
             cuts = [cut for cut in shard.cuts(self.max_atoms, self.tangents) if shard.counted(*cut)]
             for place, (first, last) in enumerate(cuts):
                 if place + 1 < len(cuts):
