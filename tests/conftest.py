@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -117,3 +118,31 @@ def model_file(fitted, tmp_path_factory):
     path = tmp_path_factory.mktemp("models") / "toy.mekrr"
     fitted.model.save(path)
     return path
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path):
+    """Call the command line in this process; returns exit code, standard output and standard error."""
+    from mekrr_scale import cli
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["mekrr-scale", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        output = capsys.readouterr()
+        return end.value.code or 0, output.out, output.err
+
+    return call
+
+
+@pytest.fixture
+def run(call):
+    """The same, with standard error in one line, however wide the terminal."""
+
+    def run(*arguments):
+        code, out, err = call(*arguments)
+        return code, out, " ".join(err.split())
+
+    return run
