@@ -17,7 +17,7 @@ from mekrr_scale.backbones import BackboneSpec, save_schnet
 from mekrr_scale.pipeline import ExtractPlan, FitPlan, KernelPlan, LandmarkPlan, Validation, extract, fit
 from mekrr_scale.solvers import Direct
 from mekrr_scale.structures import read_structures
-from tests import emulated
+from tests import emulated, skips
 
 DATA = Path(__file__).parent.parent / "examples" / "hcoo_cu110"
 
@@ -26,6 +26,11 @@ if emulated.ASKED:
 else:  # autograd makes a thread for a device, after which no fork of the process has gradients
     collect_ignore = ["test_devices.py"]
 torch.set_num_threads(int(os.environ.get("MEKRR_TEST_THREADS", "1")))
+
+
+def pytest_configure(config):
+    if skips.STRICT in os.environ:
+        skips.pytest_configure(config)
 
 
 @pytest.fixture(scope="session")
