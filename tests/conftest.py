@@ -12,6 +12,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
+from hypothesis import settings
 
 from mekrr_scale.backbones import BackboneSpec, save_schnet
 from mekrr_scale.pipeline import ExtractPlan, FitPlan, KernelPlan, LandmarkPlan, Validation, extract, fit
@@ -26,6 +27,9 @@ if emulated.ASKED:
 else:  # autograd makes a thread for a device, after which no fork of the process has gradients
     collect_ignore = ["test_devices.py"]
 torch.set_num_threads(int(os.environ.get("MEKRR_TEST_THREADS", "1")))
+# the same examples in every run, on machines of any speed
+settings.register_profile("mekrr", derandomize=True, deadline=None, database=None)
+settings.load_profile("mekrr")
 
 
 def pytest_configure(config):

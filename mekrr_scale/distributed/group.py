@@ -190,13 +190,15 @@ def first_host(nodes: str) -> str:
 
     >>> first_host("gpu[007-010,12],login1")
     'gpu007'
+    >>> first_host("rack[1-2]n[5,7]-ib")
+    'rack1n5-ib'
     >>> first_host("node3")
     'node3'
     """
-    match = re.match(r"([^,\[]+)(?:\[([^\],-]+)[^\]]*\])?", nodes)
+    match = re.match(r"(?:[^,\[\]]|\[[^\[\],-][^\[\]]*\])+", nodes)
     if match is None:
         raise ConfigError(f"Slurm's node list {nodes!r} cannot be read; set MASTER_ADDR to the first node's name")
-    return match.group(1) + (match.group(2) or "")
+    return re.sub(r"\[([^,-]+)[^\]]*\]", r"\1", match.group())
 
 
 def share(sizes: Sequence[int], parts: int) -> list[list[int]]:

@@ -178,7 +178,7 @@ def test_derivative_rows_in_single_precision():
     torch.testing.assert_close(single, double, rtol=1e-4, atol=1e-5)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     sizes=st.lists(st.integers(1, 4), min_size=1, max_size=6),
     species=st.lists(st.sampled_from([1, 3, 29]), min_size=24, max_size=24),
