@@ -132,7 +132,7 @@ def join(timeout: float = 1800.0) -> Group:
         ConfigError: a launcher's environment that is incomplete.
         RankError: the other ranks do not come.
     """
-    place = _place(os.environ)
+    place = place_of(os.environ)
     if place is None:
         return ALONE
     rank, size, local_rank, environment = place
@@ -147,7 +147,7 @@ def join(timeout: float = 1800.0) -> Group:
     return Group(rank, size, local_rank, store, timeout)
 
 
-def _place(environment: Any) -> tuple[int, int, int, dict[str, str]] | None:
+def place_of(environment: Any) -> tuple[int, int, int, dict[str, str]] | None:
     """Rank, size, local rank, and what torch needs to know besides; None without a launcher."""
     if "RANK" in environment and "WORLD_SIZE" in environment:
         missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in environment]

@@ -166,7 +166,7 @@ SLOW = (
     "    def __init__(self, *_, **__):\n"
     "        try:\n"
     "            print('begun', flush=True)\n"
-    "            time.sleep(60)\n"
+    "            time.sleep(600)\n"
     "        finally:\n"
     "            print('ending', flush=True)\n"
     "            time.sleep({pause})\n"
@@ -181,7 +181,7 @@ SLOW = (
 def test_interrupted(tmp_path, times):
     """Once: in order; twice: at once. Never a traceback."""
     script = tmp_path / "slow.py"
-    script.write_text(SLOW.replace("{pause}", "0" if times == 1 else "60"))
+    script.write_text(SLOW.replace("{pause}", "0" if times == 1 else "600"))
     piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, script], env=ENVIRONMENT, **piped) as process:
         assert process.stdout.readline() == "begun\n"
