@@ -39,11 +39,12 @@ demo: $(VENV)/.demo
 
 install: $(VENV)/.installed
 
+# skips that are not in tests/skips.py fail
 test: lint docs test-mace
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	MEKRR_TEST_STRICT=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-mace: $(MACE_VENV)/.installed
-	$(MACE_VENV)/bin/python -m pytest -q tests/backbones/test_mace.py
+	MEKRR_TEST_STRICT=1 $(MACE_VENV)/bin/python -m pytest -q tests/backbones/test_mace.py
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -11,8 +11,8 @@ import gzip
 import json
 import re
 import zipfile
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, overload
@@ -183,15 +183,22 @@ def check_folder(path: Path | str | None, option: str = "") -> None:
         return
     path = Path(path)
     named = f"{option} {path}".strip()
-    try:
+    with _written(named, "choose a folder you may write to"):
         there = next(place for place in (path, *path.absolute().parents) if place.exists())
         if not there.is_dir():
             raise ConfigError(f"{named}: {there} is a file, not a folder; name another")
         _try(there)
+
+
+@contextmanager
+def _written(named: str, advice: str) -> Iterator[None]:
+    """What the system says against a path, as a ConfigError with advice."""
+    try:
+        yield
+    except ConfigError:
+        raise
     except (OSError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"{named} cannot be written ({error}); choose a folder you may write to") from error
+        raise ConfigError(f"{named} cannot be written ({error}); {advice}") from error
 
 
 def _try(folder: Path) -> None:
@@ -218,11 +225,8 @@ def _named(output: Output) -> str:
 
 def _check_spelling(output: Output) -> None:
     """A name that the system takes at all: not too long, without odd characters."""
-    try:
-        with suppress(FileNotFoundError, NotADirectoryError):
-            output.path.stat()
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{_named(output)} cannot be written ({error}); choose another name") from error
+    with _written(_named(output), "choose another name"), suppress(FileNotFoundError, NotADirectoryError):
+        output.path.stat()
 
 
 def _check_name(output: Output) -> None:
@@ -253,7 +257,7 @@ def _suffixes(kind: OutputKind) -> str:
 def _check_place(output: Output) -> None:
     """The folder is there, and takes files of that name."""
     path = output.path
-    try:
+    with _written(_named(output), "choose a folder you may write to"):
         folder = final_path(path).parent
         if not folder.is_dir():
             raise ConfigError(f"{_named(output)}: the folder {folder} does not exist; create it first")
@@ -264,10 +268,6 @@ def _check_place(output: Output) -> None:
         if path.exists() and not path.stat().st_mode & 0o222:
             raise ConfigError(f"{_named(output)} is there and protected from writing; name another file")
         _try(folder)
-    except (OSError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"{_named(output)} cannot be written ({error}); choose a folder you may write to") from error
 
 
 def _check_replaced(output: Output, overwrite: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,13 @@ import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
+from hypothesis import settings
 
 from mekrr_scale.backbones import BackboneSpec, save_schnet
 from mekrr_scale.pipeline import ExtractPlan, FitPlan, KernelPlan, LandmarkPlan, Validation, extract, fit
 from mekrr_scale.solvers import Direct
 from mekrr_scale.structures import read_structures
-from tests import emulated
+from tests import emulated, skips
 
 DATA = Path(__file__).parent.parent / "examples" / "hcoo_cu110"
 
@@ -25,6 +27,14 @@ if emulated.ASKED:
 else:  # autograd makes a thread for a device, after which no fork of the process has gradients
     collect_ignore = ["test_devices.py"]
 torch.set_num_threads(int(os.environ.get("MEKRR_TEST_THREADS", "1")))
+# the same examples in every run, on machines of any speed
+settings.register_profile("mekrr", derandomize=True, deadline=None, database=None)
+settings.load_profile("mekrr")
+
+
+def pytest_configure(config):
+    if skips.STRICT in os.environ:
+        skips.pytest_configure(config)
 
 
 @pytest.fixture(scope="session")
@@ -117,3 +127,31 @@ def model_file(fitted, tmp_path_factory):
     path = tmp_path_factory.mktemp("models") / "toy.mekrr"
     fitted.model.save(path)
     return path
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path):
+    """Call the command line in this process; returns exit code, standard output and standard error."""
+    from mekrr_scale import cli
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["mekrr-scale", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        output = capsys.readouterr()
+        return end.value.code or 0, output.out, output.err
+
+    return call
+
+
+@pytest.fixture
+def run(call):
+    """The same, with standard error in one line, however wide the terminal."""
+
+    def run(*arguments):
+        code, out, err = call(*arguments)
+        return code, out, " ".join(err.split())
+
+    return run

@@ -270,7 +270,7 @@ def test_what_dead_processes_left_is_swept(tmp_path, monkeypatch):
         os.utime(path, (time.time() - 3600 * hours,) * 2)
         return path
 
-    mine, there = files._HOST, "ffffffff"
+    mine, there = files.temporary_path(tmp_path, "").name.split("-")[1], "ffffffff"
     gone = [
         left(f".tmp-{mine}-{number}-{unique}.xyz", 1), left(f".tmp-{there}-1-{unique}", 25),
         left(f".tmp-{mine}-{number}-{unique}-folder", 1), left(f".m.mekrr.{unique}", 25),

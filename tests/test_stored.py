@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from mekrr_scale import cli
-from mekrr_scale.distributed.checkpoint import _digest
+from mekrr_scale.distributed import Checkpoint, State
 from mekrr_scale.store import FeatureStore
 from tests.stored import make
 
@@ -81,12 +81,12 @@ def tampered(path):
     """Let a state be that of another problem; its numbers stay."""
     with safe_open(path, "pt") as archive:
         header = dict(archive.metadata())
-    identity = json.loads(header["identity"])
-    header["identity"] = json.dumps({**identity, "version": "of another problem"})
+    identity = {**json.loads(header["identity"]), "version": "of another problem"}
     tensors = load_file(path)
     if "seal" in header:  # by this version
-        header["seal"] = _digest(tensors, {key: header[key] for key in ("identity", "values")})
-    save_file(tensors, path, header)
+        Checkpoint(Path(path).parent, identity).save(Path(path).stem, State(tensors, json.loads(header["values"])))
+    else:
+        save_file(tensors, path, {**header, "identity": json.dumps(identity)})
 
 
 @pytest.mark.parametrize(("name", "structures"), [("h2co", 24), ("more", 4), ("si", 4), ("own", 8)])

@@ -186,7 +186,7 @@ def _config(net: nn.Module, source: object) -> Architecture:
 
 def _load(path: Path) -> tuple[nn.Module, bool]:
     """The network, and whether code of the file was run."""
-    _require()
+    require_mace()
     if not path.is_file():
         raise BackboneError(f"there is no checkpoint {path}; download a MACE model first (README, section backbones)")
     if read_own(path) is not None:
@@ -242,7 +242,7 @@ def _allowed(names: Mapping[str, Any], name: object, fits: Callable[[Any], bool]
     return found
 
 
-def _require() -> None:
+def require_mace() -> None:
     """Import mace-torch, and undo what its import does to torch.
 
     It makes ``torch.load`` run code by default, for every file; its e3nn 0.4 reads a table that

@@ -25,7 +25,7 @@ def settle(environment: MutableMapping[str, str] = os.environ) -> None:
 
 def usable_cores(environment: MutableMapping[str, str] = os.environ) -> int:
     """Cores that this process may use: by its affinity, its control group's quota, and what Slurm gave each task."""
-    limits = [float(affinity()), *_quotas()]
+    limits = [float(affinity()), *quotas()]
     asked = environment.get("SLURM_CPUS_PER_TASK", "")
     if asked.isdigit() and int(asked) > 0:
         limits.append(float(asked))
@@ -38,7 +38,7 @@ def affinity() -> int:
     return (os.cpu_count() or 1) if asked is None else len(asked(0))
 
 
-def _quotas(groups: Path = _CONTROL_GROUPS, own: Path = _OWN_GROUP) -> Iterator[float]:
+def quotas(groups: Path = _CONTROL_GROUPS, own: Path = _OWN_GROUP) -> Iterator[float]:
     """Cores that control groups of both versions allow, the process's own and those above it."""
     for folder in _folders(groups, own):
         quota = _numbers(folder / "cpu.max")

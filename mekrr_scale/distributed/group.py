@@ -132,7 +132,7 @@ def join(timeout: float = 1800.0) -> Group:
         ConfigError: a launcher's environment that is incomplete.
         RankError: the other ranks do not come.
     """
-    place = _place(os.environ)
+    place = place_of(os.environ)
     if place is None:
         return ALONE
     rank, size, local_rank, environment = place
@@ -147,7 +147,7 @@ def join(timeout: float = 1800.0) -> Group:
     return Group(rank, size, local_rank, store, timeout)
 
 
-def _place(environment: Any) -> tuple[int, int, int, dict[str, str]] | None:
+def place_of(environment: Any) -> tuple[int, int, int, dict[str, str]] | None:
     """Rank, size, local rank, and what torch needs to know besides; None without a launcher."""
     if "RANK" in environment and "WORLD_SIZE" in environment:
         missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in environment]
@@ -190,13 +190,15 @@ def first_host(nodes: str) -> str:
 
     >>> first_host("gpu[007-010,12],login1")
     'gpu007'
+    >>> first_host("rack[1-2]n[5,7]-ib")
+    'rack1n5-ib'
     >>> first_host("node3")
     'node3'
     """
-    match = re.match(r"([^,\[]+)(?:\[([^\],-]+)[^\]]*\])?", nodes)
+    match = re.match(r"(?:[^,\[\]]|\[[^\[\],-][^\[\]]*\])+", nodes)
     if match is None:
         raise ConfigError(f"Slurm's node list {nodes!r} cannot be read; set MASTER_ADDR to the first node's name")
-    return match.group(1) + (match.group(2) or "")
+    return re.sub(r"\[([^,-]+)[^\]]*\]", r"\1", match.group())
 
 
 def share(sizes: Sequence[int], parts: int) -> list[list[int]]:

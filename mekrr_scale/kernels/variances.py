@@ -15,7 +15,7 @@ from mekrr_scale.kernels.atom import AtomKernel
 from mekrr_scale.kernels.channels import Channels
 from mekrr_scale.kernels.transforms import Transform
 
-_PAIRS = 2**24  # numbers of one array of pairs (128 MB), which bounds the memory of large structures
+PAIRS = 2**24  # numbers of one array of pairs (128 MB), which bounds the memory of large structures
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class _Structure:
 
 def _tiles(atoms: int) -> Iterator[tuple[int, int]]:
     """Ranges of atoms whose pairs with all others are held at once."""
-    rows = max(1, _PAIRS // max(atoms, 1))
+    rows = max(1, PAIRS // max(atoms, 1))
     return ((a, min(a + rows, atoms)) for a in range(0, atoms, rows))
 
 
@@ -103,7 +103,7 @@ class PriorVariances:
         left, right = self.atom.left(atoms.features[a:b]), self.atom.right(atoms.features)
         t, weights = left @ right.T, atoms.weights(a, b)
         slope, curvature = self.atom.slope(t) * weights, self.atom.curvature(t) * weights
-        chunk = max(1, min(chunk, _PAIRS // t.numel()))
+        chunk = max(1, min(chunk, PAIRS // t.numel()))
         for i in range(0, len(tangents), chunk):
             moved = tangents[i : i + chunk]
             dleft = self.atom.left_tangent(atoms.features[a:b].expand_as(moved[:, a:b]), moved[:, a:b])

@@ -54,7 +54,7 @@ def solve(exact: Solver, problem: Problem, source: Source, run: Run) -> Solution
         path = Path((*path.points, *points))
         more = further(exact, path, ENERGY_ALONE)
     ridge = path.best().ridge if path.points else exact.ridges[0]
-    value = _solved(gram, target, weight, ridge).cpu()
+    value = dense_solution(gram, target, weight, ridge).cpu()
     run.progress.advance(problem.landmarks.n_sets)
     return Solution(
         value=value.repeat(parts)[:, None],
@@ -99,7 +99,7 @@ class _Fold:
         """Coefficients without the fold, zero for its own structures, and the squared error of these."""
         train, test = self.train, self.test
         moved = data.target - (data.counts @ self.shift.to(data.counts.device)) * data.scale
-        part = _solved(data.gram[train][:, train], moved[train], data.weight[train], ridge)
+        part = dense_solution(data.gram[train][:, train], moved[train], data.weight[train], ridge)
         error = data.gram[test][:, train] @ part - moved[test]
         full = torch.zeros_like(data.target)
         full[train] = part
@@ -111,7 +111,7 @@ def _point(ridge: float, error: float, count: int) -> PathPoint:
     return PathPoint(ridge, ENERGY_ALONE, ByKind.of({RowKind.ENERGY: rmse}, math.nan))
 
 
-def _solved(gram: Tensor, target: Tensor, weight: Tensor, ridge: float) -> Float64[Tensor, " structures"]:
+def dense_solution(gram: Tensor, target: Tensor, weight: Tensor, ridge: float) -> Float64[Tensor, " structures"]:
     """Solve in the form (W^1/2 K W^1/2 + lambda) u = W^1/2 y, c = W^1/2 u, which is well scaled."""
     root = weight.sqrt()
     system = gram * root[:, None] * root

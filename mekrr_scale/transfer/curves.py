@@ -196,7 +196,7 @@ def _all_runs(
         shown.stage("learning curve", len(jobs), "runs")
         for variant, size, repeat in jobs:
             path = folder / f"{str(variant).replace(':', '-')}-n{size}-r{repeat}.json"
-            point = _finished(path, (str(variant), size, repeat))
+            point = finished(path, (str(variant), size, repeat))
             if point is None:
                 order = np.random.default_rng([plan.seed, repeat]).permutation(len(training))[:size]
                 point = _run([training[i] for i in order], validation, test, variant, repeat, plan, folder / "work")
@@ -305,7 +305,7 @@ def _claim(folder: Path, plan: CurvePlan, *sets: Sequence[Example]) -> None:
             raise ConfigError(f"{folder} holds {others[0]}, but is no folder of a curve; name another folder")
         publish_text(path, json.dumps(sealed(claim), indent=2))
         return
-    found = _document(path)
+    found = read_document(path)
     if found is None:
         raise ConfigError(f"{path} is damaged; delete it if the runs in {folder} are of this very curve, else them too")
     untold = {key for key in claim if key.endswith("_content") and key not in found}  # by 0.1.0
@@ -316,11 +316,11 @@ def _claim(folder: Path, plan: CurvePlan, *sets: Sequence[Example]) -> None:
         )
 
 
-def _finished(path: Path, asked: tuple[str, int, int]) -> CurvePoint | None:
+def finished(path: Path, asked: tuple[str, int, int]) -> CurvePoint | None:
     """A run that is done; a damaged one, or another under this name, is run again."""
     if not path.exists():
         return None
-    found = _document(path)
+    found = read_document(path)
     try:
         point = CurvePoint(**cast("dict[str, Any]", found))
         return point if (point.variant, point.size, point.repeat) == asked else None
@@ -329,7 +329,7 @@ def _finished(path: Path, asked: tuple[str, int, int]) -> CurvePoint | None:
         return None
 
 
-def _document(path: Path) -> Document | None:
+def read_document(path: Path) -> Document | None:
     """What a file of the folder holds, without its seal; None where it is damaged."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

@@ -25,9 +25,9 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("mace") is None, reason
 
 def mace_model(path, name="ScaleShiftMACE", **changes):
     """A MACE of two interactions and eight channels with random weights; returns the network."""
-    from mekrr_scale.backbones.mace import _require
+    from mekrr_scale.backbones.mace import require_mace
 
-    _require()
+    require_mace()
     from e3nn import o3
     from mace import modules
 

@@ -117,7 +117,7 @@ def test_forks_predict_after_their_parent_used_threads(potential, atoms):
                 found = bool(torch.allclose(results(potential, big), expected, rtol=1e-9))
             finally:
                 os._exit(0 if found else 1)
-        for _ in range(1200):
+        for _ in range(6000):
             done, status = os.waitpid(child, os.WNOHANG)
             if done:
                 break

@@ -4,7 +4,6 @@ import io
 import json
 import os
 import pickle
-import sys
 import tarfile
 import warnings
 from dataclasses import replace
@@ -16,7 +15,6 @@ from ase.build import molecule
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from mekrr_scale import cli
 from mekrr_scale.backbones import BackboneSpec, UnsafeCheckpoint, code_is_trusted, load_backbone, trusting_code
 from mekrr_scale.errors import BackboneError, MekrrError, ModelError
 from mekrr_scale.files import file_hash
@@ -89,20 +87,6 @@ def test_priors_run_no_code(poisoned, marker):
     assert not marker.exists()
 
 
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["mekrr-scale", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        output = capsys.readouterr()
-        return end.value.code or 0, " ".join((output.out + output.err).split())
-
-    return call
-
-
 def written(path, target, **changes):
     """A model file with another header."""
     with safe_open(path, "pt") as archive:
@@ -135,7 +119,7 @@ def test_headers_run_no_code(run, place, command, model_file, toy_file, marker, 
         prior = PriorSpec("backbone", backbone=BackboneSpec.of(where), hash="0" * 64).to_dict()
         changes = {"prior": prior, "baseline": replace(model.baseline, prior=True)}
     named = written(model_file, tmp_path / "named.mekrr", **changes)
-    code, told = run(*command.format(m=named, d=toy_file).split())
+    code, _, told = run(*command.format(m=named, d=toy_file).split())
     assert code == 5, told
     assert "--trust-code" in told
     assert not marker.exists()
@@ -150,7 +134,7 @@ def test_words_of_the_user(run, marker, toy_file, tmp_path):
     assert not marker.exists()
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        code, told = run(*options, "--trust-code")
+        code, _, told = run(*options, "--trust-code")
     assert (code, marker.exists()) == (5, True), told  # it was read, and is no checkpoint
     assert "warning: reading" in told
     assert "runs code" in told

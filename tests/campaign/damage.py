@@ -92,11 +92,11 @@ def store(folder: Path) -> object:
 
 def curve(folder: Path) -> object:
     paths = sorted((folder / "curve").glob("*-n4-r0.json"))
-    return [curves._finished(path, ("scratch:schnet-tiny", 4, 0)) for path in paths]
+    return [curves.finished(path, ("scratch:schnet-tiny", 4, 0)) for path in paths]
 
 
 def claim(folder: Path) -> object:
-    found = curves._document(folder / "curve" / "plan.json")
+    found = curves.read_document(folder / "curve" / "plan.json")
     if found is None:
         raise MekrrError("damaged")
     return found

@@ -22,21 +22,6 @@ from mekrr_scale.store import FeatureStore
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Call the command line in this process; returns exit code, standard output and error."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["mekrr-scale", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        output = capsys.readouterr()
-        return end.value.code or 0, output.out, " ".join(output.err.split())
-
-    return call
-
-
 def test_listing_names_what_to_install(run):
     """Brackets are no markup: the extra is shown."""
     code, out, _ = run("backbones")

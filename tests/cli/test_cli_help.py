@@ -11,7 +11,6 @@ import pytest
 
 from mekrr_scale.cli.app import PLACES, command
 from mekrr_scale.version import __version__
-from tests.cli.test_cli import run  # noqa: F401  a fixture
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "numpy", "scipy", "ase", "h5py", "matplotlib", "torch_geometric", "chgnet", "sevenn", "mace")
@@ -143,7 +142,7 @@ def test_installed_in_bash(program, tmp_path):
     assert offered == "repack"
 
 
-def test_environment(run, monkeypatch, tmp_path):  # noqa: F811
+def test_environment(run, monkeypatch, tmp_path):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     code, out, err = run("env", "--json")
@@ -168,7 +167,7 @@ def test_environment(run, monkeypatch, tmp_path):  # noqa: F811
     assert "backbone schnet: usable" in out
 
 
-def test_environment_says_why_a_backbone_cannot_be_used(run, monkeypatch, tmp_path):  # noqa: F811
+def test_environment_says_why_a_backbone_cannot_be_used(run, monkeypatch, tmp_path):
     (tmp_path / "mace").mkdir()
     (tmp_path / "mace" / "__init__.py").write_text("raise RuntimeError('built for another torch')")
     monkeypatch.syspath_prepend(tmp_path)
@@ -219,13 +218,13 @@ def test_quiet_and_verbose(monkeypatch, capsys, tmp_path, store):
     assert told.err == ""
 
 
-def test_quiet_or_verbose_not_both(run):  # noqa: F811
+def test_quiet_or_verbose_not_both(run):
     code, _, err = run("--quiet", "--verbose", "backbones")
     assert code == 2
     assert "give one of them" in err
 
 
-def test_old_keys_are_told_in_one_line(run, monkeypatch, capsys, tmp_path, store):  # noqa: F811
+def test_old_keys_are_told_in_one_line(run, monkeypatch, capsys, tmp_path, store):
     (tmp_path / "old.toml").write_text(
         f'store = "{store}"\noutput = "m.mekrr"\nvalidate = 0\n[kernel]\nlength_scale = "2x"\n'
         '[baseline]\nkind = "composition"\n[solver]\nridge = 1e-6\nderivatives = false\n[landmarks]\ncount = 20\n'
@@ -240,7 +239,7 @@ def test_old_keys_are_told_in_one_line(run, monkeypatch, capsys, tmp_path, store
     assert run("--quiet", "fit", "old.toml", "--dry-run")[2] == ""
 
 
-def test_outputs_are_refused_before_the_work(run, monkeypatch, store, model_file, toy_file):  # noqa: F811
+def test_outputs_are_refused_before_the_work(run, monkeypatch, store, model_file, toy_file):
     import mekrr_scale.pipeline
 
     def never(*_, **__):
@@ -262,14 +261,14 @@ def test_outputs_are_refused_before_the_work(run, monkeypatch, store, model_file
         assert "the folder no/such does not exist" in err
 
 
-def test_a_file_stays_as_it_was_where_the_input_is_missing(run, model_file, tmp_path):  # noqa: F811
+def test_a_file_stays_as_it_was_where_the_input_is_missing(run, model_file, tmp_path):
     (tmp_path / "out.xyz").write_text("of last week")
     for name in ("predict", "explain"):
         assert run(name, model_file, "missing.xyz", "-o", "out.xyz", "--overwrite")[0] == 3
     assert (tmp_path / "out.xyz").read_text() == "of last week"
 
 
-def test_fit_as_json(run, tmp_path, store):  # noqa: F811
+def test_fit_as_json(run, tmp_path, store):
     code, _, err = run("fit", "--store", store, "-o", "m.mekrr", *FIT, "--json", "fit.json", "--plot", "cv.png")
     assert code == 0, err
     found = json.loads((tmp_path / "fit.json").read_text())

@@ -9,26 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from mekrr_scale import cli
 from mekrr_scale.cli import console
 from mekrr_scale.errors import MekrrError
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["mekrr-scale", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        output = capsys.readouterr()
-        return end.value.code or 0, output.out, output.err
-
-    return call
 
 
 def broken(monkeypatch, error):
@@ -38,10 +23,10 @@ def broken(monkeypatch, error):
     monkeypatch.setattr("mekrr_scale.store.FeatureStore", work)
 
 
-def test_what_nobody_expected_is_reported(run, monkeypatch, tmp_path):
+def test_what_nobody_expected_is_reported(call, monkeypatch, tmp_path):
     """A line, exit code 70, and a file with what a bug report needs."""
     broken(monkeypatch, KeyError("who knows"))
-    code, _, err = run("store", "info", "a [b] store")
+    code, _, err = call("store", "info", "a [b] store")
     assert code == 70
     assert err.count("\n") == 1
     assert "KeyError" in err
@@ -54,15 +39,15 @@ def test_what_nobody_expected_is_reported(run, monkeypatch, tmp_path):
     assert "python: version" in text
 
 
-def test_reports_go_where_there_is_room(run, monkeypatch, tmp_path):
+def test_reports_go_where_there_is_room(call, monkeypatch, tmp_path):
     (tmp_path / "other").mkdir()
     monkeypatch.setattr("mekrr_scale.cli.ending.Path.cwd", lambda: tmp_path / "gone")
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "other"))
     broken(monkeypatch, ZeroDivisionError())
-    assert run("store", "info", "x")[0] == 70
+    assert call("store", "info", "x")[0] == 70
     assert list((tmp_path / "other").glob("mekrr-scale-error-*"))
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "gone"))
-    code, _, err = run("store", "info", "x")
+    code, _, err = call("store", "info", "x")
     assert code == 70
     assert "no report could be written" in err
 
@@ -77,19 +62,19 @@ def test_reports_go_where_there_is_room(run, monkeypatch, tmp_path):
         (RuntimeError("first\nsecond"), 70, "RuntimeError: first; a report"),
     ],
 )
-def test_one_line_each(run, monkeypatch, error, code, text):
+def test_one_line_each(call, monkeypatch, error, code, text):
     broken(monkeypatch, error)
-    found, _, err = run("store", "info", "x")
+    found, _, err = call("store", "info", "x")
     assert found == code
     assert text in err
     assert err.count("\n") == 1
 
 
-def test_brackets_in_names_are_shown(run, tmp_path):
-    code, _, err = run("evaluate", "m.mekrr", "x")
+def test_brackets_in_names_are_shown(call, tmp_path):
+    code, _, err = call("evaluate", "m.mekrr", "x")
     assert code == 6
     (tmp_path / "[red]name[-].toml").write_text("store = 5")
-    _, _, err = run("fit", "[red]name[-].toml")
+    _, _, err = call("fit", "[red]name[-].toml")
     assert "[red]name[-].toml" in err
     assert "write a path in quotes" in err
 
@@ -107,8 +92,8 @@ def test_tables_take_no_markup(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("device", ["meta", "mps", "nope", "cpu:x", "cuda:", "xpu", "cuda:-1", ""])
-def test_devices_that_are_none(run, device):
-    code, _, err = run("evaluate", "m.mekrr", "x", "--device", device)
+def test_devices_that_are_none(call, device):
+    code, _, err = call("evaluate", "m.mekrr", "x", "--device", device)
     assert code == 2
     assert "write cpu, cuda" in err
 
@@ -128,10 +113,10 @@ def test_devices_that_are_none(run, device):
         "fit --store f --checkpoint-interval nan", "fit --store f --memory inf", "slurm extract s -o f --parts -1",
     ],
 )  # fmt: skip
-def test_numbers_that_are_none(run, tmp_path, words):
+def test_numbers_that_are_none(call, tmp_path, words):
     """Whatever the command: told before anything is read."""
     (tmp_path / "s").write_text("")
-    code, _, err = run(*words.split())
+    code, _, err = call(*words.split())
     assert code == 2, err
     assert "nan" in err or "inf" in err or "-1" in err or "-3" in err
 
@@ -147,9 +132,9 @@ def test_numbers_that_are_none(run, tmp_path, words):
         ("curve s -o c --test s --lr 1e-3,inf", "write numbers separated by commas"),
     ],
 )
-def test_texts_that_are_none(run, tmp_path, words, text):
+def test_texts_that_are_none(call, tmp_path, words, text):
     (tmp_path / "s").write_text("")
-    code, _, err = run(*words.split(" "))
+    code, _, err = call(*words.split(" "))
     assert code == 2, err
     assert text in err
 
@@ -166,10 +151,10 @@ def test_texts_that_are_none(run, tmp_path, words, text):
         ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "x", "SLURM_STEP_NODELIST": "n1"}, "SLURM_PROCID is"),
     ],
 )
-def test_launchers_that_say_nonsense(run, monkeypatch, environment, text):
+def test_launchers_that_say_nonsense(call, monkeypatch, environment, text):
     for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", **environment}.items():
         monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
-    code, _, err = run("fit", "--store", "f", "-o", "m.mekrr")
+    code, _, err = call("fit", "--store", "f", "-o", "m.mekrr")
     assert code == 2
     assert text in err
 
@@ -181,7 +166,7 @@ SLOW = (
     "    def __init__(self, *_, **__):\n"
     "        try:\n"
     "            print('begun', flush=True)\n"
-    "            time.sleep(60)\n"
+    "            time.sleep(600)\n"
     "        finally:\n"
     "            print('ending', flush=True)\n"
     "            time.sleep({pause})\n"
@@ -196,7 +181,7 @@ SLOW = (
 def test_interrupted(tmp_path, times):
     """Once: in order; twice: at once. Never a traceback."""
     script = tmp_path / "slow.py"
-    script.write_text(SLOW.replace("{pause}", "0" if times == 1 else "60"))
+    script.write_text(SLOW.replace("{pause}", "0" if times == 1 else "600"))
     piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, script], env=ENVIRONMENT, **piped) as process:
         assert process.stdout.readline() == "begun\n"

@@ -107,7 +107,7 @@ def ended(text, work, environment, tmp_path, at_limit=True):
             while not (tmp_path / "begun").exists():
                 time.sleep(0.01)
             process.send_signal(signal.SIGUSR1)
-        told = process.communicate(timeout=60)[1]
+        told = process.communicate(timeout=300)[1]
     return process.returncode, log.read_text() if log.exists() else "", told
 
 
@@ -144,11 +144,11 @@ def test_only_a_fit_that_was_stopped_is_requeued(tmp_path, cluster, work, at_lim
 
 def at_term(code):
     """Work that answers SIGTERM with this exit code."""
-    return f"trap 'kill $!; exit {code}' TERM; sleep 60 & touch {{begun}}; wait"
+    return f"trap 'kill $!; exit {code}' TERM; sleep 600 & touch {{begun}}; wait"
 
 
 @pytest.mark.parametrize(
-    ("work", "code", "again"), [("exec sleep 60", 143, True), (75, 75, True), (3, 3, False), (0, 0, False)]
+    ("work", "code", "again"), [("exec sleep 600", 143, True), (75, 75, True), (3, 3, False), (0, 0, False)]
 )
 def test_commands_that_resume_are_stopped_and_requeued(tmp_path, cluster, work, code, again):
     text = command_script(Batch(cpus=1), ["md", "m.mekrr", "a.xyz", "-o", "r.xyz"])
@@ -169,7 +169,7 @@ def test_a_job_is_not_requeued_for_ever(tmp_path, cluster):
 
 def test_an_array_goes_on_with_its_own_part(tmp_path, cluster):
     text = extract_script(Batch(cpus=1), ["a.xyz"], "store", 4)
-    code, asked, _ = ended(text, "exec sleep 60", {**cluster, "SLURM_ARRAY_TASK_ID": "3"}, tmp_path)
+    code, asked, _ = ended(text, "exec sleep 600", {**cluster, "SLURM_ARRAY_TASK_ID": "3"}, tmp_path)
     assert (code, asked) == (143, "requeue 7_3\n")
 
 

@@ -63,22 +63,22 @@ def test_quotas_of_control_groups(tmp_path, own, files, expected):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     (tmp_path / "own").write_text(own)
-    assert list(threads._quotas(tmp_path / "groups", tmp_path / "own")) == expected
-    assert list(threads._quotas(tmp_path / "groups", tmp_path / "absent")) == []
+    assert list(threads.quotas(tmp_path / "groups", tmp_path / "own")) == expected
+    assert list(threads.quotas(tmp_path / "groups", tmp_path / "absent")) == []
 
 
 def test_limits_are_the_smallest_of_all(monkeypatch):
     monkeypatch.setattr(threads, "affinity", lambda: 8)
-    monkeypatch.setattr(threads, "_quotas", lambda: [2.5])
+    monkeypatch.setattr(threads, "quotas", lambda: [2.5])
     assert threads.usable_cores({}) == 2
     assert threads.usable_cores({"SLURM_CPUS_PER_TASK": "1"}) == 1
     assert threads.usable_cores({"SLURM_CPUS_PER_TASK": "many"}) == 2
-    monkeypatch.setattr(threads, "_quotas", lambda: [0.5])
+    monkeypatch.setattr(threads, "quotas", lambda: [0.5])
     assert threads.usable_cores({}) == 1
     found = {"OMP_WAIT_POLICY": "ACTIVE"}
     threads.settle(found)
     assert found == {"OMP_WAIT_POLICY": "ACTIVE", "OMP_NUM_THREADS": "1"}
-    monkeypatch.setattr(threads, "_quotas", list)
+    monkeypatch.setattr(threads, "quotas", list)
     found = {}
     threads.settle(found)
     assert found == {"OMP_WAIT_POLICY": "PASSIVE"}

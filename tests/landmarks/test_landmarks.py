@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mekrr_scale.arrays import FeatureBatch, alone
 from mekrr_scale.errors import ConfigError
@@ -167,3 +169,32 @@ def test_shares_of_the_elements(balance, count, expected):
     features = {z: torch.zeros(n, 1) for z, n in candidates.items()}
     draws = {z: np.arange(n, dtype=np.uint64) for z, n in candidates.items()}
     assert Pool(features, draws, counts).share(count, balance) == expected
+
+
+@settings(max_examples=150)
+@given(
+    st.dictionaries(st.integers(1, 118), st.tuples(st.integers(1, 9999), st.integers(1, 500)), min_size=1, max_size=5),
+    st.integers(1, 3000),
+    st.sampled_from(["proportional", "sqrt", "equal"]),
+    st.integers(1, 3),
+)
+def test_shares_of_any_elements(atoms, count, balance, copies):
+    """All landmarks are given as far as there are candidates, and by the weights where none runs out."""
+    counts = {z: n for z, (n, _) in atoms.items()}
+    candidates = {z: min(n, most) for z, (n, most) in atoms.items()}
+    features = {z: torch.zeros(n, 1) for z, n in candidates.items()}
+    found = Pool(features, {}, counts).share(count, balance, copies)
+    there = {z: copies * n for z, n in candidates.items()}
+    assert sum(found.values()) == min(count, sum(there.values()))
+    assert all(0 <= n <= there[z] for z, n in found.items())
+    power = {"proportional": 1.0, "sqrt": 0.5, "equal": 0.0}[balance]
+    weights = {z: n**power for z, n in counts.items()}
+    ideal = {z: count * w / sum(weights.values()) for z, w in weights.items()}
+    if all(found[z] < there[z] for z in found):
+        assert all(abs(found[z] - ideal[z]) < 1 for z in found)
+    for a in found:  # who weighs more gets no less, but for one of rounding, unless it has no more candidates
+        for b in found:
+            if weights[a] > weights[b] and found[a] < there[a]:
+                assert found[a] >= found[b] - 1
+    turned = dict(reversed(features.items()))
+    assert Pool(turned, {}, counts).share(count, balance, copies) == found

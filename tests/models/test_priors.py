@@ -29,7 +29,6 @@ from mekrr_scale.solvers import Direct
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.structures import Calculated, Entering, Entry, LabelKeys, Labelled
 from tests.backbones.derivatives import check_derivatives, structure
-from tests.cli.test_cli import run  # noqa: F401  a fixture
 
 PLAN = FitPlan(
     kernel=KernelPlan(length_scales="2x"),
@@ -228,7 +227,7 @@ def test_refused_priors(two_levels, spec, tmp_path):
         Labelled(LOW).predict(molecule("H2O"))
 
 
-def test_commands(run, two_levels, checkpoint, model_file):  # noqa: F811
+def test_commands(run, two_levels, checkpoint, model_file):
     """A correction of a lower level of theory: three commands."""
     levels = ("--prior", "labels", "--prior-energy-key", "low_energy", "--prior-forces-key", "low_forces")
     extraction = ("extract", two_levels, "--backbone", "schnet", "--checkpoint", checkpoint, "--derivatives", 4)

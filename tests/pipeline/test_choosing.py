@@ -299,7 +299,7 @@ def test_ranks_give_their_structures_places(mixed):
     found = {}
     for rank in range(2):
         own = replace(data, stores=deal(data.stores, rank, 2), group=Group(rank, 2))
-        for first, batch in own._placed():
+        for first, batch in own.placed():
             found |= {first + i: number for i, number in enumerate(batch.ids.tolist())}
     assert len(FeatureStore(mixed).shards) > 2
     assert [number for _, number in sorted(found.items())] == expected

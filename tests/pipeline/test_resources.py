@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import subprocess
 import sys
 from dataclasses import replace
@@ -79,15 +80,15 @@ def test_without_scratch_rows_that_do_not_fit_are_made_anew():
     assert len(list(KeptRows([], 0))) == 0
 
 
-def test_a_full_scratch_disk_says_what_to_do(tmp_path, monkeypatch):
-    kept = KeptRows(blocks([50]), 0, tmp_path)
-
-    def full(file, data):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("mekrr_scale.regression.kept._write", full)
-    with kept, pytest.raises(SolverError, match="--scratch"):
-        list(kept)
+def test_a_full_scratch_disk_says_what_to_do(tmp_path):
+    """The limit on a file's size is a disk that takes no more."""
+    kept, before = KeptRows(blocks([50]), 0, tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with kept, pytest.raises(SolverError, match="--scratch"):
+            list(kept)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_scratch_goes_where_the_batch_system_says(monkeypatch):

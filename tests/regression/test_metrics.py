@@ -12,7 +12,6 @@ from mekrr_scale.models import Model, Potential
 from mekrr_scale.pipeline import evaluate, evaluate_store, transfer_table
 from mekrr_scale.regression import UNITS, Errors
 from mekrr_scale.store import FeatureStore
-from tests.cli.test_cli import run  # noqa: F401  a fixture
 
 
 def test_errors_are_their_definition():
@@ -52,7 +51,7 @@ def test_an_evaluation_in_ev_and_as_shown(model_file, toy_structures, store):
     assert listed.metrics() == pytest.approx(stored.metrics(), rel=1e-12)
 
 
-def test_the_json_has_one_schema(run, model_file, toy_file, store, tmp_path):  # noqa: F811
+def test_the_json_has_one_schema(run, model_file, toy_file, store, tmp_path):
     """The keys that docs/cli.md promises, of structures and stores alike."""
     common = {"schema", "metrics", "uncertainty", "forces_by_species", "units", "rejected", "remarks"}
     for data, more in ((toy_file, ("--transfer", f"{model_file}:{toy_file}")), (store, ())):

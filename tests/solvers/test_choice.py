@@ -45,7 +45,7 @@ def test_rows_without_a_finite_error_lose(solver, monkeypatch):
     problem, source = made(n=16)
     from mekrr_scale.solvers import direct_work, exact_work
 
-    paths, solved = direct_work.weight_paths, exact_work._solved
+    paths, solved = direct_work.weight_paths, exact_work.dense_solution
 
     def broken_paths(kinds, weights, ridges):
         found = paths(kinds, weights, ridges)
@@ -58,7 +58,7 @@ def test_rows_without_a_finite_error_lose(solver, monkeypatch):
         return found * math.nan if ridge == 1e-6 and len(gram) < 16 else found
 
     monkeypatch.setattr(direct_work, "weight_paths", broken_paths)
-    monkeypatch.setattr(exact_work, "_solved", broken_solve)
+    monkeypatch.setattr(exact_work, "dense_solution", broken_solve)
     found = solver((1e-6, 1e-3, 1e-1)).solve(problem, source)
     assert found.path.points[0].rmse[ENERGY] == math.inf
     assert math.isnan(found.path.points[0].rmse[FORCE])

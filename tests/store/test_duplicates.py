@@ -18,7 +18,7 @@ from mekrr_scale.errors import ConfigError, StoreError
 from mekrr_scale.files import temporary_path
 from mekrr_scale.pipeline import ExtractPlan, FitPlan, LandmarkPlan, Validation, extract, fit
 from mekrr_scale.solvers import Direct
-from mekrr_scale.store import FeatureStore, FeatureWriter, finalize, merge, repack, verify
+from mekrr_scale.store import FeatureStore, FeatureWriter, ShardWriter, finalize, merge, repack, verify
 from mekrr_scale.store.documents import MANIFEST
 from mekrr_scale.store.format import read_sealed
 from mekrr_scale.structures import LabelKeys, geometry_hash
@@ -292,18 +292,18 @@ def test_parts_that_are_missing(tmp_path, frames, plan):
 def test_a_killed_extraction_is_not_taken_for_all(tmp_path, frames, plan, monkeypatch):
     """One process that died leaves word; what it lacks is made by any division."""
     path = written(tmp_path / "a.xyz", frames)
-    from mekrr_scale.pipeline.extraction import run
+    write, written_shards = ShardWriter.write, []
 
-    def dies(work, number, chunk):
-        if number == 1:
+    def dies(writer, *given):
+        if written_shards:
             raise KeyboardInterrupt
-        whole(work, number, chunk)
+        written_shards.append(write(writer, *given))
+        return written_shards[-1]
 
-    whole = run._Work.take
-    monkeypatch.setattr(run._Work, "take", dies)
-    with pytest.raises(KeyboardInterrupt):
-        extract(path, tmp_path / "s", plan)
-    monkeypatch.setattr(run._Work, "take", whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardWriter, "write", dies)
+        with pytest.raises(KeyboardInterrupt):
+            extract(path, tmp_path / "s", plan)
     with pytest.raises(StoreError, match="part 1/1 of a.xyz not done"):
         finalize(tmp_path / "s")
     other = written(tmp_path / "b.xyz", [changed(frames[0], -90.0)])

@@ -30,7 +30,6 @@ from mekrr_scale.transfer import (
     run_curve,
     sample_structures,
 )
-from tests.cli.test_cli import run  # noqa: F401  a fixture
 from tests.transfer.test_transfer import small
 
 KERNEL = FitPlan(
@@ -204,7 +203,7 @@ def test_curve(tuned, toy_structures, tmp_path):
         run_curve(examples[:12], [], examples[18:], tmp_path / "d", plan)
 
 
-def test_commands(run, model_file, toy_file, toy_structures, tuned, tmp_path):  # noqa: F811
+def test_commands(run, model_file, toy_file, toy_structures, tuned, tmp_path):
     ase.io.write(tmp_path / "bare.xyz", [atoms.copy() for atoms in toy_structures])
     code, out, err = run(
         "distill", "--teacher", model_file, "--unlabelled", "bare.xyz", "--test", toy_file, "--student", "schnet-tiny",

@@ -42,7 +42,6 @@ from mekrr_scale.transfer.blocks import reset_blocks
 from mekrr_scale.transfer.examples import batch_of
 from mekrr_scale.transfer.training import batch_loss
 from tests import reference
-from tests.cli.test_cli import run  # noqa: F401  a fixture
 
 SIZES = {"hidden_channels": 16, "num_filters": 16, "num_interactions": 2, "num_gaussians": 12, "cutoff": 4.0}
 BLOCKS = ["embedding", "interaction1", "interaction2", "readout"]
@@ -345,7 +344,7 @@ def test_labels_in_other_units():
         check_energies(labels, 100 * other, counts, "it")
 
 
-def test_commands(run, toy_file, tmp_path):  # noqa: F811
+def test_commands(run, toy_file, tmp_path):
     """From scratch, fine-tuned, and into a fit: three commands."""
     small_network = ("--sizes", "hidden_channels=16,num_filters=16,num_interactions=2,num_gaussians=12,cutoff=4")
     code, out, err = run(
@@ -388,14 +387,14 @@ def test_commands(run, toy_file, tmp_path):  # noqa: F811
         (("backbones", "--blocks", "schnett"), 5, "Do you mean 'schnet'"),
     ],
 )
-def test_refused_commands(run, toy_file, source, arguments, code, message):  # noqa: F811
+def test_refused_commands(run, toy_file, source, arguments, code, message):
     given = [{"FILE": toy_file, "SOURCE": source}.get(argument, argument) for argument in arguments]
     found, _, err = run(*given)
     assert found == code, err
     assert message in err
 
 
-def test_labels_in_kcal_are_refused_by_finetune(run, toy_structures, source, tmp_path):  # noqa: F811
+def test_labels_in_kcal_are_refused_by_finetune(run, toy_structures, source, tmp_path):
     """The factor to the source's own forces tells."""
     frames = []
     for atoms in toy_structures:

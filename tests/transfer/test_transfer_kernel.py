@@ -30,7 +30,6 @@ from mekrr_scale.progress import Silent
 from mekrr_scale.regression import Problem
 from mekrr_scale.solvers import Direct, Falkon
 from mekrr_scale.store import FeatureStore, FeatureWriter
-from tests.cli.test_cli import run  # noqa: F401  a fixture
 
 PLAN = FitPlan(
     kernel=KernelPlan(length_scales="2x"),
@@ -181,7 +180,7 @@ def test_shifted_errors(fitted, toy_structures):
     assert shifted_rmse(found) <= found.metrics()["energy_rmse"] + 1e-9
 
 
-def test_commands(run, store, spec, toy_structures, toy_file, model_file, two_elements, tmp_path):  # noqa: F811
+def test_commands(run, store, spec, toy_structures, toy_file, model_file, two_elements, tmp_path):
     code, out, err = run(
         "fit", "--store", two_elements[0], "--store", two_elements[1], "-o", "m.mekrr", "--store-weight", "0.01,1",
         "--mixing", "learn", "--landmarks", 60, "--standardize", "none", "--validate", 3,

@@ -159,10 +159,10 @@ class FitData:
         count = self.plan.validation.folds
         if not count:
             return None
-        placed = self._placed() if self.group.size > 1 else None
+        placed = self.placed() if self.group.size > 1 else None
         return assign_folds(self.energies if exact else (), count, self.group, exact, placed)
 
-    def _placed(self) -> Iterator[tuple[int, FeatureBatch]]:
+    def placed(self) -> Iterator[tuple[int, FeatureBatch]]:
         """This rank's batches, each with the place of its first structure in the whole data."""
         first = 0
         for store in self.stores:
