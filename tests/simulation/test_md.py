@@ -80,22 +80,6 @@ def test_a_continued_run_equals_an_uninterrupted_one(calculator, toy_structures,
     assert len(read(parts, ":")) == 4
 
 
-def test_temperature_and_pressure_are_held(calculator, toy_structures, tmp_path):
-    """Two hundred steps of strong coupling bring the temperature near the one asked for."""
-    structure = bulk("C", "diamond", 3.6).repeat(2)
-    structure.rattle(0.02, seed=1)
-    path = tmp_path / "hot.xyz"
-    run_md(
-        structure, calculator, path, MdPlan("langevin", 200, 0.5, 300.0, friction=0.2, interval=2, bounds=Bounds(None))
-    )
-    temperatures = [frame.info["temperature_K"] for frame in read(path, "20:")]
-    assert 150 < np.mean(temperatures) < 500
-    squeezed = tmp_path / "squeezed.xyz"
-    plan = MdPlan("npt", 60, 0.5, 10.0, friction=0.2, pressure=50.0, interval=20, bounds=Bounds(None))
-    report = run_md(structure, calculator, squeezed, plan)
-    assert report.atoms.get_volume() < structure.get_volume()
-
-
 def test_bounds_stop_a_run_and_keep_the_last_good_frame(calculator, start, tmp_path):
     path = tmp_path / "run.xyz"
     plan = MdPlan("nve", 400, 1.0, 50000.0, interval=1, bounds=Bounds(force=None, grade=1.3, every=1))
