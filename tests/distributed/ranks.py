@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 
-from mekrr_scale.arrays import RowKind
 from mekrr_scale.distributed import ALONE, ExactSum, Group, PanelGram, join, panels_of
 from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing, fit_transform
 from mekrr_scale.landmarks import Displaced, FarthestPoint, LeverageScores, Uniform, WholeStructures, median_distance
@@ -140,7 +139,6 @@ def check_fits(group: Group, path: Path) -> None:
         assert abs(mine[name] - value) <= 1e-9 * abs(value)
     bits = together.model.coefficients.view(torch.int64)
     assert int(group.maximum(bits.clone()).eq(bits).all())  # every rank has the same model
-    assert RowKind.FORCE in RowKind
 
 
 def check_large(group: Group, path: Path) -> None:
