@@ -58,9 +58,9 @@ def finish(processes, timeout=240):
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])
-def test_ranks_together_make_what_one_process_makes_alone(store, size):
+def test_ranks_together_make_what_one_process_makes_alone(store, toy_file, size):
     """See tests/distributed/ranks.py; with four ranks some own no shard."""
-    for out, err, code in finish(start(["tests.distributed.ranks", str(store)], size)):
+    for out, err, code in finish(start(["tests.distributed.ranks", str(store), str(toy_file)], size)):
         assert code == 0, out + err
 
 
