@@ -15,10 +15,11 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from hypothesis import settings
 
 from mekrr_scale.backbones import BackboneSpec, save_schnet
-from mekrr_scale.pipeline import ExtractPlan, FitPlan, KernelPlan, LandmarkPlan, Validation, extract, fit
+from mekrr_scale.pipeline import ExtractPlan, FitPlan, KernelPlan, LandmarkPlan, RowPlan, Validation, extract, fit
 from mekrr_scale.solvers import Direct
 from mekrr_scale.structures import read_structures
 from tests import emulated, skips
+from tests.crystals import crystals
 
 DATA = Path(__file__).parent.parent / "examples" / "hcoo_cu110"
 
@@ -155,3 +156,27 @@ def run(call):
         return code, out, " ".join(err.split())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def crystal_store(spec, tmp_path_factory):
+    """Forty cells of copper with analytic forces and stress; see tests/crystals.py."""
+    folder = tmp_path_factory.mktemp("stores") / "crystals"
+    extract(crystals(40, 0), folder, ExtractPlan(spec, derivatives=3, strain=True, dtype="float64"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def crystal_plan():
+    return FitPlan(
+        kernel=KernelPlan(length_scales="2x"),
+        landmarks=LandmarkPlan(count=60),
+        rows=RowPlan(weights={"force": 1e-2, "stress": 0.1}),
+        solver=Direct((1e-8, 1e-6)),
+        validation=Validation(folds=3),
+    )
+
+
+@pytest.fixture(scope="session")
+def crystal_model(crystal_store, crystal_plan):
+    return fit(crystal_store, crystal_plan).model

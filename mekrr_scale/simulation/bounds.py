@@ -67,7 +67,7 @@ class Guard:
         self.path = path
         self.good: Atoms | None = None
         self.known: dict[str, float] = {}
-        self.step = 0
+        self.step: int | None = None  # that was looked at last
 
     def look(self, step: int) -> Mapping[str, float]:
         """What is known of the uncertainty.
@@ -81,10 +81,12 @@ class Guard:
             self._stop(step, "forces are not finite")
         if self.bounds.force is not None and largest > self.bounds.force:
             self._stop(step, f"a force of {largest:.3g} eV/angstrom exceeds the bound of {self.bounds.force:g}")
-        if self.bounds.asks_uncertainty and step % self.bounds.every == 0:
+        due = step % self.bounds.every == 0
+        if self.bounds.asks_uncertainty and due:
             self._ask(step)
         self.step = step
-        self.good = frame_with(self.atoms, {"step": step, **self.known})
+        if due or not self.bounds.asks_uncertainty:  # a frame whose uncertainty nobody saw may be beyond its bound
+            self.good = frame_with(self.atoms, {"step": step, **self.known})
         return self.known
 
     @contextmanager
@@ -97,7 +99,7 @@ class Guard:
         try:
             yield
         except StructureError as error:
-            if self.good is None:
+            if self.step is None:
                 raise
             self._stop(self.step + 1, str(error))
 

@@ -11,10 +11,11 @@ import ase.io
 import numpy as np
 import pytest
 import torch
-from ase import Atoms
+from ase import Atoms, units
 from ase.build import bulk, molecule
 
 from mekrr_scale.backbones import (
+    BackboneEnergies,
     BackboneSpec,
     Directions,
     available_backbones,
@@ -67,6 +68,10 @@ def test_sevennet_equals_the_wheel(real_structures, version, modal):
             atoms.calc = wheel
             assert float(energy) == pytest.approx(atoms.get_potential_energy(), rel=1e-5)
             assert np.abs(forces.numpy() - atoms.get_forces()).max() < 1e-4
+            if atoms.pbc.all():
+                found = BackboneEnergies(backbone).predict(atoms, stress=True).results()["stress"]
+                np.testing.assert_allclose(found, atoms.get_stress(), atol=1e-6)
+                assert np.abs(found).max() > 1e-4
 
 
 def test_sevennet_takes_a_checkpoint_of_the_users(tmp_path):
@@ -200,6 +205,9 @@ def test_chgnet_equals_the_wheel(real_structures, version):
     assert np.abs(output.features.detach().numpy() - expected["atom_fea"]).max() < 1e-4
     assert float(output.energy(graph)[0]) / len(atoms) == pytest.approx(float(expected["e"]), abs=1e-5)
     assert np.abs(forces.numpy() - expected["f"]).max() < 1e-3
+    stress = BackboneEnergies(backbone).predict(atoms, stress=True).stress[0].numpy()
+    np.testing.assert_allclose(stress / units.GPa, expected["s"], atol=1e-3)
+    assert np.abs(expected["s"]).max() > 0.1
 
 
 def ocp_checkpoint(path, prefix="module.", model="schnet", hidden=1024, **changes):

@@ -12,7 +12,14 @@ import pytest
 import torch
 from ase.build import bulk, molecule
 
-from mekrr_scale.backbones import UnsafeCheckpoint, available_backbones, check_backbone, load_backbone, save_backbone
+from mekrr_scale.backbones import (
+    BackboneEnergies,
+    UnsafeCheckpoint,
+    available_backbones,
+    check_backbone,
+    load_backbone,
+    save_backbone,
+)
 from mekrr_scale.errors import BackboneError
 from mekrr_scale.models import MekrrCalculator
 from mekrr_scale.pipeline import ExtractPlan, FitPlan, KernelPlan, LandmarkPlan, extract, fit
@@ -102,6 +109,10 @@ def test_energies_and_forces_are_maces_own(tmp_path, changes, monkeypatch):
         assert float(energy) == pytest.approx(atoms.get_potential_energy(), rel=1e-10)
         forces = -torch.autograd.grad(energy.sum(), positions)[0].numpy()
         np.testing.assert_allclose(forces, atoms.get_forces(), rtol=1e-8, atol=1e-9)
+        if atoms.pbc.all():
+            stress = BackboneEnergies(backbone).predict(atoms, stress=True).results()["stress"]
+            np.testing.assert_allclose(stress, atoms.get_stress(), rtol=1e-8, atol=1e-11)
+            assert np.abs(stress).max() > 1e-4
     # the features are what MACE calls invariant descriptors
     descriptors = own.get_descriptors(atoms, invariants_only=True)
     np.testing.assert_allclose(backbone.features(atoms).numpy(), descriptors, rtol=1e-8, atol=1e-9)

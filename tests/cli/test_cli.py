@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import pytest
 from mekrr_scale import cli
 from mekrr_scale.cli.app import PLACES, command
 from mekrr_scale.store import FeatureStore
+from tests.distributed.paused import wait_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -250,10 +250,8 @@ def test_debug_shows_the_traceback(monkeypatch, places):
         cli.main()
 
 
-def test_read_only_folder_and_full_disk(tmp_path, places, spec):
+def test_a_full_disk(tmp_path, places):
     """What the operating system refuses is said in one sentence, and leaves no half-written shard."""
-    import resource
-
     script = tmp_path / "limited.py"
     script.write_text(
         "import resource, signal, sys\n"
@@ -262,7 +260,6 @@ def test_read_only_folder_and_full_disk(tmp_path, places, spec):
         "resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))\n"
         "main()\n"
     )
-    assert resource.RLIMIT_FSIZE
     command = [sys.executable, str(script), "extract", str(places["data"]), "-o", str(tmp_path / "s")]
     command += ["--backbone", "schnet", "--checkpoint", str(places["checkpoint"])]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=_environment())
@@ -271,22 +268,37 @@ def test_read_only_folder_and_full_disk(tmp_path, places, spec):
     assert not list((tmp_path / "s").glob("*.h5"))
 
 
-def test_interrupt(tmp_path, places):
-    """Ctrl-C: exit code 130, one sentence, and the next run goes on."""
-    command = [sys.executable, "-m", "mekrr_scale", "extract", str(places["data"]), "-o", str(tmp_path / "s")]
-    command += ["--derivatives", "all", "--shard-size", "20K", "--backbone", "chgnet"]
+def test_a_folder_that_must_not_be_written(run, places, tmp_path):
+    """Root writes everywhere but into a file system that takes nothing; others are kept out by permissions."""
+    folder = Path("/sys/mekrr") if os.geteuid() == 0 else tmp_path / "locked"
+    if os.geteuid() != 0:
+        folder.mkdir(mode=0o500)
+    given = ("--backbone", "schnet", "--checkpoint", places["checkpoint"])
+    code, _, err = run("extract", places["data"], "-o", folder / "s", *given)
+    assert code == 4, err
+    assert "choose a folder you may write to" in err
+
+
+def test_interrupt(tmp_path, places, run):
+    """Ctrl-C: exit code 130, one sentence, and the next run goes on: what was written is not made again."""
+    command = ["extract", str(places["data"]), "-o", str(tmp_path / "s"), "--shard-size", "4K"]
+    command += ["--backbone", "schnet", "--checkpoint", str(places["checkpoint"])]
     listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job in the background ignores Ctrl-C
     options = {"stderr": subprocess.PIPE, "text": True, "cwd": ROOT, "env": _environment(), "preexec_fn": listening}
-    with subprocess.Popen(command, **options) as process:
-        deadline = time.monotonic() + 60
-        while not list(tmp_path.glob("s/*.json")) and time.monotonic() < deadline:
-            time.sleep(0.02)
+    held = [sys.executable, "-m", "tests.distributed.paused", "shard", "2", str(tmp_path), *command]
+    with subprocess.Popen(held, **options) as process:
+        wait_for(tmp_path / "there-0", [process])
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "run the same command again" in " ".join(err.split())
-    assert list(tmp_path.glob("s/*.h5"))
+    written = {path: path.stat().st_ino for path in tmp_path.glob("s/*.h5")}
+    assert len(written) == 2
     assert not list(tmp_path.glob("s/.tmp-*"))
+    code, out, err = run(*command)
+    assert code == 0, err
+    assert {path: path.stat().st_ino for path in written} == written
+    assert FeatureStore(tmp_path / "s").n_structures == 24
 
 
 def _environment():

@@ -1,4 +1,4 @@
-"""What each rank of a small job checks; test_ranks.py starts this module with a store's folder on every rank.
+"""What each rank of a small job checks; test_ranks.py starts this module with a store's folder and its structures on every rank.
 
 Whatever the ranks make together is compared, on every rank, with what one process makes alone.
 """
@@ -11,15 +11,15 @@ from pathlib import Path
 
 import torch
 
-from mekrr_scale.arrays import RowKind
 from mekrr_scale.distributed import ALONE, ExactSum, Group, PanelGram, join, panels_of
 from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing, fit_transform
 from mekrr_scale.landmarks import Displaced, FarthestPoint, LeverageScores, Uniform, WholeStructures, median_distance
-from mekrr_scale.models import fit_baseline, whiten
-from mekrr_scale.pipeline import FitPlan, KernelPlan, LandmarkPlan, RowPlan, Validation, evaluate_store, fit
+from mekrr_scale.models import Model, fit_baseline, whiten
+from mekrr_scale.pipeline import FitPlan, KernelPlan, LandmarkPlan, RowPlan, Validation, evaluate, evaluate_store, fit
 from mekrr_scale.regression import Execution, assign_folds
 from mekrr_scale.solvers import Direct, Falkon, PanelPreconditioner, direct_work, preconditioners
 from mekrr_scale.store import FeatureStore, deal
+from mekrr_scale.structures import read_structures
 
 RIDGES = (1e-8, 1e-6, 1e-4)
 PLAN = FitPlan(
@@ -113,7 +113,7 @@ def check_choices(group: Group, path: Path) -> None:
         assert torch.equal(mine.matrix, other.matrix)
 
 
-def check_fits(group: Group, path: Path) -> None:
+def check_fits(group: Group, path: Path) -> Model:
     """Whole fits: Falkon bit by bit, Direct to 1e-8; uncertainties, cross-validation and evaluation."""
     falkon = replace(PLAN, solver=Falkon(RIDGES, rtol=1e-12, max_steps=60))
     # the second keeps most rows in a scratch file
@@ -140,7 +140,22 @@ def check_fits(group: Group, path: Path) -> None:
         assert abs(mine[name] - value) <= 1e-9 * abs(value)
     bits = together.model.coefficients.view(torch.int64)
     assert int(group.maximum(bits.clone()).eq(bits).all())  # every rank has the same model
-    assert RowKind.FORCE in RowKind
+    return together.model
+
+
+def check_evaluation(group: Group, model: Model, file: Path) -> None:
+    """On a file of structures: each rank predicts its own, and all know the errors of all."""
+    alone = evaluate(model, read_structures(file), uncertainty=True)
+    for structures in (read_structures(file), list(read_structures(file))[:1]):  # one structure: ranks with nothing
+        found = evaluate(model, structures, uncertainty=True, group=group)
+        assert len(set(group.gather_json(found.metrics()["energy_rmse"]))) == 1
+        if len(found.energy) == 1:
+            assert found.metrics()["structures"] == 1
+            continue
+        assert sorted(found.energy.tolist()) == sorted(alone.energy.tolist())
+        assert found.forces.shape == alone.forces.shape
+        for name, value in {**alone.metrics(), **alone.coverage()}.items():
+            assert abs({**found.metrics(), **found.coverage()}[name] - value) <= 1e-5 * abs(value), name
 
 
 def check_large(group: Group, path: Path) -> None:
@@ -166,7 +181,7 @@ def main() -> None:
     check_collectives(group)
     check_panels(group)
     check_choices(group, path)
-    check_fits(group, path)
+    check_evaluation(group, check_fits(group, path), Path(sys.argv[2]))
     check_large(group, path)
     group.barrier()
     group.leave()

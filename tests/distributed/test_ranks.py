@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -19,6 +18,7 @@ from mekrr_scale.errors import ConfigError, StoppedError
 from mekrr_scale.models import Model
 from mekrr_scale.store import FeatureStore, deal, finalize
 from tests import reference
+from tests.distributed.paused import wait_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,9 +74,9 @@ def finish(processes, timeout=240):
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])
-def test_ranks_together_make_what_one_process_makes_alone(store, size):
+def test_ranks_together_make_what_one_process_makes_alone(store, toy_file, size):
     """See tests/distributed/ranks.py; with four ranks some own no shard."""
-    for out, err, code in finish(start(["tests.distributed.ranks", str(store)], size)):
+    for out, err, code in finish(start(["tests.distributed.ranks", str(store), str(toy_file)], size)):
         assert code == 0, out + err
 
 
@@ -86,6 +86,11 @@ def arguments(store, output, *more):
         *("--length-scale", "2x", "--ridge", "1e-8,1e-6", "--force-weight", "0.01", "--validate", "3"),
         *("--baseline", "composition", *more),
     ]
+
+
+def held(folder, number, command):
+    """The same, which waits in a folder after it has kept that many states; see tests/distributed/paused.py."""
+    return ["tests.distributed.paused", "state", str(number), str(folder), *command[1:]]
 
 
 FALKON = ("--solver", "falkon", "--checkpoint-interval", "0")
@@ -147,13 +152,15 @@ def test_a_rank_that_fails_ends_the_job_with_its_own_error(store, tmp_path):
 
 
 def test_a_lost_rank_is_noticed(store, tmp_path):
-    first, second = start(arguments(store, tmp_path / "m.mekrr", *FALKON, "--timeout", "20"), 2)
-    while not (tmp_path / "m.mekrr.checkpoint").exists() and first.poll() is None:
-        time.sleep(0.01)
+    """It is killed while the first one keeps a state, with collectives still to come."""
+    given = held(tmp_path, 2, arguments(store, tmp_path / "m.mekrr", *FALKON, "--timeout", "20"))
+    first, second = start(given, 2)
+    wait_for(tmp_path / "there-0", [first, second])
     second.kill()
+    (tmp_path / "go").touch()
     done = finish([first, second])
-    assert done[0][2] in {0, 9}, done  # 0: it was past the last collective
-    assert done[0][2] == 0 or "lost the others" in " ".join(done[0][1].split())
+    assert done[0][2] == 9, done
+    assert "lost the others" in " ".join(done[0][1].split())
 
 
 @pytest.mark.parametrize("point", ["collective", "progress"])
@@ -204,18 +211,22 @@ def test_ranks_that_were_given_different_things_do_no_work(store, tmp_path, othe
 
 @pytest.mark.parametrize("solver", ["falkon", "direct"])
 def test_killed_or_stopped_fits_go_on_and_give_the_same_bits(store, tmp_path, solver, alone):
-    """SIGKILL and SIGTERM at random times, restarts with other numbers of ranks for Falkon."""
-    output, clock = tmp_path / "m.mekrr", random.Random(solver)
+    """SIGKILL and SIGTERM where a state has been kept, restarts with other numbers of ranks for Falkon."""
+    output = tmp_path / "m.mekrr"
     options = FALKON if solver == "falkon" else ("--checkpoint-interval", "0")
-    for attempt in range(4):
-        processes = start(arguments(store, output, *options), 1 + attempt % 2 if solver == "falkon" else 2)
-        while not (tmp_path / "m.mekrr.checkpoint").exists() and processes[0].poll() is None:
-            time.sleep(0.005)
-        time.sleep(0.2 * clock.random())
+    for attempt, number in enumerate((3, 2, 1, 4) if solver == "falkon" else (2, 1, 1)):
+        point = tmp_path / f"{attempt}"
+        point.mkdir()
+        size = 1 + attempt % 2 if solver == "falkon" else 2
+        processes = start(held(point, number, arguments(store, output, *options)), size)
+        wait_for(point / "there-0", processes)
+        asked = attempt == 1
         for process in processes:
-            process.send_signal(signal.SIGTERM if attempt == 1 else signal.SIGKILL)
-        for _, err, code in finish(processes):
-            assert code in {0, 75, -9, 9} or (code == -15 and attempt == 1), err
+            process.send_signal(signal.SIGTERM if asked else signal.SIGKILL)
+        (point / "go").touch()
+        done = finish(processes)
+        assert [code for *_, code in done] == [75 if asked else -9] * size, done
+        assert list((tmp_path / "m.mekrr.checkpoint").glob("*.safetensors"))
     done = finish(start(arguments(store, output, *options), 2))
     assert done[0][2] == 0, done
     found = Model.load(output).coefficients
@@ -226,17 +237,25 @@ def test_killed_or_stopped_fits_go_on_and_give_the_same_bits(store, tmp_path, so
     assert torch.equal(found, Model.load(tmp_path / "again.mekrr").coefficients)
 
 
-def test_a_stop_signal_keeps_the_state_and_tells_so(store, tmp_path):
-    """Exit code 75 and a marker: what a batch script requeues by."""
-    (process,) = start(arguments(store, tmp_path / "m.mekrr", *FALKON), 1)
-    while not (tmp_path / "m.mekrr.checkpoint").exists() and process.poll() is None:
-        time.sleep(0.001)
-    process.send_signal(signal.SIGUSR1)
+@pytest.mark.parametrize("way", ["signal", "file"])
+def test_a_fit_that_is_asked_to_stop_keeps_its_state_and_tells_so(store, tmp_path, way):
+    """Exit code 75 and a marker: what a batch script requeues by. A file needs no way to the ranks."""
+    kept = tmp_path / "kept"
+    given = held(tmp_path, 2, arguments(store, tmp_path / "m.mekrr", *FALKON, "--checkpoint", str(kept)))
+    (process,) = start(given, 1)
+    wait_for(tmp_path / "there-0", [process])
+    if way == "signal":
+        process.send_signal(signal.SIGUSR1)
+    else:
+        (kept / "stop").touch()
+        time.sleep(1.1)  # a fit looks for it once in a second
+    (tmp_path / "go").touch()
     ((_, err, code),) = finish([process])
-    if code == 0:
-        pytest.skip("the fit was faster than the signal")
     assert code == 75, err
     assert "run the same command again" in " ".join(err.split())
+    assert (kept / "stopped").exists()
+    assert list(kept.glob("*.safetensors"))
+    assert not (tmp_path / "m.mekrr").exists()
 
 
 def test_sums_do_not_depend_on_order_or_grouping():
@@ -293,19 +312,6 @@ def test_a_restart_by_torchrun_goes_on_unless_the_job_was_asked_to_stop(tmp_path
         else:
             kept.begin()
             assert not (tmp_path / marker).exists()
-
-
-def test_a_file_asks_a_fit_to_stop(store, tmp_path):
-    """What a batch script does before its time limit: no signal has to find its way to the ranks."""
-    kept = tmp_path / "kept"
-    (process,) = start(arguments(store, tmp_path / "m.mekrr", *FALKON, "--checkpoint", str(kept)), 1)
-    while not kept.exists() and process.poll() is None:
-        time.sleep(0.001)
-    if kept.exists():
-        (kept / "stop").touch()
-    ((_, err, code),) = finish([process])
-    assert code in {0, 75}, err  # 0: it was done before it looked
-    assert code == 0 or (kept / "stopped").exists()
 
 
 def test_signals_wait_only_where_a_state_can_be_kept():

@@ -221,6 +221,18 @@ def test_another_grouping_is_not_taken_for_the_same_work(tmp_path, toy_file, spe
     assert len(batch.groups.unique()) == 6  # the newer ones
 
 
+def strained_features(backbone, atoms, i, j, step=1e-5):
+    """Slopes of the features along a component of Voigt's strain, by differences."""
+    ends = []
+    for sign in (1, -1):
+        moved, strain = atoms.copy(), np.eye(3)
+        strain[i, j] += sign * step / 2
+        strain[j, i] += sign * step / 2
+        moved.set_cell(atoms.cell.array @ strain, scale_atoms=True)
+        ends.append(backbone.features(moved))
+    return (ends[0] - ends[1]) / (2 * step)
+
+
 def test_tangents_and_labels_in_the_store(store, toy_structures, spec):
     """Stored tangents are finite differences of features, stored labels -u.F and V sigma:eps."""
     from mekrr_scale.backbones import load_backbone
@@ -240,25 +252,15 @@ def test_tangents_and_labels_in_the_store(store, toy_structures, spec):
             assert int((kinds == 2).sum()) == (6 if atoms.pbc.any() else 0)
             if not atoms.pbc.any():
                 continue
-            # strain xx: features under a stretched cell
-            for sign_rows in [(0, 2)]:
-                step = 1e-5
-                ends = []
-                for sign in (1, -1):
-                    moved = atoms.copy()
-                    stretch = np.eye(3)
-                    stretch[0, 0] += sign * step
-                    moved.set_cell(atoms.cell.array @ stretch, scale_atoms=True)
-                    ends.append(backbone.features(moved))
-                expected = (ends[0] - ends[1]) / (2 * step)
-                assert sign_rows
-            for run, source in zip(batch.runs, batch.sources, strict=True):
-                a, b = int(run.ptr[i]), int(run.ptr[i + 1])
-                found = run.tangents.features[run.tangents.ptr[i] : run.tangents.ptr[i + 1]].reshape(10, b - a, 16)[4]
-                torch.testing.assert_close(found, expected[source[a:b]], rtol=1e-5, atol=1e-7)
             stress = read_labels(atoms, LabelKeys()).stress
-            assert float(labels.label[part][4]) == pytest.approx(atoms.get_volume() * stress[0])
-            assert float(labels.label[part][9]) == pytest.approx(atoms.get_volume() * stress[5])
+            for k, pair in enumerate(((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))):
+                expected = strained_features(backbone, atoms, *pair)
+                for run, source in zip(batch.runs, batch.sources, strict=True):
+                    a, b = int(run.ptr[i]), int(run.ptr[i + 1])
+                    rows = run.tangents.features[run.tangents.ptr[i] : run.tangents.ptr[i + 1]]
+                    found = rows.reshape(10, b - a, 16)[4 + k]
+                    torch.testing.assert_close(found, expected[source[a:b]], rtol=1e-5, atol=1e-7)
+                assert float(labels.label[part][4 + k]) == pytest.approx(atoms.get_volume() * stress[k])
     assert strains == 36
 
 
@@ -317,7 +319,22 @@ def test_cross_validation_is_honest(store, small_plan, toy_structures):
     torch.testing.assert_close(report.reference, energies - references)
 
 
-def test_several_alphas_cost_one_pass_and_change_nothing(store, small_plan):
+def test_several_alphas_cost_one_pass(store, small_plan, monkeypatch):
+    """Passes over the store are counted; without room for the sweep's matrices every alpha costs some."""
+    passes, begin = [], FeatureStore.__iter__
+    monkeypatch.setattr(FeatureStore, "__iter__", lambda self: (passes.append(self.path), begin(self))[1])
+
+    def counted(*alphas, **execution):
+        passes.clear()
+        fit(store, replace(small_plan, kernel=KernelPlan(length_scales="2x", alphas=alphas), **execution))
+        return len(passes)
+
+    assert counted(0.5, 1.0) == counted(0.5, 0.8, 1.0)
+    small = {"execution": Execution(memory=0)}
+    assert counted(0.5, 1.0, **small) < counted(0.5, 0.8, 1.0, **small)
+
+
+def test_several_alphas_in_one_sweep_change_nothing(store, small_plan):
     """The sweep gives what a fit of each alpha gives; without room for its matrices each is fitted alone."""
     plan = replace(small_plan, kernel=KernelPlan(length_scales="2x", alphas=(0.0, 0.5, 0.8, 1.0)))
     swept = fit(store, plan)
