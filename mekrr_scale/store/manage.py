@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -97,8 +97,7 @@ def merge(sources: Sequence[Path | str], target: Path | str, on_duplicate: OnDup
         stores[0].header.require(store.header, str(store.path))
     infos = {info.path: info for store in stores for info in store.shards}
     target = _new_folder(target, lambda item: item.info.path in infos)
-    if _finished(target) and {path.name.removesuffix(SIDECAR) for path in sidecars_in(target)} != infos.keys():
-        raise _taken(target)
+    _require_same(target, infos.keys() if _finished(target) else None)
     excluded: dict[str, set[int]] = {}
     for store in stores:
         for info in store.shards:
@@ -159,8 +158,7 @@ def repack(
         flush()
     if not count:
         raise StoreError("no structure is left to write; loosen the filter")
-    if finished and {path.name.removesuffix(SIDECAR) for path in sidecars_in(writer.folder)} != names:
-        raise _taken(writer.folder)
+    _require_same(writer.folder, names if finished else None)
     listed = [Sidecar.read(path) for path in sidecars_in(writer.folder)]
     kept = _Kept(on_duplicate=store.on_duplicate, incomplete=store.incomplete)
     return _published(writer.folder, listed, kept, f"mekrr-scale store repack {source} -o {target}")
@@ -306,6 +304,12 @@ def _new_folder(path: Path | str, own: Callable[[Sidecar], bool]) -> Path:
 
 def _finished(folder: Path) -> bool:
     return (folder / MANIFEST).exists()
+
+
+def _require_same(folder: Path, shards: Collection[str] | None) -> None:
+    """Refuse a finished store that has other shards than those to come; None: it is not finished."""
+    if shards is not None and {path.name.removesuffix(SIDECAR) for path in sidecars_in(folder)} != set(shards):
+        raise _taken(folder)
 
 
 def _taken(folder: Path) -> StoreError:

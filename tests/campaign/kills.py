@@ -8,13 +8,14 @@ which some of the kills tear. Each run is a fork of this process.
 
 from __future__ import annotations
 
+import importlib
 import os
 import resource
 import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,13 +55,15 @@ class Points:
         sys.addaudithook(self.hook)
 
     def hook(self, event: str, arguments: tuple[object, ...]) -> None:
-        opened = event == "open" and isinstance(arguments[2], int) and bool(arguments[2] & (os.O_WRONLY | os.O_RDWR))
+        flags = arguments[2] if event == "open" and isinstance(arguments[2], int) else 0
+        opened = bool(flags & (os.O_WRONLY | os.O_RDWR))
         if not (opened or event in _EVENTS) or not isinstance(arguments[0], str | os.PathLike):
             return
         path = os.path.abspath(os.fspath(arguments[0]))
         if path.startswith(self.folder):
             self.point()
-            self.written = (path, os.path.getsize(path) if os.path.exists(path) else 0) if opened else None
+            kept = os.path.getsize(path) if os.path.exists(path) and not flags & os.O_TRUNC else 0
+            self.written = (path, kept) if opened else None
 
     def point(self) -> None:
         self.seen += 1
@@ -135,7 +138,7 @@ SCENARIOS = (
     Scenario("finetune", ((f"finetune data.xyz -o out.pt --backbone schnet --checkpoint schnet.pt {_TRAIN}",),),
              _TRAINED),
     Scenario("distill", (("distill --teacher model.mekrr --unlabelled data.xyz --student schnet-tiny --steps 2 "
-                          "--rattle 1 --landmarks 8 --json d.json -o out.pt",),),
+                          "--rattle 0.1 --landmarks 8 --json d.json -o out.pt",),),
              (("out.pt", "backbone"), ("d.json", "report"))),
     Scenario("curve", (("curve data.xyz --test data.xyz -o out --sizes 4,8 --repeats 1 --variants "
                         "scratch:schnet-tiny --steps 1 --lr 1e-3",),), (("out", "curve"),)),
@@ -182,15 +185,22 @@ class _Case:
         yield from (f"{name} is left over" for name in _lasting(self.folder) - self.names)
 
 
-def campaign(base: Path, kills: int, seed: int = 0, only: Iterable[str] = ()) -> dict[str, Found]:
-    """Kill every scenario so often.
+def warm(base: Path) -> None:
+    """Load once what each fork would load."""
+    import matplotlib.pyplot  # noqa: F401
 
-    Args:
-        base: a folder as ``place.made`` fills it.
-        only: names of scenarios; all by default.
-    """
-    names = set(only)
-    return {each.name: killed(each, base, kills, seed) for each in SCENARIOS if not names or each.name in names}
+    import data_tools.__main__
+    from mekrr_scale.backbones import load_backbone
+    from mekrr_scale.cli.app import PLACES, command
+
+    for name in ("pipeline", "simulation", "transfer", "report", "models", "backbones", "store", "structures"):
+        face = importlib.import_module(f"mekrr_scale.{name}")
+        for each in face.__all__:
+            getattr(face, each)
+    for name in PLACES:
+        command(name)
+    load_backbone("schnet", checkpoint=str(base / "schnet.pt"))
+    assert data_tools.__main__.app
 
 
 def killed(scenario: Scenario, base: Path, kills: int, seed: int = 0) -> Found:
@@ -208,14 +218,16 @@ def killed(scenario: Scenario, base: Path, kills: int, seed: int = 0) -> Found:
     case.names = _lasting(case.folder)
     generator = np.random.default_rng(seed)
     copied(ready, case.folder)
-    while found.kills.total() < kills:
-        last, how = _next(found, generator)
+    for trial in range(5 * kills):
+        if found.kills.total() == kills:
+            break
+        last, how = int(generator.integers(found.points)) + 1, HOW[trial % len(HOW)]
         where = f"{scenario.name}, {how} at {last} of {found.points}"
         _, codes = attempt(scenario, case.folder, last, how)
         if not codes <= {0} | CODES[how]:
             found.faults.append(f"{where}: ended with {codes}: {said(case.folder)}")
         found.faults += [f"{where}: {fault}" for fault in case.after_kill()]
-        found.kills[how] += 1
+        found.kills[how] += codes != {0}  # after a kill there are fewer points
         if codes != {0} and generator.random() < 0.4:  # the next one meets what this one left
             continue
         if (codes := attempt(scenario, case.folder)[1]) != {0}:
@@ -224,10 +236,6 @@ def killed(scenario: Scenario, base: Path, kills: int, seed: int = 0) -> Found:
             found.faults += [f"{where}, run again: {fault}" for fault in case.at_end()]
         copied(ready, case.folder)
     return found
-
-
-def _next(found: Found, generator: np.random.Generator) -> tuple[int, str]:
-    return int(generator.integers(found.points)) + 1, HOW[found.kills.total() % len(HOW)]
 
 
 def _read(kind: str, path: Path) -> object:
@@ -339,6 +347,7 @@ def _child(words: Sequence[str], folder: Path, log: Path, points: Points, writin
         program = _program(words)
         points.watch()
         program()
+        code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
     except BaseException:
