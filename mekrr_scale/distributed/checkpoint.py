@@ -85,6 +85,11 @@ class _Family:
     trouble: str = ""  # why the last state could not be written
     release: Callable[[], object] | None = None  # gives the lock back
 
+    @property
+    def name(self) -> str:
+        """Tells the problem from others, whatever its parts say of themselves."""
+        return xxhash.xxh3_128_hexdigest(json.dumps(self.problems[:1], sort_keys=True).encode())
+
 
 @dataclass
 class Checkpoint:
@@ -162,7 +167,10 @@ class Checkpoint:
         path = self._path(name)
         self._family.paths.add(path)
         tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.tensors.items()}
-        texts = {"identity": json.dumps(self.identity, sort_keys=True), "values": json.dumps(state.values)}
+        texts = {
+            "identity": json.dumps(self.identity, sort_keys=True), "values": json.dumps(state.values),
+            "family": self._family.name,
+        }  # fmt: skip
         header = {**texts, "seal": _digest(tensors, texts)}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -274,8 +282,12 @@ class Checkpoint:
             return True
         try:
             with safe_open(path, "pt") as file:
-                found = json.loads((file.metadata() or {})["identity"])
-            return any(_within(problem, found) for problem in self._family.problems)
+                header = file.metadata() or {}
+                found = json.loads(header["identity"])
+            # a part may call something by a name that the problem has for something else
+            return header.get("family") == self._family.name or any(
+                _within(problem, found) for problem in self._family.problems
+            )
         except (OSError, SafetensorError, ValueError, KeyError, TypeError):  # somebody else's
             return False
 
@@ -332,9 +344,11 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]] | None:
     except (OSError, SafetensorError, ValueError):
         return None
     texts = {key: header.get(key, "") for key in ("identity", "values")}
-    if header.get("seal") == _digest(tensors, texts) and all(_is_document(text) for text in texts.values()):
+    plain = all(_is_document(text) for text in texts.values())
+    family = {"family": header["family"]} if "family" in header else {}
+    if header.get("seal") == _digest(tensors, texts | family) and plain:
         return header, tensors
-    if header.get("xxh3") != _digest(tensors, {}) or not all(_is_document(text) for text in texts.values()):
+    if header.get("xxh3") != _digest(tensors, {}) or not plain:
         return None
     warn_unsealed(path)
     return header, tensors

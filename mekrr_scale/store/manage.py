@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -80,7 +80,8 @@ def has_rivals(folder: Path | str, part: Part) -> bool:
 def merge(sources: Sequence[Path | str], target: Path | str, on_duplicate: OnDuplicate = "error") -> FeatureStore:
     """Join finished stores of the same kind in a new folder; shards are linked where possible.
 
-    A geometry counts once, as in ``finalize``; what the stores leave out stays left out.
+    A geometry counts once, as in ``finalize``; what the stores leave out stays left out. A merge that was killed goes
+    on when it is given again, also where all that was missing was its end.
 
     Args:
         on_duplicate: where labels of a geometry differ between sources: ``error``, take the ``newest``, or ``keep``
@@ -96,6 +97,7 @@ def merge(sources: Sequence[Path | str], target: Path | str, on_duplicate: OnDup
         stores[0].header.require(store.header, str(store.path))
     infos = {info.path: info for store in stores for info in store.shards}
     target = _new_folder(target, lambda item: item.info.path in infos)
+    _require_same(target, infos.keys() if _finished(target) else None)
     excluded: dict[str, set[int]] = {}
     for store in stores:
         for info in store.shards:
@@ -126,7 +128,9 @@ def repack(
     store = FeatureStore(Path(source))
     name = f"repack {store.id[:16]}"
     writer = ShardWriter(_new_folder(target, lambda item: item.info.input == name), store.header)
+    finished = _finished(writer.folder)  # by the same call, whose end a kill may have cut off; else it is refused
     pending: list[StructureRecord] = []
+    names: set[str] = set()
     size = 0
 
     def flush() -> None:
@@ -134,8 +138,11 @@ def repack(
         key = xxhash.xxh3_128()
         for record in pending:
             key.update(record.id.to_bytes(8, "little"))
-        start = pending[0].index
-        writer.write(pending, name, key.hexdigest(), start, pending[-1].index + 1)
+        names.add(shard := writer.name(key.hexdigest()))
+        if finished and not (writer.folder / shard).exists():
+            raise _taken(writer.folder)
+        if not writer.published(key.hexdigest()):
+            writer.write(pending, name, key.hexdigest(), pending[0].index, pending[-1].index + 1)
         pending, size = [], 0
 
     count = 0
@@ -151,6 +158,7 @@ def repack(
         flush()
     if not count:
         raise StoreError("no structure is left to write; loosen the filter")
+    _require_same(writer.folder, names if finished else None)
     listed = [Sidecar.read(path) for path in sidecars_in(writer.folder)]
     kept = _Kept(on_duplicate=store.on_duplicate, incomplete=store.incomplete)
     return _published(writer.folder, listed, kept, f"mekrr-scale store repack {source} -o {target}")
@@ -266,13 +274,30 @@ def _new_folder(path: Path | str, own: Callable[[Sidecar], bool]) -> Path:
         own: whether a shard that lies there already, of a job that was cut off, is one of those to come.
     """
     folder = Path(path)
-    if (folder / MANIFEST).exists():
-        raise StoreError(f"{folder} is a finished store already; name a new folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"cannot create the store {folder}: {error}; choose a folder you may write to") from error
-    for sidecar in sidecars_in(folder):
+    sidecars = sidecars_in(folder)
+    if _finished(folder) and not sidecars:
+        raise _taken(folder)
+    for sidecar in sidecars:
         if not own(Sidecar.read(sidecar)):
+            if _finished(folder):
+                raise _taken(folder)
             raise StoreError(f"{folder} holds shards of something else ({sidecar.name}); name a new folder")
     return folder
+
+
+def _finished(folder: Path) -> bool:
+    return (folder / MANIFEST).exists()
+
+
+def _require_same(folder: Path, shards: Collection[str] | None) -> None:
+    """Refuse a finished store that has other shards than those to come; None: it is not finished."""
+    if shards is not None and {path.name.removesuffix(SIDECAR) for path in sidecars_in(folder)} != set(shards):
+        raise _taken(folder)
+
+
+def _taken(folder: Path) -> StoreError:
+    return StoreError(f"{folder} is a finished store already; name a new folder")

@@ -1,4 +1,4 @@
-"""The long campaign: ``python -m tests.campaign``; ends with code 1 if anything was not as it should be.
+"""The long campaign: ``python -m tests.campaign [damage|calls|kills]``; ends with code 1 where anything went wrong.
 
 The tables are those of docs/reliability.md.
 """
@@ -13,21 +13,33 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.campaign import damage, inputs
+from tests.campaign import damage, inputs, kills
 from tests.campaign.place import copied, made
 
 
 def main() -> int:
-    """Run both parts, print the tables; returns the exit code."""
+    """Run the parts that are asked for, print the tables; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=("damage", "calls", "kills", []), help="by default all")
     parser.add_argument("--flips", type=int, default=250, help="times that each kind of file is damaged")
     parser.add_argument("--options", type=int, default=260, help="bad values of options that are drawn")
     parser.add_argument("--calls", type=int, default=10**6, help="bad inputs and options at most")
+    parser.add_argument("--kills", type=int, default=15, help="of each command")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+
+    def asks(part: str) -> bool:
+        return not given.parts or part in given.parts
+
     with tempfile.TemporaryDirectory() as folder:
         whole = made(Path(folder) / "whole")
-        faults = _damage(whole, given.flips, given.seed) + _inputs(whole, given.options, given.calls, given.seed)
+        faults: list[str] = []
+        if asks("damage"):
+            faults += _damage(whole, given.flips, given.seed)
+        if asks("calls"):
+            faults += _inputs(whole, given.options, given.calls, given.seed)
+        if asks("kills"):
+            faults += _kills(whole, given.kills, given.seed)
     for line in faults:
         print(f"FAULT {line}")
     return int(bool(faults))
@@ -47,7 +59,7 @@ def _damage(whole: Path, cases: int, seed: int) -> list[str]:
 
 
 def _inputs(whole: Path, options: int, most: int, seed: int) -> list[str]:
-    _imported()
+    kills.warm(whole)
     from mekrr_scale.cli import main as program
 
     begin = time.monotonic()
@@ -73,14 +85,22 @@ def _inputs(whole: Path, options: int, most: int, seed: int) -> list[str]:
     return bad
 
 
-def _imported() -> None:
-    """What the commands load, once for all forks."""
-    import importlib
-
-    for name in ("pipeline", "simulation", "transfer", "report", "models", "backbones", "store", "structures"):
-        face = importlib.import_module(f"mekrr_scale.{name}")
-        for each in face.__all__:
-            getattr(face, each)
+def _kills(whole: Path, times: int, seed: int) -> list[str]:
+    kills.warm(whole)
+    begin = time.monotonic()
+    ways = tuple(dict.fromkeys(kills.HOW))
+    print(f"\n| command | points | killed | {' | '.join(ways)} | faults |")
+    print(f"|---|---|---|{'---|' * len(ways)}---|")
+    bad, total = [], 0
+    for scenario in kills.SCENARIOS:
+        found = kills.killed(scenario, whole, times, seed)
+        died = [str(found.kills[how]) for how in ways]
+        total += found.kills.total()
+        bad += found.faults
+        row = (f"`{scenario.name}`", str(found.points), str(found.kills.total()), *died, str(len(found.faults)))
+        print(f"| {' | '.join(row)} |", flush=True)
+    print(f"\n{total} kills, {len(bad)} faults, {time.monotonic() - begin:.0f} s")
+    return bad
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ IDENTITY = {"problem": "campaign", "ridge": 0.125}
 CURVE = {"sizes": (4,), "variants": (Variant.parse("scratch:schnet-tiny"),), "repeats": 1, "rates": (1e-3,)}
 
 
-def structures(count: int = 12) -> list[Atoms]:
+def structures(count: int = 24) -> list[Atoms]:
     """Molecules and cells with labels."""
     generator = np.random.default_rng(0)
     found = []

@@ -83,13 +83,17 @@ def grow(data: FitData, kept: Checkpoint, frame: Model | None, run: Run) -> tupl
     return Candidate(moved, solution, line), replace(sums, moments=moments, shards=sorted(present | done))
 
 
-def keep(sums: Sums, kept: Checkpoint) -> None:
-    """Write the sums; called by one rank. The model is made already, and is not lost when they cannot be written."""
+def keep(sums: Sums, kept: Checkpoint, begun: bool) -> None:
+    """Write the sums; called by one rank. The model is made already, and is not lost when they cannot be written.
+
+    Args:
+        begun: whether the basis is new; one that a killed run left without any sums counts for nothing.
+    """
     assert sums.moments is not None
     frame = kept.folder / _FRAME
     try:
         kept.folder.mkdir(parents=True, exist_ok=True)
-        if not frame.exists():
+        if begun:
             sums.frame.save(frame)
     except (OSError, ModelError) as error:
         warnings.warn(f"the sums could not be kept in {kept.folder}: {error}", RuntimeWarning, stacklevel=2)
@@ -103,7 +107,8 @@ def keep(sums: Sums, kept: Checkpoint) -> None:
 def frame_in(folder: Path) -> Model | None:
     """The model that fixes the basis of the sums in a folder; None if there are none yet."""
     path = folder / _FRAME
-    return Model.load(path) if path.exists() else None
+    begun = path.exists() and any(folder.glob(f"{_SUMS}*.safetensors"))  # the frame is written before them
+    return Model.load(path) if begun else None
 
 
 def _moved(problem: Problem, shift: torch.Tensor) -> Problem:

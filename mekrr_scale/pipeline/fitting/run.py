@@ -114,11 +114,12 @@ def _grown(data: FitData, folder: Path, run: Run) -> FitReport:
     del what["stores"]
     kept = Checkpoint(folder, what, data.group, stop=StopSignals() if run.checkpoint is None else run.checkpoint.stop)
     run.progress.stage("fit", data.n_rows)
-    found, sums = grow(data, kept, frame_in(folder), run)
+    frame = frame_in(folder)
+    found, sums = grow(data, kept, frame, run)
     if found.solution.result is not Result.SUCCESS:
         raise SolverError(found.solution.result.value)
     if data.group.rank == 0:
-        keep(sums, kept)
+        keep(sums, kept, begun=frame is None)
         kept.part("pass", {}).remove()
     nothing = torch.zeros(0, dtype=torch.float64)
     return _report(found, [found.tried], data, HeldOut(nothing, nothing), None, [])
