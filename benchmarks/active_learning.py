@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from benchmarks.data import ROOT, Subset, store, table
+from benchmarks.data import ROOT, Subset, store
+from benchmarks.measuring import table
 from mekrr_scale.pipeline import FitPlan, KernelPlan, LandmarkPlan, RowPlan, evaluate_store, fit
 from mekrr_scale.simulation import choose
 

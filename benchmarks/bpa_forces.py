@@ -2,19 +2,24 @@
 
 import time
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import ase.io
 import numpy as np
+from ase import Atoms
 
-from benchmarks.data import CACHE, structures, table
+from benchmarks import kept
+from benchmarks.data import apart, extracted, structures
+from benchmarks.measuring import table
 from mekrr_scale.backbones import BackboneSpec, load_backbone
 from mekrr_scale.models import Potential
-from mekrr_scale.pipeline import ExtractPlan, FitPlan, KernelPlan, LandmarkPlan, RowPlan, evaluate, extract, fit
+from mekrr_scale.pipeline import ExtractPlan, FitPlan, KernelPlan, LandmarkPlan, RowPlan, evaluate, fit
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.structures import read_structures
 
+FILE = "mol_3bpa/train_300K.xyz.xz"
 SPEC = BackboneSpec("sevennet")
 PLAN = FitPlan(
     kernel=KernelPlan(length_scales="4x"),
@@ -29,31 +34,50 @@ def sized(plan: FitPlan, count: int) -> FitPlan:
     return replace(plan, landmarks=replace(plan.landmarks, count=count))
 
 
-def frames(count: int, test: bool = False) -> Path:
-    """The first frames of a random order of the file, or its last hundred."""
-    path = CACHE / "3bpa" / ("test.xyz" if test else f"{count}.xyz")
+TESTED = 100
+
+
+def frames(count: int) -> Path:
+    """The first frames of a random order of the file, none of them among its last hundred."""
+    return _written(str(count), _ordered(structures(FILE))[:-TESTED][:count], count)
+
+
+def test_frames() -> Path:
+    """The last hundred frames of that order, which no fit sees."""
+    return _written("test", _ordered(structures(FILE))[-TESTED:], TESTED)
+
+
+@cache
+def _ordered(path: Path) -> list[Atoms]:
+    """All frames in a random order."""
+    found = list(read_structures(path))
+    ordered = [found[i] for i in np.random.default_rng(0).permutation(len(found))]
+    apart(training=ordered[:-TESTED], test=ordered[-TESTED:])
+    return ordered
+
+
+def _written(name: str, chosen: list[Atoms], wanted: int) -> Path:
+    if len(chosen) < wanted:
+        raise ValueError(f"{structures(FILE)} has {len(chosen)} frames for {name}, not {wanted}")
+    path = kept.folder() / f"3bpa-{kept.key(kept.hashed(structures(FILE)), TESTED)}" / f"{name}.xyz"
     if not path.exists():
-        found = list(read_structures(structures("mol_3bpa/train_300K.xyz.xz")))
-        order = np.random.default_rng(0).permutation(len(found))
         path.parent.mkdir(parents=True, exist_ok=True)
-        ase.io.write(path, [found[i] for i in (order[-100:] if test else order[:count])])
+        ase.io.write(path, chosen)
     return path
 
 
-def store(count: int, derivatives: int | str, dtype: str = "float32") -> tuple[FeatureStore, float]:
-    """Features and tangents of the first frames, and the seconds that they took (0: made before)."""
-    folder = CACHE / "3bpa" / f"{count}-{derivatives}-{dtype}"
-    start = time.perf_counter()
-    taken = 0.0
-    if not (folder / "manifest.json").exists():
-        extract(frames(count), folder, ExtractPlan(SPEC, derivatives=derivatives, dtype=dtype))  # type: ignore[arg-type]
-        taken = time.perf_counter() - start
-    return FeatureStore(folder), taken
+def tangents(count: int, derivatives: int | str, dtype: str = "float32") -> FeatureStore:
+    """Features and tangents of the first frames."""
+    return extracted(frames(count), f"3bpa-{count}-{derivatives}", extraction(derivatives, dtype))[0]
+
+
+def extraction(derivatives: int | str, dtype: str = "float32") -> ExtractPlan:
+    return ExtractPlan(SPEC, derivatives=derivatives, dtype=dtype)  # type: ignore[arg-type]
 
 
 def errors(model: Any, backbone: Any) -> dict[str, float]:
     """On the hundred frames that no fit sees."""
-    return evaluate(Potential(model, backbone), read_structures(frames(0, test=True))).metrics()
+    return evaluate(Potential(model, backbone), read_structures(test_frames())).metrics()
 
 
 def variants() -> list[tuple[str, int, int | str, FitPlan]]:
@@ -94,7 +118,7 @@ def main() -> None:
     backbone = load_backbone(SPEC)
     rows: list[list[object]] = []
     for name, count, derivatives, plan in variants():
-        data, _ = store(count, derivatives)
+        data = tangents(count, derivatives)
         start = time.perf_counter()
         report = fit(data, plan)
         taken = time.perf_counter() - start

@@ -1,48 +1,101 @@
-"""Where benchmarks get their data, and how they measure."""
+"""Where benchmarks get their data: refused where they are absent, kept under keys, apart where one tests the other."""
 
 from __future__ import annotations
 
-import resource
+import os
 import shutil
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import torch
+import xxhash
+from ase import Atoms
 
+from benchmarks import kept
 from mekrr_scale.arrays import FeatureBatch, bounds
 from mekrr_scale.backbones import BackboneSpec
 from mekrr_scale.pipeline import ExtractPlan, extract
 from mekrr_scale.store import FeatureStore, FeatureWriter
+from mekrr_scale.structures import geometry_hash, read_structures
 
-ROOT = Path(__file__).parent.parent
-SHARED = ROOT.parent / "shared" / "data"
-CACHE = ROOT / "build" / "benchmarks"
+ROOT = kept.ROOT
+EXAMPLES = ROOT / "examples"
+
+
+class AbsentDataError(SystemExit):
+    """Data that are not on this machine: a script ends with one line that says how to give them."""
+
+
+class LeakError(ValueError):
+    """A structure in two sets that must be disjoint."""
+
+
+def shared() -> Path:
+    """Folder of the development data: BENCHMARK_DATA, or ../shared/data beside the checkout."""
+    return Path(os.environ.get("BENCHMARK_DATA") or ROOT.parent / "shared" / "data")
 
 
 def structures(name: str) -> Path:
-    """A file of the development data, or the example shipped with the project."""
-    path = SHARED / name
-    if path.exists():
-        return path
-    print(f"{path} is not here; using the shipped example instead", file=sys.stderr)
-    return ROOT / "examples" / "hcoo_cu110" / ("test.xyz.xz" if "val" in name else "train.xyz.xz")
+    """A file of the development data.
+
+    Raises:
+        AbsentDataError: it is not there; nothing else stands in for it.
+    """
+    path = shared() / name
+    if not path.exists():
+        raise AbsentDataError(
+            f"{name} is not in {shared()}: give the folder that holds it, as --data FOLDER or in BENCHMARK_DATA"
+        )
+    return path
+
+
+def extracted(path: Path, name: str, plan: ExtractPlan) -> tuple[FeatureStore, float | None]:
+    """Features of a file, and the seconds that they took, if all of them were computed now."""
+    folder = kept.folder() / f"{name.replace('/', '_')}-{kept.key(plan, kept.hashed(path))}"
+    if (folder / "manifest.json").exists():
+        return FeatureStore(folder), None
+    start = time.perf_counter()
+    report = extract(path, folder, plan)
+    taken = time.perf_counter() - start
+    return FeatureStore(folder), taken if not report.resumed else None
 
 
 def store(name: str, layer: str = "conv3") -> FeatureStore:
-    """CHGNet features of a data set, extracted once."""
-    folder = CACHE / f"{name.replace('/', '_')}-{layer}"
-    if not (folder / "manifest.json").exists():
-        extract(structures(f"{name}.xyz.xz"), folder, ExtractPlan(BackboneSpec("chgnet", layer)))
-    return FeatureStore(folder)
+    """CHGNet features of a data set, energies alone."""
+    plan = ExtractPlan(BackboneSpec("chgnet", layer))
+    return extracted(structures(f"{name}.xyz.xz"), f"{name}-{layer}", plan)[0]
+
+
+def training_and_test(train: str, test: str, layer: str = "conv3") -> tuple[FeatureStore, FeatureStore]:
+    """The same of two data sets of which the second tests the first."""
+    apart(**{name: read_structures(structures(f"{name}.xyz.xz")) for name in (train, test)})
+    return store(train, layer), store(test, layer)
+
+
+def apart(**sets: Iterable[Atoms]) -> None:
+    """Assert that no geometry is in two of the sets.
+
+    Raises:
+        LeakError: with the names of the sets, and the number of structures.
+    """
+    _apart({name: {geometry_hash(atoms) for atoms in frames} for name, frames in sets.items()})
+
+
+def _apart(hashes: dict[str, set[int]]) -> None:
+    for (first, a), (second, b) in combinations(hashes.items(), 2):
+        if a & b:
+            raise LeakError(
+                f"{len(a & b)} structures are both in {first} and in {second}, of which one tests the other"
+            )
 
 
 def synthetic(n: int, atoms: int, dim: int, seed: int = 0, shard_bytes: int = 128 * 1024**2) -> FeatureStore:
     """Structures of random features around a few environments, four species, a smooth energy."""
-    folder = CACHE / f"synthetic-{n}-{atoms}-{dim}-{seed}"
+    folder = kept.folder() / f"synthetic-{n}-{atoms}-{dim}-{kept.key(seed, shard_bytes)}"
     if not (folder / "manifest.json").exists():
         generator = np.random.default_rng(seed)
         centres = generator.normal(size=(4, 8, dim))
@@ -65,43 +118,6 @@ def random_batch(n_structures: int, atoms: int, dim: int, seed: int = 0) -> Feat
     return FeatureBatch.from_atoms(features, torch.full((count,), 29), ptr)
 
 
-def seconds(function: Callable[[], object], repeats: int = 5) -> float:
-    """The best of several runs: the one that the machine disturbed least."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-def peak_mb() -> float:
-    """Peak resident memory of this process, mapped pages included."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def anonymous_mb() -> float:
-    """Resident memory that is not mapped from files."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("RssAnon"):
-            return int(line.split()[1]) / 1024
-    return float("nan")
-
-
-def table(header: list[str], rows: list[list[object]]) -> None:
-    """Print a Markdown table."""
-    print("| " + " | ".join(header) + " |")
-    print("|" + "---|" * len(header))
-    for row in rows:
-        print("| " + " | ".join(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row) + " |")
-    print(flush=True)
-
-
-def exponent(sizes: list[float], values: list[float]) -> float:
-    """Slope of a fit in log-log."""
-    return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
-
-
 @dataclass(frozen=True)
 class Subset:
     """Structures of a store in memory, to be split and written again."""
@@ -110,22 +126,29 @@ class Subset:
     folder: Path
 
     @classmethod
-    def of(cls, source: FeatureStore) -> "Subset":
+    def of(cls, source: FeatureStore) -> Subset:
         items = []
         for batch in source:
             for i in range(batch.n_structures):
                 parts = [(run.z, run.features[run.ptr[i] : run.ptr[i + 1]].clone()) for run in batch.runs]
                 species = torch.cat([torch.full((len(f),), z) for z, f in parts])
                 items.append((species, torch.cat([f for _, f in parts]), float(batch.energy[i])))
-        return cls(items, CACHE / "whole")
+        return cls(items, kept.folder() / "whole")
 
-    def parts(self, part: float, seed: int, name: str) -> tuple["Subset", "Subset"]:
+    def parts(self, part: float, seed: int, name: str) -> tuple[Subset, Subset]:
+        """What is left, and the part that is held out; no structure is in both."""
         order = np.random.default_rng(1000 + seed).permutation(len(self.items)).tolist()
         held = int(part * len(order))
-        return self.take(order[held:], f"{name}-fit"), self.take(order[:held], f"{name}-held")
+        rest, test = self.take(order[held:], f"{name}-fit"), self.take(order[:held], f"{name}-held")
+        _apart({"the part to fit": rest.hashes(), "the part held out": test.hashes()})
+        return rest, test
 
-    def take(self, indices: Sequence[int], name: str) -> "Subset":
-        return Subset([self.items[i] for i in indices], CACHE / "subsets" / name)
+    def take(self, indices: Sequence[int], name: str) -> Subset:
+        return Subset([self.items[i] for i in indices], kept.folder() / "subsets" / name)
+
+    def hashes(self) -> set[int]:
+        """Of species and features: copies of a structure have the same."""
+        return {xxhash.xxh3_64_intdigest(z.numpy().tobytes() + f.numpy().tobytes()) for z, f, _ in self.items}
 
     def batch(self, indices: Sequence[int]) -> FeatureBatch:
         chosen = [self.items[i] for i in indices]

@@ -1,6 +1,7 @@
 """Side by side with franken 0.7.0 on 3BPA: the same SevenNet-0 features, frames and machine.
 
-Needs `pip install franken==0.7.0` beside the extras `sevennet`. A trial is a new (length scale,
+Needs `pip install franken==0.7.0` beside the extras `sevennet`. Each side runs in a process of its own, whose
+first trial is the cold one, and whose further trials are the best of as many on both sides. A trial is a new (length scale,
 alpha, M) with the whole path over ridge and force weight: landmarks, whitening, rows and solves
 here, covariances and solves there. Both sides choose ridge and force weight with the hundred test
 frames' errors left out of sight here (five-fold cross-validation), and in favour of franken by
@@ -8,30 +9,36 @@ those errors themselves.
 """
 
 import importlib.util
+import json
 import logging
+import subprocess
 import sys
+import tempfile
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from benchmarks.bpa_forces import PLAN, SPEC, errors, frames, sized, store
-from benchmarks.data import anonymous_mb, table
+from benchmarks.bpa_forces import PLAN, SPEC, errors, extraction, frames, sized, test_frames
+from benchmarks.data import ROOT
+from benchmarks.measuring import Peak, alike, table
 from mekrr_scale.arrays import ByKind
 from mekrr_scale.backbones import load_backbone
 from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing, fit_transform
 from mekrr_scale.landmarks import Displaced, median_distance
-from mekrr_scale.models import Model, fit_baseline
-from mekrr_scale.pipeline import Validation, fit
+from mekrr_scale.models import fit_baseline
+from mekrr_scale.pipeline import Validation, extract, fit
 from mekrr_scale.regression import Problem, Run, Source
 from mekrr_scale.solvers import direct_work, weight_paths
+from mekrr_scale.store import FeatureStore
+
+REPEATS = 3
 
 
-def franken_trial(count: int, features: int, length_scale: float) -> tuple[float, Callable[[], dict[str, float]], int]:
-    """Seconds of a trial, a function that evaluates its best solution, and the number of solutions."""
+def franken_trials(count: int, features: int) -> dict[str, float]:
+    """Seconds of the first trial and of further ones, peak memory, and errors of the best solution."""
     import numpy as np
     from franken.autotune.script import init_loaders
     from franken.config import GaussianRFConfig, SevennBackboneConfig
@@ -42,44 +49,48 @@ def franken_trial(count: int, features: int, length_scale: float) -> tuple[float
 
     logging.disable(logging.WARNING)
     backbone = SevennBackboneConfig(pretrained_name_to_path("7net-0"))
-    loaders = init_loaders(backbone, frames(count), None, frames(0, test=True))
+    loaders = init_loaders(backbone, frames(count), None, test_frames())
     trainer = RandomFeaturesTrainer(loaders["train"], device="cpu", dtype="float64", save_fmaps=False)
     species = loaders["train"].dataset.num_species  # type: ignore[attr-defined]
-    kernel = GaussianRFConfig(features, length_scale=length_scale)
-    model = FrankenPotential(backbone, kernel, num_species=species, jac_chunk_size=9)
+    kernel = GaussianRFConfig(features, length_scale=16.0)
     grid: dict[str, Any] = {
         "l2_penalty": np.logspace(-11, -6, 6).tolist(),
         "force_weight": np.linspace(0.01, 0.99, 10).tolist(),
     }
-    start = time.perf_counter()
-    logs, weights = trainer.fit(model, grid)
-    taken = time.perf_counter() - start
+    found: list[Any] = []
+    new = [FrankenPotential(backbone, kernel, num_species=species, jac_chunk_size=9) for _ in range(REPEATS + 1)]
 
-    def evaluated() -> dict[str, float]:
-        found = trainer.evaluate(model, loaders["test"], logs, weights, metrics=["energy_MAE", "forces_MAE"])
-        best = min(found, key=lambda log: log.get_metric("forces_MAE", DataSplit.TEST))
-        return {
-            "force_mae": best.get_metric("forces_MAE", DataSplit.TEST),
-            "energy_mae": best.get_metric("energy_MAE", DataSplit.TEST),
-        }
+    def trial() -> None:
+        model = new.pop()  # loaded before: its time is not counted
+        found[:] = [model, *trainer.fit(model, grid)]
 
-    return taken, evaluated, len(logs)
+    with Peak() as peak:
+        ((cold, warm),) = alike([trial], REPEATS)
+    model, logs, weights = found
+    tested = trainer.evaluate(model, loaders["test"], logs, weights, metrics=["energy_MAE", "forces_MAE"])
+    best = min(tested, key=lambda log: log.get_metric("forces_MAE", DataSplit.TEST))
+    errors = {"force_mae": best.get_metric("forces_MAE", DataSplit.TEST), "energy_mae": best.get_metric("energy_MAE", DataSplit.TEST)}  # fmt: skip
+    return {"first": cold, "further": warm, "memory": peak.most, **errors}
 
 
-def trial(count: int, landmarks: int) -> tuple[float, Model]:
-    """A whole fit here: the path and its five-fold cross-validation, which chooses the model."""
+def our_trials(count: int, landmarks: int) -> dict[str, float]:
+    """The same of whole fits here, with the extraction of tangents before the first, and of the path alone."""
     plan = replace(sized(PLAN, landmarks), validation=Validation(uncertainty=False))
-    data, _ = store(count, "all")
-    start = time.perf_counter()
-    report = fit(data, plan)
-    return time.perf_counter() - start, report.model
+    with tempfile.TemporaryDirectory() as folder, Peak() as peak:
+        start = time.perf_counter()
+        extract(frames(count), folder, extraction("all"))
+        taken = time.perf_counter() - start
+        data = FeatureStore(folder)
+        (cold, warm), (_, path) = alike([lambda: fit(data, plan), lambda: path_alone(data, landmarks)], REPEATS)
+        model = fit(data, plan).model
+    tested = errors(model, load_backbone(SPEC))
+    shown = {key: tested[key] for key in ("force_mae", "energy_mae")}
+    return {"extraction": taken, "first": cold, "further": warm, "path": path, "memory": peak.most, **shown}
 
 
-def path_alone(count: int, landmarks: int) -> float:
+def path_alone(data: FeatureStore, landmarks: int) -> None:
     """What a trial is there: landmarks, whitening, rows, and solutions of all ridges and weights on all frames."""
-    data, _ = store(count, "all")
     moved = replace(data, tangents=True)
-    start = time.perf_counter()
     transform = fit_transform(data, "scale-per-species")
     unit = SetKernel(Gaussian(1.0), SpeciesMixing(1.0), "sum", transform)
     kernel = replace(unit, atom=Gaussian(4.0 * median_distance(data, unit.transform, 0)))
@@ -91,37 +102,42 @@ def path_alone(count: int, landmarks: int) -> float:
     found = weight_paths(direct_work.normals(moments, [0]), weights, PLAN.solver.ridges)
     for solution in found.values():
         whitening.coefficients(solution)
-    return time.perf_counter() - start
 
 
 def main() -> None:
     if importlib.util.find_spec("franken") is None:
         print("franken is not installed here; pip install franken==0.7.0 sevenn", file=sys.stderr)
         return
-    warnings.simplefilter("ignore")
-    backbone = load_backbone(SPEC)
-    frames(0, test=True)
     rows: list[list[object]] = []
+    nan = float("nan")
     for count, here, there in ((25, 1000, 1024), (25, 2000, 4096)):
-        _, extraction = store(count, "all")
-        trial(count, here)  # warm: files in the page cache, as they are for every trial but the first
-        taken, model = trial(count, here)
-        path = min(path_alone(count, here) for _ in range(3))
-        found = errors(model, backbone)
-        memory = anonymous_mb()
-        first = extraction + taken if extraction else float("nan")
-        nan = float("nan")
-        name = f"here, M = {here}, path and five folds"
-        rows.append([count, name, first, taken, nan, found["force_mae"], found["energy_mae"], round(memory)])
-        rows.append([count, f"here, M = {here}, path", nan, path, nan, nan, nan, round(memory)])
-        print(*rows[-1], sep=" | ", flush=True)
-        other, evaluated, _ = franken_trial(count, there, 16.0)
-        errors_there = evaluated()
-        ratio = f"{other / path:.0f}; {other / taken:.0f} with folds"
-        name = f"franken, {there} features"
-        figures = [errors_there["force_mae"], errors_there["energy_mae"]]
-        rows.append([count, name, other, other, ratio, *figures, round(anonymous_mb())])
-        print(*rows[-1], sep=" | ", flush=True)
-    print(f"\n{torch.get_num_threads()} threads; seconds, meV/angstrom, meV/atom, MB of anonymous memory\n")
+        ours, theirs = _measured("here", count, here), _measured("franken", count, there)
+        first = ours["extraction"] + ours["first"]
+        whole = [ours["force_mae"], ours["energy_mae"], round(ours["memory"])]
+        rows.append([count, f"here, M = {here}, path and five folds", first, ours["further"], nan, *whole])
+        rows.append([count, f"here, M = {here}, path", nan, ours["path"], nan, nan, nan, round(ours["memory"])])
+        times = f"{theirs['further'] / ours['path']:.0f}; {theirs['further'] / ours['further']:.0f} with folds"
+        ratio = f"{times}; first {theirs['first'] / first:.1f}"
+        figures = [theirs["force_mae"], theirs["energy_mae"], round(theirs["memory"])]
+        rows.append([count, f"franken, {there} features", theirs["first"], theirs["further"], ratio, *figures])
+        for row in rows[-3:]:
+            print(*row, sep=" | ", flush=True)
+    print(
+        f"\n{torch.get_num_threads()} threads; further trials: best of {REPEATS} after the first, on both sides; the first"
+    )
+    print("model here includes its extraction; seconds, meV/angstrom, meV/atom, peak MB of a process\n")
     header = ["frames", "method", "first model", "further trial", "times ours", "force MAE", "energy MAE", "memory"]
     table(header, rows)
+
+
+def _measured(side: str, count: int, size: int) -> dict[str, float]:
+    """In a process of its own: neither side pays for, or finds warm, what the other has loaded."""
+    command = [sys.executable, "-m", "benchmarks.franken_comparison", side, str(count), str(size)]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    run = {"here": our_trials, "franken": franken_trials}[sys.argv[1]]
+    print(json.dumps(run(int(sys.argv[2]), int(sys.argv[3]))))

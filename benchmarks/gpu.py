@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.data import table
+from benchmarks.measuring import table
 from mekrr_scale.arrays import DirectionLabels, FeatureBatch, Landmarks, RowKind, SpeciesRun, Tangents, bounds
 from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing, Transform
 from mekrr_scale.models import Baseline

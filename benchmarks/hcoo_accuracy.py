@@ -3,7 +3,8 @@
 import time
 from dataclasses import replace
 
-from benchmarks.data import store, table
+from benchmarks.data import training_and_test
+from benchmarks.measuring import table
 from mekrr_scale.pipeline import FitPlan, KernelPlan, LandmarkPlan, RowPlan, evaluate_store, fit
 
 CHOSEN = FitPlan(
@@ -43,7 +44,7 @@ def variants() -> list[tuple[str, str, FitPlan]]:
 def main() -> None:
     rows: list[list[object]] = []
     for name, layer, plan in variants():
-        train, test = store("hcoo_cu110/train", layer), store("hcoo_cu110/val", layer)
+        train, test = training_and_test("hcoo_cu110/train", "hcoo_cu110/val", layer)
         start = time.perf_counter()
         report = fit(train, plan)
         taken = time.perf_counter() - start

@@ -2,7 +2,8 @@
 
 import torch
 
-from benchmarks.data import random_batch, seconds, table
+from benchmarks.data import random_batch
+from benchmarks.measuring import seconds, table
 from mekrr_scale.arrays import Landmarks
 from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing, Transform
 

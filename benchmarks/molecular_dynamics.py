@@ -8,18 +8,16 @@ from ase.md.velocitydistribution import thermalize_momenta
 from ase.md.verlet import VelocityVerlet
 from ase.units import fs
 
-from benchmarks.data import CACHE, ROOT, anonymous_mb, table
+from benchmarks.data import EXAMPLES, extracted
+from benchmarks.measuring import anonymous_mb, table
 from mekrr_scale.models import MekrrCalculator
-from mekrr_scale.pipeline import ExtractPlan, FitPlan, LandmarkPlan, extract, fit
+from mekrr_scale.pipeline import ExtractPlan, FitPlan, LandmarkPlan, fit
 
 
 def main(steps: int = 10_000) -> None:
-    folder = CACHE / "md"
-    data = ROOT / "examples" / "hcoo_cu110" / "train.xyz.xz"
-    extract(data, folder, ExtractPlan())
-    report = fit(folder, FitPlan(landmarks=LandmarkPlan(count=300)))
-    # a small cell, so that ten thousand steps take minutes: eight copper atoms of the slab's bulk
-
+    store, _ = extracted(EXAMPLES / "hcoo_cu110" / "train.xyz.xz", "md", ExtractPlan())
+    report = fit(store, FitPlan(landmarks=LandmarkPlan(count=300)))
+    # a small cell, so that ten thousand steps take minutes: four copper atoms of the slab's bulk
     atoms = bulk("Cu", "fcc", 3.63, cubic=True)
     atoms.calc = MekrrCalculator(report.model)
     thermalize_momenta(atoms, 300, rng=np.random.default_rng(0))
@@ -31,4 +29,4 @@ def main(steps: int = 10_000) -> None:
             dynamics.run(steps // 5)
             per_step = 1e3 * (time.perf_counter() - start) / (steps // 5)
             rows.append([done + steps // 5, per_step, round(anonymous_mb(), 1)])
-    table(["steps", "ms per step", "memory, MB"], rows)
+    table(["steps", "ms per step", "memory then, MB"], rows)

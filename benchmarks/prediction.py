@@ -5,9 +5,9 @@ from dataclasses import replace
 import torch
 from ase import Atoms
 
-from benchmarks.bpa_forces import PLAN, frames, sized
-from benchmarks.bpa_forces import store as bpa_store
-from benchmarks.data import seconds, store, structures, table
+from benchmarks.bpa_forces import PLAN, sized, tangents, test_frames
+from benchmarks.data import store, structures
+from benchmarks.measuring import alike, table
 from mekrr_scale.models import Model, Potential
 from mekrr_scale.pipeline import FitPlan, KernelPlan, LandmarkPlan, Validation, fit
 from mekrr_scale.structures import read_structures
@@ -22,7 +22,7 @@ def backbone_alone(potential: Potential, atoms: Atoms) -> None:
 
 
 def main() -> None:
-    molecule = next(read_structures(frames(0, test=True)))
+    molecule = next(read_structures(test_frames()))
     slab = next(read_structures(structures("hcoo_cu110/val.xyz.xz")))
     validation = Validation(uncertainty=False)
     energies = FitPlan(
@@ -31,7 +31,7 @@ def main() -> None:
     )  # fmt: skip
     forces = replace(sized(PLAN, 2000), validation=validation)
     models: list[tuple[str, Model, Atoms]] = [
-        ("sevennet", fit(bpa_store(250, 16)[0], forces).model, molecule),
+        ("sevennet", fit(tangents(250, 16), forces).model, molecule),
         ("chgnet", fit(store("hcoo_cu110/train"), energies).model, slab),
     ]
     rows: list[list[object]] = []
@@ -45,9 +45,16 @@ def main() -> None:
             def alone(potential: Potential = potential, atoms: Atoms = atoms) -> None:
                 backbone_alone(potential, atoms)
 
-            both, network = 1e3 * seconds(whole, 9), 1e3 * seconds(alone, 9)
+            (_, both), (_, network) = alike([whole, alone], 9)
             rows.append(
-                [name, len(atoms), str(dtype).split(".")[1], network, both, f"{100 * (both / network - 1):.0f} %"]
+                [
+                    name,
+                    len(atoms),
+                    str(dtype).split(".")[1],
+                    1e3 * network,
+                    1e3 * both,
+                    f"{100 * (both / network - 1):.0f} %",
+                ]
             )
-    print("\nms for energy and forces of one structure, best of nine\n")
+    print("\nms for energy and forces of one structure, best of nine, in turns\n")
     table(["backbone", "atoms", "precision", "backbone alone", "whole prediction", "kernel over backbone"], rows)

@@ -9,7 +9,8 @@ import time
 
 import torch
 
-from benchmarks.data import ROOT, synthetic, table
+from benchmarks.data import ROOT, synthetic
+from benchmarks.measuring import table
 from mekrr_scale.distributed import join
 from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing, fit_transform
 from mekrr_scale.landmarks import Uniform

@@ -1,4 +1,8 @@
-"""Time and memory against the number of structures: Direct's pass and Exact, each size in its own process."""
+"""Time and memory against the number of structures: Direct's pass and Exact, each size in its own process.
+
+Memory is the measured peak of a process apart from mapped files, less what it held before the work began: the
+libraries, and the store that was opened.
+"""
 
 import json
 import resource
@@ -8,11 +12,12 @@ import time
 
 import torch
 
-from benchmarks.data import anonymous_mb, exponent, store, synthetic, table
+from benchmarks import kept
+from benchmarks.data import ROOT, store, synthetic
+from benchmarks.measuring import Peak, exponent, table
 from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing, Transform
 from mekrr_scale.landmarks import Uniform, WholeStructures
 from mekrr_scale.models import fit_baseline
-from mekrr_scale.progress import Silent
 from mekrr_scale.regression import Problem, Run, Source
 from mekrr_scale.solvers import Direct
 from mekrr_scale.solvers.path import ridge_path
@@ -36,44 +41,55 @@ def main() -> None:
 
 def measure_all(title: str, source: str, direct: list[int], exact: list[int]) -> None:
     print(f"### {title}\n")
-    rows: list[list[object]] = []
-    found = [_measured("direct", source, n) for n in direct]
-    for n, m in zip(direct, found, strict=True):
-        rows.append([n, m["atoms"], m["pass"], m["memory"], m["whiten"], m["path"]])
+    found = [measured("direct", source, n) for n in direct]
+    rows: list[list[object]] = [
+        [m["structures"], m["atoms"], m["pass"], m["memory"], m["whiten"], m["path"]] for m in found
+    ]
     table(["structures", "atoms", "pass, s", "memory of the pass, MB", "whitening, s", "eigendecomposition, s"], rows)
-    atoms = [float(m["atoms"]) for m in found]
+    atoms = [m["atoms"] for m in found]
     print(
         f"Direct, M = {M}: pass over the rows: time ~ atoms^{exponent(atoms, [m['pass'] for m in found]):.2f}, ", end=""
     )
     print(f"memory ~ atoms^{exponent(atoms, [m['memory'] for m in found]):.2f}\n")
-    rows, kept = [], []
+    rows, fits = [], []
     for n in exact:
-        m = _measured("exact", source, n)
+        m = measured("exact", source, n)
         if "failed" in m:
             rows.append([n, "-", "-", "-", m["failed"]])
             break
-        kept.append((float(n), m))
-        rows.append([n, m["atoms"], m["kernel"], m["factor"], f"{m['memory']:.0f} MB"])
-    table(["structures", "atoms", "kernel, s", "factorisation, s", "dense matrices"], rows)
-    sizes = [n for n, _ in kept]
+        fits.append(m)
+        rows.append([m["structures"], m["atoms"], m["kernel"], m["factor"], m["memory"]])
+    table(["structures", "atoms", "kernel, s", "factorisation, s", "memory of both, MB"], rows)
+    sizes = [m["structures"] for m in fits]
     for name in ("kernel", "factor", "memory"):
-        print(f"Exact, {name} ~ n^{exponent(sizes, [m[name] for _, m in kept]):.2f}")
+        print(f"Exact, {name} ~ n^{exponent(sizes, [m[name] for m in fits]):.2f}")
     print(flush=True)
 
 
-def _measured(kind: str, source: str, n: int) -> dict[str, float]:
+def measured(kind: str, source: str, n: int) -> dict[str, float]:
+    """What a process of its own found; the structures and atoms are those that it had."""
+    _data(source, n)  # made before, so that its process reads it as every other does
     command = [sys.executable, "-m", "benchmarks.scaling", kind, source, str(n)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     if done.returncode:
-        return {"failed": f"ended with {done.returncode}: {done.stderr.strip().splitlines()[-1][:80]}"}  # type: ignore[dict-item]
+        last = (done.stderr.strip().splitlines() or ["without a word"])[-1]
+        return {"failed": f"ended with {done.returncode}: {last[:80]}"}  # type: ignore[dict-item]
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def _data(source: str, n: int) -> FeatureStore:
-    if source == "synthetic":
-        return synthetic(n, 4, 16)
+    found = synthetic(n, 4, 16) if source == "synthetic" else _thinned(n)
+    if found.n_structures != n:
+        raise ValueError(f"{found.path} holds {found.n_structures} structures, not {n}")
+    return found
+
+
+def _thinned(n: int) -> FeatureStore:
+    """As many structures of the real set, evenly spread over it."""
     whole = store("w_be/W_train")
-    folder = whole.path.with_name(f"{whole.path.name}-{n}")
+    if whole.n_structures < n:
+        raise ValueError(f"w_be/W_train has {whole.n_structures} structures, {n} were asked for")
+    folder = kept.folder() / f"{whole.path.name}-{n}"  # the key of the whole is part of its name
     if not (folder / "manifest.json").exists():
         step = whole.n_structures / n
         wanted = {int(i * step) for i in range(n)}
@@ -83,48 +99,59 @@ def _data(source: str, n: int) -> FeatureStore:
 
 
 def _run(kind: str, source: str, n: int) -> dict[str, float]:
+    _warm()
     data = _data(source, n)
     kernel = SetKernel(Gaussian(3.0), SpeciesMixing(0.0), "sum", Transform.identity(data.header.dim))
-    baseline = fit_baseline(data, "composition")
-    if kind == "exact":
-        resource.setrlimit(resource.RLIMIT_AS, (_LIMIT, _LIMIT))  # an error instead of the system's killer
-        room = torch.empty(3, data.n_structures, data.n_structures, dtype=torch.float64)  # fails before work is wasted
-        del room
-        landmarks = WholeStructures().select(data, kernel)
+    sizes = {"structures": data.n_structures, "atoms": data.n_atoms}
+    return {**sizes, **(_exact(data, kernel) if kind == "exact" else _direct(data, kernel))}
+
+
+def _exact(data: FeatureStore, kernel: SetKernel) -> dict[str, float]:
+    resource.setrlimit(resource.RLIMIT_AS, (_LIMIT, _LIMIT))  # an error instead of the system's killer
+    room = torch.empty(3, data.n_structures, data.n_structures, dtype=torch.float64)  # fails before work is wasted
+    del room
+    landmarks = WholeStructures().select(data, kernel)
+    with Peak() as peak:
         start = time.perf_counter()
         gram = torch.cat([kernel.rows(batch, landmarks) for batch in data])
-        kernel_seconds = time.perf_counter() - start
+        made = time.perf_counter()
         gram.diagonal().add_(1e-3)
         torch.linalg.cholesky(gram)
-        factor = time.perf_counter() - start - kernel_seconds
-        memory = 3 * gram.numel() * 8 / 1e6  # its blocks, the matrix, the factor
-        return {"atoms": data.n_atoms, "kernel": kernel_seconds, "factor": factor, "memory": memory}
+        factored = time.perf_counter()
+    return {"kernel": made - start, "factor": factored - made, "memory": peak.added}
+
+
+def _direct(data: FeatureStore, kernel: SetKernel) -> dict[str, float]:
     landmarks = Uniform(M).select(data, kernel)
+    problem = Problem(kernel, landmarks, fit_baseline(data, "composition"))
     start = time.perf_counter()
-    problem = Problem(kernel, landmarks, baseline)
     whitening = problem.whitening()
     whitened = time.perf_counter()
     rows = problem.rows(Source(data))
-    warm = next(iter(rows))
-    del warm
-    peak = [anonymous_mb()]
-
-    class Memory(Silent):
-        def advance(self, steps: int = 1) -> None:
-            peak.append(anonymous_mb())
-
-    begun = time.perf_counter()
-    moments = Direct().accumulate(problem, rows, whitening, Run(progress=Memory()))
-    passed = time.perf_counter()
+    with Peak() as peak:
+        begun = time.perf_counter()
+        moments = Direct().accumulate(problem, rows, whitening, Run())
+        passed = time.perf_counter()
     part = next(iter(moments.values()))[0]
+    solved = time.perf_counter()
     ridge_path(part.gram, part.target, (1e-6, 1e-4))
     return {
-        "atoms": data.n_atoms,
         "pass": passed - begun,
-        "memory": max(peak),
+        "memory": peak.added,
         "whiten": whitened - start,
-        "path": time.perf_counter() - passed,
+        "path": time.perf_counter() - solved,
     }
+
+
+def _warm() -> None:
+    """Everything once on a few structures: neither time nor memory of the smallest size pays for libraries."""
+    data = synthetic(50, 4, 16)
+    kernel = SetKernel(Gaussian(3.0), SpeciesMixing(0.0), "sum", Transform.identity(16))
+    problem = Problem(kernel, Uniform(20).select(data, kernel), fit_baseline(data, "composition"))
+    moments = Direct().accumulate(problem, problem.rows(Source(data)), problem.whitening(), Run())
+    part = next(iter(moments.values()))[0]
+    ridge_path(part.gram, part.target, (1e-6, 1e-4))
+    torch.linalg.cholesky(part.gram + torch.eye(len(part.gram)))
 
 
 if __name__ == "__main__":

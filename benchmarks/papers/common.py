@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import os
+import shutil
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -15,12 +19,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks import kept
+from benchmarks.data import EXAMPLES, ROOT, apart, shared, structures
 from mekrr_scale.backbones import Backbone
-from mekrr_scale.structures import Predictor, read_structures
+from mekrr_scale.structures import Predictor, geometry_hash, read_structures
 from mekrr_scale.transfer import Example, TrainReport, errors_on, read_examples
 
-ROOT = Path(__file__).parent.parent.parent
-SHARED = ROOT.parent / "shared" / "data"
+PAPERS = Path(__file__).parent
 FIGURES = ROOT / "docs" / "figures"
 
 
@@ -30,6 +35,8 @@ class Experiment:
 
     Args:
         quick: a few structures and steps, with the data in examples: that it runs, not what it shows.
+        folder: for models, stores and finished runs. Its name is a key of the package, of the scripts (which are the
+            plan) and of the data; ``quick`` has a new one each time.
         recorded: take the runs of earlier days from ``records``; what is missing there is run.
     """
 
@@ -37,6 +44,7 @@ class Experiment:
     quick: bool
     seeds: int
     figures: Path
+    folder: Path
     recorded: bool = False
     rows: list[str] = field(default_factory=list)
     begin: float = field(default_factory=time.perf_counter)
@@ -48,37 +56,30 @@ class Experiment:
         parser.add_argument("--seeds", type=int, default=3, help="subsets and initial weights")
         parser.add_argument("--figures", type=Path, default=None, help="folder for figures")
         parser.add_argument("--recorded", action="store_true", help="take the runs that the repository keeps")
+        parser.add_argument("--data", help="folder of the development data; default: BENCHMARK_DATA, or ../shared/data")
         found = parser.parse_args()
-        folder = found.figures or (ROOT / "build" / "papers" / "quick" if found.quick else FIGURES)
-        folder.mkdir(parents=True, exist_ok=True)
+        if found.data:
+            os.environ["BENCHMARK_DATA"] = os.path.abspath(found.data)  # for processes of its own too
+        figures = found.figures or (ROOT / "build" / "papers" / "quick" if found.quick else FIGURES)
+        folder = _fresh(name) if found.quick else ROOT / "build" / "papers" / f"{name}-{_key()}"
+        for each in (figures, folder):
+            each.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(_cores())
-        it = cls(name, found.quick, 1 if found.quick else found.seeds, folder, found.recorded)
-        it._restore()
-        return it
-
-    @property
-    def folder(self) -> Path:
-        """For models and finished runs."""
-        found = ROOT / "build" / "papers" / (f"{self.name}-quick" if self.quick else self.name)
-        found.mkdir(parents=True, exist_ok=True)
-        return found
+        return cls(name, found.quick, 1 if found.quick else found.seeds, figures, folder, found.recorded)
 
     @property
     def work(self) -> Path:
         """For stores that are deleted again: of this process alone."""
         return self.folder / f"work-{os.getpid()}"
 
-    def structures(self, shared: str, small: str) -> list[Example]:
-        """Those of the development data, or the few that the repository holds."""
-        path = SHARED / shared
-        if self.quick:
-            path = ROOT / "examples" / small
-        return read_examples(read_structures(path))
+    def structures(self, whole: str, small: str) -> list[Example]:
+        """Those of the development data; with ``quick``, and never else, the few that the repository holds."""
+        return read_examples(read_structures(EXAMPLES / small if self.quick else structures(whole)))
 
     def run(self, key: str, work: Callable[[], dict[str, float]]) -> dict[str, float]:
         """A run's figures; what an earlier call has finished is read."""
         path = self._path(key)
-        if path.exists() and not self.quick:
+        if path.exists() or path.stem in self._records():
             return self.kept(key)
         begin = time.perf_counter()
         found = {**work(), "seconds": time.perf_counter() - begin}
@@ -103,7 +104,8 @@ class Experiment:
 
     def kept(self, key: str) -> dict[str, float]:
         """What a finished run has found."""
-        return dict(json.loads(self._path(key).read_text(encoding="utf-8")))
+        path = self._path(key)
+        return dict(json.loads(path.read_text(encoding="utf-8")) if path.exists() else self._records()[path.stem])
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key.replace('/', '-').replace(' ', '_')}.json"
@@ -111,20 +113,21 @@ class Experiment:
     @property
     def records(self) -> Path:
         """All finished runs in one file, for the repository."""
-        return Path(__file__).parent / "records" / f"{self.name}.json"
+        return PAPERS / "records" / f"{self.name}.json"
 
-    def _restore(self) -> None:
-        if self.recorded and not self.quick and self.records.exists():
-            for name, run in json.loads(self.records.read_text(encoding="utf-8")).items():
-                path = self.folder / f"{name}.json"
-                if not path.exists():
-                    path.write_text(json.dumps(run), encoding="utf-8")
+    def _records(self) -> dict[str, dict[str, float]]:
+        """What was recorded, where it is asked for; it is never taken for what was run here."""
+        if not self.recorded or self.quick or not self.records.exists():
+            return {}
+        found = json.loads(self.records.read_text(encoding="utf-8"))
+        return dict(found.get("runs", found))  # 0.1.0 wrote the runs alone
 
     def record(self) -> None:
-        """Write what is finished to ``records``."""
+        """Write what is finished to ``records``, with what it was made by."""
         runs = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(self.folder.glob("*.json"))}
         self.records.parent.mkdir(exist_ok=True)
-        self.records.write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")
+        told = {"made_by": kept.made_by(), "folder": self.folder.name, "runs": runs}
+        self.records.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
     def say(self, text: str = "") -> None:
         print(text, flush=True)
@@ -134,9 +137,24 @@ class Experiment:
         """The tables once more in one file, the runs, and the time that all took."""
         runs = sum(json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in self.folder.glob("*.json"))
         self.say(f"\n{time.perf_counter() - self.begin:.0f} s in this call, {runs:.0f} s in all runs")
-        if not self.quick:
+        if not self.quick and not self.recorded:
             self.record()
         (self.folder / "tables.md").write_text("\n".join(self.rows) + "\n", encoding="utf-8")
+
+
+def _fresh(name: str) -> Path:
+    """A folder that nothing is left in, for this process alone."""
+    folder = Path(tempfile.mkdtemp(prefix=f"{name}-quick-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _key() -> str:
+    """Of the package, of the scripts of the experiment (those that are loaded), and of all data."""
+    files = {Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
+    scripts = sorted(path for path in files if path.parent == PAPERS)
+    data = sorted(shared().rglob("*.xyz.xz"))
+    return kept.key([(path.name, kept.hashed(path)) for path in [*scripts, *data]])
 
 
 def _cores() -> int:
@@ -177,11 +195,29 @@ def subset(examples: Sequence[Example], size: int, seed: int) -> list[Example]:
 
 
 def parted(examples: Sequence[Example], fractions: Sequence[float], seed: int = 1) -> list[list[Example]]:
-    """Random parts of the given fractions, and the rest at the end."""
+    """Random parts of the given fractions, and the rest at the end.
+
+    A later part loses the copies of structures that an earlier one has.
+    """
     order = np.random.default_rng(seed).permutation(len(examples)).tolist()
     parts, start = [], 0
     for fraction in fractions:
         count = round(fraction * len(examples))
         parts.append([examples[i] for i in order[start : start + count]])
         start += count
-    return [*parts, [examples[i] for i in order[start:]]]
+    parts.append([examples[i] for i in order[start:]])
+    for place in range(1, len(parts)):
+        parts[place] = without(parts[place], [example for part in parts[:place] for example in part])
+    disjoint(**{f"part {place}": part for place, part in enumerate(parts)})
+    return parts
+
+
+def without(examples: Sequence[Example], others: Sequence[Example]) -> list[Example]:
+    """Those whose geometry none of the others has."""
+    known = {geometry_hash(example.atoms) for example in others}
+    return [example for example in examples if geometry_hash(example.atoms) not in known]
+
+
+def disjoint(**sets: Sequence[Example]) -> None:
+    """See ``apart``."""
+    apart(**{name: [example.atoms for example in part] for name, part in sets.items()})

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from benchmarks.papers import classical
-from benchmarks.papers.common import Experiment, errors, parted, ratio, spread, subset, tuned
+from benchmarks.papers.common import Experiment, disjoint, errors, parted, ratio, spread, subset, tuned
 from mekrr_scale.backbones import Backbone, BackboneEnergies, BackboneSpec, load_backbone, new_backbone, save_backbone
 from mekrr_scale.pipeline import FitPlan, KernelPlan, LandmarkPlan, RowPlan, Validation
 from mekrr_scale.solvers import Direct
@@ -35,6 +35,9 @@ class Sets:
     rest: list[Example]
     held: list[Example]
     test: list[Example]
+
+    def __post_init__(self) -> None:
+        disjoint(rest=self.rest, held=self.held, test=self.test)
 
 
 def main() -> None:

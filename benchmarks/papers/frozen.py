@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from benchmarks.papers.common import Experiment, errors, parted, ratio, spread, subset, tuned
+from benchmarks.papers.common import Experiment, disjoint, errors, parted, ratio, spread, subset, tuned
 from mekrr_scale.backbones import Backbone, BackboneEnergies, BackboneSpec, load_backbone, new_backbone, save_backbone
 from mekrr_scale.pipeline import FitPlan, LandmarkPlan, Validation
 from mekrr_scale.transfer import (
@@ -47,6 +47,7 @@ def main() -> None:
     test = it.structures("hcoo_cu110/val.xyz.xz", "hcoo_cu110/test.xyz.xz")
     if it.quick:
         everything, test = everything[:8], test[:2]
+    disjoint(everything=everything, test=test)
     held, rest = parted(everything, (2 / 8 if it.quick else 24 / len(everything),))
     part = 3 if it.quick else round(0.1 * len(rest))
     it.say(f"{len(rest)} frames to learn from ({part} are 10 %), {len(held)} to validate, {len(test)} to test")

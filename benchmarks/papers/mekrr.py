@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from benchmarks.papers.common import SHARED, Experiment, errors, parted, ratio, spread, tuned
+from benchmarks.data import shared
+from benchmarks.papers.common import Experiment, disjoint, errors, parted, ratio, spread, tuned
 from benchmarks.papers.levels import energies_alone
 from mekrr_scale.backbones import Backbone, BackboneEnergies, BackboneSpec, load_backbone, new_backbone, save_backbone
 from mekrr_scale.models import Model
@@ -44,6 +45,9 @@ class Sets:
     training: list[Example]
     test: list[Example]
 
+    def __post_init__(self) -> None:
+        disjoint(training=self.training, test=self.test)
+
 
 def main() -> None:
     it = Experiment.parse("mekrr")
@@ -65,7 +69,7 @@ def _sets(it: Experiment) -> dict[str, Sets]:
     if it.quick:
         hcoo = Sets(hcoo.training[:16], hcoo.test[:4])
     found = {"hcoo_cu110": hcoo}
-    if not it.quick and (SHARED / "pt_co").exists():
+    if not it.quick and (shared() / "pt_co").exists():
         for facet in ("pt111", "pt553"):
             training, test = (it.structures(f"pt_co/{facet}_{part}.xyz.xz", "") for part in ("train", "val"))
             found[facet] = Sets(training, test)
@@ -76,7 +80,7 @@ def _sets(it: Experiment) -> dict[str, Sets]:
 
 
 def _store(it: Experiment, name: str, examples: Sequence[Example], backbone: Backbone | None = None) -> FeatureStore:
-    """Features of energies alone, extracted once."""
+    """Features of energies alone, extracted once: in the experiment's folder, whose name is a key."""
     folder = it.folder / "stores" / name
     if not (folder / "manifest.json").exists():
         extract([example.frame() for example in examples], folder, ExtractPlan(), backbone or load_backbone("chgnet"))
@@ -103,6 +107,7 @@ def _kernel(
     it: Experiment, sets: dict[str, Sets], source: str, target: str, plan: FitPlan | None = None
 ) -> dict[str, float]:
     """Learned on the training structures of one set, tested on those of another, or of the same."""
+    disjoint(training=sets[source].training, test=sets[target].test)
     training = _store(it, f"{source}-train", sets[source].training)
     return _stored_errors(fit(training, plan or _plan(it)).model, _store(it, f"{target}-test", sets[target].test))
 
