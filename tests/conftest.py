@@ -23,10 +23,11 @@ from tests.crystals import crystals
 
 DATA = Path(__file__).parent.parent / "examples" / "hcoo_cu110"
 
+collect_ignore = ["mutants"]  # needs an environment of its own
 if emulated.ASKED:
     emulated.register()  # before the first gradient of the process
 else:  # autograd makes a thread for a device, after which no fork of the process has gradients
-    collect_ignore = ["test_devices.py"]
+    collect_ignore.append("test_devices.py")
 torch.set_num_threads(int(os.environ.get("MEKRR_TEST_THREADS", "1")))
 # the same examples in every run, on machines of any speed
 settings.register_profile("mekrr", derandomize=True, deadline=None, database=None)

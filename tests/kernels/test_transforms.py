@@ -68,14 +68,16 @@ def test_columns_that_only_rounding_moves_keep_their_scale(dtype, size):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("noise", [0.0, 2.0])
-def test_identical_features_have_scales_of_one(dtype, noise):
+@pytest.mark.parametrize("size", [1.0, 1e4])
+def test_identical_features_have_scales_of_one(dtype, noise, size):
     """Bitwise alike, or but for the rounding of another order of the atoms; beside a species far away, too."""
     generator = np.random.default_rng(1)
     row = generator.normal(size=8)
     row[3] = 1e-3  # a component that is near zero has the rounding of the others
+    row *= size
     values = np.tile(row, (50, 1)).astype(dtype)
     values += (noise * np.finfo(dtype).eps * np.abs(row).mean() * generator.normal(size=values.shape)).astype(dtype)
-    others = generator.normal(size=(50, 8)).astype(dtype) * dtype(0.1) + dtype(5.0)
+    others = generator.normal(size=(50, 8)).astype(dtype) * dtype(0.1 * size) + dtype(5.0 * size)
     alone = fit_transform([batch_of(values)], "scale-per-species")
     assert alone.scale.tolist() == [[1.0] * 8]
     both = fit_transform([batch_of(np.concatenate([values, others]), [6] * 50 + [8] * 50)], "scale-per-species")

@@ -129,6 +129,13 @@ def test_calibration_finds_the_quantiles():
     assert Calibration.of(error[:19], RawVariance(raw.outside[:19], raw.open[:19])) is None
 
 
+def test_the_outside_part_is_a_tenth_of_a_typical_variance_and_never_more_than_it_is():
+    open_ = torch.linspace(1.0, 3.0, 21, dtype=torch.float64)
+    for outside, weight in ((100.0, 0.002), (0.2, 1.0), (0.0, 1.0)):
+        found = Calibration.of(open_.square(), RawVariance(torch.full_like(open_, outside), open_))
+        assert found.outside_weight == pytest.approx(weight)
+
+
 def test_uncertainty_of_structures(fitted, model_file, toy_structures):
     """Training structures are known, others less, strange ones least; the file keeps it all."""
     assert fitted.model.posterior is not None

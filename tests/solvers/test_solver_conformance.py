@@ -100,6 +100,17 @@ def test_kinds_of_rows_that_a_solver_cannot_take_are_refused_by_name(solver):
         cls(ridges=(1e-3,)).solve(problem, source)
 
 
+def test_kinds_of_rows_that_are_weighed_zero_or_are_not_there_are_no_obstacle():
+    energies = ByKind.of({RowKind.ENERGY: 1.0}, 0.0)
+    problem, source, _ = made("exact", "gaussian", "sum", 0.5)
+    alone = solvers.Exact((1e-3,)).solve(problem, source)
+    (batch,) = source.energies
+    moved, _ = reference.with_tangents(batch, 1)
+    for weights, rows in ((energies, Source([moved], [moved])), (WEIGHTS, source)):
+        found = solvers.Exact((1e-3,)).solve(replace(problem, weights=(weights,), criterion=energies), rows)
+        assert torch.equal(found.value, alone.value)
+
+
 @pytest.mark.parametrize("solver", [name for name in SOLVERS if issubclass(getattr(solvers, SOLVERS[name]), Krylov)])
 def test_several_weights_are_all_tried(solver):
     """Falkon chose among ridges only, with the first of the weights."""

@@ -146,6 +146,7 @@ def test_refusals(tmp_path, store):
     fill(tmp_path / "other", dim=4)
     with pytest.raises(StoreError, match="another kind"):
         merge([tmp_path / "a", tmp_path / "other"], tmp_path / "joined")
+    assert not (tmp_path / "joined").exists()  # refused before anything is written
     with pytest.raises(StoreError, match="nothing to merge"):
         merge([], tmp_path / "joined2")
     with pytest.raises(StoreError, match="finished store already"):

@@ -252,6 +252,22 @@ def test_odd_values_in_sealed_documents(folder, tmp_path):
     assert not [text for text in said if "\n" in text]
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("structures", -1, "a whole number"),
+        ("atoms", True, "a whole number"),
+        ("bytes", 1.0, "a whole number"),
+        ("xxh3_128", 5, "a text"),
+        ("input", None, "a text"),
+    ],
+)
+def test_fields_of_another_type_are_named(folder, name, value, expected):
+    resealed(folder / MANIFEST, lambda data: data["shards"][0].update({name: value}))
+    with pytest.raises(StoreError, match=f"shard: {name} is '{value}', expected {expected}"):
+        FeatureStore(folder)
+
+
 def test_a_damaged_sidecar_is_mended(toy_file, spec, tmp_path):
     """Whichever it is: extract goes on, and says the same as finalize and verify; each names what mends it."""
     plan = ExtractPlan(spec, shard_bytes=3000)
