@@ -53,13 +53,10 @@ def load_backbone(spec: BackboneSpec | str, trust_code: bool = False, **options:
     missing = sorted(adapter.required - set(given))
     if missing:
         raise BackboneError(f"backbone {spec.name} needs {', '.join('--' + name for name in missing)}")
-    with trusting_code(trust_code):
-        _require_same_file(spec)
-        with building():
-            found = adapter.load(given)
+    _require_same_file(spec)
+    with trusting_code(trust_code), building():
+        found = rescaled(adapter.load(given), spec.checkpoint)
     coded = {"sha256": file_hash(Path(str(spec.checkpoint)), "sha256")} if found.coded else {}
-    with building():
-        found = rescaled(found, spec.checkpoint)
     found.spec = {"name": spec.name, **given, **coded}
     return found
 

@@ -22,9 +22,8 @@ class BackboneSpec:
     version: str | None = None  # chgnet, sevennet: which of the wheel's weights; mace: the head
     checkpoint: str | None = None  # path of the weights
     max_neighbors: int | None = None  # schnet, dimenet++: cap on neighbours, 0 for none
-    sha256: str | None = field(
-        default=None, repr=False
-    )  # of a checkpoint that holds code: another file is not even opened
+    # of a checkpoint that holds code: another file is not even opened
+    sha256: str | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, document: Document) -> BackboneSpec:

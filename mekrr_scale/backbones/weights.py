@@ -83,7 +83,7 @@ class WeightsFile:
         if not isinstance(data, dict) or "state_dict" not in data or "config" not in data:
             keys = sorted(map(str, data))[:8] if isinstance(data, dict) else type(data).__name__
             raise BackboneError(f"{path} holds {keys}; a checkpoint of {model} has 'config' and 'state_dict'")
-        own = str(data.get("format", "")).startswith(_OWN)
+        own = _is_own(data)
         found = str(data["format"]).split()[1] if own else _ocp_name(data["config"])
         if model.replace("++", "") not in found.lower().replace("plusplus", "").replace("++", ""):
             raise BackboneError(f"{path} is a checkpoint of model {found!r}, not of {model}")
@@ -169,8 +169,7 @@ def read_own(path: Path) -> OwnFile | None:
         data = read_plain(path)
     except Exception:  # of another layout, which may need code to be read
         return None
-    own = isinstance(data, dict) and str(data.get("format", "")).startswith(_OWN)
-    return cast(OwnFile, _checked(data, path)) if own else None
+    return cast(OwnFile, _checked(data, path)) if _is_own(data) else None
 
 
 def require_own(path: Path, model: str) -> OwnFile:
@@ -225,32 +224,43 @@ def save(
         raise BackboneError(f"cannot write the checkpoint {path}: {error}; choose a folder you may write to") from error
 
 
+def _is_own(data: Any) -> bool:
+    """Whether what was read is of the package's own layout."""
+    return isinstance(data, dict) and str(data.get("format", "")).startswith(_OWN)
+
+
 def _checked(data: Any, path: Path) -> Any:
     """What was read, if it is what was written.
 
     Raises:
         BackboneError: a file of the package's own layout that is damaged.
     """
-    if not (isinstance(data, dict) and str(data.get("format", "")).startswith(_OWN)):
+    if not _is_own(data):
         return data
     if "seal" not in data:
         warn_unsealed(path)
-    elif data["seal"] != _seal(data):
+        return data
+    try:
+        whole = data["seal"] == _seal(data)
+    except (TypeError, ValueError, AttributeError, KeyError, RuntimeError):  # nothing that was ever sealed
+        whole = False
+    if not whole:
         raise BackboneError(f"{path} is damaged (its checksum does not fit); copy it again, or train it again")
     return data
 
 
 def _seal(data: Mapping[str, Any]) -> str:
-    """Checksum over all that a file of the package's own layout holds."""
+    """Checksum over all that a file of the package's own layout holds.
+
+    Raises:
+        TypeError: something else than tensors and plain values; other errors where there are no tensors at all.
+    """
     digest = xxhash.xxh3_128()
     plain = {str(key): value for key, value in data.items() if key not in ("state_dict", "seal")}
-    try:
-        digest.update(json.dumps(json.loads(json.dumps(plain)), sort_keys=True).encode())
-        for name, tensor in sorted(data["state_dict"].items()):
-            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    except (TypeError, ValueError, AttributeError, KeyError, RuntimeError):  # nothing that was ever sealed
-        return ""
+    digest.update(json.dumps(json.loads(json.dumps(plain)), sort_keys=True).encode())
+    for name, tensor in sorted(data["state_dict"].items()):
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -62,7 +62,7 @@ def segment_sums(
                 d = min(c + TILE_COLUMNS, n_columns)
                 total[first:last, c:d].addmm_(indicator, tile(a, b, c, d).double())
 
-    _run(list(_tasks(owner)), work)
+    _run(list(_tasks(owner)), work, torch.get_num_threads())
     return total
 
 
@@ -81,7 +81,7 @@ def segment_sums_on_device(
     more than fit the buffer are summed part by part.
     """
     total = torch.zeros(n_owners, n_columns, dtype=torch.float64, device=device)
-    most = max(1, DEVICE_ELEMENTS // max(n_columns, 1))
+    most = _device_rows(n_columns)
     for first, last in _tasks(owner, most):
         for a in range(first, last, most):
             b = min(a + most, last)
@@ -139,13 +139,14 @@ def map_tiles(n_rows: int, work: Callable[[int, int], None], right: Float[Tensor
             are as large as fit a buffer.
     """
     here = right.device.type == "cpu"
-    rows = TILE_ROWS if here else max(1, DEVICE_ELEMENTS // max(right.shape[1], 1))
+    rows = TILE_ROWS if here else _device_rows(right.shape[1])
     tiles = [(a, min(a + rows, n_rows)) for a in range(0, n_rows, rows)]
-    if here:
-        _run(tiles, work)
-        return
-    for tile in tiles:
-        work(*tile)
+    _run(tiles, work, torch.get_num_threads() if here else 1)
+
+
+def _device_rows(n_columns: int) -> int:
+    """How many rows of a tile fit the buffer on a GPU."""
+    return max(1, DEVICE_ELEMENTS // max(n_columns, 1))
 
 
 def _tasks(owner: Int64[Tensor, " rows"], least: int = TILE_ROWS) -> Iterator[tuple[int, int]]:
@@ -163,8 +164,7 @@ def _tasks(owner: Int64[Tensor, " rows"], least: int = TILE_ROWS) -> Iterator[tu
     yield start, len(owner)
 
 
-def _run(tasks: list[tuple[int, int]], work: Callable[[int, int], None]) -> None:
-    threads = torch.get_num_threads()
+def _run(tasks: list[tuple[int, int]], work: Callable[[int, int], None], threads: int) -> None:
     if threads == 1 or len(tasks) < 2:
         for task in tasks:
             work(*task)

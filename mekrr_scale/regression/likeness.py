@@ -28,8 +28,7 @@ _AXES = 3  # at least: with fewer, neighbours come by chance
 _CORRELATED = 0.5  # mean squared distance of neighbours over that of any two; 1 where they have nothing in common
 _FEWEST = 20  # pairs of neighbours that a correlation is told from
 
-
-Piece = tuple[Sequence[Tensor], Tensor, Tensor]  # places, keys, groups, compositions; prints; elements
+Piece = tuple[Tensor, ...]  # places, keys, groups, compositions, prints and elements of a batch's structures
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,8 @@ class Prints:
     @classmethod
     def joined(cls, pieces: Sequence[Piece], group: Group) -> Prints:
         """Of the structures of all ranks, from the pieces of their batches."""
-        none = (torch.zeros(0, dtype=torch.int64),) * 4, torch.zeros(0, 2 * _WIDTH).double(), _no_elements(0)
-        own = [torch.cat(parts) for parts in zip(*(_flat(*piece) for piece in [none, *pieces]), strict=True)]
+        none = *(torch.zeros(0, dtype=torch.int64),) * 4, torch.zeros(0, 2 * _WIDTH).double(), _no_elements(0)
+        own = [torch.cat(parts) for parts in zip(none, *pieces, strict=True)]
         place, keys, groups, composition, values, elements = (group.joined(part).numpy() for part in own)
         order = np.argsort(place, kind="stable")
         return cls(
@@ -110,7 +109,8 @@ class Prints:
             spread = 2.0 * float(self.values[members].var(0, ddof=1).sum())
             if spread > 0:
                 found.append(members)
-                ratios.append(float((self._distances(after, after - 1) ** 2).mean()) / spread)
+                distances = np.linalg.norm(self.values[after] - self.values[after - 1], axis=1)
+                ratios.append(float((distances**2).mean()) / spread)
                 counts.append(len(after))
         ratio, count = np.array(ratios), np.array(counts)
         if not found:
@@ -129,9 +129,6 @@ class Prints:
         order = members[np.argsort(self.keys[members], kind="stable")]
         return order, np.roll(order, 1)
 
-    def _distances(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> Float64[ndarray, " pairs"]:
-        return np.asarray(np.linalg.norm(self.values[a] - self.values[b], axis=1))
-
 
 def _certain(ratio: float, count: int) -> bool:
     """Whether so many uncorrelated neighbours would hardly ever have this ratio (von Neumann 1941)."""
@@ -145,12 +142,8 @@ def piece(batch: FeatureBatch, keys: NDArray[np.uint64], first: int) -> Piece:
         first: place of its first structure in the whole data.
     """
     places = torch.arange(first, first + batch.n_structures)
-    numbers = (places, torch.from_numpy(keys.astype(np.int64)), batch.groups, _composition(batch))
-    return numbers, _print(batch), _elements(batch)
-
-
-def _flat(numbers: Sequence[Tensor], values: Tensor, elements: Tensor) -> tuple[Tensor, ...]:
-    return (*numbers, values, elements)
+    known_by = torch.from_numpy(keys.astype(np.int64))
+    return places, known_by, batch.groups, _composition(batch), _print(batch), _elements(batch)
 
 
 def _no_elements(count: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -81,13 +81,11 @@ def from_sums(
             raise SolverError(f"no row has a weight above zero ({_named(weights)})")
     ridges = direct.ridges
     folds = _fold_solutions(ridges, problem, moments, run.group)
-    path = Path(tuple(_errors(ridges, moments, folds, problem.weights)))
-    more = further(direct, path, problem.criterion)
-    while more:
+    path = _path(ridges, moments, folds, problem.weights)
+    while more := further(direct, path, problem.criterion):
         folds = _joined(folds, _fold_solutions(more, problem, moments, run.group))
         ridges = (*ridges, *more)
-        path = Path(tuple(_errors(ridges, moments, folds, problem.weights)))
-        more = further(direct, path, problem.criterion)
+        path = _path(ridges, moments, folds, problem.weights)
     best = path.best(problem.criterion) if folds else PathPoint.untested(ridges[0], problem.weights[0])
     everything = normals(moments, range(max(problem.n_folds, 1)), shift)
     beta = run.group.broadcast(_solved(everything, best.weights, best.ridge).contiguous())
@@ -149,15 +147,15 @@ def _fold_solutions(
     ]
 
 
-def _errors(
+def _path(
     ridges: Sequence[float], moments: MomentTable, folds: Sequence[_FoldSolution], weights: Sequence[Weights]
-) -> Iterator[PathPoint]:
+) -> Path:
     """Cross-validated errors of every ridge under each combination of weights, from the sums alone."""
-    for combination in weights if folds else ():
-        yield from _errors_of(ridges, moments, folds, combination)
+    tried = weights if folds else ()
+    return Path(tuple(point for each in tried for point in _errors(ridges, moments, folds, each)))
 
 
-def _errors_of(
+def _errors(
     ridges: Sequence[float], moments: MomentTable, folds: Sequence[_FoldSolution], weights: Weights
 ) -> list[PathPoint]:
     errors = {}

@@ -15,6 +15,7 @@ from mekrr_scale.errors import ConfigError, SolverError
 from mekrr_scale.regression import ENERGY_ALONE, KeptRows, Problem, Run, Source, refit_shift
 from mekrr_scale.solvers.base import Solver, check
 from mekrr_scale.solvers.grid import further
+from mekrr_scale.solvers.moments import root_mean
 from mekrr_scale.solvers.solution import Effort, Path, PathPoint, Result, Solution
 
 
@@ -46,12 +47,13 @@ def solve(exact: Solver, problem: Problem, source: Source, run: Run) -> Solution
     path, solved = Path(()), dict[float, list[Tensor]]()
     more = exact.ridges if folds else ()
     while more:
-        points = []
+        errors = []
         for ridge in more:
             parts_of_folds = [held_out.solved(data, ridge) for held_out in folds]
             solved[ridge] = [value.cpu().repeat(parts)[:, None] for value, _ in parts_of_folds]
-            points.append(_point(ridge, sum(error for _, error in parts_of_folds), len(target)))
-        path = Path((*path.points, *points))
+            errors.append(sum(error for _, error in parts_of_folds))
+        rmse = root_mean(torch.tensor(errors, dtype=torch.float64), len(target)).tolist()
+        path = Path((*path.points, *map(_point, more, rmse)))
         more = further(exact, path, ENERGY_ALONE)
     ridge = path.best().ridge if path.points else exact.ridges[0]
     value = dense_solution(gram, target, weight, ridge).cpu()
@@ -106,8 +108,7 @@ class _Fold:
         return full, float((data.weight[test] * error.square()).sum())
 
 
-def _point(ridge: float, error: float, count: int) -> PathPoint:
-    rmse = math.sqrt(error / count) if math.isfinite(error) else math.inf
+def _point(ridge: float, rmse: float) -> PathPoint:
     return PathPoint(ridge, ENERGY_ALONE, ByKind.of({RowKind.ENERGY: rmse}, math.nan))
 
 
