@@ -4,9 +4,10 @@ import json
 import pickle
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 
-from mekrr_scale.arrays import ByKind, RowKind
+from mekrr_scale.arrays import ByKind, RowKind, draw, uniform
 from mekrr_scale.errors import ConfigError
 
 
@@ -39,3 +40,24 @@ def test_equal_content_is_equal_in_sets_in_configurations_and_in_pickles():
 
     assert replace(Plan(), weights=b) == Plan()
     assert repr(Plan()).endswith(f"Plan(weights=ByKind(entries={a.entries}))")
+
+
+@pytest.mark.parametrize(
+    ("state", "published"),
+    [
+        (0, [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]),
+        (
+            1234567,
+            [
+                *(6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431),
+                16408922859458223821,
+            ],
+        ),
+    ],
+)
+def test_draws_are_those_of_splitmix64(state, published):
+    """Published numbers (prng.di.unimi.it/splitmix64.c): the choice of landmarks is the same for ever."""
+    values = np.array([state], dtype=np.uint64)
+    assert [int(draw(values, k)[0]) for k in range(len(published))] == published
+    expected = [(number >> 11) / 2**53 for number in published]
+    assert [float(uniform(values, k)[0]) for k in range(len(published))] == expected

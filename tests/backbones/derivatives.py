@@ -9,15 +9,18 @@ from ase import Atoms
 
 from mekrr_scale.arrays import FeatureBatch, bounds
 from mekrr_scale.backbones import Directions, identity_of, tangents
-from mekrr_scale.kernels import KERNEL_NAMES, SetKernel, SpeciesMixing, atom_kernel, fit_transform
+from mekrr_scale.kernels import KERNEL_NAMES, Head, SetKernel, SpeciesMixing, atom_kernel, fit_transform
 from mekrr_scale.landmarks import Uniform, median_distance
 from mekrr_scale.models import Baseline, Model, Potential
 
+STEP = 1e-4
+STEPS = (-2 * STEP, -STEP, STEP, 2 * STEP)
 
-def slope(function, step=1e-4):
+
+def slope(function):
     """Fourth-order central difference at zero."""
-    near, far = function(step) - function(-step), function(2 * step) - function(-2 * step)
-    return (8 * near - far) / (12 * step)
+    near, far = function(STEP) - function(-STEP), function(2 * STEP) - function(-2 * STEP)
+    return (8 * near - far) / (12 * STEP)
 
 
 def kernels(length):
@@ -52,6 +55,7 @@ def check_predictions(backbone, elements=("Si", "O")):
     length = 2 * median_distance([batch], transform, 0)
     present = tuple(sorted(set(species.tolist())))
     baseline = Baseline(present, torch.zeros(len(present), dtype=torch.float64), prior=False, fitted=False)
+    displaced, rows = _Moved(backbone, atoms), _Rows(backbone, atoms)
     for atom in kernels(length):
         for reduce in ("sum", "mean"):
             kernel = SetKernel(atom, SpeciesMixing(0.5), reduce, transform)
@@ -60,51 +64,74 @@ def check_predictions(backbone, elements=("Si", "O")):
             weights = torch.randn(kernel.n_columns(landmarks), generator=generator, dtype=torch.float64)
             model = Model(kernel, landmarks, weights, baseline, identity_of(backbone), {})
             potential = Potential(model, backbone, torch.float64)
-            check_derivatives(potential, atoms)
-            _check_rows(backbone, kernel, landmarks, atoms)
+            displaced.check(potential)
+            rows.check(kernel, landmarks)
+    displaced.check_features(potential)
 
 
-def check_derivatives(potential, atoms):
-    found = potential.predict(atoms, stress=True)
-    generator = np.random.default_rng(0)
-    direction, skew = generator.normal(size=(len(atoms), 3)), generator.normal(size=(3, 3))
-    strain = (skew + skew.T) / 2
+class _Moved:
+    """A structure that moves along a direction, and one that is strained: features of each step, for all kernels."""
 
-    def energy(move, turn):
-        moved = atoms.copy()
-        moved.positions += move * direction
-        moved.set_cell(atoms.cell.array @ (np.eye(3) + turn * strain), scale_atoms=True)
-        return float(potential.predict(moved, forces=False).energy[0])
+    def __init__(self, backbone, atoms):
+        generator = np.random.default_rng(0)
+        self.atoms, self.direction = atoms, generator.normal(size=(len(atoms), 3))
+        skew = generator.normal(size=(3, 3))
+        self.strain = (skew + skew.T) / 2
+        self.structures, self.batches = {}, {}
+        for axis in (0, 1):
+            for t in STEPS:
+                moved = atoms.copy()
+                moved.positions += t * (axis == 0) * self.direction
+                moved.set_cell(atoms.cell.array @ (np.eye(3) + t * (axis == 1) * self.strain), scale_atoms=True)
+                self.structures[axis, t] = moved
+                features = backbone.features(moved)
+                numbers = torch.from_numpy(atoms.numbers.astype(np.int64))
+                self.batches[axis, t] = FeatureBatch.from_atoms(features, numbers, bounds(torch.tensor([len(atoms)])))
 
-    size = float(found.forces.abs().max())
-    along = float((found.forces.numpy() * direction).sum())
-    assert along == pytest.approx(-slope(lambda t: energy(t, 0.0)), rel=1e-6, abs=1e-6 * size)
-    assert float(found.forces.sum(0).abs().max()) < 1e-6 * max(size, 1.0)
-    stress = float((found.stress[0].numpy() * strain).sum())
-    expected = slope(lambda t: energy(0.0, t)) / atoms.get_volume()
-    assert stress == pytest.approx(expected, rel=1e-6, abs=1e-6 * float(found.stress.abs().max()))
+    def check(self, potential):
+        """Forces and stress against differences of the kernel's energies, and the net force."""
+        found, model = potential.predict(self.atoms, stress=True), potential.model
+        head = Head(model.kernel, model.landmarks, model.coefficients)
+        energy = {at: float(head.energies(batch)[0]) for at, batch in self.batches.items()}
+        size = float(found.forces.abs().max())
+        along = float((found.forces.numpy() * self.direction).sum())
+        assert along == pytest.approx(-slope(lambda t: energy[0, t]), rel=1e-6, abs=1e-6 * size)
+        assert float(found.forces.sum(0).abs().max()) < 1e-6 * max(size, 1.0)
+        stress = float((found.stress[0].numpy() * self.strain).sum())
+        expected = slope(lambda t: energy[1, t]) / self.atoms.get_volume()
+        assert stress == pytest.approx(expected, rel=1e-6, abs=1e-6 * float(found.stress.abs().max()))
+
+    def check_features(self, potential):
+        """What a potential predicts from the structures themselves is what their features give."""
+        model = potential.model
+        head = Head(model.kernel, model.landmarks, model.coefficients)
+        for at, moved in self.structures.items():
+            found = float(potential.predict(moved, forces=False).energy[0])
+            assert found == pytest.approx(float(head.energies(self.batches[at])[0]), rel=1e-10, abs=1e-12)
 
 
-def _check_rows(backbone, kernel, landmarks, atoms):
-    """Derivative rows along a displacement and a strain against differences of energy rows."""
-    graph = backbone.graph(atoms)
-    generator = torch.Generator().manual_seed(3)
-    move = torch.randn(1, len(atoms), 3, generator=generator, dtype=torch.float64)
-    strain = torch.eye(3, dtype=torch.float64)[None] * 0.3
-    strain[0, 0, 1] = strain[0, 1, 0] = 0.2
-    directions = Directions.of_displacements(move).joined(Directions.of_strains(strain, len(atoms)))
-    pushed = tangents(backbone, graph, directions).features
-    features = backbone.features(atoms)
-    batch = FeatureBatch.unlabelled(features, graph.numbers, graph.n_atoms, pushed)
-    rows = kernel.derivative_rows(batch, landmarks, torch.float64)
+class _Rows:
+    """Derivative rows along a displacement and a strain: tangents, and features of each step, for all kernels."""
 
-    def row(k, t):
-        with torch.no_grad():
-            moved = graph.positions + t * directions.displacements[k]
-            found = backbone.forward(graph, moved, t * directions.strains[k][None], energies=False).features
-        batch = FeatureBatch.from_atoms(found, graph.numbers, bounds(torch.tensor([len(atoms)])))
-        return kernel.rows(batch, landmarks)[0]
+    def __init__(self, backbone, atoms):
+        graph, n = backbone.graph(atoms), torch.tensor([len(atoms)])
+        generator = torch.Generator().manual_seed(3)
+        move = torch.randn(1, len(atoms), 3, generator=generator, dtype=torch.float64)
+        strain = torch.eye(3, dtype=torch.float64)[None] * 0.3
+        strain[0, 0, 1] = strain[0, 1, 0] = 0.2
+        along = Directions.of_displacements(move).joined(Directions.of_strains(strain, len(atoms)))
+        pushed = tangents(backbone, graph, along).features
+        self.batch = FeatureBatch.unlabelled(backbone.features(atoms), graph.numbers, graph.n_atoms, pushed)
+        self.moved = {}
+        for k in range(2):
+            for t in STEPS:
+                with torch.no_grad():
+                    moved = graph.positions + t * along.displacements[k]
+                    found = backbone.forward(graph, moved, t * along.strains[k][None], energies=False).features
+                self.moved[k, t] = FeatureBatch.from_atoms(found, graph.numbers, bounds(n))
 
-    for k in range(2):
-        expected = slope(lambda t, k=k: row(k, t))
-        assert float((rows[k] - expected).abs().max()) <= 1e-6 * float(expected.abs().max())
+    def check(self, kernel, landmarks):
+        rows = kernel.derivative_rows(self.batch, landmarks, torch.float64)
+        for k in range(2):
+            expected = slope(lambda t, k=k: kernel.rows(self.moved[k, t], landmarks)[0])
+            assert float((rows[k] - expected).abs().max()) <= 1e-6 * float(expected.abs().max())

@@ -107,9 +107,9 @@ def test_rows_equal_double_loops(atom, reduce, mixing, standardize):
     batch, train = reference.random_batch(0), reference.random_batch(1, n_structures=8)
     kernel = SetKernel(atom, mixing, reduce, fit_transform([train], standardize))
     landmarks = WholeStructures().select([train], kernel)
-    expected = reference.dense_gram(kernel, reference.structures_of(batch), _landmark_sets(landmarks))
+    expected = reference.dense_gram(kernel, reference.structures_of(batch), reference.landmark_sets(landmarks))
     torch.testing.assert_close(kernel.rows(batch, landmarks), expected, rtol=1e-10, atol=1e-12)
-    gram = reference.dense_gram(kernel, _landmark_sets(landmarks), _landmark_sets(landmarks))
+    gram = reference.dense_gram(kernel, reference.landmark_sets(landmarks), reference.landmark_sets(landmarks))
     torch.testing.assert_close(kernel.gram(landmarks), gram, rtol=1e-10, atol=1e-12)
 
 
@@ -122,7 +122,7 @@ def test_singleton_columns(reduce, mixing):
     rows = kernel.rows(batch, landmarks)
     parts = 2 if reduce == "mean" and 0 < mixing.alpha < 1 else 1
     assert rows.shape == (batch.n_structures, 7 * parts) == (batch.n_structures, kernel.n_columns(landmarks))
-    sets = _landmark_sets(landmarks)
+    sets = reference.landmark_sets(landmarks)
     expected = reference.dense_gram(kernel, reference.structures_of(batch), sets)
     torch.testing.assert_close(rows.reshape(-1, parts, 7).sum(1), expected, rtol=1e-10, atol=1e-12)
     assert torch.linalg.eigvalsh(kernel.gram(landmarks))[0] > -1e-12
@@ -199,7 +199,7 @@ def test_any_ragged_batch(sizes, species, alpha, reduce, seed):
     structures = reference.structures_of(batch)
     rows = kernel.rows(batch, landmarks)
     parts = rows.shape[1] // count
-    expected = reference.dense_gram(kernel, structures, _landmark_sets(landmarks))
+    expected = reference.dense_gram(kernel, structures, reference.landmark_sets(landmarks))
     torch.testing.assert_close(rows.reshape(-1, parts, count).sum(1), expected, rtol=1e-9, atol=1e-11)
 
 
@@ -210,7 +210,7 @@ def test_species_without_landmarks_and_structures_of_one_atom():
     for reduce, mixing in MIXINGS:
         kernel = SetKernel(Gaussian(1.0), mixing, reduce, Transform.identity(4))
         landmarks = WholeStructures().select([other], kernel)
-        expected = reference.dense_gram(kernel, reference.structures_of(batch), _landmark_sets(landmarks))
+        expected = reference.dense_gram(kernel, reference.structures_of(batch), reference.landmark_sets(landmarks))
         torch.testing.assert_close(kernel.rows(batch, landmarks), expected, rtol=1e-10, atol=1e-12)
         empty = FeatureBatch.from_atoms(torch.zeros(0, 4), torch.zeros(0).long(), torch.zeros(1).long())
         assert kernel.rows(empty, landmarks).shape == (0, 2)
@@ -278,7 +278,7 @@ def test_the_head_is_one_path(reduce, mixing):
     ends = [head.atoms(features + s * step * move, numbers, owner, len(structures))[0].sum() for s in (1, -1)]
     torch.testing.assert_close((slopes * move).sum(), (ends[0] - ends[1]) / (2 * step), rtol=1e-6, atol=1e-8)
     arranged = FeatureBatch.unlabelled(features, numbers, batch.n_atoms)
-    sets = _landmark_sets(landmarks)
+    sets = reference.landmark_sets(landmarks)
     for (a, z), row in zip(enumerate(numbers.tolist()), head.similarities(arranged), strict=True):
         h = reference.transformed(kernel, [z], features[a : a + 1])[0]
         others = [(y[0], reference.transformed(kernel, y, g)[0]) for y, g in sets]
@@ -338,14 +338,6 @@ def test_per_atom_values_and_gradients():
 def test_refusals(make, message):
     with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
         make()
-
-
-def _landmark_sets(landmarks):
-    sets = []
-    for i in range(landmarks.n_sets):
-        chosen = landmarks.owner == i
-        sets.append((landmarks.species[chosen].tolist(), landmarks.features[chosen].double()))
-    return sets
 
 
 def _single(z, h):

@@ -12,6 +12,7 @@ from mekrr_scale.errors import ConfigError, ModelError
 from mekrr_scale.models import Model, Potential, Variances
 from mekrr_scale.simulation import choose, select
 from mekrr_scale.simulation.selection import Pool
+from tests import reference
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +43,39 @@ def test_covariances(potential, candidates):
     torch.testing.assert_close(pool.variance, variances.structures(whole) / whole.n_atoms.double() ** 2)
 
 
-def test_greedy_against_its_definition(potential, candidates):
+def dense_covariance(model, batch):
+    """Of energies per atom, by double loops over atoms: what landmarks leave open, and what training does."""
+    structures, landmarks = reference.structures_of(batch), reference.landmark_sets(model.landmarks)
+    with_landmarks = reference.dense_gram(model.kernel, structures, landmarks)
+    inner = reference.dense_gram(model.kernel, landmarks, landmarks)
+    values, vectors = torch.linalg.eigh(inner)
+    kept = values > model.posterior.cut * values.max()
+    inside = with_landmarks @ vectors[:, kept] / values[kept].sqrt()
+    outside = reference.dense_gram(model.kernel, structures, structures) - inside @ inside.T
+    left = with_landmarks @ model.posterior.factor
+    n = batch.n_atoms.double()
+    return (model.posterior.energy.outside_weight * outside + left @ left.T) / (n[:, None] * n)
+
+
+@pytest.fixture(scope="module")
+def matrix(potential, candidates):
+    return dense_covariance(potential.model, potential.batch(candidates))
+
+
+def test_covariances_by_dense_algebra(potential, candidates, matrix):
+    """Every pair of candidates, within a batch and across."""
+    pool = Pool.of(potential.model, [potential.batch(candidates[:5]), potential.batch(candidates[5:])])
+    found = torch.stack([pool.covariance(i) for i in range(12)])
+    largest = float(matrix.diagonal().max())
+    torch.testing.assert_close(found, matrix, rtol=1e-4, atol=1e-6 * largest)
+    torch.testing.assert_close(pool.variance, matrix.diagonal(), rtol=1e-4, atol=1e-6 * largest)
+    pairs = matrix - torch.diag(matrix.diagonal())
+    assert float(pairs.abs().max()) > 0.05 * largest  # they are not all that small
+
+
+def test_greedy_against_its_definition(potential, candidates, matrix):
     """Each choice has the largest variance once those before it are conditioned on, by dense algebra."""
     batch = potential.batch(candidates)
-    pool = Pool.of(potential.model, [batch])
-    matrix = torch.stack([pool.covariance(i) for i in range(12)])
     found = choose(potential.model, [batch], 6)
     scale = potential.model.posterior.energy.within_68
     for k in range(6):

@@ -284,7 +284,6 @@ def test_exact_path_agrees_with_direct(reduce):
     direct = Direct((dense.ridges[0],)).solve(replace(problem, folds=None), source)
     test = rows_of(problem, 7, 6)
     torch.testing.assert_close(test @ direct.value, test @ dense.value, rtol=1e-7, atol=1e-9)
-    assert dense.ridges[0] == dense.path.best().ridge
 
 
 @pytest.mark.parametrize("preconditioner", ["subset", "falkon"])
