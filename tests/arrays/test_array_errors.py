@@ -16,7 +16,7 @@ def of_atoms(rows, species, ptr):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: SpeciesRun(6, torch.zeros(3, 2), torch.tensor([0, 2])), "species 6: 3 feature rows, but ptr runs from 0"),
+        (lambda: SpeciesRun(6, torch.zeros(3, 2), torch.tensor([0, 2])), "6: 3 feature rows, but ptr runs from 0 to 2"),
         (lambda: SpeciesRun(6, torch.zeros(3, 2), torch.tensor([1, 3])), "ptr runs from 1 to 3; it must start at 0"),
         (lambda: of_atoms(3, [1, 1, 1], [0, 2]), "3 feature rows, 3 species and ptr up to 2: all three must agree"),
         (lambda: of_atoms(2, [1, 1], [0, 3, 2]), "all three must agree and ptr must ascend"),
