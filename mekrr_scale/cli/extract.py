@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -177,6 +178,18 @@ def _tell(report: ExtractReport, store: Path, part: str) -> None:
             f"store {store}: {found.n_structures} structures, {found.n_atoms} atoms, {found.n_directions} directions, "
             f"{len(found.shards)} shards"
         )
+
+
+def check_texts(given: Mapping[str, Any]) -> None:
+    """Refuse options that a batch job would refuse only when its turn has come.
+
+    Raises:
+        ConfigError, StructureError: a text that says nothing.
+    """
+    _derivatives(given["derivatives"])
+    _part(given["part"])
+    parse_bytes(given["shard_size"])
+    label_keys(None, None, None, given["units"])
 
 
 def _derivatives(text: str) -> int | Literal["all", "none"]:

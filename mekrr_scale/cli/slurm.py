@@ -12,6 +12,7 @@ import typer
 from mekrr_scale.cli.batch_options import with_batch_options
 from mekrr_scale.cli.batch_scripts import Batch, Launcher, command_script, extract_script, finalize_script, fit_script
 from mekrr_scale.cli.console import say
+from mekrr_scale.cli.extract import check_texts
 from mekrr_scale.cli.fit import settings_given
 from mekrr_scale.cli.options import EXIT_CODES, Overwrite, commands
 from mekrr_scale.errors import ConfigError, StructureError
@@ -50,7 +51,7 @@ def extract(
     second = script.with_name(f"{script.stem}-finalize{script.suffix}")
     check_outputs([(script, SCRIPT, "--script"), (second, SCRIPT, "")], structures, overwrite)
     further, files, where = _split(options), [str(path.resolve()) for path in structures], str(store.resolve())
-    _inner("extract", [*files, "--store", where, *further])
+    check_texts(_inner("extract", [*files, "--store", where, *further]))
     publish_text(script, extract_script(batch, files, where, parts, further))
     publish_text(second, finalize_script(batch, where))
     say(

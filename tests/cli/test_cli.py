@@ -153,6 +153,12 @@ def bad_calls():
         ([*fitting, "--validate", "0"], 2, "several candidates"),
         ([*fitting, "--memory", "lots"], 2, "is not a size"),
         ([*fitting, "-o", "no/such/folder/m.mekrr"], 2, "does not exist"),
+        ([*fitting, "--energy-weight", "0", "--no-derivatives"], 2, "must not be negative, and not all zero"),
+        (
+            [*fitting, "--kernel", "polynomial", "--kernel-parameters", "degree=200", "--length-scale", "1e-3"],
+            7,
+            "finite",
+        ),
         (["evaluate", "none.mekrr", "{data}"], 6, "there is no model file"),
         (["evaluate", "{file}", "{data}"], 6, "not a model file"),
         (["evaluate", "{corrupt}", "{data}"], 6, "damaged"),

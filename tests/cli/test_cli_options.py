@@ -315,18 +315,55 @@ def test_the_table_has_every_option():
         assert set(CALLS[name][1]) <= set().union(*flags), name
 
 
+# options whose field in a plan, or keyword of a function, has another name
+FIELDS = {
+    "energy_key": "energy", "forces_key": "forces", "stress_key": "stress", "units": "energy_unit",
+    "weights": "version", "lr": "learning_rate", "lr_decay": "decay", "lr_map": "rates", "shard_size": "shard_bytes",
+    "validate": "folds", "max_force": "force", "max_uncertainty": "uncertainty", "max_grade": "grade",
+    "train_blocks": "train", "sample_frames": "frames", "sample_every": "every", "quick": "full",
+    "unlabelled": "need_energy", "ridge": "ridges", "landmarks": "count", "state_interval": "interval",
+    "species_map": "species",
+}  # fmt: skip
+# where a field of that name is another thing; None: the option is a plain argument there
+OTHER = {
+    "fit": {"store": None, "checkpoint": None, "solver__name": None}, "evaluate": {"transfer": None, "forces": None},
+    "md": {"overwrite": None}, "relax": {"force": None}, "pretrain": {"backbone": "name"},
+    "finetune": {"backbone": "name"}, "distill": {"unlabelled": None, "derivatives": None},
+    "curve": {"lr": "rates", "backbone": "name"},
+}  # fmt: skip
+
+LEAST = {"extract": 23, "fit": 30, "md": 16, "pretrain": 25, "finetune": 32, "distill": 19, "curve": 17}  # so checked
+
+
+def held_in(lines, field):
+    """The values of a field, wherever in plans and keywords it stands."""
+    return re.findall(rf"""\b{field}\\*': *[\\"']*(\[[^\]]*\]|{{[^}}]*}}|[^,}}]*)""", lines)
+
+
 @pytest.mark.parametrize("name", list(CALLS))
 def test_every_option_reaches_the_work(record, name):
+    """And the field of its own name, where a plan has one: two weights that change places would be seen."""
     usual, options = CALLS[name]
     before = called(record, name, *shlex.split(usual))
     assert before == called(record, name, *shlex.split(usual))
-    without = []
+    fields = {flag: param.name for param in COMMANDS[name].params for flag in (*param.opts, *param.secondary_opts)}
+    without, astray, named = [], [], 0
     for option, value in options.items():
         first, *others = [value] if name.startswith("slurm") else value.split() or [""]
         given = [option, *([first] if first else []), *others]
-        if called(record, name, *shlex.split(usual), *given) == before:
+        after = called(record, name, *shlex.split(usual), *given)
+        if after == before:
             without.append(option)
+        word = fields[option].rpartition("__")[2]  # of a plan's path
+        field = OTHER.get(name, {}).get(fields[option], FIELDS.get(word, word))
+        there = [held_in(lines, field) if field else [] for lines, *_ in (before, after)]
+        if any(there):
+            named += 1
+            if there[0] == there[1]:
+                astray.append(option)
     assert not without, f"{name}: {without} change nothing"
+    assert not astray, f"{name}: {astray} do not change the field of their name"
+    assert named >= LEAST.get(name, 0)
 
 
 def test_packages_of_backbones_are_known_by_name():

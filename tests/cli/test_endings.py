@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mekrr_scale.cli import console
+from mekrr_scale.cli.options import EXIT_CODES
 from mekrr_scale.errors import MekrrError
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +69,18 @@ def test_one_line_each(call, monkeypatch, error, code, text):
     assert found == code
     assert text in err
     assert err.count("\n") == 1
+
+
+def test_every_error_has_its_own_code_and_the_page_names_it(run, monkeypatch):
+    page = (ROOT / "docs" / "cli.md").read_text()
+    kinds = MekrrError.__subclasses__()
+    codes = [kind.exit_code for kind in kinds]
+    assert sorted(codes) == sorted({*codes}) == [2, 3, 4, 5, 6, 7, 8, 9, 75]
+    for kind in kinds:
+        broken(monkeypatch, kind("told"))
+        assert run("store", "info", "x")[0] == kind.exit_code
+        assert re.search(rf"^\| {kind.exit_code} \|", page, re.MULTILINE), kind
+        assert re.search(rf"\b{kind.exit_code} ", EXIT_CODES), kind
 
 
 def test_brackets_in_names_are_shown(call, tmp_path):

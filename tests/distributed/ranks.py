@@ -1,4 +1,4 @@
-"""What each rank of a small job checks; test_ranks.py starts it on every rank, with a store and its structures.
+"""What each rank of a small job checks; test_ranks.py starts it with a store and its structures on every rank.
 
 Whatever the ranks make together is compared, on every rank, with what one process makes alone.
 """

@@ -2,7 +2,7 @@
 
 import copy
 import pickle
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
 from ase.io.trajectory import Trajectory
 
-from mekrr_scale.models import MekrrCalculator, Model
+from mekrr_scale.models import MekrrCalculator, Model, Potential, PredictorCalculator
 
 MORE = ("energy_uncertainty", "energies_uncertainty", "extrapolation")
 
@@ -50,6 +50,39 @@ def test_uncertainties_are_found_by_name(calculated):
             each["forces_uncertainty"]
         assert np.isfinite(each["energy"])
     assert "energy_uncertainty" not in MekrrCalculator(calculated.calc.potential.model).results
+
+
+@dataclass
+class Counted:
+    """A predictor that writes down what it is asked for."""
+
+    inner: Potential
+    asked: list = field(default_factory=list)
+
+    def predict(self, atoms, forces=True, stress=False):
+        self.asked.append((forces, stress))
+        return self.inner.predict(atoms, forces=forces, stress=stress)
+
+
+def test_any_predictor_is_a_calculator(model_file, toy_structures):
+    """Nothing is computed that nobody asked for, and nothing twice."""
+    potential = Potential(model_file, dtype="float64")
+    atoms = next(a for a in toy_structures if a.pbc.any()).copy()
+    expected = potential.predict(atoms, stress=True)
+    predictor = Counted(potential)
+    atoms.calc = PredictorCalculator(predictor)
+    assert atoms.get_potential_energy() == pytest.approx(float(expected.energy[0]), abs=1e-10)
+    assert atoms.get_potential_energy(force_consistent=True) == atoms.get_potential_energy()
+    assert predictor.asked == [(False, False)]
+    np.testing.assert_allclose(atoms.get_forces(), expected.forces.numpy(), atol=1e-10)
+    np.testing.assert_allclose(atoms.get_stress(voigt=False), expected.stress[0].numpy(), atol=1e-12)
+    assert predictor.asked == [(False, False), (True, False), (True, True)]
+    np.testing.assert_allclose(atoms.get_potential_energies(), expected.energies.numpy(), atol=1e-10)
+    assert len(predictor.asked) == 3
+    atoms.positions[0, 0] += 0.1
+    moved = atoms.get_potential_energy()
+    assert moved == pytest.approx(float(potential.predict(atoms).energy[0]), abs=1e-10)
+    assert len(predictor.asked) == 4
 
 
 @pytest.mark.parametrize("own", [False, True])

@@ -16,7 +16,16 @@ from mekrr_scale.models import Potential, fit_baseline
 from mekrr_scale.pipeline import ExtractPlan, FitPlan, KernelPlan, LandmarkPlan, RowPlan, extract, fit
 from mekrr_scale.pipeline.fitting import FitData
 from mekrr_scale.progress import Silent
-from mekrr_scale.regression import LabelledStructure, Precision, Problem, Source, Structures, assign_folds
+from mekrr_scale.regression import (
+    LabelledStructure,
+    ModeCosts,
+    Precision,
+    Problem,
+    Source,
+    Structures,
+    assign_folds,
+    maps,
+)
 from mekrr_scale.solvers import Direct, Falkon
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.structures import LabelKeys, read_labels, read_structures, structure_hash
@@ -184,3 +193,31 @@ def test_rows_carry_the_weights_of_stores_and_keep_trajectories_together(toy_fil
     folds = others["fold"].numpy()
     assert all(len(set(folds[runs == name])) == 1 for name in set(runs))
     assert len(set(folds)) == 3
+
+
+def test_costs_of_both_ways_are_scaled_to_the_structure(spec, monkeypatch):
+    """By a clock that a direction moves by a second, and a reverse sweep by ten."""
+    now, apart = [0.0], [True]
+    real_tangents, real_grad = maps.tangents, torch.autograd.grad
+
+    def moved(backbone, graph, directions, chunk):
+        now[0] += len(directions)
+        apart[0] = False
+        found = real_tangents(backbone, graph, directions, chunk=chunk)
+        apart[0] = True
+        return found
+
+    def swept(*args, **given):
+        now[0] += 10.0 * apart[0]
+        return real_grad(*args, **given)
+
+    monkeypatch.setattr(maps, "tangents", moved)
+    monkeypatch.setattr(maps.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(torch.autograd, "grad", swept)
+    backbone = load_backbone(spec)
+    atoms = molecule("CH4")
+    for most in (3, 9, 99):
+        costs = ModeCosts.measure(backbone, atoms, most)
+        assert costs.stored == 15.0  # three directions for each of five atoms
+        assert costs.sweeps == 11.0
+        assert costs.break_even == pytest.approx(15 / 11)
