@@ -205,7 +205,7 @@ def deliver(found: Evaluation, of: Loaded, figures: Figures, table: TransferTabl
 
 
 def _tell(found: Evaluation, name: str, table: TransferTable | None) -> None:
-    from mekrr_scale.report import error_table, species_table, transfer_report
+    from mekrr_scale.report import dressed, error_table, species_table, transfer_report
 
     for line in found.rejected[:_NAMED]:
         LOGGER.info("left out: %s", line)
@@ -219,6 +219,8 @@ def _tell(found: Evaluation, name: str, table: TransferTable | None) -> None:
         say(", ".join([f"{name}: {metrics['structures']:.0f} structures", *_maes(metrics)]))
     if len(found.forces):
         show(species_table(found))
+    if len(found.isolated):
+        show(dressed(found.isolated_table()))
     held = found.coverage()
     if held:
         show(

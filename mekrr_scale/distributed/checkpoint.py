@@ -285,7 +285,7 @@ class Checkpoint:
                 header = file.metadata() or {}
                 found = json.loads(header["identity"])
             # a part may call something by a name that the problem has for something else
-            return header.get("family") == self._family.name or any(
+            return (self._family.problems and header.get("family") == self._family.name) or any(
                 _within(problem, found) for problem in self._family.problems
             )
         except (OSError, SafetensorError, ValueError, KeyError, TypeError):  # somebody else's

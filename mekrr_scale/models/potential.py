@@ -214,6 +214,14 @@ class Potential:
             return Prediction(energy, energies, found, None)
         return Prediction(energy, energies, found, graph.stress(slopes[1]))
 
+    def is_isolated(self, atoms: Atoms) -> bool:
+        """Whether a structure is one atom without neighbours, its own images included: a reference, no example.
+
+        Raises:
+            BackboneError, StructureError: see ``predict``.
+        """
+        return len(atoms) == 1 and not len(self.backbone.graph([atoms]).edge_owner)
+
     def uncertainty(self, atoms: Atoms | Sequence[Atoms], forces: bool = False) -> Uncertainty:
         """How far predictions may be off, by the model's calibrated posterior.
 

@@ -9,6 +9,9 @@ from mekrr_scale.deprecated import with_old_names
 if TYPE_CHECKING:
     from mekrr_scale.store.documents import SCHEMA as SCHEMA
     from mekrr_scale.store.documents import OnDuplicate as OnDuplicate
+    from mekrr_scale.store.energies import define_energy as define_energy
+    from mekrr_scale.store.energies import differing_energies as differing_energies
+    from mekrr_scale.store.energies import energy_definition as energy_definition
     from mekrr_scale.store.features import FeatureWriter as FeatureWriter
     from mekrr_scale.store.format import ShardInfo as ShardInfo
     from mekrr_scale.store.format import StoreHeader as StoreHeader
@@ -40,6 +43,7 @@ else:
         submod_attrs={
             "features": ["FeatureWriter"],
             "documents": ["OnDuplicate", "SCHEMA"],
+            "energies": ["define_energy", "differing_energies", "energy_definition"],
             "format": ["ShardInfo", "StoreHeader"],
             "isolated": ["isolated_atoms", "lowest_energies"],
             "manage": ["finalize", "has_rivals", "merge", "repack"],

@@ -14,6 +14,7 @@ from mekrr_scale.errors import StoreError
 from mekrr_scale.files import file_hash, publish_text, sweep, temporary_path
 from mekrr_scale.store.documents import EXCLUSIONS, MANIFEST, SIDECAR, OnDuplicate
 from mekrr_scale.store.duplicates import Decision, counted, decide
+from mekrr_scale.store.energies import common_energy, define_energy, energy_definition
 from mekrr_scale.store.format import ShardInfo, StoreHeader, document, sealed
 from mekrr_scale.store.parts import Lack, Part, missing, parts_in
 from mekrr_scale.store.reader import FeatureStore
@@ -88,13 +89,15 @@ def merge(sources: Sequence[Path | str], target: Path | str, on_duplicate: OnDup
             all.
 
     Raises:
-        StoreError: stores of different kinds, labels that differ, a folder that holds something else.
+        StoreError: stores of different kinds or with different energies, labels that differ, a folder that holds
+            something else.
     """
     stores = [FeatureStore(Path(source), level="size") for source in sources]
     if not stores:
         raise StoreError("there is nothing to merge; name at least one store")
     for store in stores:
         stores[0].header.require(store.header, str(store.path))
+    energy = common_energy(stores)
     infos = {info.path: info for store in stores for info in store.shards}
     target = _new_folder(target, lambda item: item.info.path in infos)
     _require_same(target, infos.keys() if _finished(target) else None)
@@ -105,6 +108,7 @@ def merge(sources: Sequence[Path | str], target: Path | str, on_duplicate: OnDup
             excluded[info.path] = excluded.get(info.path, set()) | set(info.excluded)
             for name in (info.path, info.path + SIDECAR):
                 _linked(store.path / name, target / name)
+    define_energy(target, energy)
     listed = [Sidecar.read(target / f"{name}{SIDECAR}") for name in sorted(infos)]
     incomplete = _joined([store.incomplete for store in {store.id: store for store in stores}.values()])
     command = f"mekrr-scale store merge {' '.join(map(str, sources))} -o {target} --on-duplicate newest"
@@ -159,6 +163,7 @@ def repack(
     if not count:
         raise StoreError("no structure is left to write; loosen the filter")
     _require_same(writer.folder, names if finished else None)
+    define_energy(writer.folder, energy_definition(store.path))
     listed = [Sidecar.read(path) for path in sidecars_in(writer.folder)]
     kept = _Kept(on_duplicate=store.on_duplicate, incomplete=store.incomplete)
     return _published(writer.folder, listed, kept, f"mekrr-scale store repack {source} -o {target}")

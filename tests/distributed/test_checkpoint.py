@@ -105,6 +105,22 @@ def test_clearing_leaves_what_is_not_its_own(tmp_path):
     assert {path.name for path in folder.iterdir()} == theirs - {"y.safetensors"}
 
 
+def test_parts_that_call_something_else_by_a_name_of_the_problem_are_cleared_too(tmp_path):
+    """By a later process, which came past that part without reading it."""
+    root = Checkpoint(tmp_path / "kept", {})
+    root.part("", {"fit": 1, "solver": "falkon"}).part("cg", {"solver": "Falkon(rtol=1)"}).save("x", state())
+    other = Checkpoint(tmp_path / "kept", {})
+    other.part("", {"fit": 2, "solver": "falkon"})
+    other.clear()
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["cg-x.safetensors"]
+    Checkpoint(tmp_path / "kept", {}).clear()  # of no problem yet
+    again = Checkpoint(tmp_path / "kept", {})
+    assert (tmp_path / "kept").exists()
+    again.part("", {"fit": 1, "solver": "falkon"})
+    again.clear()
+    assert not (tmp_path / "kept").exists()
+
+
 def test_another_fit_is_refused_and_files_count_by_content(tmp_path):
     kept = Checkpoint(tmp_path, {"fit": 1, "warm_content": "a"})
     kept.save("x", state())

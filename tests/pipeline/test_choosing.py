@@ -15,7 +15,7 @@ from mekrr_scale.arrays import ISOLATED, ByKind, RowKind
 from mekrr_scale.distributed import Group
 from mekrr_scale.errors import ConfigError, SolverError
 from mekrr_scale.models import Potential
-from mekrr_scale.pipeline import ExtractPlan, FitPlan, RowPlan, Validation, extract, fit, resources
+from mekrr_scale.pipeline import ExtractPlan, FitPlan, RowPlan, Validation, evaluate, extract, fit, resources
 from mekrr_scale.pipeline.fitting import FitData, calibration
 from mekrr_scale.regression import Execution
 from mekrr_scale.solvers import Direct
@@ -105,6 +105,31 @@ def test_free_atoms_change_nothing_of_the_fit(plain, mixed):
     assert not any("isolated" in text for text in alone.remarks)
     assert found.to_dict()["remarks"] == list(found.remarks)
     assert line in found.headline()
+
+
+@pytest.mark.parametrize("of", ["structures", "store"])
+def test_free_atoms_are_in_no_error_of_an_evaluation(mixed, plain, free_atoms, of):
+    """They stand apart, in files and in stores; the errors are those of the molecules alone."""
+    model = fit(plain, PLAN).model
+    listed = molecules(24)
+    both = [free_atoms[0], *listed[:10], *free_atoms[1:3], *listed[10:], free_atoms[3]]
+    alone = evaluate(model, plain if of == "store" else listed, uncertainty=True)
+    found = evaluate(model, mixed if of == "store" else both, uncertainty=True)
+    assert found.metrics() == pytest.approx(alone.metrics(), rel=1e-5)
+    assert found.metrics()["structures"] == 24
+    assert found.coverage() == pytest.approx(alone.coverage(), abs=1e-6)
+    assert found.headline() == "Evaluation of 24 structures, 4 isolated atoms apart"
+    assert alone.headline() == "Evaluation of 24 structures"
+    errors = found.isolated_errors()
+    assert {symbol: row[0] for symbol, row in errors.items()} == {"H": 2, "C": 1, "O": 1}
+    (oxygen,) = found.isolated_predicted[found.isolated == 8]
+    assert errors["O"][1] == pytest.approx(1e3 * abs(oxygen + 432.0))
+    assert found.to_dict()["isolated_atoms"]["O"] == {"frames": 1, "mae": errors["O"][1], "rmse": errors["O"][2]}
+    assert found.tables()[-1].rows[0][:2] == ("H", "2")
+    assert alone.to_dict()["isolated_atoms"] == {}
+    only = evaluate(model, free_atoms)  # nothing else: they are what was asked for
+    assert only.metrics()["structures"] == 4
+    assert not len(only.isolated)
 
 
 def test_free_atoms_are_the_baseline_if_asked(mixed, plain):

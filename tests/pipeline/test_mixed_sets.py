@@ -1,5 +1,6 @@
 """Sets of unequal structures: what each of them can have is used, and what it cannot is said."""
 
+import json
 import logging
 from dataclasses import replace
 
@@ -12,11 +13,11 @@ from ase.build import bulk, fcc111, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from mekrr_scale.arrays import RowKind
-from mekrr_scale.errors import MekrrError, ModelError, StructureError
+from mekrr_scale.errors import MekrrError, ModelError, StoreError, StructureError
 from mekrr_scale.models import MekrrCalculator, Potential
 from mekrr_scale.pipeline import ExtractPlan, FitPlan, RowPlan, evaluate, extract, fit, predict
 from mekrr_scale.simulation.cells import cell_mask, vacuum, warn_of_cell
-from mekrr_scale.store import FeatureStore
+from mekrr_scale.store import FeatureStore, merge, repack
 from mekrr_scale.structures import LabelKeys
 
 
@@ -126,6 +127,36 @@ def test_a_store_holds_one_definition_of_the_energy(toy_structures, spec, tmp_pa
     report = extract(one, tmp_path / "other", ExtractPlan(spec))
     assert any("'free_energy' is taken" in line for line in report.warnings)
     assert report.n_rejected == 1
+
+
+def test_stores_are_joined_where_their_energies_are_of_one_definition(toy_structures, spec, tmp_path, small_plan):
+    def made(name, frames, key=None):
+        return extract(frames, tmp_path / name, ExtractPlan(spec, keys=LabelKeys(energy=key))).store.path
+
+    def defined(path):
+        file = path / "energy.json"
+        return json.loads(file.read_text())["energy"] if file.exists() else None
+
+    def lower(atoms):
+        return relabelled(atoms, free_energy=atoms.calc.results["energy"] - 0.3)
+
+    plain = made("plain", toy_structures[:8])  # whose two energies are one
+    free = made("free", [lower(atoms) for atoms in toy_structures[8:16]])
+    alone = made("alone", [relabelled(atoms, free_energy=None) for atoms in toy_structures[16:]])
+    assert [defined(path) for path in (plain, free, alone)] == [None, "free_energy", "energy"]
+    with pytest.raises(StoreError, match=r"different energies.*free_energy.*'energy'.*--energy-key energy"):
+        merge([free, plain, alone], tmp_path / "never")
+    assert not (tmp_path / "never").exists()
+    joined = merge([plain, free], tmp_path / "joined")
+    assert defined(joined.path) == "free_energy"
+    packed = repack(joined.path, tmp_path / "packed")
+    assert defined(packed.path) == "free_energy"
+    with pytest.raises(StoreError, match="different energies"):
+        merge([packed.path, alone], tmp_path / "never")
+    assert defined(merge([plain], tmp_path / "again").path) is None
+    few = replace(small_plan, landmarks=replace(small_plan.landmarks, count=10))
+    assert any("different energies" in line for line in fit([free, alone], few).warnings)
+    assert not any("different energies" in line for line in fit([free, plain], few).warnings)
 
 
 def test_stress_is_weighed_where_stores_hold_it(store, small_plan, toy_file, spec, tmp_path):

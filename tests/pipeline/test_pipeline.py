@@ -436,7 +436,11 @@ def test_kept_sums_take_new_shards_alone(toy_file, spec, tmp_path, small_plan, m
         extract(toy_file, tmp_path / f"part{part}", plan)
         finalize(tmp_path / f"part{part}", allow_incomplete=True)
     first, both = tmp_path / "part1", [tmp_path / "part1", tmp_path / "part2"]
+    fit(both[1], replace(small_plan, landmarks=LandmarkPlan(count=30)), sums=tmp_path / "sums")
+    for path in (tmp_path / "sums").glob("sums*"):
+        path.unlink()  # as if killed between the frame and the first sums: that frame counts for nothing
     begun = fit(first, small_plan, sums=tmp_path / "sums")
+    assert torch.equal(Model.load(tmp_path / "sums" / "frame.mekrr").landmarks.features, begun.model.landmarks.features)
     assert begun.model.posterior is None
     read = []
     opened = FeatureStore.open
@@ -475,6 +479,7 @@ def test_kept_sums_take_new_shards_alone(toy_file, spec, tmp_path, small_plan, m
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
     (tmp_path / "third").mkdir()
     shutil.copy(tmp_path / "sums" / "frame.mekrr", tmp_path / "third")
+    (tmp_path / "third" / "sums.safetensors").write_bytes(b"torn")
     with pytest.raises(ConfigError, match="damaged"):
         fit(both, small_plan, sums=tmp_path / "third")
     with pytest.raises(ConfigError, match="no longer have"):

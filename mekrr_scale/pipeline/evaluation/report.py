@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Evaluation(Shown):
-    """Labels beside predictions. Structures that could not be used are in ``rejected``."""
+    """Labels beside predictions. Structures that could not be used are in ``rejected``.
+
+    Isolated atoms beside other structures stand apart and are in no error, as in a fit: the energy of a free atom,
+    per atom, says nothing of molecules and crystals.
+    """
 
     n_atoms: NDArray[np.int64]
     energy: Float64[ndarray, " structures"]  # eV, labels
@@ -46,6 +50,9 @@ class Evaluation(Shown):
     # number, sums of absolute values and of squares of all errors in energy (eV/atom), where not all are listed here
     totals: tuple[float, float, float] | None = None
     counts: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 0), np.int64))  # [structures, species]
+    isolated: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))  # atomic numbers
+    isolated_energy: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))  # eV, labels
+    isolated_predicted: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
     def gathered(self, group: Group) -> Evaluation:
         """That of all ranks' structures, one rank's after the other's."""
@@ -106,12 +113,22 @@ class Evaluation(Shown):
             rows[chemical_symbols[z]] = (len(difference), errors.mae, errors.rmse)
         return rows
 
+    def isolated_errors(self) -> dict[str, tuple[int, float, float]]:
+        """Frames of isolated atoms, MAE and RMSE of their energies (meV) for each element."""
+        found = {}
+        for z in np.unique(self.isolated).tolist():
+            at = self.isolated == z
+            errors = Errors.of((self.isolated_predicted - self.isolated_energy)[at]).scaled(UNITS["energy"].factor)
+            found[chemical_symbols[z]] = (int(at.sum()), errors.mae, errors.rmse)
+        return found
+
     def headline(self) -> str:
-        left_out = f", {len(self.rejected)} left out" if self.rejected else ""
+        left_out = f", {len(self.isolated)} isolated atoms apart" if len(self.isolated) else ""
+        left_out += f", {len(self.rejected)} left out" if self.rejected else ""
         return f"Evaluation of {self.metrics()['structures']:.0f} structures{left_out}"
 
     def tables(self) -> list[TextTable]:
-        """Errors by quantity, and those of forces by element."""
+        """Errors by quantity, those of forces by element, and isolated atoms."""
         metrics = self.metrics()
         rows = [
             (name, f"{metrics[f'{name}_mae']:.4g}", f"{metrics[f'{name}_rmse']:.4g}", UNITS[name].text)
@@ -119,7 +136,9 @@ class Evaluation(Shown):
             if f"{name}_mae" in metrics
         ]
         found = [TextTable("", ("", "MAE", "RMSE", "unit"), tuple(rows), left=(0, 3))]
-        return [*found, self.species_table()] if len(self.forces) else found
+        if len(self.forces):
+            found.append(self.species_table())
+        return [*found, self.isolated_table()] if len(self.isolated) else found
 
     def species_table(self) -> TextTable:
         """Force errors by element."""
@@ -129,6 +148,17 @@ class Evaluation(Shown):
             tuple(
                 (symbol, str(count), f"{mae:.1f}", f"{rmse:.1f}")
                 for symbol, (count, mae, rmse) in self.force_errors_by_species().items()
+            ),
+        )
+
+    def isolated_table(self) -> TextTable:
+        """Energies of isolated atoms by element."""
+        return TextTable(
+            f"Isolated atoms, left out of the errors ({UNITS['energy'].text})",
+            ("element", "frames", "MAE", "RMSE"),
+            tuple(
+                (symbol, str(count), f"{mae:.4g}", f"{rmse:.4g}")
+                for symbol, (count, mae, rmse) in self.isolated_errors().items()
             ),
         )
 
@@ -169,6 +199,10 @@ class Evaluation(Shown):
             "forces_by_species": {
                 symbol: {"atoms": n, "mae": mae, "rmse": rmse}
                 for symbol, (n, mae, rmse) in self.force_errors_by_species().items()
+            },
+            "isolated_atoms": {
+                symbol: {"frames": n, "mae": mae, "rmse": rmse}
+                for symbol, (n, mae, rmse) in self.isolated_errors().items()
             },
             "units": {name: UNITS[name].text for name in self._differences()},
             "rejected": list(self.rejected),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -94,8 +94,9 @@ def _evaluated(
     asked = f"{keys or LabelKeys()!r}, forces {forces}, uncertainty {uncertainty}"
     group.require_alike(model=content_hash(potential.model.coefficients), options=asked)
     survey, structures = surveyed(structures, keys or LabelKeys())
-    rows = _Rows(potential.model, survey.remarks(("forces", "stress") if forces else ()))
-    listed = in_batches(_labelled(structures, survey.settled, rows, progress if group.rank == 0 else Silent()))
+    rows, lone = _Rows(potential.model, survey.remarks(("forces", "stress") if forces else ())), _Rows(potential.model)
+    own = progress if group.rank == 0 else Silent()
+    listed = in_batches(_labelled(structures, survey.settled, potential, rows.rejected, own))
 
     def results(atoms: Sequence[Atoms]) -> tuple[Prediction, Uncertainty | None]:
         found = potential.predict(atoms, forces=moved, stress=strained)
@@ -109,12 +110,25 @@ def _evaluated(
             if isinstance(found, MekrrError):
                 rows.rejected.append(f"structure {part[0][1].index}: {found}")
             else:
-                rows.add(part, *found)
+                _add(part, *found, rows, lone)
         progress.advance(len(batch))
-    if not int(group.sum(torch.tensor(len(rows.n_atoms)))):
+    others, alone = group.sum(torch.tensor([len(rows.n_atoms), len(lone.n_atoms)])).tolist()
+    if not others:  # nothing but isolated atoms: they are what is compared
+        rows, lone = replace(lone, remarks=rows.remarks, rejected=rows.rejected), _Rows(potential.model)
+    if not others + alone:
         reason = rows.rejected[0] if rows.rejected else "the file is empty"
         raise StructureError(f"no structure could be evaluated: {reason}")
-    return rows.evaluation().gathered(group)
+    return rows.evaluation(lone).gathered(group)
+
+
+def _add(
+    batch: Sequence[tuple[Atoms, _Item]], found: Prediction, sure: Uncertainty | None, rows: _Rows, lone: _Rows
+) -> None:
+    """The rows of a batch, those of isolated atoms apart."""
+    start = 0
+    for i, (atoms, item) in enumerate(batch):
+        (lone if item.isolated else rows).add(atoms, item.labels, i, slice(start, start + len(atoms)), found, sure)
+        start += len(atoms)
 
 
 @dataclass
@@ -133,28 +147,25 @@ class _Rows:
     species: list[ndarray] = field(default_factory=list)
     stress: list[ndarray] = field(default_factory=list)  # eV/angstrom^3, Voigt
     stress_predicted: list[ndarray] = field(default_factory=list)
-    uncertainty: list[ndarray] = field(default_factory=list)  # eV, one array for each batch
+    uncertainty: list[float] = field(default_factory=list)  # eV
     ratio: float = math.nan
     rejected: list[str] = field(default_factory=list)
 
-    def add(self, batch: Sequence[tuple[Atoms, _Item]], found: Prediction, sure: Uncertainty | None) -> None:
-        """The rows of a batch."""
+    def add(
+        self, atoms: Atoms, labels: Labels, i: int, part: slice, found: Prediction, sure: Uncertainty | None
+    ) -> None:
+        """The rows of a structure, the i-th of what was predicted, whose atoms are a part of all."""
         if sure is not None:
-            self.uncertainty.append(sure.energy.numpy())
+            self.uncertainty.append(float(sure.energy[i]))
             self.ratio = sure.energy_ratio_95
-        start = 0
-        for i, (atoms, item) in enumerate(batch):
-            labels = item.labels
-            part = slice(start, start + len(atoms))
-            start += len(atoms)
-            self._add_energy(atoms, labels, float(found.energy[i]))
-            if labels.forces is not None and found.forces is not None:
-                self.forces.append(labels.forces)
-                self.forces_predicted.append(found.forces[part].numpy())
-                self.species.append(atoms.numbers)
-            if labels.stress is not None and found.stress is not None:
-                self.stress.append(labels.stress)
-                self.stress_predicted.append(full_3x3_to_voigt_6_stress(found.stress[i].numpy()))
+        self._add_energy(atoms, labels, float(found.energy[i]))
+        if labels.forces is not None and found.forces is not None:
+            self.forces.append(labels.forces)
+            self.forces_predicted.append(found.forces[part].numpy())
+            self.species.append(atoms.numbers)
+        if labels.stress is not None and found.stress is not None:
+            self.stress.append(labels.stress)
+            self.stress_predicted.append(full_3x3_to_voigt_6_stress(found.stress[i].numpy()))
 
     def _add_energy(self, atoms: Atoms, labels: Labels, predicted: float) -> None:
         baseline = self.model.baseline
@@ -165,8 +176,9 @@ class _Rows:
         self.baseline.append(float(baseline.energies[places].sum()))
         self.counts.append([int((atoms.numbers == z).sum()) for z in self.model.species])
 
-    def evaluation(self) -> Evaluation:
-        """All of them as arrays."""
+    def evaluation(self, lone: _Rows) -> Evaluation:
+        """All of them as arrays, beside isolated atoms."""
+        places = np.array(lone.counts, dtype=np.int64).reshape(-1, len(self.model.species)).argmax(1)
         return Evaluation(
             n_atoms=np.array(self.n_atoms, dtype=np.int64),
             energy=np.array(self.energy, dtype=np.float64),
@@ -179,9 +191,12 @@ class _Rows:
             stress_predicted=np.array(self.stress_predicted, dtype=np.float64).reshape(-1, 6),
             rejected=self.rejected,
             remarks=[*self.remarks, *self._lacking()],
-            energy_uncertainty=np.concatenate([np.empty(0), *self.uncertainty]),
+            energy_uncertainty=np.array(self.uncertainty, dtype=np.float64),
             energy_ratio_95=self.ratio,
             counts=np.array(self.counts, dtype=np.int64).reshape(-1, len(self.model.species)),
+            isolated=np.array(self.model.species, dtype=np.int64)[places],
+            isolated_energy=np.array(lone.energy, dtype=np.float64),
+            isolated_predicted=np.array(lone.predicted, dtype=np.float64),
         )
 
     def _lacking(self) -> list[str]:
@@ -198,6 +213,7 @@ class _Item:
 
     labels: Labels
     index: int  # in the input
+    isolated: bool
 
 
 def _joined(parts: Sequence[ndarray]) -> ndarray:
@@ -205,16 +221,17 @@ def _joined(parts: Sequence[ndarray]) -> ndarray:
 
 
 def _labelled(
-    structures: Iterable[Atoms], keys: LabelKeys, rows: _Rows, progress: Progress
+    structures: Iterable[Atoms], keys: LabelKeys, potential: Potential, rejected: list[str], progress: Progress
 ) -> Iterator[tuple[Atoms, _Item]]:
     """Structures that the model can be compared on; the others go to the rejected."""
     for index, atoms in enumerate(structures):
         try:
             labels = read_labels(atoms, keys, _NEEDED)
             check_structure(atoms, labels)
-            rows.model.check_species(atoms.numbers.tolist())
+            potential.model.check_species(atoms.numbers.tolist())
+            isolated = potential.is_isolated(atoms)
         except MekrrError as error:
-            rows.rejected.append(f"structure {index}: {error}")
+            rejected.append(f"structure {index}: {error}")
             progress.advance()
             continue
-        yield atoms, _Item(labels, index)
+        yield atoms, _Item(labels, index, isolated)

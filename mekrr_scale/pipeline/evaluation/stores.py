@@ -33,7 +33,7 @@ def evaluate_store(
     seed: int = 7,
     device: str = "cpu",
 ) -> Evaluation:
-    """Energies of a store's structures against their labels; needs no backbone.
+    """Energies of a store's structures against their labels; needs no backbone. Isolated atoms stand apart.
 
     Memory does not depend on the store: of more than a million structures a random part is listed,
     while ``metrics`` are those of all.
@@ -55,9 +55,9 @@ def evaluate_store(
     if uncertainty and model.posterior is None:
         raise ModelError("the model cannot tell its uncertainty; fit it with folds and uncertainty = true")
     group.require_alike(model=content_hash(model.coefficients), store=store.id, uncertainty=str(uncertainty))
-    rows = _Rows(model, model.posterior if uncertainty else None, device)
+    rows, lone = (_Rows(model, model.posterior if uncertainty else None, device) for _ in range(2))
     head = model.head.on(device)
-    errors = ExactSum(3)
+    errors, of_lone = ExactSum(3), ExactSum(3)
     (own,) = deal([store], group.rank, group.size)
     with shown_progress(progress or (Silent() if group.rank else None)) as shown:
         if progress is None:
@@ -65,16 +65,26 @@ def evaluate_store(
         for batch in own:
             known = ~batch.energy.isnan()
             predicted = model.energies(batch, head)
-            error = ((predicted - batch.energy) / batch.n_atoms)[known]
-            sums = [torch.tensor(float(len(error))).double(), error.abs().sum(), error.square().sum()]
-            errors.add(torch.stack(sums))
+            error = (predicted - batch.energy) / batch.n_atoms
             listed = uniform(batch.ids.numpy().astype(np.uint64), seed) < _LISTED / max(store.n_structures, 1)
-            rows.add(batch, predicted, known.numpy() & listed)
+            errors.add(_sums(error[known & ~batch.isolated]))
+            rows.add(batch, predicted, (known & ~batch.isolated).numpy() & listed)
+            if batch.isolated.any():
+                of_lone.add(_sums(error[known & batch.isolated]))
+                lone.add(batch, predicted, (known & batch.isolated).numpy() & listed)
             shown.advance(batch.n_structures)
-    count, absolute, square = errors.value(group).tolist()
-    if not count:
+    totals, alone = errors.value(group).tolist(), of_lone.value(group).tolist()
+    if not totals[0]:  # nothing but isolated atoms: they are what is compared
+        rows, totals, lone = lone, alone, _Rows(model, None, device)
+    if not totals[0]:
         raise StructureError(f"no structure in {store.path} has an energy to compare with")
-    return rows.evaluation((count, absolute, square)).gathered(group)
+    count, absolute, square = totals
+    return rows.evaluation((count, absolute, square), lone).gathered(group)
+
+
+def _sums(error: Float64[Tensor, " structures"]) -> Float64[Tensor, "3"]:
+    """Their number, and the sums of absolute values and of squares."""
+    return torch.stack([torch.tensor(float(len(error))).double(), error.abs().sum(), error.square().sum()])
 
 
 @dataclass
@@ -112,8 +122,9 @@ class _Rows:
             raw = self.variances.structures(batch).sqrt() * model.kernel.energy_scale(batch.n_atoms)
             self.uncertainty.append(self.posterior.energy.within_68 * raw.numpy()[kept])
 
-    def evaluation(self, totals: tuple[float, float, float]) -> Evaluation:
-        """All of them as arrays."""
+    def evaluation(self, totals: tuple[float, float, float], lone: _Rows) -> Evaluation:
+        """All of them as arrays, beside isolated atoms."""
+        apart = np.concatenate([np.empty((0, len(self.model.species)), np.int64), *lone.counts]).argmax(1)
         sure = None if self.posterior is None else self.posterior.energy
         nothing = np.empty((0, 3))
         return Evaluation(
@@ -130,4 +141,7 @@ class _Rows:
             energy_ratio_95=math.nan if sure is None else sure.within_95 / sure.within_68,
             totals=totals,
             counts=np.concatenate([np.empty((0, len(self.model.species)), np.int64), *self.counts]),
+            isolated=np.array(self.model.species, dtype=np.int64)[apart],
+            isolated_energy=np.concatenate([np.empty(0), *lone.energy]),
+            isolated_predicted=np.concatenate([np.empty(0), *lone.predicted]),
         )

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from mekrr_scale.errors import StructureError
-from mekrr_scale.files import publish_text
 from mekrr_scale.pipeline.extraction.plan import ExtractPlan
 from mekrr_scale.progress import Progress
+from mekrr_scale.store import define_energy, energy_definition
 from mekrr_scale.structures import Inputs, Kind, Survey
-
-DEFINITION = "energy.json"  # beside the manifest: which of ASE's energies a store holds
 
 
 def survey_of(source: Inputs, plan: ExtractPlan, progress: Progress) -> Survey:
@@ -95,13 +92,10 @@ def one_energy(folder: Path, survey: Survey) -> None:
     name = survey.energy_name
     if name is None:
         return
-    path = folder / DEFINITION
-    try:
-        before = str(json.loads(path.read_text(encoding="utf-8"))["energy"])
-    except (OSError, ValueError, KeyError, TypeError):
-        publish_text(path, json.dumps({"energy": name}) + "\n")
-        return
-    if before != name:
+    before = energy_definition(folder)
+    if before is None:
+        define_energy(folder, name)
+    elif before != name:
         raise StructureError(
             f"the store {folder} holds ASE's {before!r}, these frames have {name!r}, which is another definition of "
             "the energy; extract all of them with one (--energy-key energy, into a new store), or keep two stores"

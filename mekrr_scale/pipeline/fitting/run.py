@@ -26,7 +26,7 @@ from mekrr_scale.pipeline.fitting.search import Candidate, choices, search, with
 from mekrr_scale.progress import Progress, shown_progress
 from mekrr_scale.regression import ModeCosts, Run, Structures
 from mekrr_scale.solvers import Result
-from mekrr_scale.store import shared
+from mekrr_scale.store import differing_energies, shared
 from mekrr_scale.structures import LabelKeys
 from mekrr_scale.version import __version__
 
@@ -192,7 +192,8 @@ def _model(best: Candidate, data: FitData, held: HeldOut, posterior: Posterior |
 def _unfinished(data: FitData) -> list[str]:
     """What the stores lack of what was to be extracted, and what they have in common."""
     lacking = [f"store {s.path} is not complete: {lack.said}" for s in data.stores for lack in s.incomplete.values()]
-    return lacking + shared(data.stores)
+    said = differing_energies(data.stores)
+    return lacking + shared(data.stores) + ([said] if said else [])
 
 
 def _modes(structures: Structures, plan: FitPlan) -> str:
