@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from benchmarks.data import ROOT, Subset, store
+from benchmarks.data import ROOT, Subset, store, structures
 from benchmarks.measuring import table
 from mekrr_scale.pipeline import FitPlan, KernelPlan, LandmarkPlan, RowPlan, evaluate_store, fit
 from mekrr_scale.simulation import choose
@@ -34,6 +34,9 @@ def curve(pool: Subset, test: Subset, method: str, seed: int, name: str) -> list
 
 
 def main() -> None:
+    sets = ("hcoo_cu110/train", "pt_co/pt111_train")
+    for name in sets:
+        structures(f"{name}.xyz.xz")  # refused before any work
     import matplotlib
 
     matplotlib.use("Agg")
@@ -41,7 +44,6 @@ def main() -> None:
 
     rows: list[list[object]] = []
     sizes = [START + k * STEP for k in range(ROUNDS + 1)]
-    sets = ("hcoo_cu110/train", "pt_co/pt111_train")
     figure, axes = plt.subplots(1, len(sets), figsize=(4.2 * len(sets), 3.8))
     for axis, name in zip(axes, sets, strict=True):
         whole = Subset.of(store(name))

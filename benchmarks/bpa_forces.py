@@ -115,6 +115,7 @@ def variants() -> list[tuple[str, int, int | str, FitPlan]]:
 
 
 def main() -> None:
+    structures(FILE)  # refused before any work
     backbone = load_backbone(SPEC)
     rows: list[list[object]] = []
     for name, count, derivatives, plan in variants():

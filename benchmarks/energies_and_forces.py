@@ -1,6 +1,7 @@
 """Energies and forces together against energies alone: CHGNet features, a quarter held out."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,10 +48,15 @@ def split(name: str, most: int = 400) -> tuple[Path, Path]:
     return parts
 
 
-def main() -> None:
+SETS = ("mlearn/Si_train", "mlearn/Mo_train", "hcoo_cu110/train")
+
+
+def main(sets: Sequence[str] = SETS) -> None:
+    for name in sets:
+        split(name)  # refused before any work
     backbone = load_backbone("chgnet")
     rows: list[list[object]] = []
-    for name in ("mlearn/Si_train", "mlearn/Mo_train", "hcoo_cu110/train"):
+    for name in sets:
         fitted, held = split(name)
         store, extraction = extracted(fitted, f"forces-{name}", ExtractPlan(derivatives=8))
         for label, plan in (

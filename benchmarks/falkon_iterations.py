@@ -19,13 +19,13 @@ def reached(residuals: Sequence[float], limit: float) -> int | str:
     return next((i + 1 for i, r in enumerate(residuals) if r < limit), f"not in {len(residuals)}")
 
 
-def main() -> None:
+def main(count: int = 1000) -> None:
     train, test = training_and_test("hcoo_cu110/train", "hcoo_cu110/val")
     transform = fit_transform(train, "scale-per-species")
     kernel = SetKernel(Gaussian(1.0), SpeciesMixing(1.0), "sum", transform)
     length = 4 * median_distance(train, kernel.transform, 0)
     kernel = SetKernel(Gaussian(length), SpeciesMixing(1.0), "sum", transform)
-    landmarks = Uniform(1000).select(train, kernel)
+    landmarks = Uniform(count).select(train, kernel)
     problem, source = Problem(kernel, landmarks, fit_baseline(train, "composition")), Source(train)
     held_out = torch.cat([kernel.rows(batch, landmarks) for batch in test])
     rows: list[list[object]] = []

@@ -73,7 +73,7 @@ def main() -> None:
     name = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads, small sizes"
     print(f"{name}, torch {torch.__version__}\n")
     rates(device)
-    fit(device)
+    fit(device, *((10**6, 8192) if device == "cuda" else (4000, 512)))
 
 
 def rates(device: str) -> None:
@@ -107,8 +107,9 @@ def rates(device: str) -> None:
     )
 
 
-def fit(device: str) -> None:
-    n, columns, dim = (10**6, 8192, 128) if device == "cuda" else (4000, 512, 128)
+def fit(device: str, n: int, columns: int, dim: int = 128) -> None:
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()  # of the fit, and not of the rates before it
     data = Synthetic(n, 64, dim, device)
     kernel = SetKernel(Gaussian(dim**0.5), SpeciesMixing(1.0), "sum", Transform.identity(dim))
     landmarks = data.landmarks(columns)

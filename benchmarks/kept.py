@@ -41,7 +41,6 @@ def made_by() -> str:
     return " ".join([__version__, sources.hexdigest(), *(f"{name} {_version(name)}" for name in _LIBRARIES)])
 
 
-@cache
 def hashed(path: Path) -> str:
     """Of a file's bytes."""
     return xxhash.xxh3_64_hexdigest(path.read_bytes())

@@ -8,14 +8,14 @@ from mekrr_scale.arrays import Landmarks
 from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing, Transform
 
 
-def main() -> None:
+def main(structures: int = 800, count: int = 1500) -> None:
     rows: list[list[object]] = []
     for dim in (64, 256):
         for dtype in (torch.float64, torch.float32):
-            batch = random_batch(800, 50, dim)
+            batch = random_batch(structures, 50, dim)
             atoms = batch.runs[0].features
-            chosen = atoms[torch.randperm(len(atoms), generator=torch.Generator().manual_seed(0))[:1500]].clone()
-            landmarks = Landmarks(chosen, torch.full((1500,), 29), torch.arange(1500), 1500)
+            chosen = atoms[torch.randperm(len(atoms), generator=torch.Generator().manual_seed(0))[:count]].clone()
+            landmarks = Landmarks(chosen, torch.full((count,), 29), torch.arange(count), count)
             kernel = SetKernel(Gaussian(1.0), SpeciesMixing(0.0), "sum", Transform.identity(dim))
             a, b = atoms.to(dtype), chosen.to(dtype)
             out = torch.empty(len(a), len(b), dtype=dtype)

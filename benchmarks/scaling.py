@@ -78,13 +78,13 @@ def measured(kind: str, source: str, n: int) -> dict[str, float]:
 
 
 def _data(source: str, n: int) -> FeatureStore:
-    found = synthetic(n, 4, 16) if source == "synthetic" else _thinned(n)
+    found = synthetic(n, 4, 16) if source == "synthetic" else thinned(n)
     if found.n_structures != n:
         raise ValueError(f"{found.path} holds {found.n_structures} structures, not {n}")
     return found
 
 
-def _thinned(n: int) -> FeatureStore:
+def thinned(n: int) -> FeatureStore:
     """As many structures of the real set, evenly spread over it."""
     whole = store("w_be/W_train")
     if whole.n_structures < n:

@@ -10,8 +10,8 @@ from mekrr_scale.store import FeatureStore, verify
 REPEATS = 5
 
 
-def main() -> None:
-    store = synthetic(60_000, 64, 128)
+def main(n: int = 60_000) -> None:
+    store = synthetic(n, 64, 128)
     size = store.n_atoms * 128 * 4
 
     def read(opened: FeatureStore) -> float:

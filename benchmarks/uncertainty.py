@@ -20,6 +20,11 @@ ENERGIES = FitPlan(
 
 
 def main() -> None:
+    (
+        test_frames(),
+        structures("pt_co/pt553_val.xyz.xz"),
+        structures("hcoo_cu110/train.xyz.xz"),
+    )  # refused before any work
     rows: list[list[object]] = []
     calibration: list[tuple[str, Evaluation]] = []
     for name in ("hcoo_cu110/train", "pt_co/pt111_train"):
