@@ -268,6 +268,20 @@ def test_fields_of_another_type_are_named(folder, name, value, expected):
         FeatureStore(folder)
 
 
+@pytest.mark.parametrize("byte", range(12))
+def test_every_damage_of_features_is_told_when_they_are_read(folder, byte):
+    """Whichever way the hash of a block changes."""
+    info = FeatureStore(folder).shards[0]
+    with (folder / info.path).open("r+b") as file:
+        file.seek(info.big["/atom/features"].offset + byte)
+        (before,) = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([before ^ 1]))
+    with pytest.raises(StoreError, match="block 0 of /atom/features is damaged"):
+        list(FeatureStore(folder))
+    list(FeatureStore(folder, level="size"))  # asks for no hashes
+
+
 def test_a_damaged_sidecar_is_mended(toy_file, spec, tmp_path):
     """Whichever it is: extract goes on, and says the same as finalize and verify; each names what mends it."""
     plan = ExtractPlan(spec, shard_bytes=3000)
