@@ -74,7 +74,7 @@ class Wrong(Gaussian.__base__):
     name: ClassVar[str] = "wrong"
 
     def profile(self, t):
-        return (1.1 if self.fault == "profile" else 1.0) * t.exp()
+        return (1.1 if self.fault == "profile" else 1.0) * t.exp() - 0.9 * (self.fault == "indefinite")
 
     def slope(self, t):
         return t.exp_() if self.fault == "overwrites" else (1.1 if self.fault == "slope" else 1.0) * t.exp()
@@ -98,6 +98,14 @@ def test_faults_of_atom_kernels_are_found(fault, message):
     formula = partial(reference.atom_kernel_value, Gaussian(1.7))
     with pytest.raises(ConfigError, match=message):
         check_kernel(Wrong(1.7, fault), formula)
+
+
+def test_one_negative_eigenvalue_is_found():
+    """A constant taken off a positive matrix makes one eigenvalue negative, and no more."""
+    x = torch.randn(7, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert int((torch.linalg.eigvalsh(Wrong(1.7, "indefinite").gram(x, x)) < 0).sum()) == 1
+    with pytest.raises(ConfigError, match="positive semi-definite"):
+        check_kernel(Wrong(1.7, "indefinite"))
 
 
 @pytest.mark.parametrize("standardize", ["none", "scale-per-species"])

@@ -110,6 +110,8 @@ def test_frames_that_are_alike_make_blocks():
     # the same for any cut into batches, and for any other order of what does not follow one another
     pieces = [batch.take((torch.arange(100) // 13) == i) for i in range(8)]
     assert torch.equal(assign_folds(pieces, 5).of(batch), found)
+    placed = [(13 * i, piece) for i, piece in enumerate(pieces)][::-1]
+    assert torch.equal(assign_folds(pieces[::-1], 5, placed=placed).of(batch), found)
     # named trajectories need none
     named = replace(batch, groups=torch.arange(100) // 10)
     assert "as --group-key named them" in assign_folds([named], 5).remarks[0]

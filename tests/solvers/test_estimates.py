@@ -83,6 +83,7 @@ def test_operations_of_iterations():
     """Rows of 64 numbers that are kept; a subset of the rows for the preconditioner; each iteration sees each row."""
     job, solver = replace(JOB, directions=10, tried=3), Falkon((1e-3, 1e-2), subset=0.5)
     width = solver.estimate(job).row_bytes / 50 / 8
+    assert [stage.passes for stage in solver.estimate(job).stages] == [3, 0, 0]
     assert width >= 60 + 3
     assert width % 8 == 0
     assert seconds(solver, job, flop=1.0) == [3 * (50 * 2 * 60**2 + 25 * 2 * 60**2), 0.0, 0.0]

@@ -308,6 +308,16 @@ def test_falkon_agrees_with_direct(preconditioner, tangents):
     assert found.effort.rows == sum(len(block.target) for block in problem.rows(source))
 
 
+def test_falkon_as_it_is_without_options_is_as_exact_as_it_says():
+    """A relative residual of 1e-9, in steps that are far fewer than it may take."""
+    problem, source = made(n=60, singletons=25)
+    found, direct = (solver((1e-3,)).solve(problem, source) for solver in (Falkon, Direct))
+    assert found.result is Result.SUCCESS
+    assert max(found.effort.residuals[-1:]) <= 1e-9
+    test = rows_of(problem, 77, 6)
+    torch.testing.assert_close(test @ found.value, test @ direct.value, rtol=1e-6, atol=1e-7)
+
+
 def test_falkon_with_rows_that_do_not_fit_in_memory():
     """Evaluated again in every pass, as K (T beta): the same answer to what rounding leaves."""
     problem, source = made(n=60, singletons=25, folds=3)

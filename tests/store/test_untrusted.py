@@ -14,6 +14,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import xxhash
 
 from mekrr_scale.errors import MekrrError, StoreError
 from mekrr_scale.files import file_hash, publish_text
@@ -266,6 +267,33 @@ def test_fields_of_another_type_are_named(folder, name, value, expected):
     resealed(folder / MANIFEST, lambda data: data["shards"][0].update({name: value}))
     with pytest.raises(StoreError, match=f"shard: {name} is '{value}', expected {expected}"):
         FeatureStore(folder)
+
+
+@pytest.mark.parametrize("byte", range(12))
+def test_every_damage_of_features_is_told_when_they_are_read(folder, byte):
+    """Whichever way the hash of a block changes."""
+    info = FeatureStore(folder).shards[0]
+    with (folder / info.path).open("r+b") as file:
+        file.seek(info.big["/atom/features"].offset + byte)
+        (before,) = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([before ^ 1]))
+    with pytest.raises(StoreError, match="block 0 of /atom/features is damaged"):
+        list(FeatureStore(folder))
+    list(FeatureStore(folder, level="size"))  # asks for no hashes
+
+
+def test_the_hash_of_what_is_small_leaves_out_what_is_big(tmp_path):
+    """The bytes outside of the big datasets, one of which is empty, in the order of the file."""
+    data = np.random.default_rng(0).bytes(200)
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    empty, first, last = (
+        BigDataset(offset=offset, rows=rows, columns=4, dtype="float32", first_block=0)
+        for offset, rows in ((10, 0), (40, 2), (120, 3))
+    )
+    expected = xxhash.xxh3_128(data[:40] + data[72:120] + data[168:]).hexdigest()
+    assert meta_hash(path, {"last": last, "empty": empty, "first": first}, 200) == expected
 
 
 def test_a_damaged_sidecar_is_mended(toy_file, spec, tmp_path):
