@@ -22,6 +22,7 @@ NAMES = (
     "ranks",
     "restarts",
     "crossover",
+    "falkon_library",
     "sizes",
     "gpu",
 )
