@@ -27,6 +27,7 @@ NAMES = (
     "ranks",
     "restarts",
     "crossover",
+    "falkon_library",
     "sizes",
     "gpu",
 )

@@ -24,7 +24,7 @@ class FalkonLibrary:
     """
 
     ridges: Ridges = preset(default=(1e-6,))
-    """The total ridge lambda; the library's penalty is this over the number of structures."""
+    """The total ridge lambda; the library's penalty is this over the sum of the structures' weights."""
 
     max_steps: Annotated[int, flag("--max-steps")] = Field(default=50, ge=1)
     """Iterations (the library's maxiter)."""

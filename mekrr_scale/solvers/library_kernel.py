@@ -3,6 +3,11 @@
 The library is given row indices instead of features: 0 ... n-1 are structures, n ... n+M-1
 landmarks. Indices are float64, since the library casts its inputs to floating point and float32
 is exact only up to 2^24.
+
+Where the library would be silently wrong it is led around: as many structures as landmarks are not
+stored by it (it tells K_nM from its transpose by the shape of a vector), kernel and labels are given
+in units of their own size (its jitter and tolerance are absolute), it gets no seed (it would set
+torch's, and draws nothing with fixed centres), and how well the system was solved is measured here.
 """
 
 from __future__ import annotations
@@ -10,11 +15,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from mekrr_scale.arrays import FeatureBatch, RowKind
@@ -22,6 +26,8 @@ from mekrr_scale.errors import ConfigError, SolverError
 from mekrr_scale.regression import ENERGY_ALONE, Problem, Run, Source
 from mekrr_scale.solvers.base import Solver, check
 from mekrr_scale.solvers.solution import Effort, Result, Solution
+
+_SOLVED = 1e-5  # relative residual; the library ends at 1e-7 of the labels' size
 
 
 @dataclass(frozen=True)
@@ -37,11 +43,6 @@ class IndexedKernel:
         rows = [problem.kernel.rows(batch, problem.landmarks) for batch in batches]
         return cls(torch.cat(rows), problem.kernel.gram(problem.landmarks))
 
-    @cached_property
-    def table(self) -> Float64[Tensor, "all sets"]:
-        """K between everything that has an index, and the landmarks."""
-        return torch.cat([self.rows, self.gram])
-
     @property
     def structures(self) -> Float64[Tensor, "structures 1"]:
         """What to pass as X."""
@@ -56,17 +57,35 @@ class IndexedKernel:
         """K between two lists of indices, one of which has landmarks alone; the library asks for both orders.
 
         Raises:
-            ConfigError: structures in both, whose kernels are not known.
+            ConfigError: structures in both, whose kernels are not known, or structures and landmarks in one.
         """
-        i, j, first = rows[:, 0].long(), columns[:, 0].long(), len(self.rows)
-        if bool((j >= first).all()):
-            return self.table[i][:, j - first]
-        if bool((i >= first).all()):
-            return self.table[j][:, i - first].T
+        i, j = rows[:, 0].long(), columns[:, 0].long()
+        if self._landmarks(j):
+            return self._table(i)[:, _span(j - len(self.rows))]
+        if self._landmarks(i):
+            return self._table(j)[:, _span(i - len(self.rows))].T
         raise ConfigError(
             "the kernel between two structures is not known, only that with landmarks; fix the centres to "
             "IndexedKernel.centres"
         )
+
+    def _landmarks(self, indices: Int64[Tensor, " n"]) -> bool:
+        return bool((indices >= len(self.rows)).all())
+
+    def _table(self, indices: Int64[Tensor, " n"]) -> Float64[Tensor, "n sets"]:
+        """K between what the indices name, either structures or landmarks, and all landmarks."""
+        if self._landmarks(indices):
+            return self.gram[_span(indices - len(self.rows))]
+        if bool((indices >= len(self.rows)).any()):
+            raise ConfigError("structures and landmarks in one list of indices; pass one after the other")
+        return self.rows[_span(indices)]
+
+
+def _span(indices: Int64[Tensor, " n"]) -> slice | Tensor:
+    """Indices that follow each other as a slice, which copies nothing; the library asks for hardly anything else."""
+    first, n = int(indices[0]), len(indices)
+    following = torch.equal(indices, torch.arange(first, first + n))
+    return slice(first, first + n) if following else indices
 
 
 def solve(library: Solver, max_steps: int, problem: Problem, source: Source, run: Run) -> Solution:
@@ -82,29 +101,92 @@ def solve(library: Solver, max_steps: int, problem: Problem, source: Source, run
     blocks = list(problem.rows(source, {RowKind.ENERGY}))
     if not blocks:
         raise SolverError("there is not a single row to fit; no structure in the store has a usable label")
-    root = torch.cat([block.weight for block in blocks]).sqrt()
-    target = root * torch.cat([block.target for block in blocks])
-    rows = root[:, None] * torch.cat([block.rows.double() for block in blocks])
-    indexed = IndexedKernel(rows, problem.kernel.gram(problem.landmarks))
-    fitted = falkon.Falkon(
-        kernel=library_kernel(indexed, library_options()),
-        penalty=library.ridges[0] / len(rows),
-        M=len(indexed.gram),
-        center_selection=falkon.center_selection.FixedSelector(indexed.centres),
-        maxiter=max_steps,
-        seed=problem.seed,
-        options=library_options(),
-    ).fit(indexed.structures, target[:, None])
-    value = fitted.alpha_.cpu().double().reshape(-1, 1).clone()  # the library's own bears no gradients
+    weight = torch.cat([block.weight for block in blocks])
+    target = torch.cat([block.target for block in blocks])
+    rows = torch.cat([block.rows.double() for block in blocks])
+    system = _System.of(rows, problem.kernel.gram(problem.landmarks), target, weight, library.ridges[0])
+    value, residual = system.solved(falkon, max_steps)
     run.progress.advance(len(rows))
     return Solution(
         value=value,
         ridges=library.ridges,
-        result=Result.SUCCESS if bool(torch.isfinite(value).all()) else Result.BREAKDOWN,
+        result=_result(value, residual),
         weights=ENERGY_ALONE,
-        rank=len(indexed.gram),
-        effort=Effort(rows=len(rows), iterations=max_steps, seconds=time.perf_counter() - start),
+        rank=len(value),
+        effort=Effort(rows=len(rows), iterations=max_steps, residuals=(residual,), seconds=time.perf_counter() - start),
     )
+
+
+def _result(value: Float64[Tensor, "sets 1"], residual: float) -> Result:
+    if not bool(torch.isfinite(value).all()):
+        return Result.BREAKDOWN
+    return Result.SUCCESS if residual <= _SOLVED else Result.MAX_STEPS
+
+
+@dataclass(frozen=True)
+class _System:
+    """min |y - K c|^2 + n penalty c' K_ZZ c, in units of the weights, of the labels and of the kernel.
+
+    The library's preconditioner takes rows for what landmarks are: it needs them as they are, not per atom.
+    """
+
+    indexed: IndexedKernel
+    target: Float64[Tensor, "structures 1"]
+    penalty: float
+    label: float  # the units
+    kernel: float
+
+    @classmethod
+    def of(
+        cls,
+        rows: Float64[Tensor, "structures sets"],
+        gram: Float64[Tensor, "sets sets"],
+        target: Float64[Tensor, " structures"],
+        weight: Float64[Tensor, " structures"],
+        ridge: float,
+    ) -> _System:
+        """The means of weights and squared labels, and of the kernel's diagonal, become 1."""
+        mean = float(weight.mean()) or 1.0
+        root = (weight / mean).sqrt()[:, None]
+        wanted = root * target[:, None]
+        label = float(wanted.square().mean().sqrt()) or 1.0
+        kernel = float(gram.diagonal().mean()) or 1.0
+        penalty = ridge / (mean * kernel * len(target))
+        return cls(IndexedKernel(rows * (root / kernel), gram / kernel), wanted / label, penalty, label, kernel)
+
+    def solved(self, falkon: Any, max_steps: int) -> tuple[Float64[Tensor, "sets 1"], float]:
+        """Coefficients for the kernel as it was, and the relative residual.
+
+        Raises:
+            SolverError: the library could not factor K_ZZ.
+        """
+        given = self.indexed
+        options = library_options(never_store_kernel=len(given.rows) == len(given.gram))
+        try:
+            fitted = falkon.Falkon(
+                kernel=library_kernel(given, options),
+                penalty=self.penalty,
+                M=len(given.gram),
+                center_selection=falkon.center_selection.FixedSelector(given.centres),
+                maxiter=max_steps,
+                options=options,
+            ).fit(given.structures, self.target)
+        except RuntimeError as error:
+            said = (str(error) or type(error).__name__).splitlines()[0]
+            raise SolverError(
+                f"the falkon library could not solve the system ({said}); take fewer landmarks or a larger ridge, or "
+                "solve with 'falkon', which needs no Cholesky factor of K_ZZ"
+            ) from error
+        value = fitted.alpha_.cpu().double().reshape(-1, 1).clone()  # the library's own bears no gradients
+        return value * (self.label / self.kernel), self._residual(fitted.precond, value)
+
+    def _residual(self, preconditioner: Any, value: Float64[Tensor, "sets 1"]) -> float:
+        """Of the normal equations, preconditioned as the library does it, over that of zero coefficients."""
+        rows, gram, n = self.indexed.rows, self.indexed.gram, len(self.target)
+        with torch.inference_mode():
+            left = rows.T @ (self.target - rows @ value) / n - self.penalty * (gram @ value)
+            whole = preconditioner.apply_t(rows.T @ self.target / n).norm()
+            return float(preconditioner.apply_t(left).norm() / whole.clamp_min(1e-300))
 
 
 def library_kernel(indexed: IndexedKernel, options: Any = None) -> Any:
@@ -137,7 +219,9 @@ def library_kernel(indexed: IndexedKernel, options: Any = None) -> Any:
 
 def library_options(**changes: Any) -> Any:
     """``falkon.FalkonOptions`` that keep K_nM: else the library evaluates it in every iteration."""
-    return _library("falkon").FalkonOptions(**{"use_cpu": True, "store_kernel_d_threshold": 0, **changes})
+    return _library("falkon").FalkonOptions(
+        **{"use_cpu": True, "store_kernel_d_threshold": 0, "cg_tolerance": 1e-10, **changes}
+    )
 
 
 def _library(name: str) -> Any:
