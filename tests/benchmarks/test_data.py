@@ -13,8 +13,9 @@ from benchmarks.data import LeakError, Subset
 from mekrr_scale.pipeline import ExtractPlan
 from mekrr_scale.store import FeatureStore
 
-# those that need none of the development data
-FREE = {"kernel_rows", "store_reading", "molecular_dynamics", "franken_comparison", "ranks", "restarts", "sizes", "gpu"}
+# those that need none of the development data, or another library before them
+FREE = {"kernel_rows", "store_reading", "molecular_dynamics", "ranks", "restarts", "sizes", "gpu"}
+FREE |= {"franken_comparison", "falkon_library"}
 
 
 @pytest.fixture

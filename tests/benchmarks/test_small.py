@@ -25,7 +25,7 @@ from benchmarks import (
 )
 from benchmarks.data import synthetic
 from mekrr_scale.models import Model
-from mekrr_scale.pipeline import FitPlan, LandmarkPlan, evaluate_store, fit
+from mekrr_scale.pipeline import FitPlan, KernelPlan, LandmarkPlan, evaluate_store, fit
 
 DOCS = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 
@@ -100,6 +100,8 @@ def test_falkon_iterations(toy, monkeypatch, capsys):
 
 
 def test_mlearn_exact(toy, monkeypatch, capsys):
+    monkeypatch.setattr(mlearn_exact, "REPEATS", 1)
+    monkeypatch.setattr(mlearn_exact, "RIDGES", (1e-8, 1e-6, 1e-4))
     monkeypatch.setattr(mlearn_exact, "store", lambda name: toy[1])
     mlearn_exact.main(toy[1].n_atoms)  # all atoms: the exact solution itself
     ratios = re.findall(r"direct / exact: ([\d.]+)", capsys.readouterr().out)
@@ -107,7 +109,8 @@ def test_mlearn_exact(toy, monkeypatch, capsys):
 
 
 def test_hcoo_accuracy(toy, monkeypatch, capsys):
-    plan = replace(hcoo_accuracy.CHOSEN, baseline="composition", landmarks=LandmarkPlan(count=40))
+    kernel = KernelPlan(length_scales="4x")
+    plan = replace(hcoo_accuracy.CHOSEN, kernel=kernel, baseline="composition", landmarks=LandmarkPlan(count=40))
     monkeypatch.setattr(hcoo_accuracy, "training_and_test", lambda *_: toy)
     monkeypatch.setattr(hcoo_accuracy, "variants", lambda: [("small", "conv3", plan)])
     hcoo_accuracy.main()
