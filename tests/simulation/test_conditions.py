@@ -1,5 +1,6 @@
 """Temperature, pressure, friction, time, bounds and cells: that their units are those that are written beside them."""
 
+import sys
 from dataclasses import replace
 
 import ase.io
@@ -12,7 +13,7 @@ from ase.filters import FrechetCellFilter
 from ase.io import read
 from ase.optimize import FIRE
 
-from mekrr_scale.errors import SimulationError
+from mekrr_scale.errors import ConfigError, SimulationError
 from mekrr_scale.models import MekrrCalculator
 from mekrr_scale.simulation import Bounds, MdPlan, relax, run_md
 from mekrr_scale.simulation.bounds import Guard
@@ -101,6 +102,12 @@ def test_the_barostat_holds_gigapascal(copper, tmp_path):
     assert abs(changes[1]) < 2e-3
     assert changes[0] > 5 * abs(changes[1])
     assert -changes[2] > 5 * abs(changes[1])
+
+
+def test_an_ase_without_the_barostat(copper, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ase.md.langevinbaoab", None)
+    with pytest.raises(ConfigError, match="ensemble npt needs a newer ase .*pip install -U ase"):
+        run_md(bulk("Cu", cubic=True), copper, tmp_path / "a.xyz", MdPlan("npt", 2, bounds=FREE))
 
 
 def test_a_relaxed_cell_is_that_of_the_labels_potential(copper, start):
