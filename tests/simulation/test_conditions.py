@@ -17,7 +17,6 @@ from mekrr_scale.errors import ConfigError, SimulationError
 from mekrr_scale.models import MekrrCalculator
 from mekrr_scale.simulation import Bounds, MdPlan, relax, run_md
 from mekrr_scale.simulation.bounds import Guard
-from tests.cli.test_cli import run  # noqa: F401  a fixture
 from tests.crystals import crystals
 
 FREE = Bounds(None)
@@ -151,7 +150,7 @@ def test_bounds_lie_where_they_are_said_to(copper, start, known, tmp_path, name,
 
 
 @pytest.mark.parametrize("command", ["md", "relax"])
-def test_the_commands_bounds_have_their_units(run, crystal_model, start, known, tmp_path, command):  # noqa: F811
+def test_the_commands_bounds_have_their_units(run, crystal_model, start, known, tmp_path, command):
     """meV/atom, eV/angstrom; 0 for none."""
     crystal_model.save("m.mekrr")
     ase.io.write("start.xyz", start)
