@@ -59,3 +59,11 @@ def test_importing_the_package_is_quick_and_silent():
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout == "set()\n"
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("old", sorted(MOVED))
+def test_names_that_were_never_there(old):
+    with pytest.raises(
+        AttributeError, match=rf"module '{old}' has no attribute 'nonsense'|No {old} attribute nonsense"
+    ):
+        importlib.import_module(old).nonsense  # noqa: B018

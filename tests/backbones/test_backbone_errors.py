@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from ase import Atoms
 
 from mekrr_scale.backbones import (
     BackboneEnergies,
@@ -62,6 +64,22 @@ def test_a_backbone_without_energies_is_no_prior(spec, monkeypatch):
     monkeypatch.setattr(type(backbone), "has_energy", False)
     with pytest.raises(ConfigError, match="backbone schnet gives no energies and cannot be a prior"):
         BackboneEnergies(backbone)
+
+
+def test_the_conformance_suite_asks_for_an_unknown_element(spec, monkeypatch):
+    """SchNet's embedding ends at 100; one that answers for every element is found."""
+    backbone = load_backbone(spec)
+    known = backbone.features
+
+    def features(atoms):
+        atoms = [atoms] if isinstance(atoms, Atoms) else list(atoms)
+        for one in atoms:
+            one.numbers = np.minimum(one.numbers, 92)
+        return known(atoms)
+
+    monkeypatch.setattr(backbone, "features", features)
+    with pytest.raises(BackboneError, match="check 'unknown species' failed: element 118 was accepted"):
+        check_backbone(backbone)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from mekrr_scale.backbones import BackboneEnergies, BackboneSpec, load_backbone
 from mekrr_scale.errors import ConfigError, ModelError, StructureError
 from mekrr_scale.models import MekrrCalculator, Model, Potential, PriorSpec, load_prior
+from mekrr_scale.models.stresses import atomic_stresses
 from mekrr_scale.pipeline import (
     ExtractPlan,
     FitPlan,
@@ -128,6 +129,8 @@ def test_lower_level_by_a_calculator(two_levels, corrected):
     np.testing.assert_allclose(atoms.get_forces(), by_file.forces.numpy(), atol=1e-6)
     with pytest.raises(StructureError, match="prior=calculator"):
         Potential(model).predict(molecule("H2O"))
+    with pytest.raises(ModelError, match="corrects another potential, whose stress has no shares of atoms"):
+        atomic_stresses(other.potential, bulk("Si"))
     alone = Potential(model, prior=Calculated(LennardJones())).predict(molecule("CO"))
     assert float(alone.energies.sum()) == pytest.approx(float(alone.energy))
 

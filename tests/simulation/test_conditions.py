@@ -1,5 +1,6 @@
 """Temperature, pressure, friction, time, bounds and cells: that their units are those that are written beside them."""
 
+import sys
 from dataclasses import replace
 
 import ase.io
@@ -12,11 +13,10 @@ from ase.filters import FrechetCellFilter
 from ase.io import read
 from ase.optimize import FIRE
 
-from mekrr_scale.errors import SimulationError
+from mekrr_scale.errors import ConfigError, SimulationError
 from mekrr_scale.models import MekrrCalculator
 from mekrr_scale.simulation import Bounds, MdPlan, relax, run_md
 from mekrr_scale.simulation.bounds import Guard
-from tests.cli.test_cli import run  # noqa: F401  a fixture
 from tests.crystals import crystals
 
 FREE = Bounds(None)
@@ -103,6 +103,12 @@ def test_the_barostat_holds_gigapascal(copper, tmp_path):
     assert -changes[2] > 5 * abs(changes[1])
 
 
+def test_an_ase_without_the_barostat(copper, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ase.md.langevinbaoab", None)
+    with pytest.raises(ConfigError, match="ensemble npt needs a newer ase .*pip install -U ase"):
+        run_md(bulk("Cu", cubic=True), copper, tmp_path / "a.xyz", MdPlan("npt", 2, bounds=FREE))
+
+
 def test_a_relaxed_cell_is_that_of_the_labels_potential(copper, start):
     """No stress is left, by differences too, and shape and volume are those that EMT itself relaxes to."""
     found = relax(start, copper, force=0.002, cell=True)
@@ -144,7 +150,7 @@ def test_bounds_lie_where_they_are_said_to(copper, start, known, tmp_path, name,
 
 
 @pytest.mark.parametrize("command", ["md", "relax"])
-def test_the_commands_bounds_have_their_units(run, crystal_model, start, known, tmp_path, command):  # noqa: F811
+def test_the_commands_bounds_have_their_units(run, crystal_model, start, known, tmp_path, command):
     """meV/atom, eV/angstrom; 0 for none."""
     crystal_model.save("m.mekrr")
     ase.io.write("start.xyz", start)

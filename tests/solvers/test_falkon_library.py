@@ -122,6 +122,15 @@ def test_library_fit_agrees(falkon):
     torch.testing.assert_close(model.predict(given.structures), rows @ c, rtol=1e-4, atol=1e-5)
 
 
+def test_what_the_kernel_does_not_offer_the_library(falkon):
+    kernel = library_kernel(indexed(*made()), library_options())
+    points = torch.zeros(2, 1)
+    with pytest.raises(ConfigError, match="the diagonal of the set kernel is not offered to the library"):
+        kernel.compute(points, points, torch.zeros(2, 2), diag=True)
+    with pytest.raises(ConfigError, match="the set kernel takes no sparse input"):
+        kernel.compute_sparse(points, points, points)
+
+
 @pytest.mark.parametrize(
     ("options", "asked"),
     [

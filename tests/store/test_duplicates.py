@@ -144,6 +144,8 @@ def test_conflicts_between_files(tmp_path, frames, plan):
     extract(a, tmp_path / "s", plan)
     with pytest.raises(StoreError, match=r"other labels.* 1 structure, .*a\.xyz.*b\.xyz.*-13 and -50.*--on-duplicate"):
         extract(b, tmp_path / "s", plan)
+    with pytest.raises(StoreError, match=r"other labels.*Say which are right, e.g. `mekrr-scale store finalize .*keep"):
+        finalize(tmp_path / "s")
     newest = finalize(tmp_path / "s", "newest")
     assert energies(newest) == [-50.0, -16.0, -15.0, -14.0, -12.0, -11.0, -10.0]
     assert finalize(tmp_path / "s").id == newest.id  # what was decided is known

@@ -3,11 +3,12 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mekrr_scale.errors import StoreError
 from mekrr_scale.files import publish_text
-from mekrr_scale.store import FeatureStore, finalize, merge
+from mekrr_scale.store import FeatureStore, FeatureWriter, finalize, merge
 from mekrr_scale.store.documents import MANIFEST
 from mekrr_scale.store.format import read_sealed, sealed
 
@@ -63,3 +64,18 @@ def test_shards_that_are_not_what_they_were(folder, tmp_path, change):
             finalize(folder)
         with pytest.raises(StoreError, match=f"{path.name}.* is missing"):
             merge([folder], tmp_path / "merged")
+
+
+def test_a_disk_that_gives_back_other_bytes(tmp_path, monkeypatch):
+    real = np.fromfile
+
+    def flipped(*args, **given):
+        found = real(*args, **given)
+        found[0] ^= 1
+        return found
+
+    monkeypatch.setattr(np, "fromfile", flipped)
+    message = "features read back differs from what was written; the disk is failing"
+    with pytest.raises(StoreError, match=message), FeatureWriter(tmp_path / "s", "mine", dim=2) as writer:
+        writer.add(np.array([1, 8]), np.ones((2, 2)), energy=1.0)
+    assert not list((tmp_path / "s").glob("*.h5"))

@@ -5,8 +5,20 @@ import math
 import pytest
 from ase import Atoms
 
+from mekrr_scale.backbones import load_backbone
 from mekrr_scale.errors import ConfigError, StructureError
-from mekrr_scale.transfer import BlockPlan, SamplePlan, StudentSpec, TrainPlan, Variant, read_examples
+from mekrr_scale.structures import Entry
+from mekrr_scale.transfer import (
+    BlockPlan,
+    CurvePlan,
+    SamplePlan,
+    StudentSpec,
+    TrainPlan,
+    Variant,
+    finetune,
+    read_examples,
+    run_curve,
+)
 
 
 @pytest.mark.parametrize("decay", [0.0, 1.5, -1.0, math.nan])
@@ -61,3 +73,28 @@ def test_names():
 def test_a_bad_structure_is_named():
     with pytest.raises(StructureError, match="validation structure 0: no energy"):
         read_examples([Atoms("H")], None, "validation")
+
+
+def test_species_and_blocks_that_a_network_has_not(spec, toy_structures, monkeypatch):
+    examples = read_examples(toy_structures[:2])
+    plan = TrainPlan(steps=1, stress_weight=0.0)
+    with pytest.raises(ConfigError, match="species map: the source knows no Og"):
+        finetune(load_backbone(spec), examples, examples, plan, entry=Entry(species={118: 6}))
+    with pytest.raises(ConfigError, match="species map C:Og: backbone schnet has no weights for Og"):
+        finetune(load_backbone(spec), examples, examples, plan, entry=Entry(species={6: 118}))
+    with pytest.raises(ConfigError, match="the network has no block 'interaction9'. Do you mean 'interaction"):
+        finetune(load_backbone(spec), examples, examples, TrainPlan(steps=1, blocks=BlockPlan(("interaction9",))))
+    backbone = load_backbone(spec)
+    monkeypatch.setattr(type(backbone), "has_energy", False)
+    with pytest.raises(ConfigError, match="backbone schnet gives no energies, so that there is nothing to train"):
+        finetune(backbone, examples, examples, plan)
+
+
+def test_a_frozen_variant_names_its_block(spec, toy_structures, tmp_path):
+    examples = read_examples(toy_structures[:4])
+    plan = CurvePlan(sizes=(2,), variants=(Variant("frozen"),), backbone=spec, repeats=1)
+    with pytest.raises(ConfigError, match="variant 'frozen' needs a block, e.g. frozen:conv3"):
+        run_curve(examples, examples[:1], examples[1:], tmp_path / "c", plan)
+    for text, message in (("scratch:big", "variant 'scratch:big': .*schnet-small"), ("finetune:x", "takes no option")):
+        with pytest.raises(ConfigError, match=message):
+            Variant.parse(text)
