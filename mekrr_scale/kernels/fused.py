@@ -32,8 +32,8 @@ def gaussian_sums(
     owners, columns = len(bounds) - 1, t.shape[1]
     total = torch.empty(owners, columns, dtype=torch.float64, device=t.device)
     if owners and columns:
-        grid = (owners, -(-columns // _COLUMNS))
         from mekrr_scale.kernels.triton_sums import exponential_sums
 
+        grid = (owners, -(-columns // _COLUMNS))
         exponential_sums[grid](t, bounds, total, columns, t.stride(0), BLOCK=_COLUMNS)
     return total

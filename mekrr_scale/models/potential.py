@@ -98,7 +98,6 @@ class Potential:
         with trusting_code(trust_code):
             self._prior = self._prior_of(self.model, prior, precision, device)
             backbone = self._backbone_of(self.model) if backbone is None else backbone
-        self._own_prior = self.model.baseline.prior and not self.model.prior
         self.backbone = backbone.to(device, precision)
         self.model.require_backbone(self.backbone.identity().to_dict(), "the backbone given")
         self._device = device
@@ -134,7 +133,7 @@ class Potential:
     @property
     def adds_own(self) -> bool:
         """Whether the backbone's own energies are added."""
-        return bool(self._own_prior)
+        return self.model.baseline.prior and not self.model.prior
 
     @cached_property
     def _forward(self) -> Callable[..., BackboneOutput]:
@@ -189,26 +188,17 @@ class Potential:
         self.model.check_species(graph.numbers.unique().tolist())
         positions = graph.positions.detach().clone().requires_grad_(forces or stress)
         strain = positions.new_zeros(graph.n_structures, 3, 3).requires_grad_(stress)
-        with torch.set_grad_enabled(forces or stress):
-            output = self._forward(graph, positions, strain if stress else None, energies=self._own_prior)
+        output = self._forward(graph, positions, strain if stress else None, energies=self.adds_own)
         values, gradient = self.head.atoms(
             output.features.detach(), graph.numbers.cpu(), graph.owner.cpu(), graph.n_structures, forces or stress
         )
         energies = values.cpu() + self._references[graph.numbers.cpu()]
-        if self._own_prior and output.energies is not None:
+        if self.adds_own and output.energies is not None:
             energies = energies + output.energies.detach().cpu().double()
         energy = torch.zeros(graph.n_structures, dtype=torch.float64).index_add(0, graph.owner.cpu(), energies)
         if gradient is None:
             return Prediction(energy, energies, None, None)
-        outputs, seeds = [output.features], [gradient.to(output.features)]
-        if self._own_prior and output.energies is not None:
-            outputs.append(output.energies)
-            seeds.append(torch.ones_like(output.energies))
-        inputs = [positions, strain] if stress else [positions]
-        if not output.features.requires_grad:  # isolated atoms: nothing depends on positions
-            slopes = [torch.zeros_like(i) for i in inputs]
-        else:
-            slopes = list(torch.autograd.grad(outputs, inputs, seeds, allow_unused=True, materialize_grads=True))
+        slopes = self.slopes(output, gradient, [positions, strain] if stress else [positions])
         found = -slopes[0].cpu().double() if forces else None
         if not stress:
             return Prediction(energy, energies, found, None)
@@ -221,6 +211,22 @@ class Potential:
             BackboneError, StructureError: see ``predict``.
         """
         return len(atoms) == 1 and not len(self.backbone.graph([atoms]).edge_owner)
+
+    def slopes(
+        self, output: BackboneOutput, gradient: Float64[Tensor, "atoms dim"], inputs: list[Tensor]
+    ) -> list[Tensor]:
+        """Derivatives of the energy by what the backbone's output depends on.
+
+        Args:
+            gradient: of the kernel's part by the features.
+        """
+        if not output.features.requires_grad:  # isolated atoms: nothing depends on positions
+            return [torch.zeros_like(i) for i in inputs]
+        outputs, seeds = [output.features], [gradient.to(output.features)]
+        if self.adds_own and output.energies is not None:
+            outputs.append(output.energies)
+            seeds.append(torch.ones_like(output.energies))
+        return list(torch.autograd.grad(outputs, inputs, seeds, materialize_grads=True))
 
     def uncertainty(self, atoms: Atoms | Sequence[Atoms], forces: bool = False) -> Uncertainty:
         """How far predictions may be off, by the model's calibrated posterior.

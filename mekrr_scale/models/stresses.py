@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
 from ase import Atoms
 from jaxtyping import Float64
 from torch import Tensor
 
+from mekrr_scale.backbones import differentiating
 from mekrr_scale.errors import ModelError
 from mekrr_scale.models.potential import Potential
 
@@ -31,19 +31,11 @@ def atomic_stresses(potential: Potential, atoms: Atoms) -> Float64[Tensor, "atom
     potential.model.check_species(graph.numbers.unique().tolist())
     count = len(atoms)
     apart = replace(graph, cell=graph.cell.expand(count, 3, 3), edge_owner=graph.edge_index[0], volume=None)
-    with torch.inference_mode(False), torch.enable_grad():
+    with differentiating():
         strain = graph.positions.new_zeros(count, 3, 3).requires_grad_(True)
         output = backbone.forward(apart, graph.positions.detach().clone(), strain, energies=potential.adds_own)
-        _, gradient = potential.model.head.atoms(
-            output.features.detach().cpu(), graph.numbers.cpu(), graph.owner.cpu(), 1, True
-        )
+        _, gradient = potential.head.atoms(output.features.detach(), graph.numbers.cpu(), graph.owner.cpu(), 1, True)
         assert gradient is not None
-        outputs, seeds = [output.features], [gradient.to(output.features)]
-        if potential.adds_own and output.energies is not None:
-            outputs.append(output.energies)
-            seeds.append(torch.ones_like(output.energies))
-        virial = torch.zeros_like(strain)
-        if output.features.requires_grad:
-            (virial,) = torch.autograd.grad(outputs, [strain], seeds, materialize_grads=True)
-    found = virial.detach().cpu().double()
+        (virial,) = potential.slopes(output, gradient, [strain])
+    found = virial.cpu().double()
     return (found + found.transpose(1, 2)) / (2 * float(atoms.get_volume()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
 from mekrr_scale.errors import StoreError
@@ -82,6 +83,11 @@ class StoreDocument(TypedDict):
     on_duplicate: NotRequired[str]  # which of conflicting labels were taken
     incomplete: NotRequired[Mapping[str, Document]]  # what is missing, by the version of what was extracted
     id: NotRequired[str]
+
+
+def again(folder: Path) -> str:
+    """What mends a shard or a sidecar."""
+    return f"run the same `mekrr-scale extract` into {folder} again, it makes what is missing or damaged anew"
 
 
 def typed(data: Any, where: str, kind: type, *names: str) -> None:

@@ -72,9 +72,7 @@ class Decision:
     conflict: str = ""  # labels that differ between sources
 
 
-def decide(
-    listed: Sequence[Sidecar], policy: OnDuplicate = "error", already: Mapping[str, set[int]] | None = None
-) -> Decision:
+def decide(listed: Sequence[Sidecar], policy: OnDuplicate, already: Mapping[str, set[int]]) -> Decision:
     """Which structures of shards do not count.
 
     Args:
@@ -87,7 +85,7 @@ def decide(
     """
     if policy not in get_args(OnDuplicate):
         raise ConfigError(f"on-duplicate is {policy!r}; say {', '.join(get_args(OnDuplicate))}")
-    judge = _Judge(listed, policy, {name: set(places) for name, places in (already or {}).items()})
+    judge = _Judge(listed, policy, {name: set(places) for name, places in already.items()})
     for keys in judge.passes():
         for places in _groups(keys, judge.counting()):
             judge.take(places)

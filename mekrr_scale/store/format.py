@@ -196,16 +196,16 @@ def sealed(data: Mapping[str, object]) -> str:
     return canonical({**data, "id": hashlib.sha256(canonical(data).encode()).hexdigest()})
 
 
-def read_sealed(path: Path, remedy: str = "rebuild it with `mekrr-scale store finalize {folder}`") -> StoreDocument:
+def read_sealed(path: Path, remedy: str = "") -> StoreDocument:
     """Read a sealed document and check its seal and version.
 
     Args:
-        remedy: what to do about a damaged one.
+        remedy: what to do about a damaged one; by default to finalize the folder.
 
     Raises:
         StoreError: missing, damaged, or of a format that this version does not know.
     """
-    remedy = remedy.format(folder=path.parent)
+    remedy = remedy or f"rebuild it with `mekrr-scale store finalize {path.parent}`"
     try:
         if path.exists() and not path.is_file():
             raise StoreError(f"{path} is no file; {remedy}")

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mekrr_scale.errors import StoreError
-from mekrr_scale.store.documents import BIG, BLOCK_BYTES, MADE_UP
+from mekrr_scale.store.documents import BIG, BLOCK_BYTES, MADE_UP, again
 from mekrr_scale.store.format import BigDataset, ShardInfo, check_version
 from mekrr_scale.store.shard import Arrays
 
@@ -60,14 +60,12 @@ def read_small(path: Path, mapped: NDArray[np.uint8], info: ShardInfo) -> Arrays
                 _check_big(_dataset(file, name, info), name, place)
             arrays = {name: _array(mapped, name, data) for name, data in found.items() if data is not None}
     except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
-        raise StoreError(
-            f"{path} cannot be read as HDF5: {str(error)[:200]}; run the same `mekrr-scale extract` again"
-        ) from error
+        raise StoreError(f"{path} cannot be read as HDF5: {str(error)[:200]}; {again(path.parent)}") from error
     except StoreError as error:
         raise StoreError(f"{path}: {error}") from None
     missing = [name for name in wanted if name not in arrays and not _KNOWN[name][2]]
     if missing or BIG[0] not in info.big:
-        raise StoreError(f"{path} lacks {', '.join(missing or BIG[:1])}; run the same `mekrr-scale extract` again")
+        raise StoreError(f"{path} lacks {', '.join(missing or BIG[:1])}; {again(path.parent)}")
     wrong = _misfit(arrays, info)
     if wrong:
         raise StoreError(f"{path}: {wrong}; {MADE_UP}")

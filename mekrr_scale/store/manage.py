@@ -12,14 +12,14 @@ import xxhash
 
 from mekrr_scale.errors import StoreError
 from mekrr_scale.files import file_hash, publish_text, sweep, temporary_path
-from mekrr_scale.store.documents import EXCLUSIONS, MANIFEST, SIDECAR, OnDuplicate
+from mekrr_scale.store.documents import EXCLUSIONS, MANIFEST, SIDECAR, OnDuplicate, again
 from mekrr_scale.store.duplicates import Decision, counted, decide
 from mekrr_scale.store.energies import common_energy, define_energy, energy_definition
 from mekrr_scale.store.format import ShardInfo, StoreHeader, document, sealed
 from mekrr_scale.store.parts import Lack, Part, missing, parts_in
 from mekrr_scale.store.reader import FeatureStore
 from mekrr_scale.store.shard import StructureRecord, records_of
-from mekrr_scale.store.sidecars import AGAIN, Sidecar, sidecars_in
+from mekrr_scale.store.sidecars import Sidecar, sidecars_in
 from mekrr_scale.store.writer import ShardWriter
 
 
@@ -179,7 +179,7 @@ def _published(folder: Path, listed: Sequence[Sidecar], kept: _Kept, command: st
     for item in listed:
         header.require(item.header, str(item.path))
         if not (item.folder / item.info.path).exists():
-            raise StoreError(f"shard {item.folder / item.info.path} is missing; {AGAIN.format(folder=item.folder)}")
+            raise StoreError(f"shard {item.folder / item.info.path} is missing; {again(item.folder)}")
     decision = decide(listed, kept.on_duplicate, kept.excluded)
     if decision.conflict and kept.on_duplicate == "error":
         raise StoreError(f"{decision.conflict}. Say which are right, e.g. `{command}` (or keep: all count)")

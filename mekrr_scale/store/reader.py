@@ -19,7 +19,7 @@ from mekrr_scale.arrays import FeatureBatch, RowKind
 from mekrr_scale.distributed import share
 from mekrr_scale.errors import StoreError
 from mekrr_scale.files import file_hash
-from mekrr_scale.store.documents import BLOCK_BYTES, MANIFEST, OnDuplicate, StoreDocument, typed
+from mekrr_scale.store.documents import BLOCK_BYTES, MANIFEST, OnDuplicate, StoreDocument, again, typed
 from mekrr_scale.store.format import BigDataset, ShardInfo, StoreHeader, header_and_shards, meta_hash, read_sealed
 from mekrr_scale.store.hdf5 import read_small
 from mekrr_scale.store.parts import Lack
@@ -49,12 +49,10 @@ class Shard:
         self._verified = {} if verified is None else verified
         _check_size(path, info)
         if level == "full" and file_hash(path, "xxh3_128") != info.xxh3_128:
-            raise StoreError(
-                f"{path} is damaged (its hash does not fit the manifest); run the same `mekrr-scale extract` again"
-            )
+            raise StoreError(f"{path} is damaged (its hash does not fit the manifest); {again(path.parent)}")
         if level != "size" and "" not in self._verified:
             if meta_hash(path, info.big, info.bytes) != info.meta_xxh3_128:
-                raise StoreError(f"{path} is damaged outside its features; run the same `mekrr-scale extract` again")
+                raise StoreError(f"{path} is damaged outside its features; {again(path.parent)}")
             self._verified[""] = np.ones(1, dtype=np.bool_)
         file = _mapped(path, info.bytes)
         self.small = read_small(path, file, info)
@@ -152,9 +150,7 @@ class Shard:
                 continue
             piece = data[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES]
             if block_hashes(piece, BLOCK_BYTES)[0] != self._hashes[place.first_block + block]:
-                raise StoreError(
-                    f"{self.path}: block {block} of {name} is damaged; run the same `mekrr-scale extract` again"
-                )
+                raise StoreError(f"{self.path}: block {block} of {name} is damaged; {again(self.path.parent)}")
             done[block] = True
 
 
@@ -381,10 +377,9 @@ def _view(file: NDArray[np.uint8], place: BigDataset) -> NDArray[Any]:
 
 def _check_size(path: Path, info: ShardInfo) -> None:
     """Before anything is mapped: a file that is too short would end the process with SIGBUS."""
-    again = f"run the same `mekrr-scale extract` into {path.parent} again, it makes what is missing or damaged anew"
     try:
         size = path.stat().st_size
     except OSError:
-        raise StoreError(f"shard {path} is missing; {again}") from None
+        raise StoreError(f"shard {path} is missing; {again(path.parent)}") from None
     if size != info.bytes or not path.is_file():
-        raise StoreError(f"shard {path} has {size} bytes instead of {info.bytes}; {again}")
+        raise StoreError(f"shard {path} has {size} bytes instead of {info.bytes}; {again(path.parent)}")

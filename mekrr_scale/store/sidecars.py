@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mekrr_scale.files import TEMPORARY, publish_text
-from mekrr_scale.store.documents import SHARD, SIDECAR
+from mekrr_scale.store.documents import SHARD, SIDECAR, again
 from mekrr_scale.store.format import ShardInfo, StoreHeader, document, header_and_shards, read_sealed, sealed
 from mekrr_scale.store.origins import Origin, Origins
-
-AGAIN = "run the same `mekrr-scale extract` into {folder} again, it makes what is damaged anew"
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class Sidecar:
         Raises:
             StoreError: missing, damaged, of another version, or not what a sidecar is.
         """
-        data = read_sealed(path, AGAIN)
+        data = read_sealed(path, again(path.parent))
         header, (info,) = header_and_shards(path, data)
         origins = Origins.from_dict(data["origins"], info.structures) if "origins" in data else None
         return cls(path.parent, header, info, origins)

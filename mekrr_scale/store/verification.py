@@ -7,10 +7,10 @@ from pathlib import Path
 
 from mekrr_scale.errors import StoreError
 from mekrr_scale.files import TEMPORARY, file_hash
-from mekrr_scale.store.documents import MANIFEST, SHARD, SIDECAR
+from mekrr_scale.store.documents import MANIFEST, SHARD, SIDECAR, again
 from mekrr_scale.store.format import ShardInfo
 from mekrr_scale.store.reader import FeatureStore
-from mekrr_scale.store.sidecars import AGAIN, Sidecar
+from mekrr_scale.store.sidecars import Sidecar
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,10 @@ def verify(path: Path | str, full: bool = True) -> VerifyReport:
 def _damage(store: FeatureStore, info: ShardInfo, full: bool) -> str | None:
     """What is wrong with a shard or its sidecar, and the command that mends it."""
     file = store.path / info.path
-    again = AGAIN.format(folder=store.path)
     try:
         store.check(info)
         if full and file_hash(file, "xxh3_128") != info.xxh3_128:
-            return f"{file}: its hash does not fit the manifest; {again}"
+            return f"{file}: its hash does not fit the manifest; {again(store.path)}"
         store.open(info)
     except (StoreError, OSError) as error:
         return str(error)

@@ -55,10 +55,6 @@ class ShardWriter:
         key = canonical({"input": input_hash, "header": self.header.to_dict(), "schema": SCHEMA})
         return f"shard-{xxhash.xxh3_128_hexdigest(key.encode())}{SHARD}"
 
-    def published(self, input_hash: str) -> bool:
-        """Whether the shard of this input is there and has the bytes that it should have."""
-        return self._found(input_hash) is not None
-
     def adopt(self, input_hash: str, input_name: str, start: int, stop: int, origins: Origins, renew: bool) -> bool:
         """Whether a shard is there and whole; its sidecar then says that it is of this input.
 
@@ -76,6 +72,7 @@ class ShardWriter:
         return True
 
     def _found(self, input_hash: str) -> Sidecar | None:
+        """Of the shard of this input, if it is there and has the bytes that it should have."""
         path = self.folder / self.name(input_hash)
         if not path.is_file():
             return None
