@@ -88,7 +88,7 @@ def measured(solver: str, n: int, m: int) -> dict[str, float]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def _run(solver: str, n: int, m: int) -> dict[str, float]:
+def one_fit(solver: str, n: int, m: int) -> dict[str, float]:
     _solved(solver, grown(30), min(m, 20))  # libraries and threads, which no size pays for
     data, (_, test) = grown(n), training_and_test("hcoo_cu110/train", "hcoo_cu110/val")
     return _solved(solver, data, m, test)
@@ -124,4 +124,4 @@ def _error(
 
 
 if __name__ == "__main__":
-    print(json.dumps(_run(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))
+    print(json.dumps(one_fit(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))

@@ -98,7 +98,7 @@ def thinned(n: int) -> FeatureStore:
     return FeatureStore(folder)
 
 
-def _run(kind: str, source: str, n: int) -> dict[str, float]:
+def one_fit(kind: str, source: str, n: int) -> dict[str, float]:
     _warm()
     data = _data(source, n)
     kernel = SetKernel(Gaussian(3.0), SpeciesMixing(0.0), "sum", Transform.identity(data.header.dim))
@@ -155,4 +155,4 @@ def _warm() -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_run(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
+    print(json.dumps(one_fit(sys.argv[1], sys.argv[2], int(sys.argv[3]))))

@@ -67,7 +67,7 @@ def main() -> None:
     )
 
 
-def _run(solver: str, n: int, m: int) -> dict[str, float]:
+def one_fit(solver: str, n: int, m: int) -> dict[str, float]:
     store = synthetic(n, 8, 64, shard_bytes=64 * 1024**2 if n > 100_000 else 2 * 1024**2)
     plan = FitPlan(
         kernel=KernelPlan(length_scales="2x"), landmarks=LandmarkPlan(count=m), baseline="composition",
@@ -90,4 +90,4 @@ def _run(solver: str, n: int, m: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_run(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))
+    print(json.dumps(one_fit(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))

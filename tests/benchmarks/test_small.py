@@ -68,7 +68,7 @@ def test_store_reading_compares_with_maps_made_once(capsys):
 
 
 def test_scaling_tells_measured_peaks(monkeypatch, capsys):
-    monkeypatch.setattr(scaling, "measured", scaling._run)
+    monkeypatch.setattr(scaling, "measured", scaling.one_fit)
     monkeypatch.setattr(scaling.resource, "setrlimit", lambda *_: None)  # of this process
     scaling.measure_all("toy", "synthetic", [200, 300], [400, 1200])
     text = capsys.readouterr().out
@@ -82,7 +82,7 @@ def test_crossover_tells_the_peak_of_the_solution(toy, monkeypatch):
     train, test = toy
     monkeypatch.setattr(crossover, "grown", lambda n: train)
     monkeypatch.setattr(crossover, "training_and_test", lambda *_: (train, test))
-    found = {solver: crossover._run(solver, 60, m) for solver, m in (("exact", 0), ("direct", 30), ("falkon", 30))}
+    found = {solver: crossover.one_fit(solver, 60, m) for solver, m in (("exact", 0), ("direct", 30), ("falkon", 30))}
     for figures in found.values():
         assert figures["memory"] >= 0
         assert figures["seconds"] > 0
@@ -120,7 +120,7 @@ def test_hcoo_accuracy(toy, monkeypatch, capsys):
 
 
 def test_sizes_compare_plan_and_peak():
-    found = sizes._run("direct", 300, 40)
+    found = sizes.one_fit("direct", 300, 40)
     assert found["ratio_mb"] == pytest.approx(found["planned_mb"] / found["mb"])
     assert 0.3 < found["ratio_mb"] < 3
 

@@ -1,8 +1,6 @@
 """The parts of predictions add up, similarities are kernels, and users see both."""
 
 import json
-import subprocess
-import sys
 
 import ase.io
 import numpy as np
@@ -109,24 +107,22 @@ def test_intervals_hold_what_they_say_on_fresh_structures(spec, tmp_path):
     assert held["within_95"] == pytest.approx(0.95, abs=0.05)
 
 
-def test_command_line(model_file, toy_file, tmp_path):
-    def run(*arguments):
-        done = subprocess.run(
-            [sys.executable, "-m", "mekrr_scale", *map(str, arguments)], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+def test_command_line(run, model_file, toy_file, tmp_path):
+    def done(*arguments):
+        code, out, err = run(*arguments)
+        assert code == 0, err
+        return out
 
-    shown = run("explain", model_file, toy_file, "-o", tmp_path / "parts.xyz", "--plot", tmp_path / "parts.png")
+    shown = done("explain", model_file, toy_file, "-o", tmp_path / "parts.xyz", "--plot", tmp_path / "parts.png")
     assert "Contributions" in shown
     frame = ase.io.read(tmp_path / "parts.xyz", "0")
     assert frame.arrays["similarity"].shape == (len(frame), 3)
     assert frame.arrays["contribution"].shape == (len(frame),)
     assert (tmp_path / "parts.png").stat().st_size > 5000
-    run("predict", model_file, toy_file, "-o", tmp_path / "predicted.xyz", "--uncertainty")
+    done("predict", model_file, toy_file, "-o", tmp_path / "predicted.xyz", "--uncertainty")
     frame = ase.io.read(tmp_path / "predicted.xyz", "0")
     assert frame.info["energy_uncertainty_95"] > frame.info["energy_uncertainty"] > 0
     assert frame.arrays["extrapolation"].shape == (len(frame),)
-    shown = run("evaluate", model_file, toy_file, "--json", tmp_path / "errors.json")
+    shown = done("evaluate", model_file, toy_file, "--json", tmp_path / "errors.json")
     assert "68 % intervals" in shown
     assert json.loads((tmp_path / "errors.json").read_text())["uncertainty"]["within_95"] > 0.5

@@ -188,27 +188,20 @@ def test_a_killed_simulation_goes_on(model_file, start, tmp_path):
     assert steps == list(range(0, 151, 15))
 
 
-def test_command_line(model_file, start, tmp_path):
-    def run(*arguments):
-        return subprocess.run(
-            [sys.executable, "-m", "mekrr_scale", *map(str, arguments)], capture_output=True, text=True, check=False
-        )
-
+def test_command_line(run, model_file, start, tmp_path):
     ase.io.write(tmp_path / "start.xyz", start)
-    relaxed = run("relax", model_file, tmp_path / "start.xyz", "-o", tmp_path / "relaxed.xyz", "--force", "0.1")
-    assert relaxed.returncode == 0, relaxed.stderr
+    code, _, err = run("relax", model_file, "start.xyz", "-o", "relaxed.xyz", "--force", "0.1")
+    assert code == 0, err
     assert len(read(tmp_path / "relaxed.xyz")) == 3
-    stopped = run(
-        "md", model_file, tmp_path / "start.xyz", "-o", tmp_path / "hot.xyz", "--temperature", "50000", "--max-grade",
-        "1.5", "--every", "1", "--ensemble", "nve",
-    )  # fmt: skip
-    assert stopped.returncode == 8
-    assert "last good frame" in " ".join(stopped.stderr.split())
-    unknown = run("relax", model_file, tmp_path / "start.xyz", "-o", tmp_path / "relaxed.foo")
-    assert unknown.returncode == 2
-    assert "ASE writes no format" in unknown.stderr
-    assert run("md", model_file, tmp_path / "none.xyz", "-o", tmp_path / "x.xyz").returncode == 3
-    assert run("md", model_file, tmp_path / "start.xyz", "-o", tmp_path / "no" / "x.xyz").returncode == 2
+    hot = ("--temperature", "50000", "--max-grade", "1.5", "--every", "1", "--ensemble", "nve")
+    code, _, err = run("md", model_file, "start.xyz", "-o", "hot.xyz", *hot)
+    assert code == 8
+    assert "last good frame" in err
+    code, _, err = run("relax", model_file, "start.xyz", "-o", "relaxed.foo")
+    assert code == 2
+    assert "ASE writes no format" in err
+    assert run("md", model_file, "none.xyz", "-o", "x.xyz")[0] == 3
+    assert run("md", model_file, "start.xyz", "-o", "no/x.xyz")[0] == 2
 
 
 def test_steps_into_a_geometry_without_energies_keep_the_last_good_frame(tmp_path, model_file, toy_structures):

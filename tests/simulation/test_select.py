@@ -1,7 +1,9 @@
 """Choosing structures: the greedy choice against its definition, diversity, the command line."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import ase.io
 import numpy as np
@@ -13,6 +15,9 @@ from mekrr_scale.models import Model, Potential, Variances
 from mekrr_scale.simulation import choose, select
 from mekrr_scale.simulation.selection import Pool
 from tests import reference
+
+ROOT = Path(__file__).parents[2]
+OUTSIDE = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -108,24 +113,21 @@ def test_refusals(potential, candidates, fitted):
         choose(replace(potential.model, posterior=None), [batch], 2)
 
 
-def test_command_line(model_file, candidates, tmp_path):
+def test_command_line(run, model_file, candidates, tmp_path):
     ase.io.write(tmp_path / "pool.xyz", candidates)
-    command = [sys.executable, "-m", "mekrr_scale", "select", str(model_file), str(tmp_path / "pool.xyz")]
-    done = subprocess.run(
-        [*command, "-n", "3", "-o", str(tmp_path / "next.xyz")], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    command = ("select", model_file, "pool.xyz")
+    code, _, err = run(*command, "-n", "3", "-o", "next.xyz")
+    assert code == 0, err
     chosen = ase.io.read(tmp_path / "next.xyz", ":")
     assert len(chosen) == 3
     for atoms in chosen:
         np.testing.assert_allclose(atoms.positions, candidates[atoms.info["index"]].positions, atol=1e-7)
     assert chosen[0].info["remaining_uncertainty_per_atom"] >= chosen[2].info["remaining_uncertainty_per_atom"]
-    refused = subprocess.run(
-        [*command, "-n", "99", "-o", str(tmp_path / "x.xyz")], capture_output=True, text=True, check=False
-    )
-    assert refused.returncode == 2
-    misspelt = subprocess.run(
-        [*command, "--method", "gredy", "-o", str(tmp_path / "x.xyz")], capture_output=True, text=True, check=False
-    )
-    assert misspelt.returncode == 2
-    assert "Do you mean 'greedy'" in " ".join(misspelt.stderr.split())
+    code, _, err = run(*command, "-n", "99", "-o", "x.xyz")
+    assert code == 2
+    assert "ask for 1 to 12" in err
+    # in a process without run-time checks of types, which would find the misspelt word first
+    misspelt = [sys.executable, "-m", "mekrr_scale", *map(str, command), "--method", "gredy", "-o", "x.xyz"]
+    done = subprocess.run(misspelt, cwd=tmp_path, env=OUTSIDE, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Do you mean 'greedy'" in " ".join(done.stderr.split())

@@ -165,7 +165,7 @@ def test_curve(tuned, toy_structures, tmp_path):
         sizes=(6, 12),
         variants=tuple(map(Variant.parse, variants)),
         backbone=BackboneSpec("schnet", checkpoint=str(tuned)),
-        repeats=2,
+        repeats=1,
         rates=(1e-4, 1e-3),
         train=TrainPlan(steps=4, stress_weight=0.0),
         kernel=KERNEL,
@@ -173,7 +173,7 @@ def test_curve(tuned, toy_structures, tmp_path):
     )
     sets = (examples[:12], examples[12:18], examples[18:])
     points = run_curve(*sets, tmp_path / "c", plan)
-    assert len(points) == 2 * 2 * 6
+    assert len(points) == 2 * 6
     assert all(np.isfinite(point.force_rmse) and np.isfinite(point.energy_rmse) for point in points)
     assert {point.rate for point in points if point.variant == "finetune"} <= {1e-4, 1e-3}
     one = tmp_path / "c" / "kernel-n6-r0.json"
@@ -195,6 +195,11 @@ def test_curve(tuned, toy_structures, tmp_path):
     with pytest.raises(ConfigError, match="is damaged"):
         run_curve(*sets, tmp_path / "c", plan)
     claim.write_text(sealed)
+    repeated = replace(plan, sizes=(6,), variants=(Variant.parse("kernel"),), repeats=2)
+    first, second = run_curve(*sets, tmp_path / "r", repeated)
+    assert (first.repeat, second.repeat) == (0, 1)
+    assert first.force_rmse == next(p.force_rmse for p in points if (p.variant, p.size) == ("kernel", 6))
+    assert first.force_rmse != second.force_rmse  # of other structures
     with pytest.raises(ConfigError, match="other data"):
         run_curve(examples[:12], examples[12:19], examples[18:], tmp_path / "c", plan)
     with pytest.raises(ConfigError, match="size 12 asked for"):
