@@ -7,24 +7,37 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mekrr_scale.errors import StoreError
-from mekrr_scale.files import publish_text
+from mekrr_scale.files import is_whole, publish_text, sealed
 from mekrr_scale.store.reader import FeatureStore
 
 DEFINITION = "energy.json"
 
 
 def energy_definition(folder: Path) -> str | None:
-    """The name of the energy; None where nothing tells it: one of 0.1.0, or frames whose energies are one anyway."""
-    try:
-        return str(json.loads((folder / DEFINITION).read_text(encoding="utf-8"))["energy"])
-    except (OSError, ValueError, KeyError, TypeError):
+    """The name of the energy; None where nothing tells it: one of 0.1.0, or frames whose energies are one anyway.
+
+    Raises:
+        StoreError: what tells it is damaged.
+    """
+    path = folder / DEFINITION
+    if not path.exists():
         return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if is_whole(found) is not False:  # without a seal: as it was written for some time
+            return str(found["energy"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise StoreError(
+        f"{path} is damaged; it tells which of ASE's energies the store holds: delete it and extract the same frames "
+        "into the store again, which computes nothing anew"
+    )
 
 
 def define_energy(folder: Path, name: str | None) -> None:
     """Remember it, where it is known."""
     if name is not None:
-        publish_text(folder / DEFINITION, json.dumps({"energy": name}) + "\n")
+        publish_text(folder / DEFINITION, json.dumps(sealed({"energy": name})) + "\n")
 
 
 def differing_energies(stores: Sequence[FeatureStore]) -> str:

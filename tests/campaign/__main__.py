@@ -60,8 +60,6 @@ def _damage(whole: Path, cases: int, seed: int) -> list[str]:
 
 def _inputs(whole: Path, options: int, most: int, seed: int) -> list[str]:
     kills.warm(whole)
-    from mekrr_scale.cli import main as program
-
     begin = time.monotonic()
     place = copied(whole, whole.parent / "inputs")
     inputs.bad_files(place)
@@ -72,8 +70,8 @@ def _inputs(whole: Path, options: int, most: int, seed: int) -> list[str]:
     bad = []
     slowest = 0.0
     for call in calls:
-        end = inputs.ended(call, place, program)
-        counts.setdefault(call.words[0], Counter())[end.code] += 1
+        end = inputs.ended(call, place)
+        counts.setdefault(call.name, Counter())[end.code] += 1
         slowest = max(slowest, end.seconds)
         bad += [f"{call}: {fault}: {end.output.strip()[-300:]}" for fault in end.faults()]
     codes = sorted({code for found in counts.values() for code in found})

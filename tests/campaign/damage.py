@@ -26,7 +26,7 @@ from mekrr_scale.distributed import Checkpoint
 from mekrr_scale.errors import MekrrError
 from mekrr_scale.models import Model
 from mekrr_scale.simulation.restarts import RestartFile
-from mekrr_scale.store import FeatureStore
+from mekrr_scale.store import FeatureStore, energy_definition, finalize
 from mekrr_scale.transfer import curves
 from tests.campaign.place import IDENTITY
 
@@ -90,6 +90,15 @@ def store(folder: Path) -> object:
     return [found.id, found.header, [content(batch) for batch in found]]
 
 
+def parts(folder: Path) -> object:
+    """A damaged one is of a part that is not done."""
+    return finalize(folder / "parts").id
+
+
+def energy(folder: Path) -> object:
+    return energy_definition(folder / "store")
+
+
 def curve(folder: Path) -> object:
     paths = sorted((folder / "curve").glob("*-n4-r0.json"))
     return [curves.finished(path, ("scratch:schnet-tiny", 4, 0)) for path in paths]
@@ -122,6 +131,8 @@ KINDS = (
     Kind("store, shards", "store/*.h5", store),
     Kind("store, sidecars", "store/*.h5.json", store),
     Kind("store, manifest", "store/manifest.json", store),
+    Kind("store, which energy", "store/energy.json", energy),
+    Kind("store, parts", "parts/*.part", parts),
     Kind("learning curve, runs", "curve/*-n4-r0.json", curve),
     Kind("learning curve, plan", "curve/plan.json", claim),
 )

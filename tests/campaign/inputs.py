@@ -10,18 +10,21 @@ import gzip
 import hashlib
 import lzma
 import os
+import re
 import resource
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import typer
 
 SECONDS = 60
+_WORKED = re.compile(r'"stage": "(?!look at labels)[^"]*", "done": [1-9]')  # lines of progress
 CODES = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 75}
 GIGABYTES = 8
 
@@ -81,6 +84,30 @@ WITH_STRUCTURES = (
     "finetune {x} -o out.pt --backbone schnet --checkpoint schnet.pt --steps 1",
     "distill --teacher model.mekrr --unlabelled {x} --student schnet-tiny --steps 1 -o out.pt",
     "curve {x} --test data.xyz -o out --sizes 2 --repeats 1 --variants scratch:schnet-tiny --steps 1 --lr 1e-3",
+    "data_tools convert {x} out.xyz",
+    "data_tools split {x} out.xyz other.xyz --fractions 0.5,0.5",
+    "data_tools inspect {x}",
+)
+# written by the package, and given as what they are not; the first are structures after all
+WRITTEN = (
+    "predicted.extxyz",
+    "run.xyz",
+    "report.json",
+    "figure.png",
+    "run.restart.json",
+    "store/manifest.json",
+    "store/energy.json",
+    "curve/plan.json",
+    "curve/curve.csv",
+    "states/cg.safetensors",
+    "sums/sums.safetensors",
+    "sums/frame.mekrr",
+    "model.mekrr",
+    "schnet.pt",
+    "fit.toml",
+    "store",
+    "curve",
+    "states",
 )
 WITH_MODEL = (
     "evaluate {x} data.xyz", "evaluate {x} store", "predict {x} data.xyz -o out.xyz",
@@ -122,6 +149,11 @@ ENVIRONMENTS = (
 )
 ANY_RANKED = ("extract data.xyz -o new --backbone schnet --checkpoint schnet.pt", "evaluate model.mekrr data.xyz",
               "fit --store store -o m.mekrr --landmarks 8")  # fmt: skip
+ODD = (
+    "env", "env nothing", "env --no-load --json x", "backbones --blocks nothing", "backbones x", "nothing", "store",
+    "store nothing", "slurm nothing", "data_tools nothing", "data_tools download", "data_tools download no-address",
+    "data_tools download http://127.0.0.1:9/x --sums data.xyz", "data_tools download file:///etc/hosts --sums data.xyz",
+)  # fmt: skip
 VALUES = ("-1", "nan", "x", "", "-inf", "1e400", "0", "🙂", "1,,2", "[]")
 BASES = {
     "extract": ANY_RANKED[0], "fit": ANY_RANKED[2], "evaluate": ANY_RANKED[1],
@@ -134,7 +166,13 @@ BASES = {
     "curve": WITH_STRUCTURES[-1].format(x="data.xyz"), "backbones": "backbones", "env": "env --no-load",
     "store info": "store info store", "store verify": "store verify store",
     "store repack": "store repack store -o packed", "store merge": "store merge store -o joined",
+    "store finalize": "store finalize parts",
     "slurm extract": "slurm extract data.xyz -o new", "slurm fit": "slurm fit fit.toml",
+    "slurm evaluate": "slurm evaluate model.mekrr data.xyz", "slurm md": "slurm md model.mekrr start.xyz",
+    "slurm finetune": "slurm finetune data.xyz", "slurm curve": "slurm curve data.xyz",
+    "data_tools convert": "data_tools convert data.xyz out.xyz",
+    "data_tools split": "data_tools split data.xyz out.xyz other.xyz --fractions 0.5,0.5",
+    "data_tools inspect": "data_tools inspect data.xyz",
 }  # fmt: skip
 
 
@@ -148,6 +186,11 @@ class Call:
     @classmethod
     def of(cls, template: str, x: str = "") -> Call:
         return cls(tuple(word.replace("{x}", x) for word in template.split()))
+
+    @property
+    def name(self) -> str:
+        """Of the command, as tables list it."""
+        return " ".join(self.words[: 2 if self.words[0] in ("data_tools", "store", "slurm") else 1])
 
     def __str__(self) -> str:
         return " ".join([*(f"{key}={value}" for key, value in self.environment), *map(repr, self.words)])
@@ -179,7 +222,7 @@ def bad_files(folder: Path) -> None:
 
 
 def calls(seed: int = 0, options: int = 260) -> list[Call]:
-    """All of them; of options and values so many are drawn."""
+    """All of them; of options and values so many are drawn, and half as many pairs of options."""
     names = [name.rstrip("/|") for name in texts()]
     found = [Call.of(template, f"bad/{name}") for template in WITH_STRUCTURES for name in names]
     found += [Call.of(template, "missing.xyz") for template in WITH_STRUCTURES]
@@ -190,19 +233,28 @@ def calls(seed: int = 0, options: int = 260) -> list[Call]:
     files = ("noise.xyz", "nowhere", "gone", "pipe.xyz", "[red]name[/red].xyz")
     found += [Call.of(template, f"bad/{name}") for template in WITH_STORE for name in files]
     found += [Call.of("fit {x}", f"bad/{n}.toml") for n in (*range(len(TOML)), "utf16", "noise", "gone")]
+    for template in (*WITH_STRUCTURES, *WITH_MODEL, *WITH_CHECKPOINT, *WITH_STORE, "fit {x}"):
+        generator = np.random.default_rng([seed, len(template)])
+        found += [Call.of(template, WRITTEN[i]) for i in generator.permutation(len(WRITTEN))[:6]]
+    found += [Call.of(template) for template in ODD]
     for template in ANY_RANKED:
         found += [Call(Call.of(template).words, tuple(extra.items())) for extra in ENVIRONMENTS]
     drawn = list(_options())
-    order = np.random.default_rng(seed).permutation(len(drawn))[:options]
-    return found + [drawn[i] for i in order]
+    generator = np.random.default_rng(seed)
+    found += [drawn[i] for i in generator.permutation(len(drawn))[:options]]
+    for i in generator.permutation(len(drawn))[: options // 2]:
+        others = [each for each in drawn if each.words[:-2] == drawn[i].words[:-2]]
+        found.append(Call((*drawn[i].words, *others[generator.integers(len(others))].words[-2:])))
+    return found
 
 
 def _options() -> Iterator[Call]:
     """Every option with a value, with each that it cannot have."""
+    from data_tools.__main__ import app
     from mekrr_scale.cli.app import PLACES, command
 
-    for name in PLACES:
-        made = command(name)
+    every = {**{name: command(name) for name in PLACES}, "data_tools": typer.main.get_command(app)}
+    for name, made in every.items():
         inner = getattr(made, "commands", None)
         for words, each in [(f"{name} {sub}", c) for sub, c in inner.items()] if inner else [(name, made)]:
             if words not in BASES:
@@ -232,6 +284,8 @@ class Ending:
             yield "traceback"
         if self.code and not self.output.strip():
             yield "no word"
+        if self.code == 2 and _WORKED.search(self.output):
+            yield "refused after the work"
         if self.destroyed:
             yield f"destroyed {self.destroyed}"
 
@@ -244,8 +298,25 @@ def hashes(folder: Path) -> dict[str, str]:
     }
 
 
-def ended(call: Call, folder: Path, main: Callable[[], None]) -> Ending:
-    """Run a call in a fork, in the folder; files that were there have to be there afterwards."""
+def program_of(words: Sequence[str]) -> Callable[[], None]:
+    """The program that a command line begins with, which finds the line where it looks for it."""
+    if words[0] == "data_tools":
+        from data_tools.__main__ import main as tools
+
+        sys.argv = list(words)
+        return tools
+    from mekrr_scale.cli import main
+
+    sys.argv = ["mekrr-scale", *words]
+    return main
+
+
+def ended(call: Call, folder: Path, main: Callable[[], None] | None = None) -> Ending:
+    """Run a call in a fork, in the folder; files that were there have to be there afterwards.
+
+    Args:
+        main: what is run instead of the program.
+    """
     before = hashes(folder)
     log = folder.parent / "output.txt"
     begin = time.monotonic()
@@ -274,7 +345,7 @@ def _waited(child: int, begin: float) -> int:
     return -100
 
 
-def _run(call: Call, folder: Path, log: Path, main: Callable[[], None]) -> None:
+def _run(call: Call, folder: Path, log: Path, main: Callable[[], None] | None) -> None:
     """In the child; never comes back."""
     code = 99
     try:
@@ -287,8 +358,9 @@ def _run(call: Call, folder: Path, log: Path, main: Callable[[], None]) -> None:
         sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
         limit = GIGABYTES * 1024**3
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        sys.argv = ["mekrr-scale", *call.words]
-        main()
+        program = main or program_of(call.words)
+        program()
+        code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
     except BaseException:

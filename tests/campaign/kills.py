@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,7 @@ import numpy as np
 from ase.build import bulk
 
 from tests.campaign.ended import WHOLE, half, hashes
+from tests.campaign.inputs import program_of
 from tests.campaign.place import copied, structures
 
 SECONDS = 120
@@ -321,18 +322,6 @@ def waited(child: int, begin: float) -> int:
     return -100
 
 
-def _program(words: Sequence[str]) -> Callable[[], None]:
-    if words[0] == "data_tools":
-        from data_tools.__main__ import main as tools
-
-        sys.argv = list(words)
-        return tools
-    from mekrr_scale.cli import main
-
-    sys.argv = ["mekrr-scale", *words]
-    return main
-
-
 def _child(words: Sequence[str], folder: Path, log: Path, points: Points, writing: int) -> None:
     """Never comes back."""
     code = 99
@@ -344,7 +333,7 @@ def _child(words: Sequence[str], folder: Path, log: Path, points: Points, writin
         sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
         sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        program = _program(words)
+        program = program_of(words)
         points.watch()
         program()
         code = 0

@@ -14,7 +14,19 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from mekrr_scale.backbones import BackboneSpec, save_schnet
 from mekrr_scale.distributed import Checkpoint, State
-from mekrr_scale.pipeline import ExtractPlan, FitPlan, KernelPlan, LandmarkPlan, Validation, extract, fit
+from mekrr_scale.outputs import write_report
+from mekrr_scale.pipeline import (
+    ExtractPlan,
+    FitPlan,
+    KernelPlan,
+    LandmarkPlan,
+    Validation,
+    evaluate,
+    extract,
+    fit,
+    predict,
+)
+from mekrr_scale.report import parity_plot
 from mekrr_scale.simulation import MdPlan, run_md
 from mekrr_scale.solvers import Direct
 from mekrr_scale.transfer import CurvePlan, TrainPlan, Variant, read_examples, run_curve
@@ -49,12 +61,18 @@ def made(folder: Path) -> Path:
     save_schnet(network, folder / "schnet.pt")
     spec = BackboneSpec("schnet", checkpoint=str(folder / "schnet.pt"))
     extract(folder / "data.xyz", folder / "store", ExtractPlan(spec, derivatives=2, shard_bytes=4000))
+    extract(folder / "data.xyz", folder / "parts", ExtractPlan(spec, part=(1, 2)))
+    extract(folder / "data.xyz", folder / "parts", ExtractPlan(spec, part=(2, 2)))
     plan = FitPlan(
         kernel=KernelPlan(length_scales="2x", alphas=(0.5,)), landmarks=LandmarkPlan(count=12), baseline="composition",
         solver=Direct((1e-6,)), validation=Validation(folds=3),
     )  # fmt: skip
     model = fit(folder / "store", plan).model
     model.save(folder / "model.mekrr")
+    report = evaluate(model, frames)
+    write_report(folder / "report.json", report.to_dict())
+    parity_plot(folder / "figure.png", report)
+    ase.io.write(folder / "predicted.extxyz", list(predict(model, frames[:4])), format="extxyz")
     sums = FitPlan(
         kernel=plan.kernel, landmarks=plan.landmarks, baseline="composition", solver=Direct((1e-6,)),
         validation=Validation(folds=0, uncertainty=False),

@@ -73,7 +73,7 @@ def test_a_program_that_writes_in_place_would_be_seen(whole, monkeypatch):
         Path("data.xyz").write_text(Path("data.xyz").read_text().removesuffix("more") + "more")
         Path("note").touch()
 
-    monkeypatch.setattr(kills, "_program", lambda words: careless)
+    monkeypatch.setattr(kills, "program_of", lambda words: careless)
     monkeypatch.setattr(kills, "HOW", ("torn",))
     faults = kills.killed(scenario, whole, 3).faults
     assert any("neither what was nor what comes" in fault for fault in faults)

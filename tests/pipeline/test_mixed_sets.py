@@ -154,6 +154,12 @@ def test_stores_are_joined_where_their_energies_are_of_one_definition(toy_struct
     with pytest.raises(StoreError, match="different energies"):
         merge([packed.path, alone], tmp_path / "never")
     assert defined(merge([plain], tmp_path / "again").path) is None
+    told = (free / "energy.json").read_text()
+    for damaged in (told.replace("free_energy", "energy"), told[:9], ""):
+        (free / "energy.json").write_text(damaged)
+        with pytest.raises(StoreError, match=r"energy.json is damaged.*extract the same frames"):
+            merge([plain, free], tmp_path / "never")
+    (free / "energy.json").write_text('{"energy": "free_energy"}')  # as before it had a checksum
     few = replace(small_plan, landmarks=replace(small_plan.landmarks, count=10))
     assert any("different energies" in line for line in fit([free, alone], few).warnings)
     assert not any("different energies" in line for line in fit([free, plain], few).warnings)
