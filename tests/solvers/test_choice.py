@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from mekrr_scale.arrays import ByKind, RowKind
+from mekrr_scale.errors import SolverError
 from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing, fit_transform
 from mekrr_scale.landmarks import WholeStructures
 from mekrr_scale.models import fit_baseline
-from mekrr_scale.regression import ENERGY_ALONE, Basis, Problem, Source, assign_folds
+from mekrr_scale.regression import ENERGY_ALONE, Basis, Problem, Run, Source, assign_folds
 from mekrr_scale.solvers import DEFAULT_RIDGES, Direct, Exact, Falkon, Path, PathPoint, Result
 from mekrr_scale.solvers.grid import further
 from tests import reference
@@ -47,6 +48,16 @@ def test_a_grid_goes_on_beyond_the_end_that_errors_fall_towards():
         found = further(Direct(), path, ENERGY_ALONE)
         assert found == pytest.approx([10 ** (k / 2) for k in halves])
         assert further(Direct((1e-3,)), path, ENERGY_ALONE) == ()
+
+
+def test_weights_that_leave_no_row_are_refused():
+    """Sums of energies, solved with weights of forces alone."""
+    problem, source = made(n=16, folds=0)
+    direct, whitening = Direct((1e-3,)), problem.whitening()
+    sums = direct.accumulate(problem, problem.rows(source), whitening, Run())
+    forces = replace(problem, weights=(weighted(0.0, 1.0),))
+    with pytest.raises(SolverError, match="no row has a weight above zero"):
+        direct.from_sums(forces, sums, whitening)
 
 
 @pytest.mark.parametrize("solver", [Direct, Exact])
