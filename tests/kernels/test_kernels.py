@@ -100,6 +100,11 @@ def test_faults_of_atom_kernels_are_found(fault, message):
         check_kernel(Wrong(1.7, fault), formula)
 
 
+@pytest.mark.parametrize(("beside", "apart"), [(0.0, True), (-0.2, False), (0.2, False)])
+def test_species_never_meet_where_all_between_them_is_zero(beside, apart):
+    assert SpeciesMixing(matrix=((1.0, beside), (beside, 2.0)), species=(1, 8)).separate is apart
+
+
 def test_one_negative_eigenvalue_is_found():
     """A constant taken off a positive matrix makes one eigenvalue negative, and no more."""
     x = torch.randn(7, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -96,6 +96,20 @@ def test_posterior_factor_where_cholesky_fails():
     torch.testing.assert_close(factor @ factor.T, expected, rtol=0, atol=0.1)
 
 
+def test_factors_where_cholesky_breaks_down():
+    """An eigenvalue below zero by more than the ridge is taken for zero: ridge / (s + ridge) of each."""
+    q, _ = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    spectrum, ridge = torch.tensor([-1e-12, 1e-3, 1.0, 4.0], dtype=torch.float64), 1e-13
+    gram, eye = q @ torch.diag(spectrum) @ q.T, torch.eye(4, dtype=torch.float64)
+    assert int(torch.linalg.cholesky_ex(gram + ridge * eye).info) > 0
+    identity = Whitening((WhiteningBlock(torch.arange(4), eye, torch.ones(4).double()),), 4)
+    expected = q @ torch.diag(ridge / (spectrum.clamp_min(0.0) + ridge)) @ q.T
+    factor = posterior_factor(gram, ridge, identity)
+    torch.testing.assert_close(factor @ factor.T, expected, rtol=0, atol=1e-2)
+    mean = mean_factor([(gram, 0.25), (eye, 0.75)], ridge, identity)
+    torch.testing.assert_close(mean @ mean.T, 0.25 * expected, rtol=0, atol=1e-2)
+
+
 def test_mean_of_variances():
     """The factor of a mean gives the mean of the variances of its parts."""
     generator = torch.Generator().manual_seed(1)

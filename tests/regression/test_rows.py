@@ -9,6 +9,7 @@ from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing, Transform
 from mekrr_scale.landmarks import Uniform
 from mekrr_scale.models import fit_baseline
 from mekrr_scale.regression import Problem, Source
+from mekrr_scale.regression.rows import stored_rows
 from tests import reference
 
 
@@ -33,6 +34,8 @@ def test_batches_without_labels_between_others():
         assert {block.kind for block in found} <= {RowKind.ENERGY} | DERIVATIVES
         assert all(torch.equal(a.matrix, b.matrix) for a, b in zip(found, expected, strict=True))
         assert all(torch.equal(a.target, b.target) for a, b in zip(found, expected, strict=True))
+        alone = [block for part in stored_rows(problem, spoilt, frozenset(RowKind)) for block in part]
+        assert all(torch.equal(a.matrix, b.matrix) for a, b in zip(alone, expected, strict=True))
         for skip in range(len(expected) + 2):
             later = [block for block in problem.rows(whole).blocks(skip) if block is not None]
             assert [block.kind for block in later] == [block.kind for block in expected[skip:]]

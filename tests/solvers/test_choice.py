@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from mekrr_scale.arrays import ByKind, RowKind
+from mekrr_scale.errors import SolverError
 from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing, fit_transform
 from mekrr_scale.landmarks import WholeStructures
 from mekrr_scale.models import fit_baseline
-from mekrr_scale.regression import ENERGY_ALONE, Basis, Problem, Source, assign_folds
+from mekrr_scale.regression import ENERGY_ALONE, Basis, Problem, Run, Source, assign_folds
 from mekrr_scale.solvers import DEFAULT_RIDGES, Direct, Exact, Falkon, Path, PathPoint, Result
+from mekrr_scale.solvers.grid import further
 from tests import reference
 from tests.solvers.test_solvers import made, rows_of, weighted
 
@@ -37,6 +39,25 @@ def test_a_candidate_whose_errors_are_no_numbers_never_wins(broken, first):
         assert Path(listed).best(BOTH) is good
     assert point(1e-3, energy=0.5).score(BOTH) == 0.25  # no force rows: nothing to count
     assert point(1e-3, force=1.0).score(weighted(1.0)) == math.inf  # nothing known of what is asked for
+
+
+def test_a_grid_goes_on_beyond_the_end_that_errors_fall_towards():
+    rising = [1.0 + i for i in range(len(DEFAULT_RIDGES))]
+    for errors, halves in ((rising, (-21, -22, -23, -24)), (rising[::-1], (-3, -2, -1, 0))):
+        path = Path(tuple(point(r, energy=e) for r, e in zip(DEFAULT_RIDGES, errors, strict=True)))
+        found = further(Direct(), path, ENERGY_ALONE)
+        assert found == pytest.approx([10 ** (k / 2) for k in halves])
+        assert further(Direct((1e-3,)), path, ENERGY_ALONE) == ()
+
+
+def test_weights_that_leave_no_row_are_refused():
+    """Sums of energies, solved with weights of forces alone."""
+    problem, source = made(n=16, folds=0)
+    direct, whitening = Direct((1e-3,)), problem.whitening()
+    sums = direct.accumulate(problem, problem.rows(source), whitening, Run())
+    forces = replace(problem, weights=(weighted(0.0, 1.0),))
+    with pytest.raises(SolverError, match="no row has a weight above zero"):
+        direct.from_sums(forces, sums, whitening)
 
 
 @pytest.mark.parametrize("solver", [Direct, Exact])

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from mekrr_scale.backbones import load_backbone
+from mekrr_scale.distributed import Group
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.models import whiten
-from mekrr_scale.regression import Source, Structures
+from mekrr_scale.regression import Run, Source, Structures
 from mekrr_scale.solvers import Direct, Exact
 from mekrr_scale.solvers.operators import WhitenedMap
 from tests.solvers.test_solvers import made
@@ -32,3 +33,9 @@ def test_solvers_that_need_the_rows_themselves_say_so(solver, spec):
     free = Source(source.energies, structures=Structures([], load_backbone(spec)))
     with pytest.raises(ConfigError, match="matrix-free"):
         solver((1e-3,)).solve(problem, free)
+
+
+def test_a_solver_of_one_process_is_not_run_in_two():
+    problem, source = made(n=16)
+    with pytest.raises(ConfigError, match="runs in one process, not in 2"):
+        Exact((1e-3,)).solve(problem, source, Run(Group(0, 2)))
