@@ -55,6 +55,10 @@ class ShardWriter:
         key = canonical({"input": input_hash, "header": self.header.to_dict(), "schema": SCHEMA})
         return f"shard-{xxhash.xxh3_128_hexdigest(key.encode())}{SHARD}"
 
+    def published(self, input_hash: str) -> bool:
+        """Whether the shard of this input is there and has the bytes that it should have."""
+        return self._found(input_hash) is not None
+
     def adopt(self, input_hash: str, input_name: str, start: int, stop: int, origins: Origins, renew: bool) -> bool:
         """Whether a shard is there and whole; its sidecar then says that it is of this input.
 
