@@ -34,12 +34,12 @@ def main() -> None:
             fitted, held = data.parts(0.3, seed, f"{name.replace('/', '-')}-{seed}")
             model = fit(fitted.store, ENERGIES).model
             inside = evaluate_store(model, held.store, uncertainty=True)
-            rows.append([f"{name}, 30 % held out, split {seed}", *_row(inside)])
+            rows.append([f"{name}, 30 % held out, split {seed}", *table_row(inside)])
             calibration.append((name, inside))
             if facet is not None:
                 outside = evaluate_store(model, facet.store, uncertainty=True)
-                rows.append([f"Pt(553), not fitted, split {seed}", *_row(outside)])
-                rows.append([f"both facets, split {seed}", *_row(outside, inside)])
+                rows.append([f"Pt(553), not fitted, split {seed}", *table_row(outside)])
+                rows.append([f"both facets, split {seed}", *table_row(outside, inside)])
             print(*rows[-1], sep=" | ", flush=True)
     model = fit(tangents(250, 16), PLAN).model
     rows.append(["3BPA forces, 250 x 16, 12 test frames", *_forces(model)])
@@ -56,7 +56,7 @@ def _facet(fitted: str) -> Subset:
     return whole.take(range(len(whole)), "pt553")
 
 
-def _row(*evaluations: Evaluation) -> list[object]:
+def table_row(*evaluations: Evaluation) -> list[object]:
     """Several evaluations as one."""
     error = np.concatenate([np.abs(e.energy_predicted - e.energy) for e in evaluations])
     size = np.concatenate([e.n_atoms for e in evaluations])

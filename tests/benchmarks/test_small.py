@@ -126,7 +126,7 @@ def test_sizes_compare_plan_and_peak():
 
 
 def test_ranks():
-    assert ranks._rank(300) > 0
+    assert ranks.seconds_of_a_pass(300) > 0
 
 
 def test_restarts_begin_with_a_plan_that_can_be_read():
@@ -156,7 +156,7 @@ def test_uncertainty_counts_what_is_within(toy):
     train, test = toy
     model = fit(train, replace(uncertainty.ENERGIES, landmarks=LandmarkPlan(count=40), baseline="composition")).model
     found = evaluate_store(model, test, uncertainty=True)
-    count, within, wide, _ = uncertainty._row(found)
+    count, within, wide, _ = uncertainty.table_row(found)
     error = abs(found.energy_predicted - found.energy)
     assert (count, within) == (20, round(float((error <= found.energy_uncertainty).mean()), 3))
     assert wide >= within
