@@ -9,6 +9,7 @@ from mekrr_scale.errors import ConfigError
 from mekrr_scale.models import whiten
 from mekrr_scale.regression import Run, Source, Structures
 from mekrr_scale.solvers import Direct, Exact
+from mekrr_scale.solvers.base import check
 from mekrr_scale.solvers.operators import WhitenedMap
 from tests.solvers.test_solvers import made
 
@@ -38,4 +39,4 @@ def test_solvers_that_need_the_rows_themselves_say_so(solver, spec):
 def test_a_solver_of_one_process_is_not_run_in_two():
     problem, source = made(n=16)
     with pytest.raises(ConfigError, match="runs in one process, not in 2"):
-        Exact((1e-3,)).solve(problem, source, Run(Group(0, 2)))
+        check(Exact((1e-3,)), problem, source, Run(group=Group(0, 2)))
