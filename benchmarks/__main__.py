@@ -21,6 +21,7 @@ NAMES = (
     "franken_comparison",
     "matrix_free",
     "prediction",
+    "prior_variances",
     "nve",
     "uncertainty",
     "active_learning",

@@ -5,8 +5,8 @@ landmarks. Indices are float64, since the library casts its inputs to floating p
 is exact only up to 2^24.
 
 Where the library would be silently wrong it is led around: as many structures as landmarks are not
-stored by it (it tells K_nM from its transpose by the shape of a vector), kernel and labels are given
-in units of their own size (its jitter and tolerance are absolute), it gets no seed (it would set
+stored by it (it tells K_nM from its transpose by the shape of a vector), labels are given in units of
+their own size (its tolerance is absolute), it gets no seed (it would set
 torch's, and draws nothing with fixed centres), and how well the system was solved is measured here.
 """
 
@@ -125,7 +125,7 @@ def _result(value: Float64[Tensor, "sets 1"], residual: float) -> Result:
 
 @dataclass(frozen=True)
 class _System:
-    """min |y - K c|^2 + n penalty c' K_ZZ c, in units of the weights, of the labels and of the kernel.
+    """min |y - K c|^2 + n penalty c' K_ZZ c, in units of the weights and of the labels.
 
     The library's preconditioner takes rows for what landmarks are: it needs them as they are, not per atom.
     """
@@ -133,8 +133,7 @@ class _System:
     indexed: IndexedKernel
     target: Float64[Tensor, "structures 1"]
     penalty: float
-    label: float  # the units
-    kernel: float
+    label: float  # the unit, eV
 
     @classmethod
     def of(
@@ -145,17 +144,16 @@ class _System:
         weight: Float64[Tensor, " structures"],
         ridge: float,
     ) -> _System:
-        """The means of weights and squared labels, and of the kernel's diagonal, become 1."""
+        """The means of weights and of squared labels become 1."""
         mean = float(weight.mean()) or 1.0
         root = (weight / mean).sqrt()[:, None]
         wanted = root * target[:, None]
         label = float(wanted.square().mean().sqrt()) or 1.0
-        kernel = float(gram.diagonal().mean()) or 1.0
-        penalty = ridge / (mean * kernel * len(target))
-        return cls(IndexedKernel(rows * (root / kernel), gram / kernel), wanted / label, penalty, label, kernel)
+        penalty = ridge / (mean * len(target))
+        return cls(IndexedKernel(rows * root, gram), wanted / label, penalty, label)
 
     def solved(self, falkon: Any, max_steps: int) -> tuple[Float64[Tensor, "sets 1"], float]:
-        """Coefficients for the kernel as it was, and the relative residual.
+        """Coefficients for labels in eV, and the relative residual.
 
         Raises:
             SolverError: the library could not factor K_ZZ.
@@ -178,7 +176,7 @@ class _System:
                 "solve with 'falkon', which needs no Cholesky factor of K_ZZ"
             ) from error
         value = fitted.alpha_.cpu().double().reshape(-1, 1).clone()  # the library's own bears no gradients
-        return value * (self.label / self.kernel), self._residual(fitted.precond, value)
+        return value * self.label, self._residual(fitted.precond, value)
 
     def _residual(self, preconditioner: Any, value: Float64[Tensor, "sets 1"]) -> float:
         """Of the normal equations, preconditioned as the library does it, over that of zero coefficients."""

@@ -233,16 +233,16 @@ def test_units_of_the_labels_do_not_matter(falkon, label):
     torch.testing.assert_close(found / label, expected, rtol=1e-5, atol=1e-7 * float(expected.abs().max()))
 
 
-def test_large_sets_have_a_cholesky_factor(falkon):
-    """The library's jitter is an absolute number, below the rounding of kernels between sets of many atoms."""
+def test_large_sets(falkon):
+    """The library's jitter is an absolute number: kernels between sets of many atoms are thousands."""
     batch = reference.random_batch(0, n_structures=40, most=200)
     kernel = SetKernel(Gaussian(30.0), SpeciesMixing(1.0), "sum", Transform.identity(4))
-    problem = Problem(kernel, WholeStructures().select([batch], kernel), fit_baseline([batch], "composition"))
+    problem = Problem(kernel, WholeStructures(30).select([batch], kernel), fit_baseline([batch], "composition"))
     source = Source([batch])
     found, expected = (s.solve(problem, source) for s in (FalkonLibrary((1e-1,), max_steps=300), Direct((1e-1,))))
     rows = torch.cat([block.rows for block in problem.rows(source)])
     scale = float((rows @ expected.value).abs().max())
-    torch.testing.assert_close(rows @ found.value, rows @ expected.value, rtol=0, atol=1e-2 * scale)
+    torch.testing.assert_close(rows @ found.value, rows @ expected.value, rtol=0, atol=1e-4 * scale)
 
 
 def test_what_was_not_solved_is_said(falkon, monkeypatch):
