@@ -69,6 +69,28 @@ def check_predictions(backbone, elements=("Si", "O")):
     displaced.check_features(potential)
 
 
+def check_derivatives(potential, atoms):
+    """Forces and stress against differences of whole predictions, whatever they are made of."""
+    found = potential.predict(atoms, stress=True)
+    generator = np.random.default_rng(0)
+    direction, skew = generator.normal(size=(len(atoms), 3)), generator.normal(size=(3, 3))
+    strain = (skew + skew.T) / 2
+
+    def energy(move, turn):
+        moved = atoms.copy()
+        moved.positions += move * direction
+        moved.set_cell(atoms.cell.array @ (np.eye(3) + turn * strain), scale_atoms=True)
+        return float(potential.predict(moved, forces=False).energy[0])
+
+    size = float(found.forces.abs().max())
+    along = float((found.forces.numpy() * direction).sum())
+    assert along == pytest.approx(-slope(lambda t: energy(t, 0.0)), rel=1e-6, abs=1e-6 * size)
+    assert float(found.forces.sum(0).abs().max()) < 1e-6 * max(size, 1.0)
+    stress = float((found.stress[0].numpy() * strain).sum())
+    expected = slope(lambda t: energy(0.0, t)) / atoms.get_volume()
+    assert stress == pytest.approx(expected, rel=1e-6, abs=1e-6 * float(found.stress.abs().max()))
+
+
 class _Moved:
     """A structure that moves along a direction, and one that is strained: features of each step, for all kernels."""
 

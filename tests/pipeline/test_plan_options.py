@@ -1,0 +1,122 @@
+"""Options are the fields of a plan."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from mekrr_scale import solvers
+from mekrr_scale.arrays import KINDS
+from mekrr_scale.config import load_config, plan_options
+from mekrr_scale.config.document import document, on_page_markdown
+from mekrr_scale.pipeline import BaselinePlan, FitPlan, KernelPlan, LandmarkPlan, RowPlan, Validation
+from mekrr_scale.plans import fields_of, flag_of
+from mekrr_scale.regression import Execution
+from mekrr_scale.solvers import Direct, Falkon
+
+# a text for every option of `fit` that is a field of the plan, and the plan that it makes
+FLAGS = {
+    "--kernel": ("matern32", {"kernel": "matern32"}),
+    "--length-scale": ("3x,4", {"kernel": {"length_scales": ("3x", 4)}}),
+    "--alpha": ("0,0.5", {"kernel": {"alphas": (0, 0.5)}}),
+    "--mixing": ("learn", {"kernel": {"mixing": "learn"}}),
+    "--reduce": ("mean", {"kernel": {"reduce": "mean"}}),
+    "--standardize": ("none,scale", {"kernel": {"standardize": ("none", "scale")}}),
+    "--kernel-parameters": ("offset=2", {"kernel": {"parameters": {"offset": 2.0}}}),
+    "--baseline": ("isolated", {"baseline": "isolated"}),
+    "--isolated": ("H=-13.6", {"baseline": {"isolated": {"H": -13.6}}}),
+    "--method": ("farthest", {"landmarks": "farthest"}),
+    "--landmarks": (7, {"landmarks": {"count": 7}}),
+    "--landmarks-from": ("m.mekrr", {"landmarks": {"model": "m.mekrr"}}),
+    "--balance": ("equal", {"landmarks": {"balance": "equal"}}),
+    "--store-weight": ("0.01,1", {"rows": {"store_weights": (0.01, 1)}}),
+    "--derivatives/--no-derivatives": (False, {"rows": {"derivatives": False}}),
+    "--cut": (1e-9, {"rows": {"cut": 1e-9}}),
+    "--whitening": ("cholesky", {"rows": {"whitening": "cholesky"}}),
+    "--energy-precision": ("float32", {"rows": {"energy_precision": "float32"}}),
+    "--derivative-precision": ("float64", {"rows": {"derivative_precision": "float64"}}),
+    **{f"--{info.name}-weight": ("0.1,0.2", {"rows": {"weights": {info.name: (0.1, 0.2)}}}) for info in KINDS.values()},
+    "--solver": ("falkon", {"solver": "falkon"}),
+    "--ridge": ("1e-8,1e-6", {"solver": Direct((1e-8, 1e-6))}),
+    "--rtol": (1e-4, {"solver": Falkon(rtol=1e-4)}),
+    "--max-steps": (9, {"solver": Falkon(max_steps=9)}),
+    "--preconditioner": ("falkon", {"solver": Falkon(preconditioner="falkon")}),
+    "--subset": (0.2, {"solver": Falkon(subset=0.2)}),
+    "--validate": (3, {"validation": 3}),
+    "--criterion": ("1,0.1,0", {"validation": {"criterion": (1, 0.1, 0)}}),
+    "--uncertainty/--no-uncertainty": (False, {"validation": {"uncertainty": False}}),
+    "--device": ("cuda", {"execution": "cuda"}),
+    "--memory": ("3G", {"execution": {"memory": "3G"}}),
+    "--scratch": ("none", {"execution": {"scratch": "none"}}),
+    "--seed": (4, {"seed": 4}),
+}
+
+
+OPTIONS = {option.flag.names[0]: option for option in plan_options()}
+
+
+def test_every_option_is_tried():
+    assert set(OPTIONS) == set(FLAGS)
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_options_are_the_plans_fields(tmp_path, name):
+    """Alone, and over a file that says something else."""
+    option, (text, meant) = OPTIONS[name], FLAGS[name]
+    expected = FitPlan(**meant)
+    falkon = {"solver.name": "falkon"} if isinstance(expected.solver, Falkon) else {}
+    assert isinstance(text, option.type)
+    assert option.help
+    assert load_config(None, {"store": "f", **falkon, option.key: text}).plan == expected
+    (tmp_path / "fit.toml").write_text('store = "f"\nseed = 3\n[landmarks]\ncount = 40\n[rows.weights]\nforce = 0.5\n')
+    found = load_config(tmp_path / "fit.toml", {**falkon, option.key: text, "output": None}).plan
+    force = expected.rows.weights["force"] if name == "--force-weight" else (0.5,)
+    kept = {
+        "seed": 4 if name == "--seed" else 3,
+        "landmarks": replace(expected.landmarks, count=7 if name == "--landmarks" else 40),
+        "rows": replace(expected.rows, weights={**expected.rows.weights, "force": force}),
+    }
+    assert found == replace(expected, **kept)
+
+
+def test_options_over_sections_that_are_one_value(tmp_path):
+    (tmp_path / "fit.toml").write_text(
+        'store = "f"\nkernel = "matern32"\nlandmarks = "farthest"\nbaseline = "isolated"\nsolver = "falkon"\n'
+        'validation = 3\nexecution = "cuda"\nrows = [1, 0.1]\n'
+    )
+    flags = {
+        "kernel.alphas": "0.5",
+        "landmarks.count": 9,
+        "baseline.isolated": "H=-13.6",
+        "solver.rtol": 1e-4,
+        "validation.uncertainty": False,
+        "execution.memory": "1G",
+        "rows.cut": 1e-9,
+    }
+    assert load_config(tmp_path / "fit.toml", flags).plan == FitPlan(
+        kernel=KernelPlan("matern32", alphas=0.5),
+        landmarks=LandmarkPlan("farthest", 9),
+        baseline=BaselinePlan("isolated", {"H": -13.6}),
+        rows=RowPlan(weights=(1, 0.1), cut=1e-9),
+        solver=Falkon(rtol=1e-4),
+        validation=Validation(3, uncertainty=False),
+        execution=Execution("cuda", "1G"),
+    )
+
+
+def test_the_page_names_every_field_and_every_option():
+    page = document()
+    parts = [KernelPlan, BaselinePlan, LandmarkPlan, RowPlan, Validation, Execution]
+    for made in [*parts, *(getattr(solvers, name) for name in solvers.SOLVERS.values())]:
+        for name, info in fields_of(made).items():
+            assert f"**`{name}`**" in page
+            assert info.description, (made, name)
+            assert " ".join(info.description.split()) in page
+            given = flag_of(info)
+            assert given is None or f"`{given.names[0]}`" in page
+    for section in fields_of(FitPlan):
+        assert f"`[{section}]`" in page or f"`{section}`" in page
+    for option in plan_options():
+        assert f"`{option.flag.names[0]}`" in page, option
+    assert on_page_markdown("made when the documentation is built", SimpleNamespace(title="Configuration")) == page
+    assert on_page_markdown("another page", SimpleNamespace(title="Concepts")) == "another page"
