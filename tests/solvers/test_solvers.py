@@ -7,16 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mekrr_scale.arrays import DERIVATIVES, ByKind, FeatureBatch, RowKind
+from mekrr_scale.arrays import DERIVATIVES, FeatureBatch, RowKind
 from mekrr_scale.errors import ConfigError, SolverError
-from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing, Transform, fit_transform
-from mekrr_scale.landmarks import FarthestPoint, LeverageScores, Uniform, WholeStructures, median_distance
+from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing, Transform
+from mekrr_scale.landmarks import Uniform, WholeStructures, median_distance
 from mekrr_scale.models import fit_baseline, whiten
 from mekrr_scale.regression import (
     ENERGY_ALONE,
     Basis,
-    Execution,
-    Precision,
     Problem,
     RowBlock,
     Run,
@@ -30,10 +28,6 @@ from mekrr_scale.solvers import (
     FalkonLibrary,
     Moments,
     Normal,
-    NormalOperator,
-    Result,
-    SpectralPreconditioner,
-    classical_gram,
     joined_moments,
     restored_table,
     table_tensors,
@@ -42,38 +36,9 @@ from mekrr_scale.solvers import (
 from mekrr_scale.solvers.sweep import solve_mixings
 from mekrr_scale.store import FeatureStore
 from tests import reference
+from tests.solvers.problems import made, rows_of, weighted
 
 RIDGES = (1e-6, 1e-4, 1e-2)
-
-
-def weighted(*values):
-    """Weights of energy, force and stress rows; those left out are zero."""
-    return ByKind.from_list(values, 0.0)
-
-
-def made(seed=0, n=40, alpha=0.4, reduce="sum", singletons=0, folds=4, tangents=False, cut=1e-11, weights=()):
-    """A problem on random ragged sets, and where its rows come from: one batch."""
-    whole = reference.random_batch(seed, n_structures=n)
-    if tangents:
-        whole, _ = reference.with_tangents(whole, seed + 1)
-    kernel = SetKernel(Gaussian(1.6), SpeciesMixing(alpha), reduce, fit_transform([whole], "centre"))
-    selection = Uniform(singletons) if singletons else WholeStructures()
-    problem = Problem(
-        kernel,
-        selection.select([whole], kernel),
-        fit_baseline([whole], "composition"),
-        assign_folds([whole], folds) if folds else None,
-        weights=weights or (ENERGY_ALONE,),
-        criterion=ENERGY_ALONE,
-        basis=Basis(cut),
-        precision=Precision(derivative=torch.float64),
-    )
-    return problem, Source([whole], [whole] if tangents else None)
-
-
-def rows_of(problem, seed=99, n=10):
-    """The rows of new structures, to compare predictions by."""
-    return problem.kernel.rows(reference.random_batch(seed, n_structures=n), problem.landmarks)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.4, 1.0])
@@ -287,82 +252,6 @@ def test_exact_path_agrees_with_direct(reduce):
     torch.testing.assert_close(test @ direct.value, test @ dense.value, rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("preconditioner", ["subset", "falkon"])
-@pytest.mark.parametrize("tangents", [False, True])
-def test_falkon_agrees_with_direct(preconditioner, tangents):
-    weights = weighted(1.0, 0.2, 0.1) if tangents else ENERGY_ALONE
-    problem, source = made(n=60, singletons=25, tangents=tangents, weights=(weights,))
-    ridges = (1e-4, 1e-3, 1e-2)
-    direct = Direct(ridges).solve(problem, source)
-    falkon = Falkon(ridges, rtol=1e-11, preconditioner=preconditioner, max_steps=500)
-    found = falkon.solve(problem, source)
-    assert found.result is Result.SUCCESS
-    assert found.ridges[0] == direct.ridges[0]
-    test = rows_of(problem, 77, 6)
-    expected = test @ direct.value[:, 0]
-    assert float((test @ found.value[:, 0] - expected).abs().max() / expected.abs().max()) < 1e-6
-    for a, b in zip(found.path.points, direct.path.points, strict=True):
-        assert a.rmse[RowKind.ENERGY] == pytest.approx(b.rmse[RowKind.ENERGY], rel=1e-5)
-    for a, b in zip(found.fold_values, direct.fold_values, strict=True):
-        torch.testing.assert_close(test @ a, test @ b, rtol=1e-4, atol=1e-6)
-    assert found.effort.iterations == len(found.effort.residuals) > 0
-    assert found.effort.rows == sum(len(block.target) for block in problem.rows(source))
-
-
-def test_falkon_as_it_is_without_options_is_as_exact_as_it_says():
-    """A relative residual of 1e-9, in steps that are far fewer than it may take."""
-    problem, source = made(n=60, singletons=25)
-    found, direct = (solver((1e-3,)).solve(problem, source) for solver in (Falkon, Direct))
-    assert found.result is Result.SUCCESS
-    assert max(found.effort.residuals[-1:]) <= 1e-9
-    test = rows_of(problem, 77, 6)
-    torch.testing.assert_close(test @ found.value, test @ direct.value, rtol=1e-6, atol=1e-7)
-
-
-def test_falkon_with_rows_that_do_not_fit_in_memory():
-    """Evaluated again in every pass, as K (T beta): the same answer to what rounding leaves."""
-    problem, source = made(n=60, singletons=25, folds=3)
-    kept, streamed = (
-        Falkon((1e-3, 1e-2), rtol=1e-10).solve(problem, source, Run(Execution(memory=size, scratch=None)))
-        for size in (10**9, 0)
-    )
-    assert kept.effort.bytes_memory > 0 == streamed.effort.bytes_memory == streamed.effort.bytes_scratch
-    test = rows_of(problem, 78, 6)
-    torch.testing.assert_close(test @ streamed.value, test @ kept.value, rtol=1e-6, atol=1e-8)
-    for a, b in zip(kept.path.points, streamed.path.points, strict=True):
-        assert a.rmse[RowKind.ENERGY] == pytest.approx(b.rmse[RowKind.ENERGY], rel=1e-6)
-
-
-def test_falkon_says_how_it_ended():
-    problem, source = made(n=40, singletons=25, folds=0)
-    short = Falkon((1e-9,), max_steps=2).solve(problem, source)
-    assert short.result is Result.MAX_STEPS
-    assert "max_steps" in short.result.value
-    stuck = Falkon((1e-9,), rtol=1e-40, patience=5, max_steps=2000).solve(problem, source)
-    assert stuck.result is Result.STAGNATED
-
-
-def test_operator_and_preconditioners_are_what_they_claim():
-    problem, source = made(n=30, singletons=15, alpha=1.0)
-    rows, whitening = problem.rows(source), problem.whitening()
-    ridges = torch.tensor([1e-3])
-    operator = NormalOperator(rows, whitening, ByKind.of({}, 1.0), torch.tensor([-1]), ridges.double())
-    identity = torch.eye(whitening.rank, dtype=torch.float64)
-    matrix = torch.cat([operator.apply(column[:, None]) for column in identity], 1)
-    torch.testing.assert_close(matrix, matrix.T, rtol=1e-9, atol=1e-11)
-    (block,) = rows
-    phi = whitening.rows(block.matrix)
-    expected = (phi * block.weight[:, None]).T @ phi + 1e-3 * identity
-    torch.testing.assert_close(matrix, expected, rtol=1e-8, atol=1e-10)
-    inverse = SpectralPreconditioner.of(expected - 1e-3 * identity, ridges.double())
-    product = torch.cat([inverse.apply(column[:, None]) for column in expected], 1)
-    torch.testing.assert_close(product, identity, rtol=1e-7, atol=1e-7)
-    gram = problem.kernel.gram(problem.landmarks)
-    dense = torch.block_diag(*[b.matrix for b in whitening.blocks]).T @ gram @ gram
-    dense = dense @ torch.block_diag(*[b.matrix for b in whitening.blocks]) * (5.0 / whitening.n_columns)
-    torch.testing.assert_close(classical_gram(whitening, 5.0), dense, rtol=1e-6, atol=1e-8)
-
-
 @pytest.mark.parametrize("method", ["eigen", "cholesky"])
 def test_whitening_makes_the_gram_the_identity(method):
     problem, _ = made(singletons=30, alpha=0.3)
@@ -382,64 +271,6 @@ def test_both_whitenings_give_the_same_predictions():
         for method in ("eigen", "cholesky")
     ]
     torch.testing.assert_close(found[0], found[1], rtol=1e-6, atol=1e-8)
-
-
-@pytest.mark.parametrize("selection", [Uniform(9), FarthestPoint(9), LeverageScores(9), Uniform(9, balance="equal")])
-def test_landmark_choices(selection):
-    problem, source = made(n=30)
-    (batch,), kernel = source.energies, problem.kernel
-    landmarks = selection.select([batch], kernel)
-    assert landmarks.n_sets == len(landmarks.species) == 9
-    atoms = torch.cat([run.features for run in batch.runs])
-    assert all(bool((atoms == f).all(1).any()) for f in landmarks.features)
-    assert len(torch.unique(landmarks.features, dim=0)) == 9
-    again = selection.select([batch], kernel)
-    assert torch.equal(again.features, landmarks.features)
-    assert set(landmarks.species.tolist()) == {1, 6, 8}  # stratified: no species is left out
-    other = replace(selection, seed=1).select([batch], kernel)
-    assert not torch.equal(other.features, landmarks.features)
-
-
-def test_farthest_points_are_farthest():
-    problem, source = made(n=30)
-    (batch,), kernel = source.energies, problem.kernel
-    chosen = FarthestPoint(12).select([batch], kernel)
-    uniform = Uniform(12).select([batch], kernel)
-
-    def closest(landmarks):
-        z = 6
-        points = landmarks.features[landmarks.species == z]
-        return float(torch.pdist(points).min())
-
-    assert closest(chosen) > closest(uniform)
-
-
-def test_folds_are_balanced_and_keep_groups_together():
-    batch = reference.random_batch(0, n_structures=31)
-    sizes = torch.bincount(assign_folds([batch], 4).of(batch))
-    assert sizes.tolist() == sorted(sizes.tolist(), reverse=True)
-    assert int(sizes.max() - sizes.min()) <= 1
-    grouped = replace(batch, groups=torch.arange(31) // 5)
-    folds = assign_folds([grouped], 3).of(grouped)
-    assert all(len(set(folds[grouped.groups == g].tolist())) == 1 for g in range(7))
-
-
-def test_baseline_is_the_minimum_norm_least_squares_fit():
-    batch = reference.random_batch(3, n_structures=20)
-    counts = batch.counts(batch.species).double()
-    expected = torch.linalg.pinv(counts) @ batch.energy
-    torch.testing.assert_close(fit_baseline([batch], "composition").energies, expected, rtol=1e-10, atol=1e-10)
-    water = FeatureBatch.from_atoms(
-        torch.zeros(12, 1), torch.tensor([1, 1, 8] * 4), torch.tensor([0, 3, 6, 12]), torch.tensor([-3.0, -3.1, -6.2])
-    )
-    counts = water.counts((1, 8)).double()
-    expected = torch.linalg.pinv(counts) @ water.energy
-    torch.testing.assert_close(fit_baseline([water], "composition").energies, expected, rtol=1e-8, atol=1e-8)
-    with pytest.raises(ConfigError, match="needs an energy for species"):
-        fit_baseline([water], "isolated", {1: -0.5})
-    assert fit_baseline([water], "isolated", {1: -0.5, 8: -2.0}).energies.tolist() == [-0.5, -2.0]
-    with pytest.raises(ConfigError, match="no backbone energies"):
-        fit_baseline([water], "backbone")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,83 @@
+"""Sums as they are made on a device."""
+
+import importlib
+import inspect
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+
+@pytest.mark.parametrize("columns", [1, 40])
+def test_sums_as_on_a_device_equal_those_on_cpus(monkeypatch, columns):
+    """The GPU's way of summing, run here on the CPU: ragged owners, some without rows, many tiles."""
+    from mekrr_scale.kernels import sums
+
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(83, columns, generator=generator, dtype=torch.float64)
+    owner = torch.randint(0, 23, (83,), generator=generator).sort().values
+    for elements in (1, 200, 10**6):
+        monkeypatch.setattr(sums, "DEVICE_ELEMENTS", elements)
+        found = sums.segment_sums_on_device(owner, 25, columns, lambda a, b, c, d: matrix[a:b, c:d], "cpu")
+        expected = torch.zeros(25, columns, dtype=torch.float64).index_add_(0, owner, matrix)
+        torch.testing.assert_close(found, expected)
+        squares = sums.segment_sums_on_device(owner, 25, columns, lambda a, b, c, d: matrix[a:b, c:d], "cpu", _squares)
+        torch.testing.assert_close(squares, torch.zeros_like(expected).index_add_(0, owner, matrix.square()))
+    assert bool((sums.segment_sums_on_device(owner[:0], 3, columns, lambda *_: matrix[:0], "cpu") == 0).all())
+
+
+def _squares(t, bounds):
+    return torch.stack([t[a:b].square().sum(0) for a, b in zip(bounds[:-1], bounds[1:], strict=True)])
+
+
+def test_the_fused_kernel_finds_its_names(monkeypatch):
+    """Triton up to 3.3 looks among those of the kernel's module alone; a stand-in shows where they would be found."""
+    made = SimpleNamespace(jit=lambda function: function, language=SimpleNamespace(constexpr=int))
+    monkeypatch.setitem(sys.modules, "triton", made)
+    monkeypatch.setitem(sys.modules, "triton.language", made.language)
+    monkeypatch.delitem(sys.modules, "mekrr_scale.kernels.triton_sums", raising=False)
+    function = importlib.import_module("mekrr_scale.kernels.triton_sums").exponential_sums
+    monkeypatch.delitem(sys.modules, "mekrr_scale.kernels.triton_sums")
+    function = inspect.unwrap(function)
+    assert function.__closure__ is None
+    assert function.__globals__["tl"] is made.language
+
+
+def test_the_fused_kernel_compiles_for_a_gpu():
+    """By Triton's own compiler, which needs no GPU; in a process whose functions are not wrapped for tests."""
+    pytest.importorskip("triton")
+    code = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from mekrr_scale.kernels.triton_sums import exponential_sums
+for element in ("*fp32", "*fp64"):
+    signature = {"t": element, "bounds": "*i64", "total": "*fp64", "columns": "i32", "stride": "i32"}
+    if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 2):  # which counts its arguments
+        source = ASTSource(exponential_sums, dict(enumerate(signature.values())), {5: 256})
+    else:
+        source = ASTSource(exponential_sums, {**signature, "BLOCK": "constexpr"}, {"BLOCK": 256})
+    assert "ptx" in triton.compile(source, target=GPUTarget("cuda", 80, 32)).asm
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_fused_kernel_in_tritons_interpreter():
+    """CUDA builds of torch bring Triton; its interpreter runs the kernel without a GPU."""
+    pytest.importorskip("triton")
+    code = """
+import torch
+from mekrr_scale.kernels.fused import gaussian_sums
+t = -3 * torch.rand(37, 300, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+bounds = torch.tensor([0, 5, 5, 20, 37])
+found = gaussian_sums(t, bounds)
+expected = torch.stack([t[a:b].exp().sum(0) for a, b in zip(bounds[:-1], bounds[1:])])
+torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
+"""
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
