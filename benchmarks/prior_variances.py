@@ -10,7 +10,8 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from benchmarks.data import store, table
+from benchmarks.data import store
+from benchmarks.measuring import table
 from mekrr_scale.arrays import FeatureBatch
 from mekrr_scale.kernels import SetKernel
 from mekrr_scale.pipeline import FitPlan, fit

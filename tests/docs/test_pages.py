@@ -16,7 +16,7 @@ from tests.docs.pages import DOCS, PAGES, ROOT, commands, python_blocks, quoted_
 
 # of other programs: pip, uv, torchrun, sbatch, srun, apptainer, and the benchmarks'; of an addition that a page makes
 FOREIGN = {
-    *("--resolution", "--bind", "--build-arg", "--dipole-weight", "--code", "--jobs", "--data"),
+    *("--resolution", "--bind", "--build-arg", "--dipole-weight", "--code", "--jobs", "--data", "--build"),
     *("--index-url", "--nproc-per-node", "--max-restarts", "--parsable", "--dependency", "--ntasks", "--cpus-per-task"),
     *("--strict", "--quick", "--recorded", "--debug", "--help", "--install-completion", "--show-completion"),
 }
