@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ase.md import velocitydistribution
 
 ROOT = Path(__file__).parent.parent
 
@@ -14,6 +15,8 @@ ROOT = Path(__file__).parent.parent
 def test_the_demo(tmp_path):
     """In an empty folder: nothing is found from an earlier run. It fails by itself where a number is out of bounds."""
     pytest.importorskip("chgnet")
+    if not hasattr(velocitydistribution, "thermalize_momenta"):
+        pytest.skip("the demo is run with the pinned ASE, or a later one")
     command = [sys.executable, str(ROOT / "examples" / "demo.py")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

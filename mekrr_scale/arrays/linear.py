@@ -31,7 +31,7 @@ def eigh(matrix: Float64[Tensor, "n n"]) -> tuple[Float64[Tensor, " n"], Float64
     On CPUs by scipy's LAPACK: torch's took twice as long (1000: 0.25 instead of 0.12 s, 2000: 1.85
     instead of 0.90 s on two cores).
     """
-    if matrix.device.type != "cpu":
+    if matrix.device.type != "cpu" or len(matrix) == 1:  # scipy before 1.14 asks LAPACK wrongly for one
         return tuple(torch.linalg.eigh(matrix))
     w, v = scipy.linalg.eigh(matrix.numpy(), driver="evd", check_finite=False)
     # copies, since numpy's memory is not aligned: products with it would differ in their last bits from run to run

@@ -263,6 +263,8 @@ def test_a_full_disk(tmp_path, places):
         "import resource, signal, sys\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "from mekrr_scale.cli import main\n"
+        "from mekrr_scale.backbones import BackboneSpec, load_backbone\n"
+        "load_backbone(BackboneSpec('schnet', checkpoint=sys.argv[-1]))\n"  # torch_geometric 2.5 writes a module for it
         "resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))\n"
         "main()\n"
     )

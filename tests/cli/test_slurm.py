@@ -232,7 +232,7 @@ def test_what_a_job_would_refuse_is_refused_when_it_is_written(words, options, n
     Path("wrong.toml").write_text('store = ["s"]\noutput = "m.mekrr"\n[landmark]\ncount = 3\n')
     done = CliRunner().invoke(app, ["slurm", *words.split(), "--options", options])
     assert isinstance(done.exception, ConfigError), done.output
-    assert named in str(done.exception)
+    assert named.lower() in str(done.exception).lower()  # typer writes names of arguments in either
     assert not list(tmp_path.glob("*.sbatch"))
 
 
