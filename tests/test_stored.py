@@ -222,7 +222,7 @@ def test_students(run):
     run("distill", "--teacher", "model.mekrr", *unlabelled, *student, "--json", "found.json")
     expected = json.loads(Path("student.json").read_text())
     del expected["seconds"]
-    if ALIKE:  # trajectories of another torch part
+    if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13):  # trajectories of an older torch part
         same(json.loads(Path("found.json").read_text()), expected)
     assert Path("found.mekrr").exists()
 
