@@ -93,7 +93,7 @@ def test_atoms_without_neighbours_are_recognised(mixed, spec, tmp_path):
 def test_free_atoms_change_nothing_of_the_fit(plain, mixed):
     """Rows, folds, landmarks, errors and uncertainties are those of the molecules alone."""
     alone, found = fit(plain, PLAN), fit(mixed, PLAN)
-    assert found.metrics() == pytest.approx(alone.metrics(), rel=1e-6)
+    assert found.metrics() == pytest.approx(alone.metrics(), rel=1e-4)
     assert found.chosen.ridge == alone.chosen.ridge
     torch.testing.assert_close(found.model.baseline.energies, alone.model.baseline.energies, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(found.model.landmarks.features, alone.model.landmarks.features)
