@@ -247,10 +247,11 @@ class Checkpoint:
 
     def _lock(self) -> None:
         """Until this object ends, or the process, however it ends."""
-        beside = self.folder.with_name(f"{self.folder.name}.lock")
+        folder = self.folder.absolute() if self.folder.name else self.folder.resolve()  # "." has no name
         with suppress(OSError):  # where nothing can be written, a save will tell
-            if not self.folder.name:
+            if not folder.name:
                 return
+            beside = folder.with_name(f"{folder.name}.lock")
             beside.parent.mkdir(parents=True, exist_ok=True)
             lock = Lock(beside, f"the state in {self.folder}", by_process=True)
             self._family.release = weakref.finalize(self, lock.release)

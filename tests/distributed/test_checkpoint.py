@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -157,6 +158,18 @@ def test_one_process_works_in_a_folder(tmp_path):
     kept.save("x", state())
     kept.clear()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_that_the_work_is_in(tmp_path, monkeypatch):
+    """An option that is empty means it; it has no name of its own to put a lock beside."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    kept = Checkpoint(Path(), {"fit": 1})
+    kept.begin()
+    assert [path.name for path in tmp_path.iterdir() if path.suffix] == ["here.lock"]
+    kept.save("x", state())
+    kept.clear()
+    assert not list(Path().iterdir())
 
 
 def test_a_torn_rename_falls_back_to_the_state_before(tmp_path):
