@@ -39,6 +39,14 @@ def pytest_configure(config):
         skips.pytest_configure(config)
 
 
+@pytest.fixture(autouse=True)
+def same_threads():
+    """Other numbers of threads have other last bits: what a test sets (or a program that it calls) ends with it."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def real_structures():
     """Eight DFT structures of formate on Cu(110)."""
