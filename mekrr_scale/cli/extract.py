@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -180,16 +179,16 @@ def _tell(report: ExtractReport, store: Path, part: str) -> None:
         )
 
 
-def check_texts(given: Mapping[str, Any]) -> None:
+def check_texts(*, derivatives: str, part: str, shard_size: str, units: str, **_: object) -> None:
     """Refuse options that a batch job would refuse only when its turn has come.
 
     Raises:
         ConfigError, StructureError: a text that says nothing.
     """
-    _derivatives(given["derivatives"])
-    _part(given["part"])
-    parse_bytes(given["shard_size"])
-    label_keys(None, None, None, given["units"])
+    _derivatives(derivatives)
+    _part(part)
+    parse_bytes(shard_size)
+    label_keys(None, None, None, units)
 
 
 def _derivatives(text: str) -> int | Literal["all", "none"]:

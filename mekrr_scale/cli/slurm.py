@@ -51,7 +51,7 @@ def extract(
     second = script.with_name(f"{script.stem}-finalize{script.suffix}")
     check_outputs([(script, SCRIPT, "--script"), (second, SCRIPT, "")], structures, overwrite)
     further, files, where = _split(options), [str(path.resolve()) for path in structures], str(store.resolve())
-    check_texts(_inner("extract", [*files, "--store", where, *further]))
+    check_texts(**_inner("extract", [*files, "--store", where, *further]))
     publish_text(script, extract_script(batch, files, where, parts, further))
     publish_text(second, finalize_script(batch, where))
     say(

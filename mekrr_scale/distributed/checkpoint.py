@@ -247,7 +247,7 @@ class Checkpoint:
 
     def _lock(self) -> None:
         """Until this object ends, or the process, however it ends."""
-        folder = self.folder.absolute() if self.folder.name else self.folder.resolve()  # "." has no name
+        folder = self.folder.resolve()  # "." has no name to put a lock beside
         with suppress(OSError):  # where nothing can be written, a save will tell
             if not folder.name:
                 return

@@ -323,7 +323,7 @@ def ended(call: Call, folder: Path, main: Callable[[], None] | None = None) -> E
     child = os.fork()
     if child == 0:
         _run(call, folder, log, main)
-    code = _waited(child, begin)
+    code = waited(child, begin + SECONDS)
     after = hashes(folder)
     lost = tuple(name for name in before if after.get(name) != before[name])
     for name in set(after) - set(before):
@@ -333,13 +333,13 @@ def ended(call: Call, folder: Path, main: Callable[[], None] | None = None) -> E
     return Ending(code, log.read_text(encoding="utf-8", errors="replace"), time.monotonic() - begin, lost)
 
 
-def _waited(child: int, begin: float) -> int:
+def waited(child: int, ends: float) -> int:
     """The exit code; minus the signal's number where one ended it; -100 after the time limit."""
-    while time.monotonic() - begin < SECONDS:
+    while time.monotonic() < ends:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(status)
-        time.sleep(0.01)
+        time.sleep(0.005)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     return -100

@@ -24,7 +24,7 @@ import numpy as np
 from ase.build import bulk
 
 from tests.campaign.ended import WHOLE, half, hashes
-from tests.campaign.inputs import program_of
+from tests.campaign.inputs import program_of, waited
 from tests.campaign.place import copied, structures
 
 SECONDS = 120
@@ -300,26 +300,14 @@ def _run(lines: Sequence[str], folder: Path, last: int, how: str) -> tuple[list[
             _child(line.split(), folder, log, Points(str(folder), at, how), writing)
         os.close(writing)
         children.append((child, reading))
-    begin = time.monotonic()
-    codes = [waited(child, begin) for child, _ in children]
+    ends = time.monotonic() + SECONDS
+    codes = [waited(child, ends) for child, _ in children]
     return [_count(reading) for _, reading in children], codes
 
 
 def _count(reading: int) -> int:
     with os.fdopen(reading) as stream:
         return int(stream.read() or 0)
-
-
-def waited(child: int, begin: float) -> int:
-    """The exit code; minus the signal's number where one ended it; -100 after the time limit."""
-    while time.monotonic() - begin < SECONDS:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.005)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return -100
 
 
 def _child(words: Sequence[str], folder: Path, log: Path, points: Points, writing: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -142,25 +142,13 @@ class Evaluation(Shown):
 
     def species_table(self) -> TextTable:
         """Force errors by element."""
-        return TextTable(
-            f"Forces by element ({UNITS['force'].text})",
-            ("element", "atoms", "MAE", "RMSE"),
-            tuple(
-                (symbol, str(count), f"{mae:.1f}", f"{rmse:.1f}")
-                for symbol, (count, mae, rmse) in self.force_errors_by_species().items()
-            ),
-        )
+        title = f"Forces by element ({UNITS['force'].text})"
+        return _by_element(title, "atoms", self.force_errors_by_species(), ".1f")
 
     def isolated_table(self) -> TextTable:
         """Energies of isolated atoms by element."""
-        return TextTable(
-            f"Isolated atoms, left out of the errors ({UNITS['energy'].text})",
-            ("element", "frames", "MAE", "RMSE"),
-            tuple(
-                (symbol, str(count), f"{mae:.4g}", f"{rmse:.4g}")
-                for symbol, (count, mae, rmse) in self.isolated_errors().items()
-            ),
-        )
+        title = f"Isolated atoms, left out of the errors ({UNITS['energy'].text})"
+        return _by_element(title, "frames", self.isolated_errors(), ".4g")
 
     def plot(
         self,
@@ -208,6 +196,19 @@ class Evaluation(Shown):
             "rejected": list(self.rejected),
             "remarks": list(self.remarks),
         }
+
+
+def _by_element(title: str, counted: str, errors: Mapping[str, tuple[int, float, float]], style: str) -> TextTable:
+    """A table of numbers, MAE and RMSE.
+
+    Args:
+        counted: what the numbers are of.
+        style: of the errors, as ``format`` takes it.
+    """
+    rows = (
+        (symbol, str(count), format(mae, style), format(rmse, style)) for symbol, (count, mae, rmse) in errors.items()
+    )
+    return TextTable(title, ("element", counted, "MAE", "RMSE"), tuple(rows))
 
 
 def measured(
