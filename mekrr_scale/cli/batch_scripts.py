@@ -271,7 +271,13 @@ def _command(words: Sequence[str]) -> str:
 
 def _waited() -> list[str]:
     """Wait for the work; a signal ends the first wait, and the second one has the work's own code."""
-    return ["work=$!", 'wait "$work"', "code=$?", 'if [ -n "$late" ]; then wait "$work"; code=$?; fi']
+    return [
+        "work=$!",
+        '[ -z "$late" ] || again  # the notice came before there was anything to stop',
+        'wait "$work"',
+        "code=$?",
+        'if [ -n "$late" ]; then wait "$work"; code=$?; fi',
+    ]
 
 
 def _stopped_and_requeued(batch: Batch, command: str, job: str) -> list[str]:
@@ -280,7 +286,7 @@ def _stopped_and_requeued(batch: Batch, command: str, job: str) -> list[str]:
         *batch.requeue(job),
         "work=",
         "late=",
-        'again() { late=1; kill -TERM "$work" 2> /dev/null; }',
+        'again() { late=1; [ -z "$work" ] || kill -TERM "$work" 2> /dev/null; }',
         "trap again USR1",
         f"{command} &",
         *_waited(),

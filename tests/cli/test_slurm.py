@@ -94,11 +94,12 @@ def test_a_fit_runs_on_ranks(store, tmp_path, cluster, launcher):
     assert not (tmp_path / "scontrol.log").exists()
 
 
-def ended(text, work, environment, tmp_path, at_limit=True):
+def ended(text, work, environment, tmp_path, at_limit=True, before="", between=""):
     """How a script ends whose work is a stand-in, and what it asked of Slurm."""
     begin = text.index("srun --kill-on-bad-exit" if "srun" in text else "python -m mekrr_scale")
     script = tmp_path / "job.sbatch"
-    script.write_text(f"{text[:begin]}bash {_program(tmp_path, work)} &\n{text[text.index('work=$!') :]}")
+    start = f"{before}bash {_program(tmp_path, work)} &\n{between}"
+    script.write_text(f"{text[:begin]}{start}{text[text.index('work=$!') :]}")
     log = tmp_path / "scontrol.log"
     log.unlink(missing_ok=True)
     (tmp_path / "begun").unlink(missing_ok=True)
@@ -155,6 +156,20 @@ def test_commands_that_resume_are_stopped_and_requeued(tmp_path, cluster, work, 
     found, asked, _ = ended(text, work if isinstance(work, str) else at_term(work), cluster, tmp_path)
     assert found == code
     assert asked == (f"requeue {cluster['SLURM_JOB_ID']}\n" if again else "")
+
+
+@pytest.mark.parametrize("where", ["before", "between"])
+@pytest.mark.parametrize("kind", ["fit", "command"])
+def test_a_notice_that_comes_before_the_work_is_known_is_not_lost(tmp_path, cluster, where, kind):
+    """The shell learns its child's number a moment after the child runs."""
+    kept = tmp_path / "kept"
+    text = command_script(Batch(cpus=1), ["md", "m.mekrr", "a.xyz", "-o", "r.xyz"])
+    if kind == "fit":
+        text = fit_script(Batch(cpus=1, notice=60), "fit.toml", 1, 1, "srun", str(kept))
+    work = f"until [ -e {kept}/stop ]; do sleep 0.02; done; exit 75" if kind == "fit" else "exec sleep 600"
+    notice = {where: "kill -USR1 $$\n"}
+    code, asked, _ = ended(text, work, cluster, tmp_path, at_limit=False, **notice)
+    assert (code, asked) == (75 if kind == "fit" else 143, f"requeue {cluster['SLURM_JOB_ID']}\n")
 
 
 def test_a_job_is_not_requeued_for_ever(tmp_path, cluster):
