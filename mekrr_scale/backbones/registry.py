@@ -38,6 +38,24 @@ def load_backbone(spec: BackboneSpec | str, trust_code: bool = False, **options:
             names = set(BackboneSpec.__dataclass_fields__) - {"name", "sha256"}
             raise BackboneError(f"backbones take no option {unknown[0]!r}. {suggestion(unknown[0], names)}")
         spec = replace(BackboneSpec.parse(spec), **options)
+    adapter, given = _asked(spec)
+    missing = sorted(adapter.required - set(given))
+    if missing:
+        raise BackboneError(f"backbone {spec.name} needs {', '.join('--' + name for name in missing)}")
+    _require_same_file(spec)
+    with trusting_code(trust_code), building():
+        found = rescaled(adapter.load(given), spec.checkpoint)
+    coded = {"sha256": file_hash(Path(str(spec.checkpoint)), "sha256")} if found.coded else {}
+    found.spec = {"name": spec.name, **given, **coded}
+    return found
+
+
+def _asked(spec: BackboneSpec) -> tuple[_Adapter, dict[str, Any]]:
+    """The adapter, and what is given of its options.
+
+    Raises:
+        BackboneError: unknown name, or an option that the adapter does not take.
+    """
     if spec.name not in _ADAPTERS:
         raise BackboneError(f"there is no backbone {spec.name!r}. {suggestion(spec.name, _ADAPTERS)}")
     adapter = _ADAPTERS[spec.name]
@@ -51,15 +69,7 @@ def load_backbone(spec: BackboneSpec | str, trust_code: bool = False, **options:
         raise BackboneError(
             f"backbone {spec.name} takes no option {', '.join(refused)}; it takes {', '.join(sorted(adapter.options))}"
         )
-    missing = sorted(adapter.required - set(given))
-    if missing:
-        raise BackboneError(f"backbone {spec.name} needs {', '.join('--' + name for name in missing)}")
-    _require_same_file(spec)
-    with trusting_code(trust_code), building():
-        found = rescaled(adapter.load(given), spec.checkpoint)
-    coded = {"sha256": file_hash(Path(str(spec.checkpoint)), "sha256")} if found.coded else {}
-    found.spec = {"name": spec.name, **given, **coded}
-    return found
+    return adapter, given
 
 
 def _require_same_file(spec: BackboneSpec) -> None:
@@ -92,6 +102,7 @@ def new_backbone(
     Raises:
         BackboneError: see ``load_backbone``; or sizes for a backbone that has those of its weights.
     """
+    _asked(spec)
     maker = {"schnet": _new_schnet, "dimenet++": _new_dimenet}.get(spec.name)
     if maker is not None and spec.checkpoint is None:
         return maker(sizes or {})
