@@ -33,7 +33,7 @@ CHGNET = ("conv3", "conv1+conv2+conv3", "conv1+conv2+conv3+conv4", "conv1+conv2+
 def variants() -> list[BackboneSpec]:
     kinds = ("scalars", "norms", "products")
     networks = ("7net-0", "7net-l3i5")
-    rows = [BackboneSpec("sevennet", version=network, invariants=kind) for network in networks for kind in kinds]  # type: ignore[arg-type]
+    rows = [BackboneSpec("sevennet", version=network, invariants=kind) for network in networks for kind in kinds]
     return [*rows, *(BackboneSpec("chgnet", layer) for layer in CHGNET)]
 
 
@@ -49,7 +49,7 @@ def measured(spec: BackboneSpec, plan: FitPlan = PLAN) -> list[object]:
     backbone = load_backbone(spec)
     found = evaluate(Potential(report.model, backbone), read_structures(test_frames())).metrics()
     v = report.model.validation
-    chosen = f"{v['length_scale']}, ridge {v['ridge']:.0e}, w_F {v['weights'][1]:g}"
+    chosen = f"l = {v['length_scale']:.3g}, ridge {v['ridge']:.0e}, w_F {v['weights'][1]:g}"
     what = " ".join(filter(None, (spec.version or spec.name, spec.layer, spec.invariants)))
     figures = [round(found[key], 2 if "energy" in key else 1) for key in ("energy_mae", "force_mae", "force_rmse")]
     return [what, backbone.dim, chosen, round(1e3 * float(v["force_rmse"]), 1), *figures, extraction, fitting]

@@ -301,3 +301,25 @@ def dense_errors(rows, fits):
         squares[row["kind"]] += row["weight"] * error**2
         shares[row["kind"]] += row["share"]
     return {kind: math.sqrt(squares[kind] / shares[kind]) if shares[kind] else math.nan for kind in RowKind}
+
+
+def invariants(kind, row, irreps, scalars, number):
+    """What is taken of one atom's components: channel by channel, product by product."""
+    channels = {}
+    place = 0
+    for multiplicity, degree, parity in irreps:
+        for _ in range(multiplicity):
+            if degree:
+                channels.setdefault((degree, parity), []).append(row[place : place + 2 * degree + 1])
+            place += 2 * degree + 1
+    found = list(row[:scalars])
+    if kind != "scalars":
+        found += [float(b @ b) for members in channels.values() for b in members]
+    for (degree, _), members in channels.items() if kind == "products" else ():
+        top = [int(raw) >> 63 for raw in np.random.PCG64([number, degree]).random_raw(128 * len(members))]
+        signs = [[(-1) ** bit for bit in top[i : i + len(members)]] for i in range(0, len(top), len(members))]
+        for k in range(64):
+            left = sum(sign * b for sign, b in zip(signs[k], members, strict=True)) / math.sqrt(len(members))
+            right = sum(sign * b for sign, b in zip(signs[64 + k], members, strict=True)) / math.sqrt(len(members))
+            found.append(float(left @ right))
+    return np.array(found)

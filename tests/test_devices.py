@@ -32,6 +32,7 @@ from mekrr_scale.solvers import SOLVERS, Direct, Exact, Falkon, preconditioners
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.structures import read_structures
 from tests import emulated
+from tests.backbones.networks import small_sevennet
 from tests.solvers.test_solver_conformance import made
 
 try:
@@ -198,10 +199,13 @@ def test_extraction(gpu, toy_file, spec, store, tmp_path):
     )
 
 
-@pytest.mark.parametrize("name", ["schnet", "chgnet", "sevennet", "dimenet++"])
+@pytest.mark.parametrize(
+    "name", ["schnet", "chgnet", "chgnet:bond1+angle1+conv2", "sevennet", "sevennet:gate1:products", "dimenet++"]
+)
 def test_backbones(gpu, name, spec, tmp_path):
     """Features and their slopes, of a crystal and of several structures at once."""
     given = spec
+    name, colon, layers = name.partition(":")
     if name == "dimenet++":
         pyg = pytest.importorskip("torch_geometric.nn.models")
         pytest.importorskip("sympy")
@@ -212,7 +216,9 @@ def test_backbones(gpu, name, spec, tmp_path):
         given = BackboneSpec(name, checkpoint=str(tmp_path / "dimenet.pt"))
     elif name != "schnet":
         pytest.importorskip({"chgnet": "chgnet", "sevennet": "sevenn"}[name])
-        given = BackboneSpec(name)
+        given = BackboneSpec.parse(f"{name}{colon}{layers}")
+    if name == "sevennet" and layers:
+        given = replace(given, checkpoint=small_sevennet(tmp_path / "small.pt"))
     atoms = bulk("Si", cubic=True)
     atoms.rattle(0.05, seed=0)
     found = []

@@ -19,7 +19,7 @@ from mekrr_scale.structures import Graph
 def check_backbone(backbone: Backbone, elements: tuple[str, str] = ("Si", "O")) -> None:
     """Run the conformance suite in float64; the backbone is left in float64.
 
-    Covers: invariance (rotation, translation, permutation, periodic images), a batch equals its
+    Covers: invariance (rotation, translation, permutation, periodic images), locality, a batch equals its
     members one by one, gradients and tangents (both modes) against finite differences, an
     isolated atom, a one-atom cell smaller than the cutoff, unknown species, blocks and identity, new
     weights of the same architecture, copied species.
@@ -35,6 +35,7 @@ def check_backbone(backbone: Backbone, elements: tuple[str, str] = ("Si", "O")) 
     _require(reference.dtype == torch.float64, "float64", f"features are {reference.dtype}")
     _require(tuple(reference.shape) == (len(structure), backbone.dim), "shape", f"{tuple(reference.shape)}")
     _check_invariance(backbone, structure, reference)
+    _check_locality(backbone, structure)
     _check_special_structures(backbone, structure, reference, elements[0])
     _check_derivatives(backbone, structure)
     _check_description(backbone)
@@ -54,6 +55,15 @@ def _check_invariance(backbone: Backbone, structure: Atoms, reference: Tensor) -
     _same("permutation", backbone.features(structure[order]), reference[torch.from_numpy(order)])
     doubled = structure.repeat((2, 1, 1))
     _same("periodic images", backbone.features(doubled), reference.repeat(2, 1))
+
+
+def _check_locality(backbone: Backbone, structure: Atoms) -> None:
+    """What lies far away in the same structure changes nothing."""
+    near = structure.copy()
+    near.pbc = False
+    far = near[:3]
+    far.translate((40 * backbone.cutoff, 0.0, 0.0))
+    _same("locality", backbone.features(near + far), torch.cat([backbone.features(near), backbone.features(far)]))
 
 
 def _check_special_structures(backbone: Backbone, structure: Atoms, reference: Tensor, element: str) -> None:

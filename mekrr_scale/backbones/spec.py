@@ -30,7 +30,7 @@ class BackboneSpec:
     max_neighbors: int | None = None  # schnet, dimenet++: cap on neighbours, 0 for none
     # of a checkpoint that holds code: another file is not even opened
     sha256: str | None = field(default=None, repr=False)
-    invariants: InvariantKind | None = None  # sevennet, mace: what is taken of their channels of l > 0
+    invariants: str | None = None  # sevennet, mace: what is taken of their channels of l > 0, an ``InvariantKind``
 
     def __post_init__(self) -> None:
         known = get_args(InvariantKind)
@@ -66,9 +66,8 @@ class BackboneSpec:
             BackboneError: no such invariants.
         """
         name, _, rest = text.partition(":")
-        layer, _, kind = rest.partition(":")
-        invariants: Any = kind or None
-        return cls(name, layer or None, invariants=invariants)
+        layer, _, invariants = rest.partition(":")
+        return cls(name, layer or None, invariants=invariants or None)
 
 
 def layers_of(text: str, known: Iterable[str], place: str) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from mekrr_scale.errors import BackboneError
 from mekrr_scale.models import MekrrCalculator
 from mekrr_scale.pipeline import ExtractPlan, FitPlan, KernelPlan, LandmarkPlan, extract, fit
 from mekrr_scale.transfer import BlockPlan, Entry, TrainPlan, finetune, pretrain, read_examples
+from tests import reference
 from tests.backbones.derivatives import check_predictions
 
 # importing mace here would change the environment that a test looks at
@@ -72,6 +73,37 @@ def read(path, **options):
 @pytest.mark.parametrize("layer", [None, "interaction1"])
 def test_mace_conforms(model, layer):
     check_backbone(read(model, **({} if layer is None else {"layer": layer})))
+
+
+@pytest.mark.parametrize("layer", [None, "interaction1"])
+def test_invariants_conform(model, layer):
+    """Squared norms and products of the vectors, beside the scalars; mirrors change none of them."""
+    backbone = read(model, invariants="products", **({} if layer is None else {"layer": layer}))
+    scalars = read(model, **({} if layer is None else {"layer": layer}))
+    assert backbone.options == (("invariants", "products"),)
+    assert backbone.dim == scalars.dim + 8 + 64
+    check_backbone(backbone)
+    atoms = molecule("CH3CH2OH")
+    expected = backbone.features(atoms)
+    torch.testing.assert_close(expected[:, :8].float(), scalars.features(atoms)[:, :8], rtol=1e-4, atol=1e-5)
+    atoms.positions *= -1
+    torch.testing.assert_close(backbone.features(atoms), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_invariants_against_their_definition(model):
+    """From the states that the network itself makes."""
+    backbone = read(model, layer="interaction1", invariants="products").to(dtype=torch.float64)
+    states = []
+    backbone.module.products[0].register_forward_hook(lambda module, given, state: states.append(state))
+    found = backbone.features(molecule("CH3OH"))
+    irreps = [(8, 0, 1), (8, 1, -1)]
+    expected = [reference.invariants("products", row, irreps, 8, 1) for row in states[0].numpy()]
+    np.testing.assert_allclose(found.numpy(), np.stack(expected), rtol=1e-10, atol=1e-12)
+
+
+def test_norms_of_nothing_are_refused(model):
+    with pytest.raises(BackboneError, match="no channels of l > 0 to make norms of"):
+        read(model, layer="interaction2", invariants="norms")
 
 
 @pytest.mark.parametrize(
