@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from mekrr_scale.backbones.schnet import save_schnet as save_schnet
     from mekrr_scale.backbones.sevennet import Sevennet as Sevennet
     from mekrr_scale.backbones.spec import BackboneSpec as BackboneSpec
+    from mekrr_scale.backbones.spec import InvariantKind as InvariantKind
     from mekrr_scale.backbones.surroundings import differentiating as differentiating
     from mekrr_scale.backbones.trust import UnsafeCheckpoint as UnsafeCheckpoint
     from mekrr_scale.backbones.trust import code_is_trusted as code_is_trusted
@@ -59,7 +60,7 @@ else:
             "rescaled": ["Rescaled", "Scaling", "save_backbone", "unscaled"],
             "schnet": ["Schnet", "new_schnet", "save_schnet"],
             "sevennet": ["Sevennet"],
-            "spec": ["BackboneSpec"],
+            "spec": ["BackboneSpec", "InvariantKind"],
             "surroundings": ["differentiating"],
             "trust": ["UnsafeCheckpoint", "code_is_trusted", "trusting_code"],
             "weights": ["WeightsFile", "read_own"],

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from mekrr_scale.backbones.base import Backbone
 from mekrr_scale.backbones.output import BackboneOutput
-from mekrr_scale.backbones.spec import Architecture
+from mekrr_scale.backbones.spec import Architecture, layers_of
 from mekrr_scale.backbones.weights import plain, require_own
 from mekrr_scale.errors import BackboneError, suggestion
 from mekrr_scale.files import Document
@@ -33,11 +33,14 @@ ChgnetVersion = Literal["0.3.0", "0.2.0", "r2scan"]
 
 @final
 class Chgnet(Backbone):
-    """CHGNet's atom features after one of its convolutions.
+    """CHGNet's atom features after some of its convolutions, and its bond and angle features at each atom.
 
     Args:
-        layer: ``conv1`` ... ``conv4``; ``conv3`` is before the last convolution (what the wheel
-            calls ``atom_fea``), ``conv4`` after it, normalised as the readout gets it.
+        layer: one, or several joined by +, whose features are put side by side. ``conv1`` ... ``conv4`` are those
+            of atoms; ``conv3`` is before the last convolution (what the wheel calls ``atom_fea``), ``conv4`` after
+            it, normalised as the readout gets it. ``bond1`` ... ``bond3`` and ``angle1`` ... ``angle3`` are those
+            that the next convolution gets, summed over the bonds and angles of an atom with weights that vanish
+            smoothly at the cutoffs.
         version: pretrained weights in the wheel: ``0.3.0``, ``0.2.0`` or ``r2scan``.
         checkpoint: a file of ``mekrr-scale pretrain`` or ``finetune`` instead.
 
@@ -55,15 +58,16 @@ class Chgnet(Backbone):
             raise BackboneError(f"chgnet has no weights of version {version!r}. {hint}")
         self.version = version or ("0.3.0" if checkpoint is None else "own")
         self.module = _load(self.version) if checkpoint is None else _read(Path(checkpoint))
-        layers = [f"conv{i + 1}" for i in range(len(self._layers("atom_conv_layers")))]
-        if layer not in layers:
-            raise BackboneError(f"chgnet has no layer {layer!r}. {suggestion(layer, layers)}")
-        self.layer = layer
+        depth = len(self._layers("atom_conv_layers"))
+        inner = [f"{kind}{i + 1}" for i in range(depth - 1) for kind in ("conv", "bond", "angle")]
+        self._chosen = layers_of(layer, [*inner, f"conv{depth}"], "chgnet")
+        self.layer = "+".join(self._chosen)
         self.cutoff = float(cast(Any, self.module).graph_converter.atom_graph_cutoff)
         self.bond_cutoff = float(cast(Any, self.module).graph_converter.bond_graph_cutoff)
-        self.dim = int(cast(Any, self.module).atom_fea_dim)
+        net = cast(Any, self.module)
+        widths = {"conv": net.atom_fea_dim, "bond": net.bond_fea_dim, "angle": net.angle_embedding.out_features}
+        self.dim = sum(int(widths[part.rstrip("0123456789")]) for part in self._chosen)
         self.species = frozenset(range(1, 95))
-        self._depth = layers.index(layer) + 1
 
     @property
     def has_energy(self) -> bool:
@@ -121,25 +125,32 @@ class Chgnet(Backbone):
         angle = net.angle_embedding(_fourier(net.angle_basis_expansion.fourier_expansion, cosine.acos()))
         atom = net.atom_embedding(graph.numbers - 1)
         bond = net.bond_embedding(radial)
-        features = atom
+        found: dict[str, Tensor] = {}
+        sums = _Sums(links, centre, basis, bond_lengths, len(atom))
         for depth, conv in enumerate(net.atom_conv_layers):
+            if not energies and self._chosen[-1] in found:
+                break
             message = conv.twoBody_atom(torch.cat([atom[centre], bond[links.edge_bond], atom[neighbour]], 1))
             atom = atom + conv.mlp_out(_sum_by(message * atom_gate, centre, len(atom)))
             last = depth == len(net.atom_conv_layers) - 1
             if last and net.readout_norm is not None:
                 atom = net.readout_norm(atom)
-            if depth + 1 == self._depth:
-                features = atom
-                if not energies:
-                    return BackboneOutput(features, None)
+            found[f"conv{depth + 1}"] = atom
+            if not energies and self._chosen[-1] in found:
+                break
             if not last:
                 update, turn = net.bond_conv_layers[depth], net.angle_layers[depth]
                 message = update.twoBody_bond(_angle_input(bond, angle, atom, links)) * bond_gate
                 bond = bond + update.mlp_out(_sum_by(message, links.angle_bond, len(bond)))
                 angle = angle + turn.twoBody_bond(_angle_input(bond, angle, atom, links))
-        reference = net.composition_model.fc.weight[0]
-        site_energy = net.mlp(atom)[:, 0] + reference[graph.numbers - 1]
-        return BackboneOutput(features, site_energy)
+                found |= sums.of(self._chosen, depth + 1, bond, angle)
+        features = torch.cat([found[part] for part in self._chosen], 1)
+        return BackboneOutput(features, self._site_energies(graph, atom) if energies else None)
+
+    def _site_energies(self, graph: Graph, atom: Float[Tensor, "atoms dim"]) -> Float[Tensor, " atoms"]:
+        net = cast(Any, self.module)
+        energies: Tensor = net.mlp(atom)[:, 0] + net.composition_model.fc.weight[0][graph.numbers - 1]
+        return energies
 
     def _layers(self, name: str) -> nn.ModuleList:
         return cast(nn.ModuleList, getattr(self.module, name))
@@ -156,6 +167,29 @@ class _Links:
     angle_other_edge: Int[Tensor, " angles"]
     angle_bond: Int[Tensor, " angles"]
     angle_other: Int[Tensor, " angles"]  # the bond of the other edge
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """What the bonds and angles of each atom sum to, each with a weight that vanishes smoothly at its cutoff."""
+
+    links: _Links
+    centre: Int[Tensor, " edges"]
+    basis: Any
+    bond_lengths: Float[Tensor, " bonds"]
+    n_atoms: int
+
+    def of(self, chosen: Sequence[str], depth: int, bond: Tensor, angle: Tensor) -> dict[str, Tensor]:
+        """Those of a depth that are chosen."""
+        found, links = {}, self.links
+        if f"bond{depth}" in chosen:
+            weight = _envelope(self.basis.rbf_expansion_ag, self.bond_lengths[:, None])
+            found[f"bond{depth}"] = _sum_by((bond * weight)[links.edge_bond], self.centre, self.n_atoms)
+        if f"angle{depth}" in chosen:
+            weight = _envelope(self.basis.rbf_expansion_bg, self.bond_lengths[:, None])
+            pairs = angle * (weight[links.angle_bond] * weight[links.angle_other])
+            found[f"angle{depth}"] = _sum_by(pairs, links.angle_centre, self.n_atoms)
+        return found
 
 
 def _links(graph: Graph, bond_cutoff: float) -> _Links:
@@ -208,11 +242,17 @@ def _sum_by(values: Tensor, index: Tensor, size: int) -> Tensor:
 def _radial(basis: Any, lengths: Float[Tensor, " bonds"]) -> Float[Tensor, "bonds radial"]:
     """Bessel functions times a polynomial cutoff (Gasteiger et al., arXiv 2011.14115, eq. 3-4)."""
     scaled = lengths[:, None] * basis.inv_cutoff
-    envelope = basis.smooth_cutoff
-    p, inside = envelope.p, scaled < 1
-    smooth = 1 + envelope.a * scaled**p + envelope.b * scaled ** (p + 1) + envelope.c * scaled ** (p + 2)
-    value = basis.norm_const * torch.sin(basis.frequencies * scaled) / lengths[:, None]
-    return torch.where(inside, smooth * value, torch.zeros_like(value))
+    value: Tensor = basis.norm_const * torch.sin(basis.frequencies * scaled) / lengths[:, None]
+    return _envelope(basis, lengths[:, None]) * value
+
+
+def _envelope(basis: Any, lengths: Float[Tensor, "bonds 1"]) -> Float[Tensor, "bonds 1"]:
+    """The polynomial cutoff alone, zero beyond it."""
+    scaled = lengths * basis.inv_cutoff
+    form = basis.smooth_cutoff
+    p = form.p
+    smooth: Tensor = 1 + form.a * scaled**p + form.b * scaled ** (p + 1) + form.c * scaled ** (p + 2)
+    return torch.where(scaled < 1, smooth, torch.zeros_like(smooth))
 
 
 def _fourier(basis: Any, angle: Float[Tensor, " angles"]) -> Float[Tensor, "angles angular"]:

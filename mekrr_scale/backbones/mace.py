@@ -18,8 +18,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mekrr_scale.backbones.base import Backbone
+from mekrr_scale.backbones.invariants import Invariants, require_channels
 from mekrr_scale.backbones.output import BackboneOutput
-from mekrr_scale.backbones.spec import Architecture
+from mekrr_scale.backbones.spec import Architecture, InvariantKind, layers_of
 from mekrr_scale.backbones.trust import read_foreign, trusting_code
 from mekrr_scale.backbones.weights import read_own, require_own, save
 from mekrr_scale.errors import BackboneError, suggestion
@@ -32,7 +33,7 @@ _IRREPS = ("hidden_irreps", "MLP_irreps", "edge_irreps")
 
 @final
 class Mace(Backbone):
-    """MACE's invariant channels after some of its interactions.
+    """MACE's channels after some of its interactions: scalars, and invariants of the others.
 
     Args:
         checkpoint: a model file of MACE (``.model``), which holds code and is read only if the user
@@ -40,14 +41,22 @@ class Mace(Backbone):
         layer: ``interaction1`` ..., or several joined by +, whose channels are put side by
             side; default: all.
         version: the head of a model with several; default: the last, as MACE's own calculator.
+        invariants: ``scalars`` alone, with squared ``norms`` of the channels of l > 0, or with these and ``products``.
 
     Raises:
-        BackboneError: mace-torch is not installed, no such file, not a MACE model, no such layer.
+        BackboneError: mace-torch is not installed, no such file, not a MACE model, no such layer, or one without
+            channels of l > 0.
     """
 
     name = "mace"
 
-    def __init__(self, checkpoint: str | Path, layer: str | None = None, version: str | None = None) -> None:
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        layer: str | None = None,
+        version: str | None = None,
+        invariants: InvariantKind = "scalars",
+    ) -> None:
         self.module, self.coded = _load(Path(checkpoint))
         net = cast(Any, self.module)
         if hasattr(net, "joint_embedding"):
@@ -58,15 +67,15 @@ class Mace(Backbone):
         self.version = version or heads[-1]
         self._head = heads.index(self.version)
         layers = [f"interaction{i + 1}" for i in range(len(net.interactions))]
-        chosen = (layer or "+".join(layers)).split("+")
-        for part in chosen:
-            if part not in layers:
-                raise BackboneError(f"{checkpoint} has no layer {part!r}. {suggestion(part, layers)}")
-        self.layer = "+".join(sorted(set(chosen), key=layers.index))
-        self._chosen = tuple(layers.index(part) for part in self.layer.split("+"))
+        chosen = layers_of(layer or "+".join(layers), layers, str(checkpoint))
+        self.layer = "+".join(chosen)
+        numbers = [layers.index(part) for part in chosen]
+        self._chosen = {i: _invariants(net.products[i], invariants, i + 1) for i in numbers}
+        require_channels(invariants, list(self._chosen.values()), f"{self.layer} of {checkpoint}")
+        self.options = () if invariants == "scalars" else (("invariants", invariants),)
         self.cutoff = float(net.r_max)
         self.species = frozenset(net.atomic_numbers.tolist())
-        self.dim = sum(_invariants(net.products[i]) for i in self._chosen)
+        self.dim = sum(taken.dim for taken in self._chosen.values())
 
     @property
     def has_energy(self) -> bool:
@@ -129,7 +138,7 @@ class Mace(Backbone):
             state = product(node_feats=state, sc=skip, node_attrs=attributes)
             states.append(state)
             if i in self._chosen:
-                found.append(state[:, : _invariants(product)])
+                found.append(self._chosen[i](state))
                 if not energies and len(found) == len(self._chosen):
                     return BackboneOutput(torch.cat(found, 1), None)
         return BackboneOutput(torch.cat(found, 1), self._energies(graph, lengths, attributes, states))
@@ -271,6 +280,8 @@ def _scatter_sum(src: Tensor, index: Tensor, dim: int = -1, out: None = None, di
     return src.new_zeros(shape).index_add(dim, index, src)
 
 
-def _invariants(product: Any) -> int:
-    """Number of invariant channels, which come first."""
-    return int(product.linear.irreps_out.count("0e"))
+def _invariants(product: Any, kind: InvariantKind, number: int) -> Invariants:
+    """What is taken of an interaction's channels, scalars first."""
+    irreps = product.linear.irreps_out
+    listed = [(multiplicity, irrep.l, irrep.p) for multiplicity, irrep in irreps]
+    return Invariants.of(kind, listed, int(irreps.count("0e")), number)

@@ -18,7 +18,8 @@ from mekrr_scale.files import file_hash
 def load_backbone(spec: BackboneSpec | str, trust_code: bool = False, **options: Any) -> backbones.Backbone:
     """Load a backbone by specification, or by name and options.
 
-    ``load_backbone("chgnet:conv4")`` and ``load_backbone("chgnet", layer="conv4")`` are the same.
+    ``load_backbone("chgnet:conv4")`` and ``load_backbone("chgnet", layer="conv4")`` are the same, and so are
+    ``load_backbone("sevennet:gate1:norms")`` and ``load_backbone("sevennet", layer="gate1", invariants="norms")``.
     Torch's random state stays what it was, and its default dtype plays no part.
 
     Args:
@@ -37,19 +38,7 @@ def load_backbone(spec: BackboneSpec | str, trust_code: bool = False, **options:
             names = set(BackboneSpec.__dataclass_fields__) - {"name", "sha256"}
             raise BackboneError(f"backbones take no option {unknown[0]!r}. {suggestion(unknown[0], names)}")
         spec = replace(BackboneSpec.parse(spec), **options)
-    if spec.name not in _ADAPTERS:
-        raise BackboneError(f"there is no backbone {spec.name!r}. {suggestion(spec.name, _ADAPTERS)}")
-    adapter = _ADAPTERS[spec.name]
-    given = {
-        key: getattr(spec, key)
-        for key in ("layer", "version", "checkpoint", "max_neighbors")
-        if getattr(spec, key) is not None
-    }
-    refused = sorted(set(given) - adapter.options)
-    if refused:
-        raise BackboneError(
-            f"backbone {spec.name} takes no option {', '.join(refused)}; it takes {', '.join(sorted(adapter.options))}"
-        )
+    adapter, given = _asked(spec)
     missing = sorted(adapter.required - set(given))
     if missing:
         raise BackboneError(f"backbone {spec.name} needs {', '.join('--' + name for name in missing)}")
@@ -59,6 +48,28 @@ def load_backbone(spec: BackboneSpec | str, trust_code: bool = False, **options:
     coded = {"sha256": file_hash(Path(str(spec.checkpoint)), "sha256")} if found.coded else {}
     found.spec = {"name": spec.name, **given, **coded}
     return found
+
+
+def _asked(spec: BackboneSpec) -> tuple[_Adapter, dict[str, Any]]:
+    """The adapter, and what is given of its options.
+
+    Raises:
+        BackboneError: unknown name, or an option that the adapter does not take.
+    """
+    if spec.name not in _ADAPTERS:
+        raise BackboneError(f"there is no backbone {spec.name!r}. {suggestion(spec.name, _ADAPTERS)}")
+    adapter = _ADAPTERS[spec.name]
+    given = {
+        key: getattr(spec, key)
+        for key in ("layer", "version", "checkpoint", "max_neighbors", "invariants")
+        if getattr(spec, key) is not None
+    }
+    refused = sorted(set(given) - adapter.options)
+    if refused:
+        raise BackboneError(
+            f"backbone {spec.name} takes no option {', '.join(refused)}; it takes {', '.join(sorted(adapter.options))}"
+        )
+    return adapter, given
 
 
 def _require_same_file(spec: BackboneSpec) -> None:
@@ -91,6 +102,7 @@ def new_backbone(
     Raises:
         BackboneError: see ``load_backbone``; or sizes for a backbone that has those of its weights.
     """
+    _asked(spec)
     maker = {"schnet": _new_schnet, "dimenet++": _new_dimenet}.get(spec.name)
     if maker is not None and spec.checkpoint is None:
         return maker(sizes or {})
@@ -122,19 +134,19 @@ def packages_of(name: str) -> tuple[str, ...]:
     return _ADAPTERS[name].packages
 
 
-def _chgnet(given: dict[str, str | int]) -> backbones.Backbone:
+def _chgnet(given: dict[str, Any]) -> backbones.Backbone:
     from mekrr_scale.backbones.chgnet import Chgnet
 
-    return Chgnet(**{key: str(value) for key, value in given.items()})
+    return Chgnet(**given)
 
 
-def _sevennet(given: dict[str, str | int]) -> backbones.Backbone:
+def _sevennet(given: dict[str, Any]) -> backbones.Backbone:
     from mekrr_scale.backbones.sevennet import Sevennet
 
-    return Sevennet(**{key: str(value) for key, value in given.items()})
+    return Sevennet(**given)
 
 
-def _schnet(given: dict[str, str | int]) -> backbones.Backbone:
+def _schnet(given: dict[str, Any]) -> backbones.Backbone:
     from mekrr_scale.backbones.schnet import Schnet
 
     cap = given.get("max_neighbors")
@@ -142,7 +154,7 @@ def _schnet(given: dict[str, str | int]) -> backbones.Backbone:
     return Schnet(Path(str(given["checkpoint"])), max_neighbors=None if cap is None else int(cap), **layer)
 
 
-def _dimenet(given: dict[str, str | int]) -> backbones.Backbone:
+def _dimenet(given: dict[str, Any]) -> backbones.Backbone:
     from mekrr_scale.backbones.dimenet import Dimenet
 
     cap = given.get("max_neighbors")
@@ -162,15 +174,15 @@ def _new_dimenet(sizes: Mapping[str, float]) -> backbones.Backbone:
     return new_dimenet(sizes)
 
 
-def _mace(given: dict[str, str | int]) -> backbones.Backbone:
+def _mace(given: dict[str, Any]) -> backbones.Backbone:
     from mekrr_scale.backbones.mace import Mace
 
-    return Mace(**{key: str(value) for key, value in given.items()})
+    return Mace(**given)
 
 
 @dataclass(frozen=True)
 class _Adapter:
-    load: Callable[[dict[str, str | int]], backbones.Backbone]
+    load: Callable[[dict[str, Any]], backbones.Backbone]
     options: frozenset[str]
     required: frozenset[str]
     packages: tuple[str, ...]
@@ -183,14 +195,16 @@ _ADAPTERS = {
         frozenset({"layer", "version", "checkpoint"}),
         frozenset(),
         ("chgnet",),
-        "pretrained, weights in its wheel; layers conv1 to conv4; versions 0.3.0, 0.2.0, r2scan",
+        "pretrained, weights in its wheel; layers conv1 to conv4, bond1 to bond3, angle1 to angle3, or several: "
+        "conv2+conv3; versions 0.3.0, 0.2.0, r2scan",
     ),
     "sevennet": _Adapter(
         _sevennet,
-        frozenset({"layer", "version", "checkpoint"}),
+        frozenset({"layer", "version", "checkpoint", "invariants"}),
         frozenset(),
         ("sevenn",),
-        "pretrained, weights in its wheel; layers gate1 to gate5, or several: gate1+gate2",
+        "pretrained, weights in its wheel; layers gate1 to gate5, or several: gate1+gate2; invariants scalars, norms, "
+        "products",
     ),
     "schnet": _Adapter(
         _schnet,
@@ -208,9 +222,10 @@ _ADAPTERS = {
     ),
     "mace": _Adapter(
         _mace,
-        frozenset({"layer", "version", "checkpoint"}),
+        frozenset({"layer", "version", "checkpoint", "invariants"}),
         frozenset({"checkpoint"}),
         ("mace",),
-        "from any MACE model file; layers interaction1, ..., or several: interaction1+interaction2",
+        "from any MACE model file; layers interaction1, ..., or several: interaction1+interaction2; invariants "
+        "scalars, norms, products",
     ),
 }

@@ -18,8 +18,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mekrr_scale.backbones.base import Backbone
+from mekrr_scale.backbones.invariants import Invariants, require_channels
 from mekrr_scale.backbones.output import BackboneOutput
-from mekrr_scale.backbones.spec import Architecture
+from mekrr_scale.backbones.spec import Architecture, InvariantKind, layers_of
 from mekrr_scale.backbones.trust import read_foreign
 from mekrr_scale.backbones.weights import plain, read_own, require_own
 from mekrr_scale.errors import BackboneError, suggestion
@@ -37,24 +38,29 @@ _WHEEL = {
 
 @final
 class Sevennet(Backbone):
-    """SevenNet's scalar channels behind the gates of some of its interactions.
+    """SevenNet's channels behind the gates of some of its interactions: scalars, and invariants of the others.
 
     Args:
-        layer: ``gate1`` ... or several joined by +, whose scalars are put side by side. A
+        layer: ``gate1`` ... or several joined by +, whose features are put side by side. A
             feature of a gate sees as many cutoffs far as its number.
         version: weights in the wheel: ``7net-0``, ``7net-0-22may2024``, ``7net-l3i5``,
             ``7net-mf-0-pbe`` or ``7net-mf-0-r2scan``.
         checkpoint: a file of SevenNet's own training instead, of one level of theory, or one of
             ``mekrr-scale pretrain`` or ``finetune``. No code out of it is run, unless the user trusts it.
+        invariants: ``scalars`` alone, with squared ``norms`` of the channels of l > 0, or with these and ``products``.
 
     Raises:
-        BackboneError: the wheel is not installed, no such weights, or no such layer.
+        BackboneError: the wheel is not installed, no such weights, no such layer, or one without channels of l > 0.
     """
 
     name = "sevennet"
 
     def __init__(
-        self, layer: str = "gate1+gate2", version: str | None = None, checkpoint: str | Path | None = None
+        self,
+        layer: str = "gate1+gate2",
+        version: str | None = None,
+        checkpoint: str | Path | None = None,
+        invariants: InvariantKind = "scalars",
     ) -> None:
         if version is not None and checkpoint is not None:
             raise BackboneError("backbone sevennet takes a version or a checkpoint, not both")
@@ -65,15 +71,18 @@ class Sevennet(Backbone):
         self.module, self._config, self._modality, self.coded = _load(self.version, path)
         net = cast(Any, self.module)
         gates = [f"gate{i + 1}" for i in range(sum(name.endswith("_equivariant_gate") for name in net._modules))]
-        chosen = layer.split("+")
-        for part in chosen:
-            if part not in gates:
-                raise BackboneError(f"{self.version} has no layer {part!r}. {suggestion(part, gates)}")
-        self.layer = "+".join(sorted(set(chosen), key=gates.index))
-        self._gates = tuple(f"{gates.index(part)}_equivariant_gate" for part in self.layer.split("+"))
+        chosen = layers_of(layer, gates, self.version)
+        self.layer = "+".join(chosen)
+        numbers = [gates.index(part) for part in chosen]
+        self._gates = {
+            f"{i}_equivariant_gate": _invariants(net._modules[f"{i}_equivariant_gate"], invariants, i + 1)
+            for i in numbers
+        }
+        require_channels(invariants, list(self._gates.values()), f"{self.layer} of {self.version}")
+        self.options = () if invariants == "scalars" else (("invariants", invariants),)
         self.cutoff = float(net.cutoff)
         self.species = frozenset(net.type_map)
-        self.dim = sum(_scalars(net._modules[gate]) for gate in self._gates)
+        self.dim = sum(taken.dim for taken in self._gates.values())
         types = torch.full((120,), -1, dtype=torch.int64)
         for z, index in net.type_map.items():
             types[z] = index
@@ -141,7 +150,7 @@ class Sevennet(Backbone):
                 data["x"] = data["x"].to(positions.dtype)
                 data["node_attr"] = data["x"]
             if name in self._gates:
-                found.append(data["x"][:, : _scalars(module)])
+                found.append(self._gates[name](data["x"]))
                 if not energies and len(found) == len(self._gates):
                     break
         return BackboneOutput(torch.cat(found, 1), data["atomic_energy"][:, 0] if energies else None)
@@ -161,9 +170,11 @@ def _convolve(module: Any, data: dict[str, Tensor]) -> Tensor:
     return cast(Tensor, total / module.denominator)
 
 
-def _scalars(gate: nn.Module) -> int:
-    """Number of invariant channels, which come first in what a gate gives."""
-    return int(cast(Any, gate).gate.irreps_scalars.num_irreps)
+def _invariants(module: nn.Module, kind: InvariantKind, number: int) -> Invariants:
+    """What is taken of what a gate gives, scalars first."""
+    gate = cast(Any, module).gate
+    irreps = [(multiplicity, irrep.l, irrep.p) for multiplicity, irrep in gate.irreps_out]
+    return Invariants.of(kind, irreps, int(gate.irreps_scalars.num_irreps), number)
 
 
 class _Config(TypedDict):

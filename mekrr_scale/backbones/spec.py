@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypeAlias, get_args
 
+from mekrr_scale.errors import BackboneError, suggestion
 from mekrr_scale.files import Document
 
 Architecture: TypeAlias = Document  # what a network can be built from again: plain values
+InvariantKind: TypeAlias = Literal["scalars", "norms", "products"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BackboneSpec:
     """How to load a backbone again: what a user types, saved with every model.
 
     Fields left at None take the adapter's default.
+
+    Raises:
+        BackboneError: no such invariants.
     """
 
     name: str = "chgnet"
@@ -24,6 +30,18 @@ class BackboneSpec:
     max_neighbors: int | None = None  # schnet, dimenet++: cap on neighbours, 0 for none
     # of a checkpoint that holds code: another file is not even opened
     sha256: str | None = field(default=None, repr=False)
+    invariants: InvariantKind | None = None  # sevennet, mace: what is taken of their channels of l > 0
+
+    def __post_init__(self) -> None:
+        known = get_args(InvariantKind)
+        if self.invariants is not None and self.invariants not in known:
+            raise BackboneError(f"there are no invariants {self.invariants!r}. {suggestion(self.invariants, known)}")
+
+    def __repr__(self) -> str:
+        """Invariants where they are given alone: folders that were begun before there were any hold this text."""
+        absent = {"invariants"} if self.invariants is None else set()
+        shown = [one.name for one in fields(self) if one.repr and one.name not in absent]
+        return f"BackboneSpec({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
 
     @classmethod
     def of(cls, document: Document) -> BackboneSpec:
@@ -37,10 +55,34 @@ class BackboneSpec:
 
     @classmethod
     def parse(cls, text: str) -> BackboneSpec:
-        """A backbone's name, with its layer behind a colon where it is not the default.
+        """A backbone's name; behind colons its layer and invariants, where they are not the default.
 
         >>> BackboneSpec.parse("chgnet:conv4").layer
         'conv4'
+        >>> BackboneSpec.parse("sevennet::norms")
+        BackboneSpec(name='sevennet', layer=None, version=None, checkpoint=None, max_neighbors=None, invariants='norms')
+
+        Raises:
+            BackboneError: no such invariants.
         """
-        name, _, layer = text.partition(":")
-        return cls(name, layer or None)
+        name, _, rest = text.partition(":")
+        layer, _, kind = rest.partition(":")
+        invariants: Any = kind or None
+        return cls(name, layer or None, invariants=invariants)
+
+
+def layers_of(text: str, known: Iterable[str], place: str) -> tuple[str, ...]:
+    """Layers that are joined by +, each once and in the network's order.
+
+    >>> layers_of("gate2+gate1", ["gate1", "gate2", "gate3"], "7net-0")
+    ('gate1', 'gate2')
+
+    Raises:
+        BackboneError: one that the network does not have.
+    """
+    known = list(known)
+    chosen = text.split("+")
+    for part in chosen:
+        if part not in known:
+            raise BackboneError(f"{place} has no layer {part!r}. {suggestion(part, known)}")
+    return tuple(sorted(set(chosen), key=known.index))

@@ -17,6 +17,8 @@ from mekrr_scale.cli.options import (
     EnergyKey,
     ForcesKey,
     Format,
+    Invariants,
+    Layer,
     StressKey,
     Timeout,
     Units,
@@ -43,7 +45,8 @@ def extract(
     structures: Annotated[list[Path], typer.Argument(help="files that ASE reads; .xz, .gz and .bz2 too")],
     store: Annotated[Path, typer.Option("--store", "-o", help="folder of the store")],
     backbone: BackboneName = "chgnet",
-    layer: Annotated[str | None, typer.Option(help="after which block features are taken")] = None,
+    layer: Layer = None,
+    invariants: Invariants = None,
     weights: Annotated[str | None, typer.Option(help="version of the pretrained weights (chgnet, sevennet)")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="file of the weights, e.g. of `finetune`")] = None,
     max_neighbors: Annotated[int | None, typer.Option(help="cap on neighbours (schnet); 0 for none")] = None,
@@ -94,6 +97,8 @@ def extract(
 
         mekrr-scale extract md.traj -o features --derivatives 8 --units kcal/mol
 
+        mekrr-scale extract train.xyz -o features --backbone sevennet --invariants norms
+
         mekrr-scale extract big.xyz -o features --part 3/16   # then: store finalize
 
         torchrun --nproc-per-node 4 -m mekrr_scale extract big.xyz -o features --device cuda
@@ -107,7 +112,7 @@ def extract(
         theirs = label_keys(prior_energy_key, prior_forces_key, None, prior_units)
         source = prior_spec(prior, prior_species_map, prior_length_scale, theirs)
     plan = ExtractPlan(
-        backbone=backbone_spec(backbone, weights, checkpoint, layer, max_neighbors),
+        backbone=backbone_spec(backbone, weights, checkpoint, layer, max_neighbors, invariants),
         keys=label_keys(energy_key, forces_key, stress_key, units),
         derivatives=derivatives_of(derivatives),
         strain=strain,

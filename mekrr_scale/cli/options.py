@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mekrr_scale.backbones import BackboneSpec, available_backbones
+from mekrr_scale.backbones import BackboneSpec, InvariantKind, available_backbones
 from mekrr_scale.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -64,7 +65,19 @@ Timeout = Annotated[float, typer.Option(help="seconds that ranks wait for each o
 ModelFile = Annotated[Path, typer.Argument(help="model file")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace files that mekrr-scale did not write, too")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="write the figures as JSON")]
-BackboneName = Annotated[str, typer.Option("--backbone", help="see `mekrr-scale backbones`", autocompletion=BACKBONES)]
+BackboneName = Annotated[
+    str,
+    typer.Option(
+        "--backbone", help="see `mekrr-scale backbones`; also NAME:LAYER:INVARIANTS", autocompletion=BACKBONES
+    ),
+]
+Layer = Annotated[
+    str | None, typer.Option(help="after which block features are taken; several (not schnet's): gate1+gate2")
+]
+Invariants = Annotated[
+    InvariantKind | None,
+    typer.Option(help="of channels of l > 0 (sevennet, mace): none (scalars), squared norms, or products too"),
+]
 
 
 def device_of(text: str) -> str:
@@ -106,9 +119,26 @@ def backbone_spec(
     checkpoint: Path | None = None,
     layer: str | None = None,
     max_neighbors: int | None = None,
+    invariants: InvariantKind | None = None,
 ) -> BackboneSpec:
-    """A backbone as options name it."""
-    return BackboneSpec(name, layer, weights, None if checkpoint is None else str(checkpoint), max_neighbors)
+    """A backbone as options name it.
+
+    Raises:
+        ConfigError: behind the name stands another layer, or other invariants, than in their options.
+        BackboneError: no such invariants.
+    """
+    named = BackboneSpec.parse(name)
+    for option, short, given in (("layer", named.layer, layer), ("invariants", named.invariants, invariants)):
+        if None not in (short, given) and short != given:
+            raise ConfigError(f"--backbone {name} and --{option} {given}: give the {option} once")
+    return replace(
+        named,
+        layer=layer or named.layer,
+        version=weights,
+        checkpoint=None if checkpoint is None else str(checkpoint),
+        max_neighbors=max_neighbors,
+        invariants=invariants or named.invariants,
+    )
 
 
 def names(text: str | None) -> tuple[str, ...]:

@@ -16,7 +16,9 @@ from mekrr_scale.cli.options import (
     EnergyKey,
     ForcesKey,
     Format,
+    Invariants,
     JsonFile,
+    Layer,
     Overwrite,
     Units,
     backbone_names,
@@ -63,7 +65,8 @@ def distill(
     student: Annotated[
         str,
         typer.Option(
-            help="schnet-small, schnet-tiny, dimenet++-small, or kernel:BACKBONE", autocompletion=one_of(_students)
+            help="schnet-small, schnet-tiny, dimenet++-small, or kernel:BACKBONE, kernel:BACKBONE:LAYER:INVARIANTS",
+            autocompletion=one_of(_students),
         ),
     ] = "schnet-small",
     test: Annotated[list[Path] | None, typer.Option(help="structures to compare on; default: a tenth of them")] = None,
@@ -172,6 +175,8 @@ def curve(
     backbone: BackboneName = "chgnet",
     weights: Weights = None,
     checkpoint: Annotated[Path | None, typer.Option(help="file of the weights")] = None,
+    layer: Layer = None,
+    invariants: Invariants = None,
     steps: Steps = 600,
     batch: BatchSize = 4,
     lr: Annotated[str, typer.Option(help="learning rates to choose from")] = "1e-4,3e-4,1e-3",
@@ -198,7 +203,7 @@ def curve(
 
     keys = label_keys(energy_key, forces_key, None, units)
     check_folder(output, "--output")
-    spec = backbone_spec(backbone, weights, checkpoint)
+    spec = backbone_spec(backbone, weights, checkpoint, layer, invariants=invariants)
     plan = CurvePlan(
         sizes=tuple(_positive("--sizes", text) for text in names(sizes)),
         variants=expanded([Variant.parse(text) for text in names(variants)], spec),

@@ -64,18 +64,19 @@ class StudentSpec:
 
     @classmethod
     def parse(cls, text: str) -> StudentSpec:
-        """From ``schnet-small``, or ``kernel:chgnet`` or ``kernel:chgnet:conv2``.
+        """From ``schnet-small``, or ``kernel:chgnet``, ``kernel:chgnet:conv2`` or ``kernel:sevennet:gate1:norms``.
 
         Raises:
             ConfigError: neither a network nor a kernel on a known backbone.
         """
         kind, _, rest = text.partition(":")
         if kind == "kernel":
-            name, _, layer = rest.partition(":")
+            chosen = BackboneSpec.parse(rest)
             known = [listed for listed, _, _ in available_backbones()]
-            if name not in known:
-                raise ConfigError(f"student {text!r}: {suggestion(name, [f'kernel:{listed}' for listed in known])}")
-            return cls(kernel=BackboneSpec(name, layer=layer or None))
+            if chosen.name not in known:
+                hint = suggestion(chosen.name, [f"kernel:{listed}" for listed in known])
+                raise ConfigError(f"student {text!r}: {hint}")
+            return cls(kernel=chosen)
         if text not in NETWORKS:
             raise ConfigError(
                 f"no student {text!r}. {suggestion(text, [*NETWORKS, 'kernel:chgnet', 'kernel:sevennet'])}"

@@ -58,7 +58,8 @@ CALLS = {
         "a.xyz -o s --prior labels --prior-energy-key e",
         LABELS | {
             "--store": "other", "--backbone": "schnet", "--layer": "conv2", "--weights": "r2scan",
-            "--checkpoint": "w.pt", "--max-neighbors": "9", "--derivatives": "4", "--strain": "", "--part": "2/3",
+            "--checkpoint": "w.pt", "--max-neighbors": "9", "--invariants": "norms",
+            "--derivatives": "4", "--strain": "", "--part": "2/3",
             "--shard-size": "1M", "--dtype": "float64", "--tangent-dtype": "float16", "--prior": "chgnet",
             "--prior-species-map": "Si:Ge", "--prior-length-scale": "0.9", "--prior-energy-key": "other",
             "--prior-forces-key": "f", "--prior-units": "kcal/mol", "--group-key": "run", "--unlabelled": "",
@@ -151,7 +152,8 @@ CALLS = {
         {
             "--output": "d", "--test": "c.xyz", "--valid": "b.xyz", "--valid-fraction": "0.2", "--sizes": "4",
             "--repeats": "2", "--variants": "scratch", "--backbone": "schnet", "--weights": "r2scan",
-            "--checkpoint": "w.pt", "--steps": "7", "--batch": "3", "--lr": "0.01", "--energy-weight": "2",
+            "--checkpoint": "w.pt", "--layer": "conv2", "--invariants": "products", "--steps": "7", "--batch": "3",
+            "--lr": "0.01", "--energy-weight": "2",
             "--force-weight": "3", "--landmarks": "9", "--derivatives": "3", "--energy-key": "e",
             "--forces-key": "f", "--units": "kcal/mol", "--format": "vasp", "--seed": "4",
         },

@@ -18,7 +18,7 @@ _PARTS = 999_999
 
 
 def _backbone(value: Any) -> Any:
-    """A backbone's name, with its layer behind a colon: ``chgnet:conv4``."""
+    """A backbone's name, with layer and invariants behind colons: ``chgnet:conv4``, ``sevennet:gate1:norms``."""
     return BackboneSpec.parse(value) if isinstance(value, str) else value
 
 
@@ -38,7 +38,7 @@ class ExtractPlan:
     backbone: Annotated[Given[InstanceOf[BackboneSpec], str], BeforeValidator(_backbone)] = preset(
         default_factory=BackboneSpec
     )
-    """The network whose per-atom features are taken; also a name, or ``name:layer``."""
+    """The network whose per-atom features are taken; also a name, ``name:layer`` or ``name:layer:invariants``."""
 
     keys: InstanceOf[LabelKeys] = Field(default_factory=LabelKeys)
     """Where labels stand in the files, and in which units; by default ASE's results in eV and angstrom."""
