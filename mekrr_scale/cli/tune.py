@@ -18,6 +18,7 @@ from mekrr_scale.cli.options import (
     Format,
     StressKey,
     Units,
+    backbone_spec,
     commands,
     device_of,
     label_keys,
@@ -162,18 +163,10 @@ def check_plan(
 def _backbones(
     names: list[str] | None, weights: str | None, checkpoint: Path | None
 ) -> tuple[BackboneSpec, ...] | None:
-    from dataclasses import replace
-
-    from mekrr_scale.backbones import BackboneSpec
-
     if not names:
         if weights is not None or checkpoint is not None:
             raise ConfigError("--weights and --checkpoint are of a network; name it with --backbone")
         return None
-    found = [BackboneSpec.parse(name) for name in names]
-    if weights is None and checkpoint is None:
-        return tuple(found)
-    if len(found) > 1:
+    if len(names) > 1 and (weights is not None or checkpoint is not None):
         raise ConfigError("--weights and --checkpoint are of one network; give one --backbone with them")
-    path = None if checkpoint is None else str(checkpoint)
-    return (replace(found[0], version=weights, checkpoint=path),)
+    return tuple(backbone_spec(name, weights, checkpoint) for name in names)

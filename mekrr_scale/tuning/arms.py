@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import torch
 from ase import Atoms
@@ -40,7 +41,8 @@ class Arm:
     def name(self) -> str:
         """For people."""
         spec = self.spec
-        given = (spec.name, spec.version, spec.checkpoint, spec.layer, spec.invariants)
+        file = None if spec.checkpoint is None else Path(spec.checkpoint).name
+        given = (spec.name, spec.version, file, spec.layer, spec.invariants)
         return " ".join(str(part) for part in given if part is not None)
 
     @property

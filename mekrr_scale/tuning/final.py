@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, cast
 
 from mekrr_scale.files import Document
 from mekrr_scale.pipeline import FitPlan, KernelPlan, fit, resources
 from mekrr_scale.store import FeatureStore
-from mekrr_scale.tuning.arms import Arm, Cost
+from mekrr_scale.tuning.arms import Arm
 from mekrr_scale.tuning.journal import shown_time
+from mekrr_scale.tuning.race import Raced
 from mekrr_scale.tuning.scores import balanced, best_tried, shown_errors
 from mekrr_scale.tuning.state import Tuning, quick_plan
 
@@ -19,6 +22,7 @@ TEST = 0.08  # of the budget
 EVALUATION = 8.0  # energies, forces and uncertainties of a frame, in times of its features
 _LAST = 2.5  # the last fit, with uncertainties, in times of one without
 _GAIN = 0.01  # part of the error that twice the landmarks must take off to be worth it
+_PIECE = 0.04  # of the budget: features of so long are made before the time is looked at
 _DISTINCT = 0.9  # directions that are nearly all of them: all are taken
 _LONGEST = 64.0  # times the median distance
 
@@ -31,26 +35,52 @@ class Amount:
     directions: int | str
 
 
-def amount(tuning: Tuning, cost: Cost) -> Amount:
-    """As many frames, then as many directions, as the time allows."""
+def gathered_features(tuning: Tuning, race: Raced) -> tuple[Amount, list[FeatureStore]]:
+    """Features of as many frames as the time allows, along as many directions, made piece by piece.
 
-    def choose() -> Document:
-        plan, n = tuning.plan, len(tuning.data.training)
-        room = max(_EXTRACTION * (tuning.journal.clock.left - TEST * plan.budget), 0.0)
-        least = 1 if tuning.moved else 0
-        frame = cost.frames(1, tuning.directions(least or "none")) * tuning.mean_atoms()
-        frames = max(min(n, tuning.first or n), min(n, int(room / max(frame, 1e-9))))
-        if not tuning.moved or plan.derivatives != "auto":
-            return {"frames": frames, "directions": plan.derivatives if tuning.moved else "none"}
+    Pieces are short beside the budget, and the next one is begun only where there is time for it.
+    """
+    wanted = tuning.journal.step("amount", lambda: _amount(tuning, race))
+    directions = cast("int | str", wanted["directions"])
+    cuts = cast("list[int]", wanted["cuts"])
+    found: list[FeatureStore] = []
+    frames = 0
+    for first, last in pairwise(cuts):
+        if found:
+            foreseen = tuning.foreseen(race.cost, directions, first, last)
+            name, reserve = f"go-on-{first}-{last}", float(cast(float, wanted["reserve"]))
+            if not tuning.journal.step(name, lambda f=foreseen, r=reserve: _fits(tuning, f, r))["fits"]:  # type: ignore[misc]
+                tuning.progress.tell(f"no time is left for the features of {cuts[-1] - first} more frames")
+                break
+        found.append(tuning.store(race.winner, race.cost, directions, first, last))
+        frames = last
+    return Amount(frames, directions), found
+
+
+def _fits(tuning: Tuning, foreseen: float, reserve: float) -> Document:
+    return {"fits": tuning.pace * foreseen < tuning.journal.clock.left - reserve}
+
+
+def _amount(tuning: Tuning, race: Raced) -> Document:
+    """Frames, directions, and where they are cut into pieces."""
+    plan, cost, n = tuning.plan, race.cost, len(tuning.data.training)
+    left = tuning.journal.clock.left - TEST * plan.budget
+    room = max(_EXTRACTION * left / tuning.pace, 0.0)
+    least = 1 if tuning.moved else "none"
+    frame = tuning.foreseen(cost, least, 0, n) / n
+    frames = min(n, max(race.course.first, int(room / max(frame, 1e-9))))
+    directions: int | str = plan.derivatives if tuning.moved else "none"
+    if directions == "auto":
         atoms = tuning.atoms(frames)
-        strains = 6.0 if tuning.strained else 0.0
-        affordable = (room - cost.frames(atoms, strains)) / max(atoms * cost.direction, 1e-9)
-        every = 3.0 * tuning.mean_atoms(frames)
-        directions = "all" if affordable >= _DISTINCT * every else max(least, int(affordable))
-        return {"frames": frames, "directions": directions}
-
-    found = tuning.journal.step("amount", choose)
-    return Amount(int(cast(int, found["frames"])), cast("int | str", found["directions"]))
+        affordable = (room - cost.frames(atoms, 6.0 * tuning.strained)) / max(atoms * cost.direction, 1e-9)
+        every = 3.0 * atoms / frames
+        directions = "all" if affordable >= _DISTINCT * every else max(1, int(affordable))
+    whole = tuning.foreseen(cost, directions, 0, frames) * tuning.pace
+    pieces = max(1, math.ceil(whole / (_PIECE * plan.budget)))
+    same = directions == race.course.directions
+    begun = [cut for cut in race.course.cuts(max(s.frames for s in race.scores)) if same and cut <= frames]
+    cuts = sorted({0, *begun, *(round(frames * k / pieces) for k in range(1, pieces + 1)), frames})
+    return {"directions": directions, "cuts": cuts, "reserve": TEST * plan.budget + (1 - _EXTRACTION) * max(left, 0.0)}
 
 
 @dataclass(frozen=True)

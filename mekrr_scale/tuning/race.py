@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import count, takewhile
 from typing import Any, cast
 
 from mekrr_scale.errors import MekrrError, SolverError
@@ -25,8 +26,32 @@ _LEAST_DIRECTIONS = 2  # of the final extraction, where the budget is short
 _FIT = 6.0  # seconds of one fit in the race, until one was measured
 
 
-def raced(tuning: Tuning) -> tuple[Arm, list[Score], dict[Arm, Cost]]:
-    """The best candidate, all scores, and costs.
+@dataclass(frozen=True)
+class Course:
+    """Who runs, and how far at first."""
+
+    arms: Sequence[Arm]
+    first: int
+    directions: int | str
+
+    def cuts(self, frames: int) -> list[int]:
+        """Where the frames up to a number are cut: each subset holds the one before."""
+        doubled = takewhile(lambda cut: cut < frames, (self.first * 2**k for k in count()))
+        return [0, *doubled, frames]
+
+
+@dataclass(frozen=True)
+class Raced:
+    """How the race ended."""
+
+    winner: Arm
+    cost: Cost  # of the winner
+    scores: Sequence[Score]
+    course: Course
+
+
+def raced(tuning: Tuning) -> Raced:
+    """The best candidate by its cross-validated error, as it will be with the data that the budget allows.
 
     Raises:
         SolverError: no candidate could be fitted.
@@ -35,10 +60,9 @@ def raced(tuning: Tuning) -> tuple[Arm, list[Score], dict[Arm, Cost]]:
     arms = arms_of(plan)[plan.part[0] - 1 :: plan.part[1]]
     costs = _costs(tuning, arms)
     course = _course(tuning, list(costs), costs)
-    tuning.first = course.first
     alive, scores, frames = list(course.arms), [], course.first
     while True:
-        found = [_scored(tuning, arm, frames, course.directions) for arm in alive]
+        found = [_scored(tuning, arm, costs[arm], frames, course) for arm in alive]
         scores += found
         able = [score for score in found if not score.failed]
         if not able:
@@ -49,7 +73,7 @@ def raced(tuning: Tuning) -> tuple[Arm, list[Score], dict[Arm, Cost]]:
         names = cast("list[str]", kept["arms"])
         alive = [score.arm for score in able if score.arm.name in names]
         if kept["over"] or len(alive) == 1 or more == frames:
-            return alive[0], scores, costs
+            return Raced(alive[0], costs[alive[0]], scores, course)
         frames = more
 
 
@@ -76,16 +100,7 @@ def _costs(tuning: Tuning, arms: Sequence[Arm]) -> dict[Arm, Cost]:
     return found
 
 
-@dataclass(frozen=True)
-class _Course:
-    """Who runs, and how far at first."""
-
-    arms: Sequence[Arm]
-    first: int
-    directions: int | str
-
-
-def _course(tuning: Tuning, arms: Sequence[Arm], costs: dict[Arm, Cost]) -> _Course:
+def _course(tuning: Tuning, arms: Sequence[Arm], costs: dict[Arm, Cost]) -> Course:
     given = tuning.plan.derivatives
     directions: int | str = "none" if not tuning.moved else _DIRECTIONS if given in ("auto", "all") else given
     n = len(tuning.data.training)
@@ -110,16 +125,20 @@ def _course(tuning: Tuning, arms: Sequence[Arm], costs: dict[Arm, Cost]) -> _Cou
     dropped = [arm.name for arm in arms if arm.name not in names]
     if dropped:
         tuning.progress.tell(f"too slow for the budget: {', '.join(dropped)}")
-    return _Course(running, int(cast(int, found["first"])), directions)
+    return Course(running, int(cast(int, found["first"])), directions)
 
 
-def _scored(tuning: Tuning, arm: Arm, frames: int, directions: int | str) -> Score:
+def _scored(tuning: Tuning, arm: Arm, cost: Cost, frames: int, course: Course) -> Score:
     """The cross-validated error of a candidate on a subset."""
     name = f"score-{arm.slug}-{frames}"
     known = tuning.journal.has(name)
-    found = tuning.journal.step(name, lambda: _fitted(tuning, arm, frames, directions))
+    found = tuning.journal.step(name, lambda: _fitted(tuning, arm, cost, frames, course))
     score = Score(
-        arm, frames, str(directions), cast("dict[str, float]", found.get("errors", {})), str(found.get("failed", ""))
+        arm,
+        frames,
+        str(course.directions),
+        cast("dict[str, float]", found.get("errors", {})),
+        str(found.get("failed", "")),
     )
     if not known:
         said = score.failed or shown_errors(score.errors)
@@ -127,9 +146,9 @@ def _scored(tuning: Tuning, arm: Arm, frames: int, directions: int | str) -> Sco
     return score
 
 
-def _fitted(tuning: Tuning, arm: Arm, frames: int, directions: int | str) -> Document:
+def _fitted(tuning: Tuning, arm: Arm, cost: Cost, frames: int, course: Course) -> Document:
     try:
-        stores = tuning.stores(arm, directions, frames)
+        stores = tuning.stores(arm, cost, course.directions, course.cuts(frames))
         tuning.progress.before = f"{arm.name}, {frames} frames"
         report = fit(stores, quick_plan(tuning, stores), tuning.progress)
     except MekrrError as error:
@@ -139,7 +158,7 @@ def _fitted(tuning: Tuning, arm: Arm, frames: int, directions: int | str) -> Doc
 
 
 def _kept(
-    tuning: Tuning, able: Sequence[Score], scores: Sequence[Score], costs: dict[Arm, Cost], more: int, course: _Course
+    tuning: Tuning, able: Sequence[Score], scores: Sequence[Score], costs: dict[Arm, Cost], more: int, course: Course
 ) -> Document:
     """The better half, by what their errors will be, and whether the race is over."""
     steepness = slope(scores)

@@ -146,7 +146,7 @@ class TuneReport(Shown):
             yield "There were no forces to learn from; with them, far fewer frames would do."
         within = self.coverage.get("within_95")
         if within is not None and within < 0.85:
-            yield f"The 95 % intervals hold {100 * within:.0f} % of the test's errors only: it is unlike the training data."
+            yield f"The 95 % intervals hold {100 * within:.0f} % of the errors: it is unlike the training data."
 
     def to_dict(self) -> dict[str, object]:
         """What ``tune.json`` holds."""

@@ -22,8 +22,8 @@ from mekrr_scale.progress import Progress, shown_progress
 from mekrr_scale.report import parity_plot, write_figure
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.structures import Frames, geometry_hash
-from mekrr_scale.tuning.arms import Arm, Cost
-from mekrr_scale.tuning.final import EVALUATION, TEST, Amount, Search, amount
+from mekrr_scale.tuning.arms import Cost
+from mekrr_scale.tuning.final import EVALUATION, TEST, Amount, Search, gathered_features
 from mekrr_scale.tuning.frames import Data, gathered, label_table
 from mekrr_scale.tuning.journal import Clock, Journal, Timed, claim
 from mekrr_scale.tuning.plan import TunePlan
@@ -99,21 +99,21 @@ def _claim(plan: TunePlan, data: Data) -> dict[str, JSON]:
 
 
 def _tuned(tuning: Tuning) -> TuneReport | None:
-    arm, scores, costs = raced(tuning)
+    race = raced(tuning)
+    arm = race.winner
     if tuning.plan.part[1] > 1:
         tuning.progress.tell(f"part {tuning.plan.part[0]} of {tuning.plan.part[1]} is done; {arm.name} leads in it")
         return None
     tuning.progress.tell(f"{arm.name} wins the race")
-    much = amount(tuning, costs[arm])
+    much, stores = gathered_features(tuning, race)
     tuning.progress.tell(f"features of {much.frames} frames, directions: {much.directions}")
-    stores = tuning.stores(arm, much.directions, much.frames)
     plan, steps = Search(tuning, arm, stores).run()
     model = _model(tuning, plan, stores)
-    errors = _tested(tuning, arm, costs[arm])
+    errors = _tested(tuning, race.cost)
     report = TuneReport(
         folder=tuning.folder,
         arm=arm,
-        scores=tuple(scores),
+        scores=tuple(race.scores),
         amount=much,
         steps=tuple(steps),
         plan=plan,
@@ -170,7 +170,7 @@ def _model(tuning: Tuning, plan: FitPlan, stores: Sequence[FeatureStore]) -> Doc
 _ABOUT = "Written by mekrr-scale tune: `mekrr-scale fit config.toml` makes the same model again."
 
 
-def _tested(tuning: Tuning, arm: Arm, cost: Cost) -> Document:
+def _tested(tuning: Tuning, cost: Cost) -> Document:
     """Errors on frames that nothing was chosen by."""
     test = tuning.data.test
     if not test:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
+from mekrr_scale.backbones import Backbone, load_backbone
+from mekrr_scale.files import Document
 from mekrr_scale.pipeline import ExtractPlan, FitPlan, KernelPlan, LandmarkPlan, Validation, extract
 from mekrr_scale.progress import LOGGER
 from mekrr_scale.store import FeatureStore
-from mekrr_scale.tuning.arms import Arm
+from mekrr_scale.tuning.arms import Arm, Cost
 from mekrr_scale.tuning.frames import Data
 from mekrr_scale.tuning.journal import Journal, Timed
 from mekrr_scale.tuning.plan import TunePlan
 
 _LANDMARKS = 1000  # of a fit that compares
+_LEAST_PACE = 0.2
 
 
 @dataclass
@@ -27,7 +31,8 @@ class Tuning:
     folder: Path
     journal: Journal
     progress: Timed
-    first: int = 0  # frames of the race's first subset; 0: no race yet
+    pace: float = 1.0  # seconds of the last extraction over those that were foreseen
+    network: tuple[Arm, Backbone] | None = None  # the last one that was loaded
 
     @property
     def moved(self) -> bool:
@@ -57,18 +62,37 @@ class Tuning:
             found = min(float(asked), 3.0 * self.mean_atoms())
         return found + (6.0 if self.strained else 0.0)
 
-    def store(self, arm: Arm, directions: int | str, first: int, last: int) -> FeatureStore:
+    def store(self, arm: Arm, cost: Cost, directions: int | str, first: int, last: int) -> FeatureStore:
         """Features of a run of the training frames; what was made before is found."""
         where = self.folder / "stores" / arm.slug / f"{directions}-directions" / f"{first}-{last}"
-        if (where / "manifest.json").exists():
-            return FeatureStore(where)
-        where.parent.mkdir(parents=True, exist_ok=True)
-        plan = self.extraction(arm, directions)
-        self.progress.before = f"{arm.name}, frames {first} to {last}"
-        report = extract(self.data.training[first:last], where, plan, progress=self.progress)
-        for warning in report.warnings:
-            LOGGER.debug("%s", warning)
+
+        def make() -> Document:
+            where.parent.mkdir(parents=True, exist_ok=True)
+            self.progress.before = f"{arm.name}, frames {first} to {last}"
+            how, frames = self.extraction(arm, directions), self.data.training[first:last]
+            report = extract(frames, where, how, self._loaded(arm), self.progress)
+            for warning in report.warnings:
+                LOGGER.debug("%s", warning)
+            return {"foreseen": self.foreseen(cost, directions, first, last)}
+
+        made = self.journal.step(f"made-{arm.slug}-{directions}-{first}-{last}", make)
+        if float(cast(float, made["foreseen"])) > 0:
+            self.pace = max(float(cast(float, made["seconds"])) / float(cast(float, made["foreseen"])), _LEAST_PACE)
         return FeatureStore(where)
+
+    def stores(self, arm: Arm, cost: Cost, directions: int | str, cuts: Sequence[int]) -> list[FeatureStore]:
+        """Features of the frames up to the last cut."""
+        return [self.store(arm, cost, directions, a, b) for a, b in pairwise(cuts)]
+
+    def foreseen(self, cost: Cost, directions: int | str, first: int, last: int) -> float:
+        """Seconds that features of a run of frames take, by the probe."""
+        return cost.frames(self.atoms(last) - self.atoms(first), self.directions(directions))
+
+    def _loaded(self, arm: Arm) -> Backbone:
+        """A network, which stays loaded as long as it is the one that is needed."""
+        if self.network is None or self.network[0] != arm:
+            self.network = arm, load_backbone(arm.spec)
+        return self.network[1]
 
     def extraction(self, arm: Arm, directions: int | str) -> ExtractPlan:
         """How features are made."""
@@ -84,16 +108,6 @@ class Tuning:
             prior=plan.prior,
             tangent_dtype="float16" if self.moved or self.strained else "same",
         )
-
-    def cuts(self, frames: int) -> list[int]:
-        """Where the run of frames up to a number is cut into stores: as the race's subsets were."""
-        doubled = [self.first * 2**k for k in range(40)] if self.first else []
-        return [0, *(cut for cut in doubled if cut < frames), frames]
-
-    def stores(self, arm: Arm, directions: int | str, frames: int) -> list[FeatureStore]:
-        """Features of the first so many frames."""
-        cuts = self.cuts(frames)
-        return [self.store(arm, directions, a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
 
 
 def quick_plan(tuning: Tuning, stores: Sequence[FeatureStore]) -> FitPlan:
