@@ -16,7 +16,7 @@ def two_layers(spec):
 
 @pytest.fixture(scope="session")
 def tune_plan(two_layers):
-    return TunePlan(budget=600, backbones=two_layers, folds=3, landmarks=60, group_key="trajectory")
+    return TunePlan(budget="3h", backbones=two_layers, folds=3, landmarks=60, group_key="trajectory")
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,6 @@ from mekrr_scale.models import Potential, load_model
 from mekrr_scale.pipeline import evaluate, fit
 from mekrr_scale.progress import Silent
 from mekrr_scale.tuning import TunePlan, tune
-from mekrr_scale.tuning.scores import balanced
 
 
 def scores(folder):
@@ -75,7 +74,7 @@ class Interrupting(Silent):
 
 
 def test_a_tuning_that_is_killed_goes_on(tuned, molecules, tune_plan, tmp_path):
-    """Three times: what was scored stays as it was, to the byte. (Where it was cut depends on the time, and so do bits.)"""
+    """Three times: what was scored stays as it was, to the byte; and with time enough the model is the same."""
     before = {}
     for after in (8, 40, 90):
         with pytest.raises(KeyboardInterrupt):
@@ -87,7 +86,7 @@ def test_a_tuning_that_is_killed_goes_on(tuned, molecules, tune_plan, tmp_path):
     now = scores(tmp_path / "t")
     assert before.items() <= now.items()
     assert report.arm == tuned.arm
-    assert balanced(report.validation) == pytest.approx(balanced(tuned.validation), rel=0.01)
+    assert torch.equal(load_model(report.model).coefficients, load_model(tuned.model).coefficients)
     assert report.seconds > sum(json.loads(text)["seconds"] for text in now.values()) * 0.9  # all processes together
 
 
@@ -108,7 +107,7 @@ def test_parts_race_and_the_whole_goes_on(tuned, molecules, tune_plan, tmp_path)
     assert {json.loads(text)["chosen"]["baseline"] for text in raced.values()} == {"composition"}
     report = tune(molecules[:14], tmp_path / "t", tune_plan, molecules[14:], Silent())
     assert raced.items() <= scores(tmp_path / "t").items()
-    assert report.arm == tuned.arm
+    assert torch.equal(load_model(report.model).coefficients, load_model(tuned.model).coefficients)
 
 
 def test_another_tuning_is_refused(tuned, molecules, tune_plan):
@@ -121,7 +120,7 @@ def test_another_tuning_is_refused(tuned, molecules, tune_plan):
 
 
 def test_a_longer_budget_is_the_same_tuning(tuned, molecules, tune_plan):
-    report = tune(molecules[:14], tuned.folder, replace(tune_plan, budget=1200.0), molecules[14:])
+    report = tune(molecules[:14], tuned.folder, replace(tune_plan, budget=20000.0), molecules[14:])
     assert report.arm == tuned.arm
 
 
