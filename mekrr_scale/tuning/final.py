@@ -40,7 +40,7 @@ def gathered_features(tuning: Tuning, race: Raced) -> tuple[Amount, list[Feature
 
     Pieces are short beside the budget, and the next one is begun only where there is time for it.
     """
-    wanted = tuning.journal.step("amount", lambda: _amount(tuning, race))
+    wanted = tuning.journal.step("amount", lambda: amount_of(tuning, race))
     directions = cast("int | str", wanted["directions"])
     cuts = cast("list[int]", wanted["cuts"])
     found: list[FeatureStore] = []
@@ -61,7 +61,7 @@ def _fits(tuning: Tuning, foreseen: float, reserve: float) -> Document:
     return {"fits": tuning.pace * foreseen < tuning.journal.clock.left - reserve}
 
 
-def _amount(tuning: Tuning, race: Raced) -> Document:
+def amount_of(tuning: Tuning, race: Raced) -> Document:
     """Frames, directions, and where they are cut into pieces."""
     plan, cost, n = tuning.plan, race.cost, len(tuning.data.training)
     left = tuning.journal.clock.left - TEST * plan.budget

@@ -18,17 +18,17 @@ _BEAT = 5.0  # seconds between two notes of the time
 class Clock:
     """Time that a tuning has taken, over all its processes, beside its budget."""
 
-    def __init__(self, path: Path, budget: float) -> None:
-        self.path, self.budget = path, budget
+    def __init__(self, path: Path, budget: float, now: Callable[[], float] = time.monotonic) -> None:
+        self.path, self.budget, self._now = path, budget, now
         found = read_sealed(path) if path.exists() else None
         before = (found or {}).get("seconds")
         self._before = float(before) if isinstance(before, int | float) else 0.0
-        self._start = self._beaten = time.monotonic()
+        self._start = self._beaten = now()
 
     @property
     def used(self) -> float:
         """Seconds."""
-        return self._before + time.monotonic() - self._start
+        return self._before + self._now() - self._start
 
     @property
     def left(self) -> float:
@@ -37,8 +37,8 @@ class Clock:
 
     def beat(self, now: bool = False) -> None:
         """Note the time, now and then, for a process that comes after."""
-        if now or time.monotonic() - self._beaten > _BEAT:
-            self._beaten = time.monotonic()
+        if now or self._now() - self._beaten > _BEAT:
+            self._beaten = self._now()
             publish_text(self.path, json.dumps(sealed({"seconds": self.used})))
 
 

@@ -59,7 +59,7 @@ def raced(tuning: Tuning) -> Raced:
     plan, journal = tuning.plan, tuning.journal
     arms = arms_of(plan)[plan.part[0] - 1 :: plan.part[1]]
     costs = _costs(tuning, arms)
-    course = _course(tuning, list(costs), costs)
+    course = course_of(tuning, list(costs), costs)
     alive, scores, frames = list(course.arms), [], course.first
     while True:
         found = [_scored(tuning, arm, costs[arm], frames, course) for arm in alive]
@@ -69,7 +69,7 @@ def raced(tuning: Tuning) -> Raced:
             reasons = "; ".join(f"{score.arm.name}: {score.failed}" for score in found)
             raise SolverError(f"no candidate could be fitted: {reasons}")
         more = min(2 * frames, len(tuning.data.training))
-        kept = journal.step(f"kept-{frames}{_part(plan)}", partial(_kept, tuning, able, scores, costs, more, course))
+        kept = journal.step(f"kept-{frames}{_part(plan)}", partial(kept_of, tuning, able, scores, costs, more, course))
         names = cast("list[str]", kept["arms"])
         alive = [score.arm for score in able if score.arm.name in names]
         if kept["over"] or len(alive) == 1 or more == frames:
@@ -100,7 +100,8 @@ def _costs(tuning: Tuning, arms: Sequence[Arm]) -> dict[Arm, Cost]:
     return found
 
 
-def _course(tuning: Tuning, arms: Sequence[Arm], costs: dict[Arm, Cost]) -> Course:
+def course_of(tuning: Tuning, arms: Sequence[Arm], costs: dict[Arm, Cost]) -> Course:
+    """The candidates that the budget bears, and the largest first subset that it bears with them."""
     given = tuning.plan.derivatives
     directions: int | str = "none" if not tuning.moved else _DIRECTIONS if given in ("auto", "all") else given
     n = len(tuning.data.training)
@@ -157,7 +158,7 @@ def _fitted(tuning: Tuning, arm: Arm, cost: Cost, frames: int, course: Course) -
     return {"errors": best.errors(), "chosen": best.header()}
 
 
-def _kept(
+def kept_of(
     tuning: Tuning, able: Sequence[Score], scores: Sequence[Score], costs: dict[Arm, Cost], more: int, course: Course
 ) -> Document:
     """The better half, by what their errors will be, and whether the race is over."""

@@ -197,7 +197,17 @@ def warm(base: Path) -> None:
     from mekrr_scale.backbones import load_backbone
     from mekrr_scale.cli.app import PLACES, command
 
-    for name in ("pipeline", "simulation", "transfer", "report", "models", "backbones", "store", "structures", "tuning"):
+    for name in (
+        "pipeline",
+        "simulation",
+        "transfer",
+        "report",
+        "models",
+        "backbones",
+        "store",
+        "structures",
+        "tuning",
+    ):
         face = importlib.import_module(f"mekrr_scale.{name}")
         for each in face.__all__:
             getattr(face, each)

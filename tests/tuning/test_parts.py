@@ -16,10 +16,10 @@ from mekrr_scale.errors import BackboneError, ConfigError, StructureError
 from mekrr_scale.progress import Silent
 from mekrr_scale.tuning import TunePlan, parse_seconds
 from mekrr_scale.tuning.arms import Arm, Cost, arms_of
-from mekrr_scale.tuning.final import _amount
+from mekrr_scale.tuning.final import amount_of
 from mekrr_scale.tuning.frames import gathered
 from mekrr_scale.tuning.journal import Clock, Journal, Timed, claim
-from mekrr_scale.tuning.race import Course, Raced, _course, _kept
+from mekrr_scale.tuning.race import Course, Raced, course_of, kept_of
 from mekrr_scale.tuning.scores import Score, balanced, fitted, projected, slope
 from mekrr_scale.tuning.state import Tuning
 
@@ -129,7 +129,7 @@ def score(layer, frames, value):
 def test_learning_curves_are_continued():
     curve = [score("conv3", n, 0.2 * n**-0.5) for n in (10, 20, 40)]
     assert fitted(curve) == pytest.approx(0.5)
-    assert slope([*curve, score("conv2", 10, 1.0), score("conv2", 20, 2 ** -0.3), score("conv1", 10, 3.0)]) == (
+    assert slope([*curve, score("conv2", 10, 1.0), score("conv2", 20, 2**-0.3), score("conv1", 10, 3.0)]) == (
         pytest.approx(0.4)
     )
     assert slope([]) > 0
@@ -156,16 +156,18 @@ def test_checkpoints_of_one_name_are_refused(tmp_path):
 
 
 def test_time_counts_over_processes(tmp_path):
-    path = tmp_path / "clock.json"
-    first = Clock(path, 100.0)
-    first._start -= 30.0
+    path, now = tmp_path / "clock.json", [1000.0]
+    first = Clock(path, 100.0, lambda: now[0])
+    now[0] += 30.0
     first.beat(now=True)
-    second = Clock(path, 100.0)
-    assert 29.9 < second.used < 40
-    second._start -= 100.0
-    assert second.left < 0
+    second = Clock(path, 100.0, lambda: now[0])
+    assert second.used == 30.0
+    now[0] += 100.0
+    assert second.left == -30.0
+    second.beat()
+    assert Clock(path, 100.0, lambda: now[0]).used == 130.0
     path.write_text("{}")
-    assert Clock(path, 100.0).used < 5  # damaged: it begins anew
+    assert Clock(path, 100.0, lambda: now[0]).used == 0.0  # damaged: it begins anew
 
 
 def test_a_step_is_made_once(tmp_path):
@@ -191,8 +193,8 @@ def tuning(tmp_path):
     """Two hundred frames, a hundred seconds, of which fifty have passed."""
     plan = TunePlan(budget=100.0)
     data = gathered([frame(1 + 0.001 * i) for i in range(200)], None, replace(plan, test_share=0.0))
-    clock = Clock(tmp_path / "clock.json", plan.budget)
-    clock._start -= 50.0
+    now = iter((0.0,))
+    clock = Clock(tmp_path / "clock.json", plan.budget, lambda: next(now, 50.0))
     return Tuning(plan, data, tmp_path, Journal(tmp_path, clock), Timed(Silent(), clock))
 
 
@@ -211,7 +213,7 @@ def race_of(tuning, cost):
     ],
 )
 def test_time_goes_into_frames_first_and_directions_then(tuning, features, direction, frames, directions):
-    found = _amount(tuning, race_of(tuning, Cost(features, direction, 64)))
+    found = amount_of(tuning, race_of(tuning, Cost(features, direction, 64)))
     assert found["cuts"][-1] == pytest.approx(frames, abs=2)
     assert found["directions"] == directions
     assert found["cuts"][0] == 0
@@ -221,13 +223,13 @@ def test_time_goes_into_frames_first_and_directions_then(tuning, features, direc
 def test_a_slow_machine_makes_less(tuning):
     cost = Cost(0.01, 0.02, 64)
     tuning.pace = 10.0
-    assert _amount(tuning, race_of(tuning, cost))["cuts"][-1] < 150
+    assert amount_of(tuning, race_of(tuning, cost))["cuts"][-1] < 150
 
 
 def test_networks_that_are_too_slow_do_not_run(tuning):
     arms = [Arm(BackboneSpec("chgnet", f"conv{i}")) for i in (1, 2, 3)]
     costs = {arm: Cost(10.0**i * 1e-3, 0.0, 64) for i, arm in enumerate(arms)}
-    found = _course(tuning, arms, costs)
+    found = course_of(tuning, arms, costs)
     assert arms[2] not in found.arms
     assert arms[0] in found.arms
     assert 10 <= found.first <= 64
@@ -239,10 +241,10 @@ def test_the_race_looks_at_what_errors_will_be(tuning):
     costs = {slow: Cost(1.0, 0.2, 64), quick: Cost(1e-4, 1e-4, 64)}
     course = Course([slow, quick], 16, 4)
     at = [Score(slow, 16, "4", {"energy_rmse": 0.95}), Score(quick, 16, "4", {"energy_rmse": 1.0})]
-    kept = _kept(tuning, at, at, costs, 32, course)
+    kept = kept_of(tuning, at, at, costs, 32, course)
     assert kept["arms"] == [quick.name]
     equal = {slow: costs[quick], quick: costs[quick]}
-    assert _kept(tuning, at, at, equal, 32, course)["arms"] == [slow.name]
+    assert kept_of(tuning, at, at, equal, 32, course)["arms"] == [slow.name]
 
 
 def test_the_journal_is_readable(tuned):
