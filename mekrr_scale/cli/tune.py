@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -113,7 +114,7 @@ def tune(
 def check_plan(
     *,
     budget: str,
-    backbone: list[str] | None,
+    backbone: Sequence[str] | None,
     weights: str | None,
     checkpoint: Path | None,
     derivatives: str,
@@ -161,7 +162,7 @@ def check_plan(
 
 
 def _backbones(
-    names: list[str] | None, weights: str | None, checkpoint: Path | None
+    names: Sequence[str] | None, weights: str | None, checkpoint: Path | None
 ) -> tuple[BackboneSpec, ...] | None:
     if not names:
         if weights is not None or checkpoint is not None:

@@ -199,7 +199,7 @@ def test_a_tuning_is_an_array_and_the_job_that_follows_it(tmp_path, monkeypatch,
     assert "#SBATCH --array=1-3" in race
     assert '--part "$SLURM_ARRAY_TASK_ID/3"' in race
     assert "--part" not in model
-    for text, job in ((race, "7_2"), (model, "7")):
+    for text, job in ((race, "7_2"), (model, cluster["SLURM_JOB_ID"])):
         assert f"--output {tmp_path / 'tuned'} --budget 2h --test a.xyz" in text
         code, asked, _ = ended(text, "exec sleep 600", {**cluster, "SLURM_ARRAY_TASK_ID": "2"}, tmp_path)
         assert (code, asked) == (143, f"requeue {job}\n")
@@ -254,7 +254,7 @@ INNER = [
     ("curve a.xyz", "-o c --tets b.xyz", "--test"),
     ("tune a.xyz -o t", "--budget soon", "no time"),
     ("tune a.xyz -o t", "--butget 5m", "--budget"),
-    ("tune a.xyz -o t", "--backbone sevennet::norm", "norms"),
+    ("tune a.xyz -o t", "--landmarks 0", "landmarks"),
 ]
 
 
