@@ -88,6 +88,9 @@ if TYPE_CHECKING:
     from mekrr_scale.transfer import distill as distill
     from mekrr_scale.transfer import finetune as finetune
     from mekrr_scale.transfer import pretrain as pretrain
+    from mekrr_scale.tuning import TunePlan as TunePlan
+    from mekrr_scale.tuning import TuneReport as TuneReport
+    from mekrr_scale.tuning import tune as tune
 else:
     __getattr__, __dir__, __all__ = lazy.attach(
         __name__,
@@ -138,6 +141,7 @@ else:
             "store": ["FeatureStore", "FeatureWriter", "open_store"],
             "structures": ["LabelKeys", "read_structures"],
             "transfer": ["SamplePlan", "StudentSpec", "TrainPlan", "distill", "finetune", "pretrain"],
+            "tuning": ["TunePlan", "TuneReport", "tune"],
         },
     )
 

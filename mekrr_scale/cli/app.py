@@ -35,6 +35,9 @@ PLACES = {
     "extract": Place(
         "extract", _FIT, "Structures to a feature store. Resumes: run the same command again after a kill."
     ),
+    "tune": Place(
+        "tune", _FIT, "Structures to the best model that a time allows. Resumes: run the same command again."
+    ),
     "fit": Place("fit", _FIT, "Fit a model to a store; several candidates are cross-validated and the best one taken."),
     "evaluate": Place("evaluate", _FIT, "Errors of a model on labelled structures."),
     "predict": Place("predict", _USE, "Predict energies, per-atom energies, forces and stress; writes extended xyz."),

@@ -160,14 +160,35 @@ def extract_script(batch: Batch, files: Sequence[str], store: str, parts: int, o
     if parts < 1 or not files:
         raise ConfigError(f"{parts} parts of {len(files)} files; give at least one of each")
     words = ["extract", *files, "--store", store, *options, *batch.device(options)]
-    job = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"
+    remark = "at the time limit: back into the queue; shards that are finished stay"
+    return _array(batch, "mekrr-extract", _command(words), parts, remark)
+
+
+def tune_script(batch: Batch, words: Sequence[str], parts: int) -> str:
+    """An array of ``parts`` jobs in which every n-th candidate races; what was scored keeps its score.
+
+    Args:
+        words: the command and its arguments.
+
+    Raises:
+        ConfigError: fewer than one part.
+    """
+    if parts < 1:
+        raise ConfigError(f"{parts} parts; give at least one")
+    command = _command([*words, *batch.device(words)])
+    return _array(batch, "mekrr-tune", command, parts, "at the time limit: back into the queue; what was scored stays")
+
+
+def _array(batch: Batch, name: str, command: str, parts: int, remark: str) -> str:
     lines = [
-        *batch.head("mekrr-extract", "%A_%a"),
+        *batch.head(name, "%A_%a"),
         f"#SBATCH --array=1-{parts}",
         f"#SBATCH --cpus-per-task={batch.cpus}",
         *batch.body(),
-        "# at the time limit: back into the queue; shards that are finished stay",
-        *_stopped_and_requeued(batch, f'{_command(words)} --part "$SLURM_ARRAY_TASK_ID/{parts}"', job),
+        f"# {remark}",
+        *_stopped_and_requeued(
+            batch, f'{command} --part "$SLURM_ARRAY_TASK_ID/{parts}"', "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"
+        ),
     ]
     return "\n".join(lines) + "\n"
 

@@ -114,9 +114,9 @@ def extract(
     plan = ExtractPlan(
         backbone=backbone_spec(backbone, weights, checkpoint, layer, max_neighbors, invariants),
         keys=label_keys(energy_key, forces_key, stress_key, units),
-        derivatives=_derivatives(derivatives),
+        derivatives=derivatives_of(derivatives),
         strain=strain,
-        part=_part(part),
+        part=part_of(part),
         shard_bytes=parse_bytes(shard_size),
         shard_work=shard_work,
         dtype=dtype,
@@ -190,13 +190,18 @@ def check_texts(*, derivatives: str, part: str, shard_size: str, units: str, **_
     Raises:
         ConfigError, StructureError: a text that says nothing.
     """
-    _derivatives(derivatives)
-    _part(part)
+    derivatives_of(derivatives)
+    part_of(part)
     parse_bytes(shard_size)
     label_keys(None, None, None, units)
 
 
-def _derivatives(text: str) -> int | Literal["all", "none"]:
+def derivatives_of(text: str) -> int | Literal["all", "none"]:
+    """What ``--derivatives`` says.
+
+    Raises:
+        ConfigError: neither a word nor a number.
+    """
     if text == "all":
         return "all"
     if text == "none":
@@ -207,7 +212,12 @@ def _derivatives(text: str) -> int | Literal["all", "none"]:
         raise ConfigError(f"--derivatives {text!r}: write all, none, or a number of directions, e.g. 8") from None
 
 
-def _part(text: str) -> tuple[int, int]:
+def part_of(text: str) -> tuple[int, int]:
+    """What ``--part`` says.
+
+    Raises:
+        ConfigError: not two numbers.
+    """
     try:
         index, count = (int(piece) for piece in text.split("/"))
     except ValueError:

@@ -10,11 +10,20 @@ from typing import Annotated, Any
 import typer
 
 from mekrr_scale.cli.batch_options import with_batch_options
-from mekrr_scale.cli.batch_scripts import Batch, Launcher, command_script, extract_script, finalize_script, fit_script
+from mekrr_scale.cli.batch_scripts import (
+    Batch,
+    Launcher,
+    command_script,
+    extract_script,
+    finalize_script,
+    fit_script,
+    tune_script,
+)
 from mekrr_scale.cli.console import say
 from mekrr_scale.cli.extract import check_texts
 from mekrr_scale.cli.fit import settings_given
 from mekrr_scale.cli.options import EXIT_CODES, Overwrite, commands
+from mekrr_scale.cli.tune import check_plan
 from mekrr_scale.errors import ConfigError, StructureError
 from mekrr_scale.files import publish_text
 from mekrr_scale.outputs import SCRIPT, check_outputs
@@ -91,6 +100,40 @@ def fit(
     arguments = (str(config.resolve()), nodes, ranks, launcher, str(state.resolve()))
     publish_text(script, fit_script(batch, *arguments, further))
     say(f"{script}; submit with\n  sbatch {script}")
+
+
+@app.command(epilog=EXIT_CODES)
+@with_batch_options()
+def tune(
+    structures: Annotated[list[Path], typer.Argument(help="labelled structures to learn from")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder of the tuning, on a shared file system")],
+    parts: Annotated[int, typer.Option(help="jobs of the array that the race is spread over")] = 4,
+    script: Annotated[Path, typer.Option("--script", help="file to write")] = Path("tune.sbatch"),
+    options: Options = "",
+    overwrite: Overwrite = False,
+    *,
+    batch: Batch,
+) -> None:
+    """An array job in which candidates race, and the job that makes the model of the winner.
+
+    Example:
+
+        mekrr-scale slurm tune train.xyz -o tuned --parts 4 --cpus 16 --options '--test test.xyz --budget 2h'
+    """
+    for path in structures:
+        if not path.exists():
+            raise StructureError(f"there is no file {path}")
+    second = script.with_name(f"{script.stem}-model{script.suffix}")
+    check_outputs([(script, SCRIPT, "--script"), (second, SCRIPT, "")], structures, overwrite)
+    files = [str(path.resolve()) for path in structures]
+    words = ["tune", *files, "--output", str(output.resolve()), *_split(options)]
+    check_plan(**_inner("tune", words[1:]))
+    publish_text(script, tune_script(batch, words, parts))
+    publish_text(second, command_script(batch, words))
+    say(
+        f"{script} and {second}; submit with\n  job=$(sbatch --parsable {script})\n"
+        f"  sbatch --dependency=afterany:$job {second}"
+    )
 
 
 def _job(name: str, about: str, example: str, *without: str, resumes: bool = True) -> None:

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
 from mekrr_scale import solvers
 from mekrr_scale.arrays import KINDS
 from mekrr_scale.deprecated import moved_keys
 from mekrr_scale.errors import ConfigError, suggestion
 from mekrr_scale.pipeline import SHORT, FitPlan, section_of
-from mekrr_scale.plans import fields_of, sections
+from mekrr_scale.plans import fields_of, sections, to_dict
 
 _Table = dict[str, Any]  # what tomllib makes of a file
 _OWN = ("store", "output")  # keys of the file that are not the plan's
@@ -52,6 +54,25 @@ def load_config(path: Path | None, flags: Mapping[str, object] | None = None) ->
     except ConfigError as error:
         raise ConfigError(f"{place}{_by_key(str(error))}") from error
     return FitConfig(tuple(map(str, _listed(own["store"]))), plan, str(own.get("output", FitConfig.output)))
+
+
+def config_text(config: FitConfig, about: str = "") -> str:
+    """A whole fit as TOML, which ``load_config`` reads; what is as by default is written, too.
+
+    Args:
+        about: a comment at the top.
+    """
+    document = {"store": list(config.store), "output": config.output, **_without_nothing(to_dict(config.plan))}
+    return "".join(f"# {line}\n" for line in about.splitlines()) + tomli_w.dumps(document)
+
+
+def _without_nothing(table: Mapping[str, object]) -> _Table:
+    """TOML has no word for nothing: what is left out takes its default, which it is."""
+    return {
+        key: _without_nothing(value) if isinstance(value, Mapping) else value
+        for key, value in table.items()
+        if value is not None
+    }
 
 
 def _read(path: Path, solver: object) -> _Table:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from mekrr_scale.figures.curves import TrainingCurve as TrainingCurve
     from mekrr_scale.figures.curves import band_axes as band_axes
     from mekrr_scale.figures.curves import choice_axes as choice_axes
+    from mekrr_scale.figures.curves import projection_axes as projection_axes
     from mekrr_scale.figures.curves import training_axes as training_axes
     from mekrr_scale.figures.heat import heat_axes as heat_axes
     from mekrr_scale.figures.parity import Cloud as Cloud
@@ -30,7 +31,7 @@ else:
             "tables": ["Shown", "TextTable"],
             "parity": ["Cloud", "centred", "parity_axes"],
             "species": ["boxes_by_element", "counts_by_element", "error_bars", "errors_by_element"],
-            "curves": ["TrainingCurve", "band_axes", "choice_axes", "training_axes"],
+            "curves": ["TrainingCurve", "band_axes", "choice_axes", "projection_axes", "training_axes"],
             "heat": ["heat_axes"],
             "style": ["BLUE", "GREY", "ORANGE", "new_axes"],
         },

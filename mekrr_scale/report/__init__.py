@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from mekrr_scale.report.plots import species_plot as species_plot
     from mekrr_scale.report.plots import training_plot as training_plot
     from mekrr_scale.report.plots import transfer_plot as transfer_plot
+    from mekrr_scale.report.plots import write_figure as write_figure
     from mekrr_scale.report.tables import block_table as block_table
     from mekrr_scale.report.tables import contribution_table as contribution_table
     from mekrr_scale.report.tables import curve_table as curve_table
@@ -46,6 +47,7 @@ else:
                 "species_plot",
                 "training_plot",
                 "transfer_plot",
+                "write_figure",
             ],
         },
     )

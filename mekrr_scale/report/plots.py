@@ -42,23 +42,23 @@ def parity_plot(
     if folds is not None and not len(folds[0]):
         folds = None
     axes = [parity_of_folds(folds)] if evaluation is None else evaluation.plot(folds=folds)
-    _write(path, axes[0], overwrite, title)
+    write_figure(path, axes[0], overwrite, title)
 
 
 def species_plot(path: Path | str, evaluation: Evaluation, overwrite: bool = False) -> None:
     """Force errors by element as bars."""
     rows = evaluation.force_errors_by_species()
-    _write(path, errors_by_element(rows, f"force error ({UNITS['force'].symbol})"), overwrite)
+    write_figure(path, errors_by_element(rows, f"force error ({UNITS['force'].symbol})"), overwrite)
 
 
 def transfer_plot(path: Path | str, table: TransferTable, overwrite: bool = False) -> None:
     """Errors of every model on all data as colours, one panel for each quantity."""
-    _write(path, table.plot()[0], overwrite)
+    write_figure(path, table.plot()[0], overwrite)
 
 
 def training_plot(path: Path | str, report: TrainReport, overwrite: bool = False) -> None:
     """Losses, errors on the validation set, and the learning rate, by step."""
-    _write(path, report.plot()[0], overwrite)
+    write_figure(path, report.plot()[0], overwrite)
 
 
 def contribution_plot(path: Path | str, explanations: Sequence[Explanation], overwrite: bool = False) -> None:
@@ -73,7 +73,7 @@ def contribution_plot(path: Path | str, explanations: Sequence[Explanation], ove
         (axes[1], nearest, "similarity to the nearest landmark"),
     ):
         boxes_by_element({chemical_symbols[z]: values[species == z] for z in elements}, label, panel)
-    _write(path, axes[0], overwrite)
+    write_figure(path, axes[0], overwrite)
 
 
 def curve_plot(path: Path | str, points: Sequence[CurvePoint], overwrite: bool = False) -> None:
@@ -90,11 +90,11 @@ def curve_plot(path: Path | str, points: Sequence[CurvePoint], overwrite: bool =
             curves[variant][size] = values
         band_axes(curves, label, panel)
     axes[0].legend(frameon=False, fontsize=8)
-    _write(path, axes[0], overwrite)
+    write_figure(path, axes[0], overwrite)
 
 
-def _write(path: Path | str, axes: Axes, overwrite: bool, title: str = "") -> None:
-    """Write the figure of axes, and close it."""
+def write_figure(path: Path | str, axes: Axes, overwrite: bool, title: str = "") -> None:
+    """Write the figure that axes are in, and close it."""
     import matplotlib.pyplot as plt
     from matplotlib.figure import Figure
 

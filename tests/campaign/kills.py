@@ -143,6 +143,9 @@ SCENARIOS = (
              (("out.pt", "backbone"), ("d.json", "report"))),
     Scenario("curve", (("curve data.xyz --test data.xyz -o out --sizes 4,8 --repeats 1 --variants "
                         "scratch:schnet-tiny --steps 1 --lr 1e-3",),), (("out", "curve"),)),
+    Scenario("tune", (("tune data.xyz -o out --backbone schnet --checkpoint schnet.pt --budget 3h --landmarks 8 "
+                       "--validate 2 --derivatives 2",),),
+             (("out/model.mekrr", "model"),)),
     Scenario("data_tools split", (("data_tools split data.xyz a.xyz b.xyz --fractions 0.7,0.3 --overwrite",),),
              (("a.xyz", "structures"), ("b.xyz", "structures"))),
     Scenario("data_tools convert", (("data_tools convert data.xyz other.xyz all.extxyz.xz --overwrite",),),
@@ -194,7 +197,17 @@ def warm(base: Path) -> None:
     from mekrr_scale.backbones import load_backbone
     from mekrr_scale.cli.app import PLACES, command
 
-    for name in ("pipeline", "simulation", "transfer", "report", "models", "backbones", "store", "structures"):
+    for name in (
+        "pipeline",
+        "simulation",
+        "transfer",
+        "report",
+        "models",
+        "backbones",
+        "store",
+        "structures",
+        "tuning",
+    ):
         face = importlib.import_module(f"mekrr_scale.{name}")
         for each in face.__all__:
             getattr(face, each)

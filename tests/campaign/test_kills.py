@@ -31,7 +31,19 @@ def test_what_is_killed_goes_on(whole, name):
 
 def test_every_command_that_writes_is_killed():
     words = {line.split()[0] for each in kills.SCENARIOS for phase in each.phases for line in phase}
-    assert words >= {"extract", "store", "fit", "md", "relax", "predict", "evaluate", "distill", "finetune", "curve"}
+    assert words >= {
+        "extract",
+        "store",
+        "fit",
+        "md",
+        "relax",
+        "predict",
+        "evaluate",
+        "distill",
+        "finetune",
+        "curve",
+        "tune",
+    }
     assert len({each.name for each in kills.SCENARIOS}) == len(kills.SCENARIOS)
 
 

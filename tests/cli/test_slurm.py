@@ -188,6 +188,23 @@ def test_an_array_goes_on_with_its_own_part(tmp_path, cluster):
     assert (code, asked) == (143, "requeue 7_3\n")
 
 
+def test_a_tuning_is_an_array_and_the_job_that_follows_it(tmp_path, monkeypatch, cluster):
+    monkeypatch.chdir(tmp_path)
+    Path("a.xyz").touch()
+    options = ["--parts", "3", "--cpus", "2", "--options", "--budget 2h --test a.xyz"]
+    done = CliRunner().invoke(app, ["slurm", "tune", "a.xyz", "-o", "tuned", *options])
+    assert done.exit_code == 0, done.output
+    assert "--dependency=afterany" in done.output
+    race, model = (Path(name).read_text() for name in ("tune.sbatch", "tune-model.sbatch"))
+    assert "#SBATCH --array=1-3" in race
+    assert '--part "$SLURM_ARRAY_TASK_ID/3"' in race
+    assert "--part" not in model
+    for text, job in ((race, "7_2"), (model, cluster["SLURM_JOB_ID"])):
+        assert f"--output {tmp_path / 'tuned'} --budget 2h --test a.xyz" in text
+        code, asked, _ = ended(text, "exec sleep 600", {**cluster, "SLURM_ARRAY_TASK_ID": "2"}, tmp_path)
+        assert (code, asked) == (143, f"requeue {job}\n")
+
+
 def test_a_gpu_is_used_where_one_is_asked_for():
     batch = Batch(gpus="a100:2")
     texts = [
@@ -235,6 +252,9 @@ INNER = [
     ("evaluate m.mekrr", "", "'data'"),
     ("finetune a.xyz", "-o t.pt --lrr 3", "--lr"),
     ("curve a.xyz", "-o c --tets b.xyz", "--test"),
+    ("tune a.xyz -o t", "--budget soon", "no time"),
+    ("tune a.xyz -o t", "--butget 5m", "--budget"),
+    ("tune a.xyz -o t", "--landmarks 0", "landmarks"),
 ]
 
 

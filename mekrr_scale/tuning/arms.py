@@ -1,0 +1,126 @@
+"""Candidates of the race: networks with layers and invariants, and what their features cost here."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from ase import Atoms
+
+from mekrr_scale.backbones import BackboneSpec, Directions, available_backbones, load_backbone, tangents
+from mekrr_scale.errors import BackboneError
+from mekrr_scale.files import Document
+from mekrr_scale.tuning.plan import TunePlan
+
+_PROBED = 4  # directions that a probe pushes through the network
+
+# what is worth trying of each network that carries weights, by what it gave in the study (docs/benchmarks.md)
+_WORTH: Mapping[str, Sequence[Mapping[str, str]]] = {
+    "sevennet": (
+        {"version": "7net-l3i5", "layer": "gate1+gate2", "invariants": "products"},
+        {"version": "7net-l3i5", "layer": "gate1+gate2", "invariants": "norms"},
+        {"version": "7net-0", "layer": "gate1+gate2", "invariants": "norms"},
+        {"version": "7net-0", "layer": "gate1+gate2"},
+    ),
+    "chgnet": ({"layer": "conv3"}, {"layer": "conv1+conv2+conv3"}),
+    "mace": ({"invariants": "norms"}, {}),
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to make features."""
+
+    spec: BackboneSpec
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        spec = self.spec
+        file = None if spec.checkpoint is None else Path(spec.checkpoint).name
+        given = (spec.name, spec.version, file, spec.layer, spec.invariants)
+        return " ".join(str(part) for part in given if part is not None)
+
+    @property
+    def slug(self) -> str:
+        """For files."""
+        return re.sub(r"[^A-Za-z0-9.+-]+", "-", self.name)[-80:].strip("-")
+
+    def document(self) -> Document:
+        return {key: value for key, value in asdict(self.spec).items() if value is not None}
+
+
+def arms_of(plan: TunePlan) -> list[Arm]:
+    """Candidates, the most promising first.
+
+    Raises:
+        BackboneError: no network with weights is installed, or a given one is unknown.
+    """
+    given = plan.backbones
+    usable = {name for name, able, _ in available_backbones() if able}
+    if given is None:
+        given = tuple(BackboneSpec(name) for name in ("sevennet", "chgnet") if name in usable)
+        if not given:
+            raise BackboneError(
+                "no network with weights is installed: pip install 'mekrr-scale[sevennet]' (or [chgnet]), or name one "
+                "with a checkpoint (--backbone)"
+            )
+    found = list(dict.fromkeys(arm for spec in given for arm in _spelled(spec)))
+    slugs = [arm.slug for arm in found]
+    if len(set(slugs)) < len(slugs):
+        raise BackboneError("two backbones have names that are alike; give each checkpoint a name of its own")
+    return found
+
+
+def _spelled(spec: BackboneSpec) -> Iterator[Arm]:
+    """What a specification leaves open is filled with what is worth trying."""
+    named = {key: value for key in ("version", "layer", "invariants") if (value := getattr(spec, key)) is not None}
+    options = [
+        {key: value for key, value in option.items() if key != "version" or spec.checkpoint is None}
+        for option in _WORTH.get(spec.name, ({},))
+    ]
+    fitting = [option for option in options if all(option.get(key, value) == value for key, value in named.items())]
+    for option in fitting or [{}]:
+        yield Arm(replace(spec, **{**option, **named}))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of features, and of one direction, an atom."""
+
+    features: float
+    direction: float
+    dim: int
+
+    def frames(self, atoms: int, directions: float) -> float:
+        """Of frames with so many atoms altogether."""
+        return atoms * (self.features + self.direction * directions)
+
+
+def measured(arm: Arm, atoms: Atoms, device: str, with_tangents: bool) -> Document:
+    """What features of a frame take on this machine; a network that cannot read it has the reason instead.
+
+    A frame of another size costs about as much an atom.
+    """
+    try:
+        backbone = load_backbone(arm.spec)
+        backbone.to(device, torch.float32)
+        backbone.features(atoms)  # what is made once is made
+        begin = time.perf_counter()
+        backbone.features(atoms)
+        features = (time.perf_counter() - begin) / len(atoms)
+        direction = 0.0
+        if with_tangents:
+            graph = backbone.graph(atoms)
+            moves = torch.zeros(_PROBED, len(atoms), 3, device=graph.positions.device, dtype=graph.positions.dtype)
+            moves[:, 0, 0] = 1.0
+            begin = time.perf_counter()
+            tangents(backbone, graph, Directions.of_displacements(moves), energies=False)
+            direction = (time.perf_counter() - begin) / len(atoms) / _PROBED
+    except BackboneError as error:
+        return {"failed": str(error)}
+    return {"features": features, "direction": direction, "dim": backbone.dim}

@@ -1,0 +1,194 @@
+"""A data set to its best model within a time: look, race, extract, fit, test, tell."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from mekrr_scale.backbones import trusting_code
+from mekrr_scale.config import FitConfig, config_text
+from mekrr_scale.errors import ConfigError
+from mekrr_scale.files import JSON, Document, Lock, file_hash, publish_text
+from mekrr_scale.models import Potential, load_model
+from mekrr_scale.outputs import check_folder, write_report
+from mekrr_scale.pipeline import FitPlan, evaluate, fit
+from mekrr_scale.plans import to_dict
+from mekrr_scale.progress import Progress, shown_progress
+from mekrr_scale.report import parity_plot, write_figure
+from mekrr_scale.store import FeatureStore
+from mekrr_scale.structures import Frames, geometry_hash
+from mekrr_scale.tuning.arms import Cost
+from mekrr_scale.tuning.final import EVALUATION, TEST, Amount, Search, gathered_features
+from mekrr_scale.tuning.frames import Data, gathered, label_table
+from mekrr_scale.tuning.journal import Clock, Journal, Timed, claim
+from mekrr_scale.tuning.plan import TunePlan
+from mekrr_scale.tuning.race import raced
+from mekrr_scale.tuning.report import TuneReport
+from mekrr_scale.tuning.state import Tuning
+from mekrr_scale.version import __version__
+
+_FREE = frozenset({"budget", "part", "device"})  # may differ when a tuning goes on
+_FEWEST = 20  # frames of the test, whatever the time
+
+
+def tune(
+    structures: Frames,
+    folder: Path | str,
+    plan: TunePlan | None = None,
+    test: Frames | None = None,
+    progress: Progress | None = None,
+    trust_code: bool = False,
+) -> TuneReport | None:
+    """The best model of labelled structures that a time allows.
+
+    Networks, their layers and invariants race on growing subsets by cross-validated errors; features of all
+    structures are made with the winner; kernel and landmarks are chosen; the model is fitted, calibrated and tested.
+    What was made is kept: called again after a kill, it goes on where it was.
+
+    Args:
+        structures: files or structures with energies, and forces or stress where they are known.
+        folder: for ``model.mekrr``, ``config.toml`` (the same fit again, without the race: ``mekrr-scale fit``),
+            ``tune.json``, figures, and everything that was made on the way.
+        test: files or structures that errors are reported on; by default a part of ``structures``.
+        trust_code: checkpoints that hold code are from where you trust.
+
+    Returns:
+        The report; None of a part (``TunePlan.part``), whose scores lie in the folder.
+
+    Raises:
+        ConfigError: a folder of another tuning, or that cannot be written.
+        StructureError: files that cannot be read, or no usable frame.
+        BackboneError: no network to try.
+        SolverError: nothing could be fitted.
+    """
+    plan, folder = plan or TunePlan(), Path(folder)
+    check_folder(folder, "--output")
+    with shown_progress(progress) as shown, trusting_code(trust_code):
+        shown.stage("read structures")
+        data = gathered(structures, test, plan)
+        for name, value in label_table(data):
+            shown.note(f"{name:22}{value}")
+        for line in data.remarks:
+            shown.note(line)
+        (folder / "steps").mkdir(parents=True, exist_ok=True)
+        index, count = plan.part
+        own = "" if count == 1 else f"-{index}-of-{count}"
+        lock = Lock(folder / f".lock{own}", f"the tuning in {folder}")
+        try:
+            claim(folder / "plan.json", _claim(plan, data), _FREE)
+            clock = Clock(folder / f"clock{own}.json", plan.budget)
+            tuning = Tuning(plan, data, folder, Journal(folder / "steps", clock), Timed(shown, clock))
+            return _tuned(tuning)
+        finally:
+            lock.release()
+
+
+def _claim(plan: TunePlan, data: Data) -> dict[str, JSON]:
+    """What has to be the same when a tuning goes on."""
+    frames = hashlib.sha256(repr([geometry_hash(atoms) for atoms in (*data.training, *data.test)]).encode())
+    found: dict[str, JSON] = {**cast(Any, to_dict(plan)), "frames": frames.hexdigest(), "version": __version__}
+    for spec in plan.backbones or ():
+        if spec.checkpoint is not None and Path(spec.checkpoint).is_file():
+            found[f"checkpoint {spec.checkpoint}"] = file_hash(Path(spec.checkpoint), "sha256")
+    return cast("dict[str, JSON]", json.loads(json.dumps(found, default=str)))
+
+
+def _tuned(tuning: Tuning) -> TuneReport | None:
+    race = raced(tuning)
+    arm = race.winner
+    if tuning.plan.part[1] > 1:
+        tuning.progress.tell(f"part {tuning.plan.part[0]} of {tuning.plan.part[1]} is done; {arm.name} leads in it")
+        return None
+    tuning.progress.tell(f"{arm.name} wins the race")
+    much, stores = gathered_features(tuning, race)
+    tuning.progress.tell(f"features of {much.frames} frames, directions: {much.directions}")
+    plan, steps = Search(tuning, arm, stores).run()
+    model = _model(tuning, plan, stores)
+    errors = _tested(tuning, race.cost)
+    report = TuneReport(
+        folder=tuning.folder,
+        arm=arm,
+        scores=tuple(race.scores),
+        amount=much,
+        steps=tuple(steps),
+        plan=plan,
+        validation=cast("dict[str, float]", model["errors"]),
+        metrics=cast("dict[str, float]", errors.get("metrics", {})),
+        coverage=cast("dict[str, float]", errors.get("coverage", {})),
+        tested=int(cast(int, errors.get("structures", 0))),
+        data=_sizes(tuning, much),
+        remarks=tuple(tuning.data.remarks),
+        seconds=tuning.journal.clock.used,
+    )
+    write_figure(tuning.folder / "race.png", report.plot(), overwrite=True)
+    write_report(tuning.folder / "tune.json", report.to_dict())
+    publish_text(tuning.folder / "summary.txt", f"{report.words()}\n")
+    return report
+
+
+def _sizes(tuning: Tuning, much: Amount) -> dict[str, int]:
+    return {
+        "frames": len(tuning.data.training),
+        "used": much.frames,
+        "test": len(tuning.data.test),
+        "with_forces": tuning.data.survey.found["forces"],
+        "with_stress": tuning.data.survey.found["stress"],
+    }
+
+
+def _model(tuning: Tuning, plan: FitPlan, stores: Sequence[FeatureStore]) -> Document:
+    """The last fit: the model, and the configuration that repeats it."""
+    target = tuning.folder / "model.mekrr"
+
+    def make() -> Document:
+        tuning.progress.before = "model"
+        paths = tuple(str(store.path.relative_to(tuning.folder)) for store in stores)
+        publish_text(tuning.folder / "config.toml", config_text(FitConfig(paths, plan, "model-again.mekrr"), _ABOUT))
+        report = fit(stores, plan, tuning.progress)
+        report.model.save(target, overwrite=True)
+        return {
+            "errors": report.chosen.errors(),
+            "model": file_hash(target, "sha256"),
+            "warnings": list(report.warnings),
+            "remarks": list(report.remarks),
+        }
+
+    found = tuning.journal.step("model", make)
+    if not target.is_file() or file_hash(target, "sha256") != found["model"]:
+        raise ConfigError(
+            f"{target} is not the model of this tuning any more; put it back, or delete {tuning.folder / 'steps'}/"
+            "model.json to fit it again"
+        )
+    return found
+
+
+_ABOUT = "Written by mekrr-scale tune: `mekrr-scale fit config.toml` makes the same model again."
+
+
+def _tested(tuning: Tuning, cost: Cost) -> Document:
+    """Errors on frames that nothing was chosen by."""
+    test = tuning.data.test
+    if not test:
+        return {}
+
+    def make() -> Document:
+        frame = cost.frames(1, 0) * sum(map(len, test)) / len(test) * EVALUATION
+        room = max(TEST * tuning.plan.budget, 0.5 * tuning.journal.clock.left)
+        count = min(len(test), max(_FEWEST, int(room / max(frame, 1e-9))))
+        chosen = np.sort(np.random.default_rng([tuning.plan.seed, 2]).permutation(len(test))[:count])
+        tuning.progress.before = ""
+        tuning.progress.stage("test", count)
+        potential = Potential(load_model(tuning.folder / "model.mekrr"), device=tuning.plan.device)
+        sure = potential.model.posterior is not None
+        found = evaluate(potential, [test[i] for i in chosen], tuning.data.keys, True, tuning.progress, sure)
+        title = f"{tuning.folder.name}: {count} frames of the test"
+        parity_plot(tuning.folder / "parity.png", found, title=title, overwrite=True)
+        write_report(tuning.folder / "test.json", found.to_dict())
+        return {"metrics": found.metrics(), "coverage": found.coverage(), "structures": count}
+
+    return tuning.journal.step("test", make)

@@ -1,0 +1,85 @@
+"""How candidates are compared: one number of several errors, and what it will be with more data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mekrr_scale.arrays import KINDS, kind_named
+from mekrr_scale.pipeline import Tried
+from mekrr_scale.tuning.arms import Arm
+
+_SLOPES = (0.05, 1.0)  # of learning curves, in their logarithms: no errors that grow, none that fall faster
+_USUAL = 0.35
+
+
+def balanced(errors: Mapping[str, float]) -> float:
+    """The geometric mean of root mean squared errors: a tenth less of either counts the same, whatever their units.
+
+    >>> round(balanced({"energy_rmse": 1e-3, "force_rmse": 0.1}), 6)
+    0.01
+    """
+    values = [max(value, 1e-12) for value in errors.values()]
+    return math.exp(sum(map(math.log, values)) / len(values)) if values else math.inf
+
+
+def best_tried(tried: Iterable[Tried]) -> Tried:
+    """The candidate with the smallest balanced error."""
+    return min(tried, key=lambda line: balanced(line.errors()))
+
+
+@dataclass(frozen=True)
+class Score:
+    """A candidate on a subset."""
+
+    arm: Arm
+    frames: int
+    directions: str
+    errors: Mapping[str, float]  # cross-validated, eV/atom and eV/angstrom
+    failed: str = ""  # why there are none
+
+    @property
+    def value(self) -> float:
+        return math.inf if self.failed else balanced(self.errors)
+
+
+def slope(scores: Iterable[Score]) -> float:
+    """How fast errors fall with the number of frames: error ~ frames^-slope, over all candidates with two points.
+
+    Single curves are noisy: the median is taken, within bounds.
+    """
+    curves: dict[Arm, list[Score]] = {}
+    for score in scores:
+        if not score.failed:
+            curves.setdefault(score.arm, []).append(score)
+    found = [fitted(points) for points in curves.values() if len({point.frames for point in points}) > 1]
+    return float(np.clip(np.median(found), *_SLOPES)) if found else _USUAL
+
+
+def fitted(points: Sequence[Score]) -> float:
+    """The slope of one learning curve, by least squares of the logarithms."""
+    x = np.log([point.frames for point in points])
+    y = np.log([point.value for point in points])
+    return float(-np.polyfit(x, y, 1)[0])
+
+
+def projected(score: Score, frames: int, slope: float) -> float:
+    """The error of a candidate with more frames, along its learning curve."""
+    return float(score.value * (max(frames, score.frames) / score.frames) ** -slope)
+
+
+def shown_errors(errors: Mapping[str, float]) -> str:
+    """In the units of reports.
+
+    >>> shown_errors({"energy_rmse": 0.00123, "force_rmse": 0.0456})
+    'energy 1.23 meV/atom, force 45.6 meV/A'
+    """
+    pieces = []
+    for name, value in errors.items():
+        kind = name.removesuffix("_rmse")
+        unit = KINDS[kind_named(kind)].unit
+        pieces.append(f"{kind} {unit.factor * value:.3g} {unit.short}")
+    return ", ".join(pieces)

@@ -1,0 +1,123 @@
+"""What all stages of a tuning share: data, journal, features that were made, and how fits compare candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast
+
+from mekrr_scale.backbones import Backbone, load_backbone
+from mekrr_scale.files import Document
+from mekrr_scale.pipeline import ExtractPlan, FitPlan, KernelPlan, LandmarkPlan, Validation, extract
+from mekrr_scale.progress import LOGGER
+from mekrr_scale.store import FeatureStore
+from mekrr_scale.tuning.arms import Arm, Cost
+from mekrr_scale.tuning.frames import Data
+from mekrr_scale.tuning.journal import Journal, Timed
+from mekrr_scale.tuning.plan import TunePlan
+
+_LANDMARKS = 1000  # of a fit that compares
+_LEAST_PACE = 0.2
+
+
+@dataclass
+class Tuning:
+    """What all stages of a tuning share."""
+
+    plan: TunePlan
+    data: Data
+    folder: Path
+    journal: Journal
+    progress: Timed
+    pace: float = 1.0  # seconds of the last extraction over those that were foreseen
+    network: tuple[Arm, Backbone] | None = None  # the last one that was loaded
+
+    @property
+    def moved(self) -> bool:
+        """Whether tangents are made."""
+        return self.data.with_forces and self.plan.derivatives != "none"
+
+    @property
+    def strained(self) -> bool:
+        given = self.plan.strain
+        return self.data.with_stress if given == "auto" else bool(given)
+
+    def mean_atoms(self, frames: int | None = None) -> float:
+        """Atoms of a frame, of the first so many."""
+        taken = self.data.training[:frames]
+        return sum(map(len, taken)) / len(taken)
+
+    def atoms(self, frames: int) -> int:
+        return sum(map(len, self.data.training[:frames]))
+
+    def directions(self, asked: int | str) -> float:
+        """Tangents of a frame, on average."""
+        if asked == "none":
+            found = 0.0
+        elif asked == "all":
+            found = 3.0 * self.mean_atoms()
+        else:
+            found = min(float(asked), 3.0 * self.mean_atoms())
+        return found + (6.0 if self.strained else 0.0)
+
+    def store(self, arm: Arm, cost: Cost, directions: int | str, first: int, last: int) -> FeatureStore:
+        """Features of a run of the training frames; what was made before is found."""
+        where = self.folder / "stores" / arm.slug / f"{directions}-directions" / f"{first}-{last}"
+
+        def make() -> Document:
+            where.parent.mkdir(parents=True, exist_ok=True)
+            self.progress.before = f"{arm.name}, frames {first} to {last}"
+            how, frames = self.extraction(arm, directions), self.data.training[first:last]
+            report = extract(frames, where, how, self._loaded(arm), self.progress)
+            for warning in report.warnings:
+                LOGGER.debug("%s", warning)
+            return {"foreseen": self.foreseen(cost, directions, first, last)}
+
+        made = self.journal.step(f"made-{arm.slug}-{directions}-{first}-{last}", make)
+        if float(cast(float, made["foreseen"])) > 0:
+            self.pace = max(float(cast(float, made["seconds"])) / float(cast(float, made["foreseen"])), _LEAST_PACE)
+        return FeatureStore(where)
+
+    def stores(self, arm: Arm, cost: Cost, directions: int | str, cuts: Sequence[int]) -> list[FeatureStore]:
+        """Features of the frames up to the last cut."""
+        return [self.store(arm, cost, directions, a, b) for a, b in pairwise(cuts)]
+
+    def foreseen(self, cost: Cost, directions: int | str, first: int, last: int) -> float:
+        """Seconds that features of a run of frames take, by the probe."""
+        return cost.frames(self.atoms(last) - self.atoms(first), self.directions(directions))
+
+    def _loaded(self, arm: Arm) -> Backbone:
+        """A network, which stays loaded as long as it is the one that is needed."""
+        if self.network is None or self.network[0] != arm:
+            self.network = arm, load_backbone(arm.spec)
+        return self.network[1]
+
+    def extraction(self, arm: Arm, directions: int | str) -> ExtractPlan:
+        """How features are made."""
+        plan = self.plan
+        return ExtractPlan(
+            backbone=arm.spec,
+            keys=self.data.keys,
+            derivatives=cast(Any, directions),
+            strain=self.strained,
+            device=plan.device,
+            group_key=plan.group_key,
+            seed=plan.seed,
+            prior=plan.prior,
+            tangent_dtype="float16" if self.moved or self.strained else "same",
+        )
+
+
+def quick_plan(tuning: Tuning, stores: Sequence[FeatureStore]) -> FitPlan:
+    """A fit that compares candidates: few landmarks, no uncertainties."""
+    atoms = sum(store.n_atoms for store in stores)
+    structures = sum(store.n_structures for store in stores)
+    count = min(_LANDMARKS, tuning.plan.landmarks, 2 * atoms if tuning.moved else atoms)
+    return FitPlan(
+        kernel=KernelPlan(length_scales="4x,8x" if tuning.moved else "2x,4x,8x", standardize="centre-per-species"),
+        landmarks=LandmarkPlan(method="displaced" if tuning.moved else "uniform", count=count),
+        validation=Validation(folds=min(tuning.plan.folds, structures), uncertainty=False),
+        seed=tuning.plan.seed,
+    )

@@ -1,0 +1,253 @@
+"""The parts of a tuning: times, frames, scores, candidates, and what is done with the time."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from mekrr_scale.backbones import BackboneSpec
+from mekrr_scale.errors import BackboneError, ConfigError, StructureError
+from mekrr_scale.progress import Silent
+from mekrr_scale.tuning import TunePlan, parse_seconds
+from mekrr_scale.tuning.arms import Arm, Cost, arms_of
+from mekrr_scale.tuning.final import amount_of
+from mekrr_scale.tuning.frames import gathered
+from mekrr_scale.tuning.journal import Clock, Journal, Timed, claim
+from mekrr_scale.tuning.race import Course, Raced, course_of, kept_of
+from mekrr_scale.tuning.scores import Score, balanced, fitted, projected, slope
+from mekrr_scale.tuning.state import Tuning
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90.0), ("90s", 90.0), ("5m", 300.0), ("1h30m", 5400.0), ("0.5 h", 1800.0), (77, 77)]
+)
+def test_times(text, seconds):
+    assert parse_seconds(text) == seconds
+    assert TunePlan(budget=text).budget == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "5 parsec", "-5m", "5m then", "1s", math.inf])
+def test_what_is_no_time_is_refused(text):
+    with pytest.raises(ConfigError, match="time|at least|finite|number"):
+        TunePlan(budget=text)
+
+
+@pytest.mark.parametrize(
+    "given", [{"derivatives": 0}, {"part": (3, 2)}, {"test_share": 1.0}, {"folds": 1}, {"landmarks": 0}, {"seed": -1}]
+)
+def test_plans_outside_their_range_are_refused(given):
+    with pytest.raises(ConfigError):
+        TunePlan(**given)
+
+
+def frame(x, energy=-1.0, symbol="H", **info):
+    atoms = Atoms(f"{symbol}2", positions=[[0, 0, 0], [0, 0, x]], info=info)
+    atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=np.zeros((2, 3)))
+    return atoms
+
+
+def test_each_geometry_counts_once():
+    frames = [frame(1.0), frame(1.1), frame(1.0), frame(1.2)]
+    data = gathered(frames, None, TunePlan())
+    assert len(data.training) == 3
+    assert "1 copies of frames are left out" in " ".join(data.remarks)
+    frames[2] = frame(1.0, energy=-2.0)
+    with pytest.raises(StructureError, match=r"frame 2: .* twice, with energies -1.0 and -2.0"):
+        gathered(frames, None, TunePlan())
+    newest = gathered(frames, None, TunePlan(on_duplicate="newest"))
+    found = [atoms.get_potential_energy() for atoms in newest.training if np.isclose(atoms.get_distance(0, 1), 1.0)]
+    assert found == [-2.0]
+
+
+def test_frames_of_the_test_are_not_learned_from():
+    data = gathered([frame(1.0), frame(1.1), frame(1.2)], [frame(1.1), frame(1.3)], TunePlan())
+    assert sorted(round(atoms.get_distance(0, 1), 3) for atoms in data.training) == [1.0, 1.2]
+    assert len(data.test) == 2
+    assert "1 training frames stand in the test set" in " ".join(data.remarks)
+
+
+def test_whole_blocks_are_held_out():
+    frames = [frame(1 + 0.001 * i, mark=i) for i in range(100)]
+    data = gathered(frames, None, TunePlan())
+    held = sorted(atoms.info["mark"] for atoms in data.test)
+    assert len(held) == 10
+    assert len({mark // 5 for mark in held}) == 2  # two blocks of five frames each
+    assert sorted(held + [atoms.info["mark"] for atoms in data.training]) == list(range(100))
+
+
+def test_whole_trajectories_are_held_out():
+    frames = [frame(1 + 0.001 * i, run=f"r{i % 20}") for i in range(100)]
+    data = gathered(frames, None, TunePlan(group_key="run"))
+    held = {atoms.info["run"] for atoms in data.test}
+    assert len(held) == 2
+    assert not held & {atoms.info["run"] for atoms in data.training}
+    assert "whole trajectories (run)" in " ".join(data.remarks)
+
+
+def test_few_frames_are_all_learned_from():
+    assert not gathered([frame(1 + 0.01 * i) for i in range(30)], None, TunePlan()).test
+    assert not gathered([frame(1 + 0.01 * i) for i in range(60)], None, TunePlan(test_share=0.0)).test
+
+
+def test_rare_elements_and_isolated_atoms_come_first():
+    lone = Atoms("O")
+    lone.calc = SinglePointCalculator(lone, energy=-400.0)
+    frames = [*(frame(1 + 0.001 * i) for i in range(60)), frame(1.5, symbol="N"), frame(1.6, symbol="N"), lone]
+    data = gathered(frames, None, TunePlan())
+    assert data.training[0].symbols[0] == "O"
+    assert sum(atoms.symbols[0] == "N" for atoms in data.training[:6]) == 2
+    assert all(len(atoms) == 2 for atoms in data.test)
+
+
+def test_frames_without_an_energy_are_told():
+    bare = Atoms("H2", positions=[[0, 0, 0], [0, 0, 1]])
+    data = gathered([frame(1.0), frame(1.1), bare], None, TunePlan())
+    assert len(data.training) == 2
+    assert any("1 frames are left out" in line and "energy" in line for line in data.remarks)
+    with pytest.raises(StructureError, match="no frame of input can be used"):
+        gathered([bare], None, TunePlan())
+
+
+def test_a_tenth_less_of_either_error_counts_the_same():
+    one = balanced({"energy_rmse": 1e-3, "force_rmse": 0.1})
+    assert balanced({"energy_rmse": 0.9e-3, "force_rmse": 0.1}) == pytest.approx(
+        balanced({"energy_rmse": 1e-3, "force_rmse": 0.09})
+    )
+    assert balanced({"energy_rmse": 0.9e-3, "force_rmse": 0.1}) < one
+
+
+def score(layer, frames, value):
+    return Score(Arm(BackboneSpec("chgnet", layer)), frames, "4", {"energy_rmse": value})
+
+
+def test_learning_curves_are_continued():
+    curve = [score("conv3", n, 0.2 * n**-0.5) for n in (10, 20, 40)]
+    assert fitted(curve) == pytest.approx(0.5)
+    assert slope([*curve, score("conv2", 10, 1.0), score("conv2", 20, 2**-0.3), score("conv1", 10, 3.0)]) == (
+        pytest.approx(0.4)
+    )
+    assert slope([]) > 0
+    assert slope([score("conv3", 10, 1.0), score("conv3", 20, 2.0)]) == 0.05  # errors that grow are noise
+    assert projected(curve[-1], 160, 0.5) == pytest.approx(0.2 * 160**-0.5)
+    assert projected(curve[-1], 20, 0.5) == curve[-1].value
+
+
+def test_names_are_filled_with_what_is_worth_trying():
+    names = [arm.name for arm in arms_of(TunePlan(backbones="chgnet"))]
+    assert names == ["chgnet conv3", "chgnet conv1+conv2+conv3"]
+    given = arms_of(TunePlan(backbones=BackboneSpec("chgnet", layer="conv4")))
+    assert [arm.name for arm in given] == ["chgnet conv4"]
+    sevennet = arms_of(TunePlan(backbones=BackboneSpec("sevennet", version="7net-0")))
+    assert {arm.spec.version for arm in sevennet} == {"7net-0"}
+    assert len(sevennet) > 1
+    assert len({arm.slug for arm in arms_of(TunePlan())}) == len(arms_of(TunePlan()))
+
+
+def test_checkpoints_of_one_name_are_refused(tmp_path):
+    specs = [BackboneSpec("schnet", checkpoint=str(tmp_path / folder / "net.pt")) for folder in "ab"]
+    with pytest.raises(BackboneError, match="names that are alike"):
+        arms_of(TunePlan(backbones=specs))
+
+
+def test_time_counts_over_processes(tmp_path):
+    path, now = tmp_path / "clock.json", [1000.0]
+    first = Clock(path, 100.0, lambda: now[0])
+    now[0] += 30.0
+    first.beat(now=True)
+    second = Clock(path, 100.0, lambda: now[0])
+    assert second.used == 30.0
+    now[0] += 100.0
+    assert second.left == -30.0
+    second.beat()
+    assert Clock(path, 100.0, lambda: now[0]).used == 130.0
+    path.write_text("{}")
+    assert Clock(path, 100.0, lambda: now[0]).used == 0.0  # damaged: it begins anew
+
+
+def test_a_step_is_made_once(tmp_path):
+    journal = Journal(tmp_path, Clock(tmp_path / "clock.json", 100.0))
+    made = []
+    for _ in range(3):
+        found = journal.step("one", lambda: made.append(1) or {"value": 0.1 + 0.2})
+        assert found["value"] == 0.1 + 0.2
+    assert made == [1]
+    assert journal.has("one")
+
+
+def test_a_damaged_claim_is_told(tmp_path):
+    claim(tmp_path / "plan.json", {"seed": 0, "budget": 1.0}, frozenset({"budget"}))
+    claim(tmp_path / "plan.json", {"seed": 0, "budget": 2.0}, frozenset({"budget"}))
+    (tmp_path / "plan.json").write_text("{")
+    with pytest.raises(ConfigError, match="is damaged"):
+        claim(tmp_path / "plan.json", {"seed": 0}, frozenset())
+
+
+@pytest.fixture
+def tuning(tmp_path):
+    """Two hundred frames, a hundred seconds, of which fifty have passed."""
+    plan = TunePlan(budget=100.0)
+    data = gathered([frame(1 + 0.001 * i) for i in range(200)], None, replace(plan, test_share=0.0))
+    now = iter((0.0,))
+    clock = Clock(tmp_path / "clock.json", plan.budget, lambda: next(now, 50.0))
+    return Tuning(plan, data, tmp_path, Journal(tmp_path, clock), Timed(Silent(), clock))
+
+
+def race_of(tuning, cost):
+    arm = Arm(BackboneSpec("chgnet", "conv3"))
+    return Raced(arm, cost, [Score(arm, 16, "4", {"energy_rmse": 1.0})], Course([arm], 16, 4))
+
+
+@pytest.mark.parametrize(
+    ("features", "direction", "frames", "directions"),
+    [
+        (1e-5, 1e-5, 200, "all"),
+        (0.01, 0.02, 200, 2),  # of six
+        (0.1, 0.1, 67, 1),
+        (10.0, 10.0, 16, 1),  # what the race has made, at least
+    ],
+)
+def test_time_goes_into_frames_first_and_directions_then(tuning, features, direction, frames, directions):
+    found = amount_of(tuning, race_of(tuning, Cost(features, direction, 64)))
+    assert found["cuts"][-1] == pytest.approx(frames, abs=2)
+    assert found["directions"] == directions
+    assert found["cuts"][0] == 0
+    assert found["cuts"] == sorted(set(found["cuts"]))
+
+
+def test_a_slow_machine_makes_less(tuning):
+    cost = Cost(0.01, 0.02, 64)
+    tuning.pace = 10.0
+    assert amount_of(tuning, race_of(tuning, cost))["cuts"][-1] < 150
+
+
+def test_networks_that_are_too_slow_do_not_run(tuning):
+    arms = [Arm(BackboneSpec("chgnet", f"conv{i}")) for i in (1, 2, 3)]
+    costs = {arm: Cost(10.0**i * 1e-3, 0.0, 64) for i, arm in enumerate(arms)}
+    found = course_of(tuning, arms, costs)
+    assert arms[2] not in found.arms
+    assert arms[0] in found.arms
+    assert 10 <= found.first <= 64
+
+
+def test_the_race_looks_at_what_errors_will_be(tuning):
+    """A network that is ahead, and so slow that it never sees all the data, is left behind."""
+    slow, quick = Arm(BackboneSpec("chgnet", "conv3")), Arm(BackboneSpec("chgnet", "conv1"))
+    costs = {slow: Cost(1.0, 0.2, 64), quick: Cost(1e-4, 1e-4, 64)}
+    course = Course([slow, quick], 16, 4)
+    at = [Score(slow, 16, "4", {"energy_rmse": 0.95}), Score(quick, 16, "4", {"energy_rmse": 1.0})]
+    kept = kept_of(tuning, at, at, costs, 32, course)
+    assert kept["arms"] == [quick.name]
+    equal = {slow: costs[quick], quick: costs[quick]}
+    assert kept_of(tuning, at, at, equal, 32, course)["arms"] == [slow.name]
+
+
+def test_the_journal_is_readable(tuned):
+    steps = [json.loads(path.read_text()) for path in (tuned.folder / "steps").glob("*.json")]
+    assert steps
+    assert all(step["seconds"] >= 0 and "seal" in step for step in steps)
