@@ -13,10 +13,13 @@ from mekrr_scale.cli.job import job
 from mekrr_scale.cli.options import (
     EXIT_CODES,
     BackboneName,
+    Basis,
+    Compress,
     Device,
     EnergyKey,
     ForcesKey,
     Format,
+    Residual,
     StressKey,
     Timeout,
     Units,
@@ -62,6 +65,9 @@ def extract(
     tangent_dtype: Annotated[
         Literal["same", "float16"], typer.Option(help="of the tangents; float16 halves the store")
     ] = "same",
+    compress: Compress = None,
+    residual: Residual = None,
+    basis: Basis = "species",
     prior: Annotated[
         str | None,
         typer.Option(help="what a fit corrects: a model, a trained backbone, chgnet, sevennet:7net-0, or labels"),
@@ -94,6 +100,8 @@ def extract(
 
         mekrr-scale extract md.traj -o features --derivatives 8 --units kcal/mol
 
+        mekrr-scale extract train.xyz -o features --derivatives all --compress 128
+
         mekrr-scale extract big.xyz -o features --part 3/16   # then: store finalize
 
         torchrun --nproc-per-node 4 -m mekrr_scale extract big.xyz -o features --device cuda
@@ -116,6 +124,9 @@ def extract(
         shard_work=shard_work,
         dtype=dtype,
         tangent_dtype=tangent_dtype,
+        compress=compress,
+        residual=residual,
+        basis=basis,
         device=device_of(device),
         group_key=group_key,
         on_duplicate=on_duplicate,

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -65,6 +65,19 @@ ModelFile = Annotated[Path, typer.Argument(help="model file")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace files that mekrr-scale did not write, too")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="write the figures as JSON")]
 BackboneName = Annotated[str, typer.Option("--backbone", help="see `mekrr-scale backbones`", autocompletion=BACKBONES)]
+
+Compress = Annotated[
+    str | None,
+    typer.Option(help="features as that many coordinates along principal axes, e.g. 128; or like those of a store"),
+]
+Residual = Annotated[
+    float | None,
+    typer.Option(help="as many coordinates as lose no more of the features' variance and the tangents' square"),
+]
+Basis = Annotated[
+    Literal["species", "common"],
+    typer.Option(help="axes of each species (for kernels of alpha 1), or common ones (for all)"),
+]
 
 
 def device_of(text: str) -> str:

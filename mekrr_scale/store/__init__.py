@@ -7,6 +7,8 @@ import lazy_loader as lazy
 from mekrr_scale.deprecated import with_old_names
 
 if TYPE_CHECKING:
+    from mekrr_scale.store.axes import axes_asked_for as axes_asked_for
+    from mekrr_scale.store.axes import publish_axes as publish_axes
     from mekrr_scale.store.documents import SCHEMA as SCHEMA
     from mekrr_scale.store.documents import OnDuplicate as OnDuplicate
     from mekrr_scale.store.energies import define_energy as define_energy
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from mekrr_scale.store.reader import VerifyLevel as VerifyLevel
     from mekrr_scale.store.reader import deal as deal
     from mekrr_scale.store.reader import open_store as open_store
+    from mekrr_scale.store.reduction import Reduction as Reduction
     from mekrr_scale.store.shard import RecordTangents as RecordTangents
     from mekrr_scale.store.shard import StructureRecord as StructureRecord
     from mekrr_scale.store.verification import VerifyReport as VerifyReport
@@ -41,6 +44,7 @@ else:
     __getattr__, __dir__, __all__ = lazy.attach(
         __name__,
         submod_attrs={
+            "axes": ["axes_asked_for", "publish_axes"],
             "features": ["FeatureWriter"],
             "documents": ["OnDuplicate", "SCHEMA"],
             "energies": ["define_energy", "differing_energies", "energy_definition"],
@@ -58,6 +62,7 @@ else:
                 "deal",
                 "open_store",
             ],
+            "reduction": ["Reduction"],
             "shard": ["RecordTangents", "StructureRecord"],
             "overlaps": ["shared"],
             "verification": ["VerifyReport", "verify"],

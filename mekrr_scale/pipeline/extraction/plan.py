@@ -12,6 +12,7 @@ from mekrr_scale.errors import ConfigError
 from mekrr_scale.files import JSON, parse_bytes
 from mekrr_scale.models import PriorSpec
 from mekrr_scale.plans import Given, plan, preset
+from mekrr_scale.store import Reduction
 from mekrr_scale.structures import Entry, LabelKeys
 
 _PARTS = 999_999
@@ -66,6 +67,18 @@ class ExtractPlan:
     tangent_dtype: Literal["same", "float16"] = "same"
     """``same`` as the features, or ``float16`` with a scale for each row: half the store, no measurable loss."""
 
+    compress: int | str | None = None
+    """Features as that many coordinates along principal axes, which a sample of the structures decides before the
+    first is written; or, by its folder, along the axes of another store. None: as the backbone gives them, unless
+    ``residual`` says else."""
+
+    residual: float | None = None
+    """As many coordinates as lose no more than this part of the features' variance and of the tangents' square, of
+    every element of the sample."""
+
+    basis: Literal["species", "common"] = "species"
+    """Axes of each element, for kernels under which elements never meet (alpha = 1), or common ones, for all."""
+
     device: str = "cpu"
     """torch device of the backbone, e.g. cuda."""
 
@@ -106,6 +119,7 @@ class ExtractPlan:
             raise ConfigError(f"seed {self.seed} is negative; give 0 or a positive number")
         if self.shard_work < 0:
             raise ConfigError(f"{self.shard_work} is no amount of work per shard; give a positive number, or 0 for any")
+        _ = self.reduction  # refuses what makes no sense
         if self.shard_bytes < 1 or self.batch_atoms < 1:
             raise ConfigError("shard size and batch size must be positive")
 
@@ -113,6 +127,11 @@ class ExtractPlan:
     def moves(self) -> bool:
         """Whether tangents are stored."""
         return self.derivatives != "none" or self.strain
+
+    @property
+    def reduction(self) -> Reduction | None:
+        """How features are compressed."""
+        return Reduction.given(self.compress, self.residual, self.basis)
 
     @property
     def feature_bytes(self) -> int:
