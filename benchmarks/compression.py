@@ -24,15 +24,15 @@ from mekrr_scale.store import FeatureStore, Reduction, repack
 from mekrr_scale.structures import read_structures
 
 SETS: tuple[tuple[str, int, int, int], ...] = (  # file, frames to fit and to test, directions of a frame
-    ("mol_3bpa/train_300K", 40, 40, 48),
-    ("hcoo_cu110/train", 60, 40, 16),
+    ("mol_3bpa/train_300K", 25, 25, 24),
+    ("hcoo_cu110/train", 40, 25, 8),
 )
 BACKBONES = ("chgnet", "sevennet")
-DIMS = (256, 128, 64, 32)
-RESIDUALS = (1e-2, 1e-3)
+DIMS = (128, 64, 32)
+RESIDUALS = (1e-3,)
 PLAN = FitPlan(
     kernel=KernelPlan(length_scales="4x,8x", standardize="centre-per-species"),
-    landmarks=LandmarkPlan(method="displaced", count=600),
+    landmarks=LandmarkPlan(method="displaced", count=400),
     baseline="composition",
     rows=RowPlan(weights={"force": (1e-2, 1e-1, 1.0)}),
 )

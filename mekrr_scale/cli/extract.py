@@ -190,12 +190,25 @@ def _tell(report: ExtractReport, store: Path, part: str) -> None:
         )
 
 
-def check_texts(*, derivatives: str, part: str, shard_size: str, units: str, **_: object) -> None:
+def check_texts(
+    *,
+    derivatives: str,
+    part: str,
+    shard_size: str,
+    units: str,
+    compress: str | None = None,
+    residual: float | None = None,
+    basis: Literal["species", "common"] = "species",
+    **_: object,
+) -> None:
     """Refuse options that a batch job would refuse only when its turn has come.
 
     Raises:
         ConfigError, StructureError: a text that says nothing.
     """
+    from mekrr_scale.store import Reduction
+
+    Reduction.given(compress, residual, basis)
     _derivatives(derivatives)
     _part(part)
     parse_bytes(shard_size)
