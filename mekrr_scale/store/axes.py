@@ -25,7 +25,8 @@ def publish_axes(folder: Path, axes: Compression, asked: Document) -> Compressio
     """Write the axes of a store, unless another writer was first: what lies there counts.
 
     Args:
-        asked: how they were asked for, which those who go on with the store have to ask for too.
+        asked: how they were asked for, which those who go on with the store have to ask for too, if not for the same
+            axes by their hash (``like``).
 
     Raises:
         StoreError: the folder cannot be written to, or other axes were asked for in it.
@@ -57,8 +58,9 @@ def axes_asked_for(folder: Path, asked: Document) -> Compression | None:
     """
     if not (folder / AXES).exists():
         return None
-    before = read_asked(folder)
-    if before != json.loads(json.dumps(asked)):
+    header = _header(folder / AXES)
+    before = cast("Mapping[str, JSON]", header["asked"])
+    if before != json.loads(json.dumps(asked)) and asked.get("like") != header["hash"]:
         raise StoreError(
             f"{folder} holds features compressed by another basis (asked for as {_said(before)}, now {_said(asked)}); "
             "ask for the same, or use another folder"
@@ -93,15 +95,6 @@ def read_axes(folder: Path, hash: str | None = None) -> Compression:
     if hash is not None and found.hash != hash:
         raise StoreError(f"{path} holds another basis ({found.hash}) than that of the shards ({hash}); {lost}")
     return found
-
-
-def read_asked(folder: Path) -> Mapping[str, JSON]:
-    """How the axes of a store were asked for.
-
-    Raises:
-        StoreError: damaged.
-    """
-    return cast("Mapping[str, JSON]", _header(folder / AXES)["asked"])
 
 
 def _header(path: Path) -> Document:

@@ -14,7 +14,7 @@ import xxhash
 from mekrr_scale.arrays import Compression
 from mekrr_scale.errors import StoreError
 from mekrr_scale.files import file_hash, publish_text, sweep, temporary_path
-from mekrr_scale.store.axes import publish_axes, read_asked
+from mekrr_scale.store.axes import publish_axes
 from mekrr_scale.store.documents import EXCLUSIONS, MANIFEST, SIDECAR, OnDuplicate, again
 from mekrr_scale.store.duplicates import Decision, counted, decide
 from mekrr_scale.store.energies import common_energy, define_energy, energy_definition
@@ -106,7 +106,7 @@ def merge(sources: Sequence[Path | str], target: Path | str, on_duplicate: OnDup
     target = _new_folder(target, lambda item: item.info.path in infos)
     _require_same(target, infos.keys() if _finished(target) else None)
     if (axes := stores[0].compression) is not None:
-        publish_axes(target, axes, read_asked(stores[0].path))
+        publish_axes(target, axes, {"like": axes.hash})
     excluded: dict[str, set[int]] = {}
     for store in stores:
         for info in store.shards:

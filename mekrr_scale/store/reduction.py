@@ -41,7 +41,7 @@ class Reduction:
             raise ConfigError(f"a residual of {self.residual}: give a part between 0 and 1, such as 1e-3")
 
     @classmethod
-    def given(cls, compress: int | str | None, residual: float | None, basis: BasisKind) -> Reduction | None:
+    def given(cls, compress: int | str | Path | None, residual: float | None, basis: BasisKind) -> Reduction | None:
         """Of options; None where none of them asks for any.
 
         Args:

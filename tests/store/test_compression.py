@@ -143,6 +143,7 @@ def test_repack_compresses_what_counts(store, tmp_path):
         repack(found.path, tmp_path / "twice", reduction=Reduction(3))
     again = repack(found.path, tmp_path / "again")
     assert again.compression.hash == axes.hash
+    assert Reduction(like=again.path).asked() == {"like": axes.hash}
 
 
 def test_merging_needs_one_basis(small, toy_structures, plan, tmp_path):
@@ -150,6 +151,7 @@ def test_merging_needs_one_basis(small, toy_structures, plan, tmp_path):
     other = labelled(toy_structures[0])
     other.rattle(0.05, seed=1)
     more = extract([other], tmp_path / "more", like).store
+    extract([other], tmp_path / "more", replace(like, compress=tmp_path / "more"))  # its own axes are what it has
     joined = merge([small.path, more.path], tmp_path / "joined")
     assert joined.n_structures == small.n_structures + 1
     assert joined.compression.hash == small.compression.hash

@@ -67,7 +67,7 @@ class ExtractPlan:
     tangent_dtype: Literal["same", "float16"] = "same"
     """``same`` as the features, or ``float16`` with a scale for each row: half the store, no measurable loss."""
 
-    compress: int | str | None = None
+    compress: int | str | Path | None = None
     """Features as that many coordinates along principal axes, which a sample of the structures decides before the
     first is written; or, by its folder, along the axes of another store. None: as the backbone gives them, unless
     ``residual`` says else."""
