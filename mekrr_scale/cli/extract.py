@@ -63,8 +63,11 @@ def extract(
     ] = 160_000,
     dtype: Annotated[Literal["float32", "float64"], typer.Option(help="precision of the features")] = "float32",
     tangent_dtype: Annotated[
-        Literal["same", "float16"], typer.Option(help="of the tangents; float16 halves the store")
-    ] = "same",
+        Literal["auto", "same", "float16"],
+        typer.Option(
+            help="of the tangents: float16 halves the store, same as the features; auto: as begun, or float16"
+        ),
+    ] = "auto",
     compress: Compress = None,
     residual: Residual = None,
     basis: Basis = "species",

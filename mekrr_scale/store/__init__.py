@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from mekrr_scale.store.verification import VerifyReport as VerifyReport
     from mekrr_scale.store.verification import verify as verify
     from mekrr_scale.store.writer import ShardWriter as ShardWriter
+    from mekrr_scale.store.writer import header_in as header_in
 else:
     __getattr__, __dir__, __all__ = lazy.attach(
         __name__,
@@ -66,7 +67,7 @@ else:
             "shard": ["RecordTangents", "StructureRecord"],
             "overlaps": ["shared"],
             "verification": ["VerifyReport", "verify"],
-            "writer": ["ShardWriter"],
+            "writer": ["ShardWriter", "header_in"],
         },
     )
     __getattr__ = with_old_names(__name__, __getattr__)

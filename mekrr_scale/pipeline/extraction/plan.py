@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,7 +13,7 @@ from mekrr_scale.errors import ConfigError
 from mekrr_scale.files import JSON, parse_bytes
 from mekrr_scale.models import PriorSpec
 from mekrr_scale.plans import Given, plan, preset
-from mekrr_scale.store import Reduction
+from mekrr_scale.store import Reduction, StoreHeader
 from mekrr_scale.structures import Entry, LabelKeys
 
 _PARTS = 999_999
@@ -64,8 +65,9 @@ class ExtractPlan:
     dtype: Literal["float32", "float64"] = "float32"
     """Precision of the features."""
 
-    tangent_dtype: Literal["same", "float16"] = "same"
-    """``same`` as the features, or ``float16`` with a scale for each row: half the store, no measurable loss."""
+    tangent_dtype: Literal["auto", "same", "float16"] = "auto"
+    """``float16`` with a scale for each row: half the store, no measurable loss; ``same`` as the features. ``auto``: as
+    in the store where there is one already, else ``float16`` where features are float32."""
 
     compress: int | str | Path | None = None
     """Features as that many coordinates along principal axes, which a sample of the structures decides before the
@@ -127,6 +129,14 @@ class ExtractPlan:
     def moves(self) -> bool:
         """Whether tangents are stored."""
         return self.derivatives != "none" or self.strain
+
+    def settled(self, header: StoreHeader | None) -> ExtractPlan:
+        """With what depends on the store that it goes on with, if there is one."""
+        if self.tangent_dtype != "auto":
+            return self
+        begun = header is not None and bool(header.directions)
+        half = header.half_tangents if header is not None and begun else self.dtype == "float32"
+        return replace(self, tangent_dtype="float16" if half else "same")
 
     @property
     def reduction(self) -> Reduction | None:

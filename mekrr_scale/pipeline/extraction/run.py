@@ -29,7 +29,7 @@ from mekrr_scale.pipeline.extraction.plan import ExtractPlan
 from mekrr_scale.pipeline.extraction.records import Accepted, n_directions, records
 from mekrr_scale.pipeline.extraction.report import ExtractReport
 from mekrr_scale.progress import LOGGER, Progress, shown_progress
-from mekrr_scale.store import Origin, Origins, Part, ShardWriter, StoreHeader, finalize, has_rivals
+from mekrr_scale.store import Origin, Origins, Part, ShardWriter, StoreHeader, finalize, has_rivals, header_in
 from mekrr_scale.structures import (
     Frames,
     Inputs,
@@ -95,7 +95,7 @@ def _extracted(
     source = Inputs.of(structures, plan.format)
     progress.stage("look at labels", source.count())
     survey = survey_of(source, plan, progress)
-    plan = replace(plan, keys=survey.settled)
+    plan = replace(plan, keys=survey.settled).settled(header_in(folder))
     for line in label_lines(survey, plan):
         progress.note(line)
     backbone = backbone or load_backbone(plan.backbone)
