@@ -11,6 +11,7 @@ import sys
 NAMES = (
     "kernel_rows",
     "store_reading",
+    "compression",
     "hcoo_accuracy",
     "mlearn_exact",
     "falkon_iterations",

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from mekrr_scale.arrays.batches import alone as alone
     from mekrr_scale.arrays.batches import bounds as bounds
     from mekrr_scale.arrays.batches import species_runs as species_runs
+    from mekrr_scale.arrays.compression import BasisKind as BasisKind
+    from mekrr_scale.arrays.compression import Compression as Compression
+    from mekrr_scale.arrays.compression import Moments as Moments
     from mekrr_scale.arrays.draws import draw as draw
     from mekrr_scale.arrays.draws import uniform as uniform
     from mekrr_scale.arrays.kinds import DERIVATIVES as DERIVATIVES
@@ -48,6 +51,7 @@ else:
                 "bounds",
                 "species_runs",
             ],
+            "compression": ["BasisKind", "Compression", "Moments"],
             "draws": ["draw", "uniform"],
             "kinds": ["DERIVATIVES", "KINDS", "ByKind", "KindInfo", "RowKind", "Unit", "error_text", "kind_named"],
             "landmarks": ["Landmarks", "content_hash", "fingerprint"],

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from mekrr_scale.backbones.base import identity_of as identity_of
     from mekrr_scale.backbones.base import weight_hash as weight_hash
     from mekrr_scale.backbones.chgnet import Chgnet as Chgnet
+    from mekrr_scale.backbones.compressed import Compressed as Compressed
+    from mekrr_scale.backbones.compressed import forward_of as forward_of
+    from mekrr_scale.backbones.compressed import with_compression as with_compression
     from mekrr_scale.backbones.conformance import check_backbone as check_backbone
     from mekrr_scale.backbones.derivatives import Directions as Directions
     from mekrr_scale.backbones.derivatives import TangentOutput as TangentOutput
@@ -50,6 +53,7 @@ else:
         __name__,
         submod_attrs={
             "base": ["Backbone", "BackboneIdentity", "identity_of", "weight_hash"],
+            "compressed": ["Compressed", "forward_of", "with_compression"],
             "conformance": ["check_backbone"],
             "derivatives": ["Directions", "TangentOutput", "tangents", "tangents_of_each"],
             "dimenet": ["Dimenet", "new_dimenet", "save_dimenet"],

@@ -13,12 +13,15 @@ from mekrr_scale.cli.job import job
 from mekrr_scale.cli.options import (
     EXIT_CODES,
     BackboneName,
+    Basis,
+    Compress,
     Device,
     EnergyKey,
     ForcesKey,
     Format,
     Invariants,
     Layer,
+    Residual,
     StressKey,
     Timeout,
     Units,
@@ -63,8 +66,14 @@ def extract(
     ] = 160_000,
     dtype: Annotated[Literal["float32", "float64"], typer.Option(help="precision of the features")] = "float32",
     tangent_dtype: Annotated[
-        Literal["same", "float16"], typer.Option(help="of the tangents; float16 halves the store")
-    ] = "same",
+        Literal["auto", "same", "float16"],
+        typer.Option(
+            help="of the tangents: float16 halves the store, same as the features; auto: as begun, or float16"
+        ),
+    ] = "auto",
+    compress: Compress = None,
+    residual: Residual = None,
+    basis: Basis = "species",
     prior: Annotated[
         str | None,
         typer.Option(help="what a fit corrects: a model, a trained backbone, chgnet, sevennet:7net-0, or labels"),
@@ -99,6 +108,8 @@ def extract(
 
         mekrr-scale extract train.xyz -o features --backbone sevennet --invariants norms
 
+        mekrr-scale extract train.xyz -o features --derivatives all --compress 128
+
         mekrr-scale extract big.xyz -o features --part 3/16   # then: store finalize
 
         torchrun --nproc-per-node 4 -m mekrr_scale extract big.xyz -o features --device cuda
@@ -121,6 +132,9 @@ def extract(
         shard_work=shard_work,
         dtype=dtype,
         tangent_dtype=tangent_dtype,
+        compress=compress,
+        residual=residual,
+        basis=basis,
         device=device_of(device),
         group_key=group_key,
         on_duplicate=on_duplicate,
@@ -184,12 +198,25 @@ def _tell(report: ExtractReport, store: Path, part: str) -> None:
         )
 
 
-def check_texts(*, derivatives: str, part: str, shard_size: str, units: str, **_: object) -> None:
+def check_texts(
+    *,
+    derivatives: str,
+    part: str,
+    shard_size: str,
+    units: str,
+    compress: str | None = None,
+    residual: float | None = None,
+    basis: Literal["species", "common"] = "species",
+    **_: object,
+) -> None:
     """Refuse options that a batch job would refuse only when its turn has come.
 
     Raises:
         ConfigError, StructureError: a text that says nothing.
     """
+    from mekrr_scale.store import Reduction
+
+    Reduction.given(compress, residual, basis)
     derivatives_of(derivatives)
     part_of(part)
     parse_bytes(shard_size)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -77,6 +77,19 @@ Layer = Annotated[
 Invariants = Annotated[
     InvariantKind | None,
     typer.Option(help="of channels of l > 0 (sevennet, mace): none (scalars), squared norms, or products too"),
+]
+
+Compress = Annotated[
+    str | None,
+    typer.Option(help="features as that many coordinates along principal axes, e.g. 128; or like those of a store"),
+]
+Residual = Annotated[
+    float | None,
+    typer.Option(help="as many coordinates as lose no more of the features' variance and the tangents' square"),
+]
+Basis = Annotated[
+    Literal["species", "common"],
+    typer.Option(help="axes of each species (for kernels of alpha 1), or common ones (for all)"),
 ]
 
 

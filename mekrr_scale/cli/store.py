@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from mekrr_scale.cli.console import out, say, show, warn
-from mekrr_scale.cli.options import EXIT_CODES, commands
+from mekrr_scale.cli.options import EXIT_CODES, Basis, Compress, Residual, commands
 from mekrr_scale.errors import StoreError
 from mekrr_scale.files import parse_bytes
 
@@ -51,6 +51,8 @@ def info(
         "dtype": found.header.dtype,
         "schema": found.manifest["schema"],
     }
+    if found.header.compression:
+        summary["compressed"] = found.header.axes
     if found.n_excluded:
         summary["left out"] = f"{found.n_excluded} structures: copies, or labels corrected since"
     if found.incomplete:
@@ -133,16 +135,25 @@ def repack(
     source: StorePath,
     output: Annotated[Path, typer.Option("--output", "-o", help="folder of the new store")],
     shard_size: Annotated[str, typer.Option(help="features per shard")] = "1G",
+    compress: Compress = None,
+    residual: Residual = None,
+    basis: Basis = "species",
+    tangent_dtype: Annotated[
+        Literal["same", "float16"], typer.Option(help="of the tangents; float16 halves what float32 takes")
+    ] = "same",
 ) -> None:
-    """Write a store anew with shards of another size.
+    """Write a store anew: shards of another size, features compressed, tangents in half precision.
 
-    Example:
+    Examples:
 
         mekrr-scale store repack features -o packed --shard-size 2G
-    """
-    from mekrr_scale.store import repack
 
-    found = repack(source, output, parse_bytes(shard_size))
+        mekrr-scale store repack features -o small --compress 128 --tangent-dtype float16
+    """
+    from mekrr_scale.store import Reduction, repack
+
+    wanted = Reduction.given(compress, residual, basis)
+    found = repack(source, output, parse_bytes(shard_size), reduction=wanted, tangent_dtype=tangent_dtype)
     for remark in found.remarks:
         warn(remark)
     say(f"{output}: {len(found.shards)} shards, {found.n_structures} structures")

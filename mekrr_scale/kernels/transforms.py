@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from mekrr_scale.arrays import N_ELEMENTS, FeatureBatch
+from mekrr_scale.arrays import N_ELEMENTS, Compression, FeatureBatch
 from mekrr_scale.distributed import ALONE, ExactSum, Group
-from mekrr_scale.errors import ModelError
+from mekrr_scale.errors import ConfigError, ModelError
 from mekrr_scale.kernels.choices import Standardize
 
 _SINGLE, _DOUBLE = 1e-6, 1e-9  # of a column that does not vary, relative to its size: some ulp
@@ -66,7 +66,11 @@ class Transform:
 
 
 def fit_transform(
-    batches: Iterable[FeatureBatch], kind: Standardize, group: Group = ALONE, origin: FeatureBatch | None = None
+    batches: Iterable[FeatureBatch],
+    kind: Standardize,
+    group: Group = ALONE,
+    origin: FeatureBatch | None = None,
+    compression: Compression | None = None,
 ) -> Transform:
     """Mean and standard deviation over the atoms of a data set, in one pass.
 
@@ -77,7 +81,15 @@ def fit_transform(
     Args:
         batches: of this rank; the result is the same on all of them.
         origin: the first batch of all; needed where there are several ranks.
+        compression: what made coordinates of the features. Scaling then divides by what amounts to the deviations of
+            the features' components; those of the coordinates would make all axes alike, the least important ones too.
+
+    Raises:
+        ModelError: no atoms.
+        ConfigError: a scale that the compression's axes do not have.
     """
+    if compression is not None:
+        _require_scale(kind, compression)
     first = next(iter(batches), None) if origin is None else origin
     if first is None:
         raise ModelError("there are no atoms to standardise features on; the store is empty")
@@ -109,9 +121,21 @@ def fit_transform(
     species = tuple(present.tolist())
     if kind.startswith("centre"):
         return Transform(species, means, torch.ones_like(means))
+    if compression is not None:
+        return Transform(species, means, compression.scale[[compression.place(z) for z in species]])
     flat = deviation < 1e-6 * deviation.amax(1, keepdim=True).clamp_min(1e-300)
     flat |= deviation < _rounding(means, mean, first)
     return Transform(species, means, torch.where(flat, torch.ones_like(deviation), deviation))
+
+
+def _require_scale(kind: Standardize, compression: Compression) -> None:
+    """Axes of each species are turned to the deviations of each species, common ones to those of all."""
+    if kind == ("scale-per-species" if compression.common else "scale"):
+        own, way = ("common", "scale") if compression.common else ("each species' own", "scale-per-species")
+        raise ConfigError(
+            f"standardize {kind!r} has no meaning along {own} axes; take {way!r} or 'centre-per-species', or extract "
+            "without --compress"
+        )
 
 
 def _rounding(

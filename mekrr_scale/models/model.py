@@ -20,7 +20,7 @@ from jaxtyping import Float64
 from safetensors import SafetensorError
 from torch import Tensor
 
-from mekrr_scale.arrays import FeatureBatch, Landmarks, error_text
+from mekrr_scale.arrays import Compression, FeatureBatch, Landmarks, error_text
 from mekrr_scale.errors import ConfigError, MekrrError, ModelError
 from mekrr_scale.files import is_whole, replacing, sealed, warn_unsealed
 from mekrr_scale.kernels import Head, Reduce, SetKernel, SpeciesMixing, Transform, atom_kernel
@@ -31,7 +31,9 @@ from mekrr_scale.outputs import MODEL, check_output
 
 FORMAT = "mekrr-scale model"
 SCHEMA = "1.3"  # 1.1: posterior; 1.2: prior; 1.3: a seal over the header
+_COMPRESSED = "2.0"  # of compressed features: what does not know them must not read it
 _KEY = "mekrr_scale"
+_AXES = ("mean", "basis", "spread")  # arrays of a compression
 UNITS = {"energy": "eV", "length": "angstrom", "forces": "eV/angstrom", "stress": "eV/angstrom^3"}
 
 
@@ -68,6 +70,7 @@ class _Header(TypedDict):
     provenance: dict[str, JSON]
     posterior: NotRequired[PosteriorHeader | None]  # since 1.1
     prior: NotRequired[dict[str, JSON]]  # since 1.2
+    compression: NotRequired[list[int] | None]  # species that have axes, since 2.0
     checksum: str
 
 
@@ -85,6 +88,7 @@ class Model:
     provenance: Document = field(default_factory=dict)
     posterior: Posterior | None = None  # what its uncertainty comes from
     prior: Document = field(default_factory=dict)  # what the baseline's prior is; empty: the backbone's own
+    compression: Compression | None = None  # what makes coordinates of the backbone's features
 
     def __post_init__(self) -> None:
         Head(self.kernel, self.landmarks, self.coefficients)  # refuses what does not belong together
@@ -162,6 +166,23 @@ class Model:
                 "features again with the model's backbone"
             )
 
+    def require_compression(self, hash: object, what: str) -> None:
+        """Refuse features along other axes than the model's.
+
+        Args:
+            hash: of the compression; None for none.
+
+        Raises:
+            ModelError: says which were expected.
+        """
+        mine = None if self.compression is None else self.compression.hash
+        if hash != mine:
+            raise ModelError(
+                f"{what} holds features along other axes (compression {hash or 'none'}) than the model's "
+                f"({mine or 'none'}); extract them like the model's, with --compress and the folder of the "
+                "store that it was fitted to, or without if it has none"
+            )
+
     def require_prior(self, prior: Document, what: str) -> None:
         """Refuse energies of another prior than the model's.
 
@@ -199,11 +220,13 @@ class Model:
             "transform.mean": self.kernel.transform.mean.contiguous(),
             "transform.scale": self.kernel.transform.scale.contiguous(),
         }
+        if self.compression is not None:
+            tensors |= {f"compression.{n}": getattr(self.compression, n).contiguous() for n in _AXES}
         if self.posterior is not None:
             tensors["posterior.factor"] = self.posterior.factor.contiguous()
         header: dict[str, Any] = {
             "format": FORMAT,
-            "schema": SCHEMA,
+            "schema": SCHEMA if self.compression is None else _COMPRESSED,
             "units": UNITS,
             "kernel": {
                 "atom": self.kernel.atom.to_dict(),
@@ -225,6 +248,8 @@ class Model:
             "posterior": None if self.posterior is None else self.posterior.header(),
             "checksum": _checksum(tensors),
         }
+        if self.compression is not None:
+            header["compression"] = list(self.compression.species)
         try:
             with replacing(path) as temporary:
                 safetensors.torch.save_file(tensors, temporary, metadata={_KEY: json.dumps(sealed(header))})
@@ -258,7 +283,8 @@ class Model:
 
     @classmethod
     def _of(cls, header: _Header, tensors: Mapping[str, Tensor], path: Path) -> Model:
-        if header["format"] != FORMAT or str(header["schema"]).split(".")[0] != SCHEMA.split(".", maxsplit=1)[0]:
+        majors = {schema.split(".", maxsplit=1)[0] for schema in (SCHEMA, _COMPRESSED)}
+        if header["format"] != FORMAT or str(header["schema"]).split(".")[0] not in majors:
             raise ModelError(
                 f"{path} is of {header['format']!r} {header['schema']}; this version reads {FORMAT!r} {SCHEMA}"
             )
@@ -288,7 +314,12 @@ class Model:
             provenance=header["provenance"],
             posterior=None if posterior is None else Posterior.of(posterior, tensors["posterior.factor"]),
             prior=header.get("prior", {}),
+            compression=_compression(header.get("compression"), tensors),
         )
+
+
+def _compression(species: Sequence[int] | None, tensors: Mapping[str, Tensor]) -> Compression | None:
+    return None if species is None else Compression(tuple(species), *(tensors[f"compression.{n}"] for n in _AXES))
 
 
 def _kernel(header: _Kernel, tensors: Mapping[str, Tensor]) -> SetKernel:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -20,9 +20,11 @@ from mekrr_scale.backbones import (
     BackboneSpec,
     Directions,
     differentiating,
+    forward_of,
     load_backbone,
     tangents,
     trusting_code,
+    with_compression,
 )
 from mekrr_scale.errors import ConfigError, ModelError, suggestion
 from mekrr_scale.files import file_hash
@@ -98,7 +100,7 @@ class Potential:
         with trusting_code(trust_code):
             self._prior = self._prior_of(self.model, prior, precision, device)
             backbone = self._backbone_of(self.model) if backbone is None else backbone
-        self.backbone = backbone.to(device, precision)
+        self.backbone = with_compression(backbone, self.model.compression).to(device, precision)
         self.model.require_backbone(self.backbone.identity().to_dict(), "the backbone given")
         self._device = device
         self._references = torch.zeros(119, dtype=torch.float64)
@@ -137,8 +139,9 @@ class Potential:
 
     @cached_property
     def _forward(self) -> Callable[..., BackboneOutput]:
-        forward = self.backbone.forward
-        return torch.compile(forward, dynamic=True) if self._compile else forward
+        if not self._compile:
+            return self.backbone.forward
+        return forward_of(self.backbone, partial(torch.compile, dynamic=True))
 
     @cached_property
     def head(self) -> Head:

@@ -71,6 +71,7 @@ def model_hash(model: Model) -> str:
     document = [
         kernel.atom.to_dict(), kernel.reduce, list(kernel.transform.species), repr(kernel.mixing),
         list(model.baseline.species), model.baseline.prior, dict(model.backbone), prior,
+        *([] if model.compression is None else [model.compression.hash]),
     ]  # fmt: skip
     digest.update(json.dumps(document, sort_keys=True, default=_plain).encode())
     return digest.hexdigest()[:32]

@@ -7,6 +7,8 @@ import lazy_loader as lazy
 from mekrr_scale.deprecated import with_old_names
 
 if TYPE_CHECKING:
+    from mekrr_scale.store.axes import axes_asked_for as axes_asked_for
+    from mekrr_scale.store.axes import publish_axes as publish_axes
     from mekrr_scale.store.documents import SCHEMA as SCHEMA
     from mekrr_scale.store.documents import OnDuplicate as OnDuplicate
     from mekrr_scale.store.energies import define_energy as define_energy
@@ -32,15 +34,18 @@ if TYPE_CHECKING:
     from mekrr_scale.store.reader import VerifyLevel as VerifyLevel
     from mekrr_scale.store.reader import deal as deal
     from mekrr_scale.store.reader import open_store as open_store
+    from mekrr_scale.store.reduction import Reduction as Reduction
     from mekrr_scale.store.shard import RecordTangents as RecordTangents
     from mekrr_scale.store.shard import StructureRecord as StructureRecord
     from mekrr_scale.store.verification import VerifyReport as VerifyReport
     from mekrr_scale.store.verification import verify as verify
     from mekrr_scale.store.writer import ShardWriter as ShardWriter
+    from mekrr_scale.store.writer import header_in as header_in
 else:
     __getattr__, __dir__, __all__ = lazy.attach(
         __name__,
         submod_attrs={
+            "axes": ["axes_asked_for", "publish_axes"],
             "features": ["FeatureWriter"],
             "documents": ["OnDuplicate", "SCHEMA"],
             "energies": ["define_energy", "differing_energies", "energy_definition"],
@@ -58,10 +63,11 @@ else:
                 "deal",
                 "open_store",
             ],
+            "reduction": ["Reduction"],
             "shard": ["RecordTangents", "StructureRecord"],
             "overlaps": ["shared"],
             "verification": ["VerifyReport", "verify"],
-            "writer": ["ShardWriter"],
+            "writer": ["ShardWriter", "header_in"],
         },
     )
     __getattr__ = with_old_names(__name__, __getattr__)

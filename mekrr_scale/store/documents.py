@@ -12,7 +12,10 @@ from mekrr_scale.files import Document
 FORMAT = "mekrr-scale feature store"
 SCHEMA = "1.0"
 EXCLUSIONS = "exclusions"  # a manifest requires it where structures of a shard do not count
-KNOWN_FEATURES = frozenset({"species-major", "tangents", "half-tangents", EXCLUSIONS})  # what may be required
+COMPRESSED = "compressed"  # required where features are coordinates along axes
+KNOWN_FEATURES = frozenset(
+    {"species-major", "tangents", "half-tangents", COMPRESSED, EXCLUSIONS}
+)  # what may be required
 MANIFEST = "manifest.json"
 SIDECAR = ".json"
 SHARD = ".h5"
@@ -36,6 +39,7 @@ class HeaderDocument(TypedDict):
     directions: Document
     spec: Document
     prior: NotRequired[Document]
+    compression: NotRequired[Document]
 
 
 class BigDocument(TypedDict):

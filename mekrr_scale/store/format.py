@@ -16,6 +16,7 @@ from mekrr_scale.files import Document
 from mekrr_scale.store.documents import (
     BIG,
     BLOCK_BYTES,
+    COMPRESSED,
     COUNTS,
     FLOATS,
     FORMAT,
@@ -43,11 +44,14 @@ class StoreHeader:
     directions: Document = field(default_factory=dict)  # how tangent directions were drawn
     spec: Document = field(default_factory=dict)  # how to load the backbone again
     prior: Document = field(default_factory=dict)  # whose energies the prior's are; empty: the backbone's
+    compression: Document = field(default_factory=dict)  # which axes features are coordinates along; empty: none
 
     def to_dict(self) -> HeaderDocument:
         data = cast(HeaderDocument, asdict(self))
         if not self.prior:
             del data["prior"]
+        if not self.compression:
+            del data["compression"]
         return data
 
     @classmethod
@@ -59,14 +63,18 @@ class StoreHeader:
         """
         typed(data, "header", dict, "backbone", "directions", "spec")
         typed(data, "header", int, "dim")
-        typed({"prior": {}, **data}, "header", dict, "prior")
+        typed({"prior": {}, "compression": {}, **data}, "header", dict, "prior", "compression")
         typed(data, "header", str, "dtype")
         dtype: str = data["dtype"]
         if dtype not in FLOATS[:2] or data["dim"] < 1:
             raise StoreError(f"a header says dtype {dtype[:40]!r} and dim {data['dim']}; {MADE_UP}")
         prior = data.get("prior", {})
         precision: Literal["float32", "float64"] = "float64" if dtype == "float64" else "float32"
-        return cls(data["backbone"], int(data["dim"]), precision, data["directions"], data["spec"], prior)
+        axes = data.get("compression", {})
+        if axes:
+            typed(axes, "compression", str, "hash", "basis")
+            typed(axes, "compression", int, "from")
+        return cls(data["backbone"], int(data["dim"]), precision, data["directions"], data["spec"], prior, axes)
 
     @property
     def required_features(self) -> list[str]:
@@ -74,6 +82,7 @@ class StoreHeader:
             "species-major",
             *(["tangents"] if self.directions else []),
             *(["half-tangents"] if self.half_tangents else []),
+            *([COMPRESSED] if self.compression else []),
         ]
 
     @property
@@ -81,13 +90,23 @@ class StoreHeader:
         """Whether tangents are float16 with a scale for each row."""
         return self.directions.get("dtype") == "float16"
 
+    @property
+    def axes(self) -> str:
+        """The compression in words."""
+        at = self.compression
+        return f"{self.dim} of {at['from']} by basis {at['hash']} ({at['basis']})" if at else "none"
+
     def require(self, other: StoreHeader, where: str) -> None:
         """Refuse features of another kind.
 
         Raises:
             StoreError: names what differs.
         """
-        mine, theirs = (json.loads(canonical({**header.to_dict(), "prior": header.prior})) for header in (self, other))
+        added = ({"prior": header.prior, "compression": header.axes} for header in (self, other))
+        mine, theirs = (
+            json.loads(canonical({**header.to_dict(), **more}))
+            for header, more in zip((self, other), added, strict=True)
+        )
         for data in (mine, theirs):  # where files lie is no difference
             data["prior"].pop("where", None)
         differing = [

@@ -7,17 +7,21 @@ import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import xxhash
 
+from mekrr_scale.arrays import Compression
 from mekrr_scale.errors import StoreError
 from mekrr_scale.files import file_hash, publish_text, sweep, temporary_path
+from mekrr_scale.store.axes import publish_axes
 from mekrr_scale.store.documents import EXCLUSIONS, MANIFEST, SIDECAR, OnDuplicate, again
 from mekrr_scale.store.duplicates import Decision, counted, decide
 from mekrr_scale.store.energies import common_energy, define_energy, energy_definition
 from mekrr_scale.store.format import ShardInfo, StoreHeader, document, sealed
 from mekrr_scale.store.parts import Lack, Part, missing, parts_in
 from mekrr_scale.store.reader import FeatureStore
+from mekrr_scale.store.reduction import Reduction, axes_for, reduced
 from mekrr_scale.store.shard import StructureRecord, records_of
 from mekrr_scale.store.sidecars import Sidecar, sidecars_in
 from mekrr_scale.store.writer import ShardWriter
@@ -101,6 +105,8 @@ def merge(sources: Sequence[Path | str], target: Path | str, on_duplicate: OnDup
     infos = {info.path: info for store in stores for info in store.shards}
     target = _new_folder(target, lambda item: item.info.path in infos)
     _require_same(target, infos.keys() if _finished(target) else None)
+    if (axes := stores[0].compression) is not None:
+        publish_axes(target, axes, {"like": axes.hash})
     excluded: dict[str, set[int]] = {}
     for store in stores:
         for info in store.shards:
@@ -120,18 +126,26 @@ def repack(
     target: Path | str,
     shard_bytes: int = 1024**3,
     keep: Callable[[StructureRecord], bool] = lambda record: True,
+    reduction: Reduction | None = None,
+    tangent_dtype: Literal["same", "float16"] = "same",
 ) -> FeatureStore:
     """Write a store anew with shards of another size, leaving out structures if asked to, and those that do not count.
 
     Args:
         keep: which structures go into the new store.
+        reduction: compress features to coordinates along principal axes, which all structures of the store that count
+            decide.
+        tangent_dtype: ``float16`` halves tangents that are in float32; what is float16 stays so.
 
     Raises:
-        StoreError: a damaged source, nothing left, or a folder that holds something else.
+        StoreError: a damaged source, nothing left, a folder that holds something else, or a store that is compressed
+            already.
     """
     store = FeatureStore(Path(source))
     name = f"repack {store.id[:16]}"
-    writer = ShardWriter(_new_folder(target, lambda item: item.info.input == name), store.header)
+    folder = _new_folder(target, lambda item: item.info.input == name)
+    axes = axes_for(store, folder, reduction)
+    writer = ShardWriter(folder, _header_of(store, axes, tangent_dtype))
     finished = _finished(writer.folder)  # by the same call, whose end a kill may have cut off; else it is refused
     pending: list[StructureRecord] = []
     names: set[str] = set()
@@ -150,10 +164,9 @@ def repack(
         pending, size = [], 0
 
     count = 0
-    for record in _records(store):
-        if not keep(record):
-            continue
-        pending.append(replace(record, index=count))
+    for found in filter(keep, _records(store)):
+        record = replace(found if reduction is None or axes is None else reduced(found, axes), index=count)
+        pending.append(record)
         count += 1
         size += record.features.nbytes + (0 if record.tangents is None else record.tangents.features.nbytes)
         if size >= shard_bytes:
@@ -167,6 +180,17 @@ def repack(
     listed = [Sidecar.read(path) for path in sidecars_in(writer.folder)]
     kept = _Kept(on_duplicate=store.on_duplicate, incomplete=store.incomplete)
     return _published(writer.folder, listed, kept, f"mekrr-scale store repack {source} -o {target}")
+
+
+def _header_of(store: FeatureStore, axes: Compression | None, tangent_dtype: Literal["same", "float16"]) -> StoreHeader:
+    """What a store that is written anew says of itself."""
+    header = store.header
+    directions = header.directions
+    if directions and tangent_dtype == "float16":
+        directions = {**directions, "dtype": "float16"}
+    if axes is None:
+        return replace(header, directions=directions)
+    return replace(header, directions=directions, dim=axes.dim, compression=axes.document)
 
 
 def _published(folder: Path, listed: Sequence[Sidecar], kept: _Kept, command: str) -> FeatureStore:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -15,10 +16,11 @@ from jaxtyping import Float
 from numpy import ndarray
 from numpy.typing import NDArray
 
-from mekrr_scale.arrays import FeatureBatch, RowKind
+from mekrr_scale.arrays import Compression, FeatureBatch, RowKind
 from mekrr_scale.distributed import share
 from mekrr_scale.errors import StoreError
 from mekrr_scale.files import file_hash
+from mekrr_scale.store.axes import read_axes
 from mekrr_scale.store.documents import BLOCK_BYTES, MANIFEST, OnDuplicate, StoreDocument, again, typed
 from mekrr_scale.store.format import BigDataset, ShardInfo, StoreHeader, header_and_shards, meta_hash, read_sealed
 from mekrr_scale.store.hdf5 import read_small
@@ -215,6 +217,16 @@ class FeatureStore:
     def id(self) -> str:
         """sha256 of the manifest: equal for equal content."""
         return str(self.manifest["id"])
+
+    @cached_property
+    def compression(self) -> Compression | None:
+        """The axes that features are coordinates along; None where they are as the backbone gives them.
+
+        Raises:
+            StoreError: the file that holds them is missing or damaged.
+        """
+        at = self.header.compression
+        return read_axes(self.path, str(at["hash"])) if at else None
 
     @property
     def own_shards(self) -> list[ShardInfo]:

@@ -38,6 +38,10 @@ def verify(path: Path | str, full: bool = True) -> VerifyReport:
         said = _damage(store, info, full)
         if said:
             damaged.append(said)
+    try:
+        _ = store.compression
+    except StoreError as error:
+        damaged.append(str(error))
     listed = {info.path for info in store.shards} | set(store.superseded)
     listed |= {f"{name}{SIDECAR}" for name in listed} | {MANIFEST}
     ours = [p.name for p in sorted(store.path.iterdir()) if p.name.startswith(TEMPORARY) or SHARD in p.name]

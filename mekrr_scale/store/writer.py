@@ -46,7 +46,7 @@ class ShardWriter:
             raise StoreError(
                 f"cannot create the store {self.folder}: {error}; choose a folder you may write to"
             ) from error
-        found = _header_in(self.folder)
+        found = header_in(self.folder)
         if found is not None:
             header.require(found, str(self.folder))
 
@@ -170,7 +170,7 @@ def _said(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _header_in(folder: Path) -> StoreHeader | None:
+def header_in(folder: Path) -> StoreHeader | None:
     """That of the store in a folder, from whatever there is not damaged."""
     for sidecar in sidecars_in(folder):
         try:

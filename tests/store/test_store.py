@@ -300,7 +300,7 @@ print(json.dumps(counts))
 
 def test_half_tangents(toy_file, spec, tmp_path):
     """Float16 with a scale per row: half the size, close to a part in a thousand, stable when repacked."""
-    plan = ExtractPlan(spec, derivatives=5, strain=True)
+    plan = ExtractPlan(spec, derivatives=5, strain=True, tangent_dtype="same")
     whole = extract(toy_file, tmp_path / "whole", plan).store
     half = extract(toy_file, tmp_path / "half", replace(plan, tangent_dtype="float16")).store
     assert "half-tangents" in half.header.required_features
@@ -317,6 +317,19 @@ def test_half_tangents(toy_file, spec, tmp_path):
             assert torch.equal(a.tangents.features, b.tangents.features)
     with pytest.raises(StoreError, match="another kind"):
         extract(toy_file, tmp_path / "half", plan)
+
+
+def test_tangents_are_halved_where_nobody_says_else(toy_structures, spec, tmp_path):
+    """Of float32 by default, not of float64; a store that was begun otherwise (by 0.1.0) goes on as it is."""
+    plan = ExtractPlan(spec, derivatives=1)
+    assert extract(toy_structures[:4], tmp_path / "half", plan).store.header.half_tangents
+    assert not extract(
+        toy_structures[:4], tmp_path / "exact", replace(plan, dtype="float64")
+    ).store.header.half_tangents
+    extract(toy_structures[:4], tmp_path / "begun", replace(plan, tangent_dtype="same"))
+    more = extract(toy_structures[:8], tmp_path / "begun", plan)
+    assert not more.store.header.half_tangents
+    assert more.store.n_structures == 8
 
 
 def test_a_store_of_many_shards_takes_few_file_handles(tmp_path, monkeypatch):

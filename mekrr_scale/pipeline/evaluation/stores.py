@@ -51,6 +51,7 @@ def evaluate_store(
     """
     store = store if isinstance(store, FeatureStore) else FeatureStore(Path(store))
     model.require_backbone(store.header.backbone, f"the store {store.path}")
+    model.require_compression(store.header.compression.get("hash"), f"the store {store.path}")
     model.require_prior(store.header.prior, f"the store {store.path}")
     if uncertainty and model.posterior is None:
         raise ModelError("the model cannot tell its uncertainty; fit it with folds and uncertainty = true")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,6 +13,7 @@ from mekrr_scale.errors import ConfigError
 from mekrr_scale.files import JSON, parse_bytes
 from mekrr_scale.models import PriorSpec
 from mekrr_scale.plans import Given, plan, preset
+from mekrr_scale.store import Reduction, StoreHeader
 from mekrr_scale.structures import Entry, LabelKeys
 
 _PARTS = 999_999
@@ -63,8 +65,21 @@ class ExtractPlan:
     dtype: Literal["float32", "float64"] = "float32"
     """Precision of the features."""
 
-    tangent_dtype: Literal["same", "float16"] = "same"
-    """``same`` as the features, or ``float16`` with a scale for each row: half the store, no measurable loss."""
+    tangent_dtype: Literal["auto", "same", "float16"] = "auto"
+    """``float16`` with a scale for each row: half the store, no measurable loss; ``same`` as the features. ``auto``: as
+    in the store where there is one already, else ``float16`` where features are float32."""
+
+    compress: int | str | Path | None = None
+    """Features as that many coordinates along principal axes, which a sample of the structures decides before the
+    first is written; or, by its folder, along the axes of another store. None: as the backbone gives them, unless
+    ``residual`` says else."""
+
+    residual: float | None = None
+    """As many coordinates as lose no more than this part of the features' variance and of the tangents' square, of
+    every element of the sample."""
+
+    basis: Literal["species", "common"] = "species"
+    """Axes of each element, for kernels under which elements never meet (alpha = 1), or common ones, for all."""
 
     device: str = "cpu"
     """torch device of the backbone, e.g. cuda."""
@@ -106,6 +121,7 @@ class ExtractPlan:
             raise ConfigError(f"seed {self.seed} is negative; give 0 or a positive number")
         if self.shard_work < 0:
             raise ConfigError(f"{self.shard_work} is no amount of work per shard; give a positive number, or 0 for any")
+        _ = self.reduction  # refuses what makes no sense
         if self.shard_bytes < 1 or self.batch_atoms < 1:
             raise ConfigError("shard size and batch size must be positive")
 
@@ -113,6 +129,19 @@ class ExtractPlan:
     def moves(self) -> bool:
         """Whether tangents are stored."""
         return self.derivatives != "none" or self.strain
+
+    def settled(self, header: StoreHeader | None) -> ExtractPlan:
+        """With what depends on the store that it goes on with, if there is one."""
+        if self.tangent_dtype != "auto":
+            return self
+        begun = header is not None and bool(header.directions)
+        half = header.half_tangents if header is not None and begun else self.dtype == "float32"
+        return replace(self, tangent_dtype="float16" if half else "same")
+
+    @property
+    def reduction(self) -> Reduction | None:
+        """How features are compressed."""
+        return Reduction.given(self.compress, self.residual, self.basis)
 
     @property
     def feature_bytes(self) -> int:

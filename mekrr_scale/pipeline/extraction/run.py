@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -13,15 +13,23 @@ import torch
 import xxhash
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from mekrr_scale.backbones import Backbone, BackboneEnergies, identity_of, load_backbone, trusting_code
+from mekrr_scale.backbones import (
+    Backbone,
+    BackboneEnergies,
+    identity_of,
+    load_backbone,
+    trusting_code,
+    with_compression,
+)
 from mekrr_scale.errors import MekrrError, StructureError
 from mekrr_scale.models import load_prior
+from mekrr_scale.pipeline.extraction.axes import axes_of
 from mekrr_scale.pipeline.extraction.labels import label_lines, one_energy, survey_of
 from mekrr_scale.pipeline.extraction.plan import ExtractPlan
 from mekrr_scale.pipeline.extraction.records import Accepted, n_directions, records
 from mekrr_scale.pipeline.extraction.report import ExtractReport
 from mekrr_scale.progress import LOGGER, Progress, shown_progress
-from mekrr_scale.store import Origin, Origins, Part, ShardWriter, StoreHeader, finalize, has_rivals
+from mekrr_scale.store import Origin, Origins, Part, ShardWriter, StoreHeader, finalize, has_rivals, header_in
 from mekrr_scale.structures import (
     Frames,
     Inputs,
@@ -87,14 +95,19 @@ def _extracted(
     source = Inputs.of(structures, plan.format)
     progress.stage("look at labels", source.count())
     survey = survey_of(source, plan, progress)
-    plan = replace(plan, keys=survey.settled)
+    plan = replace(plan, keys=survey.settled).settled(header_in(folder))
     for line in label_lines(survey, plan):
         progress.note(line)
     backbone = backbone or load_backbone(plan.backbone)
     backbone.to(plan.device, torch.float64 if plan.dtype == "float64" else torch.float32)
     prior = None if plan.prior is None else plan.prior.pinned()
     of_prior = {} if prior is None else prior.to_dict()
-    header = StoreHeader(identity_of(backbone), backbone.dim, plan.dtype, plan.directions(), _spec(backbone), of_prior)
+    spec = _spec(backbone)
+    usable = (item for item in _usable(source, plan, backbone) if isinstance(item, Accepted))
+    axes = axes_of(folder, plan, backbone, usable, progress)
+    backbone = with_compression(backbone, axes)
+    said = {} if axes is None else axes.document
+    header = StoreHeader(identity_of(backbone), backbone.dim, plan.dtype, plan.directions(), spec, of_prior, said)
     report = ExtractReport(warnings=survey.remarks())
     predictor = None if prior is None else load_prior(prior, backbone.dtype, plan.device)
     if not header.spec:
@@ -146,25 +159,14 @@ class _Work:
     progress: Progress
     report: ExtractReport
 
-    @property
-    def wanted(self) -> Collection[Kind]:
-        """Labels that must be usable where they are there."""
-        needed: dict[Kind, bool] = {"energy": self.plan.need_energy, "forces": True, "stress": self.plan.strain}
-        return [kind for kind, wanted in needed.items() if wanted]
-
     def accepted(self, rejects: Rejects) -> Iterator[Accepted]:
         """Structures with usable labels; the others go to the rejects."""
-        for index, (name, atoms) in enumerate(self.source.named()):
-            try:
-                labels = read_labels(atoms, self.plan.keys, self.wanted)
-                check_structure(atoms, labels, self.plan.need_energy)
-                self.backbone.check_species(atoms.numbers.tolist())
-            except MekrrError as error:
-                rejects.add(Reject(self.source.name, index, str(error)))
-                self._count_reject(str(error))
-                continue
-            origin = Origin(name, self.part.version, self.part.time)
-            yield Accepted(atoms, labels, structure_hash(atoms, labels), index, origin)
+        for item in _usable(self.source, self.plan, self.backbone, self.part):
+            if isinstance(item, Accepted):
+                yield item
+            else:
+                rejects.add(item)
+                self._count_reject(item.reason)
 
     def _count_reject(self, reason: str) -> None:
         if len(self.report.rejected) < _REASONS or reason in self.report.rejected:
@@ -198,6 +200,24 @@ class _Work:
         self.report.warnings += _unit_warnings(chunk, self.backbone)
         if self.prior is not None:
             self.report.warnings += compared([(item.atoms, item.labels) for item in chunk], self.prior)
+
+
+def _usable(
+    source: Inputs, plan: ExtractPlan, backbone: Backbone, part: Part | None = None
+) -> Iterator[Accepted | Reject]:
+    """Structures with usable labels, and why the others are not."""
+    needed: dict[Kind, bool] = {"energy": plan.need_energy, "forces": True, "stress": plan.strain}
+    wanted = [kind for kind, there in needed.items() if there]  # labels that must be usable where they are there
+    for index, (name, atoms) in enumerate(source.named()):
+        try:
+            labels = read_labels(atoms, plan.keys, wanted)
+            check_structure(atoms, labels, plan.need_energy)
+            backbone.check_species(atoms.numbers.tolist())
+        except MekrrError as error:
+            yield Reject(source.name, index, str(error))
+            continue
+        origin = Origin() if part is None else Origin(name, part.version, part.time)
+        yield Accepted(atoms, labels, structure_hash(atoms, labels), index, origin)
 
 
 def _chunks(accepted: Iterator[Accepted], plan: ExtractPlan, backbone: Backbone) -> Iterator[list[Accepted]]:

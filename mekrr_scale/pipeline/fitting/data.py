@@ -11,13 +11,24 @@ from pathlib import Path
 import torch
 from ase import Atoms
 
-from mekrr_scale.arrays import DERIVATIVES, ISOLATED, KINDS, ByKind, FeatureBatch, Landmarks, RowKind, kind_named
-from mekrr_scale.backbones import BackboneSpec, load_backbone
+from mekrr_scale.arrays import (
+    DERIVATIVES,
+    ISOLATED,
+    KINDS,
+    ByKind,
+    Compression,
+    FeatureBatch,
+    Landmarks,
+    RowKind,
+    kind_named,
+)
+from mekrr_scale.backbones import BackboneSpec, load_backbone, with_compression
 from mekrr_scale.distributed import ALONE, Group
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.kernels import SetKernel, SpeciesMixing, Standardize, Transform, atom_kernel, fit_transform
 from mekrr_scale.landmarks import LandmarkMethod, Warm, WholeStructures, choose, landmark_method, median_distance
 from mekrr_scale.models import Baseline, BaselineKind, Model, fit_baseline
+from mekrr_scale.pipeline.fitting.coordinates import Restored, check_axes, restored
 from mekrr_scale.pipeline.fitting.plan import FitPlan
 from mekrr_scale.pipeline.fitting.references import References
 from mekrr_scale.pipeline.fitting.values import LengthScale
@@ -80,8 +91,10 @@ class FitData:
         warm = None if plan.landmarks.model is None else Model.load(plan.landmarks.model)
         if warm is not None:
             warm.require_backbone(opened[0].header.backbone, str(opened[0].path))
+            warm.require_compression(opened[0].header.compression.get("hash"), str(opened[0].path))
         for store in opened:
             opened[0].header.require(store.header, str(store.path))
+        check_axes(plan, opened[0])
         if not sum(shard.energies for store in opened for shard in store.shards):
             raise ConfigError("no structure in the store has an energy; extract with --energy-key naming where it is")
         if group.size > 1 and not takes.ranks:
@@ -103,6 +116,11 @@ class FitData:
             )
         labelled = _labelled(opened, weights, structures, keys or LabelKeys(), references, plan.execution.device)
         return cls(plan, dealt, False, labelled, group, warm, references)
+
+    @cached_property
+    def compression(self) -> Compression | None:
+        """What made coordinates of the backbone's features."""
+        return self.stores[0].compression
 
     @cached_property
     def first(self) -> FeatureBatch | None:
@@ -176,7 +194,7 @@ class FitData:
 
     def transform(self, kind: Standardize) -> Transform:
         if kind not in self._transforms:
-            self._transforms[kind] = fit_transform(self.energies, kind, self.group, self.first)
+            self._transforms[kind] = fit_transform(self.energies, kind, self.group, self.first, self.compression)
         return self._transforms[kind]
 
     def baseline(self, kind: BaselineKind) -> Baseline:
@@ -189,7 +207,8 @@ class FitData:
     def median(self, kind: Standardize) -> float:
         """The median distance of transformed features, where a length scale is relative to it."""
         if kind not in self._medians:
-            self._medians[kind] = median_of(self.plan, self.energies, self.transform(kind), self.group)
+            transform = self.transform(kind)
+            self._medians[kind] = median_of(self.plan, self.energies, transform, self.group, self.compression)
         return self._medians[kind]
 
     def kernels(self, choice: Choice) -> list[SetKernel]:
@@ -322,10 +341,22 @@ def mixing_matrix(plan: FitPlan) -> SpeciesMixing:
     return SpeciesMixing(0.0, tuple(map(atomic_number, rows)), tuple(map(tuple, rows.values())))
 
 
-def median_of(plan: FitPlan, batches: Iterable[FeatureBatch], transform: Transform, group: Group = ALONE) -> float:
-    """The median distance of transformed features; 1 where no length scale is relative to it."""
+def median_of(
+    plan: FitPlan,
+    batches: Iterable[FeatureBatch],
+    transform: Transform,
+    group: Group = ALONE,
+    compression: Compression | None = None,
+) -> float:
+    """The median distance of transformed features; 1 where no length scale is relative to it.
+
+    Atoms of two species count, whether the kernel lets them meet or not: what has axes of each species goes back to the
+    features that it stands for.
+    """
     if not any(length.relative for length in plan.kernel.length_scales):
         return 1.0
+    if compression is not None and not compression.common:
+        batches, transform = Restored(batches, compression), restored(transform, compression)
     return group.agree(median_distance(batches, transform, plan.seed, group=group))
 
 
@@ -347,7 +378,8 @@ def _labelled(
     """Structures whose forces are fitted, with what the stores know of them."""
     if not stores[0].header.spec:
         raise ConfigError("matrix-free force rows need a backbone, but the store holds features of your own")
-    backbone = load_backbone(BackboneSpec.of(stores[0].header.spec)).to(device, torch.float64)
+    backbone = with_compression(load_backbone(BackboneSpec.of(stores[0].header.spec)), stores[0].compression)
+    backbone = backbone.to(device, torch.float64)
     known: dict[int, tuple[int, float]] = {}
     for store, weight in zip(stores, weights or [1.0] * len(stores), strict=True):
         for batch in store:

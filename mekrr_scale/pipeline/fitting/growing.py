@@ -121,6 +121,7 @@ def _loaded(data: FitData, kept: Checkpoint, frame: Model) -> Sums:
     if state is None:
         raise ConfigError(f"the sums in {kept.folder} are damaged; delete the folder and fit again")
     frame.require_backbone(data.stores[0].header.backbone, "the stores")
+    frame.require_compression(data.stores[0].header.compression.get("hash"), "the stores")
     at = state.tensors
     blocks = (
         WhiteningBlock(at[f"block/{i}/columns"], at[f"block/{i}/matrix"], at[f"block/{i}/spectrum"])
@@ -137,7 +138,8 @@ def _begun(data: FitData, choice: Choice, run: Run) -> Sums:
     header = data.stores[0].header
     nothing = torch.zeros(problem.n_columns, dtype=torch.float64)
     frame = Model(
-        problem.kernel, problem.landmarks, nothing, problem.baseline, header.backbone, header.spec, {}, {}
+        problem.kernel, problem.landmarks, nothing, problem.baseline, header.backbone, header.spec, {}, {},
+        compression=data.compression,
     )  # fmt: skip
     run.progress.note(f"sums: a basis of {problem.landmarks.n_sets} landmarks, kept for all shards to come")
     return Sums(frame, problem.whitening(data.group), None, ())

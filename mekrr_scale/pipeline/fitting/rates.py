@@ -48,9 +48,9 @@ class Sample:
         if first is None:
             raise ConfigError("the store holds no structure; extract some first")
         plan = data.plan
-        transform = fit_transform((first,), plan.kernel.standardize[0])
+        transform = fit_transform((first,), plan.kernel.standardize[0], compression=data.compression)
         try:
-            median = median_of(plan, (first,), transform)
+            median = median_of(plan, (first,), transform, compression=data.compression)
         except ConfigError:  # one batch may hold copies of one atom where all of them do not
             median = 1.0
         kernel = set_kernel(plan, plan.kernel.length_scales[0], data.alphas[0], median, transform)

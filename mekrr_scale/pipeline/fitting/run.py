@@ -186,6 +186,7 @@ def _model(best: Candidate, data: FitData, held: HeldOut, posterior: Posterior |
         },
         posterior=posterior,
         prior=header.prior if problem.baseline.prior else {},
+        compression=data.compression,
     )
 
 
