@@ -58,7 +58,7 @@ def segment_sums(
             place = owner[a:b] - first
             for c in range(0, n_columns, TILE_COLUMNS):
                 d = min(c + TILE_COLUMNS, n_columns)
-                _add_rows(total[first:last, c:d], place, tile(a, b, c, d).double())
+                _add_rows(total[first:last, c:d], place, _double(tile(a, b, c, d)))
 
     _run(list(_tasks(owner)), work, torch.get_num_threads())
     return total
@@ -136,12 +136,23 @@ def product(left: Float[Tensor, "rows inner"], right: Float[Tensor, "inner colum
 
     A fresh tile for every product would cost as much as the exponentials, in page faults.
     """
-    size = left.shape[0] * right.shape[1]
-    buffer = getattr(_buffers, "tile", None)
-    if buffer is None or buffer.dtype != left.dtype or buffer.device != left.device or len(buffer) < size:
-        buffer = torch.empty(max(size, TILE_ROWS * TILE_COLUMNS), dtype=left.dtype, device=left.device)
-        _buffers.tile = buffer
-    return torch.mm(left, right, out=buffer[:size].view(left.shape[0], right.shape[1]))
+    return torch.mm(left, right, out=_buffer("product", left.shape[0], right.shape[1], left))
+
+
+def _double(tile: Float[Tensor, "rows columns"]) -> Float64[Tensor, "rows columns"]:
+    """In float64; in another buffer of the thread if it is not."""
+    if tile.dtype == torch.float64:
+        return tile
+    return _buffer("double", *tile.shape, torch.empty(0, dtype=torch.float64)).copy_(tile)
+
+
+def _buffer(name: str, rows: int, columns: int, like: Tensor) -> Tensor:
+    size = rows * columns
+    buffer = getattr(_buffers, name, None)
+    if buffer is None or buffer.dtype != like.dtype or buffer.device != like.device or len(buffer) < size:
+        buffer = like.new_empty(max(size, TILE_ROWS * TILE_COLUMNS))
+        setattr(_buffers, name, buffer)
+    return buffer[:size].view(rows, columns)
 
 
 def map_tiles(n_rows: int, work: Callable[[int, int], None], right: Float[Tensor, "inner columns"]) -> None:
