@@ -20,6 +20,7 @@ import typer
 from mekrr_scale.cli.console import say
 from mekrr_scale.cli.options import EXIT_CODES, commands
 from mekrr_scale.cli.threads import usable_cores
+from mekrr_scale.errors import ConfigError
 from mekrr_scale.version import __version__
 
 app = commands()
@@ -36,6 +37,7 @@ _THREADS = (
     "OMP_WAIT_POLICY",
     "OMP_PROC_BIND",
     "OMP_PLACES",
+    "MEKRR_SCALE_EXP",
 )
 _JOB = (
     "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID", "SLURM_JOB_ID",
@@ -122,6 +124,12 @@ def _torch() -> dict[str, Any]:
     import torch
     from torch import distributed
 
+    from mekrr_scale.kernels import exponential
+
+    try:
+        exponentials = exponential()
+    except ConfigError as error:
+        exponentials = str(error)
     devices = []
     if torch.cuda.is_available():
         for k in range(torch.cuda.device_count()):
@@ -131,6 +139,8 @@ def _torch() -> dict[str, Any]:
     return {
         "threads": torch.get_num_threads(),
         "interop_threads": torch.get_num_interop_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "exponential": exponentials,
         "cuda_build": torch.version.cuda,
         "cuda_devices": devices,
         "distributed": [

@@ -326,13 +326,13 @@ class Checkpoint:
 
 
 def _untold(key: str, found: Mapping[str, object]) -> bool:
-    """Whether a state is of a version that did not look into files yet."""
-    return key.endswith("_content") and key not in found
+    """Whether a state is of a version that did not look into files yet, or knew one exponential alone."""
+    return (key.endswith("_content") or key == "exponential") and key not in found
 
 
 def _within(problem: Mapping[str, object], found: Mapping[str, object]) -> bool:
     plain = json.loads(json.dumps(problem))
-    return all(key in found and found[key] == value for key, value in plain.items())
+    return all(_untold(key, found) or found.get(key, ...) == value for key, value in plain.items())
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]] | None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mekrr_scale.kernels.choices import Reduce as Reduce
     from mekrr_scale.kernels.choices import Standardize as Standardize
     from mekrr_scale.kernels.conformance import check_kernel as check_kernel
+    from mekrr_scale.kernels.exponentials import exponential as exponential
     from mekrr_scale.kernels.gaussian import Gaussian as Gaussian
     from mekrr_scale.kernels.gaussian import GaussianSum as GaussianSum
     from mekrr_scale.kernels.head import Head as Head
@@ -44,6 +45,7 @@ else:
             "atom": ["AtomKernel", "atom_kernel"],
             "choices": ["Reduce", "Standardize"],
             "conformance": ["check_kernel"],
+            "exponentials": ["exponential"],
             "gaussian": ["Gaussian", "GaussianSum"],
             "head": ["Head"],
             "linear": ["Linear"],

@@ -16,7 +16,6 @@ from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from typing import ClassVar, final
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -154,14 +153,6 @@ def check_positive(kernel: str, **values: float) -> None:
             raise ConfigError(f"{kernel} kernel: {name} is {value}, it must be a positive number")
 
 
-def exp_(t: Tensor) -> Tensor:
-    """exp in place. On CPUs numpy's takes half the time of torch's (0.8 against 1.6 ns an element)."""
-    if t.device.type != "cpu":
-        return t.exp_()
-    np.exp(t.numpy(), out=t.numpy())
-    return t
-
-
-def distance(t: Tensor, factor: float) -> Tensor:
-    """sqrt(factor) r from t = -r^2/2; rounding may leave t slightly above zero."""
-    return (t * (-2.0 * factor)).clamp_min_(0.0).sqrt_()
+def distance_(t: Tensor, factor: float) -> Tensor:
+    """sqrt(factor) r from t = -r^2/2, in place; rounding may leave t slightly above zero."""
+    return t.mul_(-2.0 * factor).clamp_min_(0.0).sqrt_()

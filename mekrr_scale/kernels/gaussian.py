@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mekrr_scale.errors import ConfigError
-from mekrr_scale.kernels.atom import AtomKernel, OneLength, check_positive, exp_
+from mekrr_scale.kernels.atom import AtomKernel, OneLength, check_positive
+from mekrr_scale.kernels.exponentials import exp_
 
 
 @final

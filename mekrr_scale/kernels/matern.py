@@ -8,7 +8,8 @@ from typing import ClassVar, final
 from jaxtyping import Float
 from torch import Tensor
 
-from mekrr_scale.kernels.atom import OneLength, distance, exp_
+from mekrr_scale.kernels.atom import OneLength, distance_
+from mekrr_scale.kernels.exponentials import exp_
 
 
 @final
@@ -19,14 +20,14 @@ class Matern32(OneLength):
     name: ClassVar[str] = "matern32"
 
     def profile(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        r = distance(t, 3.0)
-        return (1 + r) * exp_(-r)
+        r = distance_(t, 3.0)
+        return exp_(-r).mul_(r.add_(1.0))
 
     def slope(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        return 3.0 * exp_(-distance(t, 3.0))
+        return exp_(distance_(t.clone(), 3.0).neg_()).mul_(3.0)
 
     def curvature(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        r = distance(t, 3.0)
+        r = distance_(t.clone(), 3.0)
         return 9.0 * exp_(-r) / r.clamp_min(1e-12)
 
 
@@ -38,12 +39,14 @@ class Matern52(OneLength):
     name: ClassVar[str] = "matern52"
 
     def profile(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        q = distance(t, 5.0)
-        return (1 + q + q.square() / 3) * exp_(-q)
+        q = distance_(t, 5.0)
+        decay, square = exp_(-q), q.square().div_(3.0)
+        return decay.mul_(square.add_(q.add_(1.0)))
 
     def slope(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        q = distance(t, 5.0)
-        return (5.0 / 3.0) * (1 + q) * exp_(-q)
+        q = distance_(t.clone(), 5.0)
+        decay = exp_(-q)
+        return q.add_(1.0).mul_(5.0 / 3.0).mul_(decay)
 
     def curvature(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        return (25.0 / 3.0) * exp_(-distance(t, 5.0))
+        return exp_(distance_(t.clone(), 5.0).neg_()).mul_(25.0 / 3.0)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,8 @@ from mekrr_scale.kernels.sums import map_tiles, product, segment_sums
 from mekrr_scale.kernels.transforms import Transform
 
 Columns = tuple[int, int]  # landmark atoms [a, b)
+
+KEPT_ELEMENTS = 2**20  # numbers of slopes that a thread keeps: 8 MB of float64
 
 
 @dataclass(frozen=True)
@@ -77,14 +80,20 @@ class Prepared:
         tangents = run.tangents.features
         right = self.right[:, columns[0] : columns[1]]
         atom, direction = _tangent_places(run, direction_ptr)
+        kept = _Kept()
+
+        def slopes(first: int, last: int, c: int, d: int) -> tuple[Tensor, Tensor]:
+            x = self.shifted(run.z, run.features[first:last])
+            return x, self.atom.slope(self.atom.left(x) @ right[:, c:d])
 
         def tile(a: int, b: int, c: int, d: int) -> Tensor:
-            first, last = int(atom[a:b].min()), int(atom[a:b].max()) + 1
-            x = self.shifted(run.z, run.features[first:last])
-            slope = self.atom.slope(self.atom.left(x) @ right[:, c:d])
-            place = (atom[a:b] - first).to(x.device)
+            here = atom[a:b]
+            first, last = int(here.min()), int(here.max()) + 1
+            x, slope = kept.get((first, last, c, d), slopes)  # along other directions the atoms are the same
+            place = (here - first).to(x.device)
             dx = self.transform.apply_tangent(run.z, tangents[a:b].to(x.device), self.features.dtype)
-            return product(self.atom.left_tangent(x[place], dx), right[:, c:d]).mul_(slope[place])
+            made = product(self.atom.left_tangent(x[place], dx), right[:, c:d])
+            return _times(made, slope, here - first)
 
         return segment_sums(direction, int(direction_ptr[-1]), right.shape[1], tile, right.device)
 
@@ -114,6 +123,36 @@ class Prepared:
 
         map_tiles(len(features), work, right)
         return values, gradients
+
+
+class _Kept(threading.local):
+    """What a thread has made of the atoms that it has just met."""
+
+    def __init__(self) -> None:
+        self.found: dict[tuple[int, int, int, int], tuple[Tensor, Tensor]] = {}
+        self.elements = 0
+
+    def get(
+        self, key: tuple[int, int, int, int], make: Callable[[int, int, int, int], tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        if key not in self.found:
+            if self.elements > KEPT_ELEMENTS:
+                self.found.clear()
+                self.elements = 0
+            self.found[key] = make(*key)
+            self.elements += self.found[key][1].numel()
+        return self.found[key]
+
+
+def _times(
+    made: Float[Tensor, "rows columns"], slope: Float[Tensor, "atoms columns"], place: Int64[Tensor, " rows"]
+) -> Float[Tensor, "rows columns"]:
+    """Each row times that of its atom, in place; without a copy where the atoms come in order, again and again."""
+    atoms = len(slope)
+    if len(made) % atoms == 0 and torch.equal(place, torch.arange(atoms).repeat(len(made) // atoms)):
+        made.view(-1, atoms, made.shape[1]).mul_(slope)
+        return made
+    return made.mul_(slope[place.to(slope.device)])
 
 
 def owners(run: SpeciesRun) -> Int64[Tensor, " atoms"]:

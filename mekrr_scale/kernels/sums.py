@@ -1,7 +1,7 @@
 """Kernel elements and their sums over sets, tile by tile.
 
 A tile of kernel elements is made by a matrix product, passed through the kernel's profile in
-place and summed by a second, small matrix product while it is still in the cache. On CPUs
+place and added row by row to its owners while it is still in the cache. On CPUs
 several threads work on different tiles, each with single-threaded operations: that keeps a
 tile in its core's cache and spares a barrier per operation. Every tile has its own place in
 the result and its boundaries depend on the data alone, so the result does not depend on the
@@ -54,16 +54,29 @@ def segment_sums(
     def work(r0: int, r1: int) -> None:
         for a in range(r0, r1, TILE_ROWS):
             b = min(a + TILE_ROWS, r1)
-            first = int(owner[a])
-            last = int(owner[b - 1]) + 1
-            indicator = torch.zeros(last - first, b - a, dtype=torch.float64)
-            indicator[owner[a:b] - first, torch.arange(b - a)] = 1.0
+            first, last = int(owner[a]), int(owner[b - 1]) + 1
+            place = owner[a:b] - first
             for c in range(0, n_columns, TILE_COLUMNS):
                 d = min(c + TILE_COLUMNS, n_columns)
-                total[first:last, c:d].addmm_(indicator, tile(a, b, c, d).double())
+                _add_rows(total[first:last, c:d], place, _double(tile(a, b, c, d)))
 
     _run(list(_tasks(owner)), work, torch.get_num_threads())
     return total
+
+
+def _add_rows(
+    total: Float64[Tensor, "owners columns"], owner: Int64[Tensor, " rows"], rows: Float64[Tensor, "rows columns"]
+) -> None:
+    """Add each row to that of its owner, in place, one after the other.
+
+    A product with ones is as fast for one owner; for many it has as many operations as owners for every element.
+    """
+    if 1 not in total.shape:
+        total.index_add_(0, owner, rows)
+        return
+    indicator = torch.zeros(len(total), len(rows), dtype=torch.float64)
+    indicator[owner, torch.arange(len(rows))] = 1.0
+    total.addmm_(indicator, rows)
 
 
 def segment_sums_on_device(
@@ -123,12 +136,23 @@ def product(left: Float[Tensor, "rows inner"], right: Float[Tensor, "inner colum
 
     A fresh tile for every product would cost as much as the exponentials, in page faults.
     """
-    size = left.shape[0] * right.shape[1]
-    buffer = getattr(_buffers, "tile", None)
-    if buffer is None or buffer.dtype != left.dtype or buffer.device != left.device or len(buffer) < size:
-        buffer = torch.empty(max(size, TILE_ROWS * TILE_COLUMNS), dtype=left.dtype, device=left.device)
-        _buffers.tile = buffer
-    return torch.mm(left, right, out=buffer[:size].view(left.shape[0], right.shape[1]))
+    return torch.mm(left, right, out=_buffer("product", left.shape[0], right.shape[1], left))
+
+
+def _double(tile: Float[Tensor, "rows columns"]) -> Float64[Tensor, "rows columns"]:
+    """In float64; in another buffer of the thread if it is not."""
+    if tile.dtype == torch.float64:
+        return tile
+    return _buffer("double", *tile.shape, torch.empty(0, dtype=torch.float64)).copy_(tile)
+
+
+def _buffer(name: str, rows: int, columns: int, like: Tensor) -> Tensor:
+    size = rows * columns
+    buffer = getattr(_buffers, name, None)
+    if buffer is None or buffer.dtype != like.dtype or buffer.device != like.device or len(buffer) < size:
+        buffer = like.new_empty(max(size, TILE_ROWS * TILE_COLUMNS))
+        setattr(_buffers, name, buffer)
+    return buffer[:size].view(rows, columns)
 
 
 def map_tiles(n_rows: int, work: Callable[[int, int], None], right: Float[Tensor, "inner columns"]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from mekrr_scale.arrays import KINDS, ByKind, FeatureBatch, Landmarks, RowKind, content_hash
 from mekrr_scale.distributed import ALONE, Group
 from mekrr_scale.errors import ConfigError
-from mekrr_scale.kernels import SetKernel
+from mekrr_scale.kernels import SetKernel, exponential
 from mekrr_scale.models import Baseline, Whitening, whiten
 from mekrr_scale.regression.blocks import ChainedRows, Rows
 from mekrr_scale.regression.folds import Folds
@@ -110,7 +110,9 @@ class Problem:
     def identity(self) -> dict[str, object]:
         """What tells its kernel from those of other candidates, as states of running fits hold it."""
         mixing = self.kernel.mixing
-        found: dict[str, object] = {"kernel": repr(self.kernel.atom), "alpha": mixing.alpha}
+        found: dict[str, object] = {
+            "kernel": repr(self.kernel.atom), "alpha": mixing.alpha, "exponential": exponential()
+        }  # fmt: skip
         if mixing.matrix:
             found["alpha"] = [list(mixing.species), [list(row) for row in mixing.matrix]]
         if self.precision != Precision():

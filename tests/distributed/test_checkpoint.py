@@ -130,7 +130,14 @@ def test_another_fit_is_refused_and_files_count_by_content(tmp_path):
         with pytest.raises(ConfigError, match=words):
             Checkpoint(tmp_path, identity).load("x")
     Checkpoint(tmp_path, {"fit": 1}).save("old", state())  # of a version that did not look into files
-    assert Checkpoint(tmp_path, {"fit": 1, "warm_content": "a"}).load("old").values == {"step": 3}
+    later = {"fit": 1, "warm_content": "a", "exponential": "torch"}
+    assert Checkpoint(tmp_path, later).load("old").values == {"step": 3}
+    Checkpoint(tmp_path, later).save("new", state())
+    with pytest.raises(ConfigError, match='exponential was "torch", now "numpy"'):
+        Checkpoint(tmp_path, {**later, "exponential": "numpy"}).load("new")
+    Checkpoint(tmp_path, {"fit": 1, "warm_content": "b"}).save("other", state())
+    Checkpoint(tmp_path, later).clear()  # what does not tell is of this problem too; what tells of another file is not
+    assert [path.name for path in tmp_path.iterdir()] == ["other.safetensors"]
 
 
 HOLD = """

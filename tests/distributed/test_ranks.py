@@ -181,6 +181,7 @@ DIFFERENT = [
     (("--landmarks", "41"), "plan"),
     (("--sums", "elsewhere"), "checkpoint or sums"),
     (("--store", "OTHER"), "store"),
+    ((), "MEKRR_SCALE_EXP"),
 ]
 
 
@@ -200,7 +201,8 @@ def test_ranks_that_were_given_different_things_do_no_work(store, tmp_path, othe
     if "OTHER" not in other:
         changed += [str(tmp_path / word) if word == "elsewhere" else word for word in other]
     port = held_port()
-    ranks = [start(given, 2, port, ranks=[rank])[0] for rank, given in enumerate((usual, changed))]
+    own = [{named: library} if named.isupper() else {} for library in ("numpy", "torch")]  # as another processor's
+    ranks = [start(given, 2, port, [rank], **own[rank])[0] for rank, given in enumerate((usual, changed))]
     done = finish(ranks)
     assert [code for _, _, code in done] == [2, 2], done
     told = " ".join(" ".join(err.split()) for _, err, _ in done)

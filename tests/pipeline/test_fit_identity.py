@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mekrr_scale.kernels import SpeciesMixing
+from mekrr_scale.kernels import SpeciesMixing, exponential
 from mekrr_scale.pipeline import BaselinePlan, FitPlan, KernelPlan, LandmarkPlan, LengthScale, RowPlan, Validation
 from mekrr_scale.pipeline.fitting import FitData, identity_text
 from mekrr_scale.pipeline.fitting.identity import identity
@@ -150,6 +150,7 @@ def test_fits_are_told_apart_as_by_0_1_0(store, name):
     for plan in plans:
         found = identity(FitData(plan, (opened,), derivatives=False))
         assert found.pop("stores") == [opened.id]
+        assert found.pop("exponential") == exponential()  # which no state of 0.1.0 tells
         assert found == {**IDENTITY, **changed}
 
 

@@ -17,6 +17,7 @@ from numpy import ndarray
 from mekrr_scale.arrays import content_hash
 from mekrr_scale.distributed import ALONE, Group
 from mekrr_scale.errors import MekrrError, StructureError
+from mekrr_scale.kernels import exponential
 from mekrr_scale.models import Model, Potential, Uncertainty, as_potential, load_model
 from mekrr_scale.pipeline.evaluation.prediction import count_of, in_batches, one_by_one_if_needed
 from mekrr_scale.pipeline.evaluation.report import Evaluation
@@ -92,7 +93,7 @@ def _evaluated(
     group: Group,
 ) -> Evaluation:
     asked = f"{keys or LabelKeys()!r}, forces {forces}, uncertainty {uncertainty}"
-    group.require_alike(model=content_hash(potential.model.coefficients), options=asked)
+    group.require_alike(model=content_hash(potential.model.coefficients), options=asked, MEKRR_SCALE_EXP=exponential())
     survey, structures = surveyed(structures, keys or LabelKeys())
     rows, lone = _Rows(potential.model, survey.remarks(("forces", "stress") if forces else ())), _Rows(potential.model)
     own = progress if group.rank == 0 else Silent()

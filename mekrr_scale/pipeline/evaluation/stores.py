@@ -16,6 +16,7 @@ from torch import Tensor
 from mekrr_scale.arrays import FeatureBatch, content_hash, uniform
 from mekrr_scale.distributed import ALONE, ExactSum, Group
 from mekrr_scale.errors import ModelError, StructureError
+from mekrr_scale.kernels import exponential
 from mekrr_scale.models import Model, Posterior, Variances
 from mekrr_scale.pipeline.evaluation.report import Evaluation
 from mekrr_scale.progress import Progress, Silent, shown_progress
@@ -55,7 +56,12 @@ def evaluate_store(
     model.require_prior(store.header.prior, f"the store {store.path}")
     if uncertainty and model.posterior is None:
         raise ModelError("the model cannot tell its uncertainty; fit it with folds and uncertainty = true")
-    group.require_alike(model=content_hash(model.coefficients), store=store.id, uncertainty=str(uncertainty))
+    group.require_alike(
+        model=content_hash(model.coefficients),
+        store=store.id,
+        uncertainty=str(uncertainty),
+        MEKRR_SCALE_EXP=exponential(),
+    )
     rows, lone = (_Rows(model, model.posterior if uncertainty else None, device) for _ in range(2))
     head = model.head.on(device)
     errors, of_lone = ExactSum(3), ExactSum(3)

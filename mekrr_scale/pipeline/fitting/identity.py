@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mekrr_scale.arrays import KINDS
 from mekrr_scale.files import file_hash
-from mekrr_scale.kernels import SpeciesMixing
+from mekrr_scale.kernels import SpeciesMixing, exponential
 from mekrr_scale.pipeline.fitting.data import FitData, atomic_number, mixing_matrix
 from mekrr_scale.pipeline.fitting.plan import FitPlan
 from mekrr_scale.plans import fields_of
@@ -25,7 +25,8 @@ def identity(data: FitData) -> dict[str, object]:
     """What a fit is: every field of its plan that changes numbers, and the stores."""
     flat = {name: repr(value) for name, value in flat_plan(data.plan).items() if name not in _RUNNING}
     own = own_fields(data.plan)
-    return {"version": _version(), "stores": [store.id for store in data.stores], **flat, **own, **contents(data)}
+    told: dict[str, object] = {"version": _version(), "exponential": exponential()}
+    return {**told, "stores": [store.id for store in data.stores], **flat, **own, **contents(data)}
 
 
 def contents(data: FitData) -> dict[str, str]:
@@ -57,6 +58,7 @@ def require_alike(data: FitData, **more: str) -> None:
         store=" ".join(store.id for store in data.stores),
         plan=" ".join(f"{name}={value}" for name, value in plan.items()),
         structures=hashlib.sha256(repr(listed).encode()).hexdigest(),
+        MEKRR_SCALE_EXP=exponential(),  # differs where processors do, if the environment does not say which
         **more,
     )
 
