@@ -240,8 +240,8 @@ def test_no_candidate_is_better_than_a_broken_one(plain, monkeypatch):
 
     paths = direct_work.weight_paths
 
-    def broken(kinds, weights, ridges):
-        return {key: value * math.nan for key, value in paths(kinds, weights, ridges).items()}
+    def broken(*given):
+        return {key: value * math.nan for key, value in paths(*given).items()}
 
     monkeypatch.setattr(direct_work, "weight_paths", broken)
     with pytest.raises(SolverError, match="no candidate has a finite cross-validated error"):

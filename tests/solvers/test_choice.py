@@ -86,8 +86,8 @@ def test_rows_without_a_finite_error_lose(solver, monkeypatch):
 
     paths, solved = direct_work.weight_paths, exact_work.dense_solution
 
-    def broken_paths(kinds, weights, ridges):
-        found = paths(kinds, weights, ridges)
+    def broken_paths(kinds, weights, ridges, *kept):
+        found = paths(kinds, weights, ridges, *kept)
         for values in found.values():
             values[:, 0] = math.nan
         return found
