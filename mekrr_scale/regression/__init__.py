@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from mekrr_scale.regression.blocks import RowBlock as RowBlock
     from mekrr_scale.regression.blocks import RowMap as RowMap
     from mekrr_scale.regression.blocks import Rows as Rows
+    from mekrr_scale.regression.criterion import Balanced as Balanced
+    from mekrr_scale.regression.criterion import Criterion as Criterion
+    from mekrr_scale.regression.criterion import criterion_text as criterion_text
+    from mekrr_scale.regression.criterion import score as score
     from mekrr_scale.regression.execution import Execution as Execution
     from mekrr_scale.regression.folds import Folds as Folds
     from mekrr_scale.regression.folds import assign_folds as assign_folds
@@ -34,6 +38,7 @@ else:
         __name__,
         submod_attrs={
             "blocks": ["ChainedRows", "ListedRows", "RowBlock", "RowMap", "Rows"],
+            "criterion": ["Balanced", "Criterion", "criterion_text", "score"],
             "execution": ["Execution"],
             "folds": ["Folds", "assign_folds", "refit_shift"],
             "kept": ["KeptRows", "packed_width"],

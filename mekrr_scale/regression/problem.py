@@ -16,6 +16,7 @@ from mekrr_scale.errors import ConfigError
 from mekrr_scale.kernels import SetKernel, exponential
 from mekrr_scale.models import Baseline, Whitening, whiten
 from mekrr_scale.regression.blocks import ChainedRows, Rows
+from mekrr_scale.regression.criterion import Criterion
 from mekrr_scale.regression.folds import Folds
 from mekrr_scale.regression.maps import MapRows
 from mekrr_scale.regression.rows import stored_rows
@@ -33,7 +34,7 @@ class Problem:
     Args:
         folds: parts for cross-validation; None without.
         weights: candidates for the weights of the kinds of rows; zero leaves a kind out.
-        criterion: weights of the mean squared errors whose sum chooses among candidates.
+        criterion: what chooses among candidates: weights of the mean squared errors whose sum does, or ``Balanced``.
         seed: of what a solver draws.
 
     Raises:
@@ -45,7 +46,7 @@ class Problem:
     baseline: Baseline
     folds: Folds | None = None
     weights: tuple[ByKind[float], ...] = (ENERGY_ALONE,)
-    criterion: ByKind[float] = DEFAULT_CRITERION
+    criterion: Criterion = DEFAULT_CRITERION
     basis: Basis = field(default_factory=Basis)
     precision: Precision = field(default_factory=Precision)
     seed: int = 0

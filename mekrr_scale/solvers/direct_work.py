@@ -14,14 +14,14 @@ from mekrr_scale.arrays import ByKind, RowKind
 from mekrr_scale.distributed import Group
 from mekrr_scale.errors import SolverError
 from mekrr_scale.models import Whitening
-from mekrr_scale.regression import KeptRows, Problem, Rows, Run, Source, refit_shift
+from mekrr_scale.regression import Execution, KeptRows, Problem, Rows, Run, Source, refit_shift
 from mekrr_scale.solvers import krylov_work
-from mekrr_scale.solvers.base import Solver, check
+from mekrr_scale.solvers.base import DEFAULT_RIDGES, Solver, check
 from mekrr_scale.solvers.falkon import Falkon
 from mekrr_scale.solvers.grid import further
 from mekrr_scale.solvers.job import DOUBLE, Estimate, Job, Stage
 from mekrr_scale.solvers.moments import MomentTable, accumulate, root_mean
-from mekrr_scale.solvers.path import Normal, Weights, ridge_path, weight_paths
+from mekrr_scale.solvers.path import Decompositions, Normal, Weights, ridge_path, weight_paths
 from mekrr_scale.solvers.preconditioners import LARGEST_EIGEN
 from mekrr_scale.solvers.solution import Effort, Path, PathPoint, Result, Solution
 
@@ -80,12 +80,14 @@ def from_sums(
         if not any(weight and any(part.rows for part in moments[kind]) for kind, weight in weights.items()):
             raise SolverError(f"no row has a weight above zero ({_named(weights)})")
     ridges = direct.ridges
-    folds = _fold_solutions(ridges, problem, moments, run.group)
+    kept = Decompositions(_room(direct, run.execution))
+    folds = _fold_solutions(ridges, problem, moments, run.group, kept)
     path = _path(ridges, moments, folds, problem.weights)
     while more := further(direct, path, problem.criterion):
-        folds = _joined(folds, _fold_solutions(more, problem, moments, run.group))
+        folds = _joined(folds, _fold_solutions(more, problem, moments, run.group, kept))
         ridges = (*ridges, *more)
         path = _path(ridges, moments, folds, problem.weights)
+    del kept
     best = path.best(problem.criterion) if folds else PathPoint.untested(ridges[0], problem.weights[0])
     everything = normals(moments, range(max(problem.n_folds, 1)), shift)
     beta = run.group.broadcast(_solved(everything, best.weights, best.ridge).contiguous())
@@ -106,6 +108,11 @@ def from_sums(
     )
 
 
+def _room(direct: Solver, execution: Execution) -> float:
+    """Bytes for the folds' decompositions, until the grid of ridges goes on no further; only the default one does."""
+    return execution.memory / 2 if direct.ridges == DEFAULT_RIDGES else 0.0
+
+
 def _named(weights: Weights) -> str:
     return ", ".join(f"{kind.name.lower()} weight {weight:g}" for kind, weight in weights.items())
 
@@ -119,7 +126,7 @@ def _joined(found: list[_FoldSolution], more: list[_FoldSolution]) -> list[_Fold
 
 
 def _fold_solutions(
-    ridges: Sequence[float], problem: Problem, moments: MomentTable, group: Group
+    ridges: Sequence[float], problem: Problem, moments: MomentTable, group: Group, kept: Decompositions
 ) -> list[_FoldSolution]:
     """For each fold: solutions without it of all weights and ridges, and the baseline's shift.
 
@@ -138,7 +145,7 @@ def _fold_solutions(
         )
         solved = torch.zeros(len(weights), rank, len(ridges), dtype=torch.float64)
         if fold % group.size == group.rank:
-            paths = weight_paths(normals(moments, others, shift), weights, ridges)
+            paths = weight_paths(normals(moments, others, shift), weights, ridges, kept, fold)
             solved = torch.stack([paths[combination] for combination in weights])
         solutions.append((solved, shift))
     return [
@@ -230,7 +237,12 @@ def estimate(direct: Solver, job: Job) -> Estimate:
     seconds += 4 * job.rows * job.columns * DOUBLE * job.rates.copy
     own_folds = -(-folds // job.ranks)
     solving = (own_folds + 1 / 3) * job.rates.eigen * float(job.columns) ** 3
-    while_solving = held + in_memory * (kept == "memory") + 6 * job.square
+    # energies that are fewer than a third of the rank cost no decomposition for each ratio of weights
+    others = job.energies * job.ranks * (1 - 1 / folds)
+    ratios = job.n_ratios if 3 * others <= job.columns else job.n_weights
+    decomposed = own_folds * ratios * job.square if job.folds else 0.0
+    decomposed = min(decomposed, _room(direct, job.execution))
+    while_solving = held + in_memory * (kept == "memory") + decomposed + 6 * job.square
     stages = [
         Stage("pass over the rows", held + in_memory + job.work, job.tried * seconds, job.tried),
         Stage("ridges, weights and folds", while_solving, job.tried * solving),

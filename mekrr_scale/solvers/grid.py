@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from mekrr_scale.arrays import ByKind
+from mekrr_scale.regression import Criterion
 from mekrr_scale.solvers.base import DEFAULT_RIDGES, Solver
 from mekrr_scale.solvers.solution import Path
 
@@ -12,7 +12,7 @@ _LOWEST, _HIGHEST = -32, 8  # half decades that the default grid may be extended
 _STEPS = 4  # half decades at a time
 
 
-def further(solver: Solver, path: Path, criterion: ByKind[float]) -> tuple[float, ...]:
+def further(solver: Solver, path: Path, criterion: Criterion) -> tuple[float, ...]:
     """Ridges beyond the end of the grid that errors fall towards: of the default grid, which nobody chose."""
     if solver.ridges != DEFAULT_RIDGES or not path.points or not (end := path.end(criterion)):
         return ()

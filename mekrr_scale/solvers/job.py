@@ -66,6 +66,7 @@ class Job:
     tried: int  # candidates
     ridges: tuple[float, ...]
     n_weights: int  # combinations of weights
+    n_ratios: int  # of the weights of kinds beside energies
     folds: int
     work: float  # bytes: landmarks, and the block of rows at hand with what is made of it
     block_rows: int  # most rows of a block

@@ -19,7 +19,17 @@ from mekrr_scale.arrays import ByKind, RowKind, uniform
 from mekrr_scale.distributed import WIDTH, ExactSum, Group
 from mekrr_scale.errors import SolverError
 from mekrr_scale.models import Whitening
-from mekrr_scale.regression import KeptRows, Problem, RowBlock, Rows, Run, Source, packed_width, refit_shift
+from mekrr_scale.regression import (
+    Criterion,
+    KeptRows,
+    Problem,
+    RowBlock,
+    Rows,
+    Run,
+    Source,
+    packed_width,
+    refit_shift,
+)
 from mekrr_scale.solvers.base import check, tier
 from mekrr_scale.solvers.iteration import Enough
 from mekrr_scale.solvers.job import DOUBLE, Estimate, Job, Stage
@@ -183,7 +193,7 @@ class _Weighted:
             f"{type(at).__name__}(ridges={at.ridges!r}, weights={tuple(self.weights.listed(0.0))!r}, rtol=1.0, "
             f"max_steps=1, preconditioner={at.preconditioner!r}, subset={at.subset!r}, "
             f"recompute_every={at.recompute_every!r}, patience=1, memory_bytes=0, scratch=None, device_bytes=0, "
-            f"seed={self.problem.seed!r}, select={tuple(self.problem.criterion.listed(0.0))!r})"
+            f"seed={self.problem.seed!r}, select={_selected(self.problem.criterion)})"
         )
 
     def _first_pass(self, rows: Iterable[RowBlock]) -> _Setup:
@@ -230,6 +240,10 @@ class _Weighted:
             for i, ridge in enumerate(ridges)
         )
         return Path(tuple(points))
+
+
+def _selected(criterion: Criterion) -> str:
+    return repr(tuple(criterion.listed(0.0)) if isinstance(criterion, ByKind) else criterion)
 
 
 @dataclass

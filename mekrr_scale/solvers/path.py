@@ -12,8 +12,9 @@ as Cholesky; the low-rank update formula of Woodbury, which would do the same, i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from jaxtyping import Float64
@@ -33,10 +34,43 @@ class Normal:
     target: Float64[Tensor, " rank"]  # Phi' W r
 
 
+@dataclass
+class Decompositions:
+    """Decompositions of several systems, kept for further ridges as far as there is room; others are made again.
+
+    Args:
+        room: in bytes.
+    """
+
+    room: float
+    _found: dict[tuple[float, ...], Decomposed] = field(default_factory=dict)
+
+    def get(self, system: int, ratio: tuple[float, ...], make: Callable[[], Decomposed]) -> Decomposed:
+        """The decomposition of a system (a fold's) at a ratio of weights."""
+        key = (system, *ratio)
+        if key in self._found:
+            return self._found[key]
+        made = make()
+        if made.bytes <= self.room:
+            self.room -= made.bytes
+            self._found[key] = made
+        return made
+
+
 def weight_paths(
-    kinds: Mapping[RowKind, Normal], weights: Sequence[Weights], ridges: Sequence[float]
+    kinds: Mapping[RowKind, Normal],
+    weights: Sequence[Weights],
+    ridges: Sequence[float],
+    kept: Decompositions | None = None,
+    system: int = 0,
 ) -> dict[Weights, Float64[Tensor, "rank ridges"]]:
-    """Solutions for every combination of weights and every ridge."""
+    """Solutions for every combination of weights and every ridge.
+
+    Args:
+        kept: where decompositions are looked for, and left.
+        system: which of those that share ``kept`` this is.
+    """
+    kept = kept or Decompositions(0.0)
     rank = len(next(iter(kinds.values())).target)
     light = [kind for kind, normal in kinds.items() if normal.factor is not None]
     while sum(len(_rows(kinds[i])) for i in light) > rank // 3:
@@ -52,7 +86,8 @@ def weight_paths(
         ratio = tuple(combination[i] / largest if largest else 0.0 for i in heavy)
         ratios.setdefault(ratio, []).append((largest, combination))
     for ratio, members in ratios.items():
-        system = _Decomposed.of({i: w for i, w in zip(heavy, ratio, strict=True) if w}, kinds, basis)
+        heavy_weights = {i: w for i, w in zip(heavy, ratio, strict=True) if w}
+        decomposed = kept.get(system, ratio, partial(Decomposed.of, heavy_weights, kinds, basis))
         for scale, combination in members:
             small = torch.zeros(basis.width, basis.width, dtype=torch.float64)
             for i, factor in factors.items():
@@ -60,7 +95,7 @@ def weight_paths(
             right = torch.zeros(rank, 1, dtype=torch.float64)
             for kind, target in targets.items():
                 right = right + combination[kind] * target
-            solved[combination] = system.solve(scale, small, right[:, 0], ridges)
+            solved[combination] = decomposed.solve(scale, small, right[:, 0], ridges)
     joined = basis.back(torch.cat(list(solved.values()), 1)).split(len(ridges), 1)
     return dict(zip(solved, joined, strict=True))
 
@@ -107,7 +142,7 @@ class _Rotation:
 
 
 @dataclass(frozen=True)
-class _Decomposed:
+class Decomposed:
     """The heavy kinds' matrix [[D, E'], [E, W diag(s) W']] with C = W'E."""
 
     corner: Tensor  # D
@@ -116,7 +151,7 @@ class _Decomposed:
     vectors: Tensor | None  # W; None for a zero matrix
 
     @classmethod
-    def of(cls, heavy: Mapping[RowKind, float], kinds: Mapping[RowKind, Normal], basis: _Rotation) -> _Decomposed:
+    def of(cls, heavy: Mapping[RowKind, float], kinds: Mapping[RowKind, Normal], basis: _Rotation) -> Decomposed:
         rank, width = len(next(iter(kinds.values())).target), basis.width
         total: Tensor | None = None
         for i, weight in heavy.items():
@@ -134,7 +169,13 @@ class _Decomposed:
             )
         total = basis.into(basis.into(total).T)
         spectrum, vectors = eigh(total[width:, width:])
-        return cls(total[:width, :width], vectors.T @ total[width:, :width], spectrum.clamp_min(0.0), vectors)
+        # a copy of the corner: a view would keep all of the matrix
+        return cls(total[:width, :width].clone(), vectors.T @ total[width:, :width], spectrum.clamp_min(0.0), vectors)
+
+    @property
+    def bytes(self) -> int:
+        held = (self.corner, self.coupling, self.spectrum, self.vectors)
+        return sum(part.numel() * part.element_size() for part in held if part is not None)
 
     def solve(
         self, scale: float, small: Tensor, right: Tensor, ridges: Sequence[float]

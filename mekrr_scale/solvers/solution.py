@@ -14,7 +14,7 @@ from torch import Tensor
 from mekrr_scale.arrays import KINDS, ByKind, RowKind
 from mekrr_scale.distributed import State
 from mekrr_scale.errors import ConfigError, SolverError
-from mekrr_scale.regression import ENERGY_ALONE, Rows
+from mekrr_scale.regression import ENERGY_ALONE, Criterion, Rows, score
 
 _FLAT = 0.02  # a smaller part of a score is no reason to look further
 
@@ -47,16 +47,13 @@ class PathPoint:
         """Without cross-validation."""
         return cls(ridge, weights, ByKind.of({}, math.nan))
 
-    def score(self, criterion: ByKind[float], known: Container[RowKind] = ()) -> float:
-        """Weighted sum of mean squared errors; what is minimised. Infinite where an error is not finite.
+    def score(self, criterion: Criterion, known: Container[RowKind] = ()) -> float:
+        """What is minimised: see ``regression.score``.
 
         Args:
             known: kinds that there are rows of: an error of these that is not a number is no error of zero.
         """
-        parts = {kind: w * self.rmse[kind] ** 2 for kind, w in criterion.items() if w > 0}
-        found = [value for kind, value in parts.items() if kind in known or not math.isnan(value)]
-        total = sum(found) if found else math.inf
-        return math.inf if math.isnan(total) else total
+        return score(criterion, self.rmse, known)
 
     def kinds(self) -> frozenset[RowKind]:
         """Kinds whose errors are known."""
@@ -80,14 +77,14 @@ class Path:
 
     points: tuple[PathPoint, ...]
 
-    def best(self, criterion: ByKind[float] = ENERGY_ALONE) -> PathPoint:
-        """The point with the lowest weighted sum of mean squared errors; one that has no finite error never wins."""
+    def best(self, criterion: Criterion = ENERGY_ALONE) -> PathPoint:
+        """The point with the lowest score; one that has no finite error never wins."""
         if not self.points:
             raise ConfigError("nothing was cross-validated; solve with folds, or choose a ridge yourself")
         known = frozenset[RowKind]().union(*(point.kinds() for point in self.points))
         return min(self.points, key=lambda point: point.score(criterion, known))
 
-    def end(self, criterion: ByKind[float] = ENERGY_ALONE) -> int:
+    def end(self, criterion: Criterion = ENERGY_ALONE) -> int:
         """Whether the best point is at an end of the ridges towards which errors fall: -1 the smallest, 1 the largest.
 
         Zero where it lies between, or where the end is flat: a score within 2 % of its neighbour's (1 % of the error).
@@ -158,11 +155,11 @@ class Solution:
         if self.result is Result.BREAKDOWN:
             raise SolverError(self.result.value)
 
-    def point(self, criterion: ByKind[float]) -> PathPoint:
+    def point(self, criterion: Criterion) -> PathPoint:
         """Cross-validated errors of what was chosen, or without folds none."""
         return self.path.best(criterion) if self.path.points else PathPoint.untested(self.ridges[0], self.weights)
 
-    def score(self, criterion: ByKind[float]) -> float:
+    def score(self, criterion: Criterion) -> float:
         """Of what was chosen, by which candidates are compared."""
         return self.point(criterion).score(criterion)
 
@@ -182,7 +179,7 @@ class Solution:
         return State(tensors, values)
 
     @classmethod
-    def restored(cls, state: State, criterion: ByKind[float] = ENERGY_ALONE) -> Solution:
+    def restored(cls, state: State, criterion: Criterion = ENERGY_ALONE) -> Solution:
         """The inverse of ``state``.
 
         Args:

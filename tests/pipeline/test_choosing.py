@@ -240,8 +240,8 @@ def test_no_candidate_is_better_than_a_broken_one(plain, monkeypatch):
 
     paths = direct_work.weight_paths
 
-    def broken(kinds, weights, ridges):
-        return {key: value * math.nan for key, value in paths(kinds, weights, ridges).items()}
+    def broken(*given):
+        return {key: value * math.nan for key, value in paths(*given).items()}
 
     monkeypatch.setattr(direct_work, "weight_paths", broken)
     with pytest.raises(SolverError, match="no candidate has a finite cross-validated error"):
@@ -264,6 +264,13 @@ def test_the_table_of_candidates(plain):
     broken = replace(report, tried=lines).tables()[0]
     assert broken.rows[-1][force] == "inf"
     assert "stress weight" not in table.columns
+    balanced = fit(plain, replace(plan, validation=Validation(3, uncertainty=False)))
+    (table,) = balanced.tables()
+    energy = table.columns.index("energy rmse")
+    products = [float(row[force]) * float(row[energy]) for row in table.rows]
+    assert products == sorted(products)
+    assert table.rows[0][saved] == "*"
+    assert "geometric mean of errors: energy, force" in table.caption
 
 
 def test_an_end_of_the_grid_is_warned_of(plain):

@@ -11,7 +11,7 @@ from mekrr_scale.errors import SolverError
 from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing, fit_transform
 from mekrr_scale.landmarks import WholeStructures
 from mekrr_scale.models import fit_baseline
-from mekrr_scale.regression import ENERGY_ALONE, Basis, Problem, Run, Source, assign_folds
+from mekrr_scale.regression import ENERGY_ALONE, Balanced, Basis, Problem, Run, Source, assign_folds
 from mekrr_scale.solvers import DEFAULT_RIDGES, Direct, Exact, Falkon, Path, PathPoint, Result
 from mekrr_scale.solvers.grid import further
 from tests import reference
@@ -19,6 +19,7 @@ from tests.solvers.test_solvers import made, rows_of, weighted
 
 ENERGY, FORCE = RowKind.ENERGY, RowKind.FORCE
 BOTH = weighted(1.0, 1e-2)
+BALANCED = Balanced(frozenset({ENERGY, FORCE}))
 
 
 def point(ridge, **errors):
@@ -37,8 +38,25 @@ def test_a_candidate_whose_errors_are_no_numbers_never_wins(broken, first):
     ):
         listed = (bad, good) if first else (good, bad)
         assert Path(listed).best(BOTH) is good
+        assert Path(listed).best(BALANCED) is good
     assert point(1e-3, energy=0.5).score(BOTH) == 0.25  # no force rows: nothing to count
     assert point(1e-3, force=1.0).score(weighted(1.0)) == math.inf  # nothing known of what is asked for
+
+
+def test_a_balanced_choice_asks_for_no_units():
+    """One per cent is one per cent, of whichever kind; a sum of squares sees the larger number alone."""
+    first, second = point(1e-3, energy=5.0e-3, force=0.217), point(1e-6, energy=5.2e-3, force=0.167)
+    for unit in (1.0, 1e3, 1e-4):
+        listed = tuple(replace(p, rmse=ByKind.of({**p.rmse, FORCE: unit * p.rmse[FORCE]}, math.nan))
+                       for p in (first, second))  # fmt: skip
+        assert Path(listed).best(BALANCED).ridge == second.ridge
+    assert Path((first, second)).best(weighted(1.0, 1e-4)) is first
+    assert first.score(BALANCED) == pytest.approx(5.0e-3 * 0.217)
+    assert point(1e-3, energy=0.5).score(BALANCED) == 0.25  # no force rows: nothing to count
+    assert point(1e-3, force=1.0).score(Balanced(frozenset({ENERGY}))) == math.inf
+    stress = replace(first, rmse=ByKind.of({**first.rmse, RowKind.STRESS: 0.01}, math.nan))
+    assert stress.score(BALANCED) == first.score(BALANCED)  # not weighed
+    assert stress.score(Balanced(frozenset(RowKind))) == pytest.approx((5.0e-3 * 0.217 * 0.01) ** (2 / 3))
 
 
 def test_a_grid_goes_on_beyond_the_end_that_errors_fall_towards():
@@ -68,8 +86,8 @@ def test_rows_without_a_finite_error_lose(solver, monkeypatch):
 
     paths, solved = direct_work.weight_paths, exact_work.dense_solution
 
-    def broken_paths(kinds, weights, ridges):
-        found = paths(kinds, weights, ridges)
+    def broken_paths(kinds, weights, ridges, *kept):
+        found = paths(kinds, weights, ridges, *kept)
         for values in found.values():
             values[:, 0] = math.nan
         return found

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mekrr_scale.arrays import DERIVATIVES, ByKind, RowKind
 from mekrr_scale.distributed import ALONE, Group, share
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.pipeline.fitting.calibration import LARGEST_RANK, LOOKED_AT, MOVED_AT
@@ -116,10 +117,18 @@ def job_of(data: FitData) -> Job:
         tried=len(list(choices(plan, data))) * len(data.alphas),
         ridges=ridges,
         n_weights=len(weights) if folds else 1,
+        n_ratios=len({_ratio(one, kinds) for one in combinations(plan)}) if folds else 1,
         folds=folds,
         work=_work(data, sum(sample.blocks), energies, directions, structures),
         block_rows=BATCH_STRUCTURES,
     )
+
+
+def _ratio(weights: ByKind[float], kinds: frozenset[RowKind]) -> tuple[float, ...]:
+    """Of the weights of derivatives to the largest of them."""
+    own = [weight for kind, weight in weights.items() if kind in kinds & DERIVATIVES]
+    largest = max(own, default=0.0)
+    return tuple(weight / largest if largest else 0.0 for weight in own)
 
 
 def _work(data: FitData, columns: int, energies: int, directions: int, structures: int) -> float:

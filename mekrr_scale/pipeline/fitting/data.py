@@ -32,7 +32,18 @@ from mekrr_scale.pipeline.fitting.coordinates import Restored, check_axes, resto
 from mekrr_scale.pipeline.fitting.plan import FitPlan
 from mekrr_scale.pipeline.fitting.references import References
 from mekrr_scale.pipeline.fitting.values import LengthScale
-from mekrr_scale.regression import Basis, Folds, LabelledStructure, Precision, Problem, Source, Structures, assign_folds
+from mekrr_scale.regression import (
+    Balanced,
+    Basis,
+    Criterion,
+    Folds,
+    LabelledStructure,
+    Precision,
+    Problem,
+    Source,
+    Structures,
+    assign_folds,
+)
 from mekrr_scale.store import FeatureStore, deal
 from mekrr_scale.structures import LabelKeys, read_labels, structure_hash
 
@@ -241,7 +252,10 @@ class FitData:
 
 def _check_criterion(plan: FitPlan, derivatives: bool) -> None:
     """Refuse a choice by errors of rows that there are none of."""
-    asked = [name for name, weight in plan.validation.criterion.items() if weight > 0]
+    given = plan.validation.criterion
+    if isinstance(given, str):
+        return  # of whatever rows there are
+    asked = [name for name, weight in given.items() if weight > 0]
     if plan.validation.folds and not derivatives and all(kind_named(name) in DERIVATIVES for name in asked):
         named = f"errors of {' and '.join(asked)} rows alone, and there are no such rows" if asked else "nothing"
         raise ConfigError(
@@ -282,7 +296,7 @@ def problem_of(
         baseline=baseline,
         folds=folds,
         weights=combinations(plan),
-        criterion=ByKind.of({kind_named(name): w for name, w in plan.validation.criterion.items()}, 0.0),
+        criterion=criterion_of(plan),
         basis=Basis(at.cut, at.whitening),
         precision=Precision.named(at.energy_precision, at.derivative_precision),
         seed=plan.seed,
@@ -306,6 +320,15 @@ def combinations(plan: FitPlan) -> tuple[ByKind[float], ...]:
     listed = {kind_named(name): values or (0.0,) for name, values in plan.rows.weights.items()}
     found = (dict(zip(listed, values, strict=True)) for values in product(*listed.values()))
     return tuple(ByKind.of(weights, 0.0) for weights in found)
+
+
+def criterion_of(plan: FitPlan) -> Criterion:
+    """What a plan compares candidates by; balanced counts the kinds of rows that a candidate weighs."""
+    given = plan.validation.criterion
+    if not isinstance(given, str):
+        return ByKind.of({kind_named(name): weight for name, weight in given.items()}, 0.0)
+    tried = combinations(plan)
+    return Balanced(frozenset(kind for kind in RowKind if any(weights[kind] > 0 for weights in tried)))
 
 
 def set_kernel(

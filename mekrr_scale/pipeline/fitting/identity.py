@@ -6,6 +6,7 @@ The texts are those of version 0.1.0, whose plan was one flat list of fields, so
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from mekrr_scale.arrays import KINDS
@@ -13,6 +14,7 @@ from mekrr_scale.files import file_hash
 from mekrr_scale.kernels import SpeciesMixing, exponential
 from mekrr_scale.pipeline.fitting.data import FitData, atomic_number, mixing_matrix
 from mekrr_scale.pipeline.fitting.plan import FitPlan
+from mekrr_scale.pipeline.fitting.values import DEFAULT_CRITERION
 from mekrr_scale.plans import fields_of
 from mekrr_scale.version import __version__
 
@@ -102,7 +104,7 @@ def flat_plan(plan: FitPlan) -> dict[str, object]:
         "force_weights": rows.weights["force"],
         "store_weights": rows.store_weights,
         "stress_weights": rows.weights["stress"] or (0.0,),
-        "select": tuple(plan.validation.criterion[name] for name in _KINDS),
+        "select": tuple(_selected(plan)[name] for name in _KINDS),
         "use_derivatives": rows.derivatives,
         "cut": rows.cut,
         "whitening": rows.whitening,
@@ -123,8 +125,24 @@ def own_fields(plan: FitPlan) -> dict[str, str]:
         "derivative_precision": (rows.derivative_precision, "float32"),
     }
     for name in (info.name for info in KINDS.values() if info.name not in _KINDS):
-        pairs |= {f"{name}_weights": (rows.weights[name] or (0.0,), (0.0,)), f"select_{name}": (criterion[name], 0.0)}
-    return {name: repr(now) for name, (now, then) in pairs.items() if now != then}
+        pairs |= {
+            f"{name}_weights": (rows.weights[name] or (0.0,), (0.0,)),
+            f"select_{name}": (_selected(plan)[name], 0.0),
+        }
+    own = {name: repr(now) for name, (now, then) in pairs.items() if now != then}
+    return own | ({"criterion": repr(criterion)} if isinstance(criterion, str) else {})
+
+
+def of_sums(data: FitData) -> dict[str, object]:
+    """What kept sums are: a fit but for its stores, and for what chooses among the ridges."""
+    what = identity(data)
+    return {name: value for name, value in what.items() if name not in ("stores", "criterion")}
+
+
+def _selected(plan: FitPlan) -> Mapping[str, float]:
+    """The weights of the criterion, of which 0.1.0 knew no other."""
+    given = plan.validation.criterion
+    return DEFAULT_CRITERION if isinstance(given, str) else given
 
 
 def _version() -> str:

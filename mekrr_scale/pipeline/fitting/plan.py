@@ -17,17 +17,16 @@ from mekrr_scale.kernels import Reduce, Standardize
 from mekrr_scale.landmarks import Balance
 from mekrr_scale.models import BaselineKind, WhiteningMethod
 from mekrr_scale.pipeline.fitting.values import (
-    DEFAULT_CRITERION,
     DEFAULT_WEIGHTS,
     LengthScale,
     alpha,
     by_kind,
     by_symbol,
     chosen,
+    comparison,
     kernel_parameters,
     mixing_rows,
     nonempty,
-    number,
     numbers,
 )
 from mekrr_scale.plans import Given, Numbers, fields_of, flag, listed, plan, preset
@@ -166,12 +165,14 @@ class Validation:
     together, and the fit says so."""
 
     criterion: Annotated[
-        Given[Mapping[str, float], Mapping[RowKind, float] | str | Sequence[float]],
-        by_kind(DEFAULT_CRITERION, number),
+        Given[Mapping[str, float] | Literal["balanced"], Mapping[RowKind, float] | str | Sequence[float]],
+        BeforeValidator(comparison),
         flag("--criterion"),
-    ] = preset(default_factory=lambda: dict(DEFAULT_CRITERION))
-    """Weights of the mean squared errors of energies (eV/atom), forces (eV/angstrom) and virials per atom (eV) whose
-    sum chooses among candidates, e.g. 1,1e-4,0."""
+    ] = preset(default="balanced")
+    """What chooses among candidates. balanced: the geometric mean of the errors of all kinds of rows that are weighed,
+    so that one per cent in forces is worth one per cent in energies. Or weights of the mean squared errors of energies
+    (eV/atom), forces (eV/angstrom) and virials per atom (eV) whose sum is to be least, e.g. 1,1e-4,0, which summed
+    stands for."""
 
     uncertainty: Annotated[bool, flag("--uncertainty/--no-uncertainty")] = True
     """Keep the posterior that tells how sure the model is; needs folds, and two more passes over the rows."""

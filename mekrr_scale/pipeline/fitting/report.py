@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float64
 from torch import Tensor
 
-from mekrr_scale.arrays import KINDS, ByKind, RowKind, error_text, kind_named
+from mekrr_scale.arrays import KINDS, ByKind, RowKind, error_text
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.figures import Shown, TextTable
 from mekrr_scale.kernels import Standardize
 from mekrr_scale.models import JSON, BaselineKind, Model
 from mekrr_scale.pipeline.evaluation.report import parity_of_folds
+from mekrr_scale.pipeline.fitting.data import criterion_of
 from mekrr_scale.pipeline.fitting.plan import FitPlan
 from mekrr_scale.plans import to_dict
-from mekrr_scale.regression import UNITS, Problem
+from mekrr_scale.regression import UNITS, Criterion, Problem, criterion_text
 from mekrr_scale.solvers import PathPoint, Solution
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Tried:
         """Those with an error."""
         return frozenset(kind for kind, error in self.rmse.items() if not math.isnan(error))
 
-    def score(self, criterion: ByKind[float]) -> float:
+    def score(self, criterion: Criterion) -> float:
         """What candidates are compared by (``PathPoint.score``)."""
         return PathPoint(self.ridge, self.weights, self.rmse).score(criterion)
 
@@ -153,12 +154,10 @@ class FitReport(Shown):
         before = ("saved", "standardize", "baseline", "length scale", "alpha", "ridge")
         weights = [f"{KINDS[kind].name} weight" for kind in weighed]
         names = (*before, *weights, "rank", *(f"{KINDS[kind].name} rmse" for kind in shown))
-        criterion = self.plan.validation.criterion
-        scores = ByKind.of({kind_named(name): weight for name, weight in criterion.items()}, 0.0)
-        best_first = sorted(self.tried, key=lambda line: line.score(scores))
-        by = " + ".join(f"{weight:g} {name}" for name, weight in criterion.items() if weight)
+        criterion = criterion_of(self.plan)
+        best_first = sorted(self.tried, key=lambda line: line.score(criterion))
         units = ", ".join(f"{KINDS[kind].name} {KINDS[kind].unit.text}" for kind in shown)
-        caption = f"RMSE: {units}, of forces along the stored directions; ordered by squared errors: {by}"
+        caption = f"RMSE: {units}, of forces along the stored directions; ordered by {criterion_text(criterion)}"
         rows = tuple(_cells(line, line is self.chosen, weighed, shown) for line in best_first)
         return [TextTable("Candidates, cross-validated", names, rows, caption, left=(0, 1, 2))]
 

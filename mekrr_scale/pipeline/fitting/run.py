@@ -18,7 +18,7 @@ from mekrr_scale.pipeline.fitting.calibration import LARGEST_RANK, calibrate
 from mekrr_scale.pipeline.fitting.data import FitData, Stores
 from mekrr_scale.pipeline.fitting.growing import frame_in, grow, keep
 from mekrr_scale.pipeline.fitting.heldout import HeldOut, out_of_fold
-from mekrr_scale.pipeline.fitting.identity import identity, require_alike
+from mekrr_scale.pipeline.fitting.identity import identity, of_sums, require_alike
 from mekrr_scale.pipeline.fitting.plan import FitPlan
 from mekrr_scale.pipeline.fitting.remarks import Remarks, at_an_end, fewer_landmarks, first_of_several
 from mekrr_scale.pipeline.fitting.report import FitReport, Tried
@@ -110,9 +110,9 @@ def _grown(data: FitData, folder: Path, run: Run) -> FitReport:
     plan = data.plan
     if plan.kernel.mixing == "learn" or plan.rows.store_weights:
         raise ConfigError("--sums keeps the sums of one kernel and of stores of equal weight")
-    what = identity(data)
-    del what["stores"]
-    kept = Checkpoint(folder, what, data.group, stop=StopSignals() if run.checkpoint is None else run.checkpoint.stop)
+    kept = Checkpoint(
+        folder, of_sums(data), data.group, stop=StopSignals() if run.checkpoint is None else run.checkpoint.stop
+    )
     run.progress.stage("fit", data.n_rows)
     frame = frame_in(folder)
     found, sums = grow(data, kept, frame, run)

@@ -140,28 +140,37 @@ def _kind_name(key: Any, names: Sequence[str]) -> str:
 
 def by_kind(default: Mapping[str, object], convert: Callable[[Any], object]) -> BeforeValidator:
     """Weights by kind of rows, filled with defaults; also from a list in their order."""
+    return BeforeValidator(lambda value: _by_kind(value, default, convert))
+
+
+def _by_kind(value: Any, default: Mapping[str, object], convert: Callable[[Any], object]) -> dict[str, object]:
     names = [info.name for info in KINDS.values()]
+    if isinstance(value, str):
+        value = [piece.strip() for piece in value.split(",")]
+    if isinstance(value, Mapping):
+        given = {_kind_name(key, names): item for key, item in value.items()}
+    elif isinstance(value, Sequence) and len(value) <= len(names):
+        given = dict(zip(names, value, strict=False))
+    else:
+        raise ConfigError(f"{value!r}: give a number for each kind of rows, {', '.join(names)}")
+    for key in given:
+        if key not in names:
+            raise ConfigError(f"there is no kind of rows {key!r}. {suggestion(key, names)}")
+    found = {name: _converted(given.get(name, default[name]), default[name], convert) for name in names}
+    for name, weights in found.items():
+        for weight in weights if isinstance(weights, tuple) else (weights,):
+            if not 0.0 <= weight < math.inf:
+                raise ConfigError(f"weight {weight} of {name} rows: give a number from 0, which leaves them out")
+    return found
 
-    def read(value: Any) -> Any:
-        if isinstance(value, str):
-            value = [piece.strip() for piece in value.split(",")]
-        if isinstance(value, Mapping):
-            given = {_kind_name(key, names): item for key, item in value.items()}
-        elif isinstance(value, Sequence) and len(value) <= len(names):
-            given = dict(zip(names, value, strict=False))
-        else:
-            raise ConfigError(f"{value!r}: give a number for each kind of rows, {', '.join(names)}")
-        for key in given:
-            if key not in names:
-                raise ConfigError(f"there is no kind of rows {key!r}. {suggestion(key, names)}")
-        found = {name: _converted(given.get(name, default[name]), default[name], convert) for name in names}
-        for name, weights in found.items():
-            for weight in weights if isinstance(weights, tuple) else (weights,):
-                if not 0.0 <= weight < math.inf:
-                    raise ConfigError(f"weight {weight} of {name} rows: give a number from 0, which leaves them out")
-        return found
 
-    return BeforeValidator(read)
+def comparison(value: Any) -> Any:
+    """``balanced``, ``summed`` (the default weights of the sum), or weights by kind."""
+    if value == "balanced":
+        return value
+    if isinstance(value, str) and value.strip().isalpha() and value != "summed":
+        raise ConfigError(f"criterion {value!r}: write balanced, summed, or weights by kind such as 1,1e-4,0")
+    return _by_kind(DEFAULT_CRITERION if value == "summed" else value, DEFAULT_CRITERION, number)
 
 
 def _converted(value: Any, default: object, convert: Callable[[Any], object]) -> object:
