@@ -24,6 +24,8 @@ NAMES = (
     "prior_variances",
     "nve",
     "uncertainty",
+    "coverage_of_intervals",
+    "facets",
     "active_learning",
     "ranks",
     "restarts",
