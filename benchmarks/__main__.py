@@ -26,6 +26,7 @@ NAMES = (
     "uncertainty",
     "coverage_of_intervals",
     "facets",
+    "facets",
     "active_learning",
     "ranks",
     "restarts",
