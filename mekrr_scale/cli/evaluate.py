@@ -66,6 +66,9 @@ def evaluate(
     stress_key: StressKey = None,
     units: Units = "eV,angstrom,eV/A^3",
     format: Format = None,
+    group_key: Annotated[
+        str | None, typer.Option(help="info key of sets whose energies are told apart, with and without a shift")
+    ] = None,
     device: Device = "cpu",
     timeout: Timeout = 1800.0,
     overwrite: Overwrite = False,
@@ -90,7 +93,7 @@ def evaluate(
     keys = label_keys(energy_key, forces_key, stress_key, units)
     with job(timeout) as group:
         with job_bar(group) as bar:
-            comparison = _Comparison(keys, forces, format, bar, group)
+            comparison = _Comparison(keys, forces, format, group_key, bar, group)
             found = comparison.evaluate(pairs[0], data, uncertainty)
             table = comparison.transfer(pairs, found) if len(pairs) > 1 else None
         if group.rank == 0:
@@ -137,6 +140,7 @@ class _Comparison:
     keys: LabelKeys
     forces: bool
     format: str | None
+    group_key: str | None
     progress: Progress
     group: Group
 
@@ -154,7 +158,9 @@ class _Comparison:
         total = frame_count(data, self.format)
         structures, potential = read_structures(data, self.format, keep_unreadable=True), loaded.potential
         self.progress.stage("evaluate", total)
-        return evaluate(potential, structures, self.keys, self.forces, self.progress, asked, self.group)
+        return evaluate(
+            potential, structures, self.keys, self.forces, self.progress, asked, self.group, group_key=self.group_key
+        )
 
     def transfer(self, pairs: Sequence[Loaded], first: Evaluation) -> TransferTable:
         """Every model on all data; where a model cannot, the cell stays empty and the reason is told."""
@@ -211,12 +217,14 @@ def _tell(found: Evaluation, name: str, table: TransferTable | None) -> None:
         LOGGER.info("left out: %s", line)
     if len(found.rejected) > _NAMED:
         LOGGER.info("left out: %d more structures", len(found.rejected) - _NAMED)
-    for line in found.remarks:
+    for line in [*found.remarks, *found.warnings()]:
         LOGGER.warning("%s", line)
     metrics = found.metrics()
     show(error_table([(name, metrics)]))
     if not talkative():
         say(", ".join([f"{name}: {metrics['structures']:.0f} structures", *_maes(metrics)]))
+    if found.shift() is not None or found.set_names:
+        show(dressed(found.set_table()))
     if len(found.forces):
         show(species_table(found))
     if len(found.isolated):

@@ -26,12 +26,13 @@ class Cloud:
     colour: str = BLUE
 
 
-def parity_axes(clouds: Sequence[Cloud], quantity: str, axes: Axes | None = None) -> Axes:
+def parity_axes(clouds: Sequence[Cloud], quantity: str, axes: Axes | None = None, shift: float | None = None) -> Axes:
     """Clouds around the diagonal; the first one lies at the bottom.
 
     Args:
         quantity: name and unit of both axes.
         axes: to draw on; default: those of a new figure.
+        shift: that predictions share; a dashed line beside the diagonal.
     """
     axes = axes or new_axes(4.6, 4.4)[0]
     for cloud in clouds:
@@ -43,6 +44,8 @@ def parity_axes(clouds: Sequence[Cloud], quantity: str, axes: Axes | None = None
     low = min(axes.get_xlim()[0], axes.get_ylim()[0])
     high = max(axes.get_xlim()[1], axes.get_ylim()[1])
     axes.plot([low, high], [low, high], color="black", linewidth=0.8, zorder=0)
+    if shift is not None:
+        axes.plot([low, high], [low + shift, high + shift], color="black", linewidth=0.8, linestyle="--", zorder=0)
     axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
     axes.set_xlabel(f"reference {quantity}")
     axes.set_ylabel(f"predicted {quantity}")

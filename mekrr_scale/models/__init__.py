@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from mekrr_scale.models.potential import as_potential as as_potential
     from mekrr_scale.models.potential import load_prior as load_prior
     from mekrr_scale.models.priors import PriorSpec as PriorSpec
+    from mekrr_scale.models.sets import PerAtom as PerAtom
+    from mekrr_scale.models.sets import SetCalibration as SetCalibration
+    from mekrr_scale.models.sets import SetSums as SetSums
     from mekrr_scale.models.whitening import Whitening as Whitening
     from mekrr_scale.models.whitening import WhiteningBlock as WhiteningBlock
     from mekrr_scale.models.whitening import whiten as whiten
@@ -53,6 +56,7 @@ else:
             ],
             "potential": ["Potential", "Uncertainty", "as_potential", "load_prior"],
             "priors": ["PriorSpec"],
+            "sets": ["PerAtom", "SetCalibration", "SetSums"],
             "whitening": ["Whitening", "WhiteningBlock", "whiten"],
         },
     )

@@ -20,7 +20,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import torch
 from jaxtyping import Float64, Int
@@ -30,6 +30,7 @@ from torch import Tensor
 from mekrr_scale.arrays import FeatureBatch, Landmarks, alone, eigh
 from mekrr_scale.kernels import SetKernel
 from mekrr_scale.models.choices import WhiteningMethod
+from mekrr_scale.models.sets import PerAtom, SetCalibration
 from mekrr_scale.models.whitening import Whitening, whiten
 
 _OUTSIDE = 0.1  # part of a typical held-out variance
@@ -89,6 +90,7 @@ class PosteriorHeader(TypedDict):
     energy: Any  # a Calibration's fields
     force: Any  # the same, or null
     thresholds: dict[str, float]
+    sets: NotRequired[Any]  # a SetCalibration's fields; absent in files of 0.1.0
 
 
 @dataclass(frozen=True)
@@ -104,21 +106,25 @@ class Posterior:
     energy: Calibration
     force: Calibration | None
     thresholds: Mapping[int, float]  # per species: raw variance of an atom that few held-out atoms exceed
+    sets: SetCalibration | None = None  # None: fitted by version 0.1.0
 
     def header(self) -> PosteriorHeader:
         """All but the factor, as a model's file holds it."""
-        return {
+        found: PosteriorHeader = {
             "cut": self.cut,
             "whitening": self.whitening,
             "energy": asdict(self.energy),
             "force": None if self.force is None else asdict(self.force),
             "thresholds": {str(z): value for z, value in self.thresholds.items()},
         }
+        if self.sets is not None:
+            found["sets"] = asdict(self.sets)
+        return found
 
     @classmethod
     def of(cls, header: PosteriorHeader, factor: Float64[Tensor, "columns rank"]) -> Posterior:
         """From a model's file."""
-        energy, force = header["energy"], header["force"]
+        energy, force, sets = header["energy"], header["force"], header.get("sets")
         return cls(
             factor=factor,
             cut=header["cut"],
@@ -126,6 +132,7 @@ class Posterior:
             energy=Calibration(**energy),
             force=None if force is None else Calibration(**force),
             thresholds={int(z): value for z, value in header["thresholds"].items()},
+            sets=None if sets is None else SetCalibration(**sets),
         )
 
 
@@ -149,9 +156,18 @@ class Variances:
 
     def structures(self, batch: FeatureBatch) -> Float64[Tensor, " structures"]:
         """Of energies, or of energies per atom for ``mean``."""
+        return self._raw(batch)[1].total(self.posterior.energy.outside_weight)
+
+    def with_rows(self, batch: FeatureBatch) -> tuple[Float64[Tensor, " structures"], PerAtom]:
+        """The same, and what the variance of a set's mean error comes from."""
+        rows, raw = self._raw(batch)
+        size = batch.n_atoms.double() / self.kernel.energy_scale(batch.n_atoms)
+        found = PerAtom(rows.cpu() / size[:, None], raw.outside / size.square(), raw.open / size.square())
+        return raw.total(self.posterior.energy.outside_weight), found
+
+    def _raw(self, batch: FeatureBatch) -> tuple[Float64[Tensor, "structures columns"], RawVariance]:
         rows = self.kernel.rows(batch, self.landmarks)
-        raw = raw_variance(rows, self.kernel.diagonal(batch), self.whitening, self.posterior.factor)
-        return raw.total(self.posterior.energy.outside_weight)
+        return rows, raw_variance(rows, self.kernel.diagonal(batch), self.whitening, self.posterior.factor)
 
     def directions(self, batch: FeatureBatch) -> Float64[Tensor, " directions"]:
         """Of derivatives along the directions that the batch has tangents of."""

@@ -32,6 +32,7 @@ from mekrr_scale.kernels import Head
 from mekrr_scale.models.model import Model
 from mekrr_scale.models.posterior import Posterior, Variances
 from mekrr_scale.models.priors import PriorSpec
+from mekrr_scale.models.sets import PerAtom
 from mekrr_scale.structures import (
     Entering,
     Entry,
@@ -61,6 +62,7 @@ class Uncertainty:
     forces: Float64[Tensor, "atoms 3"] | None  # eV/angstrom
     energy_ratio_95: float  # what to multiply ``energy`` with for 95 %
     force_ratio_95: float | None
+    per_atom: PerAtom | None = None  # what the interval of a set's mean error comes from
 
 
 class Potential:
@@ -253,17 +255,19 @@ class Potential:
         size = self.model.kernel.energy_scale(n_atoms)
         factor = posterior.energy.within_68
         local = self._variances.atoms(features, numbers)
+        variance, per_atom = self._variances.with_rows(batch)
         deviations = None
         if forces and posterior.force is not None:
             parts = [self._force_variance(structure) for structure in structures]
             deviations = posterior.force.within_68 * torch.cat(parts).sqrt()
         return Uncertainty(
-            energy=factor * self._variances.structures(batch).sqrt() * size,
+            energy=factor * variance.sqrt() * size,
             energies=factor * local.sqrt(),
             grade=self._variances.grades(local, numbers),
             forces=deviations,
             energy_ratio_95=posterior.energy.within_95 / factor,
             force_ratio_95=None if posterior.force is None else posterior.force.within_95 / posterior.force.within_68,
+            per_atom=per_atom,
         )
 
     def require_uncertainty(self) -> None:

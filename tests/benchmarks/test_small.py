@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import (
+    coverage_of_intervals,
     crossover,
     falkon_iterations,
     franken_comparison,
@@ -159,6 +160,30 @@ def test_uncertainty_counts_what_is_within(toy):
     error = abs(found.energy_predicted - found.energy)
     assert (count, within) == (20, round(float((error <= found.energy_uncertainty).mean()), 3))
     assert wide >= within
+
+
+def test_coverage_by_splits_and_alarms(toy, monkeypatch, capsys):
+    """Random parts and blocks hold no structure of what is fitted; every set that is drawn is counted."""
+    monkeypatch.setattr(coverage_of_intervals, "store", lambda name: toy[0])
+    monkeypatch.setattr(
+        coverage_of_intervals, "PLAN", replace(uncertainty.ENERGIES, landmarks=40, baseline="composition")
+    )
+    monkeypatch.setattr(coverage_of_intervals, "DRAWN", {5: 2})
+    monkeypatch.setattr(coverage_of_intervals, "SPLITS", 2)
+    for name in ("toy", "water_pbe0ts/train"):
+        for fitted, held in coverage_of_intervals.splits(name):
+            assert not fitted.hashes() & held.hashes()
+            assert len(fitted) + len(held) == 60
+    coverage_of_intervals.main(("toy", "water_pbe0ts/train"))
+    rows = rows_of(capsys.readouterr().out)
+    assert [row[0] for row in rows[:2]] == ["toy, random", "water_pbe0ts/train, blocks"]
+    assert [int(row[1]) for row in rows[:2]] == [36, 32]
+    assert [row[1:3] for row in rows[2:]] == [["5", "4"], ["all", "2"]] * 2
+    for row in rows[:2]:
+        assert 0.0 < float(row[2]) <= float(row[3]) <= 1.0
+    for row in rows[2:]:
+        assert int(row[3]) <= int(row[2])
+        assert (float(row[6]) > 1) == (int(row[3]) > 0)
 
 
 def test_nve_tells_the_settings_of_its_run(model_file, toy_structures, monkeypatch):

@@ -54,6 +54,7 @@ def test_an_evaluation_in_ev_and_as_shown(model_file, toy_structures, store):
 def test_the_json_has_one_schema(run, model_file, toy_file, store, tmp_path):
     """The keys that docs/cli.md promises, of structures and stores alike."""
     common = {"schema", "metrics", "uncertainty", "forces_by_species", "isolated_atoms", "units", "rejected", "remarks"}
+    common |= {"set", "sets"}
     for data, more in ((toy_file, ("--transfer", f"{model_file}:{toy_file}")), (store, ())):
         code, _, err = run("evaluate", model_file, data, "--json", "e.json", *more)
         assert code == 0, err

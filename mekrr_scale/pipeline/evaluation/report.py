@@ -17,7 +17,11 @@ from scipy.stats import spearmanr
 
 from mekrr_scale.distributed import Group
 from mekrr_scale.figures import BLUE, GREY, Cloud, Shown, TextTable, centred, new_axes, parity_axes
+from mekrr_scale.pipeline.evaluation.sets import SetErrors, Sureness, is_unlike
+from mekrr_scale.pipeline.evaluation.shifts import Shift
 from mekrr_scale.regression import UNITS, Errors
+
+_SETS_SHOWN = 12  # in a table
 
 SCHEMA = "mekrr-scale evaluation 1.0"  # of the JSON: keys may be added to it, not taken away
 
@@ -53,6 +57,14 @@ class Evaluation(Shown):
     isolated: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))  # atomic numbers
     isolated_energy: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))  # eV, labels
     isolated_predicted: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    # place of each structure's set among the names, -1 of none; empty: all are one set
+    places: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    set_names: Sequence[str] = ()
+    # half-widths (eV/atom, 95 %) of the mean error of all structures, and of each set; empty: unknown
+    mean_within_95: Sequence[float] = ()
+    typical: float = math.nan  # eV/atom, 68 %, of half of the structures that cross-validation left out, and what
+    limit: float = math.nan  # the typical structure of a set like the training data stays below; NaN: unknown
+    beyond: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))  # part of each structure's atoms; or empty
 
     def gathered(self, group: Group) -> Evaluation:
         """That of all ranks' structures, one rank's after the other's."""
@@ -93,7 +105,38 @@ class Evaluation(Shown):
         found = {"structures": structures}
         for name, errors in shown.items():
             found |= {f"{name}_mae": errors.mae, f"{name}_rmse": errors.rmse}
+        shift = self.shift()
+        if shift is not None:
+            left = shift.errors.scaled(UNITS["energy"].factor)
+            found |= {"energy_shift": UNITS["energy"].factor * shift.mean}
+            found |= {"energy_mae_beyond_shift": left.mae, "energy_rmse_beyond_shift": left.rmse}
         return found
+
+    def shift(self) -> Shift | None:
+        """What the errors of all energies have in common, and what is left without it; None of too few structures."""
+        return Shift.of(self._differences()["energy"], self.counts if len(self.counts) else None)
+
+    def whole(self) -> SetErrors:
+        """All structures as one set."""
+        return self._set("all", np.ones(len(self.energy), bool), 0)
+
+    def sets(self) -> list[SetErrors]:
+        """Each named set, in the order of the data."""
+        return [self._set(name, self.places == place, place + 1) for place, name in enumerate(self.set_names)]
+
+    def _set(self, name: str, at: ndarray, place: int) -> SetErrors:
+        error, sure = self._differences()["energy"][at], None
+        if len(self.mean_within_95) and len(error):
+            sure = Sureness(
+                mean_within_95=self.mean_within_95[place],
+                deviation=float(np.median((self.energy_uncertainty / self.n_atoms)[at])),
+                typical=self.typical,
+                limit=self.limit,
+                beyond=float(np.median(self.beyond[at])) if len(self.beyond) else math.nan,
+            )
+        shift = Shift.of(error, self.counts[at] if len(self.counts) else None)
+        errors = self.errors()["energy"] if self.totals is not None and not place else Errors.of(error)
+        return SetErrors(name, errors, shift, sure, is_unlike(len(error), sure))
 
     def _differences(self) -> dict[str, ndarray]:
         """Predictions less labels."""
@@ -135,10 +178,50 @@ class Evaluation(Shown):
             for name in self._differences()
             if f"{name}_mae" in metrics
         ]
-        found = [TextTable("", ("", "MAE", "RMSE", "unit"), tuple(rows), left=(0, 3))]
+        found = [TextTable("", ("", "MAE", "RMSE", "unit"), tuple(rows), self._caption(), left=(0, 3))]
+        if self.shift() is not None or self.set_names:
+            found.append(self.set_table())
         if len(self.forces):
             found.append(self.species_table())
         return [*found, self.isolated_table()] if len(self.isolated) else found
+
+    def _caption(self) -> str:
+        """The energies once more, without their shift, and whether the set is like what was fitted."""
+        shift, factor = self.shift(), UNITS["energy"].factor
+        if shift is None:
+            return ""
+        left = shift.errors.scaled(factor)
+        foreign = "; unlike the training data" if self.whole().unlike else ""
+        return f"energy without a shift of {factor * shift.mean:.3g}: MAE {left.mae:.4g}, RMSE {left.rmse:.4g}{foreign}"
+
+    def set_table(self) -> TextTable:
+        """Energies of the whole and of each set, with and without the shift that its structures share."""
+        sets = self.sets()
+        listed = (
+            sorted(sets, key=lambda one: -abs(one.shift.mean if one.shift else 0.0))
+            if len(sets) > _SETS_SHOWN
+            else sets
+        )
+        rows = tuple(one.row() for one in [self.whole(), *listed[:_SETS_SHOWN]])
+        more = f"; {len(sets) - _SETS_SHOWN} sets with smaller shifts are not shown" if len(sets) > _SETS_SHOWN else ""
+        names = (
+            "set",
+            "structures",
+            "MAE",
+            "RMSE",
+            "shift",
+            "MAE without",
+            "RMSE without",
+            "mean within",
+            "like training",
+        )
+        caption = f"{UNITS['energy'].text}; mean within: 95 % interval of the mean error{more}"
+        return TextTable("Energies by set, with and without a shift", names, rows, caption)
+
+    def warnings(self) -> list[str]:
+        """Of sets that are unlike the training data, or whose mean error is outside of its interval."""
+        named = [line for one in self.sets() for line in one.remarks()]
+        return named or self.whole().remarks()
 
     def species_table(self) -> TextTable:
         """Force errors by element."""
@@ -171,8 +254,15 @@ class Evaluation(Shown):
         )
         clouds = [] if folds is None else [fold_cloud(*folds)]
         unit = UNITS["energy"]
-        clouds.append(measured("evaluated", unit.factor * reference, unit.factor * predicted))
-        parity_axes(centred(clouds), f"energy less baseline ({unit.symbol})", found[0])
+        evaluated = measured("evaluated", unit.factor * reference, unit.factor * predicted)
+        shift = self.shift()
+        if shift is not None:
+            left = shift.errors.scaled(unit.factor)
+            more = f"without a shift of {unit.factor * shift.mean:.3g}: MAE {left.mae:.3g}, RMSE {left.rmse:.3g}"
+            evaluated = replace(evaluated, label=f"{evaluated.label}\n{more}")
+        clouds.append(evaluated)
+        moved = unit.factor * shift.mean if shift is not None else None
+        parity_axes(centred(clouds), f"energy less baseline ({unit.symbol})", found[0], moved)
         if with_forces and len(found) > 1:
             cloud = measured("evaluated", self.forces.ravel(), self.forces_predicted.ravel())
             parity_axes([cloud], "force components (eV/Å)", found[1])
@@ -192,9 +282,11 @@ class Evaluation(Shown):
                 symbol: {"frames": n, "mae": mae, "rmse": rmse}
                 for symbol, (n, mae, rmse) in self.isolated_errors().items()
             },
+            "set": self.whole().to_dict(),
+            "sets": {one.name: one.to_dict() for one in self.sets()},
             "units": {name: UNITS[name].text for name in self._differences()},
             "rejected": list(self.rejected),
-            "remarks": list(self.remarks),
+            "remarks": [*self.remarks, *self.warnings()],
         }
 
 

@@ -21,6 +21,7 @@ from mekrr_scale.kernels import exponential
 from mekrr_scale.models import Model, Potential, Uncertainty, as_potential, load_model
 from mekrr_scale.pipeline.evaluation.prediction import count_of, in_batches, one_by_one_if_needed
 from mekrr_scale.pipeline.evaluation.report import Evaluation
+from mekrr_scale.pipeline.evaluation.sets import SetNames, SetWidths, expected
 from mekrr_scale.pipeline.evaluation.stores import evaluate_store
 from mekrr_scale.progress import Progress, Silent, shown_progress
 from mekrr_scale.store import FeatureStore
@@ -32,7 +33,6 @@ from mekrr_scale.structures import (
     Prediction,
     check_structure,
     read_labels,
-    structures_from,
     surveyed,
 )
 
@@ -49,8 +49,12 @@ def evaluate(
     group: Group = ALONE,
     format: str | None = None,
     device: str = "cpu",
+    group_key: str | None = None,
 ) -> Evaluation:
     """Predict labelled structures and compare; with ``uncertainty``, intervals too.
+
+    Errors of energies are told with and without the shift that all structures share, and of each set where there are
+    several (files, or values of ``group_key``).
 
     Args:
         model: a potential, a model, or a model's file.
@@ -61,6 +65,7 @@ def evaluate(
         group: ranks that share the work; all get the result.
         format: ASE's name of the files' format, where their names do not tell.
         device: of backbone and kernel, e.g. ``"cuda"``; a potential has its own.
+        group_key: info key of the set that a structure belongs to, whose errors stand apart; not of stores.
 
     Raises:
         ModelError: see ``Potential``, and ``evaluate_store``.
@@ -72,8 +77,9 @@ def evaluate(
     with shown_progress(progress or (Silent() if group.rank else None)) as shown:
         if progress is None:
             shown.stage("evaluate", count_of(structures, format))
-        given = structures_from(structures, format, keep_unreadable=True)
-        return _evaluated(potential, given, keys, forces, shown, uncertainty, group)
+        names = SetNames.of(structures, group_key)
+        given = names.read(structures, format)
+        return _evaluated(potential, given, names, keys, forces, shown, uncertainty, group)
 
 
 def _model(given: Potential | Model | Path | str) -> Model:
@@ -86,6 +92,7 @@ def _model(given: Potential | Model | Path | str) -> Model:
 def _evaluated(
     potential: Potential,
     structures: Iterable[Atoms],
+    names: SetNames,
     keys: LabelKeys | None,
     forces: bool,
     progress: Progress,
@@ -97,7 +104,8 @@ def _evaluated(
     survey, structures = surveyed(structures, keys or LabelKeys())
     rows, lone = _Rows(potential.model, survey.remarks(("forces", "stress") if forces else ())), _Rows(potential.model)
     own = progress if group.rank == 0 else Silent()
-    listed = in_batches(_labelled(structures, survey.settled, potential, rows.rejected, own))
+    listed = in_batches(_labelled(structures, names, survey.settled, potential, rows.rejected, own))
+    widths = SetWidths(potential.model.posterior if uncertainty else None)
 
     def results(atoms: Sequence[Atoms]) -> tuple[Prediction, Uncertainty | None]:
         found = potential.predict(atoms, forces=moved, stress=strained)
@@ -112,6 +120,7 @@ def _evaluated(
                 rows.rejected.append(f"structure {part[0][1].index}: {found}")
             else:
                 _add(part, *found, rows, lone)
+                _add_set(part, found[1], widths)
         progress.advance(len(batch))
     others, alone = group.sum(torch.tensor([len(rows.n_atoms), len(lone.n_atoms)])).tolist()
     if not others:  # nothing but isolated atoms: they are what is compared
@@ -119,7 +128,18 @@ def _evaluated(
     if not others + alone:
         reason = rows.rejected[0] if rows.rejected else "the file is empty"
         raise StructureError(f"no structure could be evaluated: {reason}")
-    return rows.evaluation(lone).gathered(group)
+    whole = replace(rows.evaluation(lone).gathered(group), set_names=tuple(names.names))
+    if not others or not uncertainty:
+        return whole
+    return replace(whole, mean_within_95=widths.half_widths(len(names.names), potential.model, group))
+
+
+def _add_set(batch: Sequence[tuple[Atoms, _Item]], sure: Uncertainty | None, widths: SetWidths) -> None:
+    """A batch's part in the intervals of mean errors; isolated atoms have none."""
+    if sure is None or sure.per_atom is None:
+        return
+    kept = [not item.isolated for _, item in batch]
+    widths.add(sure.per_atom.take(torch.tensor(kept)), [item.place for _, item in batch if not item.isolated])
 
 
 def _add(
@@ -128,7 +148,7 @@ def _add(
     """The rows of a batch, those of isolated atoms apart."""
     start = 0
     for i, (atoms, item) in enumerate(batch):
-        (lone if item.isolated else rows).add(atoms, item.labels, i, slice(start, start + len(atoms)), found, sure)
+        (lone if item.isolated else rows).add(atoms, item, i, slice(start, start + len(atoms)), found, sure)
         start += len(atoms)
 
 
@@ -149,15 +169,18 @@ class _Rows:
     stress: list[ndarray] = field(default_factory=list)  # eV/angstrom^3, Voigt
     stress_predicted: list[ndarray] = field(default_factory=list)
     uncertainty: list[float] = field(default_factory=list)  # eV
+    beyond: list[float] = field(default_factory=list)  # part of the atoms beyond grade 1
+    places: list[int] = field(default_factory=list)  # of the structures' sets
     ratio: float = math.nan
     rejected: list[str] = field(default_factory=list)
 
-    def add(
-        self, atoms: Atoms, labels: Labels, i: int, part: slice, found: Prediction, sure: Uncertainty | None
-    ) -> None:
+    def add(self, atoms: Atoms, item: _Item, i: int, part: slice, found: Prediction, sure: Uncertainty | None) -> None:
         """The rows of a structure, the i-th of what was predicted, whose atoms are a part of all."""
+        labels = item.labels
+        self.places.append(item.place)
         if sure is not None:
             self.uncertainty.append(float(sure.energy[i]))
+            self.beyond.append(float((sure.grade[part] > 1).double().mean()))
             self.ratio = sure.energy_ratio_95
         self._add_energy(atoms, labels, float(found.energy[i]))
         if labels.forces is not None and found.forces is not None:
@@ -198,6 +221,10 @@ class _Rows:
             isolated=np.array(self.model.species, dtype=np.int64)[places],
             isolated_energy=np.array(lone.energy, dtype=np.float64),
             isolated_predicted=np.array(lone.predicted, dtype=np.float64),
+            places=np.array(self.places, dtype=np.int64),
+            beyond=np.array(self.beyond, dtype=np.float64),
+            typical=expected(self.model.posterior)[0],
+            limit=expected(self.model.posterior)[1],
         )
 
     def _lacking(self) -> list[str]:
@@ -215,6 +242,7 @@ class _Item:
     labels: Labels
     index: int  # in the input
     isolated: bool
+    place: int  # of its set among the names
 
 
 def _joined(parts: Sequence[ndarray]) -> ndarray:
@@ -222,7 +250,12 @@ def _joined(parts: Sequence[ndarray]) -> ndarray:
 
 
 def _labelled(
-    structures: Iterable[Atoms], keys: LabelKeys, potential: Potential, rejected: list[str], progress: Progress
+    structures: Iterable[Atoms],
+    names: SetNames,
+    keys: LabelKeys,
+    potential: Potential,
+    rejected: list[str],
+    progress: Progress,
 ) -> Iterator[tuple[Atoms, _Item]]:
     """Structures that the model can be compared on; the others go to the rejected."""
     for index, atoms in enumerate(structures):
@@ -235,4 +268,4 @@ def _labelled(
             rejected.append(f"structure {index}: {error}")
             progress.advance()
             continue
-        yield atoms, _Item(labels, index, isolated)
+        yield atoms, _Item(labels, index, isolated, names.place(atoms, index))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from mekrr_scale.errors import ModelError, StructureError
 from mekrr_scale.kernels import exponential
 from mekrr_scale.models import Model, Posterior, Variances
 from mekrr_scale.pipeline.evaluation.report import Evaluation
+from mekrr_scale.pipeline.evaluation.sets import NOT_NAMED, SetWidths, expected
 from mekrr_scale.progress import Progress, Silent, shown_progress
 from mekrr_scale.store import FeatureStore, deal
 
@@ -86,7 +87,8 @@ def evaluate_store(
     if not totals[0]:
         raise StructureError(f"no structure in {store.path} has an energy to compare with")
     count, absolute, square = totals
-    return rows.evaluation((count, absolute, square), lone).gathered(group)
+    found = rows.evaluation((count, absolute, square), lone).gathered(group)
+    return replace(found, mean_within_95=rows.widths.half_widths(0, model, group))
 
 
 def _sums(error: Float64[Tensor, " structures"]) -> Float64[Tensor, "3"]:
@@ -109,6 +111,10 @@ class _Rows:
     uncertainty: list[ndarray] = field(default_factory=list)
 
     @cached_property
+    def widths(self) -> SetWidths:
+        return SetWidths(self.posterior)
+
+    @cached_property
     def variances(self) -> Variances | None:
         posterior = self.posterior
         return (
@@ -126,7 +132,9 @@ class _Rows:
         self.predicted.append(predicted.numpy()[kept])
         self.baseline.append((batch.counts(model.baseline.species).double() @ model.baseline.energies).numpy()[kept])
         if self.variances is not None and self.posterior is not None:
-            raw = self.variances.structures(batch).sqrt() * model.kernel.energy_scale(batch.n_atoms)
+            variance, per_atom = self.variances.with_rows(batch)
+            raw = variance.sqrt() * model.kernel.energy_scale(batch.n_atoms)
+            self.widths.add(per_atom.take(torch.from_numpy(kept)), [NOT_NAMED] * int(kept.sum()))
             self.uncertainty.append(self.posterior.energy.within_68 * raw.numpy()[kept])
 
     def evaluation(self, totals: tuple[float, float, float], lone: _Rows) -> Evaluation:
@@ -151,4 +159,6 @@ class _Rows:
             isolated=np.array(self.model.species, dtype=np.int64)[apart],
             isolated_energy=np.concatenate([np.empty(0), *lone.energy]),
             isolated_predicted=np.concatenate([np.empty(0), *lone.predicted]),
+            typical=expected(self.posterior)[0],
+            limit=expected(self.posterior)[1],
         )

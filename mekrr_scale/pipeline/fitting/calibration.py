@@ -14,8 +14,11 @@ from mekrr_scale.arrays import N_ELEMENTS, FeatureBatch, RowKind, alone
 from mekrr_scale.distributed import Group
 from mekrr_scale.models import (
     Calibration,
+    PerAtom,
     Posterior,
     RawVariance,
+    SetCalibration,
+    SetSums,
     Whitening,
     joined_variances,
     mean_factor,
@@ -52,6 +55,43 @@ class _Held:
         return Calibration.of(torch.cat(self.errors), joined_variances(self.variances))
 
 
+@dataclass
+class _LeftOut:
+    """Structures of each fold as one set, under the model that misses it; everything per atom."""
+
+    sums: SetSums
+    errors: Float64[Tensor, " folds"]  # summed, eV
+    parts: list[Float64[Tensor, "3 structures"]] = field(default_factory=list)  # variances outside and open, and fold
+
+    @classmethod
+    def none(cls, folds: int, columns: int) -> _LeftOut:
+        return cls(SetSums.none(folds, columns), torch.zeros(folds, dtype=torch.float64))
+
+    def add(
+        self, fold: int, error: Float64[Tensor, " rows"], rows: Float64[Tensor, "rows columns"],
+        variance: RawVariance, size: Float64[Tensor, " rows"],
+    ) -> None:  # fmt: skip
+        """Count structures of a fold in.
+
+        Args:
+            size: what a row is divided by to be of an energy per atom.
+        """
+        found = PerAtom(rows.cpu() / size[:, None], variance.outside / size.square(), variance.open / size.square())
+        place = torch.full((len(size),), fold)
+        self.sums.add(found, place)
+        self.errors[fold] += (error / size).sum()
+        self.parts.append(torch.stack([found.outside, found.open, place.double()]))
+
+    def calibration(self, factors: Sequence[Tensor], energy: Calibration, group: Group) -> SetCalibration:
+        """That of sets, beside the one of single structures."""
+        sums, errors = SetSums.of_table(group.sum(self.sums.table)), group.sum(self.errors)
+        nothing = torch.zeros(0, 3, dtype=torch.float64)
+        outside, opened, fold = group.joined(torch.cat([nothing, *(part.T for part in self.parts)])).T
+        ratios = errors / sums.count / sums.raw_deviations(factors, energy.outside_weight)
+        deviations = RawVariance(outside, opened).total(energy.outside_weight).sqrt()
+        return SetCalibration.of(deviations, fold.long(), ratios[sums.count > 0], energy.within_95)
+
+
 def calibrate(problem: Problem, solution: Solution, data: FitData, run: Run) -> Posterior | None:
     """Two passes over the rows: Gram matrices by fold, then errors beside variances.
 
@@ -68,7 +108,8 @@ def calibrate(problem: Problem, solution: Solution, data: FitData, run: Run) -> 
     device = run.execution.device
     factors = [posterior_factor(total - gram, ridge, whitening).to(device) for gram in grams]
     look = _Look(problem.on(device), solution, data, whitening.on(device), factors, _learned(problem, data))
-    energies, atoms = look.energies(run)
+    left_out = _LeftOut.none(problem.n_folds, len(solution.fold_values[0]))
+    energies, atoms = look.energies(run, left_out)
     forces = look.forces(run) if data.derivatives and solution.weights[RowKind.FORCE] else None
     energies = energies.everyones(group)
     forces = None if forces is None else forces.everyones(group)
@@ -88,6 +129,7 @@ def calibrate(problem: Problem, solution: Solution, data: FitData, run: Run) -> 
         energy=calibration,
         force=None if forces is None else forces.calibration(),
         thresholds={z: float(raw.total(calibration.outside_weight).quantile(0.999)) for z, raw in lone.items()},
+        sets=left_out.calibration(factors, calibration, group),
     )
 
 
@@ -141,7 +183,7 @@ class _Look:
     factors: Sequence[Tensor]
     learned: Sequence[frozenset[int]]  # elements that the model without a fold has seen
 
-    def energies(self, run: Run) -> tuple[_Held, Mapping[int, Sequence[RawVariance]]]:
+    def energies(self, run: Run, left_out: _LeftOut) -> tuple[_Held, Mapping[int, Sequence[RawVariance]]]:
         """Energy errors of structures, and variances of atoms by species."""
         held = _Held()
         found: dict[int, list[RawVariance]] = {}
@@ -153,7 +195,7 @@ class _Look:
             looked_at = batch.take(_drawn(batch, LOOKED_AT / structures) & ~batch.energy.isnan())
             for block in self.problem.rows(Source((looked_at,)), {RowKind.ENERGY}):
                 prior = self.problem.kernel.diagonal(looked_at)
-                self._compare(held, block, torch.ones_like(block.fold, dtype=torch.bool), prior)
+                self._compare(held, block, torch.ones_like(block.fold, dtype=torch.bool), prior, left_out)
             self._atoms(batch, parts, found)
         return held, found
 
@@ -200,7 +242,14 @@ class _Look:
                 self._compare(held, block, chosen[owner][known], prior[known])
         return held
 
-    def _compare(self, held: _Held, block: RowBlock, chosen: Tensor, prior: Float64[Tensor, " rows"]) -> None:
+    def _compare(
+        self,
+        held: _Held,
+        block: RowBlock,
+        chosen: Tensor,
+        prior: Float64[Tensor, " rows"],
+        left_out: _LeftOut | None = None,
+    ) -> None:
         """Errors of the chosen rows under the models of the other folds, and their deviations."""
         for fold, factor in enumerate(self.factors):
             part = chosen & (block.fold == fold)
@@ -209,8 +258,14 @@ class _Look:
             matrix = block.rows[part].double()
             predicted = (matrix @ self.solution.fold_values[fold].to(matrix.device))[:, 0].cpu()
             shifted = (block.counts[part] @ self.solution.fold_shifts[fold]) * block.scale[part]
-            held.errors.append(block.target[part] - predicted - shifted)
-            held.variances.append(raw_variance(matrix, prior[part], self.whitening, factor))
+            error, variance = (
+                block.target[part] - predicted - shifted,
+                raw_variance(matrix, prior[part], self.whitening, factor),
+            )
+            held.errors.append(error)
+            held.variances.append(variance)
+            if left_out is not None:
+                left_out.add(fold, error, matrix, variance, block.scale[part] * block.counts[part].sum(1))
 
 
 def _drawn(batch: FeatureBatch, part: float) -> Bool[Tensor, " structures"]:

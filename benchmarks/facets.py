@@ -1,0 +1,77 @@
+"""CO on Pt(111) beside a handful of frames of Pt(553): energies of other frames of the second, with and without their shift.
+
+By default, and with more weight on the few; several random draws of these. What cross-validation says of the few frames
+stands beside what other frames of their facet show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+
+import numpy as np
+from ase import Atoms
+
+from benchmarks import kept
+from benchmarks.data import apart, store, structures
+from benchmarks.measuring import table
+from mekrr_scale.backbones import BackboneSpec
+from mekrr_scale.pipeline import ExtractPlan, FitPlan, RowPlan, evaluate_store, extract, fit
+from mekrr_scale.store import FeatureStore
+from mekrr_scale.structures import read_structures
+
+MUCH, FEW, TEST = "pt_co/pt111_train", "pt_co/pt553_train", "pt_co/pt553_val"
+SIZES = (5, 20)
+DRAWS = 4
+PLANS: Mapping[str, FitPlan] = {
+    "default": FitPlan(),
+    "few frames weighted 100": FitPlan(rows=RowPlan(store_weights=(1.0, 100.0))),
+}
+
+
+def main() -> None:
+    """A line for each number of frames and plan: means over the draws, and their spread."""
+    test = store(TEST)
+    alone = evaluate_store(fit(store(MUCH), FitPlan()).model, test, uncertainty=True)
+    print(f"none of Pt(553): {alone!r}\n{alone.set_table().text()}\n", *alone.warnings(), flush=True)
+    rows: list[list[object]] = []
+    for size in SIZES:
+        for name, plan in PLANS.items():
+            found = np.array([_errors(size, seed, plan, test) for seed in range(DRAWS)])
+            means = [f"{mean:.2f} ({spread:.2f})" for mean, spread in zip(found.mean(0), found.std(0), strict=True)]
+            rows.append([size, name, *means])
+            print(*rows[-1], sep=" | ", flush=True)
+    columns = ["frames of Pt(553)", "plan", "MAE", "RMSE", "shift", "RMSE without", "mean within", "CV RMSE of the few"]
+    table(columns, rows)
+
+
+def few(size: int, seed: int) -> FeatureStore:
+    """Features of frames that are drawn at random, none of them in the test."""
+    frames = _read(FEW)
+    chosen = np.sort(np.random.default_rng([seed, size]).permutation(len(frames))[:size])
+    drawn = [frames[i] for i in chosen]
+    apart(few=drawn, test=_read(TEST))
+    plan = ExtractPlan(BackboneSpec("chgnet", "conv3"))
+    folder = kept.folder() / f"facets-{size}-{seed}-{kept.key(plan, kept.hashed(structures(f'{FEW}.xyz.xz')))}"
+    extract(drawn, folder, plan)
+    return FeatureStore(folder)
+
+
+@cache
+def _read(name: str) -> Sequence[Atoms]:
+    return list(read_structures(structures(f"{name}.xyz.xz")))
+
+
+def _errors(size: int, seed: int, plan: FitPlan, test: FeatureStore) -> list[float]:
+    """On the test, and of the few frames in cross-validation (meV/atom)."""
+    report = fit([store(MUCH), few(size, seed)], plan)
+    found = evaluate_store(report.model, test, uncertainty=True)
+    metrics = found.metrics()
+    left_out = 1e3 * (report.predicted - report.reference).numpy()[-size:]
+    names = ("energy_mae", "energy_rmse", "energy_shift", "energy_rmse_beyond_shift")
+    within, of_few = 1e3 * found.mean_within_95[0], float(np.sqrt((left_out**2).mean()))
+    return [*(metrics[name] for name in names), within, of_few]
+
+
+if __name__ == "__main__":
+    main()
