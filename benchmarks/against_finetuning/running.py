@@ -50,7 +50,7 @@ def _fitted(point: Point, at: Kernel, store: Any, cost: dict[str, float]) -> Fou
     }
 
 
-class _Steps(Silent):
+class Steps(Silent):
     """CPU seconds a step, also of a training that goes on where it was ended."""
 
     def __init__(self) -> None:
@@ -92,7 +92,7 @@ def tuned(point: Point, at: Tuned) -> Found:
     learned, valid = point.data.split(point.frames)
     plan = TrainPlan(steps=at.steps, batch=at.batch, learning_rate=at.rate, blocks=BlockPlan(freeze_up_to=at.frozen))
     path = checkpoint_of(point)
-    progress = _Steps()
+    progress = Steps()
     begin = cpu_seconds()
     with StopSignals() as stop:
         state = Checkpoint(path.with_suffix(".state"), {}, interval=60.0, stop=stop)
@@ -134,7 +134,7 @@ def on_tuned(point: Point, at: OnTuned) -> Found:
             progress=Silent(),
         )  # fmt: skip
         cost = {**before, "extraction": cpu_seconds() - begin}
-        return _fitted(point, at.kernel, FeatureStore(folder), cost)
+        return _fitted(point, at.kernel, FeatureStore(Path(folder)), cost)
 
 
 def franken(point: Point, at: Franken) -> Found:

@@ -22,6 +22,7 @@ from benchmarks.sets import SETS, DataSet
 from benchmarks.study import figure, ranking
 from benchmarks.study.running import measured, record_key, usable
 from benchmarks.study.settings import SIZES, Features, Setting, chosen
+from mekrr_scale.errors import MekrrError
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,23 @@ class Work:
             if record_key(self.data, self.size, setting) in known:
                 continue
             begin = time.perf_counter()
-            record = records.add(measured(name, self.data, self.size, setting))
+            record = records.add(self._line(name, setting))
             count += 1
             print(_told(record, time.perf_counter() - begin), flush=True)
         return count
 
+    def _line(self, name: str, setting: Setting) -> Record:
+        """Errors, or why the package refuses the setting on these data."""
+        try:
+            return measured(name, self.data, self.size, setting)
+        except MekrrError as error:
+            at = {"key": record_key(self.data, self.size, setting), "set": self.data.name, "size": self.size}
+            return {**at, "name": name, "refused": str(error), "made_by": kept.made_by()}
+
 
 def _told(record: Record, seconds: float) -> str:
+    if "refused" in record:
+        return f"{record['set']} {record['size']} | {record['name']} | refused: {record['refused']}"
     cv, test = (", ".join(f"{record[side][q]:.3g}" for q in ("energy", "force")) for side in ("cv", "test"))
     return f"{record['set']} {record['size']} | {record['name']} | CV {cv} | held-out {test} | {seconds:.0f} s"
 
@@ -73,7 +84,7 @@ def current(path: Path, sets: Sequence[DataSet], sizes: Sequence[int], settings:
 
 def show(records: Sequence[Record], drawn: Path) -> None:
     """The tables of docs/benchmarks.md, and the figure."""
-    found = ranking.groups(records)
+    found = ranking.groups(record for record in records if "refused" not in record)
     if not found:
         print("no set has its base setting yet")
         return
@@ -87,6 +98,9 @@ def show(records: Sequence[Record], drawn: Path) -> None:
         print(f"### {title}\n")
         header, rows = made(found)
         table(header, rows)
+    for record in records:
+        if "refused" in record:
+            print(f"refused: {record['set']} {record['size']}, {record['name']}: {record['refused']}")
     codes = {record["made_by"] for record in records}
     if len(codes) > 1:
         print(f"these lines were made by {len(codes)} states of the code; remove those to be made anew from the file")

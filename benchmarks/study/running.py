@@ -22,7 +22,7 @@ from mekrr_scale.errors import BackboneError
 from mekrr_scale.models import Model
 from mekrr_scale.pipeline import ExtractPlan, extract, fit
 from mekrr_scale.progress import Silent
-from mekrr_scale.regression import Problem, Source
+from mekrr_scale.regression import Precision, Problem, Source
 from mekrr_scale.store import FeatureStore
 
 _TESTED_ALONG = 8  # directions of each test frame
@@ -56,7 +56,7 @@ def measured(name: str, data: DataSet, size: int, setting: Setting) -> Record:
     store, extraction = features_of(data, size, setting.features)
     test, _ = test_features_of(data, setting.features)
     begin = cpu_seconds()
-    report = fit(store, setting.plan(), progress=Silent())
+    report = fit(store, setting.plan(store.n_atoms), progress=Silent())
     taken = cpu_seconds() - begin
     chosen = report.chosen
     return {
@@ -110,13 +110,13 @@ def kept_store(frames: Path, features: Features, along: int | str, seed: int = 0
     cost = folder.with_suffix(".json")
     if not (folder / "manifest.json").exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        told = _Cost(cost)
+        told = Cost(cost)
         extract(frames, folder, plan, progress=told)
         told.write()
     return FeatureStore(folder), float(json.loads(cost.read_text(encoding="utf-8"))["cpu"])
 
 
-class _Cost(Silent):
+class Cost(Silent):
     """Writes down what an extraction takes while it runs, so that one that goes on adds to it."""
 
     def __init__(self, path: Path) -> None:
@@ -141,7 +141,8 @@ def held_out(model: Model, test: FeatureStore) -> dict[str, float]:
 
     Weighed as the cross-validated errors are, so that the two can be compared.
     """
-    problem = Problem(model.kernel, model.landmarks, model.baseline)
+    exact = Precision(derivative=torch.float64)
+    problem = Problem(model.kernel, model.landmarks, model.baseline, precision=exact)
     moved = replace(test, tangents=True)
     sums = {kind: torch.zeros(3, dtype=torch.float64) for kind in (RowKind.ENERGY, RowKind.FORCE)}
     for block in problem.rows(Source(test, moved)):

@@ -73,13 +73,15 @@ class Setting:
     weight: tuple[float, ...] = (1e-2,)  # of force rows: candidates
     criterion: str = "default"  # or weights of energies and forces
 
-    def plan(self) -> FitPlan:
+    def plan(self, atoms: int | None = None) -> FitPlan:
+        """What to fit; of atoms that are only so many, landmarks are taken no oftener than each."""
+        count = self.count if atoms is None or self.landmarks == "displaced" else min(self.count, atoms)
         chosen = {} if self.criterion == "default" else {"criterion": self.criterion}
         return FitPlan(
             kernel=KernelPlan(
                 name=self.kernel, length_scales=self.length, alphas=self.alpha, standardize=self.standardize
             ),
-            landmarks=LandmarkPlan(method=self.landmarks, count=self.count, balance=self.balance),  # type: ignore[arg-type]
+            landmarks=LandmarkPlan(method=self.landmarks, count=count, balance=self.balance),  # type: ignore[arg-type]
             baseline=self.baseline,
             rows=RowPlan(weights={"force": self.weight}),
             solver=Direct(ridges=RIDGES),
