@@ -21,7 +21,7 @@ _SMALL = 30  # atoms, up to which all directions are taken
 
 @dataclass(frozen=True)
 class Kernel:
-    """A fit on the network's features; length scale, weights and ridge are chosen by cross-validation."""
+    """A fit on the network's features; baseline, length scale, weights and ridge are chosen by cross-validation."""
 
     invariants: str = "norms"
     directions: int | str = 16
@@ -29,7 +29,8 @@ class Kernel:
 
     def setting(self, network: str) -> Setting:
         features = Features("sevennet", network, LAYER, self.invariants, directions=self.directions)
-        return Setting(features, length="4x,8x,16x", count=self.count, weight=WEIGHTS)
+        baselines = "backbone,composition"  # tuning begins at the network's own energies too
+        return Setting(features, length="4x,8x,16x", baseline=baselines, count=self.count, weight=WEIGHTS)
 
     @property
     def label(self) -> str:

@@ -45,9 +45,12 @@ def _fitted(point: Point, at: Kernel, store: Any, cost: dict[str, float]) -> Fou
         "errors": {name: tested[name] for name in _SHOWN},
         "chosen_by": 1e3 * chosen.rmse[RowKind.FORCE],
         "cv": {"energy": 1e3 * chosen.rmse[RowKind.ENERGY], "force": 1e3 * chosen.rmse[RowKind.FORCE]},
-        "chosen": {"length": chosen.length_scale, "ridge": chosen.ridge, "weight": chosen.weights[RowKind.FORCE]},
+        "chosen": {
+            "baseline": chosen.baseline, "length": chosen.length_scale, "ridge": chosen.ridge,
+            "weight": chosen.weights[RowKind.FORCE],
+        },
         "cpu": cost,
-    }
+    }  # fmt: skip
 
 
 class Steps(Silent):
