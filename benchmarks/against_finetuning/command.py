@@ -54,21 +54,35 @@ class Comparison:
     rates: tuple[float, ...]
     runner: Callable[[Point], Record]
 
-    def of(self, set_: str, frames: int, methods: Sequence[str]) -> None:
-        """All points of a set and a number of frames, the cheap ones first."""
+    def of(self, set_: str, frames: int, methods: Sequence[str]) -> list[str]:
+        """All points of a set and a number of frames, the cheap methods first; returns what failed, which stops no other."""
         atoms = max(map(len, read_structures(SETS[set_].frames(frames))))
-        if "kernel" in methods:
-            self.all(set_, frames, kernels(set_, frames, atoms))
-        if "franken" in methods:
-            self.all(set_, frames, frankens())
-        tuned: list[Record] = []
-        if "finetune" in methods:
-            tuned = self.tuning(set_, frames)
-        if "on tuned" in methods and tuned:
-            best = Tuned(**min(tuned, key=_chosen_by)["options"])
-            here = [record for record in self.known(set_, frames) if record["kind"] == "kernel"]
-            kernel = Kernel(**min(here, key=_chosen_by)["options"]) if here else Kernel()
-            self.all(set_, frames, [OnTuned(best, kernel)])
+        works: dict[str, Callable[[], object]] = {
+            "kernel": lambda: self.all(set_, frames, kernels(set_, frames, atoms)),
+            "franken": lambda: self.all(set_, frames, frankens()),
+            "finetune": lambda: self.tuning(set_, frames),
+            "on tuned": lambda: self.on_tuned(set_, frames),
+        }
+        failed = []
+        for name, work in works.items():
+            try:
+                if name in methods:
+                    work()
+            except RuntimeError as error:
+                failed.append(str(error))
+                print(f"failed: {error}", file=sys.stderr, flush=True)
+        return failed
+
+    def on_tuned(self, set_: str, frames: int) -> list[Record]:
+        """The kernel that cross-validation takes, on the network that validation takes; nothing before there is one."""
+        known = self.known(set_, frames)
+        tuned = [record for record in known if record["kind"] == "finetune"]
+        if not tuned:
+            return []
+        best = Tuned(**min(tuned, key=_chosen_by)["options"])
+        here = [record for record in known if record["kind"] == "kernel"]
+        kernel = Kernel(**min(here, key=_chosen_by)["options"]) if here else Kernel()
+        return self.all(set_, frames, [OnTuned(best, kernel)])
 
     def tuning(self, set_: str, frames: int) -> list[Record]:
         """Rates first, then steps and frozen levels by the better rate, then the best frozen level for longest."""
@@ -126,7 +140,7 @@ def in_process(point: Point) -> Record:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def _parser() -> argparse.ArgumentParser:
+def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m benchmarks against_finetuning", description=__doc__)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(_SETS))
     parser.add_argument("--frames", nargs="+", type=int, default=list(_FRAMES), help="training sizes")
@@ -137,13 +151,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--point", help="run this one alone, e.g. '{\"steps\": 40}', of the one method that is given")
     parser.add_argument("--cache", help=f"folder of frames, stores and networks; default: {kept.folder()}")
     parser.add_argument("--results", type=Path, default=RESULTS / "against_finetuning.jsonl")
-    parser.add_argument("--figure", type=Path, default=ROOT / "docs" / "figures" / "against_finetuning.svg")
+    parser.add_argument("--figure", type=Path, default=ROOT / "docs" / "figures" / "against_finetuning.png")
     parser.add_argument("--report", action="store_true", help="run nothing; show what there is")
     return parser
 
 
 def main(arguments: Sequence[str] = ()) -> None:
-    parser = _parser()
+    parser = options()
     asked = parser.parse_args(arguments)
     if asked.cache is not None:
         os.environ["BENCHMARK_CACHE"] = os.path.abspath(asked.cache)
@@ -151,21 +165,23 @@ def main(arguments: Sequence[str] = ()) -> None:
         parser.error("--point belongs to one method; give --methods with that one")
     steps = tuple(sorted(asked.steps))
     comparison = Comparison(asked.results, asked.network, steps, tuple(asked.rates), in_process)
-    if not asked.report:
-        _run(comparison, asked)
+    failed = [] if asked.report else _run(comparison, asked)
     listed = [record for name in asked.sets for frames in asked.frames for record in comparison.known(name, frames)]
     tables.show(listed)
     if listed:
         figure.draw(listed, asked.figure)
         print(f"figure: {asked.figure}")
+    if failed:
+        raise SystemExit(f"{len(failed)} failed, which the same command tries again: {'; '.join(failed)}")
 
 
-def _run(comparison: Comparison, asked: argparse.Namespace) -> None:
-    """Every set and number of frames; with ``--point`` that point alone."""
+def _run(comparison: Comparison, asked: argparse.Namespace) -> list[str]:
+    """Every set and number of frames; with ``--point`` that point alone. Returns what failed."""
     methods = list(asked.methods)
     if "franken" in methods and not _has_franken():
         print("franken is left out: name a Python with franken==0.7.0 in FRANKEN_PYTHON", file=sys.stderr)
         methods.remove("franken")
+    failed: list[str] = []
     for frames in sorted(asked.frames):
         for name in asked.sets:
             if asked.point:
@@ -175,7 +191,8 @@ def _run(comparison: Comparison, asked: argparse.Namespace) -> None:
                 }  # fmt: skip
                 comparison.point(Point.of(document))
             else:
-                comparison.of(name, frames, methods)
+                failed += comparison.of(name, frames, methods)
+    return failed
 
 
 def _has_franken() -> bool:

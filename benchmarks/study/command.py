@@ -109,7 +109,7 @@ def show(records: Sequence[Record], drawn: Path) -> None:
 
 
 def main(arguments: Sequence[str] = ()) -> None:
-    asked = _parser().parse_args(arguments)
+    asked = options().parse_args(arguments)
     if asked.cache is not None:
         os.environ["BENCHMARK_CACHE"] = os.path.abspath(asked.cache)
     sets = _present([SETS[name] for name in asked.sets or SETS], required=bool(asked.sets))
@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     show(current(asked.results, sets, sizes, settings), asked.figure)
 
 
-def _parser() -> argparse.ArgumentParser:
+def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m benchmarks study", description=__doc__)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=[], help="by default all whose data are here")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="training sizes")
@@ -128,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")
     parser.add_argument("--cache", help=f"folder of frames and stores; default: BENCHMARK_CACHE, or {kept.folder()}")
     parser.add_argument("--results", type=Path, default=RESULTS / "study.jsonl", help="a line for each result")
-    parser.add_argument("--figure", type=Path, default=ROOT / "docs" / "figures" / "study.svg")
+    parser.add_argument("--figure", type=Path, default=ROOT / "docs" / "figures" / "study.png")
     parser.add_argument("--report", action="store_true", help="compute nothing; show what there is")
     return parser
 

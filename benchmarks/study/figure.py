@@ -17,7 +17,7 @@ def draw(found: Sequence[Group], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     names = sorted({name for group in found for name in group.lines}, key=lambda name: _mean(found, name))
     height = max(4.0, 0.22 * len(names))
@@ -42,6 +42,10 @@ def draw(found: Sequence[Group], path: Path) -> None:
     right.set_xlabel("cross-validated error against the base's")
     right.set_ylabel("held-out error against the base's")
     right.legend(fontsize=7)
+    for axis in (left.xaxis, right.xaxis, right.yaxis):
+        axis.set_major_formatter(ticker.FormatStrFormatter("%.2g"))
+        axis.set_minor_formatter(ticker.FormatStrFormatter("%.2g"))
+        axis.set_tick_params(which="both", labelsize=7)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     pyplot.close(figure)

@@ -100,6 +100,23 @@ def test_rate_and_frozen_level_are_chosen_by_validation_and_nothing_runs_twice(c
     assert len(asked) == 9
 
 
+def test_a_method_that_fails_stops_no_other(toy, monkeypatch, capsys):
+    def runner(point):
+        if isinstance(point.method, Franken):
+            raise RuntimeError("toy 4: ended with code 1")
+        return made(point)
+
+    monkeypatch.setattr(command, "in_process", runner)
+    monkeypatch.setattr(command, "SETS", sets.SETS)
+    monkeypatch.setenv("FRANKEN_PYTHON", "python")
+    given = ["--sets", "toy", "--frames", "4", "--network", "7net-0", "--results", str(toy / "lines.jsonl")]
+    with pytest.raises(SystemExit, match="1 failed, which the same command tries again: toy 4: ended with code 1"):
+        command.main([*given, "--figure", str(toy / "figure.png")])
+    told = capsys.readouterr()
+    assert "failed: toy 4: ended with code 1" in told.err
+    assert all(one in told.out for one in ("kernel, chosen by", "everything learns", "kernel on the tuned network"))
+
+
 def test_kernel_points_grow_and_are_all_run(comparison):
     compared, asked = comparison
     compared.of("toy", 4, ["kernel"])
@@ -149,14 +166,14 @@ def test_points_are_run_in_processes_and_shown(toy, monkeypatch, capsys):
     monkeypatch.setattr(command, "in_process", made)
     monkeypatch.setattr(command, "SETS", sets.SETS)
     given = ["--sets", "toy", "--frames", "4", "--network", "7net-0", "--results", str(toy / "lines.jsonl")]
-    given += ["--figure", str(toy / "figure.svg")]
+    given += ["--figure", str(toy / "figure.png")]
     command.main([*given, "--methods", "finetune", "--point", '{"steps": 7}'])
     assert "7 steps, lr 0.001, all learns" in capsys.readouterr().out
     command.main([*given, "--methods", "kernel"])
     told = capsys.readouterr().out
     assert "kernel, chosen by cross-validation" in told
     assert "fine-tuning, everything learns" in told
-    assert (toy / "figure.svg").stat().st_size > 1000
+    assert (toy / "figure.png").stat().st_size > 1000
 
 
 def test_a_process_that_fails_is_told():

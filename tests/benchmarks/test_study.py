@@ -63,7 +63,7 @@ def test_a_file_of_its_own_for_the_test_shares_nothing_with_the_training(toy):
 
 
 def test_study_runs_resumes_and_shows(toy, monkeypatch, capsys):
-    given = ["--results", str(toy / "lines.jsonl"), "--figure", str(toy / "study.svg")]
+    given = ["--results", str(toy / "lines.jsonl"), "--figure", str(toy / "study.png")]
     command.main(given)
     told = capsys.readouterr().out
     assert "left out: sevennet gate1+gate2: this package has no invariants norms" in told
@@ -74,7 +74,7 @@ def test_study_runs_resumes_and_shows(toy, monkeypatch, capsys):
     assert by_name["uniform"]["landmarks"] == 32  # every atom once: four waters, four methanes
     assert "refused: toy 8, by stress" in told  # stresses are not there to choose by
     assert "test" not in by_name["by stress"]
-    assert (toy / "study.svg").stat().st_size > 1000
+    assert (toy / "study.png").stat().st_size > 1000
     monkeypatch.setattr(command, "measured", lambda *_: pytest.fail("computed twice"))
     command.main(given)
     assert capsys.readouterr().out.partition("###")[2] == told.partition("###")[2]
