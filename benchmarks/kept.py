@@ -38,7 +38,12 @@ def made_by() -> str:
     for path in sorted((ROOT / "mekrr_scale").rglob("*.py")):
         sources.update(path.relative_to(ROOT).as_posix().encode())
         sources.update(path.read_bytes())
-    return " ".join([__version__, sources.hexdigest(), *(f"{name} {_version(name)}" for name in _LIBRARIES)])
+    return f"{sources.hexdigest()} {libraries()}"
+
+
+def libraries() -> str:
+    """Versions of the package and of the libraries that features come from."""
+    return " ".join([__version__, *(f"{name} {_version(name)}" for name in _LIBRARIES)])
 
 
 def hashed(path: Path) -> str:

@@ -12,6 +12,8 @@ import pytest
 import typer
 
 import mekrr_scale as ms
+from benchmarks.against_finetuning.command import options as options_of_comparison
+from benchmarks.study.command import options as options_of_study
 from tests.docs.pages import DOCS, PAGES, ROOT, commands, python_blocks, quoted_options, used_names, without_python
 
 # of other programs: pip, uv, torchrun, sbatch, srun, apptainer, and the benchmarks'; of an addition that a page makes
@@ -20,6 +22,8 @@ FOREIGN = {
     *("--index-url", "--nproc-per-node", "--max-restarts", "--parsable", "--dependency", "--ntasks", "--cpus-per-task"),
     *("--strict", "--quick", "--recorded", "--debug", "--help", "--install-completion", "--show-completion"),
 }
+for made in (options_of_study(), options_of_comparison()):
+    FOREIGN |= set(re.findall(r"--[a-z][\w-]*", made.format_help()))
 BY_NAME = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
