@@ -29,6 +29,56 @@ def test_sums_as_on_a_device_equal_those_on_cpus(monkeypatch, columns):
     assert bool((sums.segment_sums_on_device(owner[:0], 3, columns, lambda *_: matrix[:0], "cpu") == 0).all())
 
 
+def test_a_tile_on_a_device_splits_no_owner(monkeypatch):
+    """Unless the owner's rows are more than fit: what is summed at once begins where an owner does."""
+    from mekrr_scale.kernels import sums
+
+    lengths = [1, 3, 2, 7, 1, 1, 4, 2, 2, 5]
+    owner = torch.arange(10).repeat_interleave(torch.tensor(lengths))
+    starts = {0, *torch.tensor(lengths).cumsum(0).tolist()}
+    monkeypatch.setattr(sums, "DEVICE_ELEMENTS", 7)
+    seen = []
+
+    def tile(a, b, *_):
+        seen.append((a, b))
+        return torch.ones(b - a, 1, dtype=torch.float64)
+
+    found = sums.segment_sums_on_device(owner, 10, 1, tile, "cpu")
+    assert found[:, 0].tolist() == lengths
+    assert {end for ends in seen for end in ends} <= starts
+    assert len(seen) < len(lengths)
+
+
+def test_fused_sums_are_asked_for_where_there_are_rows(monkeypatch):
+    """A stand-in for the kernel: a program for each structure and 256 columns; without structures none is started."""
+    from mekrr_scale.kernels import fused
+
+    grids = []
+
+    class Launched:
+        def __getitem__(self, grid):
+            grids.append(grid)
+            return self.sums
+
+        def sums(self, t, bounds, total, columns, stride, BLOCK):  # noqa: N803  Triton's constants
+            assert (total.shape, columns, stride, BLOCK) == (
+                (len(bounds) - 1, t.shape[1]),
+                t.shape[1],
+                t.stride(0),
+                256,
+            )
+            total[:] = _squares((0.5 * t).exp(), bounds)
+
+    monkeypatch.setitem(sys.modules, "mekrr_scale.kernels.triton_sums", SimpleNamespace(exponential_sums=Launched()))
+    t = torch.randn(6, 300, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = fused.gaussian_sums(t, torch.tensor([0, 2, 2, 6]))
+    torch.testing.assert_close(found, torch.stack([t[:2].exp().sum(0), torch.zeros(300).double(), t[2:].exp().sum(0)]))
+    assert grids == [(3, 2)]
+    assert fused.gaussian_sums(t[:0], torch.tensor([0])).shape == (0, 300)
+    assert fused.gaussian_sums(t[:, :0], torch.tensor([0, 6])).shape == (1, 0)
+    assert len(grids) == 1
+
+
 def _squares(t, bounds):
     return torch.stack([t[a:b].square().sum(0) for a, b in zip(bounds[:-1], bounds[1:], strict=True)])
 

@@ -16,6 +16,9 @@ from mekrr_scale.kernels import Gaussian, SpeciesMixing, atom_kernel, check_kern
         (lambda: atom_kernel("gausian"), "there is no kernel 'gausian'. Do you mean 'gaussian'"),
         (lambda: SpeciesMixing(1.5), r"alpha is 1.5; it mixes between 0 \(all species alike\) and 1 \(apart\)"),
         (lambda: SpeciesMixing(float("nan")), "alpha is nan; it mixes"),
+        (lambda: SpeciesMixing(0.0, (1,), ((1.0,), (1.0,))), r"must be 1 x 1 for species \[1\]"),
+        (lambda: SpeciesMixing(0.0, (1, 6), ((1.0, 0.0),)), r"must be 2 x 2 for species \[1, 6\]"),
+        (lambda: SpeciesMixing(0.0, (1, 6), ((1.0, 0.0), (0.0,))), "must be 2 x 2"),
     ],
 )  # fmt: skip
 def test_refused(make, message):

@@ -128,6 +128,40 @@ def test_mean_of_variances():
     torch.testing.assert_close(found, 0.3 * parts[0] + 0.7 * parts[1], rtol=1e-8, atol=1e-12)
 
 
+def test_calibration_by_hand():
+    """Of 99 ratios, the cubes of 1 to 99, the 68th and the 95th; 71 and 90 of them lie within 1 and 1.96 times their
+    root mean square, 99^3 / sqrt(7) and a little."""
+    spread = torch.tensor([1.0, 2.0, 0.5]).double().repeat(33)
+    ratio = torch.arange(1.0, 100.0, dtype=torch.float64) ** 3
+    found = Calibration.of(spread * ratio, RawVariance(torch.zeros(99).double(), spread.square()))
+    assert (found.within_68, found.within_95) == (pytest.approx(68.0**3), pytest.approx(95.0**3))
+    scale = float(ratio.square().mean().sqrt())
+    assert 71**3 < scale < 72**3
+    assert 90**3 < 1.96 * scale < 91**3
+    assert (found.gaussian_68, found.gaussian_95) == (pytest.approx(71 / 99), pytest.approx(90 / 99))
+    assert found.count == 99
+
+
+def test_energies_and_forces_have_weights_of_their_own():
+    """Of the outside part, each from its own calibration; forces without one take that of energies."""
+    batch, _ = reference.with_tangents(reference.random_batch(0), 1)
+    kernel = SetKernel(Gaussian(1.2), SpeciesMixing(0.4), "sum", Transform.identity(4))
+    landmarks = Uniform(5).select([batch], kernel)
+    whitening = whiten(kernel.gram_blocks(landmarks), 1e-11)
+    factor = posterior_factor(torch.eye(whitening.rank, dtype=torch.float64), 1e-2, whitening)
+    energy = Calibration(1.0, 2.0, 0.25, 100, 0.5, 0.68, 0.95)
+    posterior = Posterior(factor, 1e-11, "eigen", energy, replace(energy, outside_weight=0.75), {})
+    moved = kernel.derivative_rows(batch, landmarks, torch.float64)
+    raw = raw_variance(moved, kernel.derivative_diagonal(batch), whitening, factor)
+    assert float(raw.outside.max()) > 0.1 * float(raw.open.max())
+    own = Variances.on(kernel, landmarks, posterior, "cpu")
+    torch.testing.assert_close(own.directions(batch), raw.total(0.75))
+    energies = Variances.on(kernel, landmarks, replace(posterior, force=None), "cpu")
+    torch.testing.assert_close(energies.directions(batch), raw.total(0.25))
+    raw = raw_variance(kernel.rows(batch, landmarks), kernel.diagonal(batch), whitening, factor)
+    torch.testing.assert_close(own.structures(batch), raw.total(0.25))
+
+
 def test_calibration_finds_the_quantiles():
     """Errors of known spread: intervals cover what they say, also where errors are not Gaussian."""
     generator = np.random.default_rng(0)

@@ -39,8 +39,11 @@ LEFT_OUT = {"__init__.py", "triton_sums.py", "choices.py"}
 TESTS = [
     *(["tests/" + room, "mekrr_scale/" + room] for room in ("kernels", "solvers", "regression", "store")),
     ["tests/landmarks"],
-    *([f"tests/models/test_{name}.py"] for name in ("posterior", "priors", "models_copied", "results")),
-    *([f"tests/pipeline/test_{name}.py"] for name in ("choosing", "calibration", "pipeline", "mixed_sets")),
+    *([f"tests/models/test_{name}.py"] for name in ("posterior", "whitening", "priors", "models_copied", "results")),
+    *(
+        [f"tests/pipeline/test_{name}.py"]
+        for name in ("choosing", "calibration", "pipeline", "mixed_sets", "resources")
+    ),
     *([f"tests/distributed/test_{name}.py"] for name in ("checkpoint", "damaged_states")),
     ["tests/test_stored.py"],
 ]

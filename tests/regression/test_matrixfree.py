@@ -26,6 +26,7 @@ from mekrr_scale.regression import (
     assign_folds,
     maps,
 )
+from mekrr_scale.regression.maps import MapRows
 from mekrr_scale.solvers import Direct, Falkon
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.structures import LabelKeys, read_labels, read_structures, structure_hash
@@ -96,6 +97,21 @@ def test_maps_equal_stored_rows(all_directions, spec, toy_file, reduce, alpha):
         pulled += block.matrix.T @ moves[start:stop]
         start = stop
     torch.testing.assert_close(pulled, expected.T @ moves, rtol=1e-7, atol=1e-9)
+
+
+def test_maps_by_themselves(all_directions, spec, toy_file):
+    """Iterated over as the parts of a chain are, and passed over where it is asked for."""
+    problem, _, free = made(all_directions, spec, toy_file)
+    chained = list(problem.rows(free, FORCES))
+    alone = MapRows(free.structures, problem)
+    found = list(alone)
+    assert len(found) == len(chained) > 2
+    for one, other in zip(found, chained, strict=True):
+        assert torch.equal(one.target, other.target)
+        assert one.matrix.shape == other.matrix.shape
+    later = list(alone.blocks(2))
+    assert later[:2] == [None, None]
+    assert [block.target.tolist() for block in later[2:]] == [block.target.tolist() for block in chained[2:]]
 
 
 def test_falkon_gives_the_same_model(all_directions, spec, toy_file):

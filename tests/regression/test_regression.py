@@ -12,7 +12,7 @@ from mekrr_scale.backbones import load_backbone
 from mekrr_scale.distributed import Checkpoint, State
 from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing, fit_transform
 from mekrr_scale.landmarks import Uniform
-from mekrr_scale.models import fit_baseline
+from mekrr_scale.models import fit_baseline, whiten
 from mekrr_scale.pipeline import RowPlan
 from mekrr_scale.regression import (
     ENERGY_ALONE,
@@ -167,6 +167,13 @@ def test_a_solution_comes_back_from_its_state(tmp_path, solver):
         pairs = zip(getattr(found, name), getattr(solution, name), strict=True)
         assert all(torch.equal(*pair) for pair in pairs)
     assert found.rows is None
+
+
+def test_the_basis_where_nothing_is_said():
+    """Eigenvalues above 1e-11 of the largest, in problems and in plans as in ``whiten``."""
+    gram = torch.diag(torch.tensor([1e-10, 1e-12, 1.0], dtype=torch.float64))
+    assert whiten([gram]).rank == whiten([gram], Basis().cut, Basis().method).rank == 2
+    assert (RowPlan().cut, RowPlan().whitening) == (Basis().cut, Basis().method) == (1e-11, "eigen")
 
 
 def test_a_solution_of_0_1_0_comes_back():

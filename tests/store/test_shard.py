@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from ase import Atoms
 
 from mekrr_scale.store import FeatureStore, FeatureWriter
 from mekrr_scale.store.shard import RecordTangents, StructureRecord, records_of, shard_arrays
+from mekrr_scale.structures import Labels
 
 
 def record(generator, index, **given):
@@ -35,6 +37,20 @@ def with_some(**some):
         }
         made.append(replace(each, **{name: values[name] for name in has}))
     return made
+
+
+def test_a_structure_of_which_nothing_more_is_known():
+    """As from a record's own defaults: in no trajectory, without an energy of the backbone's, from nowhere."""
+    atoms = Atoms("OH", [[0, 0, 0], [0, 0, 1]])
+    features = np.ones((2, 3))
+    made = StructureRecord.of(atoms, Labels(-1.5, None, None), features, 7, 4)
+    plain = StructureRecord(np.array([8, 1]), features, id=7, index=4, energy=-1.5)
+    for name in ("id", "index", "energy", "forces", "stress", "group", "tangents", "origin"):
+        assert getattr(made, name) == getattr(plain, name), name
+    assert made.group == -1
+    assert np.isnan([made.prior, plain.prior]).all()
+    assert made.numbers.tolist() == [8, 1]
+    assert made.geometry is not None
 
 
 @pytest.mark.parametrize("some", [{}, {"forces": 0}, {"stress": 1}, {"tangents": 1}, {"forces": 2, "tangents": 0}])
