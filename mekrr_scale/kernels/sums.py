@@ -143,7 +143,7 @@ def _double(tile: Float[Tensor, "rows columns"]) -> Float64[Tensor, "rows column
     """In float64; in another buffer of the thread if it is not."""
     if tile.dtype == torch.float64:
         return tile
-    return _buffer("double", *tile.shape, torch.empty(0, dtype=torch.float64)).copy_(tile)
+    return _buffer("double", tile.shape[0], tile.shape[1], torch.empty(0, dtype=torch.float64)).copy_(tile)
 
 
 def _buffer(name: str, rows: int, columns: int, like: Tensor) -> Tensor:
