@@ -144,8 +144,15 @@ def test_names_are_filled_with_what_is_worth_trying():
     given = arms_of(TunePlan(backbones=BackboneSpec("chgnet", layer="conv4")))
     assert [arm.name for arm in given] == ["chgnet conv4"]
     sevennet = arms_of(TunePlan(backbones=BackboneSpec("sevennet", version="7net-0")))
-    assert {arm.spec.version for arm in sevennet} == {"7net-0"}
-    assert len(sevennet) > 1
+    assert [arm.name for arm in sevennet] == ["sevennet 7net-0 gate1+gate2 products"]
+    scalars = arms_of(TunePlan(backbones=BackboneSpec("sevennet", invariants="scalars")))
+    assert [arm.name for arm in scalars] == [
+        "sevennet 7net-l3i5 gate1+gate2 scalars",
+        "sevennet 7net-0 gate1+gate2 scalars",
+    ]
+    assert [
+        arm.spec.version for arm in arms_of(TunePlan(backbones=BackboneSpec("sevennet", version="7net-mf-0-pbe")))
+    ] == ["7net-mf-0-pbe"]
     assert len({arm.slug for arm in arms_of(TunePlan())}) == len(arms_of(TunePlan()))
 
 
