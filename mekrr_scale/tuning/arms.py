@@ -18,8 +18,8 @@ from mekrr_scale.tuning.plan import TunePlan
 
 _PROBED = 4  # directions that a probe pushes through the network
 
-# what is worth trying of each network that carries weights, the most promising first (docs/benchmarks.md, Invariants and
-# layers): products hold scalars and norms, were better in every error, and cost 2 to 6 % more
+# what is worth trying of each network that carries weights, the most promising first (docs/benchmarks.md, Invariants
+# and layers): products hold scalars and norms, were better in every error, and cost 2 to 6 % more
 _WORTH: Mapping[str, Sequence[Mapping[str, str]]] = {
     "sevennet": (
         {"version": "7net-l3i5", "layer": "gate1+gate2", "invariants": "products"},
