@@ -57,8 +57,7 @@ def extract(
     for path in structures:
         if not path.exists():
             raise StructureError(f"there is no file {path}")
-    second = script.with_name(f"{script.stem}-finalize{script.suffix}")
-    check_outputs([(script, SCRIPT, "--script"), (second, SCRIPT, "")], structures, overwrite)
+    second = _two_scripts(script, "finalize", structures, overwrite)
     further, files, where = _split(options), [str(path.resolve()) for path in structures], str(store.resolve())
     check_texts(**_inner("extract", [*files, "--store", where, *further]))
     publish_text(script, extract_script(batch, files, where, parts, further))
@@ -123,8 +122,7 @@ def tune(
     for path in structures:
         if not path.exists():
             raise StructureError(f"there is no file {path}")
-    second = script.with_name(f"{script.stem}-model{script.suffix}")
-    check_outputs([(script, SCRIPT, "--script"), (second, SCRIPT, "")], structures, overwrite)
+    second = _two_scripts(script, "model", structures, overwrite)
     files = [str(path.resolve()) for path in structures]
     words = ["tune", *files, "--output", str(output.resolve()), *_split(options)]
     check_plan(**_inner("tune", words[1:]))
@@ -134,6 +132,14 @@ def tune(
         f"{script} and {second}; submit with\n  job=$(sbatch --parsable {script})\n"
         f"  sbatch --dependency=afterany:$job {second}"
     )
+
+
+def _two_scripts(script: Path, what: str, inputs: Sequence[Path], overwrite: bool) -> Path:
+    """The second of two, once both are known to be writable."""
+    check_outputs([(script, SCRIPT, "--script")], inputs, overwrite)
+    second = script.with_name(f"{script.stem}-{what}{script.suffix}")
+    check_outputs([(second, SCRIPT, "")], inputs, overwrite)
+    return second
 
 
 def _job(name: str, about: str, example: str, *without: str, resumes: bool = True) -> None:

@@ -10,7 +10,7 @@ from functools import partial
 from itertools import count, takewhile
 from typing import Any, cast
 
-from mekrr_scale.errors import MekrrError, SolverError
+from mekrr_scale.errors import BackboneError, MekrrError, SolverError
 from mekrr_scale.files import Document
 from mekrr_scale.pipeline import fit
 from mekrr_scale.tuning.arms import Arm, Cost, arms_of, measured
@@ -54,6 +54,7 @@ def raced(tuning: Tuning) -> Raced:
     """The best candidate by its cross-validated error, as it will be with the data that the budget allows.
 
     Raises:
+        BackboneError: no candidate can be loaded.
         SolverError: no candidate could be fitted.
     """
     plan, journal = tuning.plan, tuning.journal
@@ -96,7 +97,7 @@ def _costs(tuning: Tuning, arms: Sequence[Arm]) -> dict[Arm, Cost]:
             continue
         found[arm] = Cost(*(cast(Any, cost[key]) for key in ("features", "direction", "dim")))
     if not found:
-        raise SolverError(f"no candidate can be used: {'; '.join(reasons)}")
+        raise BackboneError(f"no candidate can be used: {'; '.join(reasons)}")
     return found
 
 

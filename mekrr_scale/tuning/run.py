@@ -14,7 +14,7 @@ from mekrr_scale.backbones import trusting_code
 from mekrr_scale.config import FitConfig, config_text
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.files import JSON, Document, Lock, file_hash, publish_text
-from mekrr_scale.models import Potential, load_model
+from mekrr_scale.models import Potential, load_model, load_prior
 from mekrr_scale.outputs import check_folder, write_report
 from mekrr_scale.pipeline import FitPlan, evaluate, fit
 from mekrr_scale.plans import to_dict
@@ -70,6 +70,8 @@ def tune(
     check_folder(folder, "--output")
     with shown_progress(progress) as shown, trusting_code(trust_code):
         shown.stage("read structures")
+        if plan.prior is not None:
+            load_prior(plan.prior.pinned())  # before any work
         data = gathered(structures, test, plan)
         for name, value in label_table(data):
             shown.note(f"{name:22}{value}")

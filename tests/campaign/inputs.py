@@ -84,6 +84,7 @@ WITH_STRUCTURES = (
     "finetune {x} -o out.pt --backbone schnet --checkpoint schnet.pt --steps 1",
     "distill --teacher model.mekrr --unlabelled {x} --student schnet-tiny --steps 1 -o out.pt",
     "curve {x} --test data.xyz -o out --sizes 2 --repeats 1 --variants scratch:schnet-tiny --steps 1 --lr 1e-3",
+    "tune {x} -o tuned --backbone schnet --checkpoint schnet.pt --budget 1h --landmarks 8 --validate 2",
     "data_tools convert {x} out.xyz",
     "data_tools split {x} out.xyz other.xyz --fractions 0.5,0.5",
     "data_tools inspect {x}",
@@ -163,7 +164,8 @@ BASES = {
     "pretrain": "pretrain data.xyz -o out.pt --steps 1",
     "finetune": "finetune data.xyz -o out.pt --backbone schnet --checkpoint schnet.pt --steps 1",
     "distill": "distill --teacher model.mekrr --unlabelled data.xyz --student schnet-tiny --steps 1 -o out.pt",
-    "curve": WITH_STRUCTURES[-1].format(x="data.xyz"), "backbones": "backbones", "env": "env --no-load",
+    "curve": next(each for each in WITH_STRUCTURES if each.startswith("curve")).format(x="data.xyz"),
+    "backbones": "backbones", "env": "env --no-load",
     "tune": "tune data.xyz -o tuned --backbone schnet --checkpoint schnet.pt --budget 1h --landmarks 8 --validate 2",
     "store info": "store info store", "store verify": "store verify store",
     "store repack": "store repack store -o packed", "store merge": "store merge store -o joined",
@@ -330,7 +332,7 @@ def ended(call: Call, folder: Path, main: Callable[[], None] | None = None) -> E
     lost = tuple(name for name in before if after.get(name) != before[name])
     for name in set(after) - set(before):
         (folder / name).unlink(missing_ok=True)
-    for path in ("new", "out", "joined", "packed", "out.pt.distilled", "out.pt.state", "m.mekrr.checkpoint"):
+    for path in ("new", "out", "joined", "tuned", "packed", "out.pt.distilled", "out.pt.state", "m.mekrr.checkpoint"):
         shutil.rmtree(folder / path, ignore_errors=True)
     return Ending(code, log.read_text(encoding="utf-8", errors="replace"), time.monotonic() - begin, lost)
 

@@ -313,3 +313,13 @@ def test_options_that_slurm_would_not_take():
     quoted = extract_script(Batch(), ["it's here.xyz"], "my store", 2)
     assert subprocess.run(["bash", "-n"], input=quoted, text=True, check=False).returncode == 0
     assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("words", [["extract", "a.xyz", "-o", "s"], ["tune", "a.xyz", "-o", "t"], ["fit", "fit.toml"]])
+def test_a_script_without_a_name_is_refused(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.xyz", "fit.toml"):
+        Path(name).touch()
+    done = CliRunner().invoke(app, ["slurm", *words, "--script", ""])
+    assert isinstance(done.exception, ConfigError)
+    assert "--script" in str(done.exception)
