@@ -7,6 +7,7 @@ import math
 import numpy as np
 import torch
 from ase.stress import voigt_6_to_full_3x3_stress
+from numpy.random import PCG64
 
 from mekrr_scale.arrays import FeatureBatch, RowKind, bounds
 
@@ -316,7 +317,7 @@ def invariants(kind, row, irreps, scalars, number):
     if kind != "scalars":
         found += [float(b @ b) for members in channels.values() for b in members]
     for (degree, _), members in channels.items() if kind == "products" else ():
-        top = [int(raw) >> 63 for raw in np.random.PCG64([number, degree]).random_raw(128 * len(members))]
+        top = [int(raw) >> 63 for raw in PCG64([number, degree]).random_raw(128 * len(members))]
         signs = [[(-1) ** bit for bit in top[i : i + len(members)]] for i in range(0, len(top), len(members))]
         for k in range(64):
             left = sum(sign * b for sign, b in zip(signs[k], members, strict=True)) / math.sqrt(len(members))
