@@ -32,6 +32,7 @@ NAMES = (
     "falkon_library",
     "sizes",
     "gpu",
+    "extraction",
 )
 
 

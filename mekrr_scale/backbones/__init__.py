@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mekrr_scale.backbones.derivatives import Directions as Directions
     from mekrr_scale.backbones.derivatives import TangentOutput as TangentOutput
     from mekrr_scale.backbones.derivatives import tangents as tangents
+    from mekrr_scale.backbones.derivatives import tangents_of_each as tangents_of_each
     from mekrr_scale.backbones.dimenet import Dimenet as Dimenet
     from mekrr_scale.backbones.dimenet import new_dimenet as new_dimenet
     from mekrr_scale.backbones.dimenet import save_dimenet as save_dimenet
@@ -50,7 +51,7 @@ else:
         submod_attrs={
             "base": ["Backbone", "BackboneIdentity", "identity_of", "weight_hash"],
             "conformance": ["check_backbone"],
-            "derivatives": ["Directions", "TangentOutput", "tangents"],
+            "derivatives": ["Directions", "TangentOutput", "tangents", "tangents_of_each"],
             "dimenet": ["Dimenet", "new_dimenet", "save_dimenet"],
             "chgnet": ["Chgnet"],
             "energies": ["BackboneEnergies"],

@@ -168,7 +168,7 @@ class Backbone(ABC):
 
     @final
     def tangents(
-        self, graph: Graph, directions: Float[Tensor, "directions atoms 3"], chunk: int = 9
+        self, graph: Graph, directions: Float[Tensor, "directions atoms 3"], chunk: int | None = None
     ) -> Float[Tensor, "directions atoms dim"]:
         """Derivatives of the features of one structure along displacements of its atoms (1/angstrom).
 

@@ -11,7 +11,7 @@ from ase.symbols import symbols2numbers
 from torch import Tensor
 
 from mekrr_scale.backbones.base import Backbone
-from mekrr_scale.backbones.derivatives import Directions, tangents
+from mekrr_scale.backbones.derivatives import Directions, tangents, tangents_of_each
 from mekrr_scale.errors import BackboneError, MekrrError
 from mekrr_scale.structures import Graph
 
@@ -95,6 +95,7 @@ def _check_derivatives(backbone: Backbone, structure: Atoms) -> None:
     _close("forward-mode tangents against finite differences", forward.features, expected, 1e-6)
     reverse = tangents(backbone, graph, directions, mode="reverse")
     _close("reverse-mode tangents against forward mode", reverse.features, forward.features, 1e-9)
+    _check_together(backbone, structure, directions, forward.features)
     if forward.energy is not None and reverse.energy is not None:
         _close("energy tangents of both modes", reverse.energy, forward.energy, 1e-9)
     positions = graph.positions.clone().requires_grad_(True)
@@ -103,6 +104,18 @@ def _check_derivatives(backbone: Backbone, structure: Atoms) -> None:
     (gradient,) = torch.autograd.grad((features * seed).sum(), positions)
     pulled = torch.einsum("kad,ad->k", expected[:3], seed)
     _close("gradients against finite differences", (moves * gradient).sum((1, 2)), pulled, 1e-6)
+
+
+def _check_together(backbone: Backbone, structure: Atoms, directions: Directions, expected: Tensor) -> None:
+    """Tangents as an extraction takes them: by the backbone's own way, of several structures in one pass."""
+    other = structure[:3]
+    few = Directions(directions.displacements[:2, :3], directions.strains[3:5])
+    both = tangents_of_each(backbone, backbone.graph([structure, other]), [directions, few])
+    _close("tangents of one structure of several", both[0].features, expected, 1e-9)
+    alone = tangents(backbone, backbone.graph(other), few, mode="forward", chunk=1)
+    _close("tangents of a structure with fewer directions", both[1].features, alone.features, 1e-9)
+    if alone.energy is not None and both[1].energy is not None:
+        _close("energy tangents of one structure of several", both[1].energy, alone.energy, 1e-9)
 
 
 def _difference(backbone: Backbone, graph: Graph, directions: Directions, k: int, step: float = 2e-5) -> Tensor:

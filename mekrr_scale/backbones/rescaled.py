@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mekrr_scale.backbones.base import Backbone
+from mekrr_scale.backbones.derivatives import Linearizable, LinearMap
 from mekrr_scale.backbones.output import BackboneOutput
 from mekrr_scale.backbones.spec import Architecture
 from mekrr_scale.backbones.weights import read_own, save
@@ -89,15 +90,40 @@ class Rescaled(Backbone):
         strain: Float[Tensor, "structures 3 3"] | None = None,
         energies: bool = True,
     ) -> BackboneOutput:
-        length = self.scaling.length
-        vectors = None if graph.vectors is None else graph.vectors * length
-        seen = replace(graph, positions=graph.positions * length, cell=graph.cell * length, vectors=vectors)
-        found = self.inner.forward(seen, positions * length, strain, energies)
+        found = self.inner.forward(self._seen(graph), positions * self.scaling.length, strain, energies)
         if found.energies is None:
             return found
         # in float64: references of thousands of eV leave float32 few digits for what matters
         references = self._references.to(self.device)[graph.numbers]
         return BackboneOutput(found.features, self.scaling.energy * found.energies.double() + references)
+
+    def linearize(self, graph: Graph) -> LinearMap | None:
+        """The inner network's, where it has one."""
+        linear = self.inner.linearize(self._seen(graph)) if isinstance(self.inner, Linearizable) else None
+        return None if linear is None else _Stretched(linear, self.scaling.length)
+
+    def _seen(self, graph: Graph) -> Graph:
+        """As the inner network sees it."""
+        length = self.scaling.length
+        vectors = None if graph.vectors is None else graph.vectors * length
+        return replace(graph, positions=graph.positions * length, cell=graph.cell * length, vectors=vectors)
+
+
+@dataclass(frozen=True)
+class _Stretched:
+    """A linearization at positions that are multiplied by a length."""
+
+    inner: LinearMap
+    length: float
+
+    @property
+    def width(self) -> int:
+        return self.inner.width
+
+    def push(
+        self, moves: Float[Tensor, "directions atoms 3"], strains: Float[Tensor, "directions structures 3 3"]
+    ) -> Float[Tensor, "directions atoms dim"]:
+        return self.inner.push(self.length * moves, strains)
 
 
 def unscaled(backbone: Backbone) -> tuple[Backbone, Scaling]:

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from mekrr_scale.backbones.base import Backbone
 from mekrr_scale.backbones.invariants import Invariants, require_channels
+from mekrr_scale.backbones.linearized import Linearized, Stage, linearized
+from mekrr_scale.backbones.messages import Coupling
 from mekrr_scale.backbones.output import BackboneOutput
 from mekrr_scale.backbones.spec import Architecture, InvariantKind, layers_of
 from mekrr_scale.backbones.trust import read_foreign
@@ -83,6 +85,7 @@ class Sevennet(Backbone):
         self.cutoff = float(net.cutoff)
         self.species = frozenset(net.type_map)
         self.dim = sum(taken.dim for taken in self._gates.values())
+        self._couplings: dict[tuple[torch.device, torch.dtype], list[Coupling | None]] = {}
         types = torch.full((120,), -1, dtype=torch.int64)
         for z, index in net.type_map.items():
             types[z] = index
@@ -132,28 +135,65 @@ class Sevennet(Backbone):
         strain: Float[Tensor, "structures 3 3"] | None = None,
         energies: bool = True,
     ) -> BackboneOutput:
+        data = self._data(graph, edge_vectors(graph, positions, strain))
+        found: list[Tensor] = []
+        for stage in self._stages(energies):
+            if stage.convolution is not None:
+                data["x"] = _convolve(stage.convolution, data)
+            data, features = self._through(stage, data)
+            found += features
+        return BackboneOutput(torch.cat(found, 1), data["atomic_energy"][:, 0] if energies else None)
+
+    def linearize(self, graph: Graph) -> Linearized | None:
+        """The features' derivatives as a linear map; None for convolutions that are not e3nn's own."""
+        stages = self._stages(energies=False)
+        products = [stage.convolution.convolution for stage in stages if stage.convolution is not None]
+        key = (self.device, self.dtype)
+        if key not in self._couplings:
+            self._couplings[key] = [Coupling.of(product, *key) for product in products]
+        couplings = [coupling for coupling in self._couplings[key] if coupling is not None]
+        if len(couplings) < len(products):
+            return None
+        embedding = cast(nn.Module, cast(Any, self.module)._modules["edge_embedding"])
+        data = self._data(graph, edge_vectors(graph, graph.positions))
+        return linearized(graph, data, stages, couplings, self._through, embedding)
+
+    def _data(self, graph: Graph, vectors: Float[Tensor, "edges 3"]) -> dict[str, Tensor]:
         data: dict[str, Tensor] = {
             "x": self._types.to(self.device)[graph.numbers],
             "edge_index": graph.edge_index,
-            "edge_vec": edge_vectors(graph, positions, strain),
+            "edge_vec": vectors,
             "batch": graph.owner,
         }
         if self._modality is not None:
             data["modal_type"] = torch.full((graph.n_structures,), self._modality, device=self.device)
+        return data
+
+    def _through(self, stage: Stage, data: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """What the modules behind a convolution make of its sums, and the features among it."""
         found = []
-        for name, module in self._modules():
-            if name.endswith("_convolution"):
-                data["x"] = _convolve(module, data)
-                continue
+        for name, module in stage.modules:
             data = module(data)
             if name == "onehot_idx_to_onehot":  # the module makes float32 whatever the weights are
-                data["x"] = data["x"].to(positions.dtype)
+                data["x"] = data["x"].to(data["edge_vec"].dtype)
                 data["node_attr"] = data["x"]
             if name in self._gates:
                 found.append(self._gates[name](data["x"]))
-                if not energies and len(found) == len(self._gates):
-                    break
-        return BackboneOutput(torch.cat(found, 1), data["atomic_energy"][:, 0] if energies else None)
+        return data, found
+
+    def _stages(self, energies: bool) -> list[Stage]:
+        """The network, cut at its convolutions; without energies it ends behind the last gate that is asked for."""
+        modules = self._modules()
+        if not energies:
+            last = max(i for i, (name, _) in enumerate(modules) if name in self._gates)
+            modules = modules[: last + 1]
+        stages = [Stage(None, [])]
+        for name, module in modules:
+            if name.endswith("_convolution"):
+                stages.append(Stage(module, []))
+            else:
+                stages[-1].modules.append((name, module))
+        return stages
 
     def _modules(self) -> list[tuple[str, nn.Module]]:
         """What lies between a graph and its atoms' energies."""

@@ -15,7 +15,7 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from mekrr_scale.arrays import ISOLATED, RowKind
-from mekrr_scale.backbones import Backbone, Directions, tangents
+from mekrr_scale.backbones import Backbone, Directions, TangentOutput, tangents_of_each
 from mekrr_scale.errors import MekrrError
 from mekrr_scale.pipeline.extraction.plan import ExtractPlan
 from mekrr_scale.progress import Progress
@@ -62,60 +62,80 @@ def records(
         ends = np.cumsum([len(item.atoms) for item in batch])
         lone = ((graph.n_atoms == 1) & (torch.bincount(graph.edge_owner, minlength=len(batch)) == 0)).tolist()
         own = output.energy(graph).cpu().double().tolist() if output.energies is not None else [math.nan] * len(batch)
-        for item, end, energy, isolated in zip(batch, ends.tolist(), own, lone, strict=True):
-            part = features[end - len(item.atoms) : end]
-            if predictor is not None:
-                strained = plan.strain and item.labels.stress is not None
-                try:
-                    found = predictor.predict(item.atoms, forces=n_directions(item, plan) > 0, stress=strained)
-                except MekrrError as error:
-                    raise type(error)(f"structure {item.index}, the prior: {error}") from error
-                yield _record(item, part, float(found.energy[0]), plan, backbone, isolated, found)
-            else:
-                yield _record(item, part, energy, plan, backbone, isolated)
+        priors = [None if predictor is None else _prior(item, plan, predictor) for item in batch]
+        moved = _tangents(batch, plan, backbone, priors)
+        for k, (item, end) in enumerate(zip(batch, ends.tolist(), strict=True)):
+            part, found = features[end - len(item.atoms) : end], priors[k]
+            energy = own[k] if found is None else float(found.energy[0])
+            group = _group(item, plan, lone[k])
+            yield StructureRecord.of(
+                item.atoms, item.labels, part, item.id, item.index, energy, group, moved[k], item.origin
+            )
             progress.advance()
         start = stop
 
 
-def _record(
+def _prior(item: Accepted, plan: ExtractPlan, predictor: Predictor) -> Prediction:
+    strained = plan.strain and item.labels.stress is not None
+    try:
+        return predictor.predict(item.atoms, forces=n_directions(item, plan) > 0, stress=strained)
+    except MekrrError as error:
+        raise type(error)(f"structure {item.index}, the prior: {error}") from error
+
+
+def _group(item: Accepted, plan: ExtractPlan, isolated: bool) -> int:
+    if isolated:
+        return ISOLATED
+    if plan.group_key is not None and plan.group_key in item.atoms.info:
+        return xxhash.xxh3_64_intdigest(str(item.atoms.info[plan.group_key]).encode()) >> 1
+    return -1
+
+
+def _tangents(
+    batch: Sequence[Accepted], plan: ExtractPlan, backbone: Backbone, priors: Sequence[Prediction | None]
+) -> list[RecordTangents | None]:
+    """Derivatives of the features along the plan's directions, with labels and those of the prior.
+
+    Structures that have as many directions are pushed together.
+    """
+    found: list[RecordTangents | None] = [None] * len(batch)
+    if not plan.moves:
+        return found
+    alike: dict[int, list[int]] = {}
+    for k, item in enumerate(batch):
+        alike.setdefault(n_directions(item, plan), []).append(k)
+    for count, chosen in alike.items():
+        if not count:
+            continue
+        drawn = [_draw(batch[k], plan) for k in chosen]
+        directions = [
+            Directions.of_displacements(torch.from_numpy(moves)).joined(
+                Directions.of_strains(torch.from_numpy(strains), moves.shape[1])
+            )
+            for moves, strains in drawn
+        ]
+        graph = backbone.graph([batch[k].atoms for k in chosen])
+        outputs = tangents_of_each(backbone, graph, directions, energies=priors[chosen[0]] is None)
+        for k, (moves, strains), output in zip(chosen, drawn, outputs, strict=True):
+            found[k] = _labelled(batch[k], moves, strains, output, priors[k])
+    return found
+
+
+def _labelled(
     item: Accepted,
-    features: ndarray,
-    prior: float,
-    plan: ExtractPlan,
-    backbone: Backbone,
-    isolated: bool,
-    found: Prediction | None = None,
-) -> StructureRecord:
-    group = ISOLATED if isolated else -1
-    if plan.group_key is not None and not isolated and plan.group_key in item.atoms.info:
-        group = xxhash.xxh3_64_intdigest(str(item.atoms.info[plan.group_key]).encode()) >> 1
-    moved = _tangents(item, plan, backbone, found) if plan.moves else None
-    return StructureRecord.of(item.atoms, item.labels, features, item.id, item.index, prior, group, moved, item.origin)
-
-
-def _tangents(item: Accepted, plan: ExtractPlan, backbone: Backbone, found: Prediction | None) -> RecordTangents | None:
-    """Derivatives of the features along the plan's directions, with labels and those of the prior."""
-    moves, strains = _draw(item, plan)
-    if not len(moves) + len(strains):
-        return None
-    n = len(item.atoms)
-    directions = Directions.of_displacements(torch.from_numpy(moves)).joined(
-        Directions.of_strains(torch.from_numpy(strains), n)
-    )
-    output = tangents(backbone, backbone.graph(item.atoms), directions, energies=found is None)
+    moves: Float64[ndarray, "moves atoms 3"],
+    strains: Float64[ndarray, "strains 3 3"],
+    output: TangentOutput,
+    found: Prediction | None,
+) -> RecordTangents:
     stress = None if item.labels.stress is None else voigt_6_to_full_3x3_stress(item.labels.stress)
     label = slopes(item.atoms, moves, strains, item.labels.forces, stress)
     kind = np.repeat([int(RowKind.FORCE), int(RowKind.STRESS)], [len(moves), len(strains)]).astype(np.uint8)
     if found is not None:
-        prior = slopes(
-            item.atoms,
-            moves,
-            strains,
-            None if found.forces is None else found.forces.numpy(),
-            None if found.stress is None else found.stress[0].numpy(),
-        )
+        forces = None if found.forces is None else found.forces.numpy()
+        prior = slopes(item.atoms, moves, strains, forces, None if found.stress is None else found.stress[0].numpy())
     else:
-        prior = np.full(len(directions), np.nan) if output.energy is None else output.energy.cpu().double().numpy()
+        prior = np.full(len(kind), np.nan) if output.energy is None else output.energy.cpu().double().numpy()
     return RecordTangents(output.features.cpu().numpy(), kind, label, prior)
 
 
