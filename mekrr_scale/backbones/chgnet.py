@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mekrr_scale.backbones.base import Backbone
+from mekrr_scale.backbones.linearized_chgnet import Embedded, LinearizedChgnet, Links, Parts, linearized_chgnet
 from mekrr_scale.backbones.output import BackboneOutput
 from mekrr_scale.backbones.spec import Architecture, layers_of
 from mekrr_scale.backbones.weights import plain, require_own
@@ -147,6 +148,33 @@ class Chgnet(Backbone):
         features = torch.cat([found[part] for part in self._chosen], 1)
         return BackboneOutput(features, self._site_energies(graph, atom) if energies else None)
 
+    def linearize(self, graph: Graph) -> LinearizedChgnet | None:
+        """The features' derivatives as a linear map; None where features of bonds or angles are asked for."""
+        if not all(part.startswith("conv") for part in self._chosen):
+            return None
+        net, links = cast(Any, self.module), _links(graph, self.bond_cutoff)
+        vectors = edge_vectors(graph, graph.positions)
+        lengths = vectors.norm(dim=1)
+        basis, fourier = net.bond_basis_expansion, net.angle_basis_expansion.fourier_expansion
+
+        def of_length(length: Tensor) -> Tensor:
+            radial = _radial(basis.rbf_expansion_ag, length)
+            bonded = net.bond_weights_bg(_radial(basis.rbf_expansion_bg, length))
+            return torch.cat([net.bond_embedding(radial), net.bond_weights_ag(radial), bonded], 1)
+
+        def of_cosine(cosine: Tensor) -> Tensor:
+            return cast(Tensor, net.angle_embedding(_fourier(fourier, (cosine * (1 - 1e-6)).acos())))
+
+        units = vectors / lengths[:, None]
+        cosine = (units[links.angle_edge] * units[links.angle_other_edge]).sum(1)
+        parts = Parts(
+            net.atom_embedding(graph.numbers - 1),
+            Embedded.at(of_length, [net.bond_fea_dim, net.atom_fea_dim, net.bond_fea_dim], lengths[links.bond_edge]),
+            Embedded.at(of_cosine, [net.angle_embedding.out_features], cosine),
+        )
+        chosen = [int(part.removeprefix("conv")) - 1 for part in self._chosen]
+        return linearized_chgnet(net, graph, links, vectors, parts, chosen)
+
     def _site_energies(self, graph: Graph, atom: Float[Tensor, "atoms dim"]) -> Float[Tensor, " atoms"]:
         net = cast(Any, self.module)
         energies: Tensor = net.mlp(atom)[:, 0] + net.composition_model.fc.weight[0][graph.numbers - 1]
@@ -157,23 +185,10 @@ class Chgnet(Backbone):
 
 
 @dataclass(frozen=True)
-class _Links:
-    """Connectivity of CHGNet's two graphs. A bond is an edge taken without its direction."""
-
-    edge_bond: Int[Tensor, " edges"]
-    bond_edge: Int[Tensor, " bonds"]  # one edge of each bond
-    angle_centre: Int[Tensor, " angles"]
-    angle_edge: Int[Tensor, " angles"]
-    angle_other_edge: Int[Tensor, " angles"]
-    angle_bond: Int[Tensor, " angles"]
-    angle_other: Int[Tensor, " angles"]  # the bond of the other edge
-
-
-@dataclass(frozen=True)
 class _Sums:
     """What the bonds and angles of each atom sum to, each with a weight that vanishes smoothly at its cutoff."""
 
-    links: _Links
+    links: Links
     centre: Int[Tensor, " edges"]
     basis: Any
     bond_lengths: Float[Tensor, " bonds"]
@@ -192,7 +207,7 @@ class _Sums:
         return found
 
 
-def _links(graph: Graph, bond_cutoff: float) -> _Links:
+def _links(graph: Graph, bond_cutoff: float) -> Links:
     centre = graph.edge_index[0]
     edge_bond, bond_edge = _bonds(graph)
     # angles: ordered pairs of different short edges that leave the same atom
@@ -208,7 +223,7 @@ def _links(graph: Graph, bond_cutoff: float) -> _Links:
     second = start[centre[short][first]] + offset
     different = first != second
     edge, other = short[first[different]], short[second[different]]
-    return _Links(edge_bond, bond_edge, centre[edge], edge, other, edge_bond[edge], edge_bond[other])
+    return Links(edge_bond, bond_edge, centre[edge], edge, other, edge_bond[edge], edge_bond[other])
 
 
 def _bonds(graph: Graph) -> tuple[Int[Tensor, " edges"], Int[Tensor, " bonds"]]:
@@ -231,7 +246,7 @@ def _bonds(graph: Graph) -> tuple[Int[Tensor, " edges"], Int[Tensor, " bonds"]]:
     return edge_bond, bond_edge.scatter_reduce(0, edge_bond, edges, "amin")
 
 
-def _angle_input(bond: Tensor, angle: Tensor, atom: Tensor, links: _Links) -> Tensor:
+def _angle_input(bond: Tensor, angle: Tensor, atom: Tensor, links: Links) -> Tensor:
     return torch.cat([bond[links.angle_bond], bond[links.angle_other], angle, atom[links.angle_centre]], 1)
 
 

@@ -158,6 +158,20 @@ def tangents_of_each(
         return found
 
 
+def moved_edges(
+    graph: Graph,
+    vectors: Float[Tensor, "edges 3"],
+    moves: Float[Tensor, "directions atoms 3"],
+    strains: Float[Tensor, "directions structures 3 3"],
+) -> Float[Tensor, "edges 3 directions"]:
+    """Derivatives of the edges' vectors along directions."""
+    centre, neighbour = graph.edge_index
+    moved = moves[:, neighbour] - moves[:, centre]
+    if bool(strains.any()):
+        moved = moved + torch.einsum("ek,dekl->del", vectors, strains[:, graph.edge_owner])
+    return moved.permute(1, 2, 0).contiguous()
+
+
 def _padded(values: Tensor, count: int) -> Tensor:
     """With zeros up to a number of directions."""
     return values if len(values) == count else torch.cat([values, values.new_zeros(count, *values.shape[1:])])[:count]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mekrr_scale.backbones.base import Backbone
 from mekrr_scale.backbones.invariants import Invariants, require_channels
-from mekrr_scale.backbones.linearized import Linearized, Stage, linearized
+from mekrr_scale.backbones.linearized_sevennet import Linearized, Stage, linearized
 from mekrr_scale.backbones.messages import Coupling
 from mekrr_scale.backbones.output import BackboneOutput
 from mekrr_scale.backbones.spec import Architecture, InvariantKind, layers_of

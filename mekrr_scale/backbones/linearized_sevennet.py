@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mekrr_scale.backbones.derivatives import moved_edges
 from mekrr_scale.backbones.messages import Coupling, Edges, push_messages
 from mekrr_scale.structures import Graph
 
@@ -65,11 +66,7 @@ class Linearized:
         self, moves: Float[Tensor, "directions atoms 3"], strains: Float[Tensor, "directions structures 3 3"]
     ) -> Float[Tensor, "directions atoms dim"]:
         """Derivatives of the features along directions."""
-        centre, neighbour = self.graph.edge_index
-        turned = moves[:, neighbour] - moves[:, centre]
-        if bool(strains.any()):
-            turned = turned + torch.einsum("ek,delk->del", self.vectors, strains[:, self.graph.edge_owner].mT)
-        turned = turned.permute(1, 2, 0).contiguous()
+        turned = moved_edges(self.graph, self.vectors, moves, strains)
         moved: Tensor | None = None
         kept = torch.zeros(len(moves), *self.layers[0].data[_KEPT].shape).to(turned)
         found = []
