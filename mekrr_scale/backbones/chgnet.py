@@ -127,6 +127,7 @@ class Chgnet(Backbone):
         atom = net.atom_embedding(graph.numbers - 1)
         bond = net.bond_embedding(radial)
         found: dict[str, Tensor] = {}
+        updates = self._updates(energies)
         sums = _Sums(links, centre, basis, bond_lengths, len(atom))
         for depth, conv in enumerate(net.atom_conv_layers):
             if not energies and self._chosen[-1] in found:
@@ -143,10 +144,17 @@ class Chgnet(Backbone):
                 update, turn = net.bond_conv_layers[depth], net.angle_layers[depth]
                 message = update.twoBody_bond(_angle_input(bond, angle, atom, links)) * bond_gate
                 bond = bond + update.mlp_out(_sum_by(message, links.angle_bond, len(bond)))
-                angle = angle + turn.twoBody_bond(_angle_input(bond, angle, atom, links))
+                if depth + 1 < updates or f"angle{depth + 1}" in self._chosen:  # nothing else asks for the angles
+                    angle = angle + turn.twoBody_bond(_angle_input(bond, angle, atom, links))
                 found |= sums.of(self._chosen, depth + 1, bond, angle)
         features = torch.cat([found[part] for part in self._chosen], 1)
         return BackboneOutput(features, self._site_energies(graph, atom) if energies else None)
+
+    def _updates(self, energies: bool) -> int:
+        """How many times bonds are updated."""
+        kind, last = self._chosen[-1].rstrip("0123456789"), int(self._chosen[-1][-1])
+        whole = len(self._layers("atom_conv_layers")) - 1
+        return whole if energies else min(whole, last - (kind == "conv"))
 
     def linearize(self, graph: Graph) -> LinearizedChgnet | None:
         """The features' derivatives as a linear map; None where features of bonds or angles are asked for."""

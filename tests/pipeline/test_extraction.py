@@ -188,6 +188,21 @@ def test_all_directions_reproduce_the_forces(tmp_path, toy_file, toy_structures,
     assert np.allclose(found.numpy(), -forces, atol=1e-7)
 
 
+def test_structures_together_and_one_by_one(tmp_path, toy_file, spec):
+    """Of several sizes, with stress and without: tangents to rounding, all that is beside them to the bit."""
+    plan = ExtractPlan(spec, derivatives=4, strain=True, dtype="float64")
+    for name, atoms in (("alone", 1), ("together", 60), ("again", 60)):
+        extract(toy_file, tmp_path / name, replace(plan, batch_atoms=atoms))
+    stores = [FeatureStore(tmp_path / name, tangents=True) for name in ("alone", "together", "again")]
+    for one, some, same in zip(*stores, strict=True):
+        assert torch.equal(one.directions.label, some.directions.label)
+        assert torch.equal(one.directions.kind, some.directions.kind)
+        torch.testing.assert_close(one.directions.prior, some.directions.prior, rtol=1e-9, atol=1e-11, equal_nan=True)
+        for left, right, third in zip(one.runs, some.runs, same.runs, strict=True):
+            torch.testing.assert_close(left.tangents.features, right.tangents.features, rtol=1e-9, atol=1e-11)
+            assert torch.equal(right.tangents.features, third.tangents.features)
+
+
 def test_wrong_units_are_noticed(tmp_path, real_structures, store):
     """Forces in kcal/mol/A by their size, energies by their scatter."""
     wrong = []

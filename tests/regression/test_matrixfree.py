@@ -216,10 +216,10 @@ def test_costs_of_both_ways_are_scaled_to_the_structure(spec, monkeypatch):
     now, apart = [0.0], [True]
     real_tangents, real_grad = maps.tangents, torch.autograd.grad
 
-    def moved(backbone, graph, directions, chunk):
+    def moved(backbone, graph, directions, mode):
         now[0] += len(directions)
         apart[0] = False
-        found = real_tangents(backbone, graph, directions, chunk=chunk)
+        found = real_tangents(backbone, graph, directions, mode=mode)
         apart[0] = True
         return found
 

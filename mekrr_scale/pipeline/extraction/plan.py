@@ -59,8 +59,8 @@ class ExtractPlan:
     """Features per shard, e.g. 32M."""
 
     shard_work: int = 160_000
-    """Work per shard, as atoms times (1 + 3 directions), which is what a kill can lose: about two minutes of CHGNet on
-    two cores. 0 for no bound: shards are closed by their size alone."""
+    """Work per shard, as atoms times (1 + 3 directions), which is what a kill can lose: at most two minutes of CHGNet
+    on two cores. 0 for no bound: shards are closed by their size alone."""
 
     dtype: Literal["float32", "float64"] = "float32"
     """Precision of the features."""
