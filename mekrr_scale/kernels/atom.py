@@ -47,12 +47,20 @@ class AtomKernel(ABC):
         """d2k/dt2; leaves t as it is. Finite at t = 0, where it is multiplied with zero."""
 
     @final
-    def left(self, features: Float[Tensor, "atoms dim"]) -> Float[Tensor, "atoms augmented"]:
-        """Augmented vectors of the atoms: [x, -|x|^2/2, 1], or x for inner products."""
+    def left(
+        self,
+        features: Float[Tensor, "atoms dim"],
+        out: Float[Tensor, "atoms augmented"] | None = None,
+    ) -> Float[Tensor, "atoms augmented"]:
+        """Augmented vectors of the atoms: [x, -|x|^2/2, 1], or x for inner products.
+
+        Args:
+            out: where to write them.
+        """
         if not self.stationary:
-            return features * self.scale
+            return torch.mul(features, self.scale, out=out)
         count, dim = features.shape
-        augmented = features.new_empty(count, dim + 2)
+        augmented = features.new_empty(count, dim + 2) if out is None else out
         x = torch.mul(features, self.scale, out=augmented[:, :dim])
         augmented[:, dim] = torch.linalg.vector_norm(x, dim=1).square_().mul_(-0.5)
         augmented[:, dim + 1] = 1.0
@@ -60,7 +68,9 @@ class AtomKernel(ABC):
 
     @final
     def left_tangent(
-        self, features: Float[Tensor, "*atoms dim"], tangents: Float[Tensor, "*atoms dim"]
+        self,
+        features: Float[Tensor, "*atoms dim"],
+        tangents: Float[Tensor, "*atoms dim"],
     ) -> Float[Tensor, "*atoms augmented"]:
         """Derivative of ``left`` along a tangent of the features."""
         x, dx = features * self.scale, tangents * self.scale
@@ -69,8 +79,26 @@ class AtomKernel(ABC):
         return torch.cat([dx, -(x * dx).sum(-1, keepdim=True), torch.zeros_like(dx[..., :1])], -1)
 
     @final
+    def left_tangent_(
+        self,
+        features: Float[Tensor, "atoms dim"],
+        tangents: Float[Tensor, "atoms dim"],
+        out: Float[Tensor, "atoms augmented"],
+    ) -> Float[Tensor, "atoms augmented"]:
+        """The same for a tile, written to ``out``; overwrites the features."""
+        if not self.stationary:
+            return torch.mul(tangents, self.scale, out=out)
+        dim = features.shape[1]
+        dx = torch.mul(tangents, self.scale, out=out[:, :dim])
+        torch.sum(features.mul_(self.scale).mul_(dx), 1, out=out[:, dim]).neg_()
+        out[:, dim + 1] = 0.0
+        return out
+
+    @final
     def left_pullback(
-        self, features: Float[Tensor, "atoms dim"], gradient: Float[Tensor, "atoms augmented"]
+        self,
+        features: Float[Tensor, "atoms dim"],
+        gradient: Float[Tensor, "atoms augmented"],
     ) -> Float[Tensor, "atoms dim"]:
         """Gradient with respect to the features, from one with respect to ``left``."""
         if not self.stationary:
@@ -88,7 +116,9 @@ class AtomKernel(ABC):
 
     @final
     def right_tangent(
-        self, features: Float[Tensor, "*landmarks dim"], tangents: Float[Tensor, "*landmarks dim"]
+        self,
+        features: Float[Tensor, "*landmarks dim"],
+        tangents: Float[Tensor, "*landmarks dim"],
     ) -> Float[Tensor, "*landmarks augmented"]:
         """Derivative of ``right`` along a tangent of the features."""
         y, dy = features * self.scale, tangents * self.scale
@@ -135,7 +165,9 @@ def atom_kernel(name: str, **parameters: object) -> AtomKernel:
     Raises:
         ConfigError: unknown name or parameters.
     """
-    from mekrr_scale import kernels  # the face holds the table; it loads the kernel's file when it is asked for
+    from mekrr_scale import (
+        kernels,
+    )  # the face holds the table; it loads the kernel's file when it is asked for
 
     if name not in kernels.KERNELS:
         raise ConfigError(f"there is no kernel {name!r}. {suggestion(name, kernels.KERNELS)}")

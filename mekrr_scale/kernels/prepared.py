@@ -15,7 +15,7 @@ from mekrr_scale.errors import ModelError
 from mekrr_scale.kernels import fused
 from mekrr_scale.kernels.atom import AtomKernel
 from mekrr_scale.kernels.gaussian import Gaussian
-from mekrr_scale.kernels.sums import map_tiles, product, segment_sums
+from mekrr_scale.kernels.sums import buffer, map_tiles, product, segment_sums
 from mekrr_scale.kernels.transforms import Transform
 
 Columns = tuple[int, int]  # landmark atoms [a, b)
@@ -35,7 +35,13 @@ class Prepared:
     bounds: Mapping[int, Columns]  # columns of each species
 
     @classmethod
-    def of(cls, atom: AtomKernel, transform: Transform, landmarks: Landmarks, dtype: torch.dtype) -> Prepared:
+    def of(
+        cls,
+        atom: AtomKernel,
+        transform: Transform,
+        landmarks: Landmarks,
+        dtype: torch.dtype,
+    ) -> Prepared:
         present, counts = landmarks.species.unique_consecutive(return_counts=True)
         ends = counts.cumsum(0).tolist()
         edges = {z: (end - n, end) for z, n, end in zip(present.tolist(), counts.tolist(), ends, strict=True)}
@@ -46,8 +52,11 @@ class Prepared:
         features = transformed.sub_(shift).to(dtype)
         return cls(atom, transform, features, atom.right(features).T.contiguous(), shift, edges)
 
-    def shifted(self, z: int, features: Float[Tensor, "atoms dim"]) -> Float[Tensor, "atoms dim"]:
+    def shifted(self, z: int, features: Float[Tensor, "atoms dim"], tile: bool = False) -> Float[Tensor, "atoms dim"]:
         """Transformed features less the common shift, taken off in float64.
+
+        Args:
+            tile: into a buffer of the thread, valid until the next tile.
 
         Raises:
             ModelError: features of another length than the landmarks'.
@@ -55,9 +64,15 @@ class Prepared:
         if features.shape[1] != len(self.shift):
             raise ModelError(f"features have {features.shape[1]} components, the landmarks {len(self.shift)}")
         place, device = self.transform.place(z), self.shift.device
-        scale, mean = self.transform.scale[place].to(device), self.transform.mean[place].to(device)
-        centred = torch.sub(features.to(device), mean + self.shift * scale)  # in float64
-        return centred.div_(scale).to(self.features.dtype)
+        scale, mean = (
+            self.transform.scale[place].to(device),
+            self.transform.mean[place].to(device),
+        )
+        into = buffer("centred", len(features), len(self.shift), self.shift) if tile else None
+        centred = torch.sub(features.to(device), mean + self.shift * scale, out=into).div_(scale)  # in float64
+        if not tile or centred.dtype == self.features.dtype:
+            return centred.to(self.features.dtype)
+        return buffer("shifted", len(features), len(self.shift), self.features).copy_(centred)
 
     def sums(self, run: SpeciesRun, columns: Columns) -> Float64[Tensor, "structures columns"]:
         """sum_a k(h_a, z_l) over the atoms of one species."""
@@ -65,8 +80,10 @@ class Prepared:
         on_gpu = right.device.type == "cuda" and isinstance(self.atom, Gaussian) and fused.available()
 
         def tile(a: int, b: int, c: int, d: int) -> Tensor:
-            x = self.shifted(run.z, run.features[a:b])
-            t = product(self.atom.left(x), right[:, c:d])
+            left = buffer("left", b - a, len(right), right)
+            if c == 0:  # what follows are other columns of the same rows
+                self.atom.left(self.shifted(run.z, run.features[a:b], tile=True), left)
+            t = product(left, right[:, c:d])
             return t if on_gpu else self.atom.profile(t)
 
         summed = fused.gaussian_sums if on_gpu else None
@@ -90,10 +107,17 @@ class Prepared:
             here = atom[a:b]
             first, last = int(here.min()), int(here.max()) + 1
             x, slope = kept.get((first, last, c, d), slopes)  # along other directions the atoms are the same
-            place = (here - first).to(x.device)
-            dx = self.transform.apply_tangent(run.z, tangents[a:b].to(x.device), self.features.dtype)
-            made = product(self.atom.left_tangent(x[place], dx), right[:, c:d])
-            return _times(made, slope, here - first)
+            left = buffer("left", b - a, len(right), right)
+            if c == 0:
+                at = torch.index_select(
+                    x,
+                    0,
+                    (here - first).to(x.device),
+                    out=buffer("shifted", b - a, x.shape[1], x),
+                )
+                dx = self.transform.apply_tangent(run.z, tangents[a:b].to(x.device), self.features.dtype)
+                self.atom.left_tangent_(at, dx, left)
+            return _times(product(left, right[:, c:d]), slope, here - first)
 
         return segment_sums(direction, int(direction_ptr[-1]), right.shape[1], tile, right.device)
 
@@ -133,7 +157,9 @@ class _Kept(threading.local):
         self.elements = 0
 
     def get(
-        self, key: tuple[int, int, int, int], make: Callable[[int, int, int, int], tuple[Tensor, Tensor]]
+        self,
+        key: tuple[int, int, int, int],
+        make: Callable[[int, int, int, int], tuple[Tensor, Tensor]],
     ) -> tuple[Tensor, Tensor]:
         if key not in self.found:
             if self.elements > KEPT_ELEMENTS:
@@ -145,7 +171,9 @@ class _Kept(threading.local):
 
 
 def _times(
-    made: Float[Tensor, "rows columns"], slope: Float[Tensor, "atoms columns"], place: Int64[Tensor, " rows"]
+    made: Float[Tensor, "rows columns"],
+    slope: Float[Tensor, "atoms columns"],
+    place: Int64[Tensor, " rows"],
 ) -> Float[Tensor, "rows columns"]:
     """Each row times that of its atom, in place; without a copy where the atoms come in order, again and again."""
     atoms = len(slope)

@@ -27,7 +27,10 @@ TILE_COLUMNS = 1536
 DEVICE_ELEMENTS = 2**26  # of a tile on a GPU: half a gigabyte of float64
 
 Tile = Callable[[int, int, int, int], Float[Tensor, "rows columns"]]
-Fused = Callable[[Float[Tensor, "rows columns"], Int64[Tensor, " bounds"]], Float64[Tensor, "owners columns"]]
+Fused = Callable[
+    [Float[Tensor, "rows columns"], Int64[Tensor, " bounds"]],
+    Float64[Tensor, "owners columns"],
+]
 
 _buffers = threading.local()
 
@@ -44,7 +47,8 @@ def segment_sums(
 
     Args:
         owner: of each row, ascending; in the memory of the host.
-        tile: makes the elements of rows [r0, r1) and columns [c0, c1), on ``device``.
+        tile: makes the elements of rows [r0, r1) and columns [c0, c1), on ``device``; a thread asks for all columns
+            of some rows, the first ones first, before it asks for other rows.
         fused: on a GPU, sums functions of what ``tile`` makes over runs of rows with these bounds.
     """
     if torch.device(device).type != "cpu":
@@ -65,7 +69,9 @@ def segment_sums(
 
 
 def _add_rows(
-    total: Float64[Tensor, "owners columns"], owner: Int64[Tensor, " rows"], rows: Float64[Tensor, "rows columns"]
+    total: Float64[Tensor, "owners columns"],
+    owner: Int64[Tensor, " rows"],
+    rows: Float64[Tensor, "rows columns"],
 ) -> None:
     """Add each row to that of its owner, in place, one after the other.
 
@@ -114,7 +120,9 @@ def segments(
 
 
 def add_columns(
-    total: Float64[Tensor, "rows owners"], owner: Int64[Tensor, " columns"], columns: Float64[Tensor, "rows columns"]
+    total: Float64[Tensor, "rows owners"],
+    owner: Int64[Tensor, " columns"],
+    columns: Float64[Tensor, "rows columns"],
 ) -> None:
     """Add each column to that of its owner, in place.
 
@@ -132,27 +140,28 @@ def add_columns(
 
 
 def product(left: Float[Tensor, "rows inner"], right: Float[Tensor, "inner columns"]) -> Float[Tensor, "rows columns"]:
-    """Matrix product into a buffer of the calling thread, valid until its next call.
-
-    A fresh tile for every product would cost as much as the exponentials, in page faults.
-    """
-    return torch.mm(left, right, out=_buffer("product", left.shape[0], right.shape[1], left))
+    """Matrix product into a buffer of the calling thread, valid until its next call."""
+    return torch.mm(left, right, out=buffer("product", left.shape[0], right.shape[1], left))
 
 
 def _double(tile: Float[Tensor, "rows columns"]) -> Float64[Tensor, "rows columns"]:
     """In float64; in another buffer of the thread if it is not."""
     if tile.dtype == torch.float64:
         return tile
-    return _buffer("double", tile.shape[0], tile.shape[1], torch.empty(0, dtype=torch.float64)).copy_(tile)
+    return buffer("double", len(tile), tile.shape[1], torch.empty(0, dtype=torch.float64)).copy_(tile)
 
 
-def _buffer(name: str, rows: int, columns: int, like: Tensor) -> Tensor:
+def buffer(name: str, rows: int, columns: int, like: Tensor) -> Float[Tensor, "rows columns"]:
+    """A matrix of the calling thread's with the dtype and device of ``like``, valid until the next call for its name.
+
+    What is made anew for every tile is too large for the allocator to keep, and costs a page fault every 4 KB.
+    """
     size = rows * columns
-    buffer = getattr(_buffers, name, None)
-    if buffer is None or buffer.dtype != like.dtype or buffer.device != like.device or len(buffer) < size:
-        buffer = like.new_empty(max(size, TILE_ROWS * TILE_COLUMNS))
-        setattr(_buffers, name, buffer)
-    return buffer[:size].view(rows, columns)
+    found = getattr(_buffers, name, None)
+    if found is None or found.dtype != like.dtype or found.device != like.device or len(found) < size:
+        found = like.new_empty(max(size, TILE_ROWS * TILE_COLUMNS))
+        setattr(_buffers, name, found)
+    return found[:size].view(rows, columns)
 
 
 def map_tiles(n_rows: int, work: Callable[[int, int], None], right: Float[Tensor, "inner columns"]) -> None:

@@ -52,12 +52,20 @@ def rows_of(text):
     return [row for i, row in enumerate(rows) if not ruled & {i, i + 1}]
 
 
-def test_kernel_rows(capsys):
-    kernel_rows.main(6, 20)
+def test_kernel_rows(capsys, monkeypatch):
+    """A row for every processor, number of threads and kind of rows."""
+    monkeypatch.setattr(kernel_rows, "THREADS", (1,))
+    monkeypatch.delenv("BENCHMARK_BEFORE", raising=False)
+    kernel_rows.main(6, 20, rounds=1)
     rows = rows_of(capsys.readouterr().out)
-    assert [row[:2] for row in rows] == [[d, t] for d in ("64", "256") for t in ("float64", "float32")]
+    listed = [
+        [what, d, t] for d in ("64", "256") for t in ("float64", "float32") for what in ("energies", "derivatives")
+    ]
+    processors = list(dict.fromkeys(row[0] for row in rows))
+    assert processors in (["AVX-512", "AVX2"], ["as it is"])
+    assert [row[:5] for row in rows] == [[processor, "1", *what] for processor in processors for what in listed]
     for row in rows:
-        assert float(row[4].split()[0]) == pytest.approx(100 * float(row[2]) / float(row[3]), rel=0.05, abs=1)
+        assert float(row[7].split()[0]) == pytest.approx(100 * float(row[5]) / float(row[6]), rel=0.05, abs=1)
 
 
 def test_store_reading_compares_with_maps_made_once(capsys):

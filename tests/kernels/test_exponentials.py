@@ -11,7 +11,15 @@ import pytest
 import torch
 
 from mekrr_scale.errors import ConfigError
-from mekrr_scale.kernels import Gaussian, GaussianSum, Matern32, Matern52, SetKernel, SpeciesMixing, Transform
+from mekrr_scale.kernels import (
+    Gaussian,
+    GaussianSum,
+    Matern32,
+    Matern52,
+    SetKernel,
+    SpeciesMixing,
+    Transform,
+)
 from mekrr_scale.kernels import exponential as chosen
 from mekrr_scale.kernels.exponentials import VARIABLE, exp_
 from mekrr_scale.landmarks import Uniform
@@ -56,7 +64,11 @@ def test_the_environment_chooses(monkeypatch):
         exp_(t)
 
 
-@pytest.mark.parametrize("kernel", [Gaussian(2.0), GaussianSum((1.0, 4.0)), Matern32(2.0), Matern52(2.0)], ids=repr)
+@pytest.mark.parametrize(
+    "kernel",
+    [Gaussian(2.0), GaussianSum((1.0, 4.0)), Matern32(2.0), Matern52(2.0)],
+    ids=repr,
+)
 def test_rows_of_both(kernel, monkeypatch):
     batch, _ = reference.with_tangents(reference.random_batch(0), 1)
     at = SetKernel(kernel, SpeciesMixing(0.4), "sum", Transform.identity(4))
@@ -64,7 +76,12 @@ def test_rows_of_both(kernel, monkeypatch):
     found = []
     for library in ("numpy", "torch"):
         monkeypatch.setenv(VARIABLE, library)
-        found.append((at.rows(batch, landmarks), at.derivative_rows(batch, landmarks, torch.float64)))
+        found.append(
+            (
+                at.rows(batch, landmarks),
+                at.derivative_rows(batch, landmarks, torch.float64),
+            )
+        )
     for by_numpy, by_torch in zip(*found, strict=True):
         torch.testing.assert_close(by_torch, by_numpy, rtol=1e-13, atol=1e-14)
 
@@ -84,12 +101,15 @@ def test_the_processor_chooses(monkeypatch):
     """Without AVX-512 torch's, whose bits do not depend on it; numpy's may, and it is said."""
     found = np.show_config(mode="dicts")["SIMD Extensions"]["found"]
     wide = [name for name in found if name.startswith(("AVX512", "X86_V4"))]
-    narrow = {"ATEN_CPU_CAPABILITY": "avx2", "NPY_DISABLE_CPU_FEATURES": " ".join(wide)}
-    own = {name: value for name, value in os.environ.items() if name not in (*narrow, VARIABLE)}
-    run = subprocess.run(
-        [sys.executable, "-c", SAID], env=own | narrow if wide else own, capture_output=True, text=True, check=True
-    )
     monkeypatch.delenv(VARIABLE, raising=False)
+    narrow = {"ATEN_CPU_CAPABILITY": "avx2", "NPY_DISABLE_CPU_FEATURES": " ".join(wide)} if wide else {}
+    run = subprocess.run(
+        [sys.executable, "-c", SAID],
+        env=os.environ | narrow,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert chosen() == ("numpy" if wide else "torch")
     monkeypatch.setenv(VARIABLE, "torch")
     t = -torch.linspace(0, 30, 2003, dtype=torch.float64)
