@@ -40,7 +40,9 @@ def fit_kernel(
     frames = [example.frame() for example in examples]
     try:
         with shown_progress(progress) as shown:
-            extract(frames, store, ExtractPlan(derivatives=derivatives, prior=prior), backbone, shown)
+            extract(
+                frames, store, ExtractPlan(derivatives=derivatives, prior=prior, tangent_dtype="same"), backbone, shown
+            )
             model = fit(store, plan, shown).model
     finally:
         if not keep:

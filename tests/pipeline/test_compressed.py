@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import ase.io
 import numpy as np
 import pytest
 import torch
@@ -23,6 +24,7 @@ from mekrr_scale.pipeline import (
     fit,
 )
 from mekrr_scale.pipeline.fitting.coordinates import Restored, restored
+from mekrr_scale.simulation import Bounds, MdPlan, run_md
 from mekrr_scale.solvers import Direct, Falkon
 from mekrr_scale.store import Reduction, repack
 
@@ -122,6 +124,21 @@ def test_uncertainties_and_evaluation(small, store, small_model, toy_structures)
     assert evaluate_store(small_model, small).metrics()["energy_rmse"] < 10
     with pytest.raises(ModelError, match=r"along other axes .* --compress and the folder of the"):
         evaluate_store(small_model, store)
+
+
+def test_dynamics_and_landmarks_of_a_compressed_model(small, store, small_model, small_plan, toy_structures, tmp_path):
+    small_model.save(tmp_path / "m.mekrr")
+    start = toy_structures[0].copy()
+    run_md(
+        start, tmp_path / "m.mekrr", tmp_path / "run.xyz", MdPlan("nve", 2, 0.5, 50.0, interval=1, bounds=Bounds(None))
+    )
+    path = ase.io.read(tmp_path / "run.xyz", ":")
+    own = Potential(small_model).predict([atoms.copy() for atoms in path], forces=False).energy
+    np.testing.assert_allclose([atoms.get_potential_energy() for atoms in path], own.numpy(), rtol=1e-5)
+    warm = replace(small_plan, landmarks=LandmarkPlan(count=5, model=tmp_path / "m.mekrr"))
+    assert fit(small, warm).model.landmarks.n_sets > small_model.landmarks.n_sets
+    with pytest.raises(ModelError, match="along other axes"):
+        fit(store, warm)
 
 
 def test_rows_of_stored_tangents_and_matrix_free_ones_are_one(toy_structures, spec, small_plan, tmp_path):
