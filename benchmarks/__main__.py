@@ -17,6 +17,7 @@ NAMES = (
     "scaling",
     "molecular_dynamics",
     "bpa_forces",
+    "criterion",
     "energies_and_forces",
     "franken_comparison",
     "matrix_free",
