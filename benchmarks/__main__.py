@@ -21,6 +21,7 @@ NAMES = (
     "molecular_dynamics",
     "bpa_forces",
     "invariants",
+    "criterion",
     "energies_and_forces",
     "franken_comparison",
     "matrix_free",

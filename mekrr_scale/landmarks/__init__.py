@@ -20,6 +20,7 @@ METHODS: dict[str, str] = {
 if TYPE_CHECKING:
     from mekrr_scale.landmarks.choices import Balance as Balance
     from mekrr_scale.landmarks.displaced import Displaced as Displaced
+    from mekrr_scale.landmarks.distances import first_of_each as first_of_each
     from mekrr_scale.landmarks.distances import median_distance as median_distance
     from mekrr_scale.landmarks.distances import n_distinct as n_distinct
     from mekrr_scale.landmarks.farthest import FarthestPoint as FarthestPoint
@@ -38,7 +39,7 @@ else:
         submod_attrs={
             "choices": ["Balance"],
             "displaced": ["Displaced"],
-            "distances": ["median_distance", "n_distinct"],
+            "distances": ["first_of_each", "median_distance", "n_distinct"],
             "farthest": ["FarthestPoint"],
             "leverage": ["LeverageScores"],
             "method": ["LandmarkMethod", "choose", "landmark_method"],

@@ -16,8 +16,19 @@ from mekrr_scale.distributed import ALONE, Group
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.kernels import SetKernel
 from mekrr_scale.landmarks.choices import Balance
+from mekrr_scale.landmarks.distances import first_of_each
 from mekrr_scale.landmarks.method import LandmarkMethod
-from mekrr_scale.landmarks.pool import atom_draws, draw_pool, lowest, singletons
+from mekrr_scale.landmarks.pool import Pool, atom_draws, draw_pool, lowest, singletons
+
+
+def _distinct(pool: Pool) -> Pool:
+    """Without atoms that are copies of others: a displaced one adds more."""
+    kept = {z: torch.from_numpy(first_of_each(features)) for z, features in pool.features.items()}
+    return Pool(
+        {z: features[kept[z]] for z, features in pool.features.items()},
+        {z: draws[kept[z].numpy()] for z, draws in pool.draws.items()},
+        pool.counts,
+    )
 
 
 @final
@@ -45,7 +56,7 @@ class Displaced(LandmarkMethod):
         Raises:
             ConfigError: copies are needed, but the store holds no displacements.
         """
-        pool = draw_pool(batches, self.count, self.seed, group)
+        pool = _distinct(draw_pool(batches, self.count, self.seed, group))
         copies = -(-self.count // sum(map(len, pool.features.values())))
         shares = pool.share(self.count, self.balance, copies)
         missing = {z: n - len(pool.features[z]) for z, n in shares.items()}

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mekrr_scale.arrays import FeatureBatch, Landmarks, leaders
@@ -45,13 +46,16 @@ def _rounding(chosen: dict[int, Tensor], transform: Transform) -> float:
 
 def n_distinct(landmarks: Landmarks) -> int:
     """How many of single atoms differ by more than the rounding of their features."""
-    found = 0
-    for z in landmarks.species.unique().tolist():
-        features = landmarks.features[landmarks.species == z].double()
-        radius = (_SINGLE if landmarks.features.dtype == torch.float32 else _DOUBLE) * float(features.norm(dim=1).max())
-        order = np.arange(len(features), dtype=np.uint64)
-        found += len(np.unique(leaders(features.numpy(), order, 10 * radius)))
-    return found
+    species = landmarks.species.unique().tolist()
+    return sum(len(first_of_each(landmarks.features[landmarks.species == z])) for z in species)
+
+
+def first_of_each(features: Tensor) -> NDArray[np.int64]:
+    """Places of those that differ from all before them by more than the rounding of features."""
+    given = features.double()
+    radius = (_SINGLE if features.dtype == torch.float32 else _DOUBLE) * float(given.norm(dim=1).max())
+    order = np.arange(len(given), dtype=np.uint64)
+    return np.unique(leaders(given.numpy(), order, 10 * radius))
 
 
 def _sample(pool: Pool, size: int) -> dict[int, Tensor]:

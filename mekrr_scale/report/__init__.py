@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mekrr_scale.report.tables import distill_table as distill_table
     from mekrr_scale.report.tables import dressed as dressed
     from mekrr_scale.report.tables import error_table as error_table
+    from mekrr_scale.report.tables import growth_table as growth_table
     from mekrr_scale.report.tables import resource_table as resource_table
     from mekrr_scale.report.tables import species_table as species_table
     from mekrr_scale.report.tables import training_table as training_table
@@ -38,6 +39,7 @@ else:
                 "species_table",
                 "training_table",
                 "transfer_report",
+                "growth_table",
                 "trial_table",
             ],
             "plots": [

@@ -91,6 +91,11 @@ def trial_table(report: FitReport) -> Table:
     return dressed(report.tables()[0])
 
 
+def growth_table(report: FitReport) -> Table:
+    """The numbers of landmarks that were tried, where they grew, with their cross-validated errors."""
+    return dressed(report.tables()[1])
+
+
 def resource_table(resources: Resources) -> Table:
     """What a fit will take, stage by stage."""
     ranks = "" if resources.ranks == 1 else f", each of {resources.ranks} ranks"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mekrr_scale.solvers.base import Accumulating as Accumulating
     from mekrr_scale.solvers.base import Solver as Solver
     from mekrr_scale.solvers.base import Takes as Takes
+    from mekrr_scale.solvers.base import resumed as resumed
     from mekrr_scale.solvers.conjugate_gradients import ConjugateGradients as ConjugateGradients
     from mekrr_scale.solvers.direct import Direct as Direct
     from mekrr_scale.solvers.exact import Exact as Exact
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from mekrr_scale.solvers.operators import NormalOperator as NormalOperator
     from mekrr_scale.solvers.path import Normal as Normal
     from mekrr_scale.solvers.path import weight_paths as weight_paths
+    from mekrr_scale.solvers.preconditioners import LARGEST_EIGEN as LARGEST_EIGEN
     from mekrr_scale.solvers.preconditioners import PanelPreconditioner as PanelPreconditioner
     from mekrr_scale.solvers.preconditioners import Preconditioner as Preconditioner
     from mekrr_scale.solvers.preconditioners import SpectralPreconditioner as SpectralPreconditioner
@@ -55,7 +57,7 @@ else:
     __getattr__, __dir__, __all__ = lazy.attach(
         __name__,
         submod_attrs={
-            "base": ["Accumulating", "DEFAULT_RIDGES", "Solver", "Takes"],
+            "base": ["Accumulating", "DEFAULT_RIDGES", "Solver", "Takes", "resumed"],
             "conjugate_gradients": ["ConjugateGradients"],
             "direct": ["Direct"],
             "exact": ["Exact"],
@@ -68,7 +70,13 @@ else:
             "moments": ["MomentTable", "Moments", "joined_moments", "restored_table", "table_tensors"],
             "operators": ["NormalOperator"],
             "path": ["Normal", "weight_paths"],
-            "preconditioners": ["PanelPreconditioner", "Preconditioner", "SpectralPreconditioner", "classical_gram"],
+            "preconditioners": [
+                "LARGEST_EIGEN",
+                "PanelPreconditioner",
+                "Preconditioner",
+                "SpectralPreconditioner",
+                "classical_gram",
+            ],
             "solution": ["Effort", "Path", "PathPoint", "Result", "Solution"],
             "sweep": ["SMALLEST_ALPHA"],
         },

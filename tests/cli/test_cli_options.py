@@ -76,6 +76,7 @@ CALLS = {
             "--json": "p.json", "--kernel": "matern52", "--length-scale": "3x", "--alpha": "0.5",
             "--mixing": "learn --solver direct", "--reduce": "mean", "--standardize": "centre",
             "--kernel-parameters": "offset=2 --kernel polynomial", "--method": "farthest", "--landmarks": "77",
+            "--grow-landmarks": "99",
             "--landmarks-from": "w.mekrr", "--balance": "equal", "--baseline": "composition",
             "--isolated": "H=-13.6", "--store-weight": "2", "--no-derivatives": "", "--cut": "1e-9",
             "--whitening": "cholesky", "--energy-precision": "float32", "--derivative-precision": "float64",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from mekrr_scale.arrays import RowKind
 from mekrr_scale.distributed import ALONE, ExactSum, Group, PanelGram, join, panels_of
 from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing, fit_transform
 from mekrr_scale.landmarks import Displaced, FarthestPoint, LeverageScores, Uniform, WholeStructures, median_distance
@@ -135,6 +136,10 @@ def check_fits(group: Group, path: Path) -> Model:
         assert abs(together.model.posterior.energy.within_68 / alone.model.posterior.energy.within_68 - 1) < 1e-4
         for name in ("energy_mae", "energy_rmse"):
             assert abs(together.model.validation[name] / alone.model.validation[name] - 1) < 1e-6
+    growing = replace(PLAN, landmarks=LandmarkPlan(count=30, grow_to=60), validation=Validation(3, uncertainty=False))
+    grown, alone = fit(path, growing, group=group), fit(path, growing)
+    assert [step.landmarks for step in grown.growth] == [step.landmarks for step in alone.growth] == [30, 60]
+    assert abs(grown.growth[1].line.rmse[RowKind.ENERGY] / alone.growth[1].line.rmse[RowKind.ENERGY] - 1) < 1e-6
     mine = evaluate_store(together.model, store, group=group).metrics()
     for name, value in evaluate_store(together.model, store).metrics().items():
         assert abs(mine[name] - value) <= 1e-9 * abs(value)

@@ -27,6 +27,7 @@ FLAGS = {
     "--isolated": ("H=-13.6", {"baseline": {"isolated": {"H": -13.6}}}),
     "--method": ("farthest", {"landmarks": "farthest"}),
     "--landmarks": (7, {"landmarks": {"count": 7}}),
+    "--grow-landmarks": (9, {"landmarks": {"grow_to": 9}}),
     "--landmarks-from": ("m.mekrr", {"landmarks": {"model": "m.mekrr"}}),
     "--balance": ("equal", {"landmarks": {"balance": "equal"}}),
     "--store-weight": ("0.01,1", {"rows": {"store_weights": (0.01, 1)}}),

@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mekrr_scale.arrays import ByKind, RowKind
+from mekrr_scale.arrays import ByKind, RowKind, eigh
 from mekrr_scale.errors import SolverError
 from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing, fit_transform
 from mekrr_scale.landmarks import WholeStructures
 from mekrr_scale.models import fit_baseline
-from mekrr_scale.regression import ENERGY_ALONE, Balanced, Basis, Problem, Run, Source, assign_folds
-from mekrr_scale.solvers import DEFAULT_RIDGES, Direct, Exact, Falkon, Path, PathPoint, Result
+from mekrr_scale.regression import ENERGY_ALONE, Balanced, Basis, Execution, Problem, Run, Source, assign_folds
+from mekrr_scale.solvers import DEFAULT_RIDGES, Direct, Exact, Falkon, Path, PathPoint, Result, direct_work
 from mekrr_scale.solvers.grid import further
 from tests import reference
 from tests.solvers.test_solvers import made, rows_of, weighted
@@ -68,6 +68,30 @@ def test_a_grid_goes_on_beyond_the_end_that_errors_fall_towards():
         assert further(Direct((1e-3,)), path, ENERGY_ALONE) == ()
 
 
+def test_decompositions_are_kept_for_further_ridges(monkeypatch):
+    """Where there is room, no system is decomposed twice; bits do not depend on it."""
+    problem, source = made(n=60, folds=3)
+    decomposed = []
+
+    def counted(matrix):
+        decomposed.append(len(matrix))
+        return eigh(matrix)
+
+    monkeypatch.setattr("mekrr_scale.solvers.path.eigh", counted)
+    monkeypatch.setattr(direct_work, "further", lambda direct, path, criterion: more.pop() if more else ())
+    found, counts = [], []
+    for memory in (2**30, 0):
+        more = [(1e-13, 1e-14), (1e-12,)]
+        decomposed.clear()
+        found.append(Direct().solve(problem, source, Run(Execution(memory=memory))))
+        counts.append(len(decomposed))
+    kept, again = found
+    assert len(kept.path.points) == len(DEFAULT_RIDGES) + 3
+    assert counts[1] == 3 * counts[0] > 0
+    assert torch.equal(kept.value, again.value)
+    assert [p.rmse[RowKind.ENERGY] for p in kept.path.points] == [p.rmse[RowKind.ENERGY] for p in again.path.points]
+
+
 def test_weights_that_leave_no_row_are_refused():
     """Sums of energies, solved with weights of forces alone."""
     problem, source = made(n=16, folds=0)
@@ -82,7 +106,7 @@ def test_weights_that_leave_no_row_are_refused():
 def test_rows_without_a_finite_error_lose(solver, monkeypatch):
     """A ridge whose fold solutions are NaN: its errors are infinite, and another is chosen."""
     problem, source = made(n=16)
-    from mekrr_scale.solvers import direct_work, exact_work
+    from mekrr_scale.solvers import exact_work
 
     paths, solved = direct_work.weight_paths, exact_work.dense_solution
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mekrr_scale.arrays import DERIVATIVES, FeatureBatch, RowKind, eigh
+from mekrr_scale.arrays import DERIVATIVES, FeatureBatch, RowKind
 from mekrr_scale.errors import ConfigError, SolverError
 from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing, Transform
 from mekrr_scale.landmarks import Uniform, WholeStructures, median_distance
@@ -15,7 +15,6 @@ from mekrr_scale.models import fit_baseline, whiten
 from mekrr_scale.regression import (
     ENERGY_ALONE,
     Basis,
-    Execution,
     Problem,
     RowBlock,
     Run,
@@ -23,14 +22,12 @@ from mekrr_scale.regression import (
     assign_folds,
 )
 from mekrr_scale.solvers import (
-    DEFAULT_RIDGES,
     Direct,
     Exact,
     Falkon,
     FalkonLibrary,
     Moments,
     Normal,
-    direct_work,
     joined_moments,
     restored_table,
     table_tensors,
@@ -351,30 +348,6 @@ def test_folds_of_another_assignment_are_refused():
     (batch,) = source.energies
     with pytest.raises(ConfigError, match="not among those that the folds were made of"):
         Direct((1e-3,)).solve(replace(problem, folds=assign_folds([_part(batch, range(20))], 4)), source)
-
-
-def test_decompositions_are_kept_for_further_ridges(monkeypatch):
-    """Where there is room, no system is decomposed twice; bits do not depend on it."""
-    problem, source = made(n=60, folds=3)
-    decomposed = []
-
-    def counted(matrix):
-        decomposed.append(len(matrix))
-        return eigh(matrix)
-
-    monkeypatch.setattr("mekrr_scale.solvers.path.eigh", counted)
-    monkeypatch.setattr(direct_work, "further", lambda direct, path, criterion: more.pop() if more else ())
-    found, counts = [], []
-    for memory in (2**30, 0):
-        more = [(1e-13, 1e-14), (1e-12,)]
-        decomposed.clear()
-        found.append(Direct().solve(problem, source, Run(Execution(memory=memory))))
-        counts.append(len(decomposed))
-    kept, again = found
-    assert len(kept.path.points) == len(DEFAULT_RIDGES) + 3
-    assert counts[1] == 3 * counts[0] > 0
-    assert torch.equal(kept.value, again.value)
-    assert [p.rmse[RowKind.ENERGY] for p in kept.path.points] == [p.rmse[RowKind.ENERGY] for p in again.path.points]
 
 
 def test_no_usable_rows():

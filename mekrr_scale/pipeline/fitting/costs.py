@@ -99,7 +99,7 @@ def job_of(data: FitData) -> Job:
         raise ConfigError(f"{folds} folds asked for, but the data hold {there} structures; use fewer folds")
     ridges = plan.solver.ridges
     sample = Sample.of(data)
-    energies, directions, structures = _largest_share(data)
+    energies, directions, structures = largest_share(data)
     kinds = data.source.kinds
     weights = {tuple(w for kind, w in one.items() if kind in kinds) for one in combinations(plan)}
     dim = data.stores[0].header.dim
@@ -155,7 +155,7 @@ def _validation(data: FitData, job: Job, found: Estimate) -> list[Stage]:
     return stages
 
 
-def _largest_share(data: FitData) -> tuple[int, int, int]:
+def largest_share(data: FitData) -> tuple[int, int, int]:
     """Energies, directions and structures of the rank with most of them."""
     infos = [info for store in data.stores for info in store.shards]
     dealt = share([sum(place.rows for place in info.big.values()) for info in infos], data.group.size)

@@ -26,9 +26,10 @@ from mekrr_scale.backbones import BackboneSpec, load_backbone, with_compression
 from mekrr_scale.distributed import ALONE, Group
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.kernels import SetKernel, SpeciesMixing, Standardize, Transform, atom_kernel, fit_transform
-from mekrr_scale.landmarks import LandmarkMethod, Warm, WholeStructures, choose, landmark_method, median_distance
+from mekrr_scale.landmarks import median_distance
 from mekrr_scale.models import Baseline, BaselineKind, Model, fit_baseline
 from mekrr_scale.pipeline.fitting.coordinates import Restored, check_axes, restored
+from mekrr_scale.pipeline.fitting.landmarks import Candidates, landmarks_of
 from mekrr_scale.pipeline.fitting.plan import FitPlan
 from mekrr_scale.pipeline.fitting.references import References
 from mekrr_scale.pipeline.fitting.values import LengthScale
@@ -227,21 +228,21 @@ class FitData:
         transform, median = self.transform(choice.standardize), self.median(choice.standardize)
         return [set_kernel(self.plan, choice.length, alpha, median, transform) for alpha in self.alphas]
 
-    def landmarks(self, kernel: SetKernel) -> Landmarks:
-        """Chosen as the plan says, the same on all ranks."""
-        method = self.method
-        return choose(method, self.moved if method.tangents and self.derivatives else self.energies, kernel, self.group)
+    def landmarks(self, kernel: SetKernel, count: int | None = None) -> Landmarks:
+        """Chosen as the plan says, the same on all ranks.
+
+        Args:
+            count: another number than the plan's.
+        """
+        warm = None if self.warm is None else self.warm.landmarks
+        moved = self.moved if self.derivatives else None
+        atoms = Candidates(self.energies, moved, self.n_atoms, warm, self.group)
+        return landmarks_of(self.plan, atoms, kernel, self.plan.landmarks.count if count is None else count)
 
     @property
-    def method(self) -> LandmarkMethod:
-        """How the plan chooses landmarks."""
-        at, seed = self.plan.landmarks, self.plan.seed
-        if self.plan.solver.whole_structures:
-            return WholeStructures(0, seed)
-        own = landmark_method(at.method, at.count, seed, at.balance)
-        if self.warm is None:
-            return own
-        return Warm(self.warm.landmarks, own if at.count else None)
+    def n_atoms(self) -> int:
+        """Of all ranks' structures; those that are references alone are not counted."""
+        return sum(self.species_counts.values())
 
     def family(self, choice: Choice, folds: Folds | None) -> list[Problem]:
         """The problems of a candidate: one for every mixing of species, on the same landmarks."""

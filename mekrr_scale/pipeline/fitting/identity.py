@@ -93,7 +93,8 @@ def flat_plan(plan: FitPlan) -> dict[str, object]:
         "standardize": kernel.standardize,
         "baselines": baseline.kinds,
         "isolated": {atomic_number(symbol): energy for symbol, energy in baseline.isolated.items()},
-        "landmarks": landmarks.method,
+        # states hold a hash of the landmarks themselves; auto is what uniform was then, where that was possible
+        "landmarks": "uniform" if landmarks.method == "auto" else landmarks.method,
         "n_landmarks": landmarks.count,
         "warm": landmarks.model,
         "balance": landmarks.balance,
@@ -130,6 +131,8 @@ def own_fields(plan: FitPlan) -> dict[str, str]:
             f"select_{name}": (_selected(plan)[name], 0.0),
         }
     own = {name: repr(now) for name, (now, then) in pairs.items() if now != then}
+    if plan.landmarks.grow_to:
+        own["grow_to"] = repr(plan.landmarks.grow_to)
     return own | ({"criterion": repr(criterion)} if isinstance(criterion, str) else {})
 
 

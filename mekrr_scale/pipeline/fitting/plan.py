@@ -33,6 +33,7 @@ from mekrr_scale.plans import Given, Numbers, fields_of, flag, listed, plan, pre
 from mekrr_scale.regression import Execution
 
 Fields = Mapping[str, object]  # by name
+_METHODS = {"auto": "", **landmarks.METHODS}
 
 
 @plan
@@ -106,15 +107,17 @@ class BaselinePlan:
 class LandmarkPlan:
     """The atoms, or structures, that the model is an expansion over."""
 
-    method: Annotated[
-        str, chosen("landmark method", landmarks.METHODS), flag("--method", choices=landmarks.METHODS)
-    ] = "uniform"
-    """How landmarks are chosen. uniform (at random, by element) is right unless you know better; displaced adds copies
-    along tangents where atoms are too few, structures takes whole ones."""
+    method: Annotated[str, chosen("landmark method", _METHODS), flag("--method", choices=_METHODS)] = "auto"
+    """How landmarks are chosen. auto: at random, by element (uniform); where there are fewer distinct atoms than that,
+    and tangents, copies displaced along these are added (displaced). structures takes whole ones."""
 
     count: Annotated[int, flag("--landmarks")] = Field(default=1000, ge=0)
     """Number of landmarks; more are more accurate, cost goes with their square or cube. 0 with method structures: all
     of them."""
+
+    grow_to: Annotated[int, flag("--grow-landmarks")] = Field(default=0, ge=0)
+    """Double the number of the chosen candidate's landmarks up to this one, as long as the cross-validated error falls
+    by a per cent or more and memory allows; rows are made of new landmarks alone. 0: not."""
 
     model: Annotated[Given[Path | None, str], flag("--landmarks-from")] = preset(default=None)
     """A model whose landmarks are taken too (same backbone), for transfer to few new data."""
@@ -276,6 +279,7 @@ class FitPlan:
             raise ConfigError("a mixing matrix is learned by cross-validation, for reduce 'sum' and solver 'direct'")
         if self.landmarks.model is not None and (self.landmarks.method == "structures" or self.solver.whole_structures):
             raise ConfigError("a model's landmarks are joined by single atoms only, not by whole structures")
+        self._check_growth()
         if folds == 1:
             raise ConfigError("1 folds: give at least 2, or 0 to skip cross-validation")
         if not folds and self._n_candidates() > 1:
@@ -283,6 +287,14 @@ class FitPlan:
                 "several candidates but no folds to choose among them; give one of each (length scale, alpha, "
                 "standardize, ridge, baseline, weights of the kinds of rows), or --validate 5"
             )
+
+    def _check_growth(self) -> None:
+        if not self.landmarks.grow_to:
+            return
+        if not self.validation.folds:
+            raise ConfigError("landmarks grow by the cross-validated error; give folds (--validate 5)")
+        if self.landmarks.method == "structures" or self.solver.whole_structures:
+            raise ConfigError("landmarks grow by single atoms only, not by whole structures")
 
     def _n_candidates(self) -> int:
         lengths = self.kernel.length_scales if self.kernel.name != "gaussian-sum" else (0,)

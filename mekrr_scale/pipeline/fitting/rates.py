@@ -18,6 +18,7 @@ from mekrr_scale.kernels import SetKernel, Transform, fit_transform
 from mekrr_scale.landmarks import Pool, Uniform, draw_pool
 from mekrr_scale.models import Baseline, whiten
 from mekrr_scale.pipeline.fitting.data import FitData, median_of, set_kernel
+from mekrr_scale.pipeline.fitting.landmarks import displaces
 from mekrr_scale.regression import Precision, Problem, Source
 from mekrr_scale.solvers import Rates
 from mekrr_scale.store import BATCH_ATOMS
@@ -125,7 +126,8 @@ def _landmarks(data: FitData, first: FeatureBatch, transform: Transform) -> Land
     most = sum(counts.values())
     at = data.plan.landmarks
     fewest = 0 if data.warm else most
-    shares = pool.share(min(at.count or fewest, most), at.balance)
+    copies = -(-at.count // most) if displaces(data.plan, data.n_atoms, data.derivatives, at.count) else 1
+    shares = pool.share(min(at.count or fewest, copies * most), at.balance, copies)
     if data.warm is not None:
         for z in filter(transform.knows, data.warm.landmarks.species.tolist()):
             shares[z] = shares.get(z, 0) + 1

@@ -95,6 +95,18 @@ class Tried:
         )
 
 
+@dataclass(frozen=True)
+class Grown:
+    """A number of landmarks that was tried for the candidate that was chosen."""
+
+    landmarks: int
+    line: Tried
+
+    def to_dict(self) -> dict[str, JSON]:
+        """As reports hold it (meV)."""
+        return {"landmarks": self.landmarks, **self.line.to_dict()}
+
+
 @dataclass(frozen=True, repr=False)
 class FitReport(Shown):
     """A model and how it was chosen."""
@@ -108,6 +120,7 @@ class FitReport(Shown):
     predicted: Float64[Tensor, " structures"]  # the same, by the models of the other folds
     warnings: Sequence[str] = ()
     remarks: Sequence[str] = ()  # what was done with the data, and why
+    growth: Sequence[Grown] = ()  # numbers of landmarks that were tried, where they grow (landmarks.grow_to)
 
     def metrics(self) -> dict[str, float]:
         """Cross-validated errors of the chosen candidate: energies in meV/atom, forces along the stored directions in
@@ -126,6 +139,7 @@ class FitReport(Shown):
             "result": self.solution.result.name,
             "chosen": self.chosen.to_dict(),
             "candidates": [line.to_dict() for line in self.tried],
+            "growth": [step.to_dict() for step in self.growth],
             "model": {
                 "landmarks": model.landmarks.n_sets,
                 "species": list(model.species),
@@ -146,7 +160,8 @@ class FitReport(Shown):
         return "\n".join([*lines, *self.remarks, *(f"warning: {warning}" for warning in self.warnings)])
 
     def tables(self) -> list[TextTable]:
-        """Every candidate with its cross-validated errors: the best by the criterion first, the one saved marked."""
+        """Every candidate with its cross-validated errors: the best by the criterion first, the one saved marked; then
+        the numbers of landmarks that were tried for it, where they grew."""
         shown = [kind for kind in RowKind if kind is RowKind.ENERGY or any(kind in line.kinds for line in self.tried)]
         weighed = [
             kind for kind in shown if kind is not RowKind.ENERGY or len({t.weights[kind] for t in self.tried}) > 1
@@ -158,8 +173,19 @@ class FitReport(Shown):
         best_first = sorted(self.tried, key=lambda line: line.score(criterion))
         units = ", ".join(f"{KINDS[kind].name} {KINDS[kind].unit.text}" for kind in shown)
         caption = f"RMSE: {units}, of forces along the stored directions; ordered by {criterion_text(criterion)}"
-        rows = tuple(_cells(line, line is self.chosen, weighed, shown) for line in best_first)
-        return [TextTable("Candidates, cross-validated", names, rows, caption, left=(0, 1, 2))]
+        saved = [self.chosen, *(step.line for step in self.growth[:1])]
+        rows = tuple(_cells(line, any(line is one for one in saved), weighed, shown) for line in best_first)
+        found = TextTable("Candidates, cross-validated", names, rows, caption, left=(0, 1, 2))
+        return [found, *([self._growth(weighed, shown)] if self.growth else [])]
+
+    def _growth(self, weighed: Sequence[RowKind], shown: Sequence[RowKind]) -> TextTable:
+        columns = [f"{KINDS[kind].name} weight" for kind in weighed]
+        names = ("saved", "landmarks", "ridge", *columns, "rank", *(f"{KINDS[kind].name} rmse" for kind in shown))
+        rows = []
+        for step in self.growth:
+            saved, *cells = _cells(step.line, step.line is self.chosen, weighed, shown)
+            rows.append((saved, str(step.landmarks), *cells[4:]))
+        return TextTable("Landmarks, grown, cross-validated", names, tuple(rows), left=(0,))
 
     def plot(self, axes: Axes | None = None) -> Axes:
         """Cross-validated energies beside their labels, per atom and less the elements' references.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,12 +16,13 @@ from mekrr_scale.errors import ConfigError, SolverError
 from mekrr_scale.models import JSON, Model, Posterior
 from mekrr_scale.pipeline.fitting.calibration import LARGEST_RANK, calibrate
 from mekrr_scale.pipeline.fitting.data import FitData, Stores
+from mekrr_scale.pipeline.fitting.enlarging import enlarge
 from mekrr_scale.pipeline.fitting.growing import frame_in, grow, keep
 from mekrr_scale.pipeline.fitting.heldout import HeldOut, out_of_fold
 from mekrr_scale.pipeline.fitting.identity import identity, of_sums, require_alike
 from mekrr_scale.pipeline.fitting.plan import FitPlan
 from mekrr_scale.pipeline.fitting.remarks import Remarks, at_an_end, fewer_landmarks, first_of_several
-from mekrr_scale.pipeline.fitting.report import FitReport, Tried
+from mekrr_scale.pipeline.fitting.report import FitReport, Grown, Tried
 from mekrr_scale.pipeline.fitting.search import Candidate, choices, search, with_learned_mixing
 from mekrr_scale.progress import Progress, shown_progress
 from mekrr_scale.regression import ModeCosts, Run, Structures
@@ -93,6 +94,11 @@ def _fitted(data: FitData, run: Run) -> FitReport:
         data = with_learned_mixing(data, folds, run)
     best, tried = search(data, folds, run)
     best.solution.require()
+    curve: Sequence[Grown] = ()
+    if data.plan.landmarks.grow_to:
+        growth = enlarge(best, data, run)
+        best, curve = growth.best, growth.curve
+        remarks.add([f"landmarks grown from {curve[0].landmarks} to {best.problem.landmarks.n_sets}: {growth.ended}"])
     warnings = [] if best.solution.result is Result.SUCCESS else [best.solution.result.value]
     warnings += at_an_end(best)
     remarks.add([*first_of_several(data, folds), *fewer_landmarks(best.problem, data.plan)])
@@ -102,7 +108,8 @@ def _fitted(data: FitData, run: Run) -> FitReport:
             f"energies scatter by {held.spread:.2f} eV/atom around the baseline, which is much; are they total "
             "energies in eV (--units), of one level of theory?"
         )
-    return replace(_report(best, tried, data, held, _posterior(best, data, run), warnings), remarks=remarks.lines)
+    found = _report(best, tried, data, held, _posterior(best, data, run), warnings)
+    return replace(found, remarks=remarks.lines, growth=curve)
 
 
 def _grown(data: FitData, folder: Path, run: Run) -> FitReport:
@@ -110,6 +117,8 @@ def _grown(data: FitData, folder: Path, run: Run) -> FitReport:
     plan = data.plan
     if plan.kernel.mixing == "learn" or plan.rows.store_weights:
         raise ConfigError("--sums keeps the sums of one kernel and of stores of equal weight")
+    if plan.landmarks.grow_to:
+        raise ConfigError("--sums keeps the landmarks of its first fit; leave --grow-landmarks out, or --sums")
     kept = Checkpoint(
         folder, of_sums(data), data.group, stop=StopSignals() if run.checkpoint is None else run.checkpoint.stop
     )
