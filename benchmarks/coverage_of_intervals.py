@@ -14,7 +14,6 @@ import numpy as np
 
 from benchmarks.data import Subset, store
 from benchmarks.measuring import table
-from mekrr_scale.models import Model
 from mekrr_scale.pipeline import Evaluation, FitPlan, RowPlan, evaluate_store, fit
 
 PLAN = FitPlan(baseline="composition", rows=RowPlan(derivatives=False))
@@ -70,7 +69,7 @@ def main(names: Sequence[str] = (*RANDOM, *BLOCKS)) -> None:
         print(*covered[-1], *alarms[-3:], sep=" | ", flush=True)
     for train, test in (*FILES, *FOREIGN):
         if train in names:
-            found = evaluate_store(_fitted(train), store(test), uncertainty=True)
+            found = evaluate_store(fit(store(train), PLAN).model, store(test), uncertainty=True)
             covered.append([f"{train} on {test}", *coverage([found])])
             one = Alarms()
             one.add(found)
@@ -78,11 +77,6 @@ def main(names: Sequence[str] = (*RANDOM, *BLOCKS)) -> None:
     table(["data", "structures", "within 68 %", "within 95 %"], covered)
     columns = ["sets of", "structures", "sets", "unlike", "mean error outside", "deviation / limit", "largest"]
     table(columns, alarms)
-
-
-def _fitted(name: str) -> Model:
-    data = Subset.of(store(name))
-    return fit(data.take(range(len(data)), "coverage-whole").store, PLAN).model
 
 
 def splits(name: str) -> Iterator[tuple[Subset, Subset]]:
