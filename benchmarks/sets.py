@@ -122,10 +122,10 @@ SETS = {
     data.name: data
     for data in (
         DataSet("3bpa", ("mol_3bpa/train_300K.xyz.xz",), directions=40),
-        DataSet("hcoo", ("hcoo_cu110/train.xyz.xz",), test="hcoo_cu110/val.xyz.xz"),
-        DataSet("si", ("mlearn/Si_train.xyz.xz",)),
+        DataSet("hcoo", ("hcoo_cu110/train.xyz.xz",), tested=60, test="hcoo_cu110/val.xyz.xz"),
+        DataSet("si", ("mlearn/Si_train.xyz.xz",), tested=60),
         DataSet("mo", ("mlearn/Mo_train.xyz.xz",), tested=80),
-        DataSet("cu", ("mlearn/Cu_train.xyz.xz",)),
+        DataSet("cu", ("mlearn/Cu_train.xyz.xz",), tested=60),
         DataSet("acac", ("mol_acac/train_300K.xyz.xz",), directions=30),
         DataSet("ethanol", ("mol_ethanol/ccsdt_train.xyz.xz",), directions=20),
         DataSet(
@@ -134,9 +134,10 @@ SETS = {
                 "monbtaw/binaries_train.xyz.xz",
                 *(f"monbtaw/{element}_train.xyz.xz" for element in ("Mo", "Nb", "Ta", "W")),
             ),
+            tested=60,
         ),
-        DataSet("wbe", tuple(f"w_be/{which}_train.xyz.xz" for which in ("WBe", "W", "Be"))),
-        DataSet("ptco", ("pt_co/pt111_train.xyz.xz", "pt_co/pt553_train.xyz.xz"), tested=60, directions=8),
-        DataSet("water", ("water_pbe0ts/train.xyz.xz",), tested=40, directions=8),
+        DataSet("wbe", tuple(f"w_be/{which}_train.xyz.xz" for which in ("WBe", "W", "Be")), tested=60),
+        DataSet("ptco", ("pt_co/pt111_train.xyz.xz", "pt_co/pt553_train.xyz.xz"), tested=30, directions=8),
+        DataSet("water", ("water_pbe0ts/train.xyz.xz",), tested=20, directions=8),
     )
 }

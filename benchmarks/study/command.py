@@ -21,7 +21,7 @@ from benchmarks.records import RESULTS, Record, Records
 from benchmarks.sets import SETS, DataSet
 from benchmarks.study import figure, ranking
 from benchmarks.study.running import measured, record_key, usable
-from benchmarks.study.settings import SIZES, Features, Setting, chosen
+from benchmarks.study.settings import SIZES, Features, Setting, chosen, of_size
 from mekrr_scale.errors import MekrrError
 
 
@@ -66,10 +66,9 @@ def _told(record: Record, seconds: float) -> str:
 
 def works(sets: Sequence[DataSet], sizes: Sequence[int], settings: Mapping[str, Setting]) -> Iterator[Work]:
     """The important ones first: the base's features on every set before the next features."""
-    ordered = list(settings.items())
-    features = dict.fromkeys(setting.features for _, setting in ordered)
     for size in sizes:
-        for one in features:
+        ordered = list(of_size(settings, size).items())
+        for one in dict.fromkeys(setting.features for _, setting in ordered):
             sharing = tuple(item for item in ordered if item[1].features == one)
             for data in sets:
                 if one.frames(size) <= data.most:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -165,7 +165,6 @@ FEATURES: dict[str, Setting] = {
     "7net-l3i5, norms, l = 4x": varied(**_LARGE, invariants="norms", length="4x"),
     "7net-l3i5, norms, l = 16x": varied(**_LARGE, invariants="norms", length="16x"),
     "7net-l3i5, norms, M = 2000": varied(**_LARGE, invariants="norms", count=2000),
-    "products": varied(invariants="products"),
     "7net-l3i5, products": varied(**_LARGE, invariants="products"),
     "7net-l3i5, products, M = 2000": varied(**_LARGE, invariants="products", count=2000),
     "7net-l3i5, products, l = 16x": varied(**_LARGE, invariants="products", length="16x"),
@@ -175,15 +174,24 @@ FEATURES: dict[str, Setting] = {
     "4 directions": varied(directions=4),
     "32 directions": varied(directions=32),
     "gate1+gate2+gate3": varied(layer="gate1+gate2+gate3"),
-    "gate2": varied(layer="gate2"),
     "chgnet conv1+conv2+conv3": varied(backbone="chgnet", version=None, layer="conv1+conv2+conv3"),
     "chgnet conv3+bond3+angle3": varied(backbone="chgnet", version=None, layer="conv3+bond3+angle3"),
-    "chgnet conv4": varied(backbone="chgnet", version=None, layer="conv4"),
 }
 
 SETTINGS: dict[str, Setting] = {**FITS, **FEATURES}
 
 SIZES = {"small": 25, "large": 100}
+
+# Features that are tried on the large size too: extraction is what the study costs.
+LARGE = (
+    *FITS, "7net-l3i5", "7net-l3i5, M = 2000", "7net-l3i5, norms", "7net-l3i5, norms, M = 2000",
+    "7net-l3i5, norms, baseline backbone", "chgnet", "half the frames, equal cost", "4 directions",
+)  # fmt: skip
+
+
+def of_size(settings: Mapping[str, Setting], size: int) -> dict[str, Setting]:
+    """Those that are tried with so many frames."""
+    return {name: setting for name, setting in settings.items() if size <= SIZES["small"] or name in LARGE}
 
 
 def chosen(names: Sequence[str]) -> dict[str, Setting]:

@@ -14,7 +14,7 @@ from benchmarks.measuring import cpu_seconds
 from benchmarks.records import Records
 from benchmarks.sets import DataSet
 from benchmarks.study import command, ranking, running
-from benchmarks.study.settings import BASE, FITS, SETTINGS, Features, varied
+from benchmarks.study.settings import BASE, FITS, LARGE, SETTINGS, Features, of_size, varied
 from mekrr_scale.models import Potential
 from mekrr_scale.pipeline import ExtractPlan, evaluate, extract, fit
 from mekrr_scale.store import FeatureStore
@@ -132,6 +132,7 @@ def test_settings_that_fit_alone_share_the_features_of_the_base():
     assert {setting.features for setting in FITS.values()} == {BASE.features}
     keys = [setting.identity() for setting in SETTINGS.values()]
     assert all(one != other for one, other in itertools.combinations(keys, 2))
+    assert set(LARGE) == set(of_size(SETTINGS, 100)) < set(of_size(SETTINGS, 25)) == set(SETTINGS)
     for setting in SETTINGS.values():
         assert setting.plan().solver.ridges[0] < 1e-13
 
