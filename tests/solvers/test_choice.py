@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mekrr_scale.arrays import ByKind, RowKind, eigh
+from mekrr_scale.arrays import ByKind, FeatureBatch, RowKind, eigh
 from mekrr_scale.errors import SolverError
 from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing, fit_transform
 from mekrr_scale.landmarks import WholeStructures
@@ -159,12 +159,17 @@ def test_exact_path_equals_refits(reduce):
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.4, 1.0])
-@pytest.mark.parametrize("sizes", ["one atom", "ragged"])
+@pytest.mark.parametrize("sizes", ["one atom", "one atom, by element", "ragged"])
 def test_exact_with_mean_on_structures_of_one_atom(alpha, sizes):
-    """Two columns each where species mix; the solution is still that of dense ridge regression."""
-    batch = reference.random_batch(3, n_structures=15, most=1 if sizes == "one atom" else 3)
+    """Two columns each where species mix and they come by element; the solution is that of dense ridge regression."""
+    batch = reference.random_batch(3, n_structures=15, most=3 if sizes == "ragged" else 1)
     kernel = SetKernel(Gaussian(1.6), SpeciesMixing(alpha), "mean", fit_transform([batch], "centre"))
     landmarks = WholeStructures().select([batch], kernel)
+    if sizes == "one atom, by element":
+        energies = batch.energy[landmarks.owner]
+        batch = FeatureBatch.from_atoms(landmarks.features, landmarks.species, torch.arange(16), energies)
+        landmarks = WholeStructures().select([batch], kernel)
+        assert kernel.n_columns(landmarks) == (30 if alpha == 0.4 else 15)
     problem = Problem(kernel, landmarks, fit_baseline([batch], "composition"), assign_folds([batch], 3))
     found = Exact((1e-3,)).solve(problem, Source([batch]))
     (block,) = problem.rows(Source([batch]))

@@ -8,10 +8,10 @@ import torch
 from mekrr_scale import solvers
 from mekrr_scale.distributed import Checkpoint
 from mekrr_scale.kernels import SpeciesMixing
-from mekrr_scale.pipeline import RowPlan, Validation, fit, resources
+from mekrr_scale.pipeline import RowPlan, fit, resources
 from mekrr_scale.progress import Silent
 from mekrr_scale.regression import Run, Source
-from mekrr_scale.solvers import SOLVERS, Direct, Exact, Falkon, FalkonLibrary
+from mekrr_scale.solvers import SOLVERS, Direct, Exact, Falkon
 from tests.solvers import test_solver_conformance as dense
 
 MATRIX = SpeciesMixing(0.0, (1, 6, 8), ((1.0, 0.2, 0.0), (0.2, 0.9, 0.1), (0.0, 0.1, 1.1)))
@@ -87,10 +87,9 @@ def test_finished_candidates_are_not_solved_again(tmp_path):
 
 
 def test_uncertainties_are_planned_for_those_that_have_them(store, small_plan):
-    """The dense solver's are not calibrated, nor those of a solver without folds: no time is set aside for them."""
+    """The dense solver's are not calibrated: no time is set aside for them."""
     energies = replace(small_plan, rows=RowPlan(derivatives=False))
     dense = replace(energies, solver=Exact((1e-6, 1e-3)))
-    library = replace(energies, solver=FalkonLibrary((1e-3,)), validation=Validation(folds=0))
-    planned = [[stage.name for stage in resources(store, plan).stages] for plan in (energies, dense, library)]
-    assert ["uncertainty" in names for names in planned] == [True, False, False]
+    planned = [[stage.name for stage in resources(store, plan).stages] for plan in (energies, dense)]
+    assert ["uncertainty" in names for names in planned] == [True, False]
     assert fit(store, dense).model.posterior is None

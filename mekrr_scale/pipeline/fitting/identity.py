@@ -12,7 +12,8 @@ from pathlib import Path
 from mekrr_scale.arrays import KINDS
 from mekrr_scale.files import file_hash
 from mekrr_scale.kernels import SpeciesMixing, exponential
-from mekrr_scale.pipeline.fitting.data import FitData, atomic_number, mixing_matrix
+from mekrr_scale.pipeline.fitting.data import FitData
+from mekrr_scale.pipeline.fitting.kernels import atomic_number, mixing_matrix
 from mekrr_scale.pipeline.fitting.plan import FitPlan
 from mekrr_scale.pipeline.fitting.values import DEFAULT_CRITERION
 from mekrr_scale.plans import fields_of

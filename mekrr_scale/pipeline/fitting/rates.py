@@ -17,7 +17,8 @@ from mekrr_scale.errors import ConfigError
 from mekrr_scale.kernels import SetKernel, Transform, fit_transform
 from mekrr_scale.landmarks import Pool, Uniform, draw_pool
 from mekrr_scale.models import Baseline, whiten
-from mekrr_scale.pipeline.fitting.data import FitData, median_of, set_kernel
+from mekrr_scale.pipeline.fitting.data import FitData
+from mekrr_scale.pipeline.fitting.kernels import median_of, set_kernel
 from mekrr_scale.pipeline.fitting.landmarks import displaces
 from mekrr_scale.regression import Precision, Problem, Source
 from mekrr_scale.solvers import Rates
