@@ -1,8 +1,9 @@
 """exp of tiles of kernel elements on CPUs, of two libraries; which of them is part of a job's identity.
 
-On a processor with AVX-512 numpy's is the fastest that is right to the last bit; without, its float64 takes four times
-as long, and torch's exp2 a quarter of that: docs/benchmarks.md has the figures. The two differ in last bits, so that
-ranks of one job must use the same: they compare ``exponential`` before they work, and states of fits hold it.
+On a processor with AVX-512 numpy's is as fast as torch's, and its bits are those of version 0.1.0; without, its float64
+takes five times as long, and torch's exp2 less than a third of that: docs/benchmarks.md has the figures. The two differ
+in last bits, so that ranks of one job must use the same: they compare ``exponential`` before they work, and states of
+fits hold it.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from mekrr_scale.kernels import (
     atom_kernel,
     check_kernel,
     fit_transform,
+    prepared,
     sums,
     variances,
 )
@@ -237,6 +238,26 @@ def test_results_do_not_depend_on_tiles_or_threads(monkeypatch):
     torch.set_num_threads(threads)
     torch.testing.assert_close(small, whole, rtol=1e-12, atol=1e-13)
     assert torch.equal(small, again)
+
+
+@pytest.mark.parametrize("atom", [ATOMS[0], ATOMS[5]], ids=lambda k: k.name)
+def test_derivative_rows_do_not_depend_on_tiles_threads_or_what_is_kept(atom, monkeypatch):
+    """Several tiles of columns and rows of one structure; slopes that are kept, and that are made anew every time."""
+    batch, _ = reference.with_tangents(reference.random_batch(8, n_structures=20, most=9), 3, most=7)
+    kernel = SetKernel(atom, SpeciesMixing(0.3), "sum", Transform.identity(4))
+    landmarks = Uniform(50).select([batch], kernel)
+    whole = kernel.derivative_rows(batch, landmarks, torch.float64)
+    monkeypatch.setattr(sums, "TILE_COLUMNS", 16)
+    monkeypatch.setattr(sums, "TILE_ROWS", 5)
+    small = kernel.derivative_rows(batch, landmarks, torch.float64)
+    torch.testing.assert_close(small, whole, rtol=1e-12, atol=1e-12 * float(whole.abs().max()))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    again = kernel.derivative_rows(batch, landmarks, torch.float64)
+    torch.set_num_threads(threads)
+    assert torch.equal(small, again)
+    monkeypatch.setattr(prepared, "KEPT_ELEMENTS", 0)
+    assert torch.equal(small, kernel.derivative_rows(batch, landmarks, torch.float64))
 
 
 def test_atom_kernels_by_name():
