@@ -134,6 +134,11 @@ def check_fits(group: Group, path: Path) -> Model:
         assert together.model.posterior is not None
         assert alone.model.posterior is not None
         assert abs(together.model.posterior.energy.within_68 / alone.model.posterior.energy.within_68 - 1) < 1e-4
+        assert together.model.posterior.sets is not None
+        assert alone.model.posterior.sets is not None
+        for name in ("within_95", "typical", "limit"):
+            ours, its = (getattr(fitted.model.posterior.sets, name) for fitted in (together, alone))
+            assert abs(ours / its - 1) < 1e-4
         for name in ("energy_mae", "energy_rmse"):
             assert abs(together.model.validation[name] / alone.model.validation[name] - 1) < 1e-6
     growing = replace(PLAN, landmarks=LandmarkPlan(count=30, grow_to=60), validation=Validation(3, uncertainty=False))
@@ -158,6 +163,8 @@ def check_evaluation(group: Group, model: Model, file: Path) -> None:
             assert found.metrics()["structures"] == 1
             continue
         assert sorted(found.energy.tolist()) == sorted(alone.energy.tolist())
+        assert abs(found.mean_within_95[0] / alone.mean_within_95[0] - 1) < 1e-6
+        assert (found.limit, found.whole().unlike) == (alone.limit, alone.whole().unlike)
         assert found.forces.shape == alone.forces.shape
         for name, value in {**alone.metrics(), **alone.coverage()}.items():
             assert abs({**found.metrics(), **found.coverage()}[name] - value) <= 1e-5 * abs(value), name

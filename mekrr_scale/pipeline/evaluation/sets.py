@@ -134,7 +134,7 @@ class SetErrors:
             return [
                 f"{self.name}: the mean error, {factor * self.shift.mean:.3g} {unit}, is outside of its 95 % interval, "
                 f"{factor * sure.mean_within_95:.3g}, though the structures are like those fitted: are the labels of "
-                "another kind (functional, code, reference energies)?"
+                "another kind (functional, code, reference energies), or do they differ in what features do not tell?"
             ]
         return []
 
