@@ -148,7 +148,8 @@ def test_fits(run):
 
 @pytest.mark.parametrize("name", ["every-key", "stress"])
 def test_configurations(run, name):
-    run("fit", f"{name}.toml")
+    """With 0.1.0's landmarks: of the six atoms of perfect crystals that it drew, some are copies of others."""
+    run("fit", f"{name}.toml", *(["--method", "uniform"] if name == "stress" else []))
     same_coefficients(f"{name}.mekrr", EXPECTED[name])
 
 

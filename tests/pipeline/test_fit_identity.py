@@ -151,8 +151,7 @@ def test_fits_are_told_apart_as_by_0_1_0(store, name):
         found = identity(FitData(plan, (opened,), derivatives=False))
         assert found.pop("stores") == [opened.id]
         assert found.pop("exponential") == exponential()  # which no state of 0.1.0 tells
-        chosen_otherwise = {} if "select" in flat else {"criterion": "'balanced'"}  # 0.1.0 summed squared errors
-        assert found == {**IDENTITY, **chosen_otherwise, **changed}
+        assert found == {**IDENTITY, **changed}
 
 
 def test_whole_plans_as_texts_are_those_of_0_1_0():
@@ -164,14 +163,14 @@ def test_whole_plans_as_texts_are_those_of_0_1_0():
         f"warm=None, balance='sqrt', solver='direct', ridges={IDENTITY['ridges']}, folds=5, energy_weights=(1.0,), "
         "force_weights=(0.0001, 0.001, 0.01, 0.1), store_weights=(), stress_weights=(0.0,), select=(1.0, 0.0001, 0.0), "
         "use_derivatives=True, cut=1e-11, whitening='eigen', device='cpu', memory_bytes=2147483648, scratch=None, "
-        "falkon={}, uncertainty=True, seed=0, criterion='balanced')"
+        "falkon={}, uncertainty=True, seed=0)"
     )
     falkon = identity_text(FitPlan(solver=Falkon((1e-6,), rtol=1e-10, subset=0.25)))
     assert "solver='falkon', ridges=(1e-06,)" in falkon
     assert "falkon={'rtol': 1e-10, 'subset': 0.25}" in falkon
     assert "falkon={'max_steps': 9}" in identity_text(FitPlan(solver=FalkonLibrary(max_steps=9)))
     later = identity_text(FitPlan(rows={"energy_precision": "float32"}))
-    assert later.endswith("seed=0, energy_precision='float32', criterion='balanced')")
+    assert later.endswith("seed=0, energy_precision='float32')")
 
 
 def test_fields_that_came_later_tell_fits_apart(store):

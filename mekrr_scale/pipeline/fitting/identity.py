@@ -121,7 +121,7 @@ def flat_plan(plan: FitPlan) -> dict[str, object]:
 
 def own_fields(plan: FitPlan) -> dict[str, str]:
     """Fields that came after 0.1.0, where they are not as they were then."""
-    rows, criterion = plan.rows, plan.validation.criterion
+    rows, criterion = plan.rows, _selected(plan)
     pairs: dict[str, tuple[object, object]] = {
         "energy_precision": (rows.energy_precision, "float64"),
         "derivative_precision": (rows.derivative_precision, "float32"),
@@ -129,18 +129,17 @@ def own_fields(plan: FitPlan) -> dict[str, str]:
     for name in (info.name for info in KINDS.values() if info.name not in _KINDS):
         pairs |= {
             f"{name}_weights": (rows.weights[name] or (0.0,), (0.0,)),
-            f"select_{name}": (_selected(plan)[name], 0.0),
+            f"select_{name}": (criterion[name], 0.0),
         }
     own = {name: repr(now) for name, (now, then) in pairs.items() if now != then}
     if plan.landmarks.grow_to:
         own["grow_to"] = repr(plan.landmarks.grow_to)
-    return own | ({"criterion": repr(criterion)} if isinstance(criterion, str) else {})
+    return own  # states of 0.1.0 go on under the default criterion, which was another
 
 
 def of_sums(data: FitData) -> dict[str, object]:
-    """What kept sums are: a fit but for its stores, and for what chooses among the ridges."""
-    what = identity(data)
-    return {name: value for name, value in what.items() if name not in ("stores", "criterion")}
+    """What kept sums are: a fit but for its stores."""
+    return {name: value for name, value in identity(data).items() if name != "stores"}
 
 
 def _selected(plan: FitPlan) -> Mapping[str, float]:

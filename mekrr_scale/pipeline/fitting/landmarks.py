@@ -25,6 +25,7 @@ from mekrr_scale.landmarks import (
 )
 from mekrr_scale.pipeline.fitting.plan import FitPlan
 
+COPIES = 10  # of an atom at most, where nobody asked for copies
 COUNTED = 20_000  # landmarks; of more it is not looked at how many are distinct
 
 
@@ -57,7 +58,7 @@ def landmarks_of(plan: FitPlan, atoms: Candidates, kernel: SetKernel, count: int
 def displaces(plan: FitPlan, atoms: int, derivatives: bool, count: int) -> bool:
     """Whether copies of atoms along tangents are made where there are fewer atoms than landmarks."""
     name = plan.landmarks.method
-    return name == "displaced" or (name == "auto" and derivatives and atoms < count)
+    return name == "displaced" or (name == "auto" and derivatives and atoms < count <= COPIES * atoms)
 
 
 def method_of(plan: FitPlan, atoms: Candidates, count: int) -> LandmarkMethod:
