@@ -390,26 +390,3 @@ def test_large_structures_are_taken_in_tiles_and_single_atoms_by_formula(atom, r
     torch.testing.assert_close(kernel.diagonal(lone), torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0)
     some = torch.arange(lone.n_structures) % 3 == 0
     assert torch.equal(kernel.diagonal(lone, some), kernel.diagonal(lone) * some)
-
-
-def test_single_atoms_need_no_loop(monkeypatch):
-    """Calibration asks for thousands of single atoms: none of them is arranged as a structure."""
-    batch = reference.random_batch(5, n_structures=9, most=1)
-    kernel = SetKernel(Gaussian(1.0), SpeciesMixing(0.4), "mean", Transform.identity(4))
-    expected = kernel.diagonal(batch)
-
-    def refused(*_):
-        raise AssertionError
-
-    monkeypatch.setattr(Gaussian, "left", refused)  # of the atoms of a structure
-    assert torch.equal(kernel.diagonal(batch), expected)
-    assert torch.equal(expected, torch.ones(9, dtype=torch.float64))
-
-
-def test_mixing_of_elements():
-    """B by its definition, and the matrix that was given."""
-    rows, columns = [1, 8, 6], [6, 1]
-    expected = torch.tensor([[0.6, 1.0], [0.6, 0.6], [1.0, 0.6]], dtype=torch.float64)
-    torch.testing.assert_close(SpeciesMixing(0.4).table(rows, columns), expected)
-    given = torch.tensor([[0.2, 1.0], [-0.3, 0.0], [0.9, 0.2]], dtype=torch.float64)
-    torch.testing.assert_close(MIXINGS[3][1].table(rows, columns), given)

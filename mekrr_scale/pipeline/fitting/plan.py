@@ -115,15 +115,15 @@ class LandmarkPlan:
     """Number of landmarks; more are more accurate, cost goes with their square or cube. 0 with method structures: all
     of them."""
 
-    grow_to: Annotated[int, flag("--grow-landmarks")] = Field(default=0, ge=0)
-    """Double the number of the chosen candidate's landmarks up to this one, as long as the cross-validated error falls
-    by a per cent or more and memory allows; rows are made of new landmarks alone. 0: not."""
-
     model: Annotated[Given[Path | None, str], flag("--landmarks-from")] = preset(default=None)
     """A model whose landmarks are taken too (same backbone), for transfer to few new data."""
 
     balance: Annotated[Balance, flag("--balance")] = "sqrt"
     """Shares of the elements: proportional to their atoms, to the square root (rare ones get more), or equal."""
+
+    grow_to: Annotated[int, flag("--grow-landmarks")] = Field(default=0, ge=0)
+    """Double the number of the chosen candidate's landmarks up to this one, as long as the cross-validated error falls
+    by a per cent or more and memory allows; rows are made of new landmarks alone. 0: not."""
 
 
 @plan
