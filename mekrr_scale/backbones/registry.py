@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mekrr_scale import backbones
-from mekrr_scale.backbones.spec import BackboneSpec
+from mekrr_scale.backbones.spec import BackboneSpec, Given
 from mekrr_scale.backbones.trust import trusting_code
 from mekrr_scale.errors import BackboneError, suggestion
 from mekrr_scale.files import file_hash
@@ -50,7 +50,7 @@ def load_backbone(spec: BackboneSpec | str, trust_code: bool = False, **options:
     return found
 
 
-def _asked(spec: BackboneSpec) -> tuple[_Adapter, dict[str, Any]]:
+def _asked(spec: BackboneSpec) -> tuple[_Adapter, Given]:
     """The adapter, and what is given of its options.
 
     Raises:
@@ -134,19 +134,19 @@ def packages_of(name: str) -> tuple[str, ...]:
     return _ADAPTERS[name].packages
 
 
-def _chgnet(given: dict[str, Any]) -> backbones.Backbone:
+def _chgnet(given: Given) -> backbones.Backbone:
     from mekrr_scale.backbones.chgnet import Chgnet
 
     return Chgnet(**given)
 
 
-def _sevennet(given: dict[str, Any]) -> backbones.Backbone:
+def _sevennet(given: Given) -> backbones.Backbone:
     from mekrr_scale.backbones.sevennet import Sevennet
 
     return Sevennet(**given)
 
 
-def _schnet(given: dict[str, Any]) -> backbones.Backbone:
+def _schnet(given: Given) -> backbones.Backbone:
     from mekrr_scale.backbones.schnet import Schnet
 
     cap = given.get("max_neighbors")
@@ -154,7 +154,7 @@ def _schnet(given: dict[str, Any]) -> backbones.Backbone:
     return Schnet(Path(str(given["checkpoint"])), max_neighbors=None if cap is None else int(cap), **layer)
 
 
-def _dimenet(given: dict[str, Any]) -> backbones.Backbone:
+def _dimenet(given: Given) -> backbones.Backbone:
     from mekrr_scale.backbones.dimenet import Dimenet
 
     cap = given.get("max_neighbors")
@@ -174,7 +174,7 @@ def _new_dimenet(sizes: Mapping[str, float]) -> backbones.Backbone:
     return new_dimenet(sizes)
 
 
-def _mace(given: dict[str, Any]) -> backbones.Backbone:
+def _mace(given: Given) -> backbones.Backbone:
     from mekrr_scale.backbones.mace import Mace
 
     return Mace(**given)
@@ -182,7 +182,7 @@ def _mace(given: dict[str, Any]) -> backbones.Backbone:
 
 @dataclass(frozen=True)
 class _Adapter:
-    load: Callable[[dict[str, Any]], backbones.Backbone]
+    load: Callable[[Given], backbones.Backbone]
     options: frozenset[str]
     required: frozenset[str]
     packages: tuple[str, ...]

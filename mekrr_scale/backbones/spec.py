@@ -10,6 +10,7 @@ from mekrr_scale.errors import BackboneError, suggestion
 from mekrr_scale.files import Document
 
 Architecture: TypeAlias = Document  # what a network can be built from again: plain values
+Given: TypeAlias = dict[str, Any]  # options of a backbone by name
 InvariantKind: TypeAlias = Literal["scalars", "norms", "products"]
 
 
@@ -50,7 +51,7 @@ class BackboneSpec:
         >>> BackboneSpec.of({"name": "chgnet", "layer": "conv4"}).layer
         'conv4'
         """
-        plain: dict[str, Any] = dict(document)
+        plain: Given = dict(document)
         return cls(**plain)
 
     @classmethod

@@ -62,6 +62,6 @@ def _library() -> str:
 @lru_cache(maxsize=1)
 def _wide() -> bool:
     """Whether numpy uses AVX-512 here; numpy 2.4 calls it X86_V4, and a variable of its own may turn it off."""
-    config: dict[str, Any] = dict(np.show_config(mode="dicts") or {})
+    config: Any = dict(np.show_config(mode="dicts") or {})
     found = config.get("SIMD Extensions", {}).get("found", [])
     return any(name in ("AVX512_SKX", "X86_V4") for name in found)

@@ -86,12 +86,21 @@ CALLS = {
             "--memory": "7M", "--scratch": "none", "--seed": "9", "--overwrite": "",
         },
     ),
+    "tune": (
+        "a.xyz -o t --backbone chgnet",
+        LABELS | {
+            "--output": "other", "--test": "b.xyz", "--budget": "2h", "--backbone": "sevennet", "--weights": "r2scan",
+            "--checkpoint": "w.pt", "--derivatives": "4", "--strain": "yes", "--landmarks": "77", "--validate": "3",
+            "--test-share": "0.2", "--prior": "chgnet", "--group-key": "run", "--on-duplicate": "newest",
+            "--part": "2/3", "--device": "cpu:0", "--seed": "3",
+        },
+    ),
     "evaluate": (
         "m.mekrr a.xyz",
         LABELS | {
             "--json": "e.json", "--plot": "p.png", "--species-plot": "s.png", "--transfer": "w.mekrr:b.xyz",
             "--transfer-plot": "t.png --transfer w.mekrr:b.xyz", "--no-forces": "", "--uncertainty": "",
-            "--device": "cpu:0", "--timeout": "9", "--overwrite": "",
+            "--device": "cpu:0", "--group-key": "run", "--timeout": "9", "--overwrite": "",
         },
     ),
     "predict": (
@@ -179,6 +188,7 @@ CALLS = {
     "slurm curve": (
         "a.xyz --options '-o c --test b.xyz'", _without(SLURM, "--gpus") | {"--options": "-o other --test b.xyz"}
     ),
+    "slurm tune": ("a.xyz -o t", SLURM | {"--output": "other", "--parts": "3"}),
     "slurm extract": ("a.xyz -o s", SLURM | {"--store": "t", "--parts": "3"}),
     "slurm fit": (
         "fit.toml", SLURM | {"--nodes": "2", "--ranks": "3", "--launcher": "srun", "--checkpoint": "kept"}
@@ -275,7 +285,7 @@ def record(monkeypatch, tmp_path):
             "read_examples": [example], "split": ([example], [example]), "pretrain": None, "finetune": None,
             "distill": distilled, "expanded": lambda variants, _: tuple(variants), "run_curve": [],
         },
-        "distributed": {"join": ALONE},
+        "distributed": {"join": ALONE}, "tuning": {"tune": None},
         **{f"cli.{name}": {"deliver": None, "check_outputs": None} for name in ("fit", "evaluate", "train")},
         "cli.transfer": {"save_student": None, "check_outputs": None}, "cli.simulate": {"check_outputs": None},
         **{f"cli.{name}": {"write_frames": 1, "check_outputs": None} for name in ("predict", "explain")},
@@ -342,7 +352,16 @@ OTHER = {
     "curve": {"lr": "rates", "backbone": "name"},
 }  # fmt: skip
 
-LEAST = {"extract": 26, "fit": 30, "md": 16, "pretrain": 25, "finetune": 32, "distill": 19, "curve": 17}  # so checked
+LEAST = {
+    "extract": 26,
+    "fit": 30,
+    "tune": 14,
+    "md": 16,
+    "pretrain": 25,
+    "finetune": 32,
+    "distill": 19,
+    "curve": 17,
+}  # so checked
 
 
 def held_in(lines, field):
