@@ -149,7 +149,8 @@ class Chgnet(Backbone):
                 if depth + 1 < updates or f"angle{depth + 1}" in self._chosen:  # nothing else asks for the angles
                     angle = angle + turn.twoBody_bond(_angle_input(bond, angle, atom, links))
                 found |= sums.of(self._chosen, depth + 1, bond, angle)
-        features = torch.cat([found[part] for part in self._chosen], 1)
+        chosen = [found[part] for part in self._chosen]  # of one layer itself: bits of gradients
+        features = chosen[0] if len(chosen) == 1 else torch.cat(chosen, 1)
         return BackboneOutput(features, self._site_energies(graph, atom) if energies else None)
 
     def _updates(self, energies: bool) -> int:
@@ -267,17 +268,22 @@ def _sum_by(values: Tensor, index: Tensor, size: int) -> Tensor:
 def _radial(basis: Any, lengths: Float[Tensor, " bonds"]) -> Float[Tensor, "bonds radial"]:
     """Bessel functions times a polynomial cutoff (Gasteiger et al., arXiv 2011.14115, eq. 3-4)."""
     scaled = lengths[:, None] * basis.inv_cutoff
+    smooth = _polynomial(basis, scaled)
     value: Tensor = basis.norm_const * torch.sin(basis.frequencies * scaled) / lengths[:, None]
-    return _envelope(basis, lengths[:, None]) * value
+    return torch.where(scaled < 1, smooth * value, torch.zeros_like(value))
 
 
 def _envelope(basis: Any, lengths: Float[Tensor, "bonds 1"]) -> Float[Tensor, "bonds 1"]:
     """The polynomial cutoff alone, zero beyond it."""
     scaled = lengths * basis.inv_cutoff
-    form = basis.smooth_cutoff
-    p = form.p
-    smooth: Tensor = 1 + form.a * scaled**p + form.b * scaled ** (p + 1) + form.c * scaled ** (p + 2)
+    smooth = _polynomial(basis, scaled)
     return torch.where(scaled < 1, smooth, torch.zeros_like(smooth))
+
+
+def _polynomial(basis: Any, scaled: Float[Tensor, "bonds 1"]) -> Float[Tensor, "bonds 1"]:
+    form = basis.smooth_cutoff
+    found: Tensor = 1 + form.a * scaled**form.p + form.b * scaled ** (form.p + 1) + form.c * scaled ** (form.p + 2)
+    return found
 
 
 def _fourier(basis: Any, angle: Float[Tensor, " angles"]) -> Float[Tensor, "angles angular"]:

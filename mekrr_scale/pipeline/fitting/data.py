@@ -28,7 +28,7 @@ from mekrr_scale.errors import ConfigError
 from mekrr_scale.kernels import SetKernel, Standardize, Transform, fit_transform
 from mekrr_scale.models import Baseline, BaselineKind, Model, fit_baseline
 from mekrr_scale.pipeline.fitting.coordinates import check_axes
-from mekrr_scale.pipeline.fitting.kernels import median_of, mixing_matrix, set_kernel
+from mekrr_scale.pipeline.fitting.kernels import atomic_number, median_of, mixing_matrix, set_kernel
 from mekrr_scale.pipeline.fitting.landmarks import Candidates, landmarks_of
 from mekrr_scale.pipeline.fitting.plan import FitPlan
 from mekrr_scale.pipeline.fitting.references import References
