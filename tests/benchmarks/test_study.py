@@ -92,9 +92,9 @@ def test_a_line_holds_the_errors_of_the_fit_and_of_its_predictions(toy, spec):
     whole = FeatureStore(extracted(waters.test_frames(), toy / "whole", spec))
     expected = evaluate(Potential(report.model), read_structures(waters.test_frames())).metrics()
     found = running.held_out(report.model, whole)
-    assert found["energy"] == pytest.approx(expected["energy_rmse"], rel=1e-3)
-    assert found["energy_mae"] == pytest.approx(expected["energy_mae"], rel=1e-3)
-    assert found["force"] == pytest.approx(expected["force_rmse"], rel=1e-3)
+    assert found["energy"] == pytest.approx(expected["energy_rmse"], rel=5e-3)
+    assert found["energy_mae"] == pytest.approx(expected["energy_mae"], rel=5e-3)
+    assert found["force"] == pytest.approx(expected["force_rmse"], rel=5e-3)
 
 
 def extracted(frames, folder, spec):
