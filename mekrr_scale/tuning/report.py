@@ -183,5 +183,5 @@ class TuneReport(Shown):
                 curves.setdefault(score.arm.name, []).append((score.frames, 1e3 * score.value))
         last = 1e3 * balanced(self.validation)
         kinds = {name.removesuffix("_rmse") for name in self.validation}
-        label = "energy RMSE (meV/atom)" if kinds == {"energy"} else "mean of energy and force RMSE (meV)"
+        label = "energy RMSE (meV/atom)" if kinds == {"energy"} else "geometric mean of energy and force RMSE (meV)"
         return projection_axes(curves, self.arm.name, (self.amount.frames, last), label, axes)

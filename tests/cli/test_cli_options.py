@@ -20,11 +20,10 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from mekrr_scale.arrays import KINDS
-from mekrr_scale.backbones import code_is_trusted, packages_of
+from mekrr_scale.backbones import code_is_trusted
 from mekrr_scale.cli import main
 from mekrr_scale.cli.app import PLACES, command
 from mekrr_scale.distributed import ALONE
-from mekrr_scale.errors import BackboneError
 from mekrr_scale.pipeline import ExtractReport
 
 TRAIN = {
@@ -393,10 +392,3 @@ def test_every_option_reaches_the_work(record, name):
     assert not without, f"{name}: {without} change nothing"
     assert not astray, f"{name}: {astray} do not change the field of their name"
     assert named >= LEAST.get(name, 0)
-
-
-def test_packages_of_backbones_are_known_by_name():
-    assert packages_of("chgnet") == ("chgnet",)
-    with pytest.raises(BackboneError, match="Do you mean 'chgnet'"):
-        packages_of("chgnt")
-    assert all(packages_of(name) for name in ("schnet", "mace"))
