@@ -72,7 +72,8 @@ def amount_of(tuning: Tuning, race: Raced) -> Document:
     directions: int | str = plan.derivatives if tuning.moved else "none"
     if directions == "auto":
         atoms = tuning.atoms(frames)
-        affordable = (room - cost.frames(atoms, 6.0 * tuning.strained)) / max(atoms * cost.direction, 1e-9)
+        spent = cost.frames(atoms, 6.0 * tuning.strained) + atoms * cost.shared
+        affordable = (room - spent) / max(atoms * cost.direction, 1e-9)
         every = 3.0 * atoms / frames
         directions = "all" if affordable >= _DISTINCT * every else max(1, int(affordable))
     whole = tuning.foreseen(cost, directions, 0, frames) * tuning.pace

@@ -95,7 +95,7 @@ def _costs(tuning: Tuning, arms: Sequence[Arm]) -> dict[Arm, Cost]:
             reasons.append(f"{arm.name}: {cost['failed']}")
             tuning.progress.tell(f"left out {reasons[-1]}")
             continue
-        found[arm] = Cost(*(cast(Any, cost[key]) for key in ("features", "direction", "dim")))
+        found[arm] = Cost(*(cast(Any, cost[key]) for key in ("features", "direction", "dim", "shared")))
     if not found:
         raise BackboneError(f"no candidate can be used: {'; '.join(reasons)}")
     return found
