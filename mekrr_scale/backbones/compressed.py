@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import final
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from mekrr_scale.arrays import Compression
 from mekrr_scale.backbones.base import Backbone
+from mekrr_scale.backbones.derivatives import Linearizable, LinearMap
+from mekrr_scale.backbones.outer import Outer
 from mekrr_scale.backbones.output import BackboneOutput
-from mekrr_scale.backbones.spec import Architecture
 from mekrr_scale.errors import BackboneError
 from mekrr_scale.structures import Graph
 
 
 @final
-class Compressed(Backbone):
+class Compressed(Outer):
     """A backbone before a ``Compression``, which stands in the headers of stores and models beside its identity.
 
     Raises:
@@ -31,31 +33,9 @@ class Compressed(Backbone):
                 f"backbone {inner.name} has {inner.dim} features, the compression takes {compression.full}; give the "
                 "backbone that the features were compressed from"
             )
-        self.inner, self.compression = inner, compression
-        self.name, self.version, self.layer = inner.name, inner.version, inner.layer
-        self.cutoff, self.species, self.options = inner.cutoff, inner.species, inner.options
+        super().__init__(inner)
+        self.compression, self.dim = compression, compression.dim
         self.spec, self.coded = inner.spec, inner.coded
-        self.dim = compression.dim
-        self.module = inner.module
-
-    @property
-    def has_energy(self) -> bool:
-        return self.inner.has_energy
-
-    def blocks(self) -> dict[str, Sequence[nn.Module]]:
-        return self.inner.blocks()
-
-    def config(self) -> Architecture:
-        return self.inner.config()
-
-    def fresh(self) -> nn.Module:
-        return self.inner.fresh()
-
-    def species_rows(self, z: int) -> Sequence[Tensor]:
-        return self.inner.species_rows(z)
-
-    def prepare(self, graph: Graph) -> Graph:
-        return self.inner.prepare(graph)
 
     def forward(
         self,
@@ -67,14 +47,45 @@ class Compressed(Backbone):
         return self.reduced(graph, self.inner.forward(graph, positions, strain, energies))
 
     def reduced(self, graph: Graph, found: BackboneOutput) -> BackboneOutput:
-        """What the network gives, with coordinates for features: species by species, in float64."""
-        numbers = graph.numbers
-        places = [(z, (numbers == z).nonzero()[:, 0]) for z in numbers.unique().tolist()]
-        if not places:
-            return BackboneOutput(found.features[:, : self.dim], found.energies)
-        parts = [self.compression.apply(z, found.features[place]) for z, place in places]
-        back = torch.cat([place for _, place in places]).argsort()
-        return BackboneOutput(torch.cat(parts)[back].to(found.features.dtype), found.energies)
+        """What the network gives, with coordinates for features."""
+        return BackboneOutput(_by_species(graph, found.features, self.dim, self.compression.apply), found.energies)
+
+    def linearize(self, graph: Graph) -> LinearMap | None:
+        """The inner network's, where it has one, before the axes."""
+        linear = self.inner.linearize(graph) if isinstance(self.inner, Linearizable) else None
+        return None if linear is None else _Projected(linear, graph, self.compression)
+
+
+@dataclass(frozen=True)
+class _Projected:
+    """A linearization whose features are coordinates."""
+
+    inner: LinearMap
+    graph: Graph
+    compression: Compression
+
+    @property
+    def width(self) -> int:
+        return self.inner.width
+
+    def push(
+        self, moves: Float[Tensor, "directions atoms 3"], strains: Float[Tensor, "directions structures 3 3"]
+    ) -> Float[Tensor, "directions atoms dim"]:
+        pushed = self.inner.push(moves, strains)
+        return _by_species(self.graph, pushed, self.compression.dim, self.compression.apply_tangent)
+
+
+def _by_species(
+    graph: Graph, features: Float[Tensor, "*rows full"], dim: int, apply: Callable[[int, Tensor], Tensor]
+) -> Float[Tensor, "*rows dim"]:
+    """A function of the atoms of each element, which computes in float64; the last axis but one is that of atoms."""
+    numbers = graph.numbers
+    places = [(z, (numbers == z).nonzero()[:, 0]) for z in numbers.unique().tolist()]
+    if not places:
+        return features[..., :dim]
+    parts = [apply(z, features[..., place, :]) for z, place in places]
+    back = torch.cat([place for _, place in places]).argsort()
+    return torch.cat(parts, -2)[..., back, :].to(features.dtype)
 
 
 def with_compression(backbone: Backbone, compression: Compression | None) -> Backbone:

@@ -10,19 +10,19 @@ with g the length scale; forces and tangents follow by the chain rule.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import final
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from mekrr_scale.backbones.base import Backbone
 from mekrr_scale.backbones.derivatives import Linearizable, LinearMap
+from mekrr_scale.backbones.outer import Outer
 from mekrr_scale.backbones.output import BackboneOutput
-from mekrr_scale.backbones.spec import Architecture
 from mekrr_scale.backbones.weights import read_own, save
 from mekrr_scale.errors import BackboneError
 from mekrr_scale.files import Document
@@ -48,40 +48,19 @@ class Scaling:
 
 
 @final
-class Rescaled(Backbone):
+class Rescaled(Outer):
     """A backbone behind a ``Scaling``."""
 
     def __init__(self, inner: Backbone, scaling: Scaling) -> None:
-        self.inner, self.scaling = inner, scaling
-        self.name, self.version, self.layer = inner.name, inner.version, inner.layer
+        super().__init__(inner)
+        self.scaling = scaling
         self.cutoff = inner.cutoff / scaling.length
-        self.dim = inner.dim
         self.species = inner.species & frozenset(scaling.species) if scaling.species else inner.species
-        self.module = inner.module
         named = asdict(scaling) | {"references": sorted(scaling.references.items())}
         self.options = (*inner.options, *((f"scaling_{key}", str(value)) for key, value in named.items()))
         self._references = torch.zeros(120, dtype=torch.float64)
         for z, energy in scaling.references.items():
             self._references[z] = energy
-
-    @property
-    def has_energy(self) -> bool:
-        return self.inner.has_energy
-
-    def blocks(self) -> dict[str, Sequence[nn.Module]]:
-        return self.inner.blocks()
-
-    def config(self) -> Architecture:
-        return self.inner.config()
-
-    def fresh(self) -> nn.Module:
-        return self.inner.fresh()
-
-    def species_rows(self, z: int) -> Sequence[Tensor]:
-        return self.inner.species_rows(z)
-
-    def prepare(self, graph: Graph) -> Graph:
-        return self.inner.prepare(graph)
 
     def forward(
         self,

@@ -6,7 +6,17 @@ import torch
 from ase import Atoms
 from ase.build import molecule
 
-from mekrr_scale.backbones import Directions, Rescaled, Scaling, load_backbone, messages, perceptrons, tangents
+from mekrr_scale.arrays import Moments
+from mekrr_scale.backbones import (
+    Compressed,
+    Directions,
+    Rescaled,
+    Scaling,
+    load_backbone,
+    messages,
+    perceptrons,
+    tangents,
+)
 from mekrr_scale.backbones import tangents_of_each as of_each
 from mekrr_scale.backbones.messages import Coupling, hoods
 from mekrr_scale.errors import BackboneError
@@ -102,6 +112,18 @@ def test_lengths_in_other_units(backbone):
     assert scaled.linearize(scaled.graph(atoms)) is not None
     found = tangents(scaled, scaled.graph(atoms), directions, energies=False).features
     close(found, forward(scaled, atoms, directions))
+
+
+def test_coordinates_along_axes(backbone):
+    atoms, directions = silica(), along(7)
+    moments = Moments()
+    for z, features in [(z, backbone.features(atoms)[torch.from_numpy(atoms.numbers == z)]) for z in (8, 14)]:
+        moments.add(z, features)
+    compressed = Compressed(backbone, moments.compression(2))
+    assert compressed.linearize(compressed.graph(atoms)) is not None
+    found = tangents(compressed, compressed.graph(atoms), directions, energies=False).features
+    assert found.shape == (8, 7, 2)
+    close(found, forward(compressed, atoms, directions))
 
 
 def test_torch_does_what_no_linearization_does(monkeypatch):

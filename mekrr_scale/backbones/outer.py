@@ -1,0 +1,40 @@
+"""A backbone around another, whose network it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from mekrr_scale.backbones.base import Backbone
+from mekrr_scale.backbones.spec import Architecture
+from mekrr_scale.structures import Graph
+
+
+class Outer(Backbone):
+    """What is the inner network's is asked of it; ``forward``, and what it changes, is the outer one's own."""
+
+    def __init__(self, inner: Backbone) -> None:
+        self.inner = inner
+        self.name, self.version, self.layer = inner.name, inner.version, inner.layer
+        self.cutoff, self.dim, self.species, self.options = inner.cutoff, inner.dim, inner.species, inner.options
+        self.module = inner.module
+
+    @property
+    def has_energy(self) -> bool:
+        return self.inner.has_energy
+
+    def blocks(self) -> dict[str, Sequence[nn.Module]]:
+        return self.inner.blocks()
+
+    def config(self) -> Architecture:
+        return self.inner.config()
+
+    def fresh(self) -> nn.Module:
+        return self.inner.fresh()
+
+    def species_rows(self, z: int) -> Sequence[Tensor]:
+        return self.inner.species_rows(z)
+
+    def prepare(self, graph: Graph) -> Graph:
+        return self.inner.prepare(graph)
