@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any, cast
 
@@ -14,7 +16,7 @@ from mekrr_scale.store import FeatureStore
 from mekrr_scale.tuning.arms import Arm
 from mekrr_scale.tuning.journal import shown_time
 from mekrr_scale.tuning.race import Raced
-from mekrr_scale.tuning.scores import balanced, best_tried, shown_errors
+from mekrr_scale.tuning.scores import balanced, shown_errors
 from mekrr_scale.tuning.state import Tuning, quick_plan
 
 _EXTRACTION = 0.65  # of the time that is left after the race
@@ -40,7 +42,7 @@ def gathered_features(tuning: Tuning, race: Raced) -> tuple[Amount, list[Feature
 
     Pieces are short beside the budget, and the next one is begun only where there is time for it.
     """
-    wanted = tuning.journal.step("amount", lambda: amount_of(tuning, race))
+    wanted = tuning.journal.decision("amount", lambda before: amount_of(tuning, race, before))
     directions = cast("int | str", wanted["directions"])
     cuts = cast("list[int]", wanted["cuts"])
     found: list[FeatureStore] = []
@@ -49,7 +51,7 @@ def gathered_features(tuning: Tuning, race: Raced) -> tuple[Amount, list[Feature
         if found:
             foreseen = tuning.foreseen(race.cost, directions, first, last)
             name, reserve = f"go-on-{first}-{last}", float(cast(float, wanted["reserve"]))
-            if not tuning.journal.step(name, lambda f=foreseen, r=reserve: _fits(tuning, f, r))["fits"]:  # type: ignore[misc]
+            if tuning.journal.decision(name, partial(_room_for, tuning, foreseen, reserve))["limited"]:
                 tuning.progress.tell(f"no time is left for the features of {cuts[-1] - first} more frames")
                 break
         found.append(tuning.store(race.winner, race.cost, directions, first, last))
@@ -57,12 +59,12 @@ def gathered_features(tuning: Tuning, race: Raced) -> tuple[Amount, list[Feature
     return Amount(frames, directions), found
 
 
-def _fits(tuning: Tuning, foreseen: float, reserve: float) -> Document:
-    return {"fits": tuning.pace * foreseen < tuning.journal.clock.left - reserve}
+def _room_for(tuning: Tuning, foreseen: float, reserve: float, before: Document | None) -> Document:
+    return {"limited": tuning.pace * foreseen >= tuning.journal.clock.left - reserve}
 
 
-def amount_of(tuning: Tuning, race: Raced) -> Document:
-    """Frames, directions, and where they are cut into pieces."""
+def amount_of(tuning: Tuning, race: Raced, before: Document | None = None) -> Document:
+    """Frames, directions, and where they are cut into pieces; never less than what was decided before."""
     plan, cost, n = tuning.plan, race.cost, len(tuning.data.training)
     left = tuning.journal.clock.left - TEST * plan.budget
     room = max(_EXTRACTION * left / tuning.pace, 0.0)
@@ -76,12 +78,21 @@ def amount_of(tuning: Tuning, race: Raced) -> Document:
         affordable = (room - spent) / max(atoms * cost.direction, 1e-9)
         every = 3.0 * atoms / frames
         directions = "all" if affordable >= _DISTINCT * every else max(1, int(affordable))
-    whole = tuning.foreseen(cost, directions, 0, frames) * tuning.pace
+    work = tuning.foreseen(cost, directions, 0, frames)
+    if before is not None and float(cast(float, before["work"])) >= work:
+        return before
+    whole = work * tuning.pace
     pieces = max(1, math.ceil(whole / (_PIECE * plan.budget)))
     same = directions == race.course.directions
     begun = [cut for cut in race.course.cuts(max(s.frames for s in race.scores)) if same and cut <= frames]
     cuts = sorted({0, *begun, *(round(frames * k / pieces) for k in range(1, pieces + 1)), frames})
-    return {"directions": directions, "cuts": cuts, "reserve": TEST * plan.budget + (1 - _EXTRACTION) * max(left, 0.0)}
+    return {
+        "directions": directions,
+        "cuts": cuts,
+        "reserve": TEST * plan.budget + (1 - _EXTRACTION) * max(left, 0.0),
+        "work": work,
+        "limited": frames < n or (plan.derivatives == "auto" and directions not in ("all", "none")),
+    }
 
 
 @dataclass(frozen=True)
@@ -127,6 +138,11 @@ class Search:
                 break
         return self._last(best), steps
 
+    @property
+    def name(self) -> str:
+        """What the fits are to, for their steps."""
+        return hashlib.sha256("".join(store.id for store in self.stores).encode()).hexdigest()[:8]
+
     def _kernel(self) -> Document:
         plan = quick_plan(self.tuning, self.stores)
         lengths = "4x,8x,16x" if self.tuning.moved else "2x,4x,8x"
@@ -140,13 +156,13 @@ class Search:
             fits = self._seconds(candidates) + _LAST * self._seconds(one)
             return self._tried(candidates if fits < self._room() else one, plan.landmarks.count)
 
-        return self._said("kernel", make)
+        return self._said(f"kernel-{self.name}", make)
 
     def _grown(self, best: Document) -> Document | None:
         """Twice the landmarks; None where they cannot pay, or nothing is left for them."""
         tuning, count = self.tuning, int(cast(int, best["landmarks"]))
         more = min(2 * count, tuning.plan.landmarks, self._most())
-        name = f"landmarks-{more}"
+        name = f"landmarks-{self.name}-{more}"
         if more < 1.2 * count:
             return None
         at = _settings(best)
@@ -157,10 +173,10 @@ class Search:
             kernel=KernelPlan(length_scales=lengths, standardize=at.standardize),
         )
         plan = replace(plan, landmarks=replace(plan.landmarks, count=more))
-        found = tuning.journal.step(
-            f"room-{name}", lambda: {"fits": (1 + _LAST / 2) * self._seconds(plan) < self._room()}
+        found = tuning.journal.decision(
+            f"room-{name}", lambda _: {"limited": (1 + _LAST / 2) * self._seconds(plan) >= self._room()}
         )
-        if not found["fits"]:
+        if found["limited"]:
             tuning.progress.tell(f"no time is left to try {more} landmarks")
             return None
         return self._said(name, lambda: self._tried(plan, more))
@@ -182,7 +198,7 @@ class Search:
         self.tuning.progress.before = f"{self.arm.name}, {count} landmarks"
         report = fit(self.stores, plan, self.tuning.progress)
         self.pace = max((self.tuning.journal.clock.used - begin) / max(foreseen, 1e-3), 0.2)
-        best = best_tried(report.tried)
+        best = report.chosen
         lengths = plan.kernel.length_scales  # the innermost of the loops over candidates
         return {
             "landmarks": count,

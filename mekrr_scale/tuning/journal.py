@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.files import JSON, Document, is_whole, publish_text, sealed, unsealed
@@ -48,21 +49,33 @@ class Journal:
 
     folder: Path
     clock: Clock
-    fresh: set[str] = field(default_factory=set)  # names of steps that this process made
 
     def step(self, name: str, make: Callable[[], Document]) -> Document:
         """What a step found; it is made unless it was made before."""
-        path = self.folder / f"{name}.json"
-        found = read_sealed(path) if path.exists() else None
+        found = self._found(name)
         if found is not None:
             return found
         begin = self.clock.used
         made = dict(make())
         made["seconds"] = self.clock.used - begin
-        publish_text(path, json.dumps(sealed(made)))
+        publish_text(self.folder / f"{name}.json", json.dumps(sealed(made)))
         self.clock.beat(now=True)
-        self.fresh.add(name)
-        return read_sealed(path) or made  # as one that comes after reads it
+        return self._found(name) or made  # as one that comes after reads it
+
+    def _found(self, name: str) -> Document | None:
+        path = self.folder / f"{name}.json"
+        return read_sealed(path) if path.exists() else None
+
+    def decision(self, name: str, make: Callable[[Document | None], Document]) -> Document:
+        """A step that is made again where time ``limited`` it and the budget has been raised since.
+
+        Args:
+            make: is given what was decided before, if anything was.
+        """
+        before = self._found(name)
+        if before is not None and before.get("limited") and float(cast(float, before["budget"])) < self.clock.budget:
+            (self.folder / f"{name}.json").unlink()
+        return self.step(name, lambda: {**make(before), "budget": self.clock.budget})
 
     def has(self, name: str) -> bool:
         """Whether a step was made."""

@@ -16,7 +16,7 @@ from mekrr_scale.pipeline import fit
 from mekrr_scale.tuning.arms import Arm, Cost, arms_of, measured
 from mekrr_scale.tuning.journal import shown_time
 from mekrr_scale.tuning.plan import TunePlan
-from mekrr_scale.tuning.scores import Score, best_tried, projected, shown_errors, slope
+from mekrr_scale.tuning.scores import Score, projected, shown_errors, slope
 from mekrr_scale.tuning.state import Tuning, quick_plan
 
 _SHARE = 0.4  # of the budget that the race may take
@@ -155,8 +155,7 @@ def _fitted(tuning: Tuning, arm: Arm, cost: Cost, frames: int, course: Course) -
         report = fit(stores, quick_plan(tuning, stores), tuning.progress)
     except MekrrError as error:
         return {"failed": str(error)}
-    best = best_tried(report.tried)
-    return {"errors": best.errors(), "chosen": best.header()}
+    return {"errors": report.chosen.errors(), "chosen": report.chosen.header()}
 
 
 def kept_of(

@@ -110,8 +110,9 @@ def _tuned(tuning: Tuning) -> TuneReport | None:
     much, stores = gathered_features(tuning, race)
     tuning.progress.tell(f"features of {much.frames} frames, directions: {much.directions}")
     plan, steps = Search(tuning, arm, stores).run()
-    model = _model(tuning, plan, stores)
-    errors = _tested(tuning, race.cost)
+    what = hashlib.sha256(repr(([store.id for store in stores], to_dict(plan))).encode()).hexdigest()[:8]
+    model = _model(tuning, plan, stores, f"model-{what}")
+    errors = _tested(tuning, race.cost, f"test-{what}")
     report = TuneReport(
         folder=tuning.folder,
         arm=arm,
@@ -143,7 +144,7 @@ def _sizes(tuning: Tuning, much: Amount) -> dict[str, int]:
     }
 
 
-def _model(tuning: Tuning, plan: FitPlan, stores: Sequence[FeatureStore]) -> Document:
+def _model(tuning: Tuning, plan: FitPlan, stores: Sequence[FeatureStore], name: str) -> Document:
     """The last fit: the model, and the configuration that repeats it."""
     target = tuning.folder / "model.mekrr"
 
@@ -160,11 +161,11 @@ def _model(tuning: Tuning, plan: FitPlan, stores: Sequence[FeatureStore]) -> Doc
             "remarks": list(report.remarks),
         }
 
-    found = tuning.journal.step("model", make)
+    found = tuning.journal.step(name, make)
     if not target.is_file() or file_hash(target, "sha256") != found["model"]:
         raise ConfigError(
-            f"{target} is not the model of this tuning any more; put it back, or delete {tuning.folder / 'steps'}/"
-            "model.json to fit it again"
+            f"{target} is not the model of this tuning any more; put it back, or delete "
+            f"{tuning.folder / 'steps' / name}.json to fit it again"
         )
     return found
 
@@ -172,7 +173,7 @@ def _model(tuning: Tuning, plan: FitPlan, stores: Sequence[FeatureStore]) -> Doc
 _ABOUT = "Written by mekrr-scale tune: `mekrr-scale fit config.toml` makes the same model again."
 
 
-def _tested(tuning: Tuning, cost: Cost) -> Document:
+def _tested(tuning: Tuning, cost: Cost, name: str) -> Document:
     """Errors on frames that nothing was chosen by."""
     test = tuning.data.test
     if not test:
@@ -193,4 +194,4 @@ def _tested(tuning: Tuning, cost: Cost) -> Document:
         write_report(tuning.folder / "test.json", found.to_dict())
         return {"metrics": found.metrics(), "coverage": found.coverage(), "structures": count}
 
-    return tuning.journal.step("test", make)
+    return tuning.journal.step(name, make)

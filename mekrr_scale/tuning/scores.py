@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mekrr_scale.arrays import KINDS, kind_named
-from mekrr_scale.pipeline import Tried
+from mekrr_scale.arrays import KINDS, ByKind, kind_named
+from mekrr_scale.regression import Balanced, score
 from mekrr_scale.tuning.arms import Arm
 
 _SLOPES = (0.05, 1.0)  # of learning curves, in their logarithms: no errors that grow, none that fall faster
@@ -22,13 +22,8 @@ def balanced(errors: Mapping[str, float]) -> float:
     >>> round(balanced({"energy_rmse": 1e-3, "force_rmse": 0.1}), 6)
     0.01
     """
-    values = [max(value, 1e-12) for value in errors.values()]
-    return math.exp(sum(map(math.log, values)) / len(values)) if values else math.inf
-
-
-def best_tried(tried: Iterable[Tried]) -> Tried:
-    """The candidate with the smallest balanced error."""
-    return min(tried, key=lambda line: balanced(line.errors()))
+    kinds = {kind_named(name.removesuffix("_rmse")): value for name, value in errors.items()}
+    return math.sqrt(score(Balanced(frozenset(kinds)), ByKind.of(kinds, math.nan)))
 
 
 @dataclass(frozen=True)
@@ -52,9 +47,9 @@ def slope(scores: Iterable[Score]) -> float:
     Single curves are noisy: the median is taken, within bounds.
     """
     curves: dict[Arm, list[Score]] = {}
-    for score in scores:
-        if not score.failed:
-            curves.setdefault(score.arm, []).append(score)
+    for one in scores:
+        if not one.failed:
+            curves.setdefault(one.arm, []).append(one)
     found = [fitted(points) for points in curves.values() if len({point.frames for point in points}) > 1]
     return float(np.clip(np.median(found), *_SLOPES)) if found else _USUAL
 
@@ -66,9 +61,9 @@ def fitted(points: Sequence[Score]) -> float:
     return float(-np.polyfit(x, y, 1)[0])
 
 
-def projected(score: Score, frames: int, slope: float) -> float:
+def projected(one: Score, frames: int, slope: float) -> float:
     """The error of a candidate with more frames, along its learning curve."""
-    return float(score.value * (max(frames, score.frames) / score.frames) ** -slope)
+    return float(one.value * (max(frames, one.frames) / one.frames) ** -slope)
 
 
 def shown_errors(errors: Mapping[str, float]) -> str:

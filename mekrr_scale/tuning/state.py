@@ -106,7 +106,6 @@ class Tuning:
             group_key=plan.group_key,
             seed=plan.seed,
             prior=plan.prior,
-            tangent_dtype="float16" if self.moved or self.strained else "same",
         )
 
 
@@ -117,7 +116,7 @@ def quick_plan(tuning: Tuning, stores: Sequence[FeatureStore]) -> FitPlan:
     count = min(_LANDMARKS, tuning.plan.landmarks, 2 * atoms if tuning.moved else atoms)
     return FitPlan(
         kernel=KernelPlan(length_scales="4x,8x" if tuning.moved else "2x,4x,8x", standardize="centre-per-species"),
-        landmarks=LandmarkPlan(method="displaced" if tuning.moved else "uniform", count=count),
+        landmarks=LandmarkPlan(count=count),
         validation=Validation(folds=min(tuning.plan.folds, structures), uncertainty=False),
         seed=tuning.plan.seed,
     )

@@ -187,6 +187,19 @@ def test_a_step_is_made_once(tmp_path):
     assert journal.has("one")
 
 
+def test_what_time_limited_is_decided_again_with_more(tmp_path):
+    given = []
+
+    def decide(limited):
+        return lambda before: given.append(before and before["budget"]) or {"limited": limited}
+
+    for budget, limited in ((100.0, True), (100.0, False), (200.0, False), (300.0, True)):
+        journal = Journal(tmp_path, Clock(tmp_path / "clock.json", budget))
+        found = journal.decision("room", decide(limited))
+        assert found["limited"] == (budget == 100.0)
+    assert given == [None, 100.0]  # once at first, once with more; what was not limited stays
+
+
 def test_a_damaged_claim_is_told(tmp_path):
     claim(tmp_path / "plan.json", {"seed": 0, "budget": 1.0}, frozenset({"budget"}))
     claim(tmp_path / "plan.json", {"seed": 0, "budget": 2.0}, frozenset({"budget"}))
@@ -225,6 +238,17 @@ def test_time_goes_into_frames_first_and_directions_then(tuning, features, direc
     assert found["directions"] == directions
     assert found["cuts"][0] == 0
     assert found["cuts"] == sorted(set(found["cuts"]))
+
+
+def test_more_time_never_makes_less(tuning):
+    race = race_of(tuning, Cost(0.01, 0.02, 64))
+    before = amount_of(tuning, race)
+    tuning.pace = 10.0
+    assert amount_of(tuning, race, before) == before
+    tuning.pace = 0.2
+    assert amount_of(tuning, race, before)["work"] > before["work"]
+    assert before["limited"]
+    assert not amount_of(tuning, race, before)["limited"]
 
 
 def test_a_slow_machine_makes_less(tuning):
