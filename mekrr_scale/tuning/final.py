@@ -122,6 +122,7 @@ class Search:
     arm: Arm
     stores: Sequence[FeatureStore]
     pace: float = 1.0  # measured seconds of a fit over those that were foreseen
+    limited: bool = False  # whether there was no time for more landmarks
 
     def run(self) -> tuple[FitPlan, list[Document]]:
         """The plan of the last fit, and what was tried."""
@@ -177,6 +178,7 @@ class Search:
             f"room-{name}", lambda _: {"limited": (1 + _LAST / 2) * self._seconds(plan) >= self._room()}
         )
         if found["limited"]:
+            self.limited = True
             tuning.progress.tell(f"no time is left to try {more} landmarks")
             return None
         return self._said(name, lambda: self._tried(plan, more))

@@ -39,6 +39,7 @@ class TuneReport(Shown):
     coverage: Mapping[str, float]
     tested: int  # structures
     data: Mapping[str, int]
+    limited: bool  # there was no time for more landmarks
     remarks: Sequence[str]
     seconds: float
 
@@ -126,6 +127,11 @@ class TuneReport(Shown):
                 f"Time was the limit: {self.data['frames'] - self.amount.frames} frames were not used; give a longer "
                 "--budget (the same command goes on), or more cores."
             )
+        elif self.limited:
+            yield (
+                f"Time was the limit: {2 * self.plan.landmarks.count} landmarks were not tried; give a longer --budget "
+                "(the same command goes on), or more cores."
+            )
         elif marks < _PAYS and marks <= data:
             yield (
                 f"Landmarks are the limit: the last increase took {100 * (1 - marks):.0f} % off the error; allow more "
@@ -170,6 +176,7 @@ class TuneReport(Shown):
             "test": {"structures": self.tested, "metrics": dict(self.metrics), "coverage": dict(self.coverage)},
             "with_twice_the_data": self.with_twice_the_data,
             "by_the_last_landmarks": self.by_the_last_landmarks,
+            "limited": self.limited,
             "seconds": self.seconds,
             "remarks": list(self.remarks),
             "summary": self.words(),

@@ -109,7 +109,8 @@ def _tuned(tuning: Tuning) -> TuneReport | None:
     tuning.progress.tell(f"{arm.name} wins the race")
     much, stores = gathered_features(tuning, race)
     tuning.progress.tell(f"features of {much.frames} frames, directions: {much.directions}")
-    plan, steps = Search(tuning, arm, stores).run()
+    search = Search(tuning, arm, stores)
+    plan, steps = search.run()
     what = hashlib.sha256(repr(([store.id for store in stores], to_dict(plan))).encode()).hexdigest()[:8]
     model = _model(tuning, plan, stores, f"model-{what}")
     errors = _tested(tuning, race.cost, f"test-{what}")
@@ -125,6 +126,7 @@ def _tuned(tuning: Tuning) -> TuneReport | None:
         coverage=cast("dict[str, float]", errors.get("coverage", {})),
         tested=int(cast(int, errors.get("structures", 0))),
         data=_sizes(tuning, much),
+        limited=search.limited,
         remarks=tuple(tuning.data.remarks),
         seconds=tuning.journal.clock.used,
     )

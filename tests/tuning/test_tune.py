@@ -61,6 +61,24 @@ def test_everything_that_is_written_can_be_read(tuned):
     assert "<table>" in tuned._repr_html_()
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"limited": True}, "Time was the limit: 120 landmarks were not tried"),
+        ({"data": {"frames": 20, "with_forces": 20}}, "Time was the limit: 6 frames were not used"),
+        ({"data": {"frames": 14, "with_forces": 0}}, "There were no forces"),
+        (
+            {"steps": ({"errors": {"energy_rmse": 2.0}}, {"errors": {"energy_rmse": 1.0}}), "scores": ()},
+            "Landmarks are",
+        ),
+        ({"coverage": {"within_95": 0.5}}, "unlike the training data"),
+    ],
+)
+def test_words_say_what_limits_the_error(tuned, changed, said):
+    scores = tuned.scores if changed.get("scores") is None else tuned.scores[:1]
+    assert said in replace(tuned, **{**changed, "scores": scores}).words()
+
+
 class Interrupting(Silent):
     """Dies at the n-th thing that it is told."""
 
