@@ -54,18 +54,12 @@ def extract(
 
         mekrr-scale slurm extract md.xyz -o features --parts 64 --gpus 1 --options '--derivatives 8'
     """
-    for path in structures:
-        if not path.exists():
-            raise StructureError(f"there is no file {path}")
     second = _two_scripts(script, "finalize", structures, overwrite)
     further, files, where = _split(options), [str(path.resolve()) for path in structures], str(store.resolve())
     check_texts(**_inner("extract", [*files, "--store", where, *further]))
     publish_text(script, extract_script(batch, files, where, parts, further))
     publish_text(second, finalize_script(batch, where))
-    say(
-        f"{script} and {second}; submit with\n  job=$(sbatch --parsable {script})\n"
-        f"  sbatch --dependency=afterok:$job {second}"
-    )
+    _say_two(script, second, "afterok")
 
 
 @app.command(epilog=EXIT_CODES)
@@ -119,27 +113,31 @@ def tune(
 
         mekrr-scale slurm tune train.xyz -o tuned --parts 4 --cpus 16 --options '--test test.xyz --budget 2h'
     """
-    for path in structures:
-        if not path.exists():
-            raise StructureError(f"there is no file {path}")
     second = _two_scripts(script, "model", structures, overwrite)
     files = [str(path.resolve()) for path in structures]
     words = ["tune", *files, "--output", str(output.resolve()), *_split(options)]
     check_plan(**_inner("tune", words[1:]))
     publish_text(script, tune_script(batch, words, parts))
     publish_text(second, command_script(batch, words))
-    say(
-        f"{script} and {second}; submit with\n  job=$(sbatch --parsable {script})\n"
-        f"  sbatch --dependency=afterany:$job {second}"
-    )
+    _say_two(script, second, "afterany")
 
 
 def _two_scripts(script: Path, what: str, inputs: Sequence[Path], overwrite: bool) -> Path:
-    """The second of two, once both are known to be writable."""
+    """The second of two, once inputs are known to be there and both to be writable."""
+    for path in inputs:
+        if not path.exists():
+            raise StructureError(f"there is no file {path}")
     check_outputs([(script, SCRIPT, "--script")], inputs, overwrite)
     second = script.with_name(f"{script.stem}-{what}{script.suffix}")
     check_outputs([(second, SCRIPT, "")], inputs, overwrite)
     return second
+
+
+def _say_two(script: Path, second: Path, after: str) -> None:
+    say(
+        f"{script} and {second}; submit with\n  job=$(sbatch --parsable {script})\n"
+        f"  sbatch --dependency={after}:$job {second}"
+    )
 
 
 def _job(name: str, about: str, example: str, *without: str, resumes: bool = True) -> None:

@@ -106,19 +106,20 @@ def course_of(tuning: Tuning, arms: Sequence[Arm], costs: dict[Arm, Cost]) -> Co
     given = tuning.plan.derivatives
     directions: int | str = "none" if not tuning.moved else _DIRECTIONS if given in ("auto", "all") else given
     n = len(tuning.data.training)
+    sizes = [first for first in _FIRST if 2 * first <= n] or [min(_FIRST[-1], n)]  # two of them are a learning curve
 
     def choose() -> Document:
         running = list(arms)
         while True:
             rounds = math.ceil(math.log2(len(running))) + 1
             room = _SHARE * tuning.plan.budget / rounds
-            for first in (min(first, n) for first in _FIRST):
+            for first in sizes:
                 atoms, moves = tuning.atoms(first), tuning.directions(directions)
                 taken = sum(costs[arm].frames(atoms, moves) + _FIT for arm in running)
                 if taken <= room:
                     return {"arms": [arm.name for arm in running], "first": first}
             if len(running) == 1:
-                return {"arms": [arm.name for arm in running], "first": min(_FIRST[-1], n)}
+                return {"arms": [arm.name for arm in running], "first": sizes[-1]}
             running.remove(max(running, key=lambda arm: costs[arm].frames(1, moves)))
 
     found = tuning.journal.step(f"course{_part(tuning.plan)}", choose)

@@ -54,8 +54,10 @@ class TuneReport(Shown):
         return self.folder / "config.toml"
 
     @property
-    def with_twice_the_data(self) -> float:
-        """What twice the frames would leave of the error, by the winner's learning curve."""
+    def with_twice_the_data(self) -> float | None:
+        """What twice the frames would leave of the error, by the winner's learning curve; None without one."""
+        if len({score.frames for score in self.scores if not score.failed}) < 2:
+            return None
         own = [score for score in self.scores if score.arm == self.arm and not score.failed]
         steepness = fitted(own) if len({score.frames for score in own}) > 2 else slope(self.scores)
         return float(2.0 ** -max(steepness, 0.0))
@@ -132,11 +134,13 @@ class TuneReport(Shown):
                 f"Time was the limit: {2 * self.plan.landmarks.count} landmarks were not tried; give a longer --budget "
                 "(the same command goes on), or more cores."
             )
-        elif marks < _PAYS and marks <= data:
+        elif marks < _PAYS and (data is None or marks <= data):
             yield (
                 f"Landmarks are the limit: the last increase took {100 * (1 - marks):.0f} % off the error; allow more "
                 "(--landmarks) or more time (--budget)."
             )
+        elif data is None:
+            yield "One subset alone was tried, so that nothing tells what more frames would do."
         elif data < _STEEP:
             yield (
                 f"Data are the limit: twice the frames would leave about {100 * data:.0f} % of the error; add frames "
