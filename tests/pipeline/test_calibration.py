@@ -7,9 +7,10 @@ import torch
 
 from mekrr_scale.arrays import ByKind, RowKind
 from mekrr_scale.models import Calibration, RawVariance, mean_factor, posterior_factor, raw_variance
-from mekrr_scale.pipeline import FitPlan, RowPlan, fit
+from mekrr_scale.pipeline import FitPlan, KernelPlan, LandmarkPlan, RowPlan, fit
 from mekrr_scale.pipeline.fitting import FitData, calibrate
 from mekrr_scale.pipeline.fitting.data import Choice
+from mekrr_scale.pipeline.fitting.origins import whitenings_without_own
 from mekrr_scale.regression import Precision, Problem, Run
 from mekrr_scale.solvers import Direct
 from mekrr_scale.store import FeatureStore
@@ -59,8 +60,20 @@ def dense(problem, data):
     return rows
 
 
+def folds_of(problem, batches):
+    """For each landmark the fold of the atom that it is."""
+    found = []
+    for feature, z in zip(problem.landmarks.features, problem.landmarks.species.tolist(), strict=True):
+        for batch in batches:
+            for run in (run for run in batch.runs if run.z == z):
+                for i, fold in enumerate(problem.fold_of(batch).tolist()):
+                    own = run.features[int(run.ptr[i]) : int(run.ptr[i + 1])]
+                    found += [fold] if bool((own == feature).all(1).any()) else []
+    return torch.tensor(found)
+
+
 def test_calibration_is_that_of_refits(parts):
-    """Errors and variances of every structure are those of a model that was fitted without its fold."""
+    """Errors and variances of every structure are those of a model that was fitted without its fold, landmarks too."""
     data, problem, solution = parts
     found = calibrate(problem, solution, data, Run())
     rows, whitening = dense(problem, data), problem.whitening()
@@ -71,7 +84,10 @@ def test_calibration_is_that_of_refits(parts):
     known = torch.cat([(b.directions.kind == int(FORCE)) & ~b.directions.label.isnan() for b in batches])
     priors[FORCE] = torch.cat([problem.kernel.derivative_diagonal(batch) for batch in batches])[known]
     grams = []
+    gram_of_all, origin = reference.landmark_gram(problem.kernel, problem.landmarks), folds_of(problem, batches)
+    assert len(origin) == problem.landmarks.n_sets, "some landmark is an atom of two structures, or of none"
     for fold in range(3):
+        others = origin != fold
         gram, coefficients, references = refit(problem, rows, fold)
         grams.append(gram)
         factor = posterior_factor(gram, 1e-5, whitening)
@@ -81,7 +97,10 @@ def test_calibration_is_that_of_refits(parts):
             phi = torch.tensor([of_kind[i]["phi"] for i in places], dtype=torch.float64)
             residual = [reference.dense_residual(of_kind[i], references) for i in places]
             errors[kind].append(torch.tensor(residual, dtype=torch.float64) - phi @ coefficients)
-            variances[kind].append(raw_variance(phi, priors[kind][places], whitening, factor))
+            inverse = torch.linalg.pinv(gram_of_all[others][:, others], hermitian=True, rtol=1e-11)
+            explained = ((phi[:, others] @ inverse) * phi[:, others]).sum(1)
+            opened = raw_variance(phi, priors[kind][places], whitening, factor).open
+            variances[kind].append(RawVariance(priors[kind][places] - explained, opened))
     for kind, calibration in ((ENERGY, found.energy), (FORCE, found.force)):
         raw = RawVariance(torch.cat([v.outside for v in variances[kind]]), torch.cat([v.open for v in variances[kind]]))
         expected = Calibration.of(torch.cat(errors[kind]), raw)
@@ -102,3 +121,31 @@ def test_a_fit_keeps_what_calibration_found(store, small_plan):
     assert posterior.energy.count == 24
     assert posterior.force.count == sum(int((b.directions.kind == 1).sum()) for b in FeatureStore(store, tangents=True))
     assert 0 < posterior.energy.within_68 <= posterior.energy.within_95
+
+
+@pytest.mark.parametrize("kernel", [{"reduce": "sum", "alphas": 0.5}, {"reduce": "mean", "alphas": 0.5}])
+def test_bases_without_the_landmarks_of_a_fold(store, small_plan, kernel):
+    """Copies that are displaced go with their atoms, and both channels of ``mean`` with their landmarks."""
+    plan = replace(
+        small_plan, kernel=KernelPlan(length_scales="2x", **kernel),
+        landmarks=LandmarkPlan(count=2 * FeatureStore(store).n_atoms, method="displaced"),
+    )  # fmt: skip
+    data = FitData.open(store, plan)
+    (problem,) = data.family(Choice("scale-per-species", "composition", plan.kernel.length_scales[0]), data.folds())
+    batches = list(FeatureStore(store))
+    own = torch.cat([problem.kernel.rows(batch, problem.landmarks).double() for batch in batches])
+    fold = torch.cat([problem.fold_of(batch) for batch in batches])
+    gram = problem.kernel.gram(problem.landmarks)
+    common = problem.whitening()
+    found = whitenings_without_own(problem, data, common)
+    columns = set()
+    for number, basis in enumerate(found):
+        kept = torch.cat([block.columns for block in basis.blocks]).sort().values
+        inverse = torch.linalg.pinv(gram[kept][:, kept], hermitian=True, rtol=1e-11)
+        explained = ((own[:, kept] @ inverse) * own[:, kept]).sum(1)
+        torch.testing.assert_close(basis.rows(own).square().sum(1), explained, rtol=1e-3, atol=0)
+        left_out = fold == number
+        missed = 1 - basis.rows(own).square().sum(1) / common.rows(own).square().sum(1)
+        assert missed[left_out].median() > 10 * missed[~left_out].median()
+        columns |= set(range(problem.n_columns)) - set(kept.tolist())
+    assert columns == set(range(problem.n_columns)), "each landmark is left out with one fold"

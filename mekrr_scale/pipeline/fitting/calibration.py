@@ -26,6 +26,7 @@ from mekrr_scale.models import (
     raw_variance,
 )
 from mekrr_scale.pipeline.fitting.data import FitData
+from mekrr_scale.pipeline.fitting.origins import whitenings_without_own
 from mekrr_scale.regression import Precision, Problem, RowBlock, Rows, Run, Source
 from mekrr_scale.solvers import Solution
 
@@ -107,7 +108,9 @@ def calibrate(problem: Problem, solution: Solution, data: FitData, run: Run) -> 
     total = sum(grams[1:], grams[0].clone())
     device = run.execution.device
     factors = [posterior_factor(total - gram, ridge, whitening).to(device) for gram in grams]
-    look = _Look(problem.on(device), solution, data, whitening.on(device), factors, _learned(problem, data))
+    placed = problem.on(device)
+    unmet = whitenings_without_own(placed, data, whitening.on(device))
+    look = _Look(placed, solution, data, unmet, factors, _learned(problem, data))
     left_out = _LeftOut.none(problem.n_folds, len(solution.fold_values[0]))
     energies, atoms = look.energies(run, left_out)
     forces = look.forces(run) if data.derivatives and solution.weights[RowKind.FORCE] else None
@@ -179,7 +182,7 @@ class _Look:
     problem: Problem
     solution: Solution
     data: FitData
-    whitening: Whitening
+    whitenings: Sequence[Whitening]  # of each fold, see ``whitenings_without_own``
     factors: Sequence[Tensor]
     learned: Sequence[frozenset[int]]  # elements that the model without a fold has seen
 
@@ -219,7 +222,7 @@ class _Look:
                     continue
                 lone = alone(features.double(), torch.full((len(features),), run.z))
                 matrix = kernel.rows(lone, self.problem.landmarks)
-                variance = raw_variance(matrix, kernel.diagonal(lone), self.whitening, factor)
+                variance = raw_variance(matrix, kernel.diagonal(lone), self.whitenings[f], factor)
                 found.setdefault(run.z, []).append(variance)
 
     def forces(self, run: Run) -> _Held:
@@ -260,7 +263,7 @@ class _Look:
             shifted = (block.counts[part] @ self.solution.fold_shifts[fold]) * block.scale[part]
             error, variance = (
                 block.target[part] - predicted - shifted,
-                raw_variance(matrix, prior[part], self.whitening, factor),
+                raw_variance(matrix, prior[part], self.whitenings[fold], factor),
             )
             held.errors.append(error)
             held.variances.append(variance)
