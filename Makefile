@@ -22,7 +22,7 @@ TESTS ?=
 
 # what the demo needs, and no more
 $(VENV)/.demo: $(PINS)
-	@$(INSTALL) $(VENV) --constraint constraints.txt '.[chgnet]' --warm chgnet.model mekrr_scale.pipeline mekrr_scale.report
+	@$(INSTALL) $(VENV) --constraint constraints.txt '.[sevennet]' --warm sevenn.checkpoint mekrr_scale.pipeline mekrr_scale.report
 	@touch $@
 
 $(VENV)/.installed: $(PINS)
@@ -34,7 +34,7 @@ $(MACE_VENV)/.installed: setup.cfg constraints-mace.txt packaging/install.py
 	@touch $@
 
 demo: $(VENV)/.demo
-	@echo "Running examples/demo.py (a minute or two)"
+	@echo "Running examples/demo.py (two or three minutes)"
 	@$(BIN)/python examples/demo.py
 
 install: $(VENV)/.installed

@@ -2,7 +2,7 @@
 
 The Makefile calls it with a bare Python, so it imports the standard library alone::
 
-    python3 packaging/install.py .venv --constraint constraints.txt '.[chgnet]'  # of this folder: linked, not copied
+    python3 packaging/install.py .venv --constraint constraints.txt '.[sevennet]'  # of this folder: linked, not copied
     python3 packaging/install.py .venv-matrix/3.12 --python 3.12 --constraint constraints.txt '.[test]'
 
 All that pip says is kept in ``install.log`` in the environment; its end is shown when pip fails.

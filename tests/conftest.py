@@ -119,7 +119,7 @@ def store(toy_file, spec, tmp_path_factory):
 @pytest.fixture(scope="session")
 def small_plan():
     return FitPlan(
-        kernel=KernelPlan(length_scales="2x"),
+        kernel=KernelPlan(length_scales="2x", standardize="scale-per-species"),
         landmarks=LandmarkPlan(count=60),
         baseline="composition",
         solver=Direct((1e-8, 1e-6, 1e-4)),
@@ -178,7 +178,7 @@ def crystal_store(spec, tmp_path_factory):
 @pytest.fixture(scope="session")
 def crystal_plan():
     return FitPlan(
-        kernel=KernelPlan(length_scales="2x"),
+        kernel=KernelPlan(length_scales="2x", standardize="scale-per-species"),
         landmarks=LandmarkPlan(count=60),
         rows=RowPlan(weights={"force": 1e-2, "stress": 0.1}),
         solver=Direct((1e-8, 1e-6)),

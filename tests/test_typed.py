@@ -16,7 +16,7 @@ def test_what_is_written_is_taken():
     assert third.rows.weights["force"] == (0.01,)
     assert third.solver == ms.Exact()
     assert fourth.solver.ridges == (1e-6,)
-    assert typed.kept() == ((0.5, 1.0), ms.LengthScale(2.0), "gaussian", None, 9)
+    assert typed.kept() == ((0.5, 1.0), ms.LengthScale(4.0), "gaussian", None, 9)
 
 
 @pytest.mark.parametrize("wrong", typed.WRONG)

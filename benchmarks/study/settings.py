@@ -65,7 +65,7 @@ class Setting:
     standardize: str = "centre-per-species"
     kernel: str = "gaussian"
     length: str = "8x"  # candidates, behind one another
-    alpha: float = 1.0
+    alpha: float | str = 1.0  # or candidates
     baseline: str = "composition"
     landmarks: str = "displaced"
     count: int = 1000
@@ -110,6 +110,9 @@ def varied(**changes: Any) -> Setting:
 _LARGE = {"version": "7net-l3i5"}
 _CHGNET = {"backbone": "chgnet", "version": None, "layer": "conv3"}
 
+# what the package tries by itself
+_DEFAULTS: dict[str, Any] = {"baseline": "backbone,composition", "length": "4x,16x", "weight": WEIGHTS}
+
 # What a fit alone can vary: no extraction of its own.
 FITS: dict[str, Setting] = {
     "base": BASE,
@@ -122,6 +125,13 @@ FITS: dict[str, Setting] = {
     "l = 16x": varied(length="16x"),
     "l = 32x": varied(length="32x"),
     "l of 2x to 32x by CV": varied(length="2x,4x,8x,16x,32x"),
+    "l of 4x and 16x by CV": varied(length="4x,16x"),
+    "l of 4x, 8x, 16x by CV": varied(length="4x,8x,16x"),
+    "l of 4x, 8x, 16x and scaling by CV": varied(
+        length="4x,8x,16x", standardize="centre-per-species,scale-per-species"
+    ),
+    "defaults": varied(**_DEFAULTS),
+    "defaults and alpha by CV": varied(**_DEFAULTS, alpha="0.5,1"),
     "matern52": varied(kernel="matern52"),
     "alpha 0": varied(alpha=0.0),
     "alpha 0.5": varied(alpha=0.5),
@@ -159,6 +169,14 @@ FEATURES: dict[str, Setting] = {
     "chgnet, baseline backbone": varied(**_CHGNET, baseline="backbone"),
     "norms": varied(invariants="norms"),
     "norms, M = 2000": varied(invariants="norms", count=2000),
+    "products": varied(invariants="products"),
+    "products, M = 2000": varied(invariants="products", count=2000),
+    "products, l = 4x": varied(invariants="products", length="4x"),
+    "products, l = 16x": varied(invariants="products", length="16x"),
+    "products, scale-per-species": varied(invariants="products", standardize="scale-per-species"),
+    "products, alpha 0.5": varied(invariants="products", alpha=0.5),
+    "products, defaults": varied(**_DEFAULTS, invariants="products"),
+    "products, defaults and alpha by CV": varied(**_DEFAULTS, invariants="products", alpha="0.5,1"),
     "7net-l3i5, norms": varied(**_LARGE, invariants="norms"),
     "7net-l3i5, norms, scale-per-species": varied(**_LARGE, invariants="norms", standardize="scale-per-species"),
     "7net-l3i5, norms, baseline backbone": varied(**_LARGE, invariants="norms", baseline="backbone"),
@@ -168,6 +186,16 @@ FEATURES: dict[str, Setting] = {
     "7net-l3i5, products": varied(**_LARGE, invariants="products"),
     "7net-l3i5, products, M = 2000": varied(**_LARGE, invariants="products", count=2000),
     "7net-l3i5, products, l = 16x": varied(**_LARGE, invariants="products", length="16x"),
+    "7net-l3i5, products, l = 4x": varied(**_LARGE, invariants="products", length="4x"),
+    "7net-l3i5, products, scale-per-species": varied(**_LARGE, invariants="products", standardize="scale-per-species"),
+    "7net-l3i5, products, alpha 0.5": varied(**_LARGE, invariants="products", alpha=0.5),
+    "7net-l3i5, products, baseline by CV": varied(**_LARGE, invariants="products", baseline="backbone,composition"),
+    "7net-l3i5, products, defaults": varied(**_LARGE, **_DEFAULTS, invariants="products"),
+    "chgnet, defaults": varied(**_CHGNET, **_DEFAULTS),
+    "chgnet, defaults and alpha by CV": varied(**_CHGNET, **_DEFAULTS, alpha="0.5,1"),
+    "7net-l3i5, products, defaults and alpha by CV": varied(
+        **_LARGE, **_DEFAULTS, invariants="products", alpha="0.5,1"
+    ),
     "half the frames, equal cost": varied(share=0.5),
     "twice the frames, equal cost": varied(share=2.0),
     "three times the frames, equal cost": varied(share=3.0),
@@ -185,7 +213,8 @@ SIZES = {"small": 25, "large": 100}
 # Features that are tried on the large size too: extraction is what the study costs.
 LARGE = (
     *FITS, "7net-l3i5", "7net-l3i5, M = 2000", "7net-l3i5, norms", "7net-l3i5, norms, M = 2000",
-    "7net-l3i5, norms, baseline backbone", "chgnet", "half the frames, equal cost", "4 directions",
+    "7net-l3i5, norms, baseline backbone", "7net-l3i5, products", "7net-l3i5, products, M = 2000",
+    "7net-l3i5, products, baseline by CV", "chgnet", "half the frames, equal cost", "4 directions",
 )  # fmt: skip
 
 

@@ -299,5 +299,5 @@ def _require() -> None:
     except ImportError as error:
         raise BackboneError(
             "backbone sevennet needs the package sevenn: pip install 'mekrr-scale[sevennet]' (in an environment "
-            f"without mace-torch, which needs an older e3nn): {error}"
+            f"without mace-torch, which needs an older e3nn), or take another (`mekrr-scale backbones`): {error}"
         ) from error

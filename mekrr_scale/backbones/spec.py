@@ -24,7 +24,7 @@ class BackboneSpec:
         BackboneError: no such invariants.
     """
 
-    name: str = "chgnet"
+    name: str = "sevennet"
     layer: str | None = None
     version: str | None = None  # chgnet, sevennet: which of the wheel's weights; mace: the head
     checkpoint: str | None = None  # path of the weights

@@ -47,7 +47,7 @@ app = commands()
 def extract(
     structures: Annotated[list[Path], typer.Argument(help="files that ASE reads; .xz, .gz and .bz2 too")],
     store: Annotated[Path, typer.Option("--store", "-o", help="folder of the store")],
-    backbone: BackboneName = "chgnet",
+    backbone: BackboneName = "sevennet",
     layer: Layer = None,
     invariants: Invariants = None,
     weights: Annotated[str | None, typer.Option(help="version of the pretrained weights (chgnet, sevennet)")] = None,

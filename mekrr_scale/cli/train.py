@@ -130,7 +130,7 @@ def pretrain(
 def finetune(
     structures: Structures,
     output: Output,
-    backbone: BackboneName = "chgnet",
+    backbone: BackboneName = "sevennet",
     weights: Weights = None,
     checkpoint: Annotated[Path | None, typer.Option(help="file of the weights to start from")] = None,
     train_blocks: Annotated[str | None, typer.Option(help="blocks that learn, e.g. conv3,readout")] = None,

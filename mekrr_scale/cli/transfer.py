@@ -172,7 +172,7 @@ def curve(
             "discriminative:0.5, kernel, kernel-finetuned, kernel-finetuned:BLOCK"
         ),
     ] = "scratch,finetune,discriminative,kernel,kernel-finetuned",
-    backbone: BackboneName = "chgnet",
+    backbone: BackboneName = "sevennet",
     weights: Weights = None,
     checkpoint: Annotated[Path | None, typer.Option(help="file of the weights")] = None,
     layer: Layer = None,
@@ -196,7 +196,7 @@ def curve(
 
         mekrr-scale curve train.xyz --test test.xyz -o curve --sizes 10,30
     """
-    from mekrr_scale.pipeline import FitPlan, KernelPlan, LandmarkPlan, LengthScale, Validation
+    from mekrr_scale.pipeline import FitPlan, LandmarkPlan, Validation
     from mekrr_scale.report import curve_plot, curve_table
     from mekrr_scale.structures import read_structures
     from mekrr_scale.transfer import CurvePlan, TrainPlan, Variant, expanded, read_examples, run_curve
@@ -212,7 +212,6 @@ def curve(
         rates=numbers("--lr", lr) or (),
         train=TrainPlan(steps=steps, batch=batch, energy_weight=energy_weight, force_weight=force_weight),
         kernel=FitPlan(
-            kernel=KernelPlan(length_scales=(LengthScale(2.0), LengthScale(4.0))),
             landmarks=LandmarkPlan(count=landmarks),
             validation=Validation(uncertainty=False),
             seed=seed,

@@ -11,7 +11,8 @@ are multiplied with the quantiles of |error| / deviation (normalised conformal i
 Papadopoulos, Gammerman, Vovk 2008). On real data the outside part of a structure among the
 training data says nothing about its error (rank correlation 0.09 on HCOO/Cu(110), against 0.43 of
 the open part; 0.36 against 0.72 on CO/Pt(111); maximum likelihood gives it no weight), so it is
-weighted to be a tenth of a typical held-out variance: far away it still takes over.
+weighted to be a tenth of a typical held-out variance: far away it still takes over. Where data are so few and unlike
+that left-out structures are far away themselves, it counts in full.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from mekrr_scale.models.sets import PerAtom, SetCalibration
 from mekrr_scale.models.whitening import Whitening, whiten
 
 _OUTSIDE = 0.1  # part of a typical held-out variance
+_NEW = 0.01  # part of the prior variance: where so much of it is outside, what is outside is what counts
 _ROUNDING = 64 * torch.finfo(torch.float64).eps  # of K(x,x) - phi phi', relative to K(x,x)
 
 
@@ -61,12 +63,16 @@ class Calibration:
     gaussian_95: float  # scaled to unit variance instead: 0.68 and 0.95 for Gaussian errors
 
     @classmethod
-    def of(cls, error: Float64[Tensor, " n"], variance: RawVariance) -> Calibration | None:
-        """From held-out errors and their variances; None if there are fewer than 20."""
+    def of(cls, error: Float64[Tensor, " n"], variance: RawVariance, new: float = 0.0) -> Calibration | None:
+        """From held-out errors and their variances; None if there are fewer than 20.
+
+        Args:
+            new: part of the prior variance that the landmarks cannot express of a typical one.
+        """
         if len(error) < 20:
             return None
         typical = float(variance.outside.median().clamp_min(1e-300))
-        weight = min(1.0, _OUTSIDE * float(variance.open.median()) / typical)
+        weight = min(1.0, max(_OUTSIDE * float(variance.open.median()) / typical, new / _NEW))
         deviation = variance.total(weight).sqrt()
         ratio = error.abs() / deviation
         scaled = ratio / ratio.square().mean().sqrt()

@@ -84,7 +84,7 @@ class SetSums:
         return cls(table[:, 0], table[:, 4:], table[:, 1], table[:, 2], table[:, 3])
 
     def raw_deviations(
-        self, factors: Sequence[Float64[Tensor, "columns rank"]], outside_weight: float
+        self, factors: Sequence[Float64[Tensor, "columns _"]], outside_weight: float
     ) -> Float64[Tensor, " sets"]:
         """Of the mean error per atom of each set; NaN of a set without structures.
 

@@ -101,14 +101,19 @@ class Settings:
 
     standardize: str
     length_scale: str
+    alpha: float
     baseline: str
     count: int
+
+    def kernel(self, lengths: str) -> KernelPlan:
+        """These, with other candidates for the length scale."""
+        return KernelPlan(length_scales=lengths, alphas=self.alpha, standardize=self.standardize)
 
     def plan(self, tuning: Tuning, base: FitPlan) -> FitPlan:
         """The fit with these alone."""
         return replace(
             base,
-            kernel=KernelPlan(length_scales=self.length_scale, standardize=self.standardize),
+            kernel=self.kernel(self.length_scale),
             landmarks=replace(base.landmarks, count=self.count),
             baseline=replace(base.baseline, kinds=self.baseline),
         )
@@ -149,9 +154,11 @@ class Search:
         lengths = "4x,8x,16x" if self.tuning.moved else "2x,4x,8x"
         candidates = replace(
             plan,
-            kernel=KernelPlan(length_scales=lengths, standardize="centre-per-species,scale-per-species"),
+            kernel=KernelPlan(
+                length_scales=lengths, alphas=self.tuning.alphas, standardize="centre-per-species,scale-per-species"
+            ),
         )
-        one = replace(plan, kernel=KernelPlan(length_scales="8x", standardize="centre-per-species"))
+        one = replace(plan, kernel=KernelPlan(length_scales="8x"))
 
         def make() -> Document:
             fits = self._seconds(candidates) + _LAST * self._seconds(one)
@@ -169,10 +176,7 @@ class Search:
         at = _settings(best)
         longer = f"{float(at.length_scale.removesuffix('x')) * 2:g}x"
         lengths = at.length_scale if float(longer[:-1]) > _LONGEST else f"{at.length_scale},{longer}"
-        plan = replace(
-            at.plan(tuning, quick_plan(tuning, self.stores)),
-            kernel=KernelPlan(length_scales=lengths, standardize=at.standardize),
-        )
+        plan = replace(at.plan(tuning, quick_plan(tuning, self.stores)), kernel=at.kernel(lengths))
         plan = replace(plan, landmarks=replace(plan.landmarks, count=more))
         found = tuning.journal.decision(
             f"room-{name}", lambda _: {"limited": (1 + _LAST / 2) * self._seconds(plan) >= self._room()}
@@ -201,11 +205,13 @@ class Search:
         report = fit(self.stores, plan, self.tuning.progress)
         self.pace = max((self.tuning.journal.clock.used - begin) / max(foreseen, 1e-3), 0.2)
         best = report.chosen
-        lengths = plan.kernel.length_scales  # the innermost of the loops over candidates
+        lengths = plan.kernel.length_scales  # the innermost of the loops over candidates but for the alphas
+        alphas = len({line.alpha for line in report.tried})
         return {
             "landmarks": count,
             "standardize": best.standardize,
-            "length_scale": str(lengths[list(report.tried).index(best) % len(lengths)]),
+            "length_scale": str(lengths[list(report.tried).index(best) // alphas % len(lengths)]),
+            "alpha": best.alpha,
             "baseline": best.baseline,
             "errors": best.errors(),
             "candidates": [line.header() for line in report.tried],
@@ -236,5 +242,9 @@ def _value(step: Document) -> float:
 
 def _settings(step: Document) -> Settings:
     return Settings(
-        str(step["standardize"]), str(step["length_scale"]), str(step["baseline"]), int(cast(int, step["landmarks"]))
+        str(step["standardize"]),
+        str(step["length_scale"]),
+        float(cast(float, step["alpha"])),
+        str(step["baseline"]),
+        int(cast(int, step["landmarks"])),
     )

@@ -94,15 +94,16 @@ class TuneReport(Shown):
                 str(step["landmarks"]),
                 str(step["standardize"]),
                 str(step["length_scale"]),
+                f"{step['alpha']:g}",
                 str(step["baseline"]),
                 shown_errors(cast("dict[str, float]", step["errors"])),
             )
             for step in self.steps
         ]
-        names = ("landmarks", "standardize", "length scale", "baseline", "cross-validated RMSE")
+        names = ("landmarks", "standardize", "length scale", "alpha", "baseline", "cross-validated RMSE")
         return [
             TextTable("Race", ("network", "frames", "directions", "cross-validated RMSE"), tuple(race), left=(0, 3)),
-            TextTable("Fits of the winner", names, tuple(fits), left=(1, 2, 3, 4)),
+            TextTable("Fits of the winner", names, tuple(fits), left=(1, 2, 4, 5)),
         ]
 
     def words(self) -> str:

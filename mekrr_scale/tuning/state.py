@@ -44,6 +44,12 @@ class Tuning:
         given = self.plan.strain
         return self.data.with_stress if given == "auto" else bool(given)
 
+    @property
+    def alphas(self) -> tuple[float, ...]:
+        """Mixings of elements that are tried; of one element there is nothing to mix."""
+        several = len({z for atoms in self.data.training for z in atoms.numbers.tolist()}) > 1
+        return (1.0, 0.5) if several else (1.0,)
+
     def mean_atoms(self, frames: int | None = None) -> float:
         """Atoms of a frame, of the first so many."""
         taken = self.data.training[:frames]
@@ -115,7 +121,7 @@ def quick_plan(tuning: Tuning, stores: Sequence[FeatureStore]) -> FitPlan:
     structures = sum(store.n_structures for store in stores)
     count = min(_LANDMARKS, tuning.plan.landmarks, 2 * atoms if tuning.moved else atoms)
     return FitPlan(
-        kernel=KernelPlan(length_scales="4x,8x" if tuning.moved else "2x,4x,8x", standardize="centre-per-species"),
+        kernel=KernelPlan(length_scales="4x,8x" if tuning.moved else "2x,4x,8x", alphas=tuning.alphas),
         landmarks=LandmarkPlan(count=count),
         validation=Validation(folds=min(tuning.plan.folds, structures), uncertainty=False),
         seed=tuning.plan.seed,

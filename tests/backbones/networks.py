@@ -12,7 +12,7 @@ from mekrr_scale.backbones.weights import save
 
 @cache
 def _wheel_config():
-    return load_backbone("sevennet").config()["model"]
+    return load_backbone("sevennet", version="7net-0").config()["model"]
 
 
 def small_sevennet(path, parity=False):

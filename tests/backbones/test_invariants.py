@@ -204,7 +204,7 @@ def test_without_them_everything_is_what_it_was(small, second):
     assert plain.identity().options == ()
     assert plain.spec == {"name": "sevennet", "layer": "gate2", "checkpoint": small}
     stored = json.loads((Path(__file__).parents[1] / "stored" / "0.1.0" / "curve" / "plan.json").read_text())
-    assert repr(BackboneSpec()) == stored["backbone"]
+    assert repr(BackboneSpec("chgnet")) == stored["backbone"]
     assert "invariants='norms'" in repr(BackboneSpec("sevennet", invariants="norms"))
 
 

@@ -87,7 +87,7 @@ derivatives = false
     )
     code, out, err = run("fit", "there/fit.toml", "--alpha", "0.5")
     assert code == 0, err
-    assert out.count("scale-per-species") == 1  # the flag replaced the file's two candidates
+    assert out.count("centre-per-species") == 1  # the flag replaced the file's two candidates
     assert (tmp_path / "there" / "m.mekrr").exists()
 
 

@@ -24,7 +24,7 @@ from mekrr_scale.structures import read_structures
 
 RIDGES = (1e-8, 1e-6, 1e-4)
 PLAN = FitPlan(
-    kernel=KernelPlan(length_scales="2x"),
+    kernel=KernelPlan(length_scales="2x", standardize="scale-per-species"),
     landmarks=LandmarkPlan(count=60),
     baseline="composition",
     rows=RowPlan(weights={"force": 1e-2}),

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from mekrr_scale.arrays import ByKind, RowKind
-from mekrr_scale.models import Calibration, RawVariance, mean_factor, posterior_factor, raw_variance
+from mekrr_scale.models import Calibration, RawVariance, mean_factor
 from mekrr_scale.pipeline import FitPlan, KernelPlan, LandmarkPlan, RowPlan, fit
 from mekrr_scale.pipeline.fitting import FitData, calibrate
 from mekrr_scale.pipeline.fitting.data import Choice
-from mekrr_scale.pipeline.fitting.origins import whitenings_without_own
+from mekrr_scale.pipeline.fitting.origins import bases_without_own
 from mekrr_scale.regression import Precision, Problem, Run
 from mekrr_scale.solvers import Direct
 from mekrr_scale.store import FeatureStore
@@ -40,8 +40,9 @@ def refit(problem: Problem, rows, fold):
     coefficients, references = reference.dense_fit(rows, gram, weights, 1e-5, fold)
     kept = [row for row in rows if row["fold"] != fold]
     root = torch.tensor([weights[row["kind"]] * row["weight"] for row in kept], dtype=torch.float64).sqrt()
-    phi = problem.whitening().rows(torch.tensor([row["phi"] for row in kept], dtype=torch.float64)) * root[:, None]
-    return phi.T @ phi, coefficients, references
+    weighted = torch.tensor([row["phi"] for row in kept], dtype=torch.float64) * root[:, None]
+    phi = problem.whitening().rows(weighted)
+    return phi.T @ phi, coefficients, references, weighted.T @ weighted
 
 
 def dense(problem, data):
@@ -79,7 +80,7 @@ def test_calibration_is_that_of_refits(parts):
     rows, whitening = dense(problem, data), problem.whitening()
     batches = list(FeatureStore(data.stores[0].path, tangents=True))
     errors = {ENERGY: [], FORCE: []}
-    variances = {ENERGY: [], FORCE: []}
+    variances, ordered = {ENERGY: [], FORCE: []}, {ENERGY: [], FORCE: []}
     priors = {ENERGY: torch.cat([problem.kernel.diagonal(batch) for batch in batches])}
     known = torch.cat([(b.directions.kind == int(FORCE)) & ~b.directions.label.isnan() for b in batches])
     priors[FORCE] = torch.cat([problem.kernel.derivative_diagonal(batch) for batch in batches])[known]
@@ -88,22 +89,25 @@ def test_calibration_is_that_of_refits(parts):
     assert len(origin) == problem.landmarks.n_sets, "some landmark is an atom of two structures, or of none"
     for fold in range(3):
         others = origin != fold
-        gram, coefficients, references = refit(problem, rows, fold)
+        gram, coefficients, references, normal = refit(problem, rows, fold)
         grams.append(gram)
-        factor = posterior_factor(gram, 1e-5, whitening)
+        inner = gram_of_all[others][:, others]
+        opened = torch.linalg.pinv(normal[others][:, others] + 1e-5 * inner, hermitian=True, rtol=1e-14)
         for kind in (ENERGY, FORCE):
             of_kind = [row for row in rows if row["kind"] == kind]
             places = [i for i, row in enumerate(of_kind) if row["fold"] == fold]
             phi = torch.tensor([of_kind[i]["phi"] for i in places], dtype=torch.float64)
             residual = [reference.dense_residual(of_kind[i], references) for i in places]
             errors[kind].append(torch.tensor(residual, dtype=torch.float64) - phi @ coefficients)
-            inverse = torch.linalg.pinv(gram_of_all[others][:, others], hermitian=True, rtol=1e-11)
-            explained = ((phi[:, others] @ inverse) * phi[:, others]).sum(1)
-            opened = raw_variance(phi, priors[kind][places], whitening, factor).open
-            variances[kind].append(RawVariance(priors[kind][places] - explained, opened))
+            inverse = torch.linalg.pinv(inner, hermitian=True, rtol=1e-11)
+            explained, left_open = (((phi[:, others] @ m) * phi[:, others]).sum(1) for m in (inverse, 1e-5 * opened))
+            ordered[kind].append(priors[kind][places])
+            variances[kind].append(RawVariance(priors[kind][places] - explained, left_open))
     for kind, calibration in ((ENERGY, found.energy), (FORCE, found.force)):
         raw = RawVariance(torch.cat([v.outside for v in variances[kind]]), torch.cat([v.open for v in variances[kind]]))
-        expected = Calibration.of(torch.cat(errors[kind]), raw)
+        expected = Calibration.of(
+            torch.cat(errors[kind]), raw, float((raw.outside / torch.cat(ordered[kind])).median())
+        )
         for name in ("within_68", "within_95", "outside_weight", "gaussian_68"):
             assert getattr(calibration, name) == pytest.approx(getattr(expected, name), rel=1e-4), (kind, name)
         assert calibration.count == expected.count
@@ -137,15 +141,17 @@ def test_bases_without_the_landmarks_of_a_fold(store, small_plan, kernel):
     fold = torch.cat([problem.fold_of(batch) for batch in batches])
     gram = problem.kernel.gram(problem.landmarks)
     common = problem.whitening()
-    found = whitenings_without_own(problem, data, common)
+    found = bases_without_own(problem, data, common)
     columns = set()
     for number, basis in enumerate(found):
-        kept = torch.cat([block.columns for block in basis.blocks]).sort().values
+        kept = torch.cat([block.columns for block in basis.whitening.blocks]).sort().values
         inverse = torch.linalg.pinv(gram[kept][:, kept], hermitian=True, rtol=1e-11)
         explained = ((own[:, kept] @ inverse) * own[:, kept]).sum(1)
-        torch.testing.assert_close(basis.rows(own).square().sum(1), explained, rtol=1e-3, atol=0)
+        torch.testing.assert_close(basis.whitening.rows(own).square().sum(1), explained, rtol=1e-3, atol=0)
+        within = common.rows(own) @ basis.within
+        torch.testing.assert_close(within.square().sum(1), explained, rtol=1e-3, atol=0)
         left_out = fold == number
-        missed = 1 - basis.rows(own).square().sum(1) / common.rows(own).square().sum(1)
+        missed = 1 - basis.whitening.rows(own).square().sum(1) / common.rows(own).square().sum(1)
         assert missed[left_out].median() > 10 * missed[~left_out].median()
         columns |= set(range(problem.n_columns)) - set(kept.tolist())
     assert columns == set(range(problem.n_columns)), "each landmark is left out with one fold"

@@ -52,7 +52,11 @@ def made(folder, structures, spec, **options):
 
 
 PLAN = FitPlan(
-    kernel={"length_scales": "2x"}, landmarks=40, baseline="composition", solver=Direct((1e-6, 1e-4)), validation=3
+    kernel={"length_scales": "2x", "standardize": "scale-per-species"},
+    landmarks=40,
+    baseline="composition",
+    solver=Direct((1e-6, 1e-4)),
+    validation=3,
 )
 
 

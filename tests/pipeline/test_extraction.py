@@ -212,9 +212,11 @@ def test_wrong_units_are_noticed(tmp_path, real_structures, store):
         copy.calc = SinglePointCalculator(copy, energy=labels.energy, forces=labels.forces * 23.06)
         wrong.append(copy)
     ase.io.write(tmp_path / "wrong.xyz", wrong, format="extxyz")
-    report = extract(tmp_path / "wrong.xyz", tmp_path / "s")
+    report = extract(tmp_path / "wrong.xyz", tmp_path / "s", ExtractPlan("chgnet"))
     assert any("kcal/mol" in warning for warning in report.warnings)
-    right = extract(tmp_path / "wrong.xyz", tmp_path / "s2", ExtractPlan(keys=LabelKeys(energy_unit="kcal/mol")))
+    right = extract(
+        tmp_path / "wrong.xyz", tmp_path / "s2", ExtractPlan("chgnet", keys=LabelKeys(energy_unit="kcal/mol"))
+    )
     assert not right.warnings
 
 

@@ -16,17 +16,18 @@ from mekrr_scale.store import FeatureStore
 MATRIX = SpeciesMixing(0.0, (1, 8), ((1.0, 0.2), (0.2, 1.0)))
 
 
-# identity of the default plan as 0.1.0 wrote it, and what of it other plans changed
+# identity of the default plan in the words of 0.1.0 (whose length scales and scaling were others), and what of it other
+# plans changed
 IDENTITY = {
     "version": "0.1.0",
     "kernel": "'gaussian'",
     "kernel_parameters": "{}",
-    "length_scales": "(LengthScale(value=2.0, relative=True), LengthScale(value=4.0, relative=True))",
+    "length_scales": "(LengthScale(value=4.0, relative=True), LengthScale(value=16.0, relative=True))",
     "alphas": "(1.0,)",
     "mixing": "None",
     "learn_mixing": "False",
     "reduce": "'sum'",
-    "standardize": "('scale-per-species',)",
+    "standardize": "('centre-per-species',)",
     "baselines": "None",
     "isolated": "{}",
     "landmarks": "'uniform'",
@@ -157,9 +158,9 @@ def test_fits_are_told_apart_as_by_0_1_0(store, name):
 def test_whole_plans_as_texts_are_those_of_0_1_0():
     """What folders of learning curves hold."""
     assert identity_text(FitPlan(execution={"scratch": "none"})) == (
-        "FitPlan(kernel='gaussian', kernel_parameters={}, length_scales=(LengthScale(value=2.0, relative=True), "
-        "LengthScale(value=4.0, relative=True)), alphas=(1.0,), mixing=None, learn_mixing=False, reduce='sum', "
-        f"standardize=('scale-per-species',), baselines=None, isolated={{}}, landmarks='uniform', n_landmarks=1000, "
+        "FitPlan(kernel='gaussian', kernel_parameters={}, length_scales=(LengthScale(value=4.0, relative=True), "
+        "LengthScale(value=16.0, relative=True)), alphas=(1.0,), mixing=None, learn_mixing=False, reduce='sum', "
+        f"standardize=('centre-per-species',), baselines=None, isolated={{}}, landmarks='uniform', n_landmarks=1000, "
         f"warm=None, balance='sqrt', solver='direct', ridges={IDENTITY['ridges']}, folds=5, energy_weights=(1.0,), "
         "force_weights=(0.0001, 0.001, 0.01, 0.1), store_weights=(), stress_weights=(0.0,), select=(1.0, 0.0001, 0.0), "
         "use_derivatives=True, cut=1e-11, whitening='eigen', device='cpu', memory_bytes=2147483648, scratch=None, "

@@ -19,8 +19,8 @@ from tests.pipeline.test_choosing import labelled, made, molecules
 
 ENERGY, FORCE = RowKind.ENERGY, RowKind.FORCE
 PLAN = FitPlan(
-    kernel={"length_scales": "2x"}, landmarks=LandmarkPlan(count=20), baseline="composition",
-    solver=Direct((1e-6, 1e-4)), validation=Validation(3, uncertainty=False),
+    kernel={"length_scales": "2x", "standardize": "scale-per-species"}, landmarks=LandmarkPlan(count=20),
+    baseline="composition", solver=Direct((1e-6, 1e-4)), validation=Validation(3, uncertainty=False),
 )  # fmt: skip
 
 

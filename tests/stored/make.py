@@ -20,11 +20,12 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from safetensors import safe_open
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples" / "transfer"
-FIT = ("--landmarks", "24", "--validate", "3", "--length-scale", "2x", "--baseline", "composition")
+SCALED = ("--standardize", "scale-per-species")  # what 0.1.0 did unless told
+FIT = ("--landmarks", "24", "--validate", "3", "--length-scale", "2x", "--baseline", "composition", *SCALED)
 DIRECT = ("--ridge", "1e-8,1e-6", "--force-weight", "1e-3", "--alpha", "0,1")
 FALKON = ("--solver", "falkon", "--ridge", "1e-8,1e-6", "--force-weight", "1e-3")
 SUMS = ("--ridge", "1e-6", "--force-weight", "1e-3", "--sums")
-OWN = ("--solver", "exact", "--ridge", "1e-6", "--validate", "2", "--length-scale", "2x")
+OWN = ("--solver", "exact", "--ridge", "1e-6", "--validate", "2", "--length-scale", "2x", *SCALED)
 SIZES = "hidden_channels=8,num_filters=8,num_interactions=2,num_gaussians=8,cutoff=4"
 TRAIN = ("pretrain", "h2co.xyz", "--sizes", SIZES, "--steps", "12")
 TUNE = (

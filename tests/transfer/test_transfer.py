@@ -333,7 +333,11 @@ def test_commands(run, toy_file, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("finetune", "FILE", "-o", "x.pt", "--train-blocks", "conv9"), 2, "no block 'conv9'. Do you mean 'conv"),
+        (
+            ("finetune", "FILE", "-o", "x.pt", "--backbone", "chgnet", "--train-blocks", "conv9"),
+            2,
+            "no block 'conv9'. Do you mean 'conv",
+        ),
         (("finetune", "FILE", "-o", "x.pt", "--backbone", "chgnet", "--checkpoint", "SOURCE"), 5, "not of chgnet"),
         (("finetune", "FILE", "-o", "x.pt", "--backbone", "schnet"), 5, "needs --checkpoint"),
         (("finetune", "FILE", "-o", "x.pt", "--lr-map", "readout"), 2, "write name=number"),

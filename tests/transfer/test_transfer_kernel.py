@@ -32,7 +32,7 @@ from mekrr_scale.solvers import Direct, Falkon
 from mekrr_scale.store import FeatureStore, FeatureWriter
 
 PLAN = FitPlan(
-    kernel=KernelPlan(length_scales="2x"),
+    kernel=KernelPlan(length_scales="2x", standardize="scale-per-species"),
     landmarks=LandmarkPlan(count=60),
     baseline="composition",
     solver=Direct((1e-8, 1e-6, 1e-4)),

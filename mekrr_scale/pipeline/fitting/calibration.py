@@ -22,11 +22,10 @@ from mekrr_scale.models import (
     Whitening,
     joined_variances,
     mean_factor,
-    posterior_factor,
     raw_variance,
 )
 from mekrr_scale.pipeline.fitting.data import FitData
-from mekrr_scale.pipeline.fitting.origins import whitenings_without_own
+from mekrr_scale.pipeline.fitting.origins import bases_without_own
 from mekrr_scale.regression import Precision, Problem, RowBlock, Rows, Run, Source
 from mekrr_scale.solvers import Solution
 
@@ -34,6 +33,7 @@ LARGEST_RANK = 4096  # Gram matrices and factors of five folds take eleven times
 LOOKED_AT = 4000  # held-out structures, and atoms, that calibration looks at
 RARE = 200  # atoms of an element at least, where there are as many
 MOVED_AT = 8000  # directions
+_KNOWN = 0.4  # part of the prior variance: what is as new as if there were no data has grade 1.6 or more
 
 
 @dataclass
@@ -42,18 +42,21 @@ class _Held:
 
     errors: list[Tensor] = field(default_factory=list)
     variances: list[RawVariance] = field(default_factory=list)
+    new: list[Tensor] = field(default_factory=list)  # parts of the prior variances that are outside of the landmarks
 
     def everyones(self, group: Group) -> _Held:
         """Those of all ranks."""
         if group.size == 1:
             return self
-        errors = group.joined(torch.cat([torch.zeros(0, dtype=torch.float64), *self.errors]))
-        return _Held([errors] if len(errors) else [], [_variances(self.variances, group)])
+        nothing = torch.zeros(0, dtype=torch.float64)
+        errors, new = (group.joined(torch.cat([nothing, *parts])) for parts in (self.errors, self.new))
+        return _Held([errors] if len(errors) else [], [_variances(self.variances, group)], [new])
 
     def calibration(self) -> Calibration | None:
         if not self.errors:
             return None
-        return Calibration.of(torch.cat(self.errors), joined_variances(self.variances))
+        new = float(torch.cat(self.new).median())
+        return Calibration.of(torch.cat(self.errors), joined_variances(self.variances), new)
 
 
 @dataclass
@@ -107,10 +110,11 @@ def calibrate(problem: Problem, solution: Solution, data: FitData, run: Run) -> 
     grams = [group.sum(gram.cpu()) for gram in _grams(problem, solution, data.source, whitening, run)]
     total = sum(grams[1:], grams[0].clone())
     device = run.execution.device
-    factors = [posterior_factor(total - gram, ridge, whitening).to(device) for gram in grams]
-    placed = problem.on(device)
-    unmet = whitenings_without_own(placed, data, whitening.on(device))
-    look = _Look(placed, solution, data, unmet, factors, _learned(problem, data))
+    bases = bases_without_own(problem, data, whitening)
+    pairs = zip(bases, grams, strict=True)
+    factors = [basis.factor(total - gram, ridge).to(device) for basis, gram in pairs]
+    whitenings = [basis.whitening.on(device) for basis in bases]
+    look = _Look(problem.on(device), solution, data, whitenings, factors, _learned(problem, data))
     left_out = _LeftOut.none(problem.n_folds, len(solution.fold_values[0]))
     energies, atoms = look.energies(run, left_out)
     forces = look.forces(run) if data.derivatives and solution.weights[RowKind.FORCE] else None
@@ -182,7 +186,7 @@ class _Look:
     problem: Problem
     solution: Solution
     data: FitData
-    whitenings: Sequence[Whitening]  # of each fold, see ``whitenings_without_own``
+    whitenings: Sequence[Whitening]  # of each fold, see ``bases_without_own``
     factors: Sequence[Tensor]
     learned: Sequence[frozenset[int]]  # elements that the model without a fold has seen
 
@@ -205,7 +209,8 @@ class _Look:
     def _atoms(self, batch: FeatureBatch, parts: Mapping[int, float], found: dict[int, list[RawVariance]]) -> None:
         """Variances of the atoms of some structures, each under the models that miss it.
 
-        A model that misses all of an element knows nothing of it, and neither does a threshold from it.
+        A model that misses all of an element knows nothing of it, and neither does a threshold from it. Where data are
+        few and unlike, left-out atoms are as new as anything: they do not count as known.
 
         Args:
             parts: of the structures that are looked at for each element, more for rare ones.
@@ -222,8 +227,10 @@ class _Look:
                     continue
                 lone = alone(features.double(), torch.full((len(features),), run.z))
                 matrix = kernel.rows(lone, self.problem.landmarks)
-                variance = raw_variance(matrix, kernel.diagonal(lone), self.whitenings[f], factor)
-                found.setdefault(run.z, []).append(variance)
+                prior = kernel.diagonal(lone)
+                variance = raw_variance(matrix, prior, self.whitenings[f], factor)
+                known = torch.minimum(variance.outside, _KNOWN * prior.cpu())
+                found.setdefault(run.z, []).append(RawVariance(known, variance.open))
 
     def forces(self, run: Run) -> _Held:
         """Errors of forces along the stored directions, with kernel elements in float64."""
@@ -267,6 +274,7 @@ class _Look:
             )
             held.errors.append(error)
             held.variances.append(variance)
+            held.new.append(variance.outside / prior[part].cpu())
             if left_out is not None:
                 left_out.add(fold, error, matrix, variance, block.scale[part] * block.counts[part].sum(1))
 

@@ -2,33 +2,51 @@
 
 Of few data every atom is a landmark. What the landmarks cannot express of a structure that gave them is rounding
 alone, while for a new one it is most of the variance (3BPA, 50 frames, 4,000 landmarks: 470 times as much), so that
-held-out structures must be looked at without those of their fold.
+held-out structures must be looked at without those of their fold: in a basis that does not span their atoms.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from mekrr_scale.arrays import Landmarks
-from mekrr_scale.models import Whitening, WhiteningBlock, whiten
+from mekrr_scale.models import Whitening, WhiteningBlock, posterior_factor, whiten
 from mekrr_scale.pipeline.fitting.data import FitData
 from mekrr_scale.regression import Problem
 
 _SCARCE = 10  # atoms a landmark: with more, few atoms of a structure are landmarks
 
 
-def whitenings_without_own(problem: Problem, data: FitData, common: Whitening) -> list[Whitening]:
+@dataclass(frozen=True)
+class FoldBasis:
+    """What the landmarks span that do not come from a fold, within what all of them span.
+
+    Whitened rows of all landmarks, Phi = K T, times ``within`` = T' K_Z,kept T_kept are those of the kept ones.
+    """
+
+    whitening: Whitening  # for rows of all landmarks
+    within: Float64[Tensor, "rank kept_rank"] | None = None  # None: the basis is that of all
+
+    def factor(self, gram: Float64[Tensor, "rank rank"], ridge: float) -> Float64[Tensor, "columns kept_rank"]:
+        """``posterior_factor`` of Phi' W Phi of all landmarks, in this basis."""
+        inside = gram if self.within is None else self.within.T @ gram @ self.within
+        return posterior_factor(inside, ridge, self.whitening)
+
+
+def bases_without_own(problem: Problem, data: FitData, common: Whitening) -> list[FoldBasis]:
     """For each fold the basis of the landmarks that do not come from it; that of all where this makes no difference."""
     atoms = sum(data.species_counts.values())
     if not problem.landmarks.singletons or atoms > _SCARCE * problem.landmarks.n_sets:
-        return [common] * problem.n_folds
+        return [FoldBasis(common)] * problem.n_folds
     fold = _folds_of_landmarks(problem, data)
     found = []
     for own in range(problem.n_folds):
         kept = (fold != own).nonzero()[:, 0]
-        found.append(_of_some(problem, kept, data) if 0 < len(kept) < len(fold) else common)
+        found.append(_of_some(problem, kept, data, common) if 0 < len(kept) < len(fold) else FoldBasis(common))
     return found
 
 
@@ -55,7 +73,7 @@ def _folds_of_landmarks(problem: Problem, data: FitData) -> Int64[Tensor, " land
     return found
 
 
-def _of_some(problem: Problem, kept: Int64[Tensor, " kept"], data: FitData) -> Whitening:
+def _of_some(problem: Problem, kept: Int64[Tensor, " kept"], data: FitData, common: Whitening) -> FoldBasis:
     """The basis of some landmarks, for rows of all."""
     landmarks = problem.landmarks
     part = Landmarks(landmarks.features[kept], landmarks.species[kept], torch.arange(len(kept)), len(kept))
@@ -63,4 +81,6 @@ def _of_some(problem: Problem, kept: Int64[Tensor, " kept"], data: FitData) -> W
     channels = problem.n_columns // landmarks.n_sets
     columns = torch.cat([kept + channel * landmarks.n_sets for channel in range(channels)])
     blocks = (WhiteningBlock(columns[block.columns], block.matrix, block.spectrum) for block in found.blocks)
-    return Whitening(tuple(blocks), problem.n_columns).on(landmarks.features.device)
+    whitening = Whitening(tuple(blocks), problem.n_columns)
+    spread = whitening.coefficients(torch.eye(whitening.rank, dtype=torch.float64))
+    return FoldBasis(whitening, common.pull(problem.kernel.gram(landmarks) @ spread))

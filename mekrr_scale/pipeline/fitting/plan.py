@@ -48,8 +48,8 @@ class KernelPlan:
         nonempty("length_scales"),
         listed(LengthScale.parse),
         flag("--length-scale"),
-    ] = preset(default=(LengthScale(2.0), LengthScale(4.0)))
-    """Length scales, e.g. 2x,4x: multiples of the median distance between atoms' features, or plain numbers. Longer
+    ] = preset(default=(LengthScale(4.0), LengthScale(16.0)))
+    """Length scales, e.g. 4x,16x: multiples of the median distance between atoms' features, or plain numbers. Longer
     ones make smoother potentials; gaussian-sum takes all of them at once."""
 
     alphas: Annotated[Given[tuple[float, ...], Numbers], nonempty("alphas"), listed(alpha), flag("--alpha")] = preset(
@@ -74,8 +74,9 @@ class KernelPlan:
         nonempty("standardize"),
         listed(str),
         flag("--standardize"),
-    ] = preset(default=("scale-per-species",))
-    """What features pass first: none, centre, scale, centre-per-species, scale-per-species."""
+    ] = preset(default=("centre-per-species",))
+    """What features pass first: none, centre, scale, centre-per-species, scale-per-species. Centred per species, errors
+    were lowest on most of eleven data sets."""
 
     parameters: Annotated[
         Given[Mapping[str, int | float], str], BeforeValidator(kernel_parameters), flag("--kernel-parameters")
