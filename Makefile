@@ -34,7 +34,7 @@ $(MACE_VENV)/.installed: setup.cfg constraints-mace.txt packaging/install.py
 	@touch $@
 
 demo: $(VENV)/.demo
-	@echo "Running examples/demo.py (two or three minutes)"
+	@echo "Running examples/demo.py (a minute or two)"
 	@$(BIN)/python examples/demo.py
 
 install: $(VENV)/.installed

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from mekrr_scale.arrays import Compression
 from mekrr_scale.backbones.base import Backbone
-from mekrr_scale.backbones.derivatives import Linearizable, LinearMap
-from mekrr_scale.backbones.outer import Outer
+from mekrr_scale.backbones.derivatives import LinearMap
+from mekrr_scale.backbones.outer import Outer, OuterMap
 from mekrr_scale.backbones.output import BackboneOutput
 from mekrr_scale.errors import BackboneError
 from mekrr_scale.structures import Graph
@@ -52,21 +52,16 @@ class Compressed(Outer):
 
     def linearize(self, graph: Graph) -> LinearMap | None:
         """The inner network's, where it has one, before the axes."""
-        linear = self.inner.linearize(graph) if isinstance(self.inner, Linearizable) else None
+        linear = self.inner_map(graph)
         return None if linear is None else _Projected(linear, graph, self.compression)
 
 
 @dataclass(frozen=True)
-class _Projected:
+class _Projected(OuterMap):
     """A linearization whose features are coordinates."""
 
-    inner: LinearMap
     graph: Graph
     compression: Compression
-
-    @property
-    def width(self) -> int:
-        return self.inner.width
 
     def push(
         self, moves: Float[Tensor, "directions atoms 3"], strains: Float[Tensor, "directions structures 3 3"]

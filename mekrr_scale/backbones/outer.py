@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from mekrr_scale.backbones.base import Backbone
+from mekrr_scale.backbones.derivatives import Linearizable, LinearMap
 from mekrr_scale.backbones.spec import Architecture
 from mekrr_scale.structures import Graph
 
@@ -38,3 +40,18 @@ class Outer(Backbone):
 
     def prepare(self, graph: Graph) -> Graph:
         return self.inner.prepare(graph)
+
+    def inner_map(self, graph: Graph) -> LinearMap | None:
+        """The inner network's linearization, where it has one."""
+        return self.inner.linearize(graph) if isinstance(self.inner, Linearizable) else None
+
+
+@dataclass(frozen=True)
+class OuterMap:
+    """A linearization around that of an inner network; ``push`` is its own."""
+
+    inner: LinearMap
+
+    @property
+    def width(self) -> int:
+        return self.inner.width

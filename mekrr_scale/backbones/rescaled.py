@@ -20,8 +20,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mekrr_scale.backbones.base import Backbone
-from mekrr_scale.backbones.derivatives import Linearizable, LinearMap
-from mekrr_scale.backbones.outer import Outer
+from mekrr_scale.backbones.derivatives import LinearMap
+from mekrr_scale.backbones.outer import Outer, OuterMap
 from mekrr_scale.backbones.output import BackboneOutput
 from mekrr_scale.backbones.weights import read_own, save
 from mekrr_scale.errors import BackboneError
@@ -78,7 +78,7 @@ class Rescaled(Outer):
 
     def linearize(self, graph: Graph) -> LinearMap | None:
         """The inner network's, where it has one."""
-        linear = self.inner.linearize(self._seen(graph)) if isinstance(self.inner, Linearizable) else None
+        linear = self.inner_map(self._seen(graph))
         return None if linear is None else _Stretched(linear, self.scaling.length)
 
     def _seen(self, graph: Graph) -> Graph:
@@ -89,15 +89,10 @@ class Rescaled(Outer):
 
 
 @dataclass(frozen=True)
-class _Stretched:
+class _Stretched(OuterMap):
     """A linearization at positions that are multiplied by a length."""
 
-    inner: LinearMap
     length: float
-
-    @property
-    def width(self) -> int:
-        return self.inner.width
 
     def push(
         self, moves: Float[Tensor, "directions atoms 3"], strains: Float[Tensor, "directions structures 3 3"]

@@ -11,6 +11,7 @@ import typer
 from mekrr_scale.cli.console import progress_bar, say, show, warn
 from mekrr_scale.cli.job import job
 from mekrr_scale.cli.options import (
+    DEFAULT_BACKBONE,
     EXIT_CODES,
     BackboneName,
     Basis,
@@ -47,7 +48,7 @@ app = commands()
 def extract(
     structures: Annotated[list[Path], typer.Argument(help="files that ASE reads; .xz, .gz and .bz2 too")],
     store: Annotated[Path, typer.Option("--store", "-o", help="folder of the store")],
-    backbone: BackboneName = "sevennet",
+    backbone: BackboneName = DEFAULT_BACKBONE,
     layer: Layer = None,
     invariants: Invariants = None,
     weights: Annotated[str | None, typer.Option(help="version of the pretrained weights (chgnet, sevennet)")] = None,

@@ -65,6 +65,7 @@ Timeout = Annotated[float, typer.Option(help="seconds that ranks wait for each o
 ModelFile = Annotated[Path, typer.Argument(help="model file")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace files that mekrr-scale did not write, too")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="write the figures as JSON")]
+DEFAULT_BACKBONE = BackboneSpec.name
 BackboneName = Annotated[
     str,
     typer.Option(

@@ -13,6 +13,7 @@ import typer
 
 from mekrr_scale.cli.console import progress_bar, say, show, warn
 from mekrr_scale.cli.options import (
+    DEFAULT_BACKBONE,
     EXIT_CODES,
     BackboneName,
     Device,
@@ -130,7 +131,7 @@ def pretrain(
 def finetune(
     structures: Structures,
     output: Output,
-    backbone: BackboneName = "sevennet",
+    backbone: BackboneName = DEFAULT_BACKBONE,
     weights: Weights = None,
     checkpoint: Annotated[Path | None, typer.Option(help="file of the weights to start from")] = None,
     train_blocks: Annotated[str | None, typer.Option(help="blocks that learn, e.g. conv3,readout")] = None,

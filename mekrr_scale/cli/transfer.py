@@ -10,6 +10,7 @@ import typer
 from mekrr_scale.cli.console import progress_bar, say, show
 from mekrr_scale.cli.frames import read_frames
 from mekrr_scale.cli.options import (
+    DEFAULT_BACKBONE,
     EXIT_CODES,
     BackboneName,
     Device,
@@ -172,7 +173,7 @@ def curve(
             "discriminative:0.5, kernel, kernel-finetuned, kernel-finetuned:BLOCK"
         ),
     ] = "scratch,finetune,discriminative,kernel,kernel-finetuned",
-    backbone: BackboneName = "sevennet",
+    backbone: BackboneName = DEFAULT_BACKBONE,
     weights: Weights = None,
     checkpoint: Annotated[Path | None, typer.Option(help="file of the weights")] = None,
     layer: Layer = None,

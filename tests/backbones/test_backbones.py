@@ -78,7 +78,7 @@ def test_sevennet_takes_a_checkpoint_of_the_users(tmp_path):
     path.write_bytes(Path(pretrained_name_to_path("7net-0")).read_bytes())
     backbone = load_backbone("sevennet", checkpoint=str(path))
     water = molecule("H2O")
-    assert torch.equal(backbone.features(water), load_backbone("sevennet", version="7net-0").features(water))
+    assert torch.equal(backbone.features(water), load_backbone("sevennet").features(water))
     path.write_bytes(b"nothing")
     with pytest.raises(BackboneError, match="holds more than tensors"):
         load_backbone("sevennet", checkpoint=str(path))

@@ -141,7 +141,7 @@ def test_bases_without_the_landmarks_of_a_fold(store, small_plan, kernel):
     fold = torch.cat([problem.fold_of(batch) for batch in batches])
     gram = problem.kernel.gram(problem.landmarks)
     common = problem.whitening()
-    found = bases_without_own(problem, data, common)
+    found = list(bases_without_own(problem, data, common))
     columns = set()
     for number, basis in enumerate(found):
         kept = torch.cat([block.columns for block in basis.whitening.blocks]).sort().values

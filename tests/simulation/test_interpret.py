@@ -99,7 +99,10 @@ def test_intervals_hold_what_they_say_on_fresh_structures(spec, tmp_path):
         listed.append(atoms)
     extract(listed[:150], tmp_path / "s", ExtractPlan(spec, dtype="float64"))
     plan = FitPlan(
-        kernel={"length_scales": "4x"}, landmarks=120, baseline="composition", solver=Direct((1e-7, 1e-6, 1e-5))
+        kernel={"length_scales": "2x", "standardize": "scale-per-species"},
+        landmarks=120,
+        baseline="composition",
+        solver=Direct((1e-7, 1e-6, 1e-5)),
     )
     model = fit(tmp_path / "s", plan).model
     held = evaluate(Potential(model, dtype=torch.float64), listed[150:], uncertainty=True).coverage()

@@ -22,6 +22,7 @@ from mekrr_scale.models import (
     Whitening,
     joined_variances,
     mean_factor,
+    posterior_factor,
     raw_variance,
 )
 from mekrr_scale.pipeline.fitting.data import FitData
@@ -33,7 +34,6 @@ LARGEST_RANK = 4096  # Gram matrices and factors of five folds take eleven times
 LOOKED_AT = 4000  # held-out structures, and atoms, that calibration looks at
 RARE = 200  # atoms of an element at least, where there are as many
 MOVED_AT = 8000  # directions
-_KNOWN = 0.4  # part of the prior variance: what is as new as if there were no data has grade 1.6 or more
 
 
 @dataclass
@@ -110,11 +110,14 @@ def calibrate(problem: Problem, solution: Solution, data: FitData, run: Run) -> 
     grams = [group.sum(gram.cpu()) for gram in _grams(problem, solution, data.source, whitening, run)]
     total = sum(grams[1:], grams[0].clone())
     device = run.execution.device
-    bases = bases_without_own(problem, data, whitening)
-    pairs = zip(bases, grams, strict=True)
-    factors = [basis.factor(total - gram, ridge).to(device) for basis, gram in pairs]
-    whitenings = [basis.whitening.on(device) for basis in bases]
-    look = _Look(problem.on(device), solution, data, whitenings, factors, _learned(problem, data))
+    whole = [posterior_factor(total - gram, ridge, whitening).to(device) for gram in grams]
+    whitenings, factors = [], []
+    for basis, gram, factor in zip(bases_without_own(problem, data, whitening), grams, whole, strict=True):
+        factors.append(factor if basis.within is None else basis.factor(total - gram, ridge).to(device))
+        whitenings.append(basis.whitening.on(device))
+    look = _Look(
+        problem.on(device), solution, data, whitenings, factors, whitening.on(device), whole, _learned(problem, data)
+    )
     left_out = _LeftOut.none(problem.n_folds, len(solution.fold_values[0]))
     energies, atoms = look.energies(run, left_out)
     forces = look.forces(run) if data.derivatives and solution.weights[RowKind.FORCE] else None
@@ -188,6 +191,8 @@ class _Look:
     data: FitData
     whitenings: Sequence[Whitening]  # of each fold, see ``bases_without_own``
     factors: Sequence[Tensor]
+    whole: Whitening  # of all landmarks, and the folds' factors in it
+    whole_factors: Sequence[Tensor]
     learned: Sequence[frozenset[int]]  # elements that the model without a fold has seen
 
     def energies(self, run: Run, left_out: _LeftOut) -> tuple[_Held, Mapping[int, Sequence[RawVariance]]]:
@@ -209,8 +214,8 @@ class _Look:
     def _atoms(self, batch: FeatureBatch, parts: Mapping[int, float], found: dict[int, list[RawVariance]]) -> None:
         """Variances of the atoms of some structures, each under the models that miss it.
 
-        A model that misses all of an element knows nothing of it, and neither does a threshold from it. Where data are
-        few and unlike, left-out atoms are as new as anything: they do not count as known.
+        A model that misses all of an element knows nothing of it, and neither does a threshold from it. Landmarks
+        that come from the atoms themselves are not left out: what the final model learned from is not beyond it.
 
         Args:
             parts: of the structures that are looked at for each element, more for rare ones.
@@ -219,7 +224,7 @@ class _Look:
         for run in batch.runs:
             part = _drawn(batch, parts.get(run.z, 0.0))
             owner = torch.repeat_interleave(torch.arange(batch.n_structures), run.ptr.diff())
-            for f, factor in enumerate(self.factors):
+            for f, factor in enumerate(self.whole_factors):
                 if run.z not in self.learned[f]:
                     continue
                 features = run.features[part[owner] & (fold[owner] == f)]
@@ -227,10 +232,8 @@ class _Look:
                     continue
                 lone = alone(features.double(), torch.full((len(features),), run.z))
                 matrix = kernel.rows(lone, self.problem.landmarks)
-                prior = kernel.diagonal(lone)
-                variance = raw_variance(matrix, prior, self.whitenings[f], factor)
-                known = torch.minimum(variance.outside, _KNOWN * prior.cpu())
-                found.setdefault(run.z, []).append(RawVariance(known, variance.open))
+                variance = raw_variance(matrix, kernel.diagonal(lone), self.whole, factor)
+                found.setdefault(run.z, []).append(variance)
 
     def forces(self, run: Run) -> _Held:
         """Errors of forces along the stored directions, with kernel elements in float64."""

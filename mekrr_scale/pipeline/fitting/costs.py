@@ -16,6 +16,7 @@ from mekrr_scale.errors import ConfigError
 from mekrr_scale.pipeline.fitting.calibration import LARGEST_RANK, LOOKED_AT, MOVED_AT
 from mekrr_scale.pipeline.fitting.data import FitData, Stores, combinations
 from mekrr_scale.pipeline.fitting.identity import require_alike
+from mekrr_scale.pipeline.fitting.origins import scarce
 from mekrr_scale.pipeline.fitting.plan import FitPlan
 from mekrr_scale.pipeline.fitting.rates import Sample, measured
 from mekrr_scale.pipeline.fitting.search import choices
@@ -23,6 +24,7 @@ from mekrr_scale.solvers import Estimate, Job, Stage
 from mekrr_scale.store import BATCH_ATOMS, BATCH_STRUCTURES, HELD_BYTES
 
 _DOUBLE = 8
+_BASIS = 8.0  # operations of a fold's own basis, in cubes of columns: its whitening, and products with it
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,9 @@ def _validation(data: FitData, job: Job, found: Estimate) -> list[Stage]:
         factors += min(job.energies, looked_at) * job.rates.prior + alone * job.rates.lone_prior
         factors += min(job.directions, moved) * job.rates.derivative_prior
         held = job.whitening + found.held_bytes + (2.0 * job.folds + 4) * job.square + job.work
+        if scarce(atoms, data.plan.landmarks.count):
+            factors += job.folds * _BASIS * float(job.columns) ** 3 * job.rates.flop
+            held += (2 * job.folds + 3) * job.square
         stages.append(Stage("uncertainty", held, 2 * job.make + job.whiten + update + factors, 2))
     return stages
 

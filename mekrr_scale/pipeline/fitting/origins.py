@@ -7,6 +7,7 @@ held-out structures must be looked at without those of their fold: in a basis th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -37,17 +38,29 @@ class FoldBasis:
         return posterior_factor(inside, ridge, self.whitening)
 
 
-def bases_without_own(problem: Problem, data: FitData, common: Whitening) -> list[FoldBasis]:
+def scarce(atoms: int, landmarks: int) -> bool:
+    """Whether so many of the atoms are landmarks that left-out structures are expressed by their own."""
+    return atoms <= _SCARCE * landmarks
+
+
+def bases_without_own(problem: Problem, data: FitData, common: Whitening) -> Iterator[FoldBasis]:
     """For each fold the basis of the landmarks that do not come from it; that of all where this makes no difference."""
-    atoms = sum(data.species_counts.values())
-    if not problem.landmarks.singletons or atoms > _SCARCE * problem.landmarks.n_sets:
-        return [FoldBasis(common)] * problem.n_folds
+    landmarks = problem.landmarks
+    if not landmarks.singletons or not scarce(sum(data.species_counts.values()), landmarks.n_sets):
+        yield from [FoldBasis(common)] * problem.n_folds
+        return
     fold = _folds_of_landmarks(problem, data)
-    found = []
+    makers = problem.kernel.gram_block_makers(landmarks)
+    bridge = [block.matrix.T @ make() for block, make in zip(common.blocks, makers, strict=True)]  # T' K_ZZ
     for own in range(problem.n_folds):
         kept = (fold != own).nonzero()[:, 0]
-        found.append(_of_some(problem, kept, data, common) if 0 < len(kept) < len(fold) else FoldBasis(common))
-    return found
+        if not 0 < len(kept) < len(fold):
+            yield FoldBasis(common)
+            continue
+        whitening = _of_some(problem, kept, data)
+        spread = whitening.coefficients(torch.eye(whitening.rank, dtype=torch.float64))
+        parts = (part @ spread[block.span] for block, part in zip(common.blocks, bridge, strict=True))
+        yield FoldBasis(whitening, torch.cat(list(parts)))
 
 
 def _folds_of_landmarks(problem: Problem, data: FitData) -> Int64[Tensor, " landmarks"]:
@@ -73,7 +86,7 @@ def _folds_of_landmarks(problem: Problem, data: FitData) -> Int64[Tensor, " land
     return found
 
 
-def _of_some(problem: Problem, kept: Int64[Tensor, " kept"], data: FitData, common: Whitening) -> FoldBasis:
+def _of_some(problem: Problem, kept: Int64[Tensor, " kept"], data: FitData) -> Whitening:
     """The basis of some landmarks, for rows of all."""
     landmarks = problem.landmarks
     part = Landmarks(landmarks.features[kept], landmarks.species[kept], torch.arange(len(kept)), len(kept))
@@ -81,6 +94,4 @@ def _of_some(problem: Problem, kept: Int64[Tensor, " kept"], data: FitData, comm
     channels = problem.n_columns // landmarks.n_sets
     columns = torch.cat([kept + channel * landmarks.n_sets for channel in range(channels)])
     blocks = (WhiteningBlock(columns[block.columns], block.matrix, block.spectrum) for block in found.blocks)
-    whitening = Whitening(tuple(blocks), problem.n_columns)
-    spread = whitening.coefficients(torch.eye(whitening.rank, dtype=torch.float64))
-    return FoldBasis(whitening, common.pull(problem.kernel.gram(landmarks) @ spread))
+    return Whitening(tuple(blocks), problem.n_columns)
