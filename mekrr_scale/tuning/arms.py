@@ -19,13 +19,14 @@ from mekrr_scale.tuning.plan import TunePlan
 _PROBED = (4, 24)  # directions that a probe pushes through the network: many cost less each
 
 # what is worth trying of each network that carries weights, the most promising first (docs/benchmarks.md, Invariants
-# and layers): products hold scalars and norms, were better in every error, and cost 2 to 6 % more
+# and layers, and the study): products hold scalars and norms and are better for molecules, scalars for alloys
 _WORTH: Mapping[str, Sequence[Mapping[str, str]]] = {
     "sevennet": (
         {"version": "7net-l3i5", "layer": "gate1+gate2", "invariants": "products"},
         {"version": "7net-0", "layer": "gate1+gate2", "invariants": "products"},
+        {"version": "7net-0", "layer": "gate1+gate2", "invariants": "scalars"},
     ),
-    "chgnet": ({"layer": "conv3"}, {"layer": "conv1+conv2+conv3"}),
+    "chgnet": ({"layer": "conv1+conv2+conv3"},),
     "mace": ({"invariants": "products"}, {}),
 }
 

@@ -1,4 +1,4 @@
-"""What comes after the race: features of everything for the winner, kernel and landmarks, model and test."""
+"""What comes after the race: features of all data for its leaders, kernel and landmarks, model and test."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mekrr_scale.store import FeatureStore
 from mekrr_scale.tuning.arms import Arm
 from mekrr_scale.tuning.journal import shown_time
 from mekrr_scale.tuning.race import Raced
-from mekrr_scale.tuning.scores import balanced, shown_errors
+from mekrr_scale.tuning.scores import Score, balanced, shown_errors
 from mekrr_scale.tuning.state import Tuning, quick_plan
 
 _EXTRACTION = 0.65  # of the time that is left after the race
@@ -25,67 +25,91 @@ EVALUATION = 8.0  # energies, forces and uncertainties of a frame, in times of i
 _LAST = 2.5  # the last fit, with uncertainties, in times of one without
 _GAIN = 0.01  # part of the error that twice the landmarks must take off to be worth it
 _PIECE = 0.04  # of the budget: features of so long are made before the time is looked at
-_DISTINCT = 0.9  # directions that are nearly all of them: all are taken
+_ANOTHER = 0.5  # of the time that is left, in which another leader of the race has to be tried
 _LONGEST = 64.0  # times the median distance
 
 
 @dataclass(frozen=True)
 class Amount:
-    """What the winner's features are made of."""
+    """What features are made of."""
 
     frames: int
     directions: int | str
+    cuts: Sequence[int]  # the pieces that they are made in
 
 
-def gathered_features(tuning: Tuning, race: Raced) -> tuple[Amount, list[FeatureStore]]:
+def in_full(tuning: Tuning, race: Raced) -> list[Search]:
+    """The leaders of the race on all data that the time allows, by what they come to.
+
+    The first takes what time it needs; another one follows, on the same data, where half of what is left is enough.
+    """
+    first, *others = race.leaders
+    found = [gathered_features(tuning, race, first)]
+    much = found[0].amount
+    found[0].kernel()
+    for arm in others:
+        rest = remaining(tuning, race, arm, much.frames, much.directions)
+        need = tuning.pace * rest + float(cast(float, found[0].kernel()["seconds"]))
+        if tuning.journal.decision(f"full-{arm.slug}", partial(_worth, tuning, need))["limited"]:
+            tuning.progress.tell(f"no time is left to try {arm.name} in full")
+            continue
+        stores = tuning.stores(arm, race.costs[arm], much.directions, much.cuts)
+        found.append(Search(tuning, arm, much, stores))
+        found[-1].kernel()
+    return sorted(found, key=lambda search: _value(search.kernel()))
+
+
+def _worth(tuning: Tuning, need: float, before: Document | None) -> Document:
+    left = tuning.journal.clock.left - TEST * tuning.plan.budget
+    return {"limited": need >= _ANOTHER * left}
+
+
+def gathered_features(tuning: Tuning, race: Raced, arm: Arm) -> Search:
     """Features of as many frames as the time allows, along as many directions, made piece by piece.
 
     Pieces are short beside the budget, and the next one is begun only where there is time for it.
     """
-    wanted = tuning.journal.decision("amount", lambda before: amount_of(tuning, race, before))
+    wanted = tuning.journal.decision(f"amount-{arm.slug}", lambda before: amount_of(tuning, race, arm, before))
     directions = cast("int | str", wanted["directions"])
     cuts = cast("list[int]", wanted["cuts"])
+    cost, reserve = race.costs[arm], float(cast(float, wanted["reserve"]))
     found: list[FeatureStore] = []
-    frames = 0
     for first, last in pairwise(cuts):
         if found:
-            foreseen = tuning.foreseen(race.cost, directions, first, last)
-            name, reserve = f"go-on-{first}-{last}", float(cast(float, wanted["reserve"]))
+            foreseen = tuning.foreseen(cost, directions, first, last)
+            name = f"go-on-{arm.slug}-{first}-{last}"
             if tuning.journal.decision(name, partial(_room_for, tuning, foreseen, reserve))["limited"]:
                 tuning.progress.tell(f"no time is left for the features of {cuts[-1] - first} more frames")
                 break
-        found.append(tuning.store(race.winner, race.cost, directions, first, last))
-        frames = last
-    return Amount(frames, directions), found
+        found.append(tuning.store(arm, cost, directions, first, last))
+    done = cuts[: len(found) + 1]
+    tuning.progress.tell(f"{arm.name}: features of {done[-1]} frames, directions: {directions}")
+    return Search(tuning, arm, Amount(done[-1], directions, done), found)
 
 
 def _room_for(tuning: Tuning, foreseen: float, reserve: float, before: Document | None) -> Document:
     return {"limited": tuning.pace * foreseen >= tuning.journal.clock.left - reserve}
 
 
-def amount_of(tuning: Tuning, race: Raced, before: Document | None = None) -> Document:
+def amount_of(tuning: Tuning, race: Raced, arm: Arm, before: Document | None = None) -> Document:
     """Frames, directions, and where they are cut into pieces; never less than what was decided before."""
-    plan, cost, n = tuning.plan, race.cost, len(tuning.data.training)
+    plan, cost, n = tuning.plan, race.costs[arm], len(tuning.data.training)
     left = tuning.journal.clock.left - TEST * plan.budget
     room = max(_EXTRACTION * left / tuning.pace, 0.0)
-    least = 1 if tuning.moved else "none"
-    frame = tuning.foreseen(cost, least, 0, n) / n
+    options = tuning.options[:1] if plan.derivatives == "all" else tuning.options
+    frame = tuning.foreseen(cost, options[-1], 0, n) / n
     frames = min(n, max(race.course.first, int(room / max(frame, 1e-9))))
-    directions: int | str = plan.derivatives if tuning.moved else "none"
-    if directions == "auto":
-        atoms = tuning.atoms(frames)
-        spent = cost.frames(atoms, 6.0 * tuning.strained) + atoms * cost.shared
-        affordable = (room - spent) / max(atoms * cost.direction, 1e-9)
-        every = 3.0 * atoms / frames
-        directions = "all" if affordable >= _DISTINCT * every else max(1, int(affordable))
+    borne = (one for one in options if remaining(tuning, race, arm, frames, one) <= room)
+    directions = next(borne, options[-1])
     work = tuning.foreseen(cost, directions, 0, frames)
     if before is not None and float(cast(float, before["work"])) >= work:
         return before
-    whole = work * tuning.pace
+    whole = remaining(tuning, race, arm, frames, directions) * tuning.pace
     pieces = max(1, math.ceil(whole / (_PIECE * plan.budget)))
-    same = directions == race.course.directions
-    begun = [cut for cut in race.course.cuts(max(s.frames for s in race.scores)) if same and cut <= frames]
-    cuts = sorted({0, *begun, *(round(frames * k / pieces) for k in range(1, pieces + 1)), frames})
+    done = made(race, arm, directions)
+    begun = [cut for cut in race.course.cuts(done) if cut <= frames] if done else []
+    start = max(begun, default=0)
+    cuts = sorted({0, *begun, *(start + round((frames - start) * k / pieces) for k in range(1, pieces + 1))})
     return {
         "directions": directions,
         "cuts": cuts,
@@ -93,6 +117,16 @@ def amount_of(tuning: Tuning, race: Raced, before: Document | None = None) -> Do
         "work": work,
         "limited": frames < n or (plan.derivatives == "auto" and directions not in ("all", "none")),
     }
+
+
+def made(race: Raced, arm: Arm, directions: int | str) -> int:
+    """Frames whose features the race has made."""
+    return race.frames(arm) if directions == race.course.directions else 0
+
+
+def remaining(tuning: Tuning, race: Raced, arm: Arm, frames: int, directions: int | str) -> float:
+    """Seconds that features of the first frames take, by the probe, beside those that there are."""
+    return tuning.foreseen(race.costs[arm], directions, min(made(race, arm, directions), frames), frames)
 
 
 @dataclass(frozen=True)
@@ -121,17 +155,18 @@ class Settings:
 
 @dataclass
 class Search:
-    """The winner's fits: kernel first, then landmarks as long as they pay."""
+    """Fits of one candidate to all data: kernel first, then landmarks as long as they pay."""
 
     tuning: Tuning
     arm: Arm
+    amount: Amount
     stores: Sequence[FeatureStore]
     pace: float = 1.0  # measured seconds of a fit over those that were foreseen
     limited: bool = False  # whether there was no time for more landmarks
 
     def run(self) -> tuple[FitPlan, list[Document]]:
         """The plan of the last fit, and what was tried."""
-        steps = [self._kernel()]
+        steps = [self.kernel()]
         best = steps[0]
         while True:
             after = self._grown(best)
@@ -144,12 +179,18 @@ class Search:
                 break
         return self._last(best), steps
 
+    def score(self) -> Score:
+        """What the kernel came to, beside those of the race."""
+        errors = cast("dict[str, float]", self.kernel()["errors"])
+        return Score(self.arm, self.amount.frames, str(self.amount.directions), errors)
+
     @property
     def name(self) -> str:
         """What the fits are to, for their steps."""
         return hashlib.sha256("".join(store.id for store in self.stores).encode()).hexdigest()[:8]
 
-    def _kernel(self) -> Document:
+    def kernel(self) -> Document:
+        """The kernel by cross-validation, with the landmarks of the race."""
         plan = quick_plan(self.tuning, self.stores)
         lengths = "4x,8x,16x" if self.tuning.moved else "2x,4x,8x"
         candidates = replace(
@@ -190,20 +231,19 @@ class Search:
     def _said(self, name: str, make: Callable[[], Document]) -> Document:
         known = self.tuning.journal.has(name)
         found = self.tuning.journal.step(name, make)
+        self.pace = max(float(cast(Any, found["seconds"])) / max(float(cast(Any, found["foreseen"])), 1e-3), 0.2)
         if not known:
             left = shown_time(self.tuning.journal.clock.left)
             self.tuning.progress.tell(
-                f"{found['landmarks']} landmarks, {found['length_scale']}, {found['standardize']}: "
+                f"{self.arm.name}, {found['landmarks']} landmarks, {found['length_scale']}, {found['standardize']}: "
                 f"{shown_errors(cast(Any, found['errors']))} ({left} left)"
             )
         return found
 
     def _tried(self, plan: FitPlan, count: int) -> Document:
         foreseen = self._seconds(plan) / self.pace
-        begin = self.tuning.journal.clock.used
         self.tuning.progress.before = f"{self.arm.name}, {count} landmarks"
         report = fit(self.stores, plan, self.tuning.progress)
-        self.pace = max((self.tuning.journal.clock.used - begin) / max(foreseen, 1e-3), 0.2)
         best = report.chosen
         lengths = plan.kernel.length_scales  # the innermost of the loops over candidates but for the alphas
         alphas = len({line.alpha for line in report.tried})
@@ -214,6 +254,7 @@ class Search:
             "alpha": best.alpha,
             "baseline": best.baseline,
             "errors": best.errors(),
+            "foreseen": foreseen,
             "candidates": [line.header() for line in report.tried],
         }
 

@@ -13,18 +13,19 @@ from mekrr_scale.errors import ConfigError
 from mekrr_scale.files import JSON, Document, is_whole, publish_text, sealed, unsealed
 from mekrr_scale.progress import LOGGER, Progress
 
-_BEAT = 5.0  # seconds between two notes of the time
-
 
 class Clock:
-    """Time that a tuning has taken, over all its processes, beside its budget."""
+    """Time that the finished steps of a tuning have taken, over all its processes, beside its budget.
+
+    What a kill cuts short is made anew and counts once, so that a tuning that was killed decides as one that was not.
+    """
 
     def __init__(self, path: Path, budget: float, now: Callable[[], float] = time.monotonic) -> None:
         self.path, self.budget, self._now = path, budget, now
         found = read_sealed(path) if path.exists() else None
         before = (found or {}).get("seconds")
         self._before = float(before) if isinstance(before, int | float) else 0.0
-        self._start = self._beaten = now()
+        self._start = now()
 
     @property
     def used(self) -> float:
@@ -36,11 +37,9 @@ class Clock:
         """Seconds; negative when the budget is spent."""
         return self.budget - self.used
 
-    def beat(self, now: bool = False) -> None:
-        """Note the time, now and then, for a process that comes after."""
-        if now or self._now() - self._beaten > _BEAT:
-            self._beaten = self._now()
-            publish_text(self.path, json.dumps(sealed({"seconds": self.used})))
+    def beat(self) -> None:
+        """Note the time for a process that comes after."""
+        publish_text(self.path, json.dumps(sealed({"seconds": self.used})))
 
 
 @dataclass
@@ -59,7 +58,7 @@ class Journal:
         made = dict(make())
         made["seconds"] = self.clock.used - begin
         publish_text(self.folder / f"{name}.json", json.dumps(sealed(made)))
-        self.clock.beat(now=True)
+        self.clock.beat()
         return self._found(name) or made  # as one that comes after reads it
 
     def _found(self, name: str) -> Document | None:
@@ -119,19 +118,17 @@ def read_sealed(path: Path) -> Document | None:
 
 @dataclass
 class Timed:
-    """A progress that keeps the clock's notes up to date, and says in every stage how much time is left."""
+    """A progress that says in every stage how much time is left."""
 
     inner: Progress
     clock: Clock
     before: str = ""  # what is at work, said before the name of a stage
 
     def stage(self, name: str, total: int | None = None, unit: str = "") -> None:
-        self.clock.beat()
         place = f"{self.before}: " if self.before else ""
         self.inner.stage(f"{place}{name} ({shown_time(self.clock.left)} left)", total, unit)
 
     def advance(self, steps: int = 1) -> None:
-        self.clock.beat()
         self.inner.advance(steps)
 
     def note(self, text: str) -> None:

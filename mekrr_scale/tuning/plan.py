@@ -59,7 +59,7 @@ class TunePlan:
     """
 
     budget: Annotated[Given[float, str], BeforeValidator(parse_seconds)] = preset(default=1800.0)
-    """Time for everything, in seconds or as ``30m``; what was used before a kill counts."""
+    """Time for everything, in seconds or as ``30m``; what finished steps took before a kill counts."""
 
     backbones: Annotated[
         Given[tuple[InstanceOf[BackboneSpec], ...] | None, str | BackboneSpec | Sequence[str | BackboneSpec]],

@@ -1,13 +1,17 @@
-"""The race: candidates on growing subsets, the better half goes on (successive halving; Jamieson and Talwalkar,
-AISTATS 2016), compared by cross-validated errors as they will be with the data that the budget allows."""
+"""The race: candidates on growing subsets, compared by cross-validated errors as they will be with the data that the
+budget allows (successive halving; Jamieson and Talwalkar, AISTATS 2016).
+
+Errors of few frames are uncertain, so that a round does not drop a fixed part of the candidates, but those whose errors
+are higher than the best by more than chance, and then, where the next round is too dear, the worst of the others. All
+that are left at the end may be tried in full.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import count, takewhile
 from typing import Any, cast
 
 from mekrr_scale.errors import BackboneError, MekrrError, SolverError
@@ -20,8 +24,10 @@ from mekrr_scale.tuning.scores import Score, projected, shown_errors, slope
 from mekrr_scale.tuning.state import Tuning, quick_plan
 
 _SHARE = 0.4  # of the budget that the race may take
-_FIRST = (64, 32, 16, 10)  # frames of the first subset: the largest that the budget bears
-_DIRECTIONS = 4  # of a frame in the race: many frames with few of them teach more than few with many
+_FIRST_SHARE = 0.5  # of that, which the first round may take
+_FIRST = (128, 64, 32, 16, 10)  # frames of the first subset: the largest that the budget bears, half of all at most
+_DIRECTIONS = 16  # of a frame in the race: what all directions share costs as much as ten to a hundred of them
+_CHANCE = 2.0  # errors of n frames that differ by less than exp(this / sqrt(n)) are alike
 _LEAST_DIRECTIONS = 2  # of the final extraction, where the budget is short
 _FIT = 6.0  # seconds of one fit in the race, until one was measured
 
@@ -32,26 +38,37 @@ class Course:
 
     arms: Sequence[Arm]
     first: int
+    all: int
     directions: int | str
 
     def cuts(self, frames: int) -> list[int]:
         """Where the frames up to a number are cut: each subset holds the one before."""
-        doubled = takewhile(lambda cut: cut < frames, (self.first * 2**k for k in count()))
-        return [0, *doubled, frames]
+        found = [0, min(self.first, frames)]
+        while found[-1] < frames:
+            found.append(min(self.after(found[-1]), frames))
+        return found
+
+    def after(self, frames: int) -> int:
+        """Frames of the next round: twice as many, or all where these are little more."""
+        return self.all if 3 * frames > self.all else 2 * frames
 
 
 @dataclass(frozen=True)
 class Raced:
     """How the race ended."""
 
-    winner: Arm
-    cost: Cost  # of the winner
+    leaders: Sequence[Arm]  # those that nothing but chance tells apart, the best first
+    costs: Mapping[Arm, Cost]
     scores: Sequence[Score]
     course: Course
 
+    def frames(self, arm: Arm) -> int:
+        """How many frames of a candidate have features."""
+        return max((score.frames for score in self.scores if score.arm == arm and not score.failed), default=0)
+
 
 def raced(tuning: Tuning) -> Raced:
-    """The best candidate by its cross-validated error, as it will be with the data that the budget allows.
+    """The best candidates by their cross-validated errors, as they will be with the data that the budget allows.
 
     Raises:
         BackboneError: no candidate can be loaded.
@@ -69,12 +86,12 @@ def raced(tuning: Tuning) -> Raced:
         if not able:
             reasons = "; ".join(f"{score.arm.name}: {score.failed}" for score in found)
             raise SolverError(f"no candidate could be fitted: {reasons}")
-        more = min(2 * frames, len(tuning.data.training))
+        more = course.after(frames)
         kept = journal.step(f"kept-{frames}{_part(plan)}", partial(kept_of, tuning, able, scores, costs, more, course))
         names = cast("list[str]", kept["arms"])
-        alive = [score.arm for score in able if score.arm.name in names]
-        if kept["over"] or len(alive) == 1 or more == frames:
-            return Raced(alive[0], costs[alive[0]], scores, course)
+        alive = sorted((s.arm for s in able if s.arm.name in names), key=lambda arm: names.index(arm.name))
+        if kept["over"]:
+            return Raced(alive, costs, scores, course)
         frames = more
 
 
@@ -103,16 +120,15 @@ def _costs(tuning: Tuning, arms: Sequence[Arm]) -> dict[Arm, Cost]:
 
 def course_of(tuning: Tuning, arms: Sequence[Arm], costs: dict[Arm, Cost]) -> Course:
     """The candidates that the budget bears, and the largest first subset that it bears with them."""
-    given = tuning.plan.derivatives
-    directions: int | str = "none" if not tuning.moved else _DIRECTIONS if given in ("auto", "all") else given
-    n = len(tuning.data.training)
-    sizes = [first for first in _FIRST if 2 * first <= n] or [min(_FIRST[-1], n)]  # two of them are a learning curve
+    n, options = len(tuning.data.training), tuning.options
+    directions = next((one for one in options if tuning.directions(one) <= tuning.directions(_DIRECTIONS)), options[-1])
+    # two of them are a learning curve
+    sizes = sorted({min(first, max(n // 2, _FIRST[-1]), n) for first in _FIRST}, reverse=True)
 
     def choose() -> Document:
         running = list(arms)
+        room = _FIRST_SHARE * _SHARE * tuning.plan.budget
         while True:
-            rounds = math.ceil(math.log2(len(running))) + 1
-            room = _SHARE * tuning.plan.budget / rounds
             for first in sizes:
                 atoms, moves = tuning.atoms(first), tuning.directions(directions)
                 taken = sum(costs[arm].frames(atoms, moves) + _FIT for arm in running)
@@ -128,7 +144,7 @@ def course_of(tuning: Tuning, arms: Sequence[Arm], costs: dict[Arm, Cost]) -> Co
     dropped = [arm.name for arm in arms if arm.name not in names]
     if dropped:
         tuning.progress.tell(f"too slow for the budget: {', '.join(dropped)}")
-    return Course(running, int(cast(int, found["first"])), directions)
+    return Course(running, int(cast(int, found["first"])), n, directions)
 
 
 def _scored(tuning: Tuning, arm: Arm, cost: Cost, frames: int, course: Course) -> Score:
@@ -162,22 +178,23 @@ def _fitted(tuning: Tuning, arm: Arm, cost: Cost, frames: int, course: Course) -
 def kept_of(
     tuning: Tuning, able: Sequence[Score], scores: Sequence[Score], costs: dict[Arm, Cost], more: int, course: Course
 ) -> Document:
-    """The better half, by what their errors will be, and whether the race is over."""
+    """Those that may yet be the best, by what their errors will be, and whether the race is over."""
     steepness = slope(scores)
-    reach = {score.arm: reachable(tuning, costs[score.arm]) for score in able}
-    order = sorted(able, key=lambda score: projected(score, reach[score.arm], steepness))
-    half = order[: max(1, math.ceil(len(order) / 2))]
+    expected = {score.arm: projected(score, reachable(tuning, costs[score.arm]), steepness) for score in able}
+    order = sorted(expected, key=lambda arm: expected[arm])
     frames = able[0].frames
-    moves = tuning.directions(course.directions)
-    next_round = sum(costs[s.arm].frames(tuning.atoms(more) - tuning.atoms(frames), moves) + _FIT for s in half)
-    used = tuning.journal.clock.used
-    over = len(half) == 1 or more == frames or used + next_round > _SHARE * tuning.plan.budget
-    kept = half[:1] if over else half
+    alike = [arm for arm in order if expected[arm] <= expected[order[0]] * math.exp(_CHANCE / math.sqrt(frames))]
+    atoms, moves = tuning.atoms(more) - tuning.atoms(frames), tuning.directions(course.directions)
+    room = _SHARE * tuning.plan.budget - tuning.journal.clock.used
+    bearable = list(alike)
+    while len(bearable) > 1 and sum(costs[arm].frames(atoms, moves) + _FIT for arm in bearable) > room:
+        bearable.pop()
+    over = len(bearable) == 1 or more == frames
     return {
-        "arms": [score.arm.name for score in kept],
+        "arms": [arm.name for arm in (alike if over else bearable)],
         "over": over,
         "slope": steepness,
-        "projected": {score.arm.name: projected(score, reach[score.arm], steepness) for score in order},
+        "projected": {arm.name: expected[arm] for arm in order},
     }
 
 

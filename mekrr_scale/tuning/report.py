@@ -31,6 +31,7 @@ class TuneReport(Shown):
     folder: Path
     arm: Arm  # the winner
     scores: Sequence[Score]
+    finals: Sequence[Score]  # of the leaders on all data that there was time for, the best first
     amount: Amount
     steps: Sequence[Document]  # fits of the winner to all of its features
     plan: FitPlan  # of the model
@@ -87,7 +88,7 @@ class TuneReport(Shown):
         """The race, the fits of the winner, and the test."""
         race = [
             (score.arm.name, str(score.frames), score.directions, score.failed or shown_errors(score.errors))
-            for score in self.scores
+            for score in (*self.scores, *self.finals)
         ]
         fits = [
             (
@@ -112,10 +113,11 @@ class TuneReport(Shown):
 
     def _sentences(self) -> Iterator[str]:
         tried = len({score.arm for score in self.scores})
+        full = f" (of {len(self.finals)} that were tried in full)" if len(self.finals) > 1 else ""
         yield (
             f"{tried} kind{'s' * (tried > 1)} of features raced on up to {max(s.frames for s in self.scores)} of "
-            f"{self.data['frames']} frames; {self.arm.name} won. The model has {self.plan.landmarks.count} landmarks "
-            f"on {self.amount.frames} frames (directions: {self.amount.directions}) and was made in "
+            f"{self.data['frames']} frames; {self.arm.name} won{full}. The model has {self.plan.landmarks.count} "
+            f"landmarks on {self.amount.frames} frames (directions: {self.amount.directions}) and was made in "
             f"{shown_time(self.seconds)}."
         )
         yield f"Cross-validated RMSE: {shown_errors(self.validation)}."
@@ -166,15 +168,8 @@ class TuneReport(Shown):
             "winner": dict(self.arm.document()),
             "frames": dict(self.data),
             "directions": self.amount.directions,
-            "race": [
-                {
-                    "network": score.arm.name,
-                    "frames": score.frames,
-                    "directions": score.directions,
-                    **({"failed": score.failed} if score.failed else {"rmse": dict(score.errors)}),
-                }
-                for score in self.scores
-            ],
+            "race": [_plain(score) for score in self.scores],
+            "finals": [_plain(score) for score in self.finals],
             "fits": [dict(step) for step in self.steps],
             "plan": to_dict(self.plan),
             "validation": dict(self.validation),
@@ -190,10 +185,15 @@ class TuneReport(Shown):
     def plot(self, axes: Axes | None = None) -> Axes:
         """Cross-validated errors of the candidates against the number of frames."""
         curves: dict[str, list[tuple[int, float]]] = {}
-        for score in self.scores:
+        for score in (*self.scores, *self.finals):
             if not score.failed:
                 curves.setdefault(score.arm.name, []).append((score.frames, 1e3 * score.value))
         last = 1e3 * balanced(self.validation)
         kinds = {name.removesuffix("_rmse") for name in self.validation}
         label = "energy RMSE (meV/atom)" if kinds == {"energy"} else "geometric mean of energy and force RMSE (meV)"
         return projection_axes(curves, self.arm.name, (self.amount.frames, last), label, axes)
+
+
+def _plain(score: Score) -> Document:
+    found = {"failed": score.failed} if score.failed else {"rmse": dict(score.errors)}
+    return {"network": score.arm.name, "frames": score.frames, "directions": score.directions, **found}

@@ -23,7 +23,7 @@ from mekrr_scale.report import parity_plot, write_figure
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.structures import Frames, geometry_hash
 from mekrr_scale.tuning.arms import Cost
-from mekrr_scale.tuning.final import EVALUATION, TEST, Amount, Search, gathered_features
+from mekrr_scale.tuning.final import EVALUATION, TEST, Amount, in_full
 from mekrr_scale.tuning.frames import Data, gathered, label_table
 from mekrr_scale.tuning.journal import Clock, Journal, Timed, claim
 from mekrr_scale.tuning.plan import TunePlan
@@ -102,22 +102,25 @@ def _claim(plan: TunePlan, data: Data) -> dict[str, JSON]:
 
 def _tuned(tuning: Tuning) -> TuneReport | None:
     race = raced(tuning)
-    arm = race.winner
+    names = [arm.name for arm in race.leaders]
     if tuning.plan.part[1] > 1:
-        tuning.progress.tell(f"part {tuning.plan.part[0]} of {tuning.plan.part[1]} is done; {arm.name} leads in it")
+        tuning.progress.tell(f"part {tuning.plan.part[0]} of {tuning.plan.part[1]} is done; {names[0]} leads in it")
         return None
-    tuning.progress.tell(f"{arm.name} wins the race")
-    much, stores = gathered_features(tuning, race)
-    tuning.progress.tell(f"features of {much.frames} frames, directions: {much.directions}")
-    search = Search(tuning, arm, stores)
+    tuning.progress.tell(f"the race is over: {' and '.join(names)}")
+    finals = in_full(tuning, race)
+    search = finals[0]
+    if len(finals) > 1:
+        tuning.progress.tell(f"{search.arm.name} is the best in full")
     plan, steps = search.run()
+    stores, much = search.stores, search.amount
     what = hashlib.sha256(repr(([store.id for store in stores], to_dict(plan))).encode()).hexdigest()[:8]
     model = _model(tuning, plan, stores, f"model-{what}")
-    errors = _tested(tuning, race.cost, f"test-{what}")
+    errors = _tested(tuning, race.costs[search.arm], f"test-{what}")
     report = TuneReport(
         folder=tuning.folder,
-        arm=arm,
+        arm=search.arm,
         scores=tuple(race.scores),
+        finals=tuple(one.score() for one in finals),
         amount=much,
         steps=tuple(steps),
         plan=plan,

@@ -20,6 +20,7 @@ from mekrr_scale.tuning.plan import TunePlan
 
 _LANDMARKS = 1000  # of a fit that compares
 _LEAST_PACE = 0.2
+_NEARLY = 0.9  # of all directions: all are taken
 
 
 @dataclass
@@ -58,6 +59,20 @@ class Tuning:
     def atoms(self, frames: int) -> int:
         return sum(map(len, self.data.training[:frames]))
 
+    @property
+    def options(self) -> list[int | str]:
+        """Directions of each frame that may be made, the most first.
+
+        Powers of two, so that a little time more or less changes nothing, and what was made is of use again.
+        """
+        if not self.moved:
+            return ["none"]
+        if isinstance(self.plan.derivatives, int):
+            return [self.plan.derivatives]
+        every = 3.0 * self.mean_atoms()
+        powers = [2**k for k in range(int(every).bit_length()) if 2**k < _NEARLY * every]
+        return ["all", *reversed(powers)]
+
     def directions(self, asked: int | str) -> float:
         """Tangents of a frame, on average."""
         if asked == "none":
@@ -79,7 +94,8 @@ class Tuning:
             report = extract(frames, where, how, self._loaded(arm), self.progress)
             for warning in report.warnings:
                 LOGGER.debug("%s", warning)
-            return {"foreseen": self.foreseen(cost, directions, first, last)}
+            share = report.written / max(report.written + report.resumed, 1)
+            return {"foreseen": share * self.foreseen(cost, directions, first, last)}
 
         made = self.journal.step(f"made-{arm.slug}-{directions}-{first}-{last}", make)
         if float(cast(float, made["foreseen"])) > 0:

@@ -17,6 +17,7 @@ from mekrr_scale.errors import ConfigError, SolverError
 from mekrr_scale.models import Potential
 from mekrr_scale.pipeline import ExtractPlan, FitPlan, RowPlan, Validation, evaluate, extract, fit, resources
 from mekrr_scale.pipeline.fitting import FitData, calibration
+from mekrr_scale.pipeline.fitting.search import Candidate, preferred
 from mekrr_scale.regression import Execution
 from mekrr_scale.solvers import Direct
 from mekrr_scale.store import FeatureStore, deal, isolated_atoms, merge, repack
@@ -357,3 +358,24 @@ def test_copies_of_one_file_do_not_flatter(spec, tmp_path):
     report = fit(made(tmp_path / "twice", [*listed, *copies], spec), plan)
     assert any("24 copies of others stay in the same fold" in text for text in report.remarks)
     assert report.metrics()["energy_mae"] > 0.5 * once
+
+
+class Scored(Candidate):
+    """A candidate of which nothing but the score is known."""
+
+    score = math.nan
+
+    def __init__(self, score):
+        object.__setattr__(self, "score", score)
+
+
+@pytest.mark.parametrize(
+    ("composition", "backbone", "taken"),
+    [(1.0, 1.04, "backbone"), (1.0, 1.06, "composition"), (1.0, 0.9, "backbone"), (math.inf, math.inf, "backbone")],
+)
+def test_a_baseline_with_physics_far_outside_stays_while_it_is_about_as_good(composition, backbone, taken):
+    """Cross-validation does not see the frames that it is for; scores are squares of errors."""
+    errors = {"composition": composition, "backbone": backbone}
+    found = {kind: Scored(error**2) for kind, error in errors.items()}
+    assert preferred(found) is found[taken]
+    assert preferred({"isolated": (alone := Scored(2.0)), "composition": Scored(3.0)}) is alone

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -140,11 +141,14 @@ def test_learning_curves_are_continued():
 
 def test_names_are_filled_with_what_is_worth_trying():
     names = [arm.name for arm in arms_of(TunePlan(backbones="chgnet"))]
-    assert names == ["chgnet conv3", "chgnet conv1+conv2+conv3"]
+    assert names == ["chgnet conv1+conv2+conv3"]
     given = arms_of(TunePlan(backbones=BackboneSpec("chgnet", layer="conv4")))
     assert [arm.name for arm in given] == ["chgnet conv4"]
     sevennet = arms_of(TunePlan(backbones=BackboneSpec("sevennet", version="7net-0")))
-    assert [arm.name for arm in sevennet] == ["sevennet 7net-0 gate1+gate2 products"]
+    assert [arm.name for arm in sevennet] == [
+        "sevennet 7net-0 gate1+gate2 products",
+        "sevennet 7net-0 gate1+gate2 scalars",
+    ]
     scalars = arms_of(TunePlan(backbones=BackboneSpec("sevennet", invariants="scalars")))
     assert [arm.name for arm in scalars] == [
         "sevennet 7net-l3i5 gate1+gate2 scalars",
@@ -162,11 +166,12 @@ def test_checkpoints_of_one_name_are_refused(tmp_path):
         arms_of(TunePlan(backbones=specs))
 
 
-def test_time_counts_over_processes(tmp_path):
+def test_time_of_finished_steps_counts_over_processes(tmp_path):
     path, now = tmp_path / "clock.json", [1000.0]
     first = Clock(path, 100.0, lambda: now[0])
     now[0] += 30.0
-    first.beat(now=True)
+    first.beat()
+    now[0] += 50.0  # and killed
     second = Clock(path, 100.0, lambda: now[0])
     assert second.used == 30.0
     now[0] += 100.0
@@ -218,9 +223,12 @@ def tuning(tmp_path):
     return Tuning(plan, data, tmp_path, Journal(tmp_path, clock), Timed(Silent(), clock))
 
 
-def race_of(tuning, cost):
-    arm = Arm(BackboneSpec("chgnet", "conv3"))
-    return Raced(arm, cost, [Score(arm, 16, "4", {"energy_rmse": 1.0})], Course([arm], 16, 4))
+ARM = Arm(BackboneSpec("chgnet", "conv3"))
+
+
+def race_of(cost, frames=16):
+    course = Course([ARM], 16, 200, 4)
+    return Raced([ARM], {ARM: cost}, [Score(ARM, frames, "4", {"energy_rmse": 1.0})], course)
 
 
 @pytest.mark.parametrize(
@@ -229,32 +237,58 @@ def race_of(tuning, cost):
         (1e-5, 1e-5, 200, "all"),
         (0.01, 0.02, 200, 2),  # of six
         (0.1, 0.1, 67, 1),
-        (10.0, 10.0, 16, 1),  # what the race has made, at least
+        (10.0, 10.0, 16, 4),  # what the race has made, at least
     ],
 )
 def test_time_goes_into_frames_first_and_directions_then(tuning, features, direction, frames, directions):
-    found = amount_of(tuning, race_of(tuning, Cost(features, direction, 64)))
+    found = amount_of(tuning, race_of(Cost(features, direction, 64)), ARM)
     assert found["cuts"][-1] == pytest.approx(frames, abs=2)
     assert found["directions"] == directions
     assert found["cuts"][0] == 0
     assert found["cuts"] == sorted(set(found["cuts"]))
 
 
+def test_what_the_race_has_made_is_of_use(tuning):
+    """Four directions of all frames are too dear, but not of those that the race has left."""
+    cost = Cost(0.01, 0.018, 64)
+    assert amount_of(tuning, race_of(cost), ARM)["directions"] == 2
+    found = amount_of(tuning, race_of(cost, 128), ARM)
+    assert found["directions"] == 4
+    assert {16, 32, 64, 128, 200} <= set(found["cuts"])
+
+
 def test_more_time_never_makes_less(tuning):
-    race = race_of(tuning, Cost(0.01, 0.02, 64))
-    before = amount_of(tuning, race)
+    race = race_of(Cost(0.01, 0.02, 64))
+    before = amount_of(tuning, race, ARM)
     tuning.pace = 10.0
-    assert amount_of(tuning, race, before) == before
+    assert amount_of(tuning, race, ARM, before) == before
     tuning.pace = 0.2
-    assert amount_of(tuning, race, before)["work"] > before["work"]
+    assert amount_of(tuning, race, ARM, before)["work"] > before["work"]
     assert before["limited"]
-    assert not amount_of(tuning, race, before)["limited"]
+    assert not amount_of(tuning, race, ARM, before)["limited"]
+
+
+def test_a_little_less_time_makes_the_same(tuning):
+    """As after a kill."""
+    race = race_of(Cost(0.01, 0.02, 64))
+    before = amount_of(tuning, race, ARM)
+    tuning.pace = 1.03
+    after = amount_of(tuning, race, ARM)
+    assert (after["cuts"][-1], after["directions"]) == (before["cuts"][-1], before["directions"])
 
 
 def test_a_slow_machine_makes_less(tuning):
-    cost = Cost(0.01, 0.02, 64)
     tuning.pace = 10.0
-    assert amount_of(tuning, race_of(tuning, cost))["cuts"][-1] < 150
+    assert amount_of(tuning, race_of(Cost(0.01, 0.02, 64)), ARM)["cuts"][-1] < 150
+
+
+@pytest.mark.parametrize(("atoms", "directions"), [(1, "all"), (2, "all"), (3, 16)])
+def test_directions_are_powers_of_two_or_all(tuning, atoms, directions):
+    large = [Atoms(numbers=[1] * 2 * atoms) for _ in tuning.data.training]
+    tuning.data = replace(tuning.data, training=large)
+    assert tuning.options[0] == "all"
+    assert all(2 * low == high for high, low in pairwise(tuning.options[1:]))
+    assert course_of(tuning, [ARM], {ARM: Cost(1e-4, 1e-4, 64)}).directions == directions
 
 
 def test_networks_that_are_too_slow_do_not_run(tuning):
@@ -263,19 +297,50 @@ def test_networks_that_are_too_slow_do_not_run(tuning):
     found = course_of(tuning, arms, costs)
     assert arms[2] not in found.arms
     assert arms[0] in found.arms
-    assert 10 <= found.first <= 64
+    assert 10 <= found.first <= 100
+
+
+def test_half_of_the_frames_come_first(tuning):
+    """Where there is time: two subsets are a learning curve."""
+    tuning.data = replace(tuning.data, training=tuning.data.training[:25])
+    found = course_of(tuning, [ARM], {ARM: Cost(1e-4, 1e-4, 64)})
+    assert (found.first, found.after(found.first)) == (12, 25)
+    assert found.cuts(25) == [0, 12, 25]
+    assert Course([ARM], 16, 849, 4).cuts(200) == [0, 16, 32, 64, 128, 200]
+
+
+SLOW, QUICK, OTHER = (Arm(BackboneSpec("chgnet", f"conv{i}")) for i in (3, 1, 2))
 
 
 def test_the_race_looks_at_what_errors_will_be(tuning):
     """A network that is ahead, and so slow that it never sees all the data, is left behind."""
-    slow, quick = Arm(BackboneSpec("chgnet", "conv3")), Arm(BackboneSpec("chgnet", "conv1"))
-    costs = {slow: Cost(1.0, 0.2, 64), quick: Cost(1e-4, 1e-4, 64)}
-    course = Course([slow, quick], 16, 4)
-    at = [Score(slow, 16, "4", {"energy_rmse": 0.95}), Score(quick, 16, "4", {"energy_rmse": 1.0})]
+    costs = {SLOW: Cost(1.0, 0.2, 64), QUICK: Cost(1e-4, 1e-4, 64)}
+    course = Course([SLOW, QUICK], 16, 200, 4)
+    at = [Score(SLOW, 16, "4", {"energy_rmse": 0.95}), Score(QUICK, 16, "4", {"energy_rmse": 1.0})]
     kept = kept_of(tuning, at, at, costs, 32, course)
-    assert kept["arms"] == [quick.name]
-    equal = {slow: costs[quick], quick: costs[quick]}
-    assert kept_of(tuning, at, at, equal, 32, course)["arms"] == [slow.name]
+    assert kept["arms"] == [QUICK.name]
+    equal = {SLOW: costs[QUICK], QUICK: costs[QUICK]}
+    assert kept_of(tuning, at, at, equal, 200, course)["arms"] == [SLOW.name, QUICK.name]
+
+
+def test_what_chance_may_have_done_drops_none(tuning):
+    """Half as much again on sixteen frames is nothing; on two hundred it is; all go on as far as time allows."""
+    course = Course([SLOW, QUICK, OTHER], 16, 200, 4)
+    values = {SLOW: 1.0, QUICK: 1.5, OTHER: 1.8}
+    quick = dict.fromkeys(values, Cost(1e-4, 1e-4, 64))
+
+    def kept(frames, more, costs):
+        at = [Score(arm, frames, "4", {"energy_rmse": value}) for arm, value in values.items()]
+        return kept_of(tuning, at, at, costs, more, course)
+
+    tuning.plan = replace(tuning.plan, budget=1000.0)
+    assert kept(16, 32, quick)["arms"] == [SLOW.name, QUICK.name]
+    assert not kept(16, 32, quick)["over"]
+    assert kept(200, 200, quick)["arms"] == [SLOW.name]
+    dear = dict.fromkeys(values, Cost(8.0, 0.0, 64))
+    ended = kept(16, 32, dear)
+    assert ended["over"]
+    assert ended["arms"] == [SLOW.name, QUICK.name]  # both may be tried in full
 
 
 def test_the_journal_is_readable(tuned):

@@ -95,7 +95,8 @@ class BaselinePlan:
         flag("--baseline"),
     ] = preset(default=None)
     """Candidates: composition (energies of elements by least squares), isolated (given ones), backbone (the pretrained
-    potential's own energies and forces as well), prior (those of extract --prior). By default what the store allows."""
+    potential's own energies and forces as well), prior (those of extract --prior). By default what the store allows.
+    One with a prior's energies, which hold far outside the data, stays unless another error is lower by a twentieth."""
 
     isolated: Annotated[
         Given[Mapping[str, float], Mapping[int, float] | str], BeforeValidator(by_symbol), flag("--isolated")
