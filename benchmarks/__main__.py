@@ -31,7 +31,6 @@ NAMES = (
     "uncertainty",
     "coverage_of_intervals",
     "facets",
-    "facets",
     "active_learning",
     "ranks",
     "restarts",

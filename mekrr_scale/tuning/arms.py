@@ -131,5 +131,5 @@ def _pushed(backbone: Backbone, atoms: Atoms, count: int) -> float:
     moves = torch.zeros(count, len(atoms), 3, device=graph.positions.device, dtype=graph.positions.dtype)
     moves[torch.arange(count), torch.arange(count) % len(atoms), torch.arange(count) % 3] = 1.0
     begin = time.perf_counter()
-    tangents(backbone, graph, Directions.of_displacements(moves), energies=False)
+    tangents(backbone, graph, Directions.of_displacements(moves), energies=backbone.has_energy)
     return time.perf_counter() - begin

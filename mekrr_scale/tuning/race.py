@@ -75,11 +75,10 @@ def raced(tuning: Tuning) -> Raced:
         SolverError: no candidate could be fitted.
     """
     plan, journal = tuning.plan, tuning.journal
-    arms = arms_of(plan)[plan.part[0] - 1 :: plan.part[1]]
-    costs = _costs(tuning, arms)
+    costs = _costs(tuning, arms_of(plan))
     course = course_of(tuning, list(costs), costs)
-    alive, scores, frames = list(course.arms), [], course.first
-    while True:
+    alive, scores, frames = list(course.arms[plan.part[0] - 1 :: plan.part[1]]), [], course.first
+    while alive:
         found = [_scored(tuning, arm, costs[arm], frames, course) for arm in alive]
         scores += found
         able = [score for score in found if not score.failed]
@@ -91,8 +90,9 @@ def raced(tuning: Tuning) -> Raced:
         names = cast("list[str]", kept["arms"])
         alive = sorted((s.arm for s in able if s.arm.name in names), key=lambda arm: names.index(arm.name))
         if kept["over"]:
-            return Raced(alive, costs, scores, course)
+            break
         frames = more
+    return Raced(alive, costs, scores, course)
 
 
 def _part(plan: TunePlan) -> str:
@@ -127,7 +127,7 @@ def course_of(tuning: Tuning, arms: Sequence[Arm], costs: dict[Arm, Cost]) -> Co
 
     def choose() -> Document:
         running = list(arms)
-        room = _FIRST_SHARE * _SHARE * tuning.plan.budget
+        room = _FIRST_SHARE * _SHARE * tuning.plan.budget * tuning.plan.part[1]  # each with a clock of its own
         while True:
             for first in sizes:
                 atoms, moves = tuning.atoms(first), tuning.directions(directions)
@@ -138,7 +138,7 @@ def course_of(tuning: Tuning, arms: Sequence[Arm], costs: dict[Arm, Cost]) -> Co
                 return {"arms": [arm.name for arm in running], "first": sizes[-1]}
             running.remove(max(running, key=lambda arm: costs[arm].frames(1, moves)))
 
-    found = tuning.journal.step(f"course{_part(tuning.plan)}", choose)
+    found = tuning.journal.step("course", choose)
     names = cast("list[str]", found["arms"])
     running = [arm for arm in arms if arm.name in names]
     dropped = [arm.name for arm in arms if arm.name not in names]

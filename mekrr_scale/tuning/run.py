@@ -104,7 +104,8 @@ def _tuned(tuning: Tuning) -> TuneReport | None:
     race = raced(tuning)
     names = [arm.name for arm in race.leaders]
     if tuning.plan.part[1] > 1:
-        tuning.progress.tell(f"part {tuning.plan.part[0]} of {tuning.plan.part[1]} is done; {names[0]} leads in it")
+        said = f"{names[0]} leads in it" if names else "there was no candidate for it"
+        tuning.progress.tell(f"part {tuning.plan.part[0]} of {tuning.plan.part[1]} is done; {said}")
         return None
     tuning.progress.tell(f"the race is over: {' and '.join(names)}")
     finals = in_full(tuning, race)
