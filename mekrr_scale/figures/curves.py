@@ -84,34 +84,41 @@ def band_axes(
 
 def projection_axes(
     curves: Mapping[str, Sequence[tuple[int, float]]],
+    finals: Mapping[str, tuple[int, float]],
     winner: str,
     last: tuple[int, float],
     label: str,
     axes: Axes | None = None,
 ) -> Axes:
-    """Errors of candidates on growing subsets; the winner in colour, and where it ended.
+    """Errors of candidates on growing subsets, and in full; the winner in colour, and where it ended.
 
     Args:
         curves: by name, numbers of structures and errors.
+        finals: the same of those that were tried in full, shown as open markers.
         last: number of structures and error of the model.
         label: quantity and unit.
     """
     axes = axes or new_axes(6.4, 4.2)[0]
     for place, (name, points) in enumerate(sorted(curves.items(), key=lambda item: item[0] == winner)):
         leads = name == winner
+        colour, alpha, marker = BLUE if leads else GREY, 1.0 if leads else 0.75, "os^Dv<>P"[place % 8]
         axes.plot(
             *zip(*sorted(points), strict=True),
-            marker="os^Dv<>P"[place % 8],
+            marker=marker,
             markersize=4,
-            color=BLUE if leads else GREY,
-            alpha=1.0 if leads else 0.75,
+            color=colour,
+            alpha=alpha,
             linewidth=1.6 if leads else 0.9,
             label=name,
         )
+        if name in finals:
+            axes.plot(*finals[name], marker=marker, markerfacecolor="white", color=colour, alpha=alpha, linestyle="")
+    if finals:
+        axes.plot([], [], marker="o", color=GREY, markerfacecolor="white", linestyle="", label="in full")
     axes.plot(*last, marker="*", markersize=12, color=ORANGE, linestyle="", label="the model")
     axes.set(xscale="log", yscale="log", xlabel="training structures", ylabel=label)
     plain_ticks(axes.yaxis)
-    sizes = sorted({last[0], *(size for points in curves.values() for size, _ in points)})
+    sizes = sorted({last[0], *(size for points in (*curves.values(), finals.values()) for size, _ in points)})
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
     axes.legend(frameon=False, fontsize=8)

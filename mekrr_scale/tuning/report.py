@@ -185,13 +185,14 @@ class TuneReport(Shown):
     def plot(self, axes: Axes | None = None) -> Axes:
         """Cross-validated errors of the candidates against the number of frames."""
         curves: dict[str, list[tuple[int, float]]] = {}
-        for score in (*self.scores, *self.finals):
+        for score in self.scores:
             if not score.failed:
                 curves.setdefault(score.arm.name, []).append((score.frames, 1e3 * score.value))
         last = 1e3 * balanced(self.validation)
         kinds = {name.removesuffix("_rmse") for name in self.validation}
         label = "energy RMSE (meV/atom)" if kinds == {"energy"} else "geometric mean of energy and force RMSE (meV)"
-        return projection_axes(curves, self.arm.name, (self.amount.frames, last), label, axes)
+        finals = {score.arm.name: (score.frames, 1e3 * score.value) for score in self.finals}
+        return projection_axes(curves, finals, self.arm.name, (self.amount.frames, last), label, axes)
 
 
 def _plain(score: Score) -> Document:
