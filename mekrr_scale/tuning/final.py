@@ -49,7 +49,7 @@ def in_full(tuning: Tuning, race: Raced) -> list[Search]:
     found[0].kernel()
     for arm in others:
         rest = remaining(tuning, race, arm, much.frames, much.directions)
-        need = tuning.pace * rest + float(cast(float, found[0].kernel()["seconds"]))
+        need = tuning.pace(arm) * rest + float(cast(float, found[0].kernel()["seconds"]))
         if tuning.journal.decision(f"full-{arm.slug}", partial(_worth, tuning, need))["limited"]:
             tuning.progress.tell(f"no time is left to try {arm.name} in full")
             continue
@@ -73,12 +73,13 @@ def gathered_features(tuning: Tuning, race: Raced, arm: Arm) -> Search:
     directions = cast("int | str", wanted["directions"])
     cuts = cast("list[int]", wanted["cuts"])
     cost, reserve = race.costs[arm], float(cast(float, wanted["reserve"]))
+    begun = made(race, arm, directions)
     found: list[FeatureStore] = []
     for first, last in pairwise(cuts):
-        if found:
-            foreseen = tuning.foreseen(cost, directions, first, last)
+        if last > begun and found:
+            need = tuning.pace(arm) * tuning.foreseen(cost, directions, first, last)
             name = f"go-on-{arm.slug}-{first}-{last}"
-            if tuning.journal.decision(name, partial(_room_for, tuning, foreseen, reserve))["limited"]:
+            if tuning.journal.decision(name, partial(_room_for, tuning, need, reserve))["limited"]:
                 tuning.progress.tell(f"no time is left for the features of {cuts[-1] - first} more frames")
                 break
         found.append(tuning.store(arm, cost, directions, first, last))
@@ -87,15 +88,15 @@ def gathered_features(tuning: Tuning, race: Raced, arm: Arm) -> Search:
     return Search(tuning, arm, Amount(done[-1], directions, done), found)
 
 
-def _room_for(tuning: Tuning, foreseen: float, reserve: float, before: Document | None) -> Document:
-    return {"limited": tuning.pace * foreseen >= tuning.journal.clock.left - reserve}
+def _room_for(tuning: Tuning, need: float, reserve: float, before: Document | None) -> Document:
+    return {"limited": need >= tuning.journal.clock.left - reserve}
 
 
 def amount_of(tuning: Tuning, race: Raced, arm: Arm, before: Document | None = None) -> Document:
     """Frames, directions, and where they are cut into pieces; never less than what was decided before."""
     plan, cost, n = tuning.plan, race.costs[arm], len(tuning.data.training)
     left = tuning.journal.clock.left - TEST * plan.budget
-    room = max(_EXTRACTION * left / tuning.pace, 0.0)
+    room = max(_EXTRACTION * left / tuning.pace(arm), 0.0)
     options = tuning.options[:1] if plan.derivatives == "all" else tuning.options
     frame = tuning.foreseen(cost, options[-1], 0, n) / n
     frames = min(n, max(race.course.first, int(room / max(frame, 1e-9))))
@@ -104,7 +105,7 @@ def amount_of(tuning: Tuning, race: Raced, arm: Arm, before: Document | None = N
     work = tuning.foreseen(cost, directions, 0, frames)
     if before is not None and float(cast(float, before["work"])) >= work:
         return before
-    whole = remaining(tuning, race, arm, frames, directions) * tuning.pace
+    whole = remaining(tuning, race, arm, frames, directions) * tuning.pace(arm)
     pieces = max(1, math.ceil(whole / (_PIECE * plan.budget)))
     done = made(race, arm, directions)
     begun = [cut for cut in race.course.cuts(done) if cut <= frames] if done else []

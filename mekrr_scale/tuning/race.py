@@ -180,14 +180,17 @@ def kept_of(
 ) -> Document:
     """Those that may yet be the best, by what their errors will be, and whether the race is over."""
     steepness = slope(scores)
-    expected = {score.arm: projected(score, reachable(tuning, costs[score.arm]), steepness) for score in able}
+    expected = {
+        score.arm: projected(score, reachable(tuning, score.arm, costs[score.arm]), steepness) for score in able
+    }
     order = sorted(expected, key=lambda arm: expected[arm])
     frames = able[0].frames
     alike = [arm for arm in order if expected[arm] <= expected[order[0]] * math.exp(_CHANCE / math.sqrt(frames))]
     atoms, moves = tuning.atoms(more) - tuning.atoms(frames), tuning.directions(course.directions)
     room = _SHARE * tuning.plan.budget - tuning.journal.clock.used
+    need = {arm: tuning.pace(arm) * costs[arm].frames(atoms, moves) + _FIT for arm in alike}
     bearable = list(alike)
-    while len(bearable) > 1 and sum(costs[arm].frames(atoms, moves) + _FIT for arm in bearable) > room:
+    while len(bearable) > 1 and sum(need[arm] for arm in bearable) > room:
         bearable.pop()
     over = len(bearable) == 1 or more == frames
     return {
@@ -198,9 +201,9 @@ def kept_of(
     }
 
 
-def reachable(tuning: Tuning, cost: Cost) -> int:
+def reachable(tuning: Tuning, arm: Arm, cost: Cost) -> int:
     """Frames whose features the budget allows, with the fewest directions that are worth it."""
     room = max(0.5 * tuning.plan.budget, 1e-9)
     moves = tuning.directions(_LEAST_DIRECTIONS if tuning.moved else "none")
-    frame = cost.frames(1, moves) * tuning.mean_atoms()
+    frame = tuning.pace(arm) * cost.frames(1, moves) * tuning.mean_atoms()
     return max(1, min(len(tuning.data.training), int(room / max(frame, 1e-9))))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -32,7 +32,9 @@ class Tuning:
     folder: Path
     journal: Journal
     progress: Timed
-    pace: float = 1.0  # seconds of the last extraction over those that were foreseen
+    paces: dict[Arm, float] = field(
+        default_factory=dict
+    )  # seconds of the last extraction over those that were foreseen
     network: tuple[Arm, Backbone] | None = None  # the last one that was loaded
 
     @property
@@ -99,8 +101,14 @@ class Tuning:
 
         made = self.journal.step(f"made-{arm.slug}-{directions}-{first}-{last}", make)
         if float(cast(float, made["foreseen"])) > 0:
-            self.pace = max(float(cast(float, made["seconds"])) / float(cast(float, made["foreseen"])), _LEAST_PACE)
+            self.paces[arm] = max(
+                float(cast(float, made["seconds"])) / float(cast(float, made["foreseen"])), _LEAST_PACE
+            )
         return FeatureStore(where)
+
+    def pace(self, arm: Arm) -> float:
+        """What the probe's seconds have to be multiplied by."""
+        return self.paces.get(arm, 1.0)
 
     def stores(self, arm: Arm, cost: Cost, directions: int | str, cuts: Sequence[int]) -> list[FeatureStore]:
         """Features of the frames up to the last cut."""

@@ -260,9 +260,9 @@ def test_what_the_race_has_made_is_of_use(tuning):
 def test_more_time_never_makes_less(tuning):
     race = race_of(Cost(0.01, 0.02, 64))
     before = amount_of(tuning, race, ARM)
-    tuning.pace = 10.0
+    tuning.paces[ARM] = 10.0
     assert amount_of(tuning, race, ARM, before) == before
-    tuning.pace = 0.2
+    tuning.paces[ARM] = 0.2
     assert amount_of(tuning, race, ARM, before)["work"] > before["work"]
     assert before["limited"]
     assert not amount_of(tuning, race, ARM, before)["limited"]
@@ -272,13 +272,13 @@ def test_a_little_less_time_makes_the_same(tuning):
     """As after a kill."""
     race = race_of(Cost(0.01, 0.02, 64))
     before = amount_of(tuning, race, ARM)
-    tuning.pace = 1.03
+    tuning.paces[ARM] = 1.03
     after = amount_of(tuning, race, ARM)
     assert (after["cuts"][-1], after["directions"]) == (before["cuts"][-1], before["directions"])
 
 
 def test_a_slow_machine_makes_less(tuning):
-    tuning.pace = 10.0
+    tuning.paces[ARM] = 10.0
     assert amount_of(tuning, race_of(Cost(0.01, 0.02, 64)), ARM)["cuts"][-1] < 150
 
 
