@@ -152,6 +152,7 @@ def _scored(tuning: Tuning, arm: Arm, cost: Cost, frames: int, course: Course) -
     name = f"score-{arm.slug}-{frames}"
     known = tuning.journal.has(name)
     found = tuning.journal.step(name, lambda: _fitted(tuning, arm, cost, frames, course))
+    tuning.paces[arm] = float(cast(float, found.get("pace", tuning.pace(arm))))  # as before a kill
     score = Score(
         arm,
         frames,
@@ -172,7 +173,7 @@ def _fitted(tuning: Tuning, arm: Arm, cost: Cost, frames: int, course: Course) -
         report = fit(stores, quick_plan(tuning, stores), tuning.progress)
     except MekrrError as error:
         return {"failed": str(error)}
-    return {"errors": report.chosen.errors(), "chosen": report.chosen.header()}
+    return {"errors": report.chosen.errors(), "chosen": report.chosen.header(), "pace": tuning.pace(arm)}
 
 
 def kept_of(
