@@ -47,6 +47,7 @@ def test_the_best_of_the_race_wins(tuned, two_layers):
     assert {score.arm.spec for score in tuned.scores} == set(two_layers)
     leaders = [score.arm for score in tuned.finals]
     assert min(final, key=lambda score: score.value).arm in leaders
+    assert len(leaders) == 2  # fourteen frames tell little: both are tried in full
     assert tuned.arm == min(tuned.finals, key=lambda score: score.value).arm
     assert [score.value for score in tuned.finals] == sorted(score.value for score in tuned.finals)
 
@@ -57,6 +58,7 @@ def test_everything_that_is_written_can_be_read(tuned):
     assert document["winner"]["layer"] == tuned.arm.spec.layer
     assert document["test"]["metrics"] == tuned.metrics
     assert len(document["race"]) == len(tuned.scores)
+    assert [line["network"] for line in document["finals"]] == [score.arm.name for score in tuned.finals]
     for name in ("race.png", "parity.png"):
         assert (tuned.folder / name).read_bytes().startswith(b"\x89PNG")
     assert (tuned.folder / "summary.txt").read_text().strip() == tuned.words()
