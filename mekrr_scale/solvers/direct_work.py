@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from mekrr_scale.arrays import ByKind, RowKind
+from mekrr_scale.arrays import RowKind
 from mekrr_scale.distributed import Group
 from mekrr_scale.errors import SolverError
 from mekrr_scale.models import Whitening
@@ -20,7 +20,7 @@ from mekrr_scale.solvers.base import DEFAULT_RIDGES, Solver, check
 from mekrr_scale.solvers.falkon import Falkon
 from mekrr_scale.solvers.grid import further
 from mekrr_scale.solvers.job import DOUBLE, Estimate, Job, Stage
-from mekrr_scale.solvers.moments import MomentTable, accumulate, root_mean
+from mekrr_scale.solvers.moments import MomentTable, accumulate, cross_validated
 from mekrr_scale.solvers.path import Decompositions, Normal, Weights, ridge_path, weight_paths
 from mekrr_scale.solvers.preconditioners import LARGEST_EIGEN
 from mekrr_scale.solvers.solution import Effort, Path, PathPoint, Result, Solution
@@ -165,18 +165,15 @@ def _path(
 def _errors(
     ridges: Sequence[float], moments: MomentTable, folds: Sequence[_FoldSolution], weights: Weights
 ) -> list[PathPoint]:
-    errors = {}
-    for kind, parts in moments.items():
-        total = torch.zeros(len(ridges), dtype=torch.float64)
-        for part, (paths, shift) in zip(parts, folds, strict=True):
-            if part.rows:
-                total += part.squared_error(paths[weights], shift)
-        count = sum(part.share for part in parts)
-        errors[kind] = root_mean(total, count)
-    return [
-        PathPoint(ridge, weights, ByKind.of({kind: float(errors[kind][i]) for kind in RowKind}, torch.nan))
-        for i, ridge in enumerate(ridges)
-    ]
+    nothing = torch.zeros(len(ridges), dtype=torch.float64)
+    left_out = {
+        kind: [
+            (part.squared_error(paths[weights], shift) if part.rows else nothing, part.share)
+            for part, (paths, shift) in zip(parts, folds, strict=True)
+        ]
+        for kind, parts in moments.items()
+    }
+    return cross_validated(ridges, weights, left_out)
 
 
 def _solved(kinds: dict[RowKind, Normal], weights: Weights, ridge: float) -> Float64[Tensor, "rank one"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 
@@ -10,13 +9,13 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from mekrr_scale.arrays import ByKind, RowKind
+from mekrr_scale.arrays import RowKind
 from mekrr_scale.errors import ConfigError, SolverError
 from mekrr_scale.regression import ENERGY_ALONE, KeptRows, Problem, Run, Source, refit_shift
 from mekrr_scale.solvers.base import Solver, check
 from mekrr_scale.solvers.grid import further
-from mekrr_scale.solvers.moments import root_mean
-from mekrr_scale.solvers.solution import Effort, Path, PathPoint, Result, Solution
+from mekrr_scale.solvers.moments import cross_validated
+from mekrr_scale.solvers.solution import Effort, Path, Result, Solution
 
 
 def solve(exact: Solver, problem: Problem, source: Source, run: Run) -> Solution:
@@ -51,11 +50,12 @@ def solve(exact: Solver, problem: Problem, source: Source, run: Run) -> Solution
         for ridge in more:
             parts_of_folds = [held_out.solved(data, ridge) for held_out in folds]
             solved[ridge] = [value.cpu().repeat(parts)[:, None] for value, _ in parts_of_folds]
-            errors.append(sum(error for _, error in parts_of_folds))
-        rmse = root_mean(torch.tensor(errors, dtype=torch.float64), len(target)).tolist()
-        path = Path((*path.points, *map(_point, more, rmse)))
-        more = further(exact, path, ENERGY_ALONE)
-    ridge = path.best().ridge if path.points else exact.ridges[0]
+            errors.append([error for _, error in parts_of_folds])
+        of_folds = torch.tensor(errors, dtype=torch.float64).T
+        left_out = [(error, float(len(held_out.test))) for error, held_out in zip(of_folds, folds, strict=True)]
+        path = Path((*path.points, *cross_validated(more, ENERGY_ALONE, {RowKind.ENERGY: left_out})))
+        more = further(exact, path, problem.criterion)
+    ridge = path.best(problem.criterion).ridge if path.points else exact.ridges[0]
     value = dense_solution(gram, target, weight, ridge).cpu()
     run.progress.advance(problem.landmarks.n_sets)
     return Solution(
@@ -106,10 +106,6 @@ class _Fold:
         full = torch.zeros_like(data.target)
         full[train] = part
         return full, float((data.weight[test] * error.square()).sum())
-
-
-def _point(ridge: float, rmse: float) -> PathPoint:
-    return PathPoint(ridge, ENERGY_ALONE, ByKind.of({RowKind.ENERGY: rmse}, math.nan))
 
 
 def dense_solution(gram: Tensor, target: Tensor, weight: Tensor, ridge: float) -> Float64[Tensor, " structures"]:

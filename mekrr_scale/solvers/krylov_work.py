@@ -34,7 +34,7 @@ from mekrr_scale.regression import (
 from mekrr_scale.solvers.base import check, tier
 from mekrr_scale.solvers.iteration import Enough
 from mekrr_scale.solvers.job import DOUBLE, Estimate, Job, Stage
-from mekrr_scale.solvers.moments import check_folds, root_mean
+from mekrr_scale.solvers.moments import check_folds, cross_validated
 from mekrr_scale.solvers.operators import NormalOperator, WhitenedRows
 from mekrr_scale.solvers.preconditioners import (
     LARGEST_EIGEN,
@@ -220,27 +220,24 @@ class _Weighted:
         """Cross-validated errors, from one pass over the rows."""
         ridges, group = self.solver.ridges, self.run.group
         count = len(ridges)
-        squares = {kind: ExactSum(count) for kind in RowKind}
-        shares = {kind: ExactSum() for kind in RowKind}
+        folds = range(self.problem.n_folds)
+        squares = {kind: [ExactSum(count) for _ in folds] for kind in RowKind}
+        shares = {kind: [ExactSum() for _ in folds] for kind in RowKind}
         for made in rows:
             block = made.on(solutions.device)
             fitted = block.matrix @ solutions
-            for fold in range(self.problem.n_folds):
+            for fold in folds:
                 chosen = block.fold == fold
                 shift = setup.shifts[fold].to(solutions.device)
                 moved = block.target[chosen] - (block.counts[chosen] @ shift) * block.scale[chosen]
                 error = fitted[chosen, (fold + 1) * count : (fold + 2) * count] - moved[:, None]
-                squares[block.kind].add((block.weight[chosen] @ error.square()).cpu())
-            shares[block.kind].add(block.share.sum().cpu())
-        rmse = {}
-        for kind in RowKind:
-            share = float(shares[kind].value(group))
-            rmse[kind] = root_mean(squares[kind].value(group), share).tolist()
-        points = (
-            PathPoint(ridge, self.weights, ByKind.of({kind: rmse[kind][i] for kind in RowKind}, torch.nan))
-            for i, ridge in enumerate(ridges)
-        )
-        return Path(tuple(points))
+                squares[block.kind][fold].add((block.weight[chosen] @ error.square()).cpu())
+                shares[block.kind][fold].add(block.share[chosen].sum().cpu())
+        left_out = {
+            kind: [(squares[kind][fold].value(group), float(shares[kind][fold].value(group))) for fold in folds]
+            for kind in RowKind
+        }
+        return Path(tuple(cross_validated(ridges, self.weights, left_out)))
 
 
 def _selected(criterion: Criterion) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -10,11 +11,14 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from mekrr_scale.arrays import RowKind
+from mekrr_scale.arrays import ByKind, RowKind
 from mekrr_scale.distributed import ALONE, Checkpoint, Group, State
 from mekrr_scale.errors import ConfigError, SolverError
 from mekrr_scale.models import Whitening
 from mekrr_scale.regression import RowBlock, Rows
+from mekrr_scale.solvers.solution import PathPoint
+
+_FEW = 4  # structures of a fold, whose error tells something
 
 
 @dataclass
@@ -193,6 +197,43 @@ def root_mean(squares: Float64[Tensor, " ridges"], share: float) -> Float64[Tens
     if not share:
         return torch.full_like(squares, torch.nan)
     return (squares / share).sqrt().nan_to_num(nan=torch.inf, posinf=torch.inf)
+
+
+def cross_validated(
+    ridges: Sequence[float],
+    weights: ByKind[float],
+    left_out: Mapping[RowKind, Sequence[tuple[Float64[Tensor, " ridges"], float]]],
+) -> list[PathPoint]:
+    """Errors at each ridge.
+
+    Args:
+        left_out: by kind, and fold by fold, sums of squared errors at each ridge, and what to divide them by.
+    """
+    means, typical = {}, {}
+    for kind, folds in left_out.items():
+        squares, shares = [square for square, _ in folds], [share for _, share in folds]
+        means[kind] = root_mean(torch.stack(squares).sum(0), sum(shares)).tolist()
+        typical[kind] = typical_error(squares, shares).tolist()
+
+    def at(place: int, errors: Mapping[RowKind, list[float]]) -> ByKind[float]:
+        return ByKind.of({kind: found[place] for kind, found in errors.items()}, math.nan)
+
+    return [PathPoint(ridge, weights, at(i, means), at(i, typical)) for i, ridge in enumerate(ridges)]
+
+
+def typical_error(squares: Sequence[Float64[Tensor, " ridges"]], shares: Sequence[float]) -> Float64[Tensor, " ridges"]:
+    """Errors of one kind of rows, folds told apart: the geometric mean of the folds' root mean squared errors.
+
+    A structure far outside the others, which no model that has not seen it gets right, makes the error of its own fold
+    large for every candidate, and so hardly says which of them is better. Of a mean over all rows its error may be
+    most, and how it happens to fall then decides. Errors of folds with fewer than four structures scatter too much to
+    be told apart.
+    """
+    there = [(square, share) for square, share in zip(squares, shares, strict=True) if share]
+    if min((share for _, share in there), default=0.0) < _FEW:
+        return root_mean(torch.stack([*squares]).sum(0), sum(shares))
+    logs = torch.stack([root_mean(square, share).log() for square, share in there])
+    return logs.mean(0).exp().nan_to_num(nan=torch.inf, posinf=torch.inf)
 
 
 MomentTable = dict[RowKind, list[Moments]]  # by kind and fold

@@ -14,7 +14,7 @@ from torch import Tensor
 from mekrr_scale.arrays import KINDS, ByKind, RowKind
 from mekrr_scale.distributed import State
 from mekrr_scale.errors import ConfigError, SolverError
-from mekrr_scale.regression import ENERGY_ALONE, Criterion, Rows, score
+from mekrr_scale.regression import ENERGY_ALONE, Balanced, Criterion, Rows, score
 
 _FLAT = 0.02  # a smaller part of a score is no reason to look further
 
@@ -41,6 +41,7 @@ class PathPoint:
     ridge: float
     weights: ByKind[float]
     rmse: ByKind[float]  # eV/atom, eV/angstrom, virial per atom in eV; NaN without rows, infinite if not a number
+    typical: ByKind[float] | None = None  # the same, folds told apart (``typical_error``); None of version 0.1.0
 
     @classmethod
     def untested(cls, ridge: float, weights: ByKind[float]) -> PathPoint:
@@ -53,7 +54,8 @@ class PathPoint:
         Args:
             known: kinds that there are rows of: an error of these that is not a number is no error of zero.
         """
-        return score(criterion, self.rmse, known)
+        told_apart = isinstance(criterion, Balanced) and self.typical is not None
+        return score(criterion, self.typical if told_apart and self.typical is not None else self.rmse, known)
 
     def kinds(self) -> frozenset[RowKind]:
         """Kinds whose errors are known."""
@@ -62,13 +64,15 @@ class PathPoint:
     def to_dict(self) -> dict[str, object]:
         """As JSON holds it."""
         errors = {f"{KINDS[kind].name}_rmse": value for kind, value in self.rmse.items()}
-        return {"ridge": self.ridge, "weights": self.weights.listed(0.0), **errors}
+        typical = {} if self.typical is None else {"typical": self.typical.listed(math.nan)}
+        return {"ridge": self.ridge, "weights": self.weights.listed(0.0), **errors, **typical}
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> PathPoint:
         """The inverse of ``to_dict``; kinds that an older version did not know are without rows."""
         errors = {kind: document.get(f"{info.name}_rmse", math.nan) for kind, info in KINDS.items()}
-        return cls(document["ridge"], ByKind.from_list(document["weights"], 0.0), ByKind.of(errors, math.nan))
+        typical = ByKind.from_list(document["typical"], math.nan) if "typical" in document else None
+        return cls(document["ridge"], ByKind.from_list(document["weights"], 0.0), ByKind.of(errors, math.nan), typical)
 
 
 @dataclass(frozen=True)

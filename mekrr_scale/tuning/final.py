@@ -16,7 +16,7 @@ from mekrr_scale.store import FeatureStore
 from mekrr_scale.tuning.arms import Arm
 from mekrr_scale.tuning.journal import shown_time
 from mekrr_scale.tuning.race import Raced
-from mekrr_scale.tuning.scores import Score, balanced, shown_errors
+from mekrr_scale.tuning.scores import Score, shown_errors
 from mekrr_scale.tuning.state import Tuning, quick_plan
 
 _EXTRACTION = 0.65  # of the time that is left after the race
@@ -183,7 +183,7 @@ class Search:
     def score(self) -> Score:
         """What the kernel came to, beside those of the race."""
         errors = cast("dict[str, float]", self.kernel()["errors"])
-        return Score(self.arm, self.amount.frames, str(self.amount.directions), errors)
+        return Score(self.arm, self.amount.frames, str(self.amount.directions), errors, _value(self.kernel()))
 
     @property
     def name(self) -> str:
@@ -255,6 +255,7 @@ class Search:
             "alpha": best.alpha,
             "baseline": best.baseline,
             "errors": best.errors(),
+            "compared": report.compared,
             "foreseen": foreseen,
             "candidates": [line.header() for line in report.tried],
         }
@@ -279,7 +280,7 @@ class Search:
 
 
 def _value(step: Document) -> float:
-    return balanced(cast("dict[str, float]", step["errors"]))
+    return float(cast(float, step["compared"]))
 
 
 def _settings(step: Document) -> Settings:

@@ -158,6 +158,7 @@ def _scored(tuning: Tuning, arm: Arm, cost: Cost, frames: int, course: Course) -
         frames,
         str(course.directions),
         cast("dict[str, float]", found.get("errors", {})),
+        float(cast(float, found.get("compared", math.inf))),
         str(found.get("failed", "")),
     )
     if not known:
@@ -173,7 +174,13 @@ def _fitted(tuning: Tuning, arm: Arm, cost: Cost, frames: int, course: Course) -
         report = fit(stores, quick_plan(tuning, stores), tuning.progress)
     except MekrrError as error:
         return {"failed": str(error)}
-    return {"errors": report.chosen.errors(), "chosen": report.chosen.header(), "pace": tuning.pace(arm)}
+    best = report.chosen
+    return {
+        "errors": best.errors(),
+        "compared": report.compared,
+        "chosen": best.header(),
+        "pace": tuning.pace(arm),
+    }
 
 
 def kept_of(

@@ -14,7 +14,7 @@ from mekrr_scale.plans import to_dict
 from mekrr_scale.tuning.arms import Arm
 from mekrr_scale.tuning.final import Amount
 from mekrr_scale.tuning.journal import shown_time
-from mekrr_scale.tuning.scores import Score, balanced, fitted, shown_errors, slope
+from mekrr_scale.tuning.scores import Score, fitted, shown_errors, slope
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,7 +68,7 @@ class TuneReport(Shown):
         """What the last increase of the landmarks left of the error; 1 where there was none."""
         if len(self.steps) < 2:
             return 1.0
-        before, after = (balanced(cast("dict[str, float]", step["errors"])) for step in self.steps[-2:])
+        before, after = (float(cast(float, step["compared"])) for step in self.steps[-2:])
         return after / before
 
     def headline(self) -> str:
@@ -188,7 +188,7 @@ class TuneReport(Shown):
         for score in self.scores:
             if not score.failed:
                 curves.setdefault(score.arm.name, []).append((score.frames, 1e3 * score.value))
-        last = 1e3 * balanced(self.validation)
+        last = 1e3 * min(float(cast(float, step["compared"])) for step in self.steps)
         kinds = {name.removesuffix("_rmse") for name in self.validation}
         label = "energy RMSE (meV/atom)" if kinds == {"energy"} else "geometric mean of energy and force RMSE (meV)"
         finals = {score.arm.name: (score.frames, 1e3 * score.value) for score in self.finals}

@@ -1,29 +1,17 @@
-"""How candidates are compared: one number of several errors, and what it will be with more data."""
+"""How candidates are compared: one error, and what it will be with more data."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from mekrr_scale.arrays import KINDS, ByKind, kind_named
-from mekrr_scale.regression import Balanced, score
+from mekrr_scale.arrays import KINDS, kind_named
 from mekrr_scale.tuning.arms import Arm
 
 _SLOPES = (0.05, 1.0)  # of learning curves, in their logarithms: no errors that grow, none that fall faster
 _USUAL = 0.35
-
-
-def balanced(errors: Mapping[str, float]) -> float:
-    """The geometric mean of root mean squared errors: a tenth less of either counts the same, whatever their units.
-
-    >>> round(balanced({"energy_rmse": 1e-3, "force_rmse": 0.1}), 6)
-    0.01
-    """
-    kinds = {kind_named(name.removesuffix("_rmse")): value for name, value in errors.items()}
-    return math.sqrt(score(Balanced(frozenset(kinds)), ByKind.of(kinds, math.nan)))
 
 
 @dataclass(frozen=True)
@@ -34,11 +22,8 @@ class Score:
     frames: int
     directions: str
     errors: Mapping[str, float]  # cross-validated, eV/atom and eV/angstrom
+    value: float  # what it is compared by: their geometric mean, folds told apart
     failed: str = ""  # why there are none
-
-    @property
-    def value(self) -> float:
-        return math.inf if self.failed else balanced(self.errors)
 
 
 def slope(scores: Iterable[Score]) -> float:

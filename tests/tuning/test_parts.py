@@ -21,7 +21,7 @@ from mekrr_scale.tuning.final import amount_of
 from mekrr_scale.tuning.frames import gathered
 from mekrr_scale.tuning.journal import Clock, Journal, Timed, claim
 from mekrr_scale.tuning.race import Course, Raced, course_of, kept_of
-from mekrr_scale.tuning.scores import Score, balanced, fitted, projected, slope
+from mekrr_scale.tuning.scores import Score, fitted, projected, slope
 from mekrr_scale.tuning.state import Tuning
 
 
@@ -115,16 +115,8 @@ def test_frames_without_an_energy_are_told():
         gathered([bare], None, TunePlan())
 
 
-def test_a_tenth_less_of_either_error_counts_the_same():
-    one = balanced({"energy_rmse": 1e-3, "force_rmse": 0.1})
-    assert balanced({"energy_rmse": 0.9e-3, "force_rmse": 0.1}) == pytest.approx(
-        balanced({"energy_rmse": 1e-3, "force_rmse": 0.09})
-    )
-    assert balanced({"energy_rmse": 0.9e-3, "force_rmse": 0.1}) < one
-
-
 def score(layer, frames, value):
-    return Score(Arm(BackboneSpec("chgnet", layer)), frames, "4", {"energy_rmse": value})
+    return Score(Arm(BackboneSpec("chgnet", layer)), frames, "4", {"energy_rmse": value}, value)
 
 
 def test_learning_curves_are_continued():
@@ -228,7 +220,7 @@ ARM = Arm(BackboneSpec("chgnet", "conv3"))
 
 def race_of(cost, frames=16):
     course = Course([ARM], 16, 200, 4)
-    return Raced([ARM], {ARM: cost}, [Score(ARM, frames, "4", {"energy_rmse": 1.0})], course)
+    return Raced([ARM], {ARM: cost}, [Score(ARM, frames, "4", {"energy_rmse": 1.0}, 1.0)], course)
 
 
 @pytest.mark.parametrize(
@@ -316,7 +308,7 @@ def test_the_race_looks_at_what_errors_will_be(tuning):
     """A network that is ahead, and so slow that it never sees all the data, is left behind."""
     costs = {SLOW: Cost(1.0, 0.2, 64), QUICK: Cost(1e-4, 1e-4, 64)}
     course = Course([SLOW, QUICK], 16, 200, 4)
-    at = [Score(SLOW, 16, "4", {"energy_rmse": 0.95}), Score(QUICK, 16, "4", {"energy_rmse": 1.0})]
+    at = [Score(SLOW, 16, "4", {"energy_rmse": 0.95}, 0.95), Score(QUICK, 16, "4", {"energy_rmse": 1.0}, 1.0)]
     kept = kept_of(tuning, at, at, costs, 32, course)
     assert kept["arms"] == [QUICK.name]
     equal = {SLOW: costs[QUICK], QUICK: costs[QUICK]}
@@ -330,7 +322,7 @@ def test_what_chance_may_have_done_drops_none(tuning):
     quick = dict.fromkeys(values, Cost(1e-4, 1e-4, 64))
 
     def kept(frames, more, costs):
-        at = [Score(arm, frames, "4", {"energy_rmse": value}) for arm, value in values.items()]
+        at = [Score(arm, frames, "4", {"energy_rmse": value}, value) for arm, value in values.items()]
         return kept_of(tuning, at, at, costs, more, course)
 
     tuning.plan = replace(tuning.plan, budget=1000.0)

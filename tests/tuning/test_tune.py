@@ -47,9 +47,23 @@ def test_the_best_of_the_race_wins(tuned, two_layers):
     assert {score.arm.spec for score in tuned.scores} == set(two_layers)
     leaders = [score.arm for score in tuned.finals]
     assert min(final, key=lambda score: score.value).arm in leaders
-    assert len(leaders) == 2  # fourteen frames tell little: both are tried in full
     assert tuned.arm == min(tuned.finals, key=lambda score: score.value).arm
     assert [score.value for score in tuned.finals] == sorted(score.value for score in tuned.finals)
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.5, 2), (0.0, 1)])
+def test_what_chance_may_have_put_behind_is_tried_in_full(
+    tuned, molecules, tune_plan, tmp_path, monkeypatch, share, count
+):
+    """Where there is time for it; the best of them is taken."""
+    monkeypatch.setattr("mekrr_scale.tuning.race._CHANCE", 100.0)
+    monkeypatch.setattr("mekrr_scale.tuning.final._ANOTHER", share)
+    report = tune(molecules[:14], tmp_path / "t", tune_plan, molecules[14:], Silent())
+    assert len(report.finals) == count
+    assert report.arm == report.finals[0].arm == min(report.finals, key=lambda score: score.value).arm
+    assert {(one.frames, one.directions) for one in report.finals} == {(report.amount.frames, "all")}
+    assert ("(of 2 that were tried in full)" in report.words()) == (count == 2)
+    assert report.plot().get_legend() is not None
 
 
 def test_everything_that_is_written_can_be_read(tuned):
@@ -73,7 +87,7 @@ def test_everything_that_is_written_can_be_read(tuned):
         ({"data": {"frames": 20, "with_forces": 20}}, "Time was the limit: 6 frames were not used"),
         ({"data": {"frames": 14, "with_forces": 0}}, "There were no forces"),
         (
-            {"steps": ({"errors": {"energy_rmse": 2.0}}, {"errors": {"energy_rmse": 1.0}}), "scores": 1},
+            {"steps": ({"compared": 2.0}, {"compared": 1.0}), "scores": 1},
             "Landmarks are",
         ),
         ({"scores": 1}, "One subset alone was tried"),

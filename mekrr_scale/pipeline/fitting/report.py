@@ -40,6 +40,7 @@ class Tried:
     weights: ByKind[float]
     rmse: ByKind[float]  # eV/atom, eV/angstrom, virial per atom in eV; NaN for a kind without rows
     rank: int
+    typical: ByKind[float] | None = None  # errors with folds told apart, by which balanced compares
 
     @classmethod
     def of(cls, standardize: Standardize, baseline: BaselineKind, problem: Problem, solution: Solution) -> Tried:
@@ -55,6 +56,7 @@ class Tried:
             point.weights,
             point.rmse,
             solution.rank,
+            point.typical,
         )
 
     @property
@@ -64,7 +66,7 @@ class Tried:
 
     def score(self, criterion: Criterion) -> float:
         """What candidates are compared by (``PathPoint.score``)."""
-        return PathPoint(self.ridge, self.weights, self.rmse).score(criterion)
+        return PathPoint(self.ridge, self.weights, self.rmse, self.typical).score(criterion)
 
     def header(self) -> dict[str, JSON]:
         """As model files hold it (eV); what is not known is left out."""
@@ -121,6 +123,11 @@ class FitReport(Shown):
     warnings: Sequence[str] = ()
     remarks: Sequence[str] = ()  # what was done with the data, and why
     growth: Sequence[Grown] = ()  # numbers of landmarks that were tried, where they grow (landmarks.grow_to)
+
+    @property
+    def compared(self) -> float:
+        """The root of the score that the chosen candidate was compared with others by: an error."""
+        return math.sqrt(self.chosen.score(criterion_of(self.plan)))
 
     def metrics(self) -> dict[str, float]:
         """Cross-validated errors of the chosen candidate: energies in meV/atom, forces along the stored directions in
