@@ -304,6 +304,13 @@ def dense_errors(rows, fits):
     return {kind: math.sqrt(squares[kind] / shares[kind]) if shares[kind] else math.nan for kind in RowKind}
 
 
+def dense_typical_errors(rows, fits):
+    """The geometric means of the folds' errors."""
+    of_folds = [dense_errors([row for row in rows if row["fold"] == fold], fits) for fold in fits]
+    found = {kind: [errors[kind] for errors in of_folds if not math.isnan(errors[kind])] for kind in RowKind}
+    return {kind: math.prod(own) ** (1 / len(own)) if own else math.nan for kind, own in found.items()}
+
+
 def invariants(kind, row, irreps, scalars, number):
     """What is taken of one atom's components: channel by channel, product by product."""
     channels = {}

@@ -18,7 +18,7 @@ from mekrr_scale.models import Whitening
 from mekrr_scale.regression import RowBlock, Rows
 from mekrr_scale.solvers.solution import PathPoint
 
-_FEW = 4  # structures of a fold, whose error tells something
+_FEW = 16  # structures of a fold: errors of fewer scatter too much to be told apart
 
 
 @dataclass
@@ -226,8 +226,8 @@ def typical_error(squares: Sequence[Float64[Tensor, " ridges"]], shares: Sequenc
 
     A structure far outside the others, which no model that has not seen it gets right, makes the error of its own fold
     large for every candidate, and so hardly says which of them is better. Of a mean over all rows its error may be
-    most, and how it happens to fall then decides. Errors of folds with fewer than four structures scatter too much to
-    be told apart.
+    most, and how it happens to fall then decides. Folds of fewer than sixteen structures are not told apart, since
+    their errors scatter too much.
     """
     there = [(square, share) for square, share in zip(squares, shares, strict=True) if share]
     if min((share for _, share in there), default=0.0) < _FEW:

@@ -14,6 +14,7 @@ from mekrr_scale.models import fit_baseline
 from mekrr_scale.regression import ENERGY_ALONE, Balanced, Basis, Execution, Problem, Run, Source, assign_folds
 from mekrr_scale.solvers import DEFAULT_RIDGES, Direct, Exact, Falkon, Path, PathPoint, Result, direct_work
 from mekrr_scale.solvers.grid import further
+from mekrr_scale.solvers.moments import root_mean, typical_error
 from tests import reference
 from tests.solvers.test_solvers import made, rows_of, weighted
 
@@ -276,3 +277,36 @@ def test_columns_that_do_not_matter_are_left():
     assert found.ridges[0] == expected.ridges[0]
     for mine, other in zip(found.fold_values, expected.fold_values, strict=True):
         torch.testing.assert_close(rows_of(problem) @ mine, rows_of(problem) @ other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_structure_far_outside_does_not_decide():
+    """One fold's error is large for every candidate; the others say which is better."""
+    inside, outside, share = torch.tensor([0.01, 0.04]), torch.tensor([9.0, 4.0]), 16.0
+    squares = [share * inside.double()] * 4 + [share * outside.double()]
+    pooled = root_mean(torch.stack(squares).sum(0), 5 * share)
+    typical = typical_error(squares, [share] * 5)
+    assert pooled.argmin() == 1
+    assert typical.argmin() == 0
+    expected = [(0.1**4 * 3.0) ** (1 / 5), (0.2**4 * 2.0) ** (1 / 5)]
+    torch.testing.assert_close(typical, torch.tensor(expected, dtype=torch.float64))
+    few = [square * 15 / 16 for square in squares]
+    torch.testing.assert_close(typical_error(few, [15.0] * 5), pooled)  # too few in a fold to say anything
+
+
+@pytest.mark.parametrize(("worst", "found"), [(math.nan, math.inf), (math.inf, math.inf), (0.0, 0.0)])
+def test_typical_errors_that_are_no_numbers(worst, found):
+    squares = [torch.tensor([16.0], dtype=torch.float64), torch.tensor([worst], dtype=torch.float64)]
+    assert typical_error(squares, [16.0, 16.0]).tolist() == [found]
+    nothing = torch.zeros(1, dtype=torch.float64)
+    assert math.isnan(float(typical_error([nothing, nothing], [0.0, 0.0])))  # no rows of this kind
+    assert typical_error([squares[0], nothing], [16.0, 0.0]).tolist() == [1.0]  # nor in one fold
+
+
+def test_balanced_compares_what_is_typical_and_weights_what_is_the_mean():
+    at = replace(point(1e-3, energy=2.0, force=4.0), typical=ByKind.of({ENERGY: 1.0, FORCE: 3.0}, math.nan))
+    assert at.score(BALANCED) == pytest.approx(3.0)
+    assert at.score(weighted(1.0, 1.0)) == 20.0
+    again = PathPoint.from_dict(at.to_dict())
+    assert again.typical is not None
+    assert again.score(BALANCED) == at.score(BALANCED)
+    assert point(1e-3, energy=2.0, force=4.0).score(BALANCED) == pytest.approx(8.0)  # of 0.1.0

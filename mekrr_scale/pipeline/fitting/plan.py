@@ -96,7 +96,7 @@ class BaselinePlan:
     ] = preset(default=None)
     """Candidates: composition (energies of elements by least squares), isolated (given ones), backbone (the pretrained
     potential's own energies and forces as well), prior (those of extract --prior). By default what the store allows.
-    One with a prior's energies, which hold far outside the data, stays unless another error is lower by a twentieth."""
+    One with a prior's energies, which hold far outside the data, stays unless another error is lower by 2 %."""
 
     isolated: Annotated[
         Given[Mapping[str, float], Mapping[int, float] | str], BeforeValidator(by_symbol), flag("--isolated")

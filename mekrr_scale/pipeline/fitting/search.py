@@ -23,7 +23,7 @@ from mekrr_scale.solvers import Solution
 
 # A prior's energies hold far outside the data, where a composition's are off by whole reaction energies, and where
 # cross-validation does not go: a prior stays unless another error is lower by this factor (docs/benchmarks.md, Study).
-_TRUSTED = 1.05
+_TRUSTED = 1.02
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def search(data: FitData, folds: Folds | None, run: Run) -> tuple[Candidate, lis
 
 
 def preferred(of_each: Mapping[BaselineKind, Candidate]) -> Candidate:
-    """The best candidate of all; one that corrects a prior where its error is as low within a twentieth."""
+    """The best candidate of all; one that corrects a prior where its error is as low within 2 %."""
     first = min(of_each.values(), key=lambda one: one.score)
     prior = [one for kind, one in of_each.items() if kind in ("backbone", "prior")]
     near = [one for one in prior if one.score <= _TRUSTED**2 * first.score]  # scores are squares
