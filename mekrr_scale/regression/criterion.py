@@ -51,5 +51,5 @@ def criterion_text(criterion: Criterion) -> str:
     """For captions: what is ordered by."""
     if isinstance(criterion, Balanced):
         names = ", ".join(KINDS[kind].name for kind in RowKind if kind in criterion.kinds)
-        return f"the geometric mean of errors: {names}"
+        return f"the geometric mean of errors: {names}; of large folds, too"
     return "squared errors: " + " + ".join(f"{w:g} {KINDS[kind].name}" for kind, w in criterion.items() if w)

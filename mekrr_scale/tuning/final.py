@@ -25,7 +25,7 @@ EVALUATION = 8.0  # energies, forces and uncertainties of a frame, in times of i
 _LAST = 2.5  # the last fit, with uncertainties, in times of one without
 _GAIN = 0.01  # part of the error that twice the landmarks must take off to be worth it
 _PIECE = 0.04  # of the budget: features of so long are made before the time is looked at
-_ANOTHER = 0.5  # of the time that is left, in which another leader of the race has to be tried
+ANOTHER = 0.5  # of the time that is left, in which another leader of the race has to be tried
 _LONGEST = 64.0  # times the median distance
 
 
@@ -61,7 +61,7 @@ def in_full(tuning: Tuning, race: Raced) -> list[Search]:
 
 def _worth(tuning: Tuning, need: float, before: Document | None) -> Document:
     left = tuning.journal.clock.left - TEST * tuning.plan.budget
-    return {"limited": need >= _ANOTHER * left}
+    return {"limited": need >= ANOTHER * left}
 
 
 def gathered_features(tuning: Tuning, race: Raced, arm: Arm) -> Search:

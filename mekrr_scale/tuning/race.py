@@ -27,7 +27,7 @@ _SHARE = 0.4  # of the budget that the race may take
 _FIRST_SHARE = 0.5  # of that, which the first round may take
 _FIRST = (128, 64, 32, 16, 10)  # frames of the first subset: the largest that the budget bears, half of all at most
 _DIRECTIONS = 16  # of a frame in the race: what all directions share costs as much as ten to a hundred of them
-_CHANCE = 2.0  # errors of n frames that differ by less than exp(this / sqrt(n)) are alike
+CHANCE = 2.0  # errors of n frames that differ by less than exp(this / sqrt(n)) are alike
 _LEAST_DIRECTIONS = 2  # of the final extraction, where the budget is short
 _FIT = 6.0  # seconds of one fit in the race, until one was measured
 
@@ -193,7 +193,7 @@ def kept_of(
     }
     order = sorted(expected, key=lambda arm: expected[arm])
     frames = able[0].frames
-    alike = [arm for arm in order if expected[arm] <= expected[order[0]] * math.exp(_CHANCE / math.sqrt(frames))]
+    alike = [arm for arm in order if expected[arm] <= expected[order[0]] * math.exp(CHANCE / math.sqrt(frames))]
     atoms, moves = tuning.atoms(more) - tuning.atoms(frames), tuning.directions(course.directions)
     room = _SHARE * tuning.plan.budget - tuning.journal.clock.used
     need = {arm: tuning.pace(arm) * costs[arm].frames(atoms, moves) + _FIT for arm in alike}

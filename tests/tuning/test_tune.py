@@ -56,8 +56,8 @@ def test_what_chance_may_have_put_behind_is_tried_in_full(
     tuned, molecules, tune_plan, tmp_path, monkeypatch, share, count
 ):
     """Where there is time for it; the best of them is taken."""
-    monkeypatch.setattr("mekrr_scale.tuning.race._CHANCE", 100.0)
-    monkeypatch.setattr("mekrr_scale.tuning.final._ANOTHER", share)
+    monkeypatch.setattr("mekrr_scale.tuning.race.CHANCE", 100.0)
+    monkeypatch.setattr("mekrr_scale.tuning.final.ANOTHER", share)
     report = tune(molecules[:14], tmp_path / "t", tune_plan, molecules[14:], Silent())
     assert len(report.finals) == count
     assert report.arm == report.finals[0].arm == min(report.finals, key=lambda score: score.value).arm
