@@ -230,7 +230,7 @@ def typical_error(squares: Sequence[Float64[Tensor, " ridges"]], shares: Sequenc
     their errors scatter too much.
     """
     there = [(square, share) for square, share in zip(squares, shares, strict=True) if share]
-    if min((share for _, share in there), default=0.0) < FEW:
+    if not there or min(share for _, share in there) < FEW:
         return root_mean(torch.stack([*squares]).sum(0), sum(shares))
     logs = torch.stack([root_mean(square, share).log() for square, share in there])
     return logs.mean(0).exp().nan_to_num(nan=torch.inf, posinf=torch.inf)

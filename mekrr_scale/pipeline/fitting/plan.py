@@ -175,10 +175,9 @@ class Validation:
         flag("--criterion"),
     ] = preset(default="balanced")
     """What chooses among candidates. balanced: the geometric mean of the errors of all kinds of rows that are weighed,
-    so that one per cent in forces is worth one per cent in energies, and of the errors of the folds where they hold
-    sixteen structures or more. Or weights of the mean squared errors of energies
-    (eV/atom), forces (eV/angstrom) and virials per atom (eV) whose sum is to be least, e.g. 1,1e-4,0, which summed
-    stands for."""
+    so that one per cent in forces is worth one per cent in energies, and of the folds, where they hold sixteen
+    structures or more. Or weights of the mean squared errors of energies (eV/atom), forces (eV/angstrom) and virials
+    per atom (eV) whose sum is to be least, e.g. 1,1e-4,0, which summed stands for."""
 
     uncertainty: Annotated[bool, flag("--uncertainty/--no-uncertainty")] = True
     """Keep the posterior that tells how sure the model is; needs folds, and two more passes over the rows."""
