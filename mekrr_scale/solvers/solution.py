@@ -54,8 +54,8 @@ class PathPoint:
         Args:
             known: kinds that there are rows of: an error of these that is not a number is no error of zero.
         """
-        told_apart = isinstance(criterion, Balanced) and self.typical is not None
-        return score(criterion, self.typical if told_apart and self.typical is not None else self.rmse, known)
+        typical = self.typical if isinstance(criterion, Balanced) else None
+        return score(criterion, self.rmse if typical is None else typical, known)
 
     def kinds(self) -> frozenset[RowKind]:
         """Kinds whose errors are known."""

@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ from mekrr_scale.files import Document
 from mekrr_scale.pipeline import FitPlan, KernelPlan, fit, resources
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.tuning.arms import Arm
-from mekrr_scale.tuning.journal import shown_time
+from mekrr_scale.tuning.journal import number, shown_time
 from mekrr_scale.tuning.race import Raced
 from mekrr_scale.tuning.scores import Score, shown_errors
 from mekrr_scale.tuning.state import Tuning, quick_plan
@@ -45,23 +45,14 @@ def in_full(tuning: Tuning, race: Raced) -> list[Search]:
     """
     first, *others = race.leaders
     found = [gathered_features(tuning, race, first)]
-    much = found[0].amount
-    found[0].kernel()
+    much, taken = found[0].amount, number(found[0].kernel, "seconds")
     for arm in others:
-        rest = remaining(tuning, race, arm, much.frames, much.directions)
-        need = tuning.pace(arm) * rest + float(cast(float, found[0].kernel()["seconds"]))
-        if tuning.journal.decision(f"full-{arm.slug}", partial(_worth, tuning, need))["limited"]:
+        need = tuning.pace(arm) * remaining(tuning, race, arm, much.frames, much.directions) + taken
+        if not tuning.time_for(f"full-{arm.slug}", partial(float, need), TEST * tuning.plan.budget, ANOTHER):
             tuning.progress.tell(f"no time is left to try {arm.name} in full")
             continue
-        stores = tuning.stores(arm, race.costs[arm], much.directions, much.cuts)
-        found.append(Search(tuning, arm, much, stores))
-        found[-1].kernel()
-    return sorted(found, key=lambda search: _value(search.kernel()))
-
-
-def _worth(tuning: Tuning, need: float, before: Document | None) -> Document:
-    left = tuning.journal.clock.left - TEST * tuning.plan.budget
-    return {"limited": need >= ANOTHER * left}
+        found.append(Search(tuning, arm, much, tuning.stores(arm, race.costs[arm], much.directions, much.cuts)))
+    return sorted(found, key=lambda search: _value(search.kernel))
 
 
 def gathered_features(tuning: Tuning, race: Raced, arm: Arm) -> Search:
@@ -72,24 +63,19 @@ def gathered_features(tuning: Tuning, race: Raced, arm: Arm) -> Search:
     wanted = tuning.journal.decision(f"amount-{arm.slug}", lambda before: amount_of(tuning, race, arm, before))
     directions = cast("int | str", wanted["directions"])
     cuts = cast("list[int]", wanted["cuts"])
-    cost, reserve = race.costs[arm], float(cast(float, wanted["reserve"]))
+    cost, reserve = race.costs[arm], number(wanted, "reserve")
     begun = made(race, arm, directions)
     found: list[FeatureStore] = []
     for first, last in pairwise(cuts):
         if last > begun and found:
             need = tuning.pace(arm) * tuning.foreseen(cost, directions, first, last)
-            name = f"go-on-{arm.slug}-{first}-{last}"
-            if tuning.journal.decision(name, partial(_room_for, tuning, need, reserve))["limited"]:
+            if not tuning.time_for(f"go-on-{arm.slug}-{first}-{last}", partial(float, need), reserve):
                 tuning.progress.tell(f"no time is left for the features of {cuts[-1] - first} more frames")
                 break
         found.append(tuning.store(arm, cost, directions, first, last))
     done = cuts[: len(found) + 1]
     tuning.progress.tell(f"{arm.name}: features of {done[-1]} frames, directions: {directions}")
     return Search(tuning, arm, Amount(done[-1], directions, done), found)
-
-
-def _room_for(tuning: Tuning, need: float, reserve: float, before: Document | None) -> Document:
-    return {"limited": need >= tuning.journal.clock.left - reserve}
 
 
 def amount_of(tuning: Tuning, race: Raced, arm: Arm, before: Document | None = None) -> Document:
@@ -103,7 +89,7 @@ def amount_of(tuning: Tuning, race: Raced, arm: Arm, before: Document | None = N
     borne = (one for one in options if remaining(tuning, race, arm, frames, one) <= room)
     directions = next(borne, options[-1])
     work = tuning.foreseen(cost, directions, 0, frames)
-    if before is not None and float(cast(float, before["work"])) >= work:
+    if before is not None and number(before, "work") >= work:
         return before
     whole = remaining(tuning, race, arm, frames, directions) * tuning.pace(arm)
     pieces = max(1, math.ceil(whole / (_PIECE * plan.budget)))
@@ -167,7 +153,7 @@ class Search:
 
     def run(self) -> tuple[FitPlan, list[Document]]:
         """The plan of the last fit, and what was tried."""
-        steps = [self.kernel()]
+        steps = [self.kernel]
         best = steps[0]
         while True:
             after = self._grown(best)
@@ -182,14 +168,15 @@ class Search:
 
     def score(self) -> Score:
         """What the kernel came to, beside those of the race."""
-        errors = cast("dict[str, float]", self.kernel()["errors"])
-        return Score(self.arm, self.amount.frames, str(self.amount.directions), errors, _value(self.kernel()))
+        errors = cast("dict[str, float]", self.kernel["errors"])
+        return Score(self.arm, self.amount.frames, str(self.amount.directions), errors, _value(self.kernel))
 
     @property
     def name(self) -> str:
         """What the fits are to, for their steps."""
         return hashlib.sha256("".join(store.id for store in self.stores).encode()).hexdigest()[:8]
 
+    @cached_property
     def kernel(self) -> Document:
         """The kernel by cross-validation, with the landmarks of the race."""
         plan = quick_plan(self.tuning, self.stores)
@@ -204,13 +191,14 @@ class Search:
 
         def make() -> Document:
             fits = self._seconds(candidates) + _LAST * self._seconds(one)
-            return self._tried(candidates if fits < self._room() else one, plan.landmarks.count)
+            there = self.tuning.journal.clock.left - self._reserve
+            return self._tried(candidates if fits < there else one, plan.landmarks.count)
 
         return self._said(f"kernel-{self.name}", make)
 
     def _grown(self, best: Document) -> Document | None:
         """Twice the landmarks; None where they cannot pay, or nothing is left for them."""
-        tuning, count = self.tuning, int(cast(int, best["landmarks"]))
+        tuning, count = self.tuning, int(number(best, "landmarks"))
         more = min(2 * count, tuning.plan.landmarks, self._most())
         name = f"landmarks-{self.name}-{more}"
         if more < 1.2 * count:
@@ -220,10 +208,7 @@ class Search:
         lengths = at.length_scale if float(longer[:-1]) > _LONGEST else f"{at.length_scale},{longer}"
         plan = replace(at.plan(tuning, quick_plan(tuning, self.stores)), kernel=at.kernel(lengths))
         plan = replace(plan, landmarks=replace(plan.landmarks, count=more))
-        found = tuning.journal.decision(
-            f"room-{name}", lambda _: {"limited": (1 + _LAST / 2) * self._seconds(plan) >= self._room()}
-        )
-        if found["limited"]:
+        if not tuning.time_for(f"room-{name}", lambda: (1 + _LAST / 2) * self._seconds(plan), self._reserve):
             self.limited = True
             tuning.progress.tell(f"no time is left to try {more} landmarks")
             return None
@@ -232,7 +217,7 @@ class Search:
     def _said(self, name: str, make: Callable[[], Document]) -> Document:
         known = self.tuning.journal.has(name)
         found = self.tuning.journal.step(name, make)
-        self.pace = max(float(cast(Any, found["seconds"])) / max(float(cast(Any, found["foreseen"])), 1e-3), 0.2)
+        self.pace = max(number(found, "seconds") / max(number(found, "foreseen"), 1e-3), 0.2)
         if not known:
             left = shown_time(self.tuning.journal.clock.left)
             self.tuning.progress.tell(
@@ -269,8 +254,9 @@ class Search:
         """What a fit will take on this machine, by the estimate and by how it did so far."""
         return self.pace * resources(self.stores, plan).seconds
 
-    def _room(self) -> float:
-        return self.tuning.journal.clock.left - TEST * self.tuning.plan.budget
+    @property
+    def _reserve(self) -> float:
+        return TEST * self.tuning.plan.budget
 
     def _most(self) -> int:
         """Landmarks that can be told apart: rows of the problem bound what they can learn."""
@@ -280,14 +266,14 @@ class Search:
 
 
 def _value(step: Document) -> float:
-    return float(cast(float, step["compared"]))
+    return number(step, "compared")
 
 
 def _settings(step: Document) -> Settings:
     return Settings(
         str(step["standardize"]),
         str(step["length_scale"]),
-        float(cast(float, step["alpha"])),
+        number(step, "alpha"),
         str(step["baseline"]),
-        int(cast(int, step["landmarks"])),
+        int(number(step, "landmarks")),
     )

@@ -72,13 +72,18 @@ class Journal:
             make: is given what was decided before, if anything was.
         """
         before = self._found(name)
-        if before is not None and before.get("limited") and float(cast(float, before["budget"])) < self.clock.budget:
+        if before is not None and before.get("limited") and number(before, "budget") < self.clock.budget:
             (self.folder / f"{name}.json").unlink()
         return self.step(name, lambda: {**make(before), "budget": self.clock.budget})
 
     def has(self, name: str) -> bool:
         """Whether a step was made."""
         return (self.folder / f"{name}.json").exists()
+
+
+def number(found: Document, key: str) -> float:
+    """A number of a step."""
+    return float(cast(float, found[key]))
 
 
 def claim(path: Path, document: Document, free: frozenset[str]) -> None:

@@ -18,7 +18,7 @@ from mekrr_scale.errors import BackboneError, MekrrError, SolverError
 from mekrr_scale.files import Document
 from mekrr_scale.pipeline import fit
 from mekrr_scale.tuning.arms import Arm, Cost, arms_of, measured
-from mekrr_scale.tuning.journal import shown_time
+from mekrr_scale.tuning.journal import number, shown_time
 from mekrr_scale.tuning.plan import TunePlan
 from mekrr_scale.tuning.scores import Score, projected, shown_errors, slope
 from mekrr_scale.tuning.state import Tuning, quick_plan
@@ -144,7 +144,7 @@ def course_of(tuning: Tuning, arms: Sequence[Arm], costs: dict[Arm, Cost]) -> Co
     dropped = [arm.name for arm in arms if arm.name not in names]
     if dropped:
         tuning.progress.tell(f"too slow for the budget: {', '.join(dropped)}")
-    return Course(running, int(cast(int, found["first"])), n, directions)
+    return Course(running, int(number(found, "first")), n, directions)
 
 
 def _scored(tuning: Tuning, arm: Arm, cost: Cost, frames: int, course: Course) -> Score:
@@ -152,15 +152,12 @@ def _scored(tuning: Tuning, arm: Arm, cost: Cost, frames: int, course: Course) -
     name = f"score-{arm.slug}-{frames}"
     known = tuning.journal.has(name)
     found = tuning.journal.step(name, lambda: _fitted(tuning, arm, cost, frames, course))
-    tuning.paces[arm] = float(cast(float, found.get("pace", tuning.pace(arm))))  # as before a kill
-    score = Score(
-        arm,
-        frames,
-        str(course.directions),
-        cast("dict[str, float]", found.get("errors", {})),
-        float(cast(float, found.get("compared", math.inf))),
-        str(found.get("failed", "")),
-    )
+    along, failed = str(course.directions), str(found.get("failed", ""))
+    if failed:
+        score = Score(arm, frames, along, {}, math.inf, failed)
+    else:
+        tuning.paces[arm] = number(found, "pace")  # as before a kill
+        score = Score(arm, frames, along, cast("dict[str, float]", found["errors"]), number(found, "compared"))
     if not known:
         said = score.failed or shown_errors(score.errors)
         tuning.progress.tell(f"{arm.name}, {frames} frames: {said} ({shown_time(tuning.journal.clock.left)} left)")
@@ -174,13 +171,8 @@ def _fitted(tuning: Tuning, arm: Arm, cost: Cost, frames: int, course: Course) -
         report = fit(stores, quick_plan(tuning, stores), tuning.progress)
     except MekrrError as error:
         return {"failed": str(error)}
-    best = report.chosen
-    return {
-        "errors": best.errors(),
-        "compared": report.compared,
-        "chosen": best.header(),
-        "pace": tuning.pace(arm),
-    }
+    found: Document = {"errors": report.chosen.errors(), "chosen": report.chosen.header()}
+    return {**found, "compared": report.compared, "pace": tuning.pace(arm)}
 
 
 def kept_of(

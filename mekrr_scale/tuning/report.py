@@ -13,7 +13,7 @@ from mekrr_scale.pipeline import FitPlan
 from mekrr_scale.plans import to_dict
 from mekrr_scale.tuning.arms import Arm
 from mekrr_scale.tuning.final import Amount
-from mekrr_scale.tuning.journal import shown_time
+from mekrr_scale.tuning.journal import number, shown_time
 from mekrr_scale.tuning.scores import Score, fitted, shown_errors, slope
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class TuneReport(Shown):
         """What the last increase of the landmarks left of the error; 1 where there was none."""
         if len(self.steps) < 2:
             return 1.0
-        before, after = (float(cast(float, step["compared"])) for step in self.steps[-2:])
+        before, after = (number(step, "compared") for step in self.steps[-2:])
         return after / before
 
     def headline(self) -> str:
@@ -188,7 +188,7 @@ class TuneReport(Shown):
         for score in self.scores:
             if not score.failed:
                 curves.setdefault(score.arm.name, []).append((score.frames, 1e3 * score.value))
-        last = 1e3 * min(float(cast(float, step["compared"])) for step in self.steps)
+        last = 1e3 * min(number(step, "compared") for step in self.steps)
         kinds = {name.removesuffix("_rmse") for name in self.validation}
         label = "energy RMSE (meV/atom)" if kinds == {"energy"} else "geometric mean of energy and force RMSE (meV)"
         finals = {score.arm.name: (score.frames, 1e3 * score.value) for score in self.finals}
@@ -196,5 +196,5 @@ class TuneReport(Shown):
 
 
 def _plain(score: Score) -> Document:
-    found = {"failed": score.failed} if score.failed else {"rmse": dict(score.errors)}
+    found: Document = {"failed": score.failed} if score.failed else {"rmse": score.errors, "compared": score.value}
     return {"network": score.arm.name, "frames": score.frames, "directions": score.directions, **found}

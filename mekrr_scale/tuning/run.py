@@ -25,7 +25,7 @@ from mekrr_scale.structures import Frames, geometry_hash
 from mekrr_scale.tuning.arms import Cost
 from mekrr_scale.tuning.final import EVALUATION, TEST, Amount, in_full
 from mekrr_scale.tuning.frames import Data, gathered, label_table
-from mekrr_scale.tuning.journal import Clock, Journal, Timed, claim
+from mekrr_scale.tuning.journal import Clock, Journal, Timed, claim, number
 from mekrr_scale.tuning.plan import TunePlan
 from mekrr_scale.tuning.race import raced
 from mekrr_scale.tuning.report import TuneReport
@@ -128,7 +128,7 @@ def _tuned(tuning: Tuning) -> TuneReport | None:
         validation=cast("dict[str, float]", model["errors"]),
         metrics=cast("dict[str, float]", errors.get("metrics", {})),
         coverage=cast("dict[str, float]", errors.get("coverage", {})),
-        tested=int(cast(int, errors.get("structures", 0))),
+        tested=int(number(errors, "structures")) if errors else 0,
         data=_sizes(tuning, much),
         limited=search.limited,
         remarks=tuple(tuning.data.remarks),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +15,7 @@ from mekrr_scale.progress import LOGGER
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.tuning.arms import Arm, Cost
 from mekrr_scale.tuning.frames import Data
-from mekrr_scale.tuning.journal import Journal, Timed
+from mekrr_scale.tuning.journal import Journal, Timed, number
 from mekrr_scale.tuning.plan import TunePlan
 
 _LANDMARKS = 1000  # of a fit that compares
@@ -32,9 +32,7 @@ class Tuning:
     folder: Path
     journal: Journal
     progress: Timed
-    paces: dict[Arm, float] = field(
-        default_factory=dict
-    )  # seconds of the last extraction over those that were foreseen
+    paces: dict[Arm, float] = field(default_factory=dict)  # seconds of the last extraction over those foreseen
     network: tuple[Arm, Backbone] | None = None  # the last one that was loaded
 
     @property
@@ -99,16 +97,30 @@ class Tuning:
             share = report.written / max(report.written + report.resumed, 1)
             return {"foreseen": share * self.foreseen(cost, directions, first, last)}
 
-        made = self.journal.step(f"made-{arm.slug}-{directions}-{first}-{last}", make)
-        if float(cast(float, made["foreseen"])) > 0:
-            self.paces[arm] = max(
-                float(cast(float, made["seconds"])) / float(cast(float, made["foreseen"])), _LEAST_PACE
-            )
+        name = f"made-{arm.slug}-{directions}-{first}-{last}"
+        if not self.journal.has(name):
+            self._loaded(arm)  # whose time is no feature's
+        made = self.journal.step(name, make)
+        if foreseen := number(made, "foreseen"):
+            self.paces[arm] = max(number(made, "seconds") / foreseen, _LEAST_PACE)
         return FeatureStore(where)
 
     def pace(self, arm: Arm) -> float:
         """What the probe's seconds have to be multiplied by."""
         return self.paces.get(arm, 1.0)
+
+    def time_for(self, name: str, need: Callable[[], float], reserve: float, share: float = 1.0) -> bool:
+        """Whether a step is begun: a decision, made anew where the budget was raised.
+
+        Args:
+            need: seconds that it will take.
+            reserve: seconds that are kept for what comes after, before ``share`` of the rest is given to it.
+        """
+
+        def decide(_: Document | None) -> Document:
+            return {"limited": need() >= share * (self.journal.clock.left - reserve)}
+
+        return not self.journal.decision(name, decide)["limited"]
 
     def stores(self, arm: Arm, cost: Cost, directions: int | str, cuts: Sequence[int]) -> list[FeatureStore]:
         """Features of the frames up to the last cut."""
