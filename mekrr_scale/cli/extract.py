@@ -96,6 +96,9 @@ def extract(
     unlabelled: Annotated[bool, typer.Option(help="take structures without an energy too")] = False,
     format: Format = None,
     device: Device = "cpu",
+    workers: Annotated[
+        int | None, typer.Option(help="processes side by side on a CPU; as many as there are cores, or 1 for none")
+    ] = None,
     seed: Annotated[int, typer.Option(help="of the random directions")] = 0,
     timeout: Timeout = 1800.0,
 ) -> None:
@@ -137,6 +140,7 @@ def extract(
         residual=residual,
         basis=basis,
         device=device_of(device),
+        workers=workers,
         group_key=group_key,
         on_duplicate=on_duplicate,
         need_energy=not unlabelled,

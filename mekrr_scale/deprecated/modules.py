@@ -93,9 +93,6 @@ _ROWS: Mapping[str, Mapping[str, str]] = {
     "mekrr_scale.slurm": {
         "mekrr_scale.cli.batch_scripts": "Batch extract_script fit_script",
     },
-    "mekrr_scale.solvers": {
-        "mekrr_scale.solvers.preconditioners": "LARGEST_EIGEN",
-    },
     "mekrr_scale.solvers.alpha": {
         "mekrr_scale.solvers": "SMALLEST_ALPHA",
     },

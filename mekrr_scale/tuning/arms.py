@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -97,32 +98,45 @@ class Cost:
     direction: float
     dim: int
     shared: float = 0.0
+    workers: int = 1  # processes side by side that this is the time of
 
     def frames(self, atoms: int, directions: float) -> float:
         """Of frames with so many atoms altogether."""
         return atoms * (self.features + (self.shared + self.direction * directions if directions else 0.0))
 
 
-def measured(arm: Arm, atoms: Atoms, device: str, with_tangents: bool) -> Document:
+def measured(arm: Arm, atoms: Atoms, device: str, with_tangents: bool, workers: int) -> Document:
     """What features of a frame take on this machine; a network that cannot read it has the reason instead.
 
-    A frame of another size costs about as much an atom.
+    A frame of another size costs about as much an atom; of several processes each computes with one thread.
     """
     try:
         backbone = load_backbone(arm.spec)
         backbone.to(device, torch.float32)
-        backbone.features(atoms)  # what is made once is made
-        begin = time.perf_counter()
-        backbone.features(atoms)
-        features = (time.perf_counter() - begin) / len(atoms)
-        direction = shared = 0.0
-        if with_tangents:
-            few, many = (_pushed(backbone, atoms, count) / len(atoms) for count in _PROBED)
-            direction = max((many - few) / (_PROBED[1] - _PROBED[0]), 0.01 * few)
-            shared = max(few - _PROBED[0] * direction, 0.0)
+        with _threads(None if workers == 1 else 1):
+            backbone.features(atoms)  # what is made once is made
+            begin = time.perf_counter()
+            backbone.features(atoms)
+            features = (time.perf_counter() - begin) / (len(atoms) * workers)
+            direction = shared = 0.0
+            if with_tangents:
+                few, many = (_pushed(backbone, atoms, count) / (len(atoms) * workers) for count in _PROBED)
+                direction = max((many - few) / (_PROBED[1] - _PROBED[0]), 0.01 * few)
+                shared = max(few - _PROBED[0] * direction, 0.0)
     except BackboneError as error:
         return {"failed": str(error)}
-    return {"features": features, "direction": direction, "dim": backbone.dim, "shared": shared}
+    return asdict(Cost(features, direction, backbone.dim, shared, workers))
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Within, torch has as many."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _pushed(backbone: Backbone, atoms: Atoms, count: int) -> float:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, cast
 
 from mekrr_scale.errors import BackboneError, MekrrError, SolverError
 from mekrr_scale.files import Document
-from mekrr_scale.pipeline import fit
+from mekrr_scale.pipeline import fit, processes
 from mekrr_scale.tuning.arms import Arm, Cost, arms_of, measured
 from mekrr_scale.tuning.journal import number, shown_time
 from mekrr_scale.tuning.plan import TunePlan
@@ -105,14 +105,16 @@ def _costs(tuning: Tuning, arms: Sequence[Arm]) -> dict[Arm, Cost]:
     reasons = []
     tuning.progress.stage("look at networks", len(arms), "candidates")
     for arm in arms:
-        probe = partial(measured, arm, tuning.data.middle, tuning.plan.device, tuning.moved or tuning.strained)
+        frame, moved = tuning.data.middle, tuning.moved or tuning.strained
+        workers = processes(tuning.extraction(arm, "none"), len(tuning.data.training))
+        probe = partial(measured, arm, frame, tuning.plan.device, moved, workers)
         cost = tuning.journal.step(f"cost-{arm.slug}", probe)
         tuning.progress.advance()
         if "failed" in cost:
             reasons.append(f"{arm.name}: {cost['failed']}")
             tuning.progress.tell(f"left out {reasons[-1]}")
             continue
-        found[arm] = Cost(*(cast(Any, cost[key]) for key in ("features", "direction", "dim", "shared")))
+        found[arm] = Cost(**{of.name: cast(Any, cost[of.name]) for of in fields(Cost) if of.name in cost})
     if not found:
         raise BackboneError(f"no candidate can be used: {'; '.join(reasons)}")
     return found

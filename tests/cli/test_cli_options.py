@@ -63,7 +63,7 @@ CALLS = {
             "--compress": "9", "--residual": "1e-3", "--basis": "common --compress 8",
             "--prior-species-map": "Si:Ge", "--prior-length-scale": "0.9", "--prior-energy-key": "other",
             "--prior-forces-key": "f", "--prior-units": "kcal/mol", "--group-key": "run", "--unlabelled": "",
-            "--on-duplicate": "newest", "--shard-work": "9",
+            "--on-duplicate": "newest", "--shard-work": "9", "--workers": "3",
             "--device": "cpu:0", "--seed": "3", "--timeout": "9",
         },
     ),

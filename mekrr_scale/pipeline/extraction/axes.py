@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,8 @@ from ase import Atoms
 from mekrr_scale.arrays import Compression, Moments
 from mekrr_scale.backbones import Backbone
 from mekrr_scale.pipeline.extraction.plan import ExtractPlan
-from mekrr_scale.pipeline.extraction.records import Accepted, records
+from mekrr_scale.pipeline.extraction.records import Accepted, batches, records
+from mekrr_scale.pipeline.extraction.workers import Workers, processes
 from mekrr_scale.progress import Progress
 from mekrr_scale.store import Reduction, StructureRecord, axes_asked_for, publish_axes
 
@@ -60,8 +63,12 @@ def _made(
         return None
     few = plan if isinstance(plan.derivatives, int) and plan.derivatives <= _DIRECTIONS else _fewer(plan)
     progress.stage("find axes", len(sample))
-    for record in records(sample, few, backbone, None, progress):
-        _add(moments, record)
+    make = partial(records, plan=few, backbone=backbone, predictor=None)
+    with Workers(make, processes(few, len(sample))) as workers:
+        for _, made in workers.of([batches(sample, few)]):
+            for record in chain.from_iterable(made):
+                _add(moments, record)
+                progress.advance()
     found = wanted.axes(moments)
     lost = moments.left_out(found)
     worst = np.nanmax([part for parts in lost.values() for part in parts] or [np.nan])

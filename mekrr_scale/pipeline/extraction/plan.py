@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,6 +18,7 @@ from mekrr_scale.store import Reduction, StoreHeader
 from mekrr_scale.structures import Entry, LabelKeys
 
 _PARTS = 999_999
+_IN_CACHE, _ELSEWHERE = 64, 256  # atoms
 
 
 def _backbone(value: Any) -> Any:
@@ -84,8 +86,12 @@ class ExtractPlan:
     device: str = "cpu"
     """torch device of the backbone, e.g. cuda."""
 
-    batch_atoms: int = 256
-    """Atoms that the backbone sees at once."""
+    batch_atoms: int | None = None
+    """Atoms that the backbone sees at once; None: 64 on a CPU, in whose cache that much stays, and 256 elsewhere."""
+
+    workers: int | None = None
+    """Processes that compute features side by side on a CPU, with one thread each. None: as many as this process may
+    have threads; 1: this one alone, with all its threads."""
 
     group_key: str | None = None
     """Info key of the trajectory that a structure belongs to, kept together in cross-validation."""
@@ -122,8 +128,15 @@ class ExtractPlan:
         if self.shard_work < 0:
             raise ConfigError(f"{self.shard_work} is no amount of work per shard; give a positive number, or 0 for any")
         _ = self.reduction  # refuses what makes no sense
-        if self.shard_bytes < 1 or self.batch_atoms < 1:
+        if self.shard_bytes < 1 or self.atoms_at_once < 1:
             raise ConfigError("shard size and batch size must be positive")
+        if self.workers is not None and self.workers < 1:
+            raise ConfigError(f"{self.workers} processes cannot compute features; give 1 or more")
+        if self.workers is not None and self.workers > 1 and not (self.on_cpu and sys.platform == "linux"):
+            raise ConfigError(
+                f"{self.workers} processes on {self.device}: they share a CPU, of Linux; leave workers out, or run "
+                "parts side by side (--part)"
+            )
 
     @property
     def moves(self) -> bool:
@@ -142,6 +155,18 @@ class ExtractPlan:
     def reduction(self) -> Reduction | None:
         """How features are compressed."""
         return Reduction.given(self.compress, self.residual, self.basis)
+
+    @property
+    def atoms_at_once(self) -> int:
+        """That the backbone sees."""
+        if self.batch_atoms is not None:
+            return self.batch_atoms
+        return _IN_CACHE if self.on_cpu else _ELSEWHERE
+
+    @property
+    def on_cpu(self) -> bool:
+        """Where the backbone computes."""
+        return self.device.partition(":")[0] == "cpu"
 
     @property
     def feature_bytes(self) -> int:

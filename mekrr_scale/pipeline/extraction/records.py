@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,6 @@ from mekrr_scale.arrays import ISOLATED, RowKind
 from mekrr_scale.backbones import Backbone, Directions, TangentOutput, tangents_of_each
 from mekrr_scale.errors import MekrrError
 from mekrr_scale.pipeline.extraction.plan import ExtractPlan
-from mekrr_scale.progress import Progress
 from mekrr_scale.store import Origin, RecordTangents, StructureRecord
 from mekrr_scale.structures import Labels, Prediction, Predictor, slopes
 
@@ -37,42 +36,42 @@ class Accepted:
 
 
 def records(
-    chunk: Sequence[Accepted],
-    plan: ExtractPlan,
-    backbone: Backbone,
-    predictor: Predictor | None,
-    progress: Progress,
-) -> Iterator[StructureRecord]:
-    """Features of a chunk, a few structures at a time.
+    batch: Sequence[Accepted], plan: ExtractPlan, backbone: Backbone, predictor: Predictor | None
+) -> list[StructureRecord]:
+    """Of structures that the backbone sees at once.
 
     Args:
         predictor: the prior; None for the backbone's own energies.
     """
-    start = 0
-    while start < len(chunk):
-        stop, atoms = start + 1, len(chunk[start].atoms)
-        while stop < len(chunk) and atoms + len(chunk[stop].atoms) <= plan.batch_atoms:
-            atoms += len(chunk[stop].atoms)
-            stop += 1
-        batch = chunk[start:stop]
-        graph = backbone.graph([item.atoms for item in batch])
-        with torch.no_grad():
-            output = backbone.forward(graph, graph.positions, energies=predictor is None)
-        features = output.features.cpu().numpy()
-        ends = np.cumsum([len(item.atoms) for item in batch])
-        lone = ((graph.n_atoms == 1) & (torch.bincount(graph.edge_owner, minlength=len(batch)) == 0)).tolist()
-        own = output.energy(graph).cpu().double().tolist() if output.energies is not None else [math.nan] * len(batch)
-        priors = [None if predictor is None else _prior(item, plan, predictor) for item in batch]
-        moved = _tangents(batch, plan, backbone, priors)
-        for k, (item, end) in enumerate(zip(batch, ends.tolist(), strict=True)):
-            part, found = features[end - len(item.atoms) : end], priors[k]
-            energy = own[k] if found is None else float(found.energy[0])
-            group = _group(item, plan, lone[k])
-            yield StructureRecord.of(
-                item.atoms, item.labels, part, item.id, item.index, energy, group, moved[k], item.origin
-            )
-            progress.advance()
-        start = stop
+    graph = backbone.graph([item.atoms for item in batch])
+    with torch.no_grad():
+        output = backbone.forward(graph, graph.positions, energies=predictor is None)
+    features = output.features.cpu().numpy()
+    ends = np.cumsum([len(item.atoms) for item in batch])
+    lone = ((graph.n_atoms == 1) & (torch.bincount(graph.edge_owner, minlength=len(batch)) == 0)).tolist()
+    own = output.energy(graph).cpu().double().tolist() if output.energies is not None else [math.nan] * len(batch)
+    priors = [None if predictor is None else _prior(item, plan, predictor) for item in batch]
+    moved = _tangents(batch, plan, backbone, priors)
+    made = []
+    for k, (item, end) in enumerate(zip(batch, ends.tolist(), strict=True)):
+        part, found = features[end - len(item.atoms) : end], priors[k]
+        energy = own[k] if found is None else float(found.energy[0])
+        group = _group(item, plan, lone[k])
+        made.append(
+            StructureRecord.of(item.atoms, item.labels, part, item.id, item.index, energy, group, moved[k], item.origin)
+        )
+    return made
+
+
+def batches(chunk: Sequence[Accepted], plan: ExtractPlan) -> list[Sequence[Accepted]]:
+    """Structures for the backbone to see at once."""
+    found, start, atoms = [], 0, 0
+    for k, item in enumerate(chunk):
+        if k > start and atoms + len(item.atoms) > plan.atoms_at_once:
+            found.append(chunk[start:k])
+            start, atoms = k, 0
+        atoms += len(item.atoms)
+    return [*found, chunk[start:]] if chunk else []
 
 
 def _prior(item: Accepted, plan: ExtractPlan, predictor: Predictor) -> Prediction:

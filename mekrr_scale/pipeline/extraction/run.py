@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from functools import partial
+from itertools import chain, groupby
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +27,21 @@ from mekrr_scale.models import load_prior
 from mekrr_scale.pipeline.extraction.axes import axes_of
 from mekrr_scale.pipeline.extraction.labels import label_lines, one_energy, survey_of
 from mekrr_scale.pipeline.extraction.plan import ExtractPlan
-from mekrr_scale.pipeline.extraction.records import Accepted, n_directions, records
+from mekrr_scale.pipeline.extraction.records import Accepted, batches, n_directions, records
 from mekrr_scale.pipeline.extraction.report import ExtractReport
+from mekrr_scale.pipeline.extraction.workers import Workers, processes
 from mekrr_scale.progress import LOGGER, Progress, shown_progress
-from mekrr_scale.store import Origin, Origins, Part, ShardWriter, StoreHeader, finalize, has_rivals, header_in
+from mekrr_scale.store import (
+    Origin,
+    Origins,
+    Part,
+    ShardWriter,
+    StoreHeader,
+    StructureRecord,
+    finalize,
+    has_rivals,
+    header_in,
+)
 from mekrr_scale.structures import (
     Frames,
     Inputs,
@@ -122,10 +134,16 @@ def _extracted(
     part.publish(folder, header)
     work = _Work(plan, backbone, predictor, source, writer, part, rivals, progress, report)
     progress.stage("extract", survey.frames)
-    with Rejects(folder, plan.part) as rejects:
-        for number, chunk in enumerate(_chunks(work.accepted(rejects), plan, backbone)):
+    make = partial(records, plan=plan, backbone=backbone, predictor=predictor)
+    with (
+        Rejects(folder, plan.part) as rejects,
+        Workers(make, processes(plan, survey.frames)) as workers,
+    ):
+        chunks = _chunks(work.accepted(rejects), plan, backbone)
+        lacking = (batches(chunk, plan) for number, chunk in enumerate(chunks) if not work.there(number, chunk))
+        for parts, made in workers.of(lacking):
             rejects.touch()
-            work.take(number, chunk)
+            work.write(list(chain.from_iterable(parts)), made)
     own = report.written + report.resumed
     replace(part, done=True, structures=own + report.other_parts, own=own).publish(folder, header)
     if not report.written + report.resumed + report.other_parts:
@@ -174,25 +192,33 @@ class _Work:
         self.report.n_rejected += 1
         self.progress.advance()
 
-    def take(self, number: int, chunk: Sequence[Accepted]) -> None:
-        """Make the shard of a chunk, unless another part does or it is there already."""
+    def there(self, number: int, chunk: Sequence[Accepted]) -> bool:
+        """Whether another part makes the shard of a chunk, or it is there already."""
         index, count = self.plan.part
         if number % count != index - 1:
             self.report.other_parts += len(chunk)
             self.progress.advance(len(chunk))
-            return
+            return True
         if number < count:
             self._check_units(chunk)
-        key = _chunk_key(chunk, self.plan)
         start, stop = chunk[0].index, chunk[-1].index + 1
-        if self.writer.adopt(key, self.source.origin, start, stop, _origins(chunk), self.rivals):
-            LOGGER.debug("shard %d: %d structures, there already", number, len(chunk))
-            self.report.resumed += len(chunk)
-            self.progress.advance(len(chunk))
-            return
-        made = list(records(chunk, self.plan, self.backbone, self.prior, self.progress))
-        self.writer.write(made, self.source.origin, key, start, stop)
-        LOGGER.debug("shard %d: %d structures written", number, len(chunk))
+        key = _chunk_key(chunk, self.plan)
+        if not self.writer.adopt(key, self.source.origin, start, stop, _origins(chunk), self.rivals):
+            return False
+        LOGGER.debug("shard of structures %d to %d: there already", start, stop)
+        self.report.resumed += len(chunk)
+        self.progress.advance(len(chunk))
+        return True
+
+    def write(self, chunk: Sequence[Accepted], made: Iterator[Sequence[StructureRecord]]) -> None:
+        """Write the shard of a chunk."""
+        found: list[StructureRecord] = []
+        for part in made:
+            found += part
+            self.progress.advance(len(part))
+        start, stop = chunk[0].index, chunk[-1].index + 1
+        self.writer.write(found, self.source.origin, _chunk_key(chunk, self.plan), start, stop)
+        LOGGER.debug("shard of structures %d to %d: written", start, stop)
         self.report.written += len(chunk)
 
     def _check_units(self, chunk: Sequence[Accepted]) -> None:
