@@ -1,20 +1,27 @@
 """Tangents of features: one direction as a multiple of the features alone, by 0.1.0's way and by today's.
 
 0.1.0 pushed 9 directions at a time through the network by torch's forward mode, one structure after the other. CPU
-time of one thread; the ways take turns. ``python -m benchmarks.extraction 300`` extracts 300 structures by both.
+time of one thread; the ways take turns. ``python -m benchmarks.extraction 300`` takes 300 structures. At last whole
+extractions, by one process with all threads and by one for each thread (``OMP_WAIT_POLICY=PASSIVE``, as on the command
+line).
 """
 
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
 from ase import Atoms
 from ase.build import bulk
+from ase.calculators.singlepoint import SinglePointCalculator
 
 from benchmarks.measuring import Peak, table
 from mekrr_scale.backbones import Backbone, Directions, load_backbone, tangents, tangents_of_each
+from mekrr_scale.pipeline import ExtractPlan, extract
+from mekrr_scale.progress import Silent
 
 _CHUNKS = (4, 9)  # of forward mode
 _BEFORE = 9
@@ -84,6 +91,22 @@ def many(name: str, backbone: Backbone, count: int, number: int = 8) -> list[obj
     return [name, count, *spent, spent[1] / spent[0]]
 
 
+def side_by_side(name: str, backbone: Backbone, count: int, number: int = 8) -> list[object]:
+    """Seconds of whole extractions of structures of 48 atoms: one process with all threads, and as many processes."""
+    frames = list(structures(count, bulk("Cu", "fcc", 3.6, cubic=True).repeat((3, 2, 2))))
+    for atoms in frames:
+        atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=np.zeros((len(atoms), 3)))
+    plan = ExtractPlan(derivatives=number)
+    ways = (replace(plan, workers=1, batch_atoms=256), replace(plan, workers=1), plan)
+    spent = []
+    for way in ways:
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.perf_counter()
+            extract(frames, folder, way, backbone, Silent())
+            spent.append(time.perf_counter() - start)
+    return [name, count, *spent, spent[-1] / spent[0]]
+
+
 def main(count: int = 20, repeats: int = 2) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -105,6 +128,10 @@ def main(count: int = 20, repeats: int = 2) -> None:
     for name, backbone in named.items():
         table(header, [many(name, backbone, count)])
     torch.set_num_threads(before)
+    one = "one process, {} atoms at once, s"
+    header = ["", "structures", one.format(256), one.format(64), f"{before} processes, s", "ratio"]
+    for name, backbone in named.items():
+        table(header, [side_by_side(name, backbone, count)])
 
 
 if __name__ == "__main__":

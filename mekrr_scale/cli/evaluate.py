@@ -25,6 +25,7 @@ from mekrr_scale.cli.options import (
     StressKey,
     Timeout,
     Units,
+    Workers,
     commands,
     device_of,
     label_keys,
@@ -70,6 +71,7 @@ def evaluate(
         str | None, typer.Option(help="info key of sets whose energies are told apart, with and without a shift")
     ] = None,
     device: Device = "cpu",
+    workers: Workers = None,
     timeout: Timeout = 1800.0,
     overwrite: Overwrite = False,
 ) -> None:
@@ -93,7 +95,7 @@ def evaluate(
     keys = label_keys(energy_key, forces_key, stress_key, units)
     with job(timeout) as group:
         with job_bar(group) as bar:
-            comparison = _Comparison(keys, forces, format, group_key, bar, group)
+            comparison = _Comparison(keys, forces, format, group_key, workers, bar, group)
             found = comparison.evaluate(pairs[0], data, uncertainty)
             table = comparison.transfer(pairs, found) if len(pairs) > 1 else None
         if group.rank == 0:
@@ -141,6 +143,7 @@ class _Comparison:
     forces: bool
     format: str | None
     group_key: str | None
+    workers: int | None
     progress: Progress
     group: Group
 
@@ -148,19 +151,18 @@ class _Comparison:
         """One model on one set of data."""
         from mekrr_scale.pipeline import evaluate, evaluate_store
         from mekrr_scale.store import FeatureStore
-        from mekrr_scale.structures import read_structures
 
         asked = loaded.model.posterior is not None if uncertainty is None else uncertainty
         if data.is_dir():
             store = FeatureStore(data)
             self.progress.stage("evaluate", store.n_structures)
             return evaluate_store(loaded.model, store, self.progress, asked, self.group, device=loaded.device)
-        total = frame_count(data, self.format)
-        structures, potential = read_structures(data, self.format, keep_unreadable=True), loaded.potential
-        self.progress.stage("evaluate", total)
+        potential = loaded.potential
+        self.progress.stage("evaluate", frame_count(data, self.format))
         return evaluate(
-            potential, structures, self.keys, self.forces, self.progress, asked, self.group, group_key=self.group_key
-        )
+            potential, data, self.keys, self.forces, self.progress, asked, self.group, self.format,
+            group_key=self.group_key, workers=self.workers,
+        )  # fmt: skip
 
     def transfer(self, pairs: Sequence[Loaded], first: Evaluation) -> TransferTable:
         """Every model on all data; where a model cannot, the cell stays empty and the reason is told."""

@@ -26,6 +26,7 @@ from mekrr_scale.cli.options import (
     StressKey,
     Timeout,
     Units,
+    Workers,
     backbone_spec,
     commands,
     device_of,
@@ -96,9 +97,7 @@ def extract(
     unlabelled: Annotated[bool, typer.Option(help="take structures without an energy too")] = False,
     format: Format = None,
     device: Device = "cpu",
-    workers: Annotated[
-        int | None, typer.Option(help="processes side by side on a CPU; as many as there are cores, or 1 for none")
-    ] = None,
+    workers: Workers = None,
     seed: Annotated[int, typer.Option(help="of the random directions")] = 0,
     timeout: Timeout = 1800.0,
 ) -> None:

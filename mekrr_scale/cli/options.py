@@ -54,6 +54,9 @@ BACKBONES = one_of(backbone_names)
 Device = Annotated[
     str, typer.Option(help="torch device of the backbone, e.g. cpu or cuda", autocompletion=one_of(_devices))
 ]
+Workers = Annotated[
+    int | None, typer.Option(help="processes side by side on a CPU; default: one for each core that may be used")
+]
 EnergyKey = Annotated[str | None, typer.Option(help="info key of the energy; default: ASE's (force-consistent) energy")]
 ForcesKey = Annotated[str | None, typer.Option(help="array key of the forces; default: ASE's, without constraints")]
 StressKey = Annotated[str | None, typer.Option(help="info key of the stress; default: ASE's")]

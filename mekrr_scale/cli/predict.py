@@ -9,7 +9,7 @@ import typer
 
 from mekrr_scale.cli.console import progress_bar, say
 from mekrr_scale.cli.frames import frame_count, write_frames
-from mekrr_scale.cli.options import EXIT_CODES, Device, Format, ModelFile, Overwrite, commands, device_of
+from mekrr_scale.cli.options import EXIT_CODES, Device, Format, ModelFile, Overwrite, Workers, commands, device_of
 from mekrr_scale.errors import MekrrError
 from mekrr_scale.outputs import FRAMES, check_outputs
 
@@ -27,6 +27,7 @@ def predict(
     uncertainty: Annotated[bool, typer.Option("--uncertainty", help="and how sure they are")] = False,
     format: Format = None,
     device: Device = "cpu",
+    workers: Workers = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Predict energies, per-atom energies, forces and stress; writes extended xyz.
@@ -40,15 +41,13 @@ def predict(
     """
     from mekrr_scale.models import Model, Potential
     from mekrr_scale.pipeline import predict
-    from mekrr_scale.structures import read_structures
 
     check_outputs([(output, FRAMES, "--output")], [model, structures], overwrite)
     failed: list[MekrrError] = []
     potential = Potential(Model.load(model), device=device_of(device))
     with progress_bar() as bar:
         bar.stage("predict", frame_count(structures, format))
-        listed = read_structures(structures, format, keep_unreadable=True)
-        frames = predict(potential, listed, forces, bar, uncertainty, failed=failed)
+        frames = predict(potential, structures, forces, bar, uncertainty, format, failed, workers=workers)
         count = write_frames(output, frames)
     say(f"{output}: {count} structures")
     if failed:

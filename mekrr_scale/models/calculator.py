@@ -131,10 +131,12 @@ class MekrrCalculator(Calculator):  # type: ignore[misc]
         self._stressed = self._stressed or "stress" in properties  # asked once, it is given along with forces
         stress = self._stressed and periodic
         forces = stress or bool({"forces", "stress"} & set(properties))
-        prediction = self.potential.predict(self.atoms, forces=forces, stress=stress, neighbours=self.neighbours)
+        asked = self.atoms, forces, stress, self.neighbours
         more: dict[str, Any] = {}
-        if self.uncertainty:
-            found = self.potential.uncertainty(self.atoms)
+        if not self.uncertainty:
+            prediction = self.potential.predict(*asked)
+        else:
+            prediction, found = self.potential.predict_with_uncertainty(*asked)
             more = {
                 "energy_uncertainty": float(found.energy[0]),
                 "energies_uncertainty": found.energies.numpy(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -104,7 +104,7 @@ class Potential:
             backbone = self._backbone_of(self.model) if backbone is None else backbone
         self.backbone = with_compression(backbone, self.model.compression).to(device, precision)
         self.model.require_backbone(self.backbone.identity().to_dict(), "the backbone given")
-        self._device = device
+        self.device = device
         self._references = torch.zeros(119, dtype=torch.float64)
         self._references[list(self.model.baseline.species)] = self.model.baseline.energies
 
@@ -148,7 +148,7 @@ class Potential:
     @cached_property
     def head(self) -> Head:
         """The kernel's part, on the device of the backbone."""
-        return self.model.head.on(self._device)
+        return self.model.head.on(self.device)
 
     def predict(
         self,
@@ -169,31 +169,54 @@ class Potential:
             BackboneError: a structure that the backbone cannot take.
             StructureError: no geometry, or atoms on top of each other, of which the network makes no numbers.
         """
-        with differentiating(forces or stress):
-            found = self._corrections(atoms, forces, stress, neighbours)
-        require_finite(found, [atoms] if isinstance(atoms, Atoms) else list(atoms))
-        if self._prior is None:
-            return found
-        prior = self._prior.predict(atoms, forces, stress)
-        return Prediction(
-            found.energy + prior.energy,
-            found.energies + prior.energies,
-            None if found.forces is None or prior.forces is None else found.forces + prior.forces,
-            None if found.stress is None or prior.stress is None else found.stress + prior.stress,
-        )
+        return self._predicted(atoms, forces, stress, neighbours)[0]
 
-    def _corrections(
-        self, atoms: Atoms | Sequence[Atoms], forces: bool, stress: bool, neighbours: SkinList | None
-    ) -> Prediction:
-        """What the kernel, the references and the backbone's own energies give."""
+    def predict_with_uncertainty(
+        self,
+        atoms: Atoms | Sequence[Atoms],
+        forces: bool = True,
+        stress: bool = False,
+        neighbours: SkinList | None = None,
+    ) -> tuple[Prediction, Uncertainty]:
+        """``predict``, and ``uncertainty`` of its energies, by one pass of the network.
+
+        Raises:
+            ModelError, BackboneError, StructureError: see both.
+        """
+        posterior = self._posterior
+        found, features, graph = self._predicted(atoms, forces, stress, neighbours)
+        with differentiating(False):
+            return found, self._uncertainty(features, graph, posterior)
+
+    def _predicted(
+        self, atoms: Atoms | Sequence[Atoms], forces: bool, stress: bool, neighbours: SkinList | None = None
+    ) -> tuple[Prediction, Float64[Tensor, "atoms dim"], Graph]:
+        """With the features that it stands on."""
         if neighbours is not None and isinstance(atoms, Atoms):
             graph = self.backbone.prepare(neighbours.graph(atoms)).to(self.backbone.device, self.backbone.dtype)
         else:
             graph = self.backbone.graph([atoms] if isinstance(atoms, Atoms) else list(atoms))
         self.model.check_species(graph.numbers.unique().tolist())
+        with differentiating(forces or stress):
+            found, features = self._corrections(graph, forces, stress)
+        require_finite(found, [atoms] if isinstance(atoms, Atoms) else list(atoms))
+        if self._prior is None:
+            return found, features, graph
+        prior = self._prior.predict(atoms, forces, stress)
+        whole = Prediction(
+            found.energy + prior.energy,
+            found.energies + prior.energies,
+            None if found.forces is None or prior.forces is None else found.forces + prior.forces,
+            None if found.stress is None or prior.stress is None else found.stress + prior.stress,
+        )
+        return whole, features, graph
+
+    def _corrections(self, graph: Graph, forces: bool, stress: bool) -> tuple[Prediction, Float64[Tensor, "atoms dim"]]:
+        """What the kernel, the references and the backbone's own energies give, and the features."""
         positions = graph.positions.detach().clone().requires_grad_(forces or stress)
         strain = positions.new_zeros(graph.n_structures, 3, 3).requires_grad_(stress)
         output = self._forward(graph, positions, strain if stress else None, energies=self.adds_own)
+        features = output.features.detach().cpu().double()
         values, gradient = self.head.atoms(
             output.features.detach(), graph.numbers.cpu(), graph.owner.cpu(), graph.n_structures, forces or stress
         )
@@ -202,12 +225,11 @@ class Potential:
             energies = energies + output.energies.detach().cpu().double()
         energy = torch.zeros(graph.n_structures, dtype=torch.float64).index_add(0, graph.owner.cpu(), energies)
         if gradient is None:
-            return Prediction(energy, energies, None, None)
+            return Prediction(energy, energies, None, None), features
         slopes = self.slopes(output, gradient, [positions, strain] if stress else [positions])
         found = -slopes[0].cpu().double() if forces else None
-        if not stress:
-            return Prediction(energy, energies, found, None)
-        return Prediction(energy, energies, found, graph.stress(slopes[1]))
+        strained = graph.stress(slopes[1]) if stress else None
+        return Prediction(energy, energies, found, strained), features
 
     def is_isolated(self, atoms: Atoms) -> bool:
         """Whether a structure is one atom without neighbours, its own images included: a reference, no example.
@@ -245,26 +267,26 @@ class Potential:
         posterior = self._posterior
         if forces and posterior.force is None:
             raise ModelError("the model was fitted without forces, so that it cannot tell how sure they are")
+        structures = [atoms] if isinstance(atoms, Atoms) else list(atoms)
         with differentiating(False):
-            return self._uncertainty([atoms] if isinstance(atoms, Atoms) else list(atoms), posterior, forces)
+            found = self._uncertainty(*self._features(structures), posterior)
+            if not forces or posterior.force is None:
+                return found
+            parts = [self._force_variance(structure) for structure in structures]
+        return replace(found, forces=posterior.force.within_68 * torch.cat(parts).sqrt())
 
-    def _uncertainty(self, structures: Sequence[Atoms], posterior: Posterior, forces: bool) -> Uncertainty:
-        features, graph = self._features(structures)
+    def _uncertainty(self, features: Float64[Tensor, "atoms dim"], graph: Graph, posterior: Posterior) -> Uncertainty:
         numbers, n_atoms = graph.numbers.cpu(), graph.n_atoms.cpu()
         batch = FeatureBatch.unlabelled(features, numbers, n_atoms)
         size = self.model.kernel.energy_scale(n_atoms)
         factor = posterior.energy.within_68
         local = self._variances.atoms(features, numbers)
         variance, per_atom = self._variances.with_rows(batch)
-        deviations = None
-        if forces and posterior.force is not None:
-            parts = [self._force_variance(structure) for structure in structures]
-            deviations = posterior.force.within_68 * torch.cat(parts).sqrt()
         return Uncertainty(
             energy=factor * variance.sqrt() * size,
             energies=factor * local.sqrt(),
             grade=self._variances.grades(local, numbers),
-            forces=deviations,
+            forces=None,
             energy_ratio_95=posterior.energy.within_95 / factor,
             force_ratio_95=None if posterior.force is None else posterior.force.within_95 / posterior.force.within_68,
             per_atom=per_atom,
@@ -305,7 +327,7 @@ class Potential:
 
     @cached_property
     def _variances(self) -> Variances:
-        return Variances.on(self.model.kernel, self.model.landmarks, self._posterior, self._device)
+        return Variances.on(self.model.kernel, self.model.landmarks, self._posterior, self.device)
 
     def _force_variance(self, atoms: Atoms) -> Float64[Tensor, "atoms 3"]:
         """Raw variances of all force components of one structure."""

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from mekrr_scale.pipeline.extraction import ExtractPlan as ExtractPlan
     from mekrr_scale.pipeline.extraction import ExtractReport as ExtractReport
     from mekrr_scale.pipeline.extraction import extract as extract
-    from mekrr_scale.pipeline.extraction import processes as processes
     from mekrr_scale.pipeline.fitting import SHORT as SHORT
     from mekrr_scale.pipeline.fitting import BaselinePlan as BaselinePlan
     from mekrr_scale.pipeline.fitting import FitData as FitData
@@ -49,7 +48,7 @@ else:
                 "shifted_rmse",
                 "transfer_table",
             ],
-            "extraction": ["ExtractPlan", "ExtractReport", "extract", "processes"],
+            "extraction": ["ExtractPlan", "ExtractReport", "extract"],
             "fitting": [
                 "BaselinePlan",
                 "FitData",

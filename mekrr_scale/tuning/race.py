@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from mekrr_scale.errors import BackboneError, MekrrError, SolverError
 from mekrr_scale.files import Document
-from mekrr_scale.pipeline import fit, processes
+from mekrr_scale.pipeline import fit
 from mekrr_scale.tuning.arms import Arm, Cost, arms_of, measured
 from mekrr_scale.tuning.journal import number, shown_time
 from mekrr_scale.tuning.plan import TunePlan
@@ -106,7 +106,7 @@ def _costs(tuning: Tuning, arms: Sequence[Arm]) -> dict[Arm, Cost]:
     tuning.progress.stage("look at networks", len(arms), "candidates")
     for arm in arms:
         frame, moved = tuning.data.middle, tuning.moved or tuning.strained
-        workers = processes(tuning.extraction(arm, "none"), len(tuning.data.training))
+        workers = tuning.extraction(arm, "none").processes(len(tuning.data.training))
         probe = partial(measured, arm, frame, tuning.plan.device, moved, workers)
         cost = tuning.journal.step(f"cost-{arm.slug}", probe)
         tuning.progress.advance()

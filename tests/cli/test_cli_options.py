@@ -99,14 +99,15 @@ CALLS = {
         LABELS | {
             "--json": "e.json", "--plot": "p.png", "--species-plot": "s.png", "--transfer": "w.mekrr:b.xyz",
             "--transfer-plot": "t.png --transfer w.mekrr:b.xyz", "--no-forces": "", "--uncertainty": "",
-            "--device": "cpu:0", "--group-key": "run", "--timeout": "9", "--overwrite": "",
+            "--device": "cpu:0", "--workers": "3", "--group-key": "run", "--timeout": "9",
+            "--overwrite": "",
         },
     ),
     "predict": (
         "m.mekrr a.xyz -o p.xyz",
         {
             "--output": "q.xyz", "--no-forces": "", "--uncertainty": "", "--format": "vasp", "--device": "cpu:0",
-            "--overwrite": "",
+            "--workers": "3", "--overwrite": "",
         },
     ),
     "md": (

@@ -210,6 +210,28 @@ def test_uncertainty_of_structures(fitted, model_file, toy_structures):
     torch.testing.assert_close(with_forces.energy, inside.energy[:2])
 
 
+@pytest.mark.parametrize("forces", [False, True])
+def test_both_by_one_pass_are_those_of_two(model_file, toy_structures, forces):
+    """Predictions and their intervals; features are made once."""
+    potential = Potential(model_file)
+    passes = []
+    first, *_ = potential.backbone.blocks().values()
+    first[0].register_forward_hook(lambda *_: passes.append(1))
+    given = [atoms for atoms in toy_structures if atoms.pbc.any() or not forces]
+    expected, sure = potential.predict(given, forces, stress=forces), potential.uncertainty(given)
+    before = len(passes)
+    found, judged = potential.predict_with_uncertainty(given, forces, stress=forces)
+    assert len(passes) - before == before // 2 == 1
+    for one, other in ((expected, found), (sure, judged)):
+        for name in ("energy", "energies", "forces", "stress", "grade"):
+            left, right = getattr(one, name, None), getattr(other, name, None)
+            assert (left is None) == (right is None)
+            if left is not None:
+                torch.testing.assert_close(left, right, rtol=1e-6, atol=1e-9)
+    assert judged.energy_ratio_95 == sure.energy_ratio_95
+    torch.testing.assert_close(judged.per_atom.outside, sure.per_atom.outside, rtol=1e-6, atol=1e-12)
+
+
 def test_grades_of_few_data_tell_the_strange_from_the_new(crystal_store):
     """Where every atom is a landmark, too: what is new is not beyond, what is squeezed is."""
     plan = FitPlan(landmarks=500, baseline="composition", solver=Direct((1e-8,)), rows=RowPlan({"force": 0.01}))

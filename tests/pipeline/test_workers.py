@@ -5,16 +5,18 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from mekrr_scale.backbones import load_backbone
 from mekrr_scale.errors import BackboneError, ConfigError, MekrrError
-from mekrr_scale.pipeline import ExtractPlan, extract, processes
-from mekrr_scale.pipeline.extraction.workers import Workers
+from mekrr_scale.pipeline import ExtractPlan, evaluate, extract, predict
+from mekrr_scale.pipeline.workers import Workers, processes
 from mekrr_scale.store import verify
 
 needs_forks = pytest.mark.skipif(sys.platform != "linux", reason="processes are forks, of Linux")
@@ -83,9 +85,45 @@ def test_what_ends_a_process_ends_the_extraction(tmp_path, monkeypatch, toy_stru
     assert report.resumed + report.written == 24
 
 
+@needs_forks
+def test_predictions_of_several_processes_are_those_of_one(model_file, toy_structures, one_thread):
+    """Energies, forces, stress and intervals, in the order of the structures; batches are of a few of them."""
+    given = [atoms for _ in range(8) for atoms in toy_structures]
+    one, some = (list(predict(model_file, given, uncertainty=True, workers=count)) for count in (1, 2))
+    assert len(one) == len(some) == len(given)
+    for atoms, left, right in zip(given, one, some, strict=True):
+        assert atoms == left == right
+        assert left.info == right.info
+        for name in ("extrapolation", "energies_uncertainty"):
+            assert (left.arrays[name] == right.arrays[name]).all()
+        assert set(left.calc.results) == set(right.calc.results)
+        for name, value in left.calc.results.items():
+            assert np.array_equal(value, right.calc.results[name])
+
+
+@needs_forks
+def test_what_cannot_be_predicted_is_named_by_several_processes(model_file, toy_structures):
+    given = [atoms.copy() for _ in range(8) for atoms in toy_structures]
+    given[70].numbers[0] = 79
+    failed = []
+    found = list(predict(model_file, given, failed=failed, workers=2))
+    assert [i for i, atoms in enumerate(found) if atoms.calc is None] == [70]
+    assert [str(error).partition(":")[0] for error in failed] == ["structure 70"]
+    with pytest.raises(MekrrError, match="structure 70: .*Au"):
+        list(predict(model_file, given, workers=2))
+
+
+@needs_forks
+def test_errors_by_several_processes_are_those_of_one(model_file, toy_structures, one_thread):
+    given = [atoms for _ in range(8) for atoms in toy_structures]
+    one, some = (evaluate(model_file, given, uncertainty=True, workers=count) for count in (1, 2))
+    assert one.to_dict() == some.to_dict()
+    assert (one.forces_predicted == some.forces_predicted).all()
+
+
 SLOW = """
 import os, sys, time
-from mekrr_scale.pipeline.extraction.workers import Workers
+from mekrr_scale.pipeline.workers import Workers, processes
 def slow(piece):
     os.write(1, b"%d;" % os.getpid())  # at once: the other one writes too
     time.sleep(600)
@@ -141,25 +179,40 @@ def test_groups_come_in_order_and_a_few_ahead():
     assert len(begun) < 40
 
 
+@needs_forks
+def test_an_interruption_waits_for_nobody():
+    """Whatever the processes are at."""
+    begin = time.monotonic()
+    with suppress(KeyboardInterrupt), Workers(lambda _: time.sleep(600), 2) as workers:
+        next(workers.of([[0], [1], [2]]))
+        raise KeyboardInterrupt
+    assert time.monotonic() - begin < 60
+
+
 def test_as_many_as_there_are_threads(monkeypatch, spec):
     """Where that is of use: not for a handful of structures, on a GPU, or beside a driver that no fork survives."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     monkeypatch.setattr(sys, "platform", "linux")
-    plan = ExtractPlan(spec)
-    assert [processes(plan, n) for n in (1, 4, 8, 20, 32, 1000)] == [1, 1, 2, 5, 8, 8]
-    assert processes(replace(plan, workers=3), 1) == 3
-    assert processes(replace(plan, device="cuda"), 1000) == 1
+    assert [processes(None, "cpu", n) for n in (1, 4, 8, 20, 32, 1000)] == [1, 1, 2, 5, 8, 8]
+    assert processes(3, "cpu:0", 1) == 3
+    assert ExtractPlan(spec).processes(20) == 5
+    assert ExtractPlan(spec, workers=3).processes(1) == 3
+    assert processes(None, "cuda", 1000) == 1
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert processes(plan, 1000) == 1
+    assert processes(None, "cpu", 1000) == 1
     monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setitem(sys.modules, "jax", sys)
+    assert processes(None, "cpu", 1000) == 1
+    monkeypatch.delitem(sys.modules, "jax")
+    assert processes(None, "cpu", 1000) == 8
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert processes(plan, 1000) == 1
+    assert processes(None, "cpu", 1000) == 1
 
 
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"workers": 0}, "0 processes cannot compute features; give 1 or more"),
+        ({"workers": 0}, "0 processes cannot compute anything; give 1 or more"),
         ({"workers": 2, "device": "cuda"}, "2 processes on cuda: they share a CPU"),
     ],
 )

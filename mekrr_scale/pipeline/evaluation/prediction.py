@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -13,6 +13,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from mekrr_scale.errors import MekrrError
 from mekrr_scale.models import Model, Potential, Uncertainty, as_potential
+from mekrr_scale.pipeline.workers import Workers, processes
 from mekrr_scale.progress import Progress, shown_progress
 from mekrr_scale.structures import Frames, Prediction, Unreadable, count_structures, structures_from, without_results
 
@@ -20,6 +21,7 @@ _BATCH_ATOMS = 256
 
 T = TypeVar("T")
 R = TypeVar("R")
+_Results: TypeAlias = tuple[Prediction, Uncertainty | None]
 
 
 def predict(
@@ -31,6 +33,7 @@ def predict(
     format: str | None = None,
     failed: list[MekrrError] | None = None,
     device: str = "cpu",
+    workers: int | None = None,
 ) -> Iterator[Atoms]:
     """Copies of structures with predicted energy, per-atom energies, forces and stress attached, one by one.
 
@@ -47,22 +50,30 @@ def predict(
         failed: a list that takes an error for every structure that cannot be predicted; those come without results, in
             their places, and the others are predicted.
         device: of backbone and kernel, e.g. ``"cuda"``; a potential has its own.
+        workers: processes that predict side by side on a CPU, as those of ``ExtractPlan``; of a stream whose length is
+            not known there is one.
 
     Raises:
         StructureError, ModelError, BackboneError: a structure that cannot be predicted, where no list takes it.
     """
     potential = as_potential(model, device)
     with shown_progress(progress) as shown:
+        number = count_of(structures, format)
         if progress is None:
-            shown.stage("predict", count_of(structures, format))
+            shown.stage("predict", number)
         given = structures_from(structures, format, keep_unreadable=failed is not None)
-        yield from _predictions(_Wanted(potential, forces, uncertainty), given, shown, failed)
+        wanted = _Wanted(potential, forces, uncertainty)
+        with Workers(wanted.of_batch, processes(workers, potential.device, number or 0)) as side_by_side:
+            yield from _predictions(wanted, side_by_side, given, shown, failed)
 
 
 def count_of(structures: Frames, format: str | None = None) -> int | None:
     """How many structures there are, where that is known before they are read."""
     if isinstance(structures, Path | str):
         return count_structures(structures, format)
+    if isinstance(structures, list | tuple) and structures and isinstance(structures[0], Path | str):
+        counts = [count_structures(file, format) for file in structures]
+        return None if None in counts else sum(count or 0 for count in counts)
     return len(structures) if isinstance(structures, Sized) and not isinstance(structures, Atoms) else None
 
 
@@ -74,11 +85,16 @@ class _Wanted:
     forces: bool
     uncertainty: bool
 
-    def of(self, structures: Sequence[Atoms]) -> tuple[Prediction, Uncertainty | None]:
+    def of(self, structures: Sequence[Atoms]) -> _Results:
         """Results of structures together."""
         celled = self.forces and any(has_stress(atoms) for atoms in structures)
-        found = self.potential.predict(structures, forces=self.forces, stress=celled)
-        return found, self.potential.uncertainty(structures) if self.uncertainty else None
+        if self.uncertainty:
+            return self.potential.predict_with_uncertainty(structures, self.forces, celled)
+        return self.potential.predict(structures, self.forces, celled), None
+
+    def of_batch(self, batch: Sequence[tuple[Atoms, int]]) -> list[_Results | MekrrError]:
+        """Results of structures together, or of each (``parts_of``)."""
+        return one_by_one_if_needed(batch, self.of)
 
 
 def has_stress(atoms: Atoms) -> bool:
@@ -87,14 +103,19 @@ def has_stress(atoms: Atoms) -> bool:
 
 
 def _predictions(
-    wanted: _Wanted, structures: Iterable[Atoms], progress: Progress, failed: list[MekrrError] | None
+    wanted: _Wanted,
+    workers: Workers[Sequence[tuple[Atoms, int]], list[_Results | MekrrError]],
+    structures: Iterable[Atoms],
+    progress: Progress,
+    failed: list[MekrrError] | None,
 ) -> Iterator[Atoms]:
     if wanted.uncertainty:
         wanted.potential.require_uncertainty()
     first: MekrrError | None = None
     good = False
-    for batch in in_batches((atoms, index) for index, atoms in enumerate(structures)):
-        for part, results in one_by_one_if_needed(batch, wanted.of):
+    batches = in_batches((atoms, index) for index, atoms in enumerate(structures))
+    for (batch,), made in workers.of([batch] for batch in batches):
+        for part, results in parts_of(batch, next(made)):
             good, first = (good, first or results) if isinstance(results, MekrrError) else (True, first)
             yield from _given(part, results, failed)
         progress.advance(len(batch))
@@ -103,7 +124,7 @@ def _predictions(
 
 
 def _given(
-    batch: Sequence[tuple[Atoms, int]], results: tuple[Prediction, Uncertainty | None] | MekrrError,
+    batch: Sequence[tuple[Atoms, int]], results: _Results | MekrrError,
     failed: list[MekrrError] | None,
 ) -> Iterator[Atoms]:  # fmt: skip
     """Structures with their results, or the one that has none."""
@@ -129,20 +150,27 @@ def _given(
 
 def one_by_one_if_needed(
     batch: Sequence[tuple[Atoms, T]], work: Callable[[Sequence[Atoms]], R]
-) -> Iterator[tuple[Sequence[tuple[Atoms, T]], R | MekrrError]]:
+) -> list[R | MekrrError]:
     """The results of a batch; where one of its structures cannot be used, those of each, or what is wrong with it."""
     try:
-        yield batch, work([atoms for atoms, _ in batch])
-        return
+        return [work([atoms for atoms, _ in batch])]
     except MekrrError as error:
         if len(batch) == 1:
-            yield batch, error
-            return
-    for item in batch:
+            return [error]
+    found: list[R | MekrrError] = []
+    for atoms, _ in batch:
         try:
-            yield [item], work([item[0]])
+            found.append(work([atoms]))
         except MekrrError as error:
-            yield [item], error
+            found.append(error)
+    return found
+
+
+def parts_of(
+    batch: Sequence[tuple[Atoms, T]], found: Sequence[R | MekrrError]
+) -> Iterator[tuple[Sequence[tuple[Atoms, T]], R | MekrrError]]:
+    """The results beside the structures that they are of."""
+    return zip([batch] if len(found) == 1 else [[item] for item in batch], found, strict=True)
 
 
 def _predicted(atoms: Atoms, found: Prediction, i: int, part: slice) -> Atoms:

@@ -19,10 +19,11 @@ from mekrr_scale.distributed import ALONE, Group
 from mekrr_scale.errors import MekrrError, StructureError
 from mekrr_scale.kernels import exponential
 from mekrr_scale.models import Model, Potential, Uncertainty, as_potential, load_model
-from mekrr_scale.pipeline.evaluation.prediction import count_of, in_batches, one_by_one_if_needed
+from mekrr_scale.pipeline.evaluation.prediction import count_of, in_batches, one_by_one_if_needed, parts_of
 from mekrr_scale.pipeline.evaluation.report import Evaluation
 from mekrr_scale.pipeline.evaluation.sets import SetNames, SetWidths, expected
 from mekrr_scale.pipeline.evaluation.stores import evaluate_store
+from mekrr_scale.pipeline.workers import Workers, processes
 from mekrr_scale.progress import Progress, Silent, shown_progress
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.structures import (
@@ -50,6 +51,7 @@ def evaluate(
     format: str | None = None,
     device: str = "cpu",
     group_key: str | None = None,
+    workers: int | None = None,
 ) -> Evaluation:
     """Predict labelled structures and compare; with ``uncertainty``, intervals too.
 
@@ -66,6 +68,7 @@ def evaluate(
         format: ASE's name of the files' format, where their names do not tell.
         device: of backbone and kernel, e.g. ``"cuda"``; a potential has its own.
         group_key: info key of the set that a structure belongs to, whose errors stand apart; not of stores.
+        workers: processes that predict side by side on a CPU, as those of ``ExtractPlan``; not of stores.
 
     Raises:
         ModelError: see ``Potential``, and ``evaluate_store``.
@@ -75,11 +78,13 @@ def evaluate(
         return evaluate_store(_model(model), structures, progress, uncertainty, group, device=device)
     potential = as_potential(model, device)
     with shown_progress(progress or (Silent() if group.rank else None)) as shown:
+        number = count_of(structures, format)
         if progress is None:
-            shown.stage("evaluate", count_of(structures, format))
+            shown.stage("evaluate", number)
         names = SetNames.of(structures, group_key)
         given = names.read(structures, format)
-        return _evaluated(potential, given, names, keys, forces, shown, uncertainty, group)
+        count = processes(workers, potential.device, (number or 0) // group.size)
+        return _evaluated(potential, given, names, keys, forces, shown, uncertainty, group, count)
 
 
 def _model(given: Potential | Model | Path | str) -> Model:
@@ -98,6 +103,7 @@ def _evaluated(
     progress: Progress,
     uncertainty: bool,
     group: Group,
+    workers: int,
 ) -> Evaluation:
     asked = f"{keys or LabelKeys()!r}, forces {forces}, uncertainty {uncertainty}"
     group.require_alike(model=content_hash(potential.model.coefficients), options=asked, MEKRR_SCALE_EXP=exponential())
@@ -107,21 +113,27 @@ def _evaluated(
     listed = in_batches(_labelled(structures, names, survey.settled, potential, rows.rejected, own))
     widths = SetWidths(potential.model.posterior if uncertainty else None)
 
-    def results(atoms: Sequence[Atoms]) -> tuple[Prediction, Uncertainty | None]:
-        found = potential.predict(atoms, forces=moved, stress=strained)
-        return found, potential.uncertainty(atoms) if uncertainty else None
-
-    for batch in islice(listed, group.rank, None, group.size):
+    def results(batch: Sequence[tuple[Atoms, _Item]]) -> list[tuple[Prediction, Uncertainty | None] | MekrrError]:
         labels = [item.labels for _, item in batch]
         moved = forces and any(known.forces is not None for known in labels)
         strained = forces and any(known.stress is not None for known in labels)
-        for part, found in one_by_one_if_needed(batch, results):
-            if isinstance(found, MekrrError):
-                rows.rejected.append(f"structure {part[0][1].index}: {found}")
-            else:
-                _add(part, *found, rows, lone)
-                _add_set(part, found[1], widths)
-        progress.advance(len(batch))
+
+        def work(atoms: Sequence[Atoms]) -> tuple[Prediction, Uncertainty | None]:
+            if uncertainty:
+                return potential.predict_with_uncertainty(atoms, moved, strained)
+            return potential.predict(atoms, moved, strained), None
+
+        return one_by_one_if_needed(batch, work)
+
+    with Workers(results, workers) as side_by_side:
+        for (batch,), made in side_by_side.of([batch] for batch in islice(listed, group.rank, None, group.size)):
+            for part, found in parts_of(batch, next(made)):
+                if isinstance(found, MekrrError):
+                    rows.rejected.append(f"structure {part[0][1].index}: {found}")
+                else:
+                    _add(part, *found, rows, lone)
+                    _add_set(part, found[1], widths)
+            progress.advance(len(batch))
     others, alone = group.sum(torch.tensor([len(rows.n_atoms), len(lone.n_atoms)])).tolist()
     if not others:  # nothing but isolated atoms: they are what is compared
         rows, lone = replace(lone, remarks=rows.remarks, rejected=rows.rejected), _Rows(potential.model)

@@ -8,7 +8,6 @@ if TYPE_CHECKING:
     from mekrr_scale.pipeline.extraction.plan import ExtractPlan as ExtractPlan
     from mekrr_scale.pipeline.extraction.report import ExtractReport as ExtractReport
     from mekrr_scale.pipeline.extraction.run import extract as extract
-    from mekrr_scale.pipeline.extraction.workers import processes as processes
 else:
     __getattr__, __dir__, __all__ = lazy.attach(
         __name__,
@@ -16,6 +15,5 @@ else:
             "plan": ["ExtractPlan"],
             "report": ["ExtractReport"],
             "run": ["extract"],
-            "workers": ["processes"],
         },
     )

@@ -16,7 +16,7 @@ from mekrr_scale.arrays import Compression, Moments
 from mekrr_scale.backbones import Backbone
 from mekrr_scale.pipeline.extraction.plan import ExtractPlan
 from mekrr_scale.pipeline.extraction.records import Accepted, batches, records
-from mekrr_scale.pipeline.extraction.workers import Workers, processes
+from mekrr_scale.pipeline.workers import Workers
 from mekrr_scale.progress import Progress
 from mekrr_scale.store import Reduction, StructureRecord, axes_asked_for, publish_axes
 
@@ -64,7 +64,7 @@ def _made(
     few = plan if isinstance(plan.derivatives, int) and plan.derivatives <= _DIRECTIONS else _fewer(plan)
     progress.stage("find axes", len(sample))
     make = partial(records, plan=few, backbone=backbone, predictor=None)
-    with Workers(make, processes(few, len(sample))) as workers:
+    with Workers(make, few.processes(len(sample))) as workers:
         for _, made in workers.of([batches(sample, few)]):
             for record in chain.from_iterable(made):
                 _add(moments, record)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +12,7 @@ from mekrr_scale.backbones import BackboneSpec
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.files import JSON, parse_bytes
 from mekrr_scale.models import PriorSpec
+from mekrr_scale.pipeline.workers import processes
 from mekrr_scale.plans import Given, plan, preset
 from mekrr_scale.store import Reduction, StoreHeader
 from mekrr_scale.structures import Entry, LabelKeys
@@ -130,13 +130,7 @@ class ExtractPlan:
         _ = self.reduction  # refuses what makes no sense
         if self.shard_bytes < 1 or self.atoms_at_once < 1:
             raise ConfigError("shard size and batch size must be positive")
-        if self.workers is not None and self.workers < 1:
-            raise ConfigError(f"{self.workers} processes cannot compute features; give 1 or more")
-        if self.workers is not None and self.workers > 1 and not (self.on_cpu and sys.platform == "linux"):
-            raise ConfigError(
-                f"{self.workers} processes on {self.device}: they share a CPU, of Linux; leave workers out, or run "
-                "parts side by side (--part)"
-            )
+        _ = self.processes(0)
 
     @property
     def moves(self) -> bool:
@@ -161,12 +155,11 @@ class ExtractPlan:
         """That the backbone sees."""
         if self.batch_atoms is not None:
             return self.batch_atoms
-        return _IN_CACHE if self.on_cpu else _ELSEWHERE
+        return _IN_CACHE if self.device.partition(":")[0] == "cpu" else _ELSEWHERE
 
-    @property
-    def on_cpu(self) -> bool:
-        """Where the backbone computes."""
-        return self.device.partition(":")[0] == "cpu"
+    def processes(self, structures: int) -> int:
+        """How many compute side by side."""
+        return processes(self.workers, self.device, structures)
 
     @property
     def feature_bytes(self) -> int:

@@ -29,7 +29,7 @@ from mekrr_scale.pipeline.extraction.labels import label_lines, one_energy, surv
 from mekrr_scale.pipeline.extraction.plan import ExtractPlan
 from mekrr_scale.pipeline.extraction.records import Accepted, batches, n_directions, records
 from mekrr_scale.pipeline.extraction.report import ExtractReport
-from mekrr_scale.pipeline.extraction.workers import Workers, processes
+from mekrr_scale.pipeline.workers import Workers
 from mekrr_scale.progress import LOGGER, Progress, shown_progress
 from mekrr_scale.store import (
     Origin,
@@ -137,7 +137,7 @@ def _extracted(
     make = partial(records, plan=plan, backbone=backbone, predictor=predictor)
     with (
         Rejects(folder, plan.part) as rejects,
-        Workers(make, processes(plan, survey.frames)) as workers,
+        Workers(make, plan.processes(survey.frames)) as workers,
     ):
         chunks = _chunks(work.accepted(rejects), plan, backbone)
         lacking = (batches(chunk, plan) for number, chunk in enumerate(chunks) if not work.there(number, chunk))

@@ -1,4 +1,4 @@
-"""Processes that compute features side by side: on a CPU they gain more than threads within one network's small steps.
+"""Processes that compute side by side: on a CPU they gain more than threads within one network's small steps.
 
 They are forks, so that a network of the user's own needs no pickling, and each computes with one thread
 (``mekrr_scale.backbones.surroundings``).
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import pickle
 import signal
 import sys
 import warnings
@@ -17,32 +18,41 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from contextvars import ContextVar
+from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import torch
 
-from mekrr_scale.errors import MekrrError
-from mekrr_scale.pipeline.extraction.plan import ExtractPlan
+from mekrr_scale.errors import ConfigError, MekrrError
 
 _AHEAD = 2  # pieces for each process, of which it works on one
 _EACH = 4  # structures for each process at least: a fork takes as long as some of them
+_UNFORKED = frozenset(("jax", "tensorflow", "mpi4py.MPI"))  # modules whose threads no fork survives
 _DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
 
 P = TypeVar("P")
 R = TypeVar("R")
-_Begun: TypeAlias = tuple[Sequence[P], list[Future[R]]]
+_Begun: TypeAlias = tuple[Sequence[P], list[Future[bytes]]]
 
 
-def processes(plan: ExtractPlan, structures: int) -> int:
+def processes(asked: int | None, device: str, structures: int) -> int:
     """How many are of use: as many as this process may have threads, where it computes on the CPU and can fork.
 
     However much of it is there already, so that what is made anew has the same bits.
+
+    Raises:
+        ConfigError: as many as are asked for cannot be.
     """
-    if plan.workers is not None:
-        return plan.workers
-    able = sys.platform == "linux" and not multiprocessing.current_process().daemon
-    if not able or not plan.on_cpu or torch.cuda.is_available():  # a driver does not survive a fork
+    able = sys.platform == "linux" and device.partition(":")[0] == "cpu"
+    if asked is not None:
+        if asked < 1:
+            raise ConfigError(f"{asked} processes cannot compute anything; give 1 or more")
+        if asked > 1 and not able:
+            raise ConfigError(f"{asked} processes on {device}: they share a CPU, of Linux; leave their number out")
+        return asked
+    able = able and not multiprocessing.current_process().daemon and not _UNFORKED & sys.modules.keys()
+    if not able or torch.cuda.is_available():  # no driver survives a fork
         return 1
     return max(1, min(torch.get_num_threads(), structures // _EACH))
 
@@ -58,6 +68,7 @@ class Workers(Generic[P, R]):
         self.make = make
         self.count = count
         self._pool: ProcessPoolExecutor | None = None
+        self._children: list[BaseProcess] = []
 
     def __enter__(self) -> Workers[P, R]:
         if self.count > 1:
@@ -68,8 +79,12 @@ class Workers(Generic[P, R]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+        if self._pool is None:
+            return
+        if kind is not None:  # what they work on is of no use
+            for child in self._children:
+                child.terminate()
+        self._pool.shutdown(cancel_futures=True)
 
     def of(self, groups: Iterable[Sequence[P]]) -> Iterator[tuple[Sequence[P], Iterator[R]]]:
         """Each group with the results of its pieces, in order; those of later groups are begun in the meantime.
@@ -82,7 +97,7 @@ class Workers(Generic[P, R]):
                 yield group, map(self.make, group)
             return
         source: Iterator[Sequence[P]] = iter(groups)
-        waiting: deque[_Begun[P, R]] = deque()
+        waiting: deque[_Begun[P]] = deque()
         self._begin_more(source, waiting, ())
         while waiting:
             group, begun = waiting.popleft()
@@ -90,17 +105,17 @@ class Workers(Generic[P, R]):
             self._begin_more(source, waiting, ())
 
     def _results(
-        self, begun: Sequence[Future[R]], source: Iterator[Sequence[P]], waiting: deque[_Begun[P, R]]
+        self, begun: Sequence[Future[bytes]], source: Iterator[Sequence[P]], waiting: deque[_Begun[P]]
     ) -> Iterator[R]:
         for k, made in enumerate(begun):
             self._begin_more(source, waiting, begun[k:])
             try:
-                yield made.result()
+                yield pickle.loads(made.result())
             except BrokenProcessPool as error:
                 raise _killed() from error
 
     def _begin_more(
-        self, source: Iterator[Sequence[P]], waiting: deque[_Begun[P, R]], current: Sequence[Future[R]]
+        self, source: Iterator[Sequence[P]], waiting: deque[_Begun[P]], current: Sequence[Future[bytes]]
     ) -> None:
         """Begin groups until no process will be idle soon."""
         left = sum(not made.done() for made in current) + sum(not made.done() for _, begun in waiting for made in begun)
@@ -108,20 +123,24 @@ class Workers(Generic[P, R]):
             waiting.append((group, [self._begun(piece) for piece in group]))
             left += len(group)
 
-    def _begun(self, piece: P) -> Future[R]:
+    def _begun(self, piece: P) -> Future[bytes]:
         assert self._pool is not None
+        others = [] if self._children else multiprocessing.active_children()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads: see surroundings
-                return self._pool.submit(_made, piece)
+                begun = self._pool.submit(_made, piece)
         except BrokenProcessPool as error:
             raise _killed() from error
+        if not self._children:  # the first piece begins them all
+            self._children = [child for child in multiprocessing.active_children() if child not in others]
+        return begun
 
 
 def _killed() -> MekrrError:
     return MekrrError(
-        "a process that computes features was killed, perhaps since memory ran out. Run the same command again with "
-        "fewer of them (--workers 1, or ExtractPlan(workers=1)); it goes on where it stopped"
+        "a process that computes was killed, perhaps since memory ran out. Run the same again with fewer of them "
+        "(--workers 1; in Python workers=1); an extraction goes on where it stopped"
     )
 
 
@@ -131,12 +150,12 @@ _MAKE: ContextVar[Callable[[Any], Any]] = ContextVar("make")  # in a fork: what 
 def _begin(make: Callable[[Any], Any]) -> None:
     """A fork leaves signals to its parent, and ends with it, whatever ends that."""
     _MAKE.set(make)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
 
 
-def _made(piece: Any) -> Any:
-    return _MAKE.get()(piece)
+def _made(piece: Any) -> bytes:
+    return pickle.dumps(_MAKE.get()(piece), protocol=5)  # tensors too by value: a pool would open a file for each
