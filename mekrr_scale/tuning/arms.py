@@ -98,7 +98,6 @@ class Cost:
     direction: float
     dim: int
     shared: float = 0.0
-    workers: int = 1  # processes side by side that this is the time of
 
     def frames(self, atoms: int, directions: float) -> float:
         """Of frames with so many atoms altogether."""
@@ -108,7 +107,10 @@ class Cost:
 def measured(arm: Arm, atoms: Atoms, device: str, with_tangents: bool, workers: int) -> Document:
     """What features of a frame take on this machine; a network that cannot read it has the reason instead.
 
-    A frame of another size costs about as much an atom; of several processes each computes with one thread.
+    A frame of another size costs about as much an atom.
+
+    Args:
+        workers: processes that will share the work, with one thread each if they are several.
     """
     try:
         backbone = load_backbone(arm.spec)
@@ -125,7 +127,7 @@ def measured(arm: Arm, atoms: Atoms, device: str, with_tangents: bool, workers: 
                 shared = max(few - _PROBED[0] * direction, 0.0)
     except BackboneError as error:
         return {"failed": str(error)}
-    return asdict(Cost(features, direction, backbone.dim, shared, workers))
+    return asdict(Cost(features, direction, backbone.dim, shared))
 
 
 @contextmanager

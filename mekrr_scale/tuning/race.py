@@ -114,7 +114,7 @@ def _costs(tuning: Tuning, arms: Sequence[Arm]) -> dict[Arm, Cost]:
             reasons.append(f"{arm.name}: {cost['failed']}")
             tuning.progress.tell(f"left out {reasons[-1]}")
             continue
-        found[arm] = Cost(**{of.name: cast(Any, cost[of.name]) for of in fields(Cost) if of.name in cost})
+        found[arm] = Cost(**{of.name: cast(Any, cost[of.name]) for of in fields(Cost)})
     if not found:
         raise BackboneError(f"no candidate can be used: {'; '.join(reasons)}")
     return found

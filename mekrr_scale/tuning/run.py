@@ -186,7 +186,7 @@ def _tested(tuning: Tuning, cost: Cost, name: str) -> Document:
         return {}
 
     def make() -> Document:
-        frame = cost.workers * cost.frames(1, 0) * sum(map(len, test)) / len(test) * EVALUATION
+        frame = cost.frames(1, 0) * sum(map(len, test)) / len(test) * EVALUATION
         room = max(TEST * tuning.plan.budget, 0.5 * tuning.journal.clock.left)
         count = min(len(test), max(_FEWEST, int(room / max(frame, 1e-9))))
         chosen = np.sort(np.random.default_rng([tuning.plan.seed, 2]).permutation(len(test))[:count])

@@ -15,7 +15,7 @@ import torch
 
 from mekrr_scale.backbones import load_backbone
 from mekrr_scale.errors import BackboneError, ConfigError, MekrrError
-from mekrr_scale.pipeline import ExtractPlan, evaluate, extract, predict
+from mekrr_scale.pipeline import ExtractPlan, evaluate, extract, predict, workers
 from mekrr_scale.pipeline.workers import Workers, processes
 from mekrr_scale.store import verify
 
@@ -192,12 +192,16 @@ def test_an_interruption_waits_for_nobody():
 def test_as_many_as_there_are_threads(monkeypatch, spec):
     """Where that is of use: not for a handful of structures, on a GPU, or beside a driver that no fork survives."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(workers, "memory", lambda: 256 * 1024**3)
     monkeypatch.setattr(sys, "platform", "linux")
     assert [processes(None, "cpu", n) for n in (1, 4, 8, 20, 32, 1000)] == [1, 1, 2, 5, 8, 8]
     assert processes(3, "cpu:0", 1) == 3
     assert ExtractPlan(spec).processes(20) == 5
     assert ExtractPlan(spec, workers=3).processes(1) == 3
     assert processes(None, "cuda", 1000) == 1
+    monkeypatch.setattr(workers, "memory", lambda: 5 * 1024**3)
+    assert processes(None, "cpu", 1000) == 2
+    monkeypatch.setattr(workers, "memory", lambda: 256 * 1024**3)
     monkeypatch.setattr(sys, "platform", "darwin")
     assert processes(None, "cpu", 1000) == 1
     monkeypatch.setattr(sys, "platform", "linux")

@@ -13,11 +13,9 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from mekrr_scale.errors import MekrrError
 from mekrr_scale.models import Model, Potential, Uncertainty, as_potential
-from mekrr_scale.pipeline.workers import Workers, processes
+from mekrr_scale.pipeline.workers import Workers, atoms_at_once, processes
 from mekrr_scale.progress import Progress, shown_progress
 from mekrr_scale.structures import Frames, Prediction, Unreadable, count_structures, structures_from, without_results
-
-_BATCH_ATOMS = 256
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -113,7 +111,8 @@ def _predictions(
         wanted.potential.require_uncertainty()
     first: MekrrError | None = None
     good = False
-    batches = in_batches((atoms, index) for index, atoms in enumerate(structures))
+    numbered = ((atoms, index) for index, atoms in enumerate(structures))
+    batches = in_batches(numbered, atoms_at_once(wanted.potential.device))
     for (batch,), made in workers.of([batch] for batch in batches):
         for part, results in parts_of(batch, next(made)):
             good, first = (good, first or results) if isinstance(results, MekrrError) else (True, first)
@@ -192,7 +191,7 @@ def _add_uncertainty(result: Atoms, sure: Uncertainty, i: int, part: slice) -> N
     result.arrays["extrapolation"] = sure.grade[part].numpy()
 
 
-def in_batches(items: Iterable[tuple[Atoms, T]], largest: int = _BATCH_ATOMS) -> Iterator[list[tuple[Atoms, T]]]:
+def in_batches(items: Iterable[tuple[Atoms, T]], largest: int) -> Iterator[list[tuple[Atoms, T]]]:
     """Structures, and what goes with each, in lists of at most so many atoms, or of one structure."""
     batch: list[tuple[Atoms, T]] = []
     atoms = 0

@@ -23,7 +23,7 @@ from mekrr_scale.pipeline.evaluation.prediction import count_of, in_batches, one
 from mekrr_scale.pipeline.evaluation.report import Evaluation
 from mekrr_scale.pipeline.evaluation.sets import SetNames, SetWidths, expected
 from mekrr_scale.pipeline.evaluation.stores import evaluate_store
-from mekrr_scale.pipeline.workers import Workers, processes
+from mekrr_scale.pipeline.workers import Workers, atoms_at_once, processes
 from mekrr_scale.progress import Progress, Silent, shown_progress
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.structures import (
@@ -110,7 +110,8 @@ def _evaluated(
     survey, structures = surveyed(structures, keys or LabelKeys())
     rows, lone = _Rows(potential.model, survey.remarks(("forces", "stress") if forces else ())), _Rows(potential.model)
     own = progress if group.rank == 0 else Silent()
-    listed = in_batches(_labelled(structures, names, survey.settled, potential, rows.rejected, own))
+    labelled = _labelled(structures, names, survey.settled, potential, rows.rejected, own)
+    listed = in_batches(labelled, atoms_at_once(potential.device))
     widths = SetWidths(potential.model.posterior if uncertainty else None)
 
     def results(batch: Sequence[tuple[Atoms, _Item]]) -> list[tuple[Prediction, Uncertainty | None] | MekrrError]:

@@ -12,13 +12,12 @@ from mekrr_scale.backbones import BackboneSpec
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.files import JSON, parse_bytes
 from mekrr_scale.models import PriorSpec
-from mekrr_scale.pipeline.workers import processes
+from mekrr_scale.pipeline.workers import atoms_at_once, processes
 from mekrr_scale.plans import Given, plan, preset
 from mekrr_scale.store import Reduction, StoreHeader
 from mekrr_scale.structures import Entry, LabelKeys
 
 _PARTS = 999_999
-_IN_CACHE, _ELSEWHERE = 64, 256  # atoms
 
 
 def _backbone(value: Any) -> Any:
@@ -153,9 +152,7 @@ class ExtractPlan:
     @property
     def atoms_at_once(self) -> int:
         """That the backbone sees."""
-        if self.batch_atoms is not None:
-            return self.batch_atoms
-        return _IN_CACHE if self.device.partition(":")[0] == "cpu" else _ELSEWHERE
+        return atoms_at_once(self.device) if self.batch_atoms is None else self.batch_atoms
 
     def processes(self, structures: int) -> int:
         """How many compute side by side."""
