@@ -49,7 +49,7 @@ def processes(asked: int | None, device: str, structures: int) -> int:
     Raises:
         ConfigError: as many as are asked for cannot be.
     """
-    able = sys.platform == "linux" and device.partition(":")[0] == "cpu"
+    able = sys.platform == "linux" and _on_cpu(device)
     if asked is not None:
         if asked < 1:
             raise ConfigError(f"{asked} processes cannot compute anything; give 1 or more")
@@ -57,7 +57,7 @@ def processes(asked: int | None, device: str, structures: int) -> int:
             raise ConfigError(f"{asked} processes on {device}: they share a CPU, of Linux; leave their number out")
         return asked
     able = able and not multiprocessing.current_process().daemon and not _UNFORKED & sys.modules.keys()
-    if not able or torch.cuda.is_available():  # no driver survives a fork
+    if not able or torch.accelerator.is_available():  # neither its driver nor autograd's threads survive a fork
         return 1
     return max(1, min(torch.get_num_threads(), structures // _EACH, memory() // _MEMORY))
 
@@ -69,7 +69,11 @@ def memory() -> int:
 
 def atoms_at_once(device: str) -> int:
     """That a network sees: on a CPU as many as stay in its cache."""
-    return _IN_CACHE if device.partition(":")[0] == "cpu" else _ELSEWHERE
+    return _IN_CACHE if _on_cpu(device) else _ELSEWHERE
+
+
+def _on_cpu(device: str) -> bool:
+    return device.partition(":")[0] == "cpu"
 
 
 class Workers(Generic[P, R]):
@@ -118,6 +122,15 @@ class Workers(Generic[P, R]):
             group, begun = waiting.popleft()
             yield group, self._results(begun, source, waiting)
             self._begin_more(source, waiting, ())
+
+    def each(self, pieces: Iterable[P]) -> Iterator[tuple[P, R]]:
+        """Each piece with its result, in order.
+
+        Raises:
+            MekrrError: a process was killed.
+        """
+        for (piece,), made in self.of([piece] for piece in pieces):
+            yield piece, next(made)
 
     def _results(
         self, begun: Sequence[Future[bytes]], source: Iterator[Sequence[P]], waiting: deque[_Begun[P]]

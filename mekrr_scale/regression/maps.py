@@ -31,7 +31,7 @@ from mekrr_scale.kernels import SetKernel
 from mekrr_scale.regression.blocks import RowBlock
 from mekrr_scale.regression.source import LabelledStructure, Structures
 from mekrr_scale.regression.terms import RowTerms
-from mekrr_scale.structures import Graph
+from mekrr_scale.structures import Graph, in_batches
 
 _BATCH_ATOMS = 128
 
@@ -223,13 +223,5 @@ class MapRows:
         )
 
     def _batches(self) -> Iterator[list[LabelledStructure]]:
-        batch: list[LabelledStructure] = []
-        for item in self.structures.listed:
-            if item.labels.forces is None:
-                continue
-            if batch and sum(len(other.atoms) for other in batch) + len(item.atoms) > _BATCH_ATOMS:
-                yield batch
-                batch = []
-            batch.append(item)
-        if batch:
-            yield batch
+        moved = (item for item in self.structures.listed if item.labels.forces is not None)
+        return in_batches(moved, _BATCH_ATOMS, lambda item: len(item.atoms))

@@ -26,7 +26,7 @@ from mekrr_scale.models import Model, Potential, Variances, as_potential
 from mekrr_scale.progress import Progress, Silent, shown_progress
 from mekrr_scale.regression import UNITS
 from mekrr_scale.simulation.choices import SelectionMethod
-from mekrr_scale.structures import Frames, structures_from
+from mekrr_scale.structures import Frames, in_batches, structures_from
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -205,13 +205,6 @@ class Pool:
 
 
 def _batches(potential: Potential, structures: Iterable[Atoms], progress: Progress) -> Iterable[FeatureBatch]:
-    waiting: list[Atoms] = []
-    for atoms in structures:
-        if waiting and sum(map(len, waiting)) + len(atoms) > _BATCH_ATOMS:
-            yield potential.batch(waiting)
-            progress.advance(len(waiting))
-            waiting = []
-        waiting.append(atoms)
-    if waiting:
-        yield potential.batch(waiting)
-        progress.advance(len(waiting))
+    for some in in_batches(structures, _BATCH_ATOMS, len):
+        yield potential.batch(some)
+        progress.advance(len(some))

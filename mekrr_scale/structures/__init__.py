@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from mekrr_scale.structures.agreement import check_stress as check_stress
     from mekrr_scale.structures.agreement import compared as compared
     from mekrr_scale.structures.agreement import species_counts as species_counts
+    from mekrr_scale.structures.batches import in_batches as in_batches
     from mekrr_scale.structures.columns import Kind as Kind
     from mekrr_scale.structures.entry import Entering as Entering
     from mekrr_scale.structures.entry import Entry as Entry
@@ -59,6 +60,7 @@ else:
         __name__,
         submod_attrs={
             "agreement": ["check_energies", "check_forces", "check_stress", "compared", "species_counts"],
+            "batches": ["in_batches"],
             "columns": ["Kind"],
             "entry": ["Entering", "Entry", "parse_species_map"],
             "finite": ["require_finite", "require_finite_atoms"],

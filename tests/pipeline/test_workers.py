@@ -209,7 +209,7 @@ def test_as_many_as_there_are_threads(monkeypatch, spec):
     assert processes(None, "cpu", 1000) == 1
     monkeypatch.delitem(sys.modules, "jax")
     assert processes(None, "cpu", 1000) == 8
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     assert processes(None, "cpu", 1000) == 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
@@ -15,11 +16,19 @@ from mekrr_scale.errors import MekrrError
 from mekrr_scale.models import Model, Potential, Uncertainty, as_potential
 from mekrr_scale.pipeline.workers import Workers, atoms_at_once, processes
 from mekrr_scale.progress import Progress, shown_progress
-from mekrr_scale.structures import Frames, Prediction, Unreadable, count_structures, structures_from, without_results
+from mekrr_scale.structures import (
+    Frames,
+    Prediction,
+    Unreadable,
+    count_structures,
+    in_batches,
+    structures_from,
+    without_results,
+)
 
 T = TypeVar("T")
 R = TypeVar("R")
-_Results: TypeAlias = tuple[Prediction, Uncertainty | None]
+Results: TypeAlias = tuple[Prediction, Uncertainty | None]
 
 
 def predict(
@@ -61,7 +70,7 @@ def predict(
             shown.stage("predict", number)
         given = structures_from(structures, format, keep_unreadable=failed is not None)
         wanted = _Wanted(potential, forces, uncertainty)
-        with Workers(wanted.of_batch, processes(workers, potential.device, number or 0)) as side_by_side:
+        with Workers(wanted.of, processes(workers, potential.device, number or 0)) as side_by_side:
             yield from _predictions(wanted, side_by_side, given, shown, failed)
 
 
@@ -83,16 +92,19 @@ class _Wanted:
     forces: bool
     uncertainty: bool
 
-    def of(self, structures: Sequence[Atoms]) -> _Results:
-        """Results of structures together."""
-        celled = self.forces and any(has_stress(atoms) for atoms in structures)
-        if self.uncertainty:
-            return self.potential.predict_with_uncertainty(structures, self.forces, celled)
-        return self.potential.predict(structures, self.forces, celled), None
-
-    def of_batch(self, batch: Sequence[tuple[Atoms, int]]) -> list[_Results | MekrrError]:
+    def of(self, batch: Sequence[tuple[Atoms, int]]) -> list[Results | MekrrError]:
         """Results of structures together, or of each (``parts_of``)."""
-        return one_by_one_if_needed(batch, self.of)
+        celled = self.forces and any(has_stress(atoms) for atoms, _ in batch)
+        return one_by_one_if_needed(batch, partial(results_of, self.potential, self.forces, celled, self.uncertainty))
+
+
+def results_of(
+    potential: Potential, forces: bool, stress: bool, uncertainty: bool, structures: Sequence[Atoms]
+) -> Results:
+    """Of structures together."""
+    if uncertainty:
+        return potential.predict_with_uncertainty(structures, forces, stress)
+    return potential.predict(structures, forces, stress), None
 
 
 def has_stress(atoms: Atoms) -> bool:
@@ -102,7 +114,7 @@ def has_stress(atoms: Atoms) -> bool:
 
 def _predictions(
     wanted: _Wanted,
-    workers: Workers[Sequence[tuple[Atoms, int]], list[_Results | MekrrError]],
+    workers: Workers[Sequence[tuple[Atoms, int]], list[Results | MekrrError]],
     structures: Iterable[Atoms],
     progress: Progress,
     failed: list[MekrrError] | None,
@@ -112,9 +124,9 @@ def _predictions(
     first: MekrrError | None = None
     good = False
     numbered = ((atoms, index) for index, atoms in enumerate(structures))
-    batches = in_batches(numbered, atoms_at_once(wanted.potential.device))
-    for (batch,), made in workers.of([batch] for batch in batches):
-        for part, results in parts_of(batch, next(made)):
+    batches = in_batches(numbered, atoms_at_once(wanted.potential.device), lambda item: len(item[0]))
+    for batch, made in workers.each(batches):
+        for part, results in parts_of(batch, made):
             good, first = (good, first or results) if isinstance(results, MekrrError) else (True, first)
             yield from _given(part, results, failed)
         progress.advance(len(batch))
@@ -123,9 +135,8 @@ def _predictions(
 
 
 def _given(
-    batch: Sequence[tuple[Atoms, int]], results: _Results | MekrrError,
-    failed: list[MekrrError] | None,
-) -> Iterator[Atoms]:  # fmt: skip
+    batch: Sequence[tuple[Atoms, int]], results: Results | MekrrError, failed: list[MekrrError] | None
+) -> Iterator[Atoms]:
     """Structures with their results, or the one that has none."""
     if isinstance(results, MekrrError):
         ((atoms, index),) = batch
@@ -189,17 +200,3 @@ def _add_uncertainty(result: Atoms, sure: Uncertainty, i: int, part: slice) -> N
     result.info["energy_uncertainty_95"] = float(sure.energy[i] * sure.energy_ratio_95)
     result.arrays["energies_uncertainty"] = sure.energies[part].numpy()
     result.arrays["extrapolation"] = sure.grade[part].numpy()
-
-
-def in_batches(items: Iterable[tuple[Atoms, T]], largest: int) -> Iterator[list[tuple[Atoms, T]]]:
-    """Structures, and what goes with each, in lists of at most so many atoms, or of one structure."""
-    batch: list[tuple[Atoms, T]] = []
-    atoms = 0
-    for item in items:
-        if batch and atoms + len(item[0]) > largest:
-            yield batch
-            batch, atoms = [], 0
-        batch.append(item)
-        atoms += len(item[0])
-    if batch:
-        yield batch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -19,7 +20,13 @@ from mekrr_scale.distributed import ALONE, Group
 from mekrr_scale.errors import MekrrError, StructureError
 from mekrr_scale.kernels import exponential
 from mekrr_scale.models import Model, Potential, Uncertainty, as_potential, load_model
-from mekrr_scale.pipeline.evaluation.prediction import count_of, in_batches, one_by_one_if_needed, parts_of
+from mekrr_scale.pipeline.evaluation.prediction import (
+    Results,
+    count_of,
+    one_by_one_if_needed,
+    parts_of,
+    results_of,
+)
 from mekrr_scale.pipeline.evaluation.report import Evaluation
 from mekrr_scale.pipeline.evaluation.sets import SetNames, SetWidths, expected
 from mekrr_scale.pipeline.evaluation.stores import evaluate_store
@@ -33,6 +40,7 @@ from mekrr_scale.structures import (
     Labels,
     Prediction,
     check_structure,
+    in_batches,
     read_labels,
     surveyed,
 )
@@ -111,24 +119,18 @@ def _evaluated(
     rows, lone = _Rows(potential.model, survey.remarks(("forces", "stress") if forces else ())), _Rows(potential.model)
     own = progress if group.rank == 0 else Silent()
     labelled = _labelled(structures, names, survey.settled, potential, rows.rejected, own)
-    listed = in_batches(labelled, atoms_at_once(potential.device))
+    listed = in_batches(labelled, atoms_at_once(potential.device), lambda item: len(item[0]))
     widths = SetWidths(potential.model.posterior if uncertainty else None)
 
-    def results(batch: Sequence[tuple[Atoms, _Item]]) -> list[tuple[Prediction, Uncertainty | None] | MekrrError]:
+    def results(batch: Sequence[tuple[Atoms, _Item]]) -> list[Results | MekrrError]:
         labels = [item.labels for _, item in batch]
         moved = forces and any(known.forces is not None for known in labels)
         strained = forces and any(known.stress is not None for known in labels)
-
-        def work(atoms: Sequence[Atoms]) -> tuple[Prediction, Uncertainty | None]:
-            if uncertainty:
-                return potential.predict_with_uncertainty(atoms, moved, strained)
-            return potential.predict(atoms, moved, strained), None
-
-        return one_by_one_if_needed(batch, work)
+        return one_by_one_if_needed(batch, partial(results_of, potential, moved, strained, uncertainty))
 
     with Workers(results, workers) as side_by_side:
-        for (batch,), made in side_by_side.of([batch] for batch in islice(listed, group.rank, None, group.size)):
-            for part, found in parts_of(batch, next(made)):
+        for batch, made in side_by_side.each(islice(listed, group.rank, None, group.size)):
+            for part, found in parts_of(batch, made):
                 if isinstance(found, MekrrError):
                     rows.rejected.append(f"structure {part[0][1].index}: {found}")
                 else:

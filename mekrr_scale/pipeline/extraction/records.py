@@ -19,7 +19,7 @@ from mekrr_scale.backbones import Backbone, Directions, TangentOutput, tangents_
 from mekrr_scale.errors import MekrrError
 from mekrr_scale.pipeline.extraction.plan import ExtractPlan
 from mekrr_scale.store import Origin, RecordTangents, StructureRecord
-from mekrr_scale.structures import Labels, Prediction, Predictor, slopes
+from mekrr_scale.structures import Labels, Prediction, Predictor, in_batches, slopes
 
 _STRAINS = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # Voigt order
 
@@ -63,15 +63,9 @@ def records(
     return made
 
 
-def batches(chunk: Sequence[Accepted], plan: ExtractPlan) -> list[Sequence[Accepted]]:
+def batches(chunk: Sequence[Accepted], plan: ExtractPlan) -> list[list[Accepted]]:
     """Structures for the backbone to see at once."""
-    found, start, atoms = [], 0, 0
-    for k, item in enumerate(chunk):
-        if k > start and atoms + len(item.atoms) > plan.atoms_at_once:
-            found.append(chunk[start:k])
-            start, atoms = k, 0
-        atoms += len(item.atoms)
-    return [*found, chunk[start:]] if chunk else []
+    return list(in_batches(chunk, plan.atoms_at_once, lambda item: len(item.atoms)))
 
 
 def _prior(item: Accepted, plan: ExtractPlan, predictor: Predictor) -> Prediction:

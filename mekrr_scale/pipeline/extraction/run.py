@@ -140,9 +140,10 @@ def _extracted(
         Workers(make, plan.processes(survey.frames)) as workers,
     ):
         chunks = _chunks(work.accepted(rejects), plan, backbone)
-        lacking = (batches(chunk, plan) for number, chunk in enumerate(chunks) if not work.there(number, chunk))
+        lacking = (
+            batches(chunk, plan) for number, chunk in enumerate(chunks) if not work.there(number, chunk, rejects)
+        )
         for parts, made in workers.of(lacking):
-            rejects.touch()
             work.write(list(chain.from_iterable(parts)), made)
     own = report.written + report.resumed
     replace(part, done=True, structures=own + report.other_parts, own=own).publish(folder, header)
@@ -192,8 +193,9 @@ class _Work:
         self.report.n_rejected += 1
         self.progress.advance()
 
-    def there(self, number: int, chunk: Sequence[Accepted]) -> bool:
+    def there(self, number: int, chunk: Sequence[Accepted], rejects: Rejects) -> bool:
         """Whether another part makes the shard of a chunk, or it is there already."""
+        rejects.touch()
         index, count = self.plan.part
         if number % count != index - 1:
             self.report.other_parts += len(chunk)
