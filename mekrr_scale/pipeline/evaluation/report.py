@@ -258,7 +258,7 @@ class Evaluation(Shown):
         shift = self.shift()
         if shift is not None:
             left = shift.errors.scaled(unit.factor)
-            more = f"without a shift of {unit.factor * shift.mean:.3g}: MAE {left.mae:.3g}, RMSE {left.rmse:.3g}"
+            more = f"without a shift of {unit.factor * shift.mean:.3g}:\nMAE {left.mae:.3g}, RMSE {left.rmse:.3g}"
             evaluated = replace(evaluated, label=f"{evaluated.label}\n{more}")
         clouds.append(evaluated)
         moved = unit.factor * shift.mean if shift is not None else None
