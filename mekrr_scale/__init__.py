@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from mekrr_scale.backbones import available_backbones as available_backbones
     from mekrr_scale.backbones import load_backbone as load_backbone
     from mekrr_scale.backbones import save_backbone as save_backbone
+    from mekrr_scale.checks import CheckReport as CheckReport
+    from mekrr_scale.checks import Thresholds as Thresholds
+    from mekrr_scale.checks import check as check
     from mekrr_scale.errors import BackboneError as BackboneError
     from mekrr_scale.errors import ConfigError as ConfigError
     from mekrr_scale.errors import MekrrError as MekrrError
@@ -96,6 +99,7 @@ else:
         __name__,
         submod_attrs={
             "backbones": ["Backbone", "BackboneSpec", "available_backbones", "load_backbone", "save_backbone"],
+            "checks": ["CheckReport", "Thresholds", "check"],
             "errors": [
                 "BackboneError",
                 "ConfigError",

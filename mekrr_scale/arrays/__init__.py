@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mekrr_scale.arrays.batches import Tangents as Tangents
     from mekrr_scale.arrays.batches import alone as alone
     from mekrr_scale.arrays.batches import bounds as bounds
+    from mekrr_scale.arrays.batches import config_hash as config_hash
     from mekrr_scale.arrays.batches import species_runs as species_runs
     from mekrr_scale.arrays.compression import BasisKind as BasisKind
     from mekrr_scale.arrays.compression import Compression as Compression
@@ -49,6 +50,7 @@ else:
                 "Tangents",
                 "alone",
                 "bounds",
+                "config_hash",
                 "species_runs",
             ],
             "compression": ["BasisKind", "Compression", "Moments"],

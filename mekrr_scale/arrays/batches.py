@@ -7,7 +7,7 @@ species, and same-species kernels are ordinary matrix products.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -74,6 +74,8 @@ class FeatureBatch:
     sources: tuple[Int[Tensor, " _"], ...]  # per run: place of each atom in its structure
     directions: DirectionLabels | None = None
     importance: float = 1.0  # of its rows in the fit, beside those of other stores
+    weights: Float64[Tensor, "structures kinds"] | None = None  # of each structure's rows by kind; None: all 1
+    configs: Int64[Tensor, " structures"] | None = None  # configuration types (``config_hash``); None: not told
 
     def __post_init__(self) -> None:
         counted = self.counts([run.z for run in self.runs]).sum(1)
@@ -168,6 +170,8 @@ class FeatureBatch:
         return FeatureBatch(
             tuple(runs), self.n_atoms[chosen], self.energy[chosen], self.prior[chosen], self.ids[chosen],
             self.groups[chosen], tuple(sources), None, self.importance,
+            None if self.weights is None else self.weights[chosen],
+            None if self.configs is None else self.configs[chosen],
         )  # fmt: skip
 
     def kept(self, chosen: Bool[Tensor, " structures"]) -> FeatureBatch:
@@ -191,6 +195,45 @@ class FeatureBatch:
         inside = chosen.repeat_interleave(count)
         labels = DirectionLabels(bounds(count[chosen]), at.kind[inside], at.label[inside], at.prior[inside])
         return replace(few, directions=labels)
+
+    def weight(self, kind: RowKind) -> Float64[Tensor, " structures"]:
+        """What the rows of a kind count for: a structure of weight 2 like two of its kind."""
+        if self.weights is None:
+            return torch.full((self.n_structures,), self.importance, dtype=torch.float64)
+        return self.importance * self.weights[:, kind]
+
+    @property
+    def with_energy(self) -> Bool[Tensor, " structures"]:
+        """Which structures have an energy that counts."""
+        return ~self.energy.isnan() & (self.weight(RowKind.ENERGY) > 0)
+
+    @property
+    def owner(self) -> Int64[Tensor, " directions"]:
+        """The structure that each direction is of; none without tangents."""
+        count = torch.zeros(0, dtype=torch.int64) if self.directions is None else self.directions.ptr.diff()
+        return torch.repeat_interleave(torch.arange(len(count)), count)
+
+    def along(self, kind: RowKind) -> Bool[Tensor, " directions"]:
+        """Which directions of a kind have a label that counts."""
+        labels = self.directions
+        if labels is None:
+            return torch.zeros(0, dtype=torch.bool)
+        return (labels.kind == int(kind)) & ~labels.label.isnan() & (self.weight(kind) > 0)[self.owner]
+
+    def weighed(self, factors: Mapping[int, Sequence[float]]) -> FeatureBatch:
+        """With the weights of some configuration types multiplied.
+
+        Args:
+            factors: by ``config_hash``, one for each kind of rows.
+        """
+        if self.configs is None or not factors:
+            return self
+        found = torch.ones(self.n_structures, len(RowKind), dtype=torch.float64)
+        for config, factor in factors.items():
+            found[self.configs == config] = torch.tensor(factor, dtype=torch.float64)
+        if bool((found == 1.0).all()):
+            return self
+        return replace(self, weights=found if self.weights is None else found * self.weights)
 
     @property
     def isolated(self) -> Bool[Tensor, " structures"]:
@@ -226,6 +269,15 @@ def species_runs(
         runs.append(SpeciesRun(z, features[chosen], bounds(counts)))
         places.append(chosen)
     return tuple(runs), tuple(places)
+
+
+def config_hash(name: str) -> int:
+    """A 63-bit hash of a configuration type; 0 of none.
+
+    >>> config_hash("")
+    0
+    """
+    return xxhash.xxh3_64_intdigest(name.encode()) >> 1 if name else 0
 
 
 def bounds(counts: Int[Tensor, " parts"]) -> Int64[Tensor, " bounds"]:

@@ -41,6 +41,9 @@ PLACES = {
     "fit": Place("fit", _FIT, "Fit a model to a store; several candidates are cross-validated and the best one taken."),
     "evaluate": Place("evaluate", _FIT, "Errors of a model on labelled structures."),
     "predict": Place("predict", _USE, "Predict energies, per-atom energies, forces and stress; writes extended xyz."),
+    "check": Place(
+        "check", _USE, "Is a model physical where it is to be used? Elasticity, phonons, smoothness, short dynamics."
+    ),
     "md": Place("simulate", _USE, "Molecular dynamics. Resumes: the same command goes on from its restart file."),
     "relax": Place("simulate", _USE, "Relax a structure, and its cell if asked for."),
     "select": Place(

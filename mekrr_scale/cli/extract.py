@@ -90,6 +90,9 @@ def extract(
     prior_forces_key: Annotated[str | None, typer.Option(help="array key of its forces")] = None,
     prior_units: Annotated[str, typer.Option(help="of prior 'labels', as --units")] = "eV,angstrom,eV/A^3",
     group_key: Annotated[str | None, typer.Option(help="info key of the trajectory, kept together in folds")] = None,
+    config_key: Annotated[
+        str, typer.Option(help="info key of the configuration type, by which fit --weight weighs frames")
+    ] = "config_type",
     on_duplicate: Annotated[
         Literal["error", "newest", "keep"],
         typer.Option(help="where labels of one geometry differ between files: error, take the newest, or keep all"),
@@ -141,6 +144,7 @@ def extract(
         device=device_of(device),
         workers=workers,
         group_key=group_key,
+        config_key=config_key,
         on_duplicate=on_duplicate,
         need_energy=not unlabelled,
         format=format,

@@ -132,13 +132,18 @@ def _settings(config: Path | None, flags: Mapping[str, object]) -> tuple[FitConf
 
 def deliver(report: FitReport, target: Path, plot: Path | None, json_file: Path | None) -> None:
     """Tables, the model file and figures."""
-    from mekrr_scale.report import growth_table, parity_plot, trial_table
+    from mekrr_scale.report import dressed, growth_table, parity_plot, trial_table
 
     report.model.save(target, overwrite=True)  # as was looked at in the beginning
     if report.plan.validation.folds:
         show(trial_table(report))
     if report.growth:
         show(growth_table(report))
+    for table in report.tables()[1 + bool(report.growth) :]:
+        show(dressed(table))
+    if report.outliers:
+        done = "they were left out" if report.plan.rows.drop_outliers else "are they right? --drop-outliers drops them"
+        warn(f"labels of {len(report.outliers)} structures are far from what other folds' models give; {done}")
     for warning in report.warnings:
         warn(warning)
     write_report(json_file, report.to_dict())

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from mekrr_scale.structures import LabelKeys
 
 EXIT_CODES = (
-    "Exit codes: 0 done, 1 refused by the system, 2 options, 3 structures, 4 store, 5 backbone, 6 model, 7 solver, "
-    "8 simulation stopped, 9 another rank failed, 70 unexpected (a report is written), 75 stopped by a signal "
-    "(requeue: the same command goes on), 130 interrupted."
+    "Exit codes: 0 done, 1 refused by the system (`check`: a test failed), 2 options, 3 structures, 4 store, "
+    "5 backbone, 6 model, 7 solver, 8 simulation stopped, 9 another rank failed, 70 unexpected (a report is written), "
+    "75 stopped by a signal (requeue: the same command goes on), 130 interrupted."
 )
 
 

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from mekrr_scale.figures.curves import projection_axes as projection_axes
     from mekrr_scale.figures.curves import training_axes as training_axes
     from mekrr_scale.figures.heat import heat_axes as heat_axes
+    from mekrr_scale.figures.lines import Line as Line
+    from mekrr_scale.figures.lines import grid_axes as grid_axes
+    from mekrr_scale.figures.lines import line_axes as line_axes
     from mekrr_scale.figures.parity import Cloud as Cloud
     from mekrr_scale.figures.parity import centred as centred
     from mekrr_scale.figures.parity import parity_axes as parity_axes
@@ -33,6 +36,7 @@ else:
             "species": ["boxes_by_element", "counts_by_element", "error_bars", "errors_by_element"],
             "curves": ["TrainingCurve", "band_axes", "choice_axes", "projection_axes", "training_axes"],
             "heat": ["heat_axes"],
+            "lines": ["Line", "grid_axes", "line_axes"],
             "style": ["BLUE", "GREY", "ORANGE", "new_axes"],
         },
     )

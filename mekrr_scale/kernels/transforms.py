@@ -72,7 +72,7 @@ def fit_transform(
     origin: FeatureBatch | None = None,
     compression: Compression | None = None,
 ) -> Transform:
-    """Mean and standard deviation over the atoms of a data set, in one pass.
+    """Mean and standard deviation over the atoms of a data set, in one pass; of weighed structures by their weights.
 
     Squares are summed about the mean of the first batch, so that little cancels (Chan, Golub,
     LeVeque 1983). Features that do not vary keep their scale: those whose deviation is a millionth of the
@@ -98,23 +98,30 @@ def fit_transform(
     if kind == "none":
         return Transform.identity(dim)
     rows = N_ELEMENTS if kind.endswith("species") else 1
-    counts = torch.zeros(rows, dtype=torch.int64)
-    sums, squares = ExactSum(rows, dim), ExactSum(rows, dim)
+    counted, sums, squares = ExactSum(rows), ExactSum(rows, dim), ExactSum(rows, dim)
     for batch in batches:
+        count = torch.zeros(rows, dtype=torch.float64)
         total, square = torch.zeros(2, rows, dim, dtype=torch.float64)
         for run in batch.runs:
             place = run.z if rows > 1 else 0
             moved = run.features.double() - shift
-            counts[place] += len(moved)
+            if batch.weights is not None:
+                of_atoms = batch.weights.amax(1).repeat_interleave(run.ptr.diff())
+                count[place] += of_atoms.sum()
+                total[place] += of_atoms @ moved
+                square[place] += of_atoms @ moved.square_()
+                continue
+            count[place] += len(moved)
             total[place] += moved.sum(0)
             square[place] += moved.square_().sum(0)
+        counted.add(count)
         sums.add(total)
         squares.add(square)
-    counts = group.sum(counts)
+    counts = counted.value(group)
     present = (counts > 0).nonzero()[:, 0]
     if not len(present):
         raise ModelError("there are no atoms to standardise features on; the store is empty")
-    n = counts[present, None].double()
+    n = counts[present, None]
     mean, variance = sums.value(group)[present] / n, squares.value(group)[present] / n
     deviation = (variance - mean.square()).clamp_min(0.0).sqrt()
     means = mean + shift

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mekrr_scale.models.choices import WhiteningMethod as WhiteningMethod
     from mekrr_scale.models.model import Model as Model
     from mekrr_scale.models.model import load_model as load_model
+    from mekrr_scale.models.model import sample_document as sample_document
     from mekrr_scale.models.posterior import Calibration as Calibration
     from mekrr_scale.models.posterior import Posterior as Posterior
     from mekrr_scale.models.posterior import RawVariance as RawVariance
@@ -43,7 +44,7 @@ else:
             "baselines": ["Baseline", "fit_baseline"],
             "calculator": ["MekrrCalculator", "PredictorCalculator", "as_calculator"],
             "choices": ["BaselineKind", "Document", "JSON", "PriorKind", "WhiteningMethod"],
-            "model": ["Model", "load_model"],
+            "model": ["Model", "load_model", "sample_document"],
             "posterior": [
                 "Calibration",
                 "Posterior",

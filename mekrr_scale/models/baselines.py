@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from mekrr_scale.arrays import N_ELEMENTS, FeatureBatch, minimum_norm
+from mekrr_scale.arrays import N_ELEMENTS, FeatureBatch, RowKind, minimum_norm
 from mekrr_scale.distributed import ALONE, ExactSum, Group
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.models.choices import BaselineKind
@@ -74,7 +74,7 @@ def fit_baseline(
     atoms = torch.zeros(N_ELEMENTS, dtype=torch.int64)
     grams, moments = ExactSum(N_ELEMENTS, N_ELEMENTS), ExactSum(N_ELEMENTS)
     for batch in batches:
-        known = ~batch.energy.isnan()
+        weight, known = batch.weight(RowKind.ENERGY), batch.with_energy
         target = batch.energy - (batch.prior if prior else 0.0)
         if bool(target[known].isnan().any()):
             raise ConfigError("the store holds no backbone energies; use baseline 'composition', or extract again")
@@ -82,8 +82,9 @@ def fit_baseline(
         atoms[place] += batch.counts(batch.species).sum(0)
         counts = batch.counts(batch.species).double()[known]
         gram, moment = atoms.new_zeros(N_ELEMENTS, N_ELEMENTS).double(), atoms.new_zeros(N_ELEMENTS).double()
-        gram[place[:, None], place] = counts.T @ counts
-        moment[place] = counts.T @ target[known]
+        weighed = counts * weight[known, None]
+        gram[place[:, None], place] = weighed.T @ counts
+        moment[place] = weighed.T @ target[known]
         grams.add(gram)
         moments.add(moment)
     present = (group.sum(atoms) > 0).nonzero()[:, 0]

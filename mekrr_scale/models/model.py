@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, cast
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
 import safetensors
 import safetensors.torch
@@ -29,8 +29,11 @@ from mekrr_scale.models.choices import JSON, Document
 from mekrr_scale.models.posterior import Posterior, PosteriorHeader
 from mekrr_scale.outputs import MODEL, check_output
 
+if TYPE_CHECKING:
+    from ase import Atoms
+
 FORMAT = "mekrr-scale model"
-SCHEMA = "1.3"  # 1.1: posterior; 1.2: prior; 1.3: a seal over the header
+SCHEMA = "1.4"  # 1.1: posterior; 1.2: prior; 1.3: a seal over the header; 1.4: a sample
 _COMPRESSED = "2.0"  # of compressed features: what does not know them must not read it
 _KEY = "mekrr_scale"
 _AXES = ("mean", "basis", "spread")  # arrays of a compression
@@ -71,6 +74,7 @@ class _Header(TypedDict):
     posterior: NotRequired[PosteriorHeader | None]  # since 1.1
     prior: NotRequired[dict[str, JSON]]  # since 1.2
     compression: NotRequired[list[int] | None]  # species that have axes, since 2.0
+    sample: NotRequired[dict[str, JSON]]  # since 1.4
     checksum: str
 
 
@@ -89,6 +93,7 @@ class Model:
     posterior: Posterior | None = None  # what its uncertainty comes from
     prior: Document = field(default_factory=dict)  # what the baseline's prior is; empty: the backbone's own
     compression: Compression | None = None  # what makes coordinates of the backbone's features
+    sample: Document = field(default_factory=dict)  # one of the training structures (``sample_document``); or nothing
 
     def __post_init__(self) -> None:
         Head(self.kernel, self.landmarks, self.coefficients)  # refuses what does not belong together
@@ -118,6 +123,13 @@ class Model:
     def species(self) -> tuple[int, ...]:
         """Atomic numbers that the model was fitted on."""
         return self.baseline.species
+
+    @property
+    def structure(self) -> Atoms | None:
+        """One of its training structures: of lowest energy per atom, among periodic ones where there are any."""
+        from ase import Atoms
+
+        return Atoms(**cast(Any, dict(self.sample))) if self.sample else None
 
     @property
     def knows_stress(self) -> bool:
@@ -246,6 +258,7 @@ class Model:
             "validation": dict(self.validation),
             "provenance": dict(self.provenance),
             "posterior": None if self.posterior is None else self.posterior.header(),
+            "sample": dict(self.sample),
             "checksum": _checksum(tensors),
         }
         if self.compression is not None:
@@ -314,6 +327,7 @@ class Model:
             provenance=header["provenance"],
             posterior=None if posterior is None else Posterior.of(posterior, tensors["posterior.factor"]),
             prior=header.get("prior", {}),
+            sample=header.get("sample", {}),
             compression=_compression(header.get("compression"), tensors),
         )
 
@@ -336,6 +350,18 @@ def _kernel(header: _Kernel, tensors: Mapping[str, Tensor]) -> SetKernel:
 def _plain(value: object) -> object:
     """As JSON holds it."""
     return json.loads(json.dumps(value))
+
+
+def sample_document(atoms: Atoms | None) -> dict[str, JSON]:
+    """A geometry as model files hold it; of none an empty one."""
+    if atoms is None:
+        return {}
+    return {
+        "numbers": atoms.numbers.tolist(),
+        "positions": atoms.positions.tolist(),
+        "cell": atoms.cell.array.tolist(),
+        "pbc": atoms.pbc.tolist(),
+    }
 
 
 def load_model(path: Path | str) -> Model:

@@ -175,4 +175,4 @@ def _composition(batch: FeatureBatch) -> Int64[Tensor, " structures"]:
 def _elements(batch: FeatureBatch) -> Tensor:
     found = _no_elements(batch.n_structures)
     found[:, list(batch.species)] = (batch.counts(batch.species) > 0).to(torch.uint8)
-    return found * (~batch.energy.isnan())[:, None]
+    return found * batch.with_energy[:, None]

@@ -203,7 +203,9 @@ class MapRows:
         importance = torch.tensor([item.importance for item in batch], dtype=torch.float64).repeat_interleave(
             3 * n_atoms
         )
-        share = importance / (3.0 * size)
+        of_atoms = [np.ones(len(item.atoms)) if item.atom_weights is None else item.atom_weights for item in batch]
+        counting = np.concatenate([np.full(len(each), np.count_nonzero(each)) for each in of_atoms]).clip(1)
+        share = importance * torch.from_numpy(np.concatenate(of_atoms) / (3.0 * counting)).repeat_interleave(3)
         ids = torch.tensor([item.id for item in batch])
         fold = torch.zeros(len(size), dtype=torch.int64)
         if at.folds is not None:

@@ -8,9 +8,10 @@ derivative of phi along each stored direction, y = -u.F or V sigma:eps less that
 (over n for ``mean``). A force row has w = 1/K, K the structure's number of displacement rows: if
 these are orthonormal, the K rows estimate the mean squared force component. A stress row has
 w = 1/(K n^2), K its number of strain rows: errors of the virial per atom. The weights of the
-kinds multiply these later, so that one pass serves every combination of them. Where stores have
-weights of their own (source and target of a transfer), these multiply the rows and their shares
-in the cross-validated means alike.
+kinds multiply these later, so that one pass serves every combination of them. Where stores
+(source and target of a transfer), configuration types or single structures have weights of their
+own, these multiply the rows, their shares in the cross-validated means and their part in the
+composition baseline alike: a structure of weight 2 counts like two of it.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class EnergyRows:
     def blocks(self, skip: int = 0) -> Iterator[RowBlock | None]:
         """See ``Rows``."""
         for batch in self.batches:
-            known = ~batch.energy.isnan()
+            known = batch.with_energy
             if not bool(known.any()):
                 continue
             if skip > 0:
@@ -70,12 +71,13 @@ class EnergyRows:
         matrix = at.kernel.rows(batch, at.landmarks, at.precision.energy)
         scale = at.kernel.label_scale(batch.n_atoms)
         size = batch.n_atoms.double()
+        weight = batch.weight(RowKind.ENERGY)
         return RowBlock(
             kind=RowKind.ENERGY,
             matrix=matrix if bool(known.all()) else matrix[known],
             target=(at.baseline.residual(batch) * scale)[known],
-            weight=batch.importance * (at.kernel.energy_scale(batch.n_atoms) / size).square()[known],
-            share=torch.full_like(size, batch.importance)[known],
+            weight=(weight * (at.kernel.energy_scale(batch.n_atoms) / size).square())[known],
+            share=weight[known],
             counts=batch.counts(at.baseline.species).double()[known],
             scale=scale[known],
             fold=at.fold_of(batch)[known],
@@ -100,7 +102,7 @@ class DerivativeRows:
             labels = batch.directions
             if labels is None:
                 continue
-            known = {kind: (labels.kind == int(kind)) & ~labels.label.isnan() for kind in sorted(self.kinds)}
+            known = {kind: batch.along(kind) for kind in sorted(self.kinds)}
             known = {kind: chosen for kind, chosen in known.items() if bool(chosen.any())}
             skipped = min(skip, len(known))
             skip -= skipped
@@ -114,7 +116,7 @@ class DerivativeRows:
     def _block(self, batch: FeatureBatch, matrix: Tensor, kind: RowKind, chosen: Tensor) -> RowBlock:
         labels, at = batch.directions, self.problem
         assert labels is not None
-        owner = torch.repeat_interleave(torch.arange(batch.n_structures), labels.ptr.diff())[chosen]
+        owner = batch.owner[chosen]
         place = chosen.nonzero()[:, 0] - labels.ptr[:-1][owner]
         size = batch.n_atoms.double()[owner]
         target = labels.label[chosen]
@@ -122,7 +124,7 @@ class DerivativeRows:
             target = target - labels.prior[chosen]
             if bool(target.isnan().any()):
                 raise ConfigError("the store holds no backbone forces; use baseline 'composition', or extract again")
-        share = batch.importance / torch.bincount(owner, minlength=batch.n_structures).double()[owner]
+        share = (batch.weight(kind) / torch.bincount(owner, minlength=batch.n_structures))[owner]
         scale = at.kernel.label_scale(batch.n_atoms)[owner]
         per_atom = size.reciprocal() if kind in _PER_ATOM else torch.ones_like(size)
         return RowBlock(

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ase import Atoms
+from jaxtyping import Float64
+from numpy import ndarray
 
 from mekrr_scale.arrays import DERIVATIVES, FeatureBatch, RowKind
 from mekrr_scale.backbones import Backbone
@@ -21,7 +23,8 @@ class LabelledStructure:
     labels: Labels
     id: int  # 63-bit hash of its content, as in the store
     group: int = -1  # trajectory that it belongs to; -1: none known
-    importance: float = 1.0  # of its rows, beside those of other stores
+    importance: float = 1.0  # of its force rows
+    atom_weights: Float64[ndarray, " atoms"] | None = None  # weights of single atoms' squared errors; None: 1
 
 
 @dataclass(frozen=True)

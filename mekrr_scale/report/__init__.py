@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import lazy_loader as lazy
 
 if TYPE_CHECKING:
+    from mekrr_scale.report.plots import check_plot as check_plot
     from mekrr_scale.report.plots import contribution_plot as contribution_plot
     from mekrr_scale.report.plots import curve_plot as curve_plot
     from mekrr_scale.report.plots import parity_plot as parity_plot
@@ -43,6 +44,7 @@ else:
                 "trial_table",
             ],
             "plots": [
+                "check_plot",
                 "contribution_plot",
                 "curve_plot",
                 "parity_plot",

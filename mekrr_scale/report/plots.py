@@ -15,6 +15,7 @@ from ase.data import chemical_symbols
 from jaxtyping import Float64
 from numpy import ndarray
 
+from mekrr_scale.checks import CheckReport
 from mekrr_scale.figures import band_axes, boxes_by_element, errors_by_element, new_axes
 from mekrr_scale.files import replacing
 from mekrr_scale.outputs import FIGURE, WRITER, check_output, figure_of
@@ -58,6 +59,11 @@ def transfer_plot(path: Path | str, table: TransferTable, overwrite: bool = Fals
 
 def training_plot(path: Path | str, report: TrainReport, overwrite: bool = False) -> None:
     """Losses, errors on the validation set, and the learning rate, by step."""
+    write_figure(path, report.plot()[0], overwrite)
+
+
+def check_plot(path: Path | str, report: CheckReport, overwrite: bool = False) -> None:
+    """A panel for each check that has curves."""
     write_figure(path, report.plot()[0], overwrite)
 
 

@@ -37,11 +37,11 @@ def solve(exact: Solver, problem: Problem, source: Source, run: Run) -> Solution
     # structures of one atom each have two columns where ``mean`` mixes species; K(x, x') is their sum
     parts = gram.shape[1] // len(gram)
     gram = gram.unflatten(1, (parts, len(gram))).sum(1) if parts > 1 else gram
-    target, weight, counts, scale, fold = (
+    target, weight, share, counts, scale, fold = (
         torch.cat([getattr(block, name) for block in blocks])
-        for name in ("target", "weight", "counts", "scale", "fold")
+        for name in ("target", "weight", "share", "counts", "scale", "fold")
     )
-    data = _Dense(gram, target, weight, counts, scale)
+    data = _Dense(gram, target, weight, share, counts, scale)
     folds = [_Fold.of(problem, data, fold, left_out) for left_out in fold.unique().tolist()] if problem.folds else []
     path, solved = Path(()), dict[float, list[Tensor]]()
     more = exact.ridges if folds else ()
@@ -52,7 +52,7 @@ def solve(exact: Solver, problem: Problem, source: Source, run: Run) -> Solution
             solved[ridge] = [value.cpu().repeat(parts)[:, None] for value, _ in parts_of_folds]
             errors.append([error for _, error in parts_of_folds])
         of_folds = torch.tensor(errors, dtype=torch.float64).T
-        left_out = [(error, float(len(held_out.test))) for error, held_out in zip(of_folds, folds, strict=True)]
+        left_out = [(error, float(share[held_out.test].sum())) for error, held_out in zip(of_folds, folds, strict=True)]
         path = Path((*path.points, *cross_validated(more, ENERGY_ALONE, {RowKind.ENERGY: left_out})))
         more = further(exact, path, problem.criterion)
     ridge = path.best(problem.criterion).ridge if path.points else exact.ridges[0]
@@ -77,6 +77,7 @@ class _Dense:
     gram: Float64[Tensor, "n n"]
     target: Float64[Tensor, " n"]
     weight: Float64[Tensor, " n"]
+    share: Float64[Tensor, " n"]
     counts: Float64[Tensor, "n species"]
     scale: Float64[Tensor, " n"]
 
@@ -93,8 +94,9 @@ class _Fold:
     def of(cls, problem: Problem, data: _Dense, fold: Int64[Tensor, " n"], left_out: int) -> _Fold:
         train = (fold != left_out).nonzero()[:, 0]
         n = data.counts[train]
-        moment = n.T @ (data.target[train] / data.scale[train])
-        shift = refit_shift(problem.baseline, (n.T @ n).cpu(), moment.cpu())
+        shared = n * data.share[train, None]
+        moment = shared.T @ (data.target[train] / data.scale[train])
+        shift = refit_shift(problem.baseline, (shared.T @ n).cpu(), moment.cpu())
         return cls(train, (fold == left_out).nonzero()[:, 0], shift)
 
     def solved(self, data: _Dense, ridge: float) -> tuple[Float64[Tensor, " n"], float]:

@@ -297,7 +297,7 @@ class _Sums:
             self.counts.add(
                 (block.matrix.T @ scaled.flatten(1)).unflatten(1, (parts, species)).movedim(0, 1).contiguous()
             )
-            by_fold = inside.T[:, :, None] * block.counts
+            by_fold = inside.T[:, :, None] * block.counts * block.share[:, None]
             self.plain_gram.add((by_fold.mT @ block.counts).cpu())
             self.plain_target.add((by_fold.mT @ (block.target / block.scale)).cpu())
         self.total_weight.add(w.sum().cpu())

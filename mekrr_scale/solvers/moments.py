@@ -36,7 +36,7 @@ class Moments:
     counts_square: Tensor = field(default_factory=lambda: torch.zeros(0))  # N' W N
     share: float = 0.0  # what to divide by for a mean over structures
     rows: int = 0
-    # unweighted, of total energies: what the composition baseline is refitted from
+    # of total energies, by shares: what the composition baseline is refitted from
     plain_gram: Tensor = field(default_factory=lambda: torch.zeros(0))  # N' N
     plain_target: Tensor = field(default_factory=lambda: torch.zeros(0))  # N' r
     _summed: Tensor | None = None
@@ -151,8 +151,9 @@ class Moments:
         self.counts_square += (n * w[:, None]).T @ n
         self.share += float(block.share[chosen].sum())
         self.rows += len(r)
-        self.plain_gram += plain.T @ plain
-        self.plain_target += plain.T @ (r / scale)
+        shared = plain * block.share[chosen][:, None]
+        self.plain_gram += shared.T @ plain
+        self.plain_target += shared.T @ (r / scale)
 
     def projected(self, basis: Float64[Tensor, "rank smaller"]) -> Moments:
         """The same sums for rows Phi P."""

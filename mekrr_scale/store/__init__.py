@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from mekrr_scale.store.manage import has_rivals as has_rivals
     from mekrr_scale.store.manage import merge as merge
     from mekrr_scale.store.manage import repack as repack
+    from mekrr_scale.store.names import configs_of as configs_of
+    from mekrr_scale.store.names import names_of as names_of
+    from mekrr_scale.store.names import sample_of as sample_of
     from mekrr_scale.store.origins import Origin as Origin
     from mekrr_scale.store.origins import Origins as Origins
     from mekrr_scale.store.overlaps import shared as shared
@@ -52,6 +55,7 @@ else:
             "format": ["ShardInfo", "StoreHeader"],
             "isolated": ["isolated_atoms", "lowest_energies"],
             "manage": ["finalize", "has_rivals", "merge", "repack"],
+            "names": ["configs_of", "names_of", "sample_of"],
             "origins": ["Origin", "Origins"],
             "parts": ["Part"],
             "reader": [

@@ -12,9 +12,10 @@ from mekrr_scale.files import Document
 FORMAT = "mekrr-scale feature store"
 SCHEMA = "1.0"
 EXCLUSIONS = "exclusions"  # a manifest requires it where structures of a shard do not count
+WEIGHED = "weighed"  # required of a shard whose structures do not all count alike
 COMPRESSED = "compressed"  # required where features are coordinates along axes
 KNOWN_FEATURES = frozenset(
-    {"species-major", "tangents", "half-tangents", COMPRESSED, EXCLUSIONS}
+    {"species-major", "tangents", "half-tangents", COMPRESSED, EXCLUSIONS, WEIGHED}
 )  # what may be required
 MANIFEST = "manifest.json"
 SIDECAR = ".json"

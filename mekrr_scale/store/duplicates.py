@@ -77,7 +77,7 @@ def decide(listed: Sequence[Sidecar], policy: OnDuplicate, already: Mapping[str,
 
     Args:
         policy: what to do about labels of the same geometry that differ between sources: take the ``newest``,
-            ``keep`` all of them, or (``error``) leave it to the caller.
+            ``keep`` all of them, copies with the same labels too, or (``error``) leave it to the caller.
         already: structures that were left out before, by the shard's name.
 
     Raises:
@@ -140,6 +140,7 @@ class _Judge:
         self.old = [item.origins is None for item in listed]
         self.copies: Counter[str] = Counter()
         self.corrected: Counter[str] = Counter()
+        self.repeated: Counter[str] = Counter()  # copies that count
         self.kept: list[tuple[Place, Place]] = []
         self.open = lru_cache(maxsize=_HELD)(lambda i: _opened(listed[i]))
         sizes = [item.info.structures for item in listed]
@@ -183,6 +184,9 @@ class _Judge:
     def take(self, numbers: Int64[ndarray, " _"]) -> None:
         """Decide on structures of one geometry: the newest of each source, then between sources."""
         places = sorted(((int(self.owner[n]), int(self.at[n])) for n in numbers), key=self._age)
+        if self.policy == "keep":
+            self._keep(places)
+            return
         newest: dict[str, Place] = {}
         for place in reversed(places):
             source = self._source(place)
@@ -194,6 +198,25 @@ class _Judge:
         if self.policy == "newest":
             rivals.sort(key=self._age, reverse=True)
         self._between(rivals)
+
+    def _keep(self, places: list[Place]) -> None:
+        """All that the latest version of each source holds, copies too: what stands there twice counts twice."""
+        newest = {self._source(place): place for place in places}
+        counting: list[Place] = []
+        for place in places:
+            latest = newest[self._source(place)]
+            if self._version(place) != self._version(latest):
+                self._leave_out(place, latest, everywhere=True)
+                continue
+            if counting:
+                if self._known(place).agrees(self._known(counting[0]), everywhere=False):
+                    self.repeated[self._source(place)] += 1
+                else:
+                    self.kept.append((counting[0], place))
+            counting.append(place)
+
+    def _version(self, place: Place) -> str:
+        return self.origins[place[0]][place[1]].version
 
     def _between(self, rivals: list[Place]) -> None:
         counting = rivals[:1]
@@ -207,7 +230,7 @@ class _Judge:
             self.kept.append((counting[0], place))
             if self.policy == "newest":
                 self._exclude(place)
-            else:
+            else:  # a conflict, which the caller hears of
                 counting.append(place)
 
     def refuse_overlaps(self) -> None:
@@ -228,6 +251,8 @@ class _Judge:
         found = Decision(self.excluded)
         for source, count in self.copies.items():
             found.remarks.append(f"duplicates (same geometry, same labels) in {source}: {_n(count)}, each counts once")
+        for source, count in self.repeated.items():
+            found.remarks.append(f"duplicates (same geometry, same labels) in {source}: {_n(count)}, all of them count")
         for source, count in self.corrected.items():
             found.remarks.append(f"labels corrected in {source}: {_n(count)}, the newer labels count")
         for source, count in self._left_behind().items():

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mekrr_scale.errors import StoreError
 from mekrr_scale.store.documents import BIG, BLOCK_BYTES, MADE_UP, again
 from mekrr_scale.store.format import BigDataset, ShardInfo, check_version
-from mekrr_scale.store.shard import Arrays
+from mekrr_scale.store.shard import WEIGHTS, Arrays
 
 _KNOWN = {  # type, and the lengths of the axes: a number, or what it counts; whether it may be absent
     "/atom/species": ("u1", ("atoms",), False),
@@ -31,6 +31,14 @@ _KNOWN = {  # type, and the lengths of the axes: a number, or what it counts; wh
     "/structure/energy": ("f8", ("structures",), False),
     "/structure/prior": ("f8", ("structures",), False),
     "/structure/stress": ("f8", ("structures", 6), True),
+    "/structure/weight": ("f8", ("structures", 3), True),
+    "/structure/config": ("i8", ("structures",), True),
+    "/config/names": ("u1", ("names",), True),
+    "/sample/structure": ("i8", (1,), True),
+    "/sample/numbers": ("u1", ("sample",), True),
+    "/sample/positions": ("f8", ("sample", 3), True),
+    "/sample/cell": ("f8", (3, 3), True),
+    "/sample/pbc": ("u1", (3,), True),
     "/tangent/scale": ("f4", ("rows",), True),
     "/tangent/ptr": ("i8", ("species", "structures + 1"), False),
     "/tangent/structure_ptr": ("i8", ("structures + 1",), False),
@@ -129,11 +137,18 @@ def _misfit(arrays: Arrays, info: ShardInfo) -> str | None:
         "directions": directions,
         "rows": 0 if moved is None else moved.rows,
         "blocks": blocks,
+        "names": len(arrays.get("/config/names", ())),
+        "sample": len(arrays.get("/sample/numbers", ())),
     }
     for name, array in arrays.items():
         expected = tuple(axis if isinstance(axis, int) else sizes[axis] for axis in _KNOWN[name][1])
         if array.shape != expected:
             return f"{name} has shape {array.shape}, expected {expected}"
+    of_sample = {name for name in _KNOWN if name.startswith("/sample/")}
+    if of_sample & set(arrays) and not of_sample <= set(arrays):
+        return "its sample is not whole"
+    if WEIGHTS in arrays and not (np.isfinite(arrays[WEIGHTS]).all() and (arrays[WEIGHTS] >= 0).all()):
+        return f"{WEIGHTS} are no weights"
     return _wrong_bounds(arrays, sizes["atoms"]) or (_wrong_tangents(arrays, moved.rows) if moved else None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +15,14 @@ from jaxtyping import Float, Float64, Int64, UInt8
 from numpy import ndarray
 from numpy.typing import NDArray
 
-from mekrr_scale.arrays import DirectionLabels, FeatureBatch, SpeciesRun, Tangents
+from mekrr_scale.arrays import ISOLATED, DirectionLabels, FeatureBatch, SpeciesRun, Tangents, config_hash
 from mekrr_scale.errors import StoreError
+from mekrr_scale.store.documents import MADE_UP
 from mekrr_scale.store.origins import UNKNOWN, Origin
-from mekrr_scale.structures import Labels, geometry_hash
+from mekrr_scale.structures import FrameWeights, Labels, geometry_hash
 
 Arrays = dict[str, NDArray[Any]]
+WEIGHTS = "/structure/weight"
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,15 @@ class RecordTangents:
     kind: UInt8[ndarray, " directions"]  # RowKind
     label: Float64[ndarray, " directions"]  # -u.F in eV/angstrom or V sigma:eps in eV; NaN: unknown
     prior: Float64[ndarray, " directions"]  # the same of the backbone's own potential; NaN: none
+
+
+@dataclass(frozen=True)
+class Place:
+    """A geometry but for its elements."""
+
+    positions: Float64[ndarray, "atoms 3"]  # angstrom
+    cell: Float64[ndarray, "3 3"]
+    pbc: UInt8[ndarray, "3"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +60,9 @@ class StructureRecord:
     tangents: RecordTangents | None = None
     geometry: int | None = None  # 64-bit hash that equal structures share, whatever their labels; None: unknown
     origin: Origin = UNKNOWN  # where it came from
+    weights: tuple[float, float, float] = (1.0, 1.0, 1.0)  # of its energy, force and stress rows
+    config: str = ""  # configuration type; empty: none told
+    place: Place | None = None  # where its atoms are; None: not known any more
 
     @classmethod
     def of(
@@ -61,6 +76,7 @@ class StructureRecord:
         group: int = -1,
         tangents: RecordTangents | None = None,
         origin: Origin = UNKNOWN,
+        weights: FrameWeights | None = None,
     ) -> StructureRecord:
         """That of a structure and what is known of it."""
         return cls(
@@ -76,6 +92,9 @@ class StructureRecord:
             tangents=tangents,
             geometry=geometry_hash(atoms),
             origin=origin,
+            weights=FrameWeights.kinds if weights is None else weights.kinds,
+            config="" if weights is None else weights.config,
+            place=Place(atoms.positions, atoms.cell.array, np.asarray(atoms.pbc, dtype=np.uint8)),
         )
 
     def check(self, dim: int) -> None:
@@ -133,11 +152,45 @@ def shard_arrays(records: Sequence[StructureRecord], dtype: str, tangents: bool,
     if any(r.stress is not None for r in records):
         stress = [np.full(6, np.nan) if r.stress is None else r.stress for r in records]
         arrays["/structure/stress"] = np.stack(stress).astype(np.float64)
+    if any(r.weights != FrameWeights.kinds for r in records):
+        arrays[WEIGHTS] = np.array([r.weights for r in records], dtype=np.float64)
+    if any(r.config for r in records):
+        names = sorted({r.config for r in records} - {""})
+        arrays["/structure/config"] = np.array([config_hash(r.config) for r in records], dtype=np.int64)
+        arrays["/config/names"] = np.frombuffer(json.dumps(names).encode(), dtype=np.uint8)
+    arrays |= _sample_arrays(records)
     if tangents:
         arrays |= _tangent_arrays(records, z, counts, dtype)
         if half:
             arrays |= _halved(arrays["/tangent/features"])
     return arrays
+
+
+def _sample_arrays(records: Sequence[StructureRecord]) -> Arrays:
+    """One geometry of a shard: of lowest energy per atom, among periodic ones where there are any.
+
+    What is fitted to it carries it along, so that it can be checked without its training data.
+    """
+    known = [
+        (i, r, r.place)
+        for i, r in enumerate(records)
+        if r.place is not None and np.isfinite(r.energy) and r.group != ISOLATED
+    ]
+    if not known:
+        return {}
+    i, record, place = min(known, key=lambda item: (-int(item[2].pbc.all()), item[1].energy / len(item[1].numbers)))
+    return {
+        "/sample/structure": np.array([i], dtype=np.int64),
+        "/sample/numbers": record.numbers.astype(np.uint8),
+        "/sample/positions": place.positions.astype(np.float64),
+        "/sample/cell": place.cell.astype(np.float64),
+        "/sample/pbc": place.pbc,
+    }
+
+
+def sample_place(small: Arrays) -> Place:
+    """Of a shard that has a sample."""
+    return Place(small["/sample/positions"], small["/sample/cell"], small["/sample/pbc"])
 
 
 def _halved(rows: NDArray[Any]) -> Arrays:
@@ -184,6 +237,7 @@ def records_of(arrays: Arrays) -> list[StructureRecord]:
     order = np.lexsort((source, owner))
     sizes = arrays["/structure/n_atoms"].astype(np.int64)
     ends = np.cumsum(sizes)
+    configs = {config_hash(name): name for name in config_names(arrays)}
     records = []
     for i, (end, size) in enumerate(zip(ends, sizes, strict=True)):
         rows = order[end - size : end]
@@ -199,9 +253,36 @@ def records_of(arrays: Arrays) -> list[StructureRecord]:
                 stress=_row(arrays, "/structure/stress", i),
                 group=int(arrays["/structure/group"][i]),
                 tangents=_record_tangents(arrays, i, rows) if "/tangent/ptr" in arrays else None,
+                weights=_weights(arrays, i),
+                config=configs.get(int(arrays["/structure/config"][i]), "") if configs else "",
+                place=sample_place(arrays) if i == int(arrays.get("/sample/structure", [-1])[0]) else None,
             )
         )
     return records
+
+
+def config_names(small: Arrays) -> list[str]:
+    """The configuration types that a shard's structures have.
+
+    Raises:
+        StoreError: they are no list of texts.
+    """
+    if "/config/names" not in small:
+        return []
+    try:
+        names = json.loads(small["/config/names"].tobytes())
+    except ValueError:
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise StoreError(f"the names of its configuration types are malformed; {MADE_UP}")
+    return names
+
+
+def _weights(arrays: Arrays, i: int) -> tuple[float, float, float]:
+    if WEIGHTS not in arrays:
+        return FrameWeights.kinds
+    energy, forces, stress = arrays[WEIGHTS][i].tolist()
+    return energy, forces, stress
 
 
 def _row(arrays: Arrays, name: str, place: Any) -> NDArray[Any] | None:
@@ -260,6 +341,8 @@ def batch_of(
         groups=torch.from_numpy(small["/structure/group"][part].copy()),
         sources=tuple(sources),
         directions=labels,
+        weights=torch.from_numpy(small[WEIGHTS][part].copy()) if WEIGHTS in small else None,
+        configs=torch.from_numpy(small["/structure/config"][part].copy()) if "/structure/config" in small else None,
     )
 
 

@@ -14,7 +14,7 @@ import xxhash
 
 from mekrr_scale.errors import StoreError
 from mekrr_scale.files import file_hash, publish, temporary_path
-from mekrr_scale.store.documents import ALIGNMENT, BIG, BLOCK_BYTES, MANIFEST, SCHEMA, SHARD, SIDECAR
+from mekrr_scale.store.documents import ALIGNMENT, BIG, BLOCK_BYTES, MANIFEST, SCHEMA, SHARD, SIDECAR, WEIGHED
 from mekrr_scale.store.format import (
     BigDataset,
     ShardInfo,
@@ -26,7 +26,7 @@ from mekrr_scale.store.format import (
     read_sealed,
 )
 from mekrr_scale.store.origins import Origins
-from mekrr_scale.store.shard import Arrays, StructureRecord, block_hashes, shard_arrays
+from mekrr_scale.store.shard import WEIGHTS, Arrays, StructureRecord, block_hashes, shard_arrays
 from mekrr_scale.store.sidecars import Sidecar, sidecars_in
 from mekrr_scale.version import __version__
 
@@ -130,7 +130,7 @@ class ShardWriter:
             alignment_threshold=ALIGNMENT,
             alignment_interval=ALIGNMENT,
         ) as file:
-            for key, value in _attributes(self.header).items():
+            for key, value in _attributes(self.header, WEIGHTS in arrays).items():
                 file.attrs[key] = value
             for name, array in arrays.items():
                 file.create_dataset(name, data=array)
@@ -183,8 +183,10 @@ def header_in(folder: Path) -> StoreHeader | None:
         return None
 
 
-def _attributes(header: StoreHeader) -> dict[str, str]:
+def _attributes(header: StoreHeader, weighed: bool) -> dict[str, str]:
     shared = document(header)
+    if weighed:
+        shared["required_features"] = [*shared["required_features"], WEIGHED]
     texts = {key: value if isinstance(value, str) else canonical(value) for key, value in shared.items()}
     backbone = {f"backbone_{key}": canonical(value) for key, value in header.backbone.items()}
     return {**texts, **backbone, "writer": f"mekrr-scale {__version__}"}

@@ -52,6 +52,9 @@ if TYPE_CHECKING:
     from mekrr_scale.structures.units import LENGTH_UNITS as LENGTH_UNITS
     from mekrr_scale.structures.units import STRESS_UNITS as STRESS_UNITS
     from mekrr_scale.structures.unreadable import Unreadable as Unreadable
+    from mekrr_scale.structures.weights import CONFIG_KEY as CONFIG_KEY
+    from mekrr_scale.structures.weights import FrameWeights as FrameWeights
+    from mekrr_scale.structures.weights import read_weights as read_weights
     from mekrr_scale.structures.writing import check_written_format as check_written_format
     from mekrr_scale.structures.writing import write_structure as write_structure
     from mekrr_scale.structures.writing import write_structures as write_structures
@@ -74,6 +77,7 @@ else:
             "survey": ["Survey", "surveyed"],
             "units": ["ENERGY_UNITS", "LENGTH_UNITS", "STRESS_UNITS"],
             "unreadable": ["Unreadable"],
+            "weights": ["CONFIG_KEY", "FrameWeights", "read_weights"],
             "writing": ["check_written_format", "write_structure", "write_structures"],
         },
     )

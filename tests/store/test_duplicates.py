@@ -150,11 +150,17 @@ def test_conflicts_between_files(tmp_path, frames, plan):
     assert energies(newest) == [-50.0, -16.0, -15.0, -14.0, -12.0, -11.0, -10.0]
     assert finalize(tmp_path / "s").id == newest.id  # what was decided is known
     kept = finalize(tmp_path / "s", "keep")
-    assert energies(kept) == [-50.0, -16.0, -15.0, -14.0, -13.0, -12.0, -11.0, -10.0]
+    assert energies(kept) == [-50.0, -16.0, -15.0, -14.0, -13.0, -12.0, -12.0, -11.0, -10.0]  # the copy in b too
     both = extract([a, b], tmp_path / "both", replace(plan, on_duplicate="keep")).store
     assert energies(both) == energies(kept)
     with pytest.raises(StoreError, match="other labels"):
         extract([a, b], tmp_path / "refused", plan)
+    twice = written(tmp_path / "twice.xyz", [*frames[:3], frames[1]])
+    report = extract(twice, tmp_path / "twice", replace(plan, on_duplicate="keep"))
+    assert energies(report.store) == [-12.0, -11.0, -11.0, -10.0]
+    assert any("1 structure, all of them count" in said for said in report.warnings)
+    extract(written(twice, frames[:3]), tmp_path / "twice", replace(plan, on_duplicate="keep"))
+    assert finalize(tmp_path / "twice", "keep").n_structures == 3  # the file's latest version has no copy
     richer = written(tmp_path / "c.xyz", [labelled(frames[0], -10.0)])  # the same energy, no forces: no conflict
     joined = extract([richer, a], tmp_path / "rich", plan).store
     assert joined.n_structures == 4

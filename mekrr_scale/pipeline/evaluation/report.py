@@ -60,6 +60,7 @@ class Evaluation(Shown):
     # place of each structure's set among the names, -1 of none; empty: all are one set
     places: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     set_names: Sequence[str] = ()
+    force_places: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))  # the same of rows of forces
     # half-widths (eV/atom, 95 %) of the mean error of all structures, and of each set; empty: unknown
     mean_within_95: Sequence[float] = ()
     typical: float = math.nan  # eV/atom, 68 %, of half of the structures that cross-validation left out, and what
@@ -136,7 +137,9 @@ class Evaluation(Shown):
             )
         shift = Shift.of(error, self.counts[at] if len(self.counts) else None)
         errors = self.errors()["energy"] if self.totals is not None and not place else Errors.of(error)
-        return SetErrors(name, errors, shift, sure, is_unlike(len(error), sure))
+        moved = np.ones(len(self.forces), bool) if not place else self.force_places == place - 1
+        forces = Errors.of(self._differences()["force"][moved]) if len(moved) and moved.any() else None
+        return SetErrors(name, errors, forces, shift, sure, is_unlike(len(error), sure))
 
     def _differences(self) -> dict[str, ndarray]:
         """Predictions less labels."""
@@ -213,10 +216,13 @@ class Evaluation(Shown):
             "MAE without",
             "RMSE without",
             "mean within",
+            "force MAE",
+            "force RMSE",
             "like training",
         )
-        caption = f"{UNITS['energy'].text}; mean within: 95 % interval of the mean error{more}"
-        return TextTable("Energies by set, with and without a shift", names, rows, caption)
+        units = f"energies {UNITS['energy'].text}, forces {UNITS['force'].text}"
+        caption = f"{units}; mean within: 95 % interval of the mean error{more}"
+        return TextTable("Errors by set, energies with and without a shift", names, rows, caption)
 
     def warnings(self) -> list[str]:
         """Of sets that are unlike the training data, or whose mean error is outside of its interval."""

@@ -186,6 +186,7 @@ class _Rows:
     uncertainty: list[float] = field(default_factory=list)  # eV
     beyond: list[float] = field(default_factory=list)  # part of the atoms beyond grade 1
     places: list[int] = field(default_factory=list)  # of the structures' sets
+    force_places: list[ndarray] = field(default_factory=list)
     ratio: float = math.nan
     rejected: list[str] = field(default_factory=list)
 
@@ -202,6 +203,7 @@ class _Rows:
             self.forces.append(labels.forces)
             self.forces_predicted.append(found.forces[part].numpy())
             self.species.append(atoms.numbers)
+            self.force_places.append(np.full(len(atoms), item.place))
         if labels.stress is not None and found.stress is not None:
             self.stress.append(labels.stress)
             self.stress_predicted.append(full_3x3_to_voigt_6_stress(found.stress[i].numpy()))
@@ -237,6 +239,7 @@ class _Rows:
             isolated_energy=np.array(lone.energy, dtype=np.float64),
             isolated_predicted=np.array(lone.predicted, dtype=np.float64),
             places=np.array(self.places, dtype=np.int64),
+            force_places=np.concatenate([np.empty(0, np.int64), *self.force_places]).astype(np.int64),
             beyond=np.array(self.beyond, dtype=np.float64),
             typical=expected(self.model.posterior)[0],
             limit=expected(self.model.posterior)[1],

@@ -14,14 +14,15 @@ from mekrr_scale.distributed import Group
 from mekrr_scale.models import Model, PerAtom, Posterior, SetSums
 from mekrr_scale.pipeline.evaluation.shifts import FEWEST, Shift
 from mekrr_scale.regression import UNITS, Errors
-from mekrr_scale.structures import Frames, Inputs, read_structures, structures_from
+from mekrr_scale.structures import CONFIG_KEY, Frames, Inputs, read_structures, structures_from
 
 NOT_NAMED = -1
 
 
 @dataclass
 class SetNames:
-    """The sets that structures belong to: values of an info key, or files where there are several."""
+    """The sets that structures belong to: values of an info key, files where there are several, or what their
+    ``config_type`` says."""
 
     key: str | None = None
     files: Sequence[Path] = ()
@@ -50,11 +51,10 @@ class SetNames:
 
     def place(self, atoms: Atoms, index: int) -> int:
         """Of the set of the structure that was read as the index-th."""
-        if self.key is None and not self.files:
+        key = None if self.files else self.key or CONFIG_KEY
+        if key is not None and key not in atoms.info:
             return NOT_NAMED
-        if self.key is not None and self.key not in atoms.info:
-            return NOT_NAMED
-        name = str(atoms.info[self.key]) if self.key is not None else self._origins[index]
+        name = self._origins[index] if key is None else str(atoms.info[key])
         if name not in self.names:
             self.names.append(name)
         return self.names.index(name)
@@ -78,10 +78,11 @@ class Sureness:
 
 @dataclass(frozen=True)
 class SetErrors:
-    """Errors of a set's energies, per atom."""
+    """Errors of a set: of its energies per atom, and of its force components."""
 
     name: str
     errors: Errors  # eV/atom
+    forces: Errors | None  # eV/angstrom
     shift: Shift | None
     sure: Sureness | None
     unlike: bool | None  # None: unknown, or too few structures to say
@@ -96,6 +97,9 @@ class SetErrors:
             "shift": None if self.shift is None else self.shift.to_dict(),
             "unlike": self.unlike,
         }
+        if self.forces is not None:
+            forces = self.forces.scaled(UNITS["force"].factor)
+            found |= {"force_components": forces.count, "force_mae": forces.mae, "force_rmse": forces.rmse}
         if self.sure is not None:
             sure = self.sure
             numbers = {
@@ -117,6 +121,8 @@ class SetErrors:
         errors = self.errors.scaled(unit)
         cells = [f"{errors.mae:.3g}", f"{errors.rmse:.3g}"]
         cells += ["-" if value is None or math.isnan(value) else f"{value:.3g}" for value in values]
+        forces = None if self.forces is None else self.forces.scaled(UNITS["force"].factor)
+        cells += ["-", "-"] if forces is None else [f"{forces.mae:.3g}", f"{forces.rmse:.3g}"]
         return (self.name, str(errors.count), *cells, {True: "no", False: "yes", None: "-"}[self.unlike])
 
     def remarks(self) -> list[str]:

@@ -15,7 +15,7 @@ from mekrr_scale.models import PriorSpec
 from mekrr_scale.pipeline.workers import atoms_at_once, processes
 from mekrr_scale.plans import Given, plan, preset
 from mekrr_scale.store import Reduction, StoreHeader
-from mekrr_scale.structures import Entry, LabelKeys
+from mekrr_scale.structures import CONFIG_KEY, Entry, LabelKeys
 
 _PARTS = 999_999
 
@@ -94,6 +94,9 @@ class ExtractPlan:
 
     group_key: str | None = None
     """Info key of the trajectory that a structure belongs to, kept together in cross-validation."""
+
+    config_key: str | None = CONFIG_KEY
+    """Info key of the configuration type, by which a fit can weigh frames (``fit --weight``) and errors are told."""
 
     need_energy: bool = True
     """Leave out structures without an energy."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from mekrr_scale.backbones import Backbone, Directions, TangentOutput, tangents_
 from mekrr_scale.errors import MekrrError
 from mekrr_scale.pipeline.extraction.plan import ExtractPlan
 from mekrr_scale.store import Origin, RecordTangents, StructureRecord
-from mekrr_scale.structures import Labels, Prediction, Predictor, in_batches, slopes
+from mekrr_scale.structures import FrameWeights, Labels, Prediction, Predictor, in_batches, slopes
 
 _STRAINS = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # Voigt order
 
@@ -33,6 +33,7 @@ class Accepted:
     id: int
     index: int
     origin: Origin
+    weights: FrameWeights = field(default_factory=FrameWeights)
 
 
 def records(
@@ -58,7 +59,9 @@ def records(
         energy = own[k] if found is None else float(found.energy[0])
         group = _group(item, plan, lone[k])
         made.append(
-            StructureRecord.of(item.atoms, item.labels, part, item.id, item.index, energy, group, moved[k], item.origin)
+            StructureRecord.of(
+                item.atoms, item.labels, part, item.id, item.index, energy, group, moved[k], item.origin, item.weights
+            )
         )
     return made
 
@@ -134,7 +137,7 @@ def _labelled(
 
 def n_directions(item: Accepted, plan: ExtractPlan) -> int:
     """Tangents of a structure."""
-    whole = 3 * len(item.atoms)
+    whole = 3 * item.weights.free(len(item.atoms))
     moves = 0 if plan.derivatives == "none" else whole if plan.derivatives == "all" else min(plan.derivatives, whole)
     strains = 6 if plan.strain and item.labels.stress is not None else 0
     return (moves if item.labels.forces is not None else 0) + strains
@@ -143,16 +146,25 @@ def n_directions(item: Accepted, plan: ExtractPlan) -> int:
 def _draw(
     item: Accepted, plan: ExtractPlan
 ) -> tuple[Float64[ndarray, "moves atoms 3"], Float64[ndarray, "strains 3 3"]]:
-    """Directions of a structure, from its content and the seed alone."""
+    """Directions of a structure, from its content and the seed alone.
+
+    Atoms whose forces count otherwise than by 1 move by the root of their weight, so that squared errors along the
+    directions are weighed; those of weight 0 stay.
+    """
     n = len(item.atoms)
+    weights = np.ones(n) if item.weights.atoms is None else item.weights.atoms
+    free = np.flatnonzero(weights > 0)
     strains = np.zeros((6 if plan.strain and item.labels.stress is not None else 0, 3, 3))
     for k in range(len(strains)):
         i, j = _STRAINS[k]
         strains[k, i, j] += 0.5
         strains[k, j, i] += 0.5
     count = n_directions(item, plan) - len(strains)
-    if count == 3 * n:
-        return np.eye(3 * n).reshape(3 * n, n, 3), strains
-    generator = np.random.default_rng([plan.seed, item.id])
-    q, _ = np.linalg.qr(generator.normal(size=(3 * n, count)))
-    return np.ascontiguousarray(q.T).reshape(count, n, 3), strains
+    if count == 3 * len(free):
+        drawn = np.eye(count)
+    else:
+        generator = np.random.default_rng([plan.seed, item.id])
+        drawn = np.linalg.qr(generator.normal(size=(3 * len(free), count)))[0].T
+    moves = np.zeros((count, n, 3))
+    moves[:, free] = drawn.reshape(count, len(free), 3) * np.sqrt(weights[free])[:, None]
+    return moves, strains

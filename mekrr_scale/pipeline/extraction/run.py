@@ -43,6 +43,7 @@ from mekrr_scale.store import (
     header_in,
 )
 from mekrr_scale.structures import (
+    CONFIG_KEY,
     Frames,
     Inputs,
     Kind,
@@ -54,6 +55,7 @@ from mekrr_scale.structures import (
     compared,
     geometry_hash,
     read_labels,
+    read_weights,
     structure_hash,
 )
 
@@ -160,6 +162,8 @@ def _extracted(
 def _part(source: Inputs, plan: ExtractPlan) -> Part:
     """What this run is a part of: the same for all parts of what is extracted in one way."""
     way = (plan.keys, plan.group_key, plan.need_energy, plan.format)
+    if plan.config_key != CONFIG_KEY:
+        way = (*way, plan.config_key)  # type: ignore[assignment]
     version = xxhash.xxh3_128_hexdigest(f"{source.fingerprint} {way!r}".encode())
     return Part(*plan.part, version, source.sources, time.time_ns())
 
@@ -239,13 +243,14 @@ def _usable(
     for index, (name, atoms) in enumerate(source.named()):
         try:
             labels = read_labels(atoms, plan.keys, wanted)
+            weights = read_weights(atoms, plan.config_key)
             check_structure(atoms, labels, plan.need_energy)
             backbone.check_species(atoms.numbers.tolist())
         except MekrrError as error:
             yield Reject(source.name, index, str(error))
             continue
         origin = Origin() if part is None else Origin(name, part.version, part.time)
-        yield Accepted(atoms, labels, structure_hash(atoms, labels), index, origin)
+        yield Accepted(atoms, labels, structure_hash(atoms, labels), index, origin, weights)
 
 
 def _chunks(accepted: Iterator[Accepted], plan: ExtractPlan, backbone: Backbone) -> Iterator[list[Accepted]]:
@@ -320,4 +325,7 @@ def _chunk_key(chunk: Sequence[Accepted], plan: ExtractPlan) -> str:
     digest = xxhash.xxh3_128(repr(plan.group_key).encode())
     for item in chunk:
         digest.update(item.id.to_bytes(8, "little") + item.index.to_bytes(8, "little"))
+        if not item.weights.plain or item.weights.config:
+            digest.update(repr(item.weights).encode())
+            digest.update(b"" if item.weights.atoms is None else item.weights.atoms.tobytes())
     return digest.hexdigest()

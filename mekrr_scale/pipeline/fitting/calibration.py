@@ -204,7 +204,7 @@ class _Look:
         parts = {z: max(LOOKED_AT / sum(counts.values()), RARE / n) for z, n in counts.items()}
         for batch in self.data.energies:
             run.progress.advance(batch.n_structures)
-            looked_at = batch.take(_drawn(batch, LOOKED_AT / structures) & ~batch.energy.isnan())
+            looked_at = batch.take(_drawn(batch, LOOKED_AT / structures) & batch.with_energy)
             for block in self.problem.rows(Source((looked_at,)), {RowKind.ENERGY}):
                 prior = self.problem.kernel.diagonal(looked_at)
                 self._compare(held, block, torch.ones_like(block.fold, dtype=torch.bool), prior, left_out)
@@ -249,10 +249,9 @@ class _Look:
             if not bool(chosen.any()):
                 continue
             prior = self.problem.kernel.derivative_diagonal(batch, chosen)
-            owner = torch.repeat_interleave(torch.arange(batch.n_structures), labels.ptr.diff())
-            known = (labels.kind == int(RowKind.FORCE)) & ~labels.label.isnan()
+            known = batch.along(RowKind.FORCE)
             for block in precise.rows(Source((), (batch,)), {RowKind.FORCE}):
-                self._compare(held, block, chosen[owner][known], prior[known])
+                self._compare(held, block, chosen[batch.owner][known], prior[known])
         return held
 
     def _compare(

@@ -14,12 +14,13 @@ from mekrr_scale.arrays import DERIVATIVES, ByKind, RowKind
 from mekrr_scale.distributed import ALONE, Group, share
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.pipeline.fitting.calibration import LARGEST_RANK, LOOKED_AT, MOVED_AT
-from mekrr_scale.pipeline.fitting.data import FitData, Stores, combinations
+from mekrr_scale.pipeline.fitting.data import FitData, Stores
 from mekrr_scale.pipeline.fitting.identity import require_alike
 from mekrr_scale.pipeline.fitting.origins import scarce
 from mekrr_scale.pipeline.fitting.plan import FitPlan
 from mekrr_scale.pipeline.fitting.rates import Sample, measured
 from mekrr_scale.pipeline.fitting.search import choices
+from mekrr_scale.pipeline.fitting.weights import combinations
 from mekrr_scale.solvers import Estimate, Job, Stage
 from mekrr_scale.store import BATCH_ATOMS, BATCH_STRUCTURES, HELD_BYTES
 

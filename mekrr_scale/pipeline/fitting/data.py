@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import product
 from pathlib import Path
 
 import torch
@@ -13,8 +12,6 @@ from ase import Atoms
 
 from mekrr_scale.arrays import (
     DERIVATIVES,
-    ISOLATED,
-    KINDS,
     ByKind,
     Compression,
     FeatureBatch,
@@ -33,6 +30,7 @@ from mekrr_scale.pipeline.fitting.landmarks import Candidates, landmarks_of
 from mekrr_scale.pipeline.fitting.plan import FitPlan
 from mekrr_scale.pipeline.fitting.references import References
 from mekrr_scale.pipeline.fitting.values import LengthScale
+from mekrr_scale.pipeline.fitting.weights import check_configs, combinations, config_factors, weighed
 from mekrr_scale.regression import (
     Balanced,
     Basis,
@@ -46,7 +44,7 @@ from mekrr_scale.regression import (
     assign_folds,
 )
 from mekrr_scale.store import FeatureStore, deal
-from mekrr_scale.structures import LabelKeys, read_labels, structure_hash
+from mekrr_scale.structures import LabelKeys, read_labels, read_weights, structure_hash
 
 Stores = Sequence[FeatureStore | Path | str] | FeatureStore | Path | str
 
@@ -71,6 +69,7 @@ class FitData:
     group: Group = ALONE  # whose ranks own whole shards
     warm: Model | None = None  # whose landmarks are taken too
     references: References = field(default_factory=References)
+    dropped: frozenset[int] = frozenset()  # structures that are left out, by their hashes
     _transforms: dict[Standardize, Transform] = field(default_factory=dict)
     _baselines: dict[BaselineKind, Baseline] = field(default_factory=dict)
     _medians: dict[Standardize, float] = field(default_factory=dict)
@@ -113,9 +112,10 @@ class FitData:
             raise ConfigError(
                 f"solver {plan.solver.name!r} runs in one process, not in {group.size}; take direct or falkon"
             )
+        check_configs(plan, opened)
         dealt = deal(opened, group.rank, group.size) if group.size > 1 else tuple(opened)
         references = References.of(dealt, group)
-        plan = _weighed(plan, opened)
+        plan = weighed(plan, opened)
         moved = any(store.n_directions for store in opened)
         derivatives = plan.rows.derivatives and moved and bool(takes.kinds & DERIVATIVES)
         _check_criterion(plan, derivatives or structures is not None)
@@ -126,7 +126,7 @@ class FitData:
                 "structures make force rows without stored tangents: they need --solver falkon and a store without "
                 "tangents; leave them out to fit stored tangents"
             )
-        labelled = _labelled(opened, weights, structures, keys or LabelKeys(), references, plan.execution.device)
+        labelled = _labelled(opened, plan, structures, keys or LabelKeys(), references)
         return cls(plan, dealt, False, labelled, group, warm, references)
 
     @cached_property
@@ -153,6 +153,10 @@ class FitData:
                 found[z] = found.get(z, 0) + count
         return {z: n - self.references.atoms(z) for z, n in found.items() if n > self.references.atoms(z)}
 
+    def without(self, dropped: frozenset[int]) -> FitData:
+        """The same without some structures; nothing has been fitted to it yet."""
+        return replace(self, dropped=dropped, _transforms={}, _baselines={}, _medians={})
+
     @property
     def energies(self) -> Iterable[FeatureBatch]:
         return self._chained(self.stores)
@@ -162,7 +166,9 @@ class FitData:
         return self._chained(tuple(replace(store, tangents=True) for store in self.stores))
 
     def _chained(self, stores: tuple[FeatureStore, ...]) -> Chained:
-        return Chained(stores, self.plan.rows.store_weights, bool(self.references))
+        return Chained(
+            stores, self.plan.rows.store_weights, bool(self.references), config_factors(self.plan), self.dropped
+        )
 
     @property
     def source(self) -> Source:
@@ -174,9 +180,14 @@ class FitData:
         return self.first is not None and not bool(self.first.prior.isnan().any())
 
     @property
+    def n_structures(self) -> int:
+        """Over all ranks."""
+        return sum(store.n_structures for store in self.stores)
+
+    @property
     def n_rows(self) -> int:
         """Rows of a pass, over all ranks."""
-        return sum(s.n_structures for s in self.stores) + self.derivatives * sum(s.n_directions for s in self.stores)
+        return self.n_structures + self.derivatives * sum(s.n_directions for s in self.stores)
 
     @property
     def alphas(self) -> tuple[float | None, ...]:
@@ -199,7 +210,8 @@ class FitData:
             for info in store.shards:
                 if store.owned is None or info.path in store.owned:
                     place = first
-                    for batch in Chained((replace(store, owned=frozenset({info.path})),), (), bool(self.references)):
+                    part = replace(store, owned=frozenset({info.path}))
+                    for batch in Chained((part,), (), bool(self.references), dropped=self.dropped):
                         yield place, batch
                         place += batch.n_structures
                 first += info.structures
@@ -269,21 +281,26 @@ def _check_criterion(plan: FitPlan, derivatives: bool) -> None:
 class Chained:
     """Several re-iterables as one."""
 
-    parts: tuple[Iterable[FeatureBatch], ...]
+    parts: Sequence[Iterable[FeatureBatch]]
     weights: tuple[float, ...] = ()  # of their rows; empty: all 1
     examples: bool = False  # without the isolated atoms, which are references
+    configs: Mapping[int, Sequence[float]] = field(default_factory=dict)  # ``FeatureBatch.weighed``
+    dropped: frozenset[int] = frozenset()  # structures that are left out
 
     def __iter__(self) -> Iterator[FeatureBatch]:
         for part, weight in zip(self.parts, self.weights or [1.0] * len(self.parts), strict=True):
-            batches = map(_examples, part) if self.examples else part
+            batches = map(self._counting, part) if self.examples or self.dropped else part
             for batch in batches:
-                if batch.n_structures or not self.examples:
-                    yield batch if weight == 1.0 else replace(batch, importance=weight)
+                if batch.n_structures or not (self.examples or self.dropped):
+                    weighed = batch.weighed(self.configs)
+                    yield weighed if weight == 1.0 else replace(weighed, importance=weight)
 
-
-def _examples(batch: FeatureBatch) -> FeatureBatch:
-    """Structures with neighbours."""
-    return batch.kept(~batch.isolated)
+    def _counting(self, batch: FeatureBatch) -> FeatureBatch:
+        """Structures with neighbours that are not left out."""
+        out = batch.isolated if self.examples else torch.zeros_like(batch.isolated)
+        if self.dropped:
+            out = out | torch.isin(batch.ids, torch.tensor(sorted(self.dropped)))
+        return batch.kept(~out)
 
 
 def problem_of(
@@ -304,25 +321,6 @@ def problem_of(
     )
 
 
-def _weighed(plan: FitPlan, stores: Sequence[FeatureStore]) -> FitPlan:
-    """A plan that says of every kind of rows how they are weighed: what stores hold is not left unused by default."""
-
-    def by_default(kind: RowKind) -> tuple[float, ...]:
-        weights = KINDS[kind].weights_if_stored
-        usable = weights and plan.rows.derivatives and kind in plan.solver.takes.kinds
-        return weights if usable and any(store.holds(kind) for store in stores) else (0.0,)
-
-    weights = {name: given or by_default(kind_named(name)) for name, given in plan.rows.weights.items()}
-    return plan if weights == plan.rows.weights else replace(plan, rows=replace(plan.rows, weights=weights))
-
-
-def combinations(plan: FitPlan) -> tuple[ByKind[float], ...]:
-    """Every combination of the candidates for the weights of the kinds of rows."""
-    listed = {kind_named(name): values or (0.0,) for name, values in plan.rows.weights.items()}
-    found = (dict(zip(listed, values, strict=True)) for values in product(*listed.values()))
-    return tuple(ByKind.of(weights, 0.0) for weights in found)
-
-
 def criterion_of(plan: FitPlan) -> Criterion:
     """What a plan compares candidates by; balanced counts the kinds of rows that a candidate weighs."""
     given = plan.validation.criterion
@@ -334,29 +332,27 @@ def criterion_of(plan: FitPlan) -> Criterion:
 
 def _labelled(
     stores: Sequence[FeatureStore],
-    weights: Sequence[float],
+    plan: FitPlan,
     structures: Iterable[Atoms],
     keys: LabelKeys,
     references: References,
-    device: str,
 ) -> Structures:
     """Structures whose forces are fitted, with what the stores know of them."""
     if not stores[0].header.spec:
         raise ConfigError("matrix-free force rows need a backbone, but the store holds features of your own")
     backbone = with_compression(load_backbone(BackboneSpec.of(stores[0].header.spec)), stores[0].compression)
-    backbone = backbone.to(device, torch.float64)
+    backbone = backbone.to(plan.execution.device, torch.float64)
     known: dict[int, tuple[int, float]] = {}
-    for store, weight in zip(stores, weights or [1.0] * len(stores), strict=True):
-        for batch in store:
-            for i, group in zip(batch.ids.tolist(), batch.groups.tolist(), strict=True):
-                if group != ISOLATED or not references:
-                    known.setdefault(i, (group, weight))
+    for batch in Chained(stores, plan.rows.store_weights, bool(references), config_factors(plan)):
+        forces = batch.weight(RowKind.FORCE)
+        for i, group, weight in zip(batch.ids.tolist(), batch.groups.tolist(), forces.tolist(), strict=True):
+            known.setdefault(i, (group, weight))
     found = []
     for atoms in structures:
         labels = read_labels(atoms, keys)
         number = structure_hash(atoms, labels)
-        if number in known and labels.forces is not None:
-            found.append(LabelledStructure(atoms, labels, number, *known[number]))
+        if number in known and labels.forces is not None and known[number][1] > 0:
+            found.append(LabelledStructure(atoms, labels, number, *known[number], read_weights(atoms).atoms))
     if not found:
         raise ConfigError("none of the structures given is in the store with forces; give the file it was made of")
     return Structures(found, backbone)

@@ -56,7 +56,7 @@ def out_of_fold(problem: Problem, solution: Solution, data: FitData, run: Run, s
             error = predicted - reference
             sums.add(torch.stack([error.abs().sum(), error.square().sum(), reference.square().sum()]))
             count += len(error)
-            prior = (batch.prior / batch.n_atoms)[~batch.energy.isnan()] if problem.baseline.prior else 0.0
+            prior = (batch.prior / batch.n_atoms)[batch.with_energy] if problem.baseline.prior else 0.0
             shown = torch.from_numpy(uniform(block.key.numpy().astype(np.uint64), seed) < part)
             references.append((reference + prior)[shown])
             predictions.append((predicted + prior)[shown])

@@ -125,6 +125,9 @@ def own_fields(plan: FitPlan) -> dict[str, str]:
     pairs: dict[str, tuple[object, object]] = {
         "energy_precision": (rows.energy_precision, "float64"),
         "derivative_precision": (rows.derivative_precision, "float32"),
+        "config_weights": (rows.config_weights, {}),
+        "sigmas": (rows.sigmas, {}),
+        "drop_outliers": (rows.drop_outliers, False),
     }
     for name in (info.name for info in KINDS.values() if info.name not in _KINDS):
         pairs |= {

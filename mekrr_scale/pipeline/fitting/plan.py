@@ -24,10 +24,12 @@ from mekrr_scale.pipeline.fitting.values import (
     by_symbol,
     chosen,
     comparison,
+    factors_by_config,
     kernel_parameters,
     mixing_rows,
     nonempty,
     numbers,
+    sigmas_by_config,
 )
 from mekrr_scale.plans import Given, Numbers, fields_of, flag, listed, plan, preset
 from mekrr_scale.regression import Execution
@@ -143,6 +145,24 @@ class RowPlan:
         default=()
     )
     """Weights of the stores' rows, one for each store, e.g. 0.01,1 for much source and little target data."""
+
+    config_weights: Annotated[
+        Given[Mapping[str, tuple[float, ...]], Fields | str], BeforeValidator(factors_by_config), flag("--weight")
+    ] = preset(default_factory=dict)
+    """Factors for structures of a configuration type, e.g. bulk=10, or of one kind of their rows, liquid:force=0.1. A
+    structure of weight 2 counts like two of it, in the baseline and in cross-validated errors too; 0 leaves it out.
+    Weights that frames bring along (info energy_weight, forces_weight, stress_weight) are multiplied by them."""
+
+    sigmas: Annotated[
+        Given[Mapping[str, tuple[float, ...]], Fields | str], BeforeValidator(sigmas_by_config), flag("--sigma")
+    ] = preset(default_factory=dict)
+    """Instead of weights: expected errors energy:force:virial (eV/atom, eV/angstrom, eV/atom) of configuration types
+    and of all others (default), as gap_fit has them, e.g. default=0.001:0.1:0.05,liquid=0.003:0.3. Rows are weighed by
+    one over their squares."""
+
+    drop_outliers: Annotated[bool, flag("--drop-outliers/--keep-outliers")] = False
+    """Fit again without the structures whose labels are far from what the models of the other folds give. Look at the
+    table first: what is unlike all else may be what the model needs most."""
 
     derivatives: Annotated[bool, flag("--derivatives/--no-derivatives")] = True
     """Train on forces and stress where the stores hold tangents."""

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 from mekrr_scale.arrays import KINDS
 from mekrr_scale.landmarks import n_distinct
-from mekrr_scale.pipeline.fitting.data import FitData, combinations
+from mekrr_scale.pipeline.fitting.data import FitData
 from mekrr_scale.pipeline.fitting.plan import FitPlan
 from mekrr_scale.pipeline.fitting.search import Candidate
+from mekrr_scale.pipeline.fitting.weights import combinations
 from mekrr_scale.progress import Progress
 from mekrr_scale.regression import Folds, Problem
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from jaxtyping import Float64
@@ -17,9 +17,10 @@ from mekrr_scale.kernels import Standardize
 from mekrr_scale.models import JSON, BaselineKind, Model
 from mekrr_scale.pipeline.evaluation.report import parity_of_folds
 from mekrr_scale.pipeline.fitting.data import criterion_of
+from mekrr_scale.pipeline.fitting.outliers import Outlier, config_table, outlier_table
 from mekrr_scale.pipeline.fitting.plan import FitPlan
 from mekrr_scale.plans import to_dict
-from mekrr_scale.regression import UNITS, Criterion, Problem, criterion_text
+from mekrr_scale.regression import UNITS, Criterion, Errors, Problem, criterion_text
 from mekrr_scale.solvers import PathPoint, Solution
 
 if TYPE_CHECKING:
@@ -122,6 +123,8 @@ class FitReport(Shown):
     predicted: Float64[Tensor, " structures"]  # the same, by the models of the other folds
     warnings: Sequence[str] = ()
     remarks: Sequence[str] = ()  # what was done with the data, and why
+    configs: Mapping[str, Mapping[RowKind, Errors]] = field(default_factory=dict)  # errors by configuration type
+    outliers: Sequence[Outlier] = ()  # labels far from what the other folds' models give, the farthest first
     growth: Sequence[Grown] = ()  # numbers of landmarks that were tried, where they grow (landmarks.grow_to)
 
     @property
@@ -147,6 +150,13 @@ class FitReport(Shown):
             "chosen": self.chosen.to_dict(),
             "candidates": [line.to_dict() for line in self.tried],
             "growth": [step.to_dict() for step in self.growth],
+            "configuration_types": {
+                name: {
+                    f"{KINDS[kind].name}_rmse": KINDS[kind].unit.factor * errors.rmse for kind, errors in found.items()
+                }
+                for name, found in self.configs.items()
+            },
+            "outliers": [item.to_dict() for item in self.outliers],
             "model": {
                 "landmarks": model.landmarks.n_sets,
                 "species": list(model.species),
@@ -168,7 +178,8 @@ class FitReport(Shown):
 
     def tables(self) -> list[TextTable]:
         """Every candidate with its cross-validated errors: the best by the criterion first, the one saved marked; then
-        the numbers of landmarks that were tried for it, where they grew."""
+        the numbers of landmarks that were tried for it, where they grew; then errors
+        by configuration type, and outliers, where there are any."""
         shown = [kind for kind in RowKind if kind is RowKind.ENERGY or any(kind in line.kinds for line in self.tried)]
         weighed = [
             kind for kind in shown if kind is not RowKind.ENERGY or len({t.weights[kind] for t in self.tried}) > 1
@@ -183,7 +194,9 @@ class FitReport(Shown):
         saved = [self.chosen, *(step.line for step in self.growth[:1])]
         rows = tuple(_cells(line, any(line is one for one in saved), weighed, shown) for line in best_first)
         found = TextTable("Candidates, cross-validated", names, rows, caption, left=(0, 1, 2))
-        return [found, *([self._growth(weighed, shown)] if self.growth else [])]
+        grown = [self._growth(weighed, shown)] if self.growth else []
+        grown += [config_table(self.configs)] if self.configs else []
+        return [found, *grown, *([outlier_table(self.outliers)] if self.outliers else [])]
 
     def _growth(self, weighed: Sequence[RowKind], shown: Sequence[RowKind]) -> TextTable:
         columns = [f"{KINDS[kind].name} weight" for kind in weighed]

@@ -13,13 +13,14 @@ from ase import Atoms
 from mekrr_scale.backbones import trusting_code
 from mekrr_scale.distributed import ALONE, Checkpoint, Group, StopSignals
 from mekrr_scale.errors import ConfigError, SolverError
-from mekrr_scale.models import JSON, Model, Posterior
+from mekrr_scale.models import JSON, Model, Posterior, sample_document
 from mekrr_scale.pipeline.fitting.calibration import LARGEST_RANK, calibrate
 from mekrr_scale.pipeline.fitting.data import FitData, Stores
 from mekrr_scale.pipeline.fitting.enlarging import enlarge
 from mekrr_scale.pipeline.fitting.growing import frame_in, grow, keep
 from mekrr_scale.pipeline.fitting.heldout import HeldOut, out_of_fold
 from mekrr_scale.pipeline.fitting.identity import identity, of_sums, require_alike
+from mekrr_scale.pipeline.fitting.outliers import by_structure
 from mekrr_scale.pipeline.fitting.plan import FitPlan
 from mekrr_scale.pipeline.fitting.remarks import Remarks, at_an_end, fewer_landmarks, first_of_several
 from mekrr_scale.pipeline.fitting.report import FitReport, Grown, Tried
@@ -27,7 +28,7 @@ from mekrr_scale.pipeline.fitting.search import Candidate, choices, search, with
 from mekrr_scale.progress import Progress, shown_progress
 from mekrr_scale.regression import ModeCosts, Run, Structures
 from mekrr_scale.solvers import Result
-from mekrr_scale.store import differing_energies, shared
+from mekrr_scale.store import differing_energies, sample_of, shared
 from mekrr_scale.structures import LabelKeys
 from mekrr_scale.version import __version__
 
@@ -80,7 +81,11 @@ def fit(
             data = FitData.open(stores, plan, structures, keys, group)
         require_alike(data, checkpoint=str(checkpoint is not None), sums=str(sums is not None))
         run = run.part("", identity(data))
-        return _fitted(data, run) if sums is None else _grown(data, Path(sums), run)
+        if sums is not None:
+            return _grown(data, Path(sums), run)
+        found = _fitted(data, run)
+        dropping = data.plan.rows.drop_outliers and found.outliers
+        return _without_outliers(found, data, run) if dropping else found
 
 
 def _fitted(data: FitData, run: Run) -> FitReport:
@@ -108,8 +113,20 @@ def _fitted(data: FitData, run: Run) -> FitReport:
             f"energies scatter by {held.spread:.2f} eV/atom around the baseline, which is much; are they total "
             "energies in eV (--units), of one level of theory?"
         )
-    found = _report(best, tried, data, held, _posterior(best, data, run), warnings)
-    return replace(found, remarks=remarks.lines, growth=curve)
+    posterior = _posterior(best, data, run)
+    found = _report(best, tried, data, held, posterior, warnings)
+    run.progress.stage("outliers", data.n_structures)
+    single = by_structure(best.problem, best.solution, posterior, data, run)
+    return replace(found, remarks=remarks.lines, growth=curve, outliers=single.outliers, configs=single.configs)
+
+
+def _without_outliers(first: FitReport, data: FitData, run: Run) -> FitReport:
+    """The fit again, without the structures that stood out in the first; these stay listed."""
+    dropped = frozenset(item.id for item in first.outliers)
+    run.progress.note(f"{len(dropped)} outliers are left out, and the fit is made again")
+    again = _fitted(data.without(dropped), run.part("kept", {"dropped": sorted(dropped)}))
+    said = f"{len(dropped)} outliers were left out: {'; '.join(item.name for item in first.outliers)}"
+    return replace(again, outliers=first.outliers, remarks=[*again.remarks, said])
 
 
 def _grown(data: FitData, folder: Path, run: Run) -> FitReport:
@@ -196,6 +213,7 @@ def _model(best: Candidate, data: FitData, held: HeldOut, posterior: Posterior |
         posterior=posterior,
         prior=header.prior if problem.baseline.prior else {},
         compression=data.compression,
+        sample=sample_document(sample_of([replace(store, owned=None) for store in data.stores])),
     )
 
 

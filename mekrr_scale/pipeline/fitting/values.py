@@ -164,6 +164,67 @@ def _by_kind(value: Any, default: Mapping[str, object], convert: Callable[[Any],
     return found
 
 
+def factors_by_config(value: Any) -> Any:
+    """Factors by configuration type, one for each kind: also from ``bulk=10,liquid:force=0.1``.
+
+    A key before the type (``config_type:bulk=10``) may be written; which one it is, extraction has settled.
+
+    >>> factors_by_config("config_type:bulk=10,liquid:force=0.1")
+    {'bulk': (10.0, 10.0, 10.0), 'liquid': (1.0, 0.1, 1.0)}
+    """
+    names = [info.name for info in KINDS.values()]
+    if isinstance(value, str):
+        value = _typed_pairs(value, names)
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"weights {value!r}: write them by configuration type, e.g. bulk=10")
+    return {str(name): tuple(_by_kind(_all_kinds(item, names), dict.fromkeys(names, 1.0), number).values())
+            for name, item in value.items()}  # fmt: skip
+
+
+def _all_kinds(item: Any, names: Sequence[str]) -> Any:
+    return dict.fromkeys(names, item) if isinstance(item, int | float) else item
+
+
+def _typed_pairs(text: str, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """``type=number`` or ``type:kind=number``, separated by commas."""
+    found: dict[str, dict[str, float]] = {}
+    for piece in filter(None, (piece.strip() for piece in text.split(","))):
+        left, _, given = piece.rpartition("=")
+        parts = [part.strip() for part in left.split(":")]
+        kinds = [_kind_name(parts.pop(), names)] if len(parts) > 1 and _kind_name(parts[-1], names) in names else names
+        try:
+            found.setdefault(parts[-1], {}).update(dict.fromkeys(kinds, float(given)))
+        except ValueError:
+            raise ConfigError(
+                f"{piece!r}: write type=number or type:kind=number, e.g. bulk=10, liquid:force=0.1"
+            ) from None
+        if not parts[-1] or len(parts) > 2:
+            raise ConfigError(f"{piece!r}: write type=number or type:kind=number, e.g. bulk=10, liquid:force=0.1")
+    return found
+
+
+def sigmas_by_config(value: Any) -> Any:
+    """Expected errors by configuration type: energy (eV/atom), force (eV/angstrom), virial (eV/atom).
+
+    >>> sigmas_by_config("default=0.001:0.1:0.05,liquid=0.003:0.3")
+    {'default': (0.001, 0.1, 0.05), 'liquid': (0.003, 0.3, 0.05)}
+    """
+    if isinstance(value, str):
+        pairs = (piece.partition("=") for piece in value.split(",") if piece.strip())
+        value = {name.strip(): text.split(":") for name, _, text in pairs}
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"sigmas {value!r}: write them by configuration type, e.g. default=0.001:0.1:0.05")
+    listed = {str(name): split(item, float) for name, item in value.items()}
+    for name, given in listed.items():
+        if not 1 <= len(given) <= len(KINDS) or not all(0 < sigma < math.inf for sigma in given):
+            raise ConfigError(
+                f"sigma of {name}: {given}; write energy:force:virial, each above zero, e.g. 0.001:0.1:0.05"
+            )
+    if listed and len(listed.get("default", ())) != len(KINDS):
+        raise ConfigError("sigmas are relative to those of 'default', which needs all three: default=0.001:0.1:0.05")
+    return {name: (*given, *listed["default"][len(given) :]) for name, given in listed.items()}
+
+
 def comparison(value: Any) -> Any:
     """``balanced``, ``summed`` (the default weights of the sum), or weights by kind."""
     if value == "balanced":

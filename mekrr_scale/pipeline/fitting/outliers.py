@@ -1,0 +1,212 @@
+"""Held-out errors structure by structure: by configuration type, and those far from what the other folds give.
+
+Wrong labels stand out among the latter.
+An error counts by the interval that the posterior gives it, so that what is merely unlike the others is not listed
+before what cannot be right. Intervals are scaled to hold 95 % of all structures, which a few wrong labels hardly move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from mekrr_scale.arrays import KINDS, FeatureBatch, RowKind, config_hash
+from mekrr_scale.figures import TextTable
+from mekrr_scale.models import JSON, Posterior, Variances
+from mekrr_scale.pipeline.fitting.data import FitData
+from mekrr_scale.regression import Errors, Problem, RowBlock, Run, Source
+from mekrr_scale.solvers import Solution
+from mekrr_scale.store import configs_of, names_of
+
+FAR = 3.0  # times its interval: of Gaussian errors one in 10^8 is
+_KEPT = 100  # that a report lists
+_FEWEST = 20  # structures that tell what is usual
+
+
+_Columns = dict[RowKind, tuple[Tensor, Tensor, Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Outlier:
+    """A structure, and what about it is far off."""
+
+    id: int
+    name: str
+    kind: RowKind
+    error: float  # root mean square over its rows: eV/atom, eV/angstrom, virial in eV/atom
+    interval: float  # that 95 % of such errors lie in
+
+    @property
+    def ratio(self) -> float:
+        """How many intervals the error is."""
+        return self.error / self.interval
+
+    def to_dict(self) -> dict[str, JSON]:
+        """As reports hold it (meV)."""
+        unit = KINDS[self.kind].unit
+        return {
+            "structure": self.name,
+            "label": KINDS[self.kind].name,
+            "error": unit.factor * self.error,
+            "interval": unit.factor * self.interval,
+            "unit": unit.text,
+            "ratio": self.ratio,
+        }
+
+    def __str__(self) -> str:
+        unit = KINDS[self.kind].unit
+        return (
+            f"{self.name}: {KINDS[self.kind].name} off by {unit.factor * self.error:.3g} {unit.text}, "
+            f"{self.ratio:.1f} times its 95 % interval"
+        )
+
+
+def config_table(found: Mapping[str, Mapping[RowKind, Errors]]) -> TextTable:
+    """Errors by configuration type."""
+    kinds = [kind for kind in RowKind if any(kind in errors for errors in found.values())]
+    rows = []
+    for name, errors in found.items():
+        scaled = [errors[kind].scaled(KINDS[kind].unit.factor) if kind in errors else None for kind in kinds]
+        count = max(each.count for each in errors.values())
+        rows.append((name, str(count), *("-" if each is None else f"{each.rmse:.3g}" for each in scaled)))
+    units = ", ".join(f"{KINDS[kind].name} {KINDS[kind].unit.text}" for kind in kinds)
+    names = ("configuration type", "structures", *(f"{KINDS[kind].name} RMSE" for kind in kinds))
+    return TextTable("Cross-validated errors by configuration type", names, tuple(rows), units)
+
+
+def outlier_table(found: Sequence[Outlier], shown: int = 10) -> TextTable:
+    """The farthest first."""
+    rows = []
+    for item in found[:shown]:
+        unit = KINDS[item.kind].unit
+        numbers = (f"{unit.factor * value:.3g}" for value in (item.error, item.interval))
+        rows.append((item.name, KINDS[item.kind].name, *numbers, unit.text, f"{item.ratio:.1f}"))
+    names = ("structure", "label", "error", "95 % interval", "unit", "ratio")
+    more = f"; {len(found) - shown} more" if len(found) > shown else ""
+    caption = f"held-out errors beyond {FAR:g} times their interval: are these labels right?{more}"
+    return TextTable("Outliers", names, tuple(rows), caption, left=(0, 1, 4))
+
+
+@dataclass(frozen=True)
+class ByStructure:
+    """What the errors of single structures tell."""
+
+    outliers: Sequence[Outlier] = ()  # the farthest first
+    configs: Mapping[str, Mapping[RowKind, Errors]] = field(default_factory=dict)  # by configuration type
+
+
+def by_structure(
+    problem: Problem, solution: Solution, posterior: Posterior | None, data: FitData, run: Run
+) -> ByStructure:
+    """One pass over the rows of the chosen candidate, each structure under the model that misses it.
+
+    Args:
+        posterior: whose deviations errors are held against; without one, errors against those of all structures.
+    """
+    if problem.folds is None or not solution.fold_values or data.structures is not None:
+        return ByStructure()
+    found = _Sums.of(problem, solution, posterior, data, run).everyones()
+    return ByStructure(_outliers(found, data), _by_config(found, data))
+
+
+def _by_config(columns: _Columns, data: FitData) -> dict[str, dict[RowKind, Errors]]:
+    """Errors of structures: of energies, and root mean squares of those along directions."""
+    names = sorted({name for store in data.stores for name in configs_of(store)})
+    found: dict[str, dict[RowKind, Errors]] = {}
+    for name in names:
+        for kind, (_, errors, _, configs) in columns.items():
+            own = errors[configs == config_hash(name)].numpy()
+            if len(own):
+                found.setdefault(name, {})[kind] = Errors.of(own)
+    return found
+
+
+def _outliers(columns: _Columns, data: FitData) -> list[Outlier]:
+    found: dict[int, Outlier] = {}
+    for kind, (ids, errors, scales, _) in columns.items():
+        if len(ids) < _FEWEST:
+            continue
+        usual = float((errors / scales).quantile(0.95))
+        for place in ((errors > FAR * usual * scales) & (scales > 0)).nonzero()[:, 0].tolist():
+            item = Outlier(int(ids[place]), "", kind, float(errors[place]), usual * float(scales[place]))
+            before = found.get(item.id)
+            if before is None or item.ratio > before.ratio:
+                found[item.id] = item
+    farthest = sorted(found.values(), key=lambda item: (-item.ratio, item.id))[:_KEPT]
+    names = names_of(data.stores, [item.id for item in farthest])
+    return [Outlier(i.id, names.get(i.id, f"structure {i.id:x}"), i.kind, i.error, i.interval) for i in farthest]
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Of every structure of this rank: held-out errors and deviations, by kind."""
+
+    problem: Problem
+    solution: Solution
+    variances: Variances | None
+    data: FitData
+    found: dict[RowKind, list[tuple[Tensor, ...]]]
+
+    @classmethod
+    def of(cls, problem: Problem, solution: Solution, posterior: Posterior | None, data: FitData, run: Run) -> _Sums:
+        device = run.execution.device
+        variances = None
+        if posterior is not None:
+            variances = Variances.on(problem.kernel, problem.landmarks, posterior, device)
+        sums = cls(problem.on(device), solution, variances, data, {kind: [] for kind in RowKind})
+        batches: Iterable[FeatureBatch] = data.moved if data.derivatives else data.energies
+        for batch in batches:
+            run.progress.advance(batch.n_structures)
+            sums._add(batch)
+        return sums
+
+    def everyones(self) -> _Columns:
+        """Hashes, errors, what these are divided by, and hashes of configuration types, of all ranks."""
+        whole, real = torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.float64)
+        joined = {}
+        for kind, parts in self.found.items():
+            columns = zip(*parts, strict=True) if parts else [()] * 4
+            found = [torch.cat([none, *one]) for none, one in zip((whole, real, real, whole), columns, strict=True)]
+            ids, errors, scales, configs = map(self.data.group.joined, found)
+            joined[kind] = ids, errors, scales, configs
+        return joined
+
+    def _add(self, batch: FeatureBatch) -> None:
+        source = Source((batch,), (batch,) if self.data.derivatives else None)
+        for block in self.problem.rows(source):
+            energies = block.kind is RowKind.ENERGY
+            places = batch.with_energy.nonzero()[:, 0] if energies else batch.owner[batch.along(block.kind)]
+            errors = self._errors(block) / block.scale  # of energies and derivatives as they were labelled
+            size = batch.n_atoms.double()[places]
+            per_atom = size if block.kind in (RowKind.ENERGY, RowKind.STRESS) else torch.ones_like(size)
+            squares = torch.stack([(errors / per_atom).square(), self._deviations(batch, block.kind, places).square()])
+            structures, inverse = places.unique(return_inverse=True)
+            totals = torch.zeros(2, len(structures), dtype=torch.float64).index_add_(1, inverse, squares)
+            means = (totals / torch.bincount(inverse)).sqrt()
+            configs = torch.zeros_like(batch.ids) if batch.configs is None else batch.configs
+            self.found[block.kind].append((batch.ids[structures], means[0], means[1], configs[structures]))
+
+    def _errors(self, block: RowBlock) -> Float64[Tensor, " rows"]:
+        """Of each row under the model that misses its fold."""
+        errors = torch.zeros_like(block.target)
+        for fold, (value, shift) in enumerate(zip(self.solution.fold_values, self.solution.fold_shifts, strict=True)):
+            held = block.fold == fold
+            matrix = block.rows[held].double()
+            predicted = (matrix @ value[:, 0].to(matrix.device)).cpu()
+            errors[held] = predicted + (block.counts[held] @ shift) * block.scale[held] - block.target[held]
+        return errors
+
+    def _deviations(self, batch: FeatureBatch, kind: RowKind, places: Tensor) -> Float64[Tensor, " rows"]:
+        """By the posterior, in its own unit; 1 where it says nothing of a kind."""
+        if self.variances is None or kind is RowKind.STRESS:
+            return torch.ones(len(places), dtype=torch.float64)
+        scale = self.problem.kernel.label_scale(batch.n_atoms)[places]
+        if kind is RowKind.ENERGY:
+            return (self.variances.structures(batch).sqrt()[places] / scale) / batch.n_atoms.double()[places]
+        if self.variances.posterior.force is None:
+            return torch.ones(len(places), dtype=torch.float64)
+        return self.variances.directions(batch).sqrt()[batch.along(kind)] / scale

@@ -1,0 +1,60 @@
+"""Structures of stores by the names that people know them by: which file, and which place in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from ase import Atoms
+
+from mekrr_scale.store.documents import SIDECAR
+from mekrr_scale.store.reader import FeatureStore
+from mekrr_scale.store.shard import config_names, sample_place
+from mekrr_scale.store.sidecars import Sidecar
+
+_SHARDS = 1000  # that are looked at for a sample
+
+
+def names_of(stores: Sequence[FeatureStore], ids: Iterable[int]) -> dict[int, str]:
+    """Names of some structures, counted from 0 in what was extracted.
+
+    Args:
+        ids: hashes of their content (``FeatureBatch.ids``).
+    """
+    wanted = np.array(sorted(set(ids)), dtype=np.int64)
+    found: dict[int, str] = {}
+    for store in stores:
+        for info in store.shards:
+            small = store.open(info).small
+            places = np.flatnonzero(np.isin(small["/structure/id"], wanted))
+            if not len(places):
+                continue
+            origins = Sidecar.read(store.path / f"{info.path}{SIDECAR}").each()
+            for place in places.tolist():
+                index = int(small["/structure/index"][place])
+                source = origins[place].source or info.input
+                found.setdefault(int(small["/structure/id"][place]), f"structure {index} of {source}")
+    return found
+
+
+def configs_of(store: FeatureStore) -> tuple[str, ...]:
+    """The configuration types of a store's structures, in order."""
+    return tuple(sorted({name for info in store.shards for name in config_names(store.open(info).small)}))
+
+
+def sample_of(stores: Sequence[FeatureStore]) -> Atoms | None:
+    """A structure of stores: of lowest energy per atom, among periodic ones where there are any.
+
+    Shards of older versions have none; of very many shards some are looked at.
+    """
+    found: list[tuple[bool, float, Atoms]] = []
+    shards = [(store, info) for store in stores for info in store.shards]
+    for store, info in shards[:: max(1, len(shards) // _SHARDS)]:
+        small = store.open(info).small
+        if "/sample/numbers" not in small:
+            continue
+        numbers, place = small["/sample/numbers"], sample_place(small)
+        energy = float(small["/structure/energy"][int(small["/sample/structure"][0])]) / len(numbers)
+        atoms = Atoms(numbers, place.positions, cell=place.cell, pbc=place.pbc.astype(bool))
+        found.append((not atoms.pbc.all(), energy, atoms))
+    return min(found, key=lambda item: item[:2])[2] if found else None
