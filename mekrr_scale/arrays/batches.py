@@ -160,6 +160,25 @@ class FeatureBatch:
         sources = tuple(place - first[owner[place]] for place in places)
         return cls(runs, n_atoms, nan, nan, none, none, sources, labels)
 
+    @classmethod
+    def moved(
+        cls,
+        features: Float[Tensor, "atoms dim"],
+        species: Int[Tensor, " atoms"],
+        tangents: Float[Tensor, "directions atoms dim"],
+        kind: RowKind,
+        label: Float64[Tensor, " directions"],
+        id: int,
+        group: int,
+    ) -> FeatureBatch:
+        """One structure without an energy, with labels along directions that a prior explains in full."""
+        plain = cls.unlabelled(features, species, torch.tensor([len(species)]), tangents)
+        assert plain.directions is not None
+        labels = replace(
+            plain.directions, kind=torch.full_like(plain.directions.kind, int(kind)), label=label, prior=label
+        )
+        return replace(plain, directions=labels, ids=torch.tensor([id]), groups=torch.tensor([group]))
+
     def take(self, chosen: Bool[Tensor, " structures"]) -> FeatureBatch:
         """Some of the structures, without their tangents."""
         runs, sources = [], []

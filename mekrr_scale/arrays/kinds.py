@@ -19,6 +19,7 @@ class RowKind(IntEnum):
     ENERGY = 0
     FORCE = 1
     STRESS = 2
+    ELASTIC = 3
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class KindInfo:
     unit: Unit  # that errors of its rows are shown in
     derivative: bool = False  # along directions, from tangents
     weights_if_stored: tuple[float, ...] = ()  # candidates where a plan says nothing and stores hold such rows; else 0
+    judged: bool = True  # whether errors of its rows choose among candidates, and are told
 
 
 KINDS: Mapping[RowKind, KindInfo] = {
@@ -58,6 +60,16 @@ KINDS: Mapping[RowKind, KindInfo] = {
         "force", "force components (eV/angstrom)", (1e-4, 1e-3, 1e-2, 1e-1), 1e-4, Unit("meV/angstrom", 1e3), True
     ),
     RowKind.STRESS: KindInfo("stress", "virials per atom (eV)", (), 0.0, Unit("meV/atom", 1e3), True, (1e-3,)),
+    RowKind.ELASTIC: KindInfo(
+        "elastic",
+        "the backbone's stiffness of a crystal, virials per atom (eV)",
+        (),
+        0.0,
+        Unit("meV/atom", 1e3),
+        True,
+        (1.0,),
+        judged=False,
+    ),
 }
 DERIVATIVES = frozenset(kind for kind, info in KINDS.items() if info.derivative)
 

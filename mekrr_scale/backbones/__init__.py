@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from mekrr_scale.backbones.schnet import new_schnet as new_schnet
     from mekrr_scale.backbones.schnet import save_schnet as save_schnet
     from mekrr_scale.backbones.sevennet import Sevennet as Sevennet
+    from mekrr_scale.backbones.spec import STRESS_TRAINED as STRESS_TRAINED
     from mekrr_scale.backbones.spec import BackboneSpec as BackboneSpec
     from mekrr_scale.backbones.spec import InvariantKind as InvariantKind
     from mekrr_scale.backbones.surroundings import differentiating as differentiating
@@ -65,7 +66,7 @@ else:
             "rescaled": ["Rescaled", "Scaling", "save_backbone", "unscaled"],
             "schnet": ["Schnet", "new_schnet", "save_schnet"],
             "sevennet": ["Sevennet"],
-            "spec": ["BackboneSpec", "InvariantKind"],
+            "spec": ["STRESS_TRAINED", "BackboneSpec", "InvariantKind"],
             "surroundings": ["differentiating"],
             "trust": ["UnsafeCheckpoint", "code_is_trusted", "trusting_code"],
             "weights": ["WeightsFile", "read_own"],

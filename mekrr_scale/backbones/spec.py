@@ -14,6 +14,9 @@ Given: TypeAlias = dict[str, Any]  # options of a backbone by name
 InvariantKind: TypeAlias = Literal["scalars", "norms", "products"]
 
 
+STRESS_TRAINED = ("chgnet", "sevennet", "mace")  # networks whose published weights were trained on stress
+
+
 @dataclass(frozen=True, repr=False)
 class BackboneSpec:
     """How to load a backbone again: what a user types, saved with every model.

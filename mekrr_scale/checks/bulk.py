@@ -63,6 +63,11 @@ class EquationOfStateCheck(Check):
                 f"B0 depends on the range of strain ({named}, in GPa): spread {100 * model['spread of B0']:.0f} %, "
                 f"more than {100 * limits.bulk_spread:.0f} %"
             )
+        if backbone is not None and model["B0"] > 0 and abs(model["B0"] / backbone["B0"] - 1.0) > limits.bulk_change:
+            wrong.append(
+                f"B0 is {model.quantities['B0']}, the bare backbone's {backbone.quantities['B0']}: a change of "
+                f"{100 * (model['B0'] / backbone['B0'] - 1.0):+.0f} %, more than {100 * limits.bulk_change:.0f} %"
+            )
         return wrong
 
 

@@ -17,7 +17,7 @@ from mekrr_scale.checks.measured import Curve, Measured, Panel, Quantity
 from mekrr_scale.checks.thresholds import Thresholds
 from mekrr_scale.models import MekrrCalculator
 
-_LENGTH = 7.0  # angstrom, of a crystal's supercell
+_LENGTH = 5.0  # angstrom, of a crystal's supercell
 _KELVIN, _STEPS = 300.0, 500
 _HEAT, _HOTTEST, _RISE = 10, 3000.0, 4.0  # steps between looks, kelvin, kelvin a step
 _FRICTION = 0.05  # 1/fs: hot soon

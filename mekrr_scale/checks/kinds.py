@@ -12,14 +12,14 @@ from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS, FIRE
 
 from mekrr_scale.errors import ConfigError, SimulationError
-from mekrr_scale.simulation import vacuum
+from mekrr_scale.structures import fills_space, vacuum
 
 StructureKind: TypeAlias = Literal["crystal", "slab", "molecule"]
 CRYSTALS: frozenset[StructureKind] = frozenset({"crystal"})
 MOLECULES: frozenset[StructureKind] = frozenset({"molecule"})
 ANY: frozenset[StructureKind] = frozenset({"crystal", "slab", "molecule"})
 
-_EMPTY = 6.0  # angstrom without atoms; layered crystals have 3.5
+_APART = 6.0  # angstrom between the images of a molecule in a box
 _AT_REST = 5e-3  # eV/angstrom; symmetry leaves rounding, 1e-6
 LARGEST = 64  # atoms of a cell that is strained and relaxed over and over without being asked to
 _ALIKE = 0.05  # angstrom by which atoms of one lattice may be off, as in a frame that was not relaxed to the end
@@ -34,10 +34,9 @@ def kind_of(atoms: Atoms) -> StructureKind:
     """
     if not atoms.pbc.any() or atoms.cell.rank < 3:
         return "molecule"
-    if not atoms.pbc.all():
-        return "slab"
-    wide = [gap > _EMPTY for gap in vacuum(atoms).values()]
-    return "molecule" if all(wide) else "slab" if any(wide) else "crystal"
+    if fills_space(atoms):
+        return "crystal"
+    return "molecule" if min(vacuum(atoms).values()) > _APART else "slab"
 
 
 def conventional(atoms: Atoms) -> Atoms:

@@ -21,10 +21,14 @@ class Thresholds:
     In TOML: ``bulk_spread = 0.3`` in a file for ``--thresholds``.
     """
 
-    bulk_spread: Positive = 0.2
+    bulk_spread: Positive = 0.1
     """Of the bulk modulus between strain ranges of 0.5, 1, 2 and 4 %, largest less smallest over their mean. DFT's own
     third-order fits differ by 2 to 5 %; a model whose energies are wrong by 1 meV/atom within 0.5 % of the lattice
     constant has a well there that is 50 % too sharp, and every elastic constant with it."""
+
+    bulk_change: Positive = 0.4
+    """Of the bulk modulus beside the bare backbone's, relative. Pretrained potentials are too soft by 10 to 30 % (Deng
+    et al., npj Comput. Mater. 11, 9 (2025)); a fit that changes stiffness by more has learned it from noise."""
 
     lattice: Positive = 0.02
     """Of lattice constants beside the reference, relative. Functionals differ by 1 to 2 %."""

@@ -30,7 +30,7 @@ from mekrr_scale.regression.blocks import RowBlock, Rows
 from mekrr_scale.regression.source import Source
 from mekrr_scale.regression.terms import RowTerms
 
-_PER_ATOM = frozenset({RowKind.STRESS})  # derivative labels that grow with the structure
+_PER_ATOM = frozenset({RowKind.STRESS, RowKind.ELASTIC})  # derivative labels that grow with the structure
 
 
 def stored_rows(problem: RowTerms, source: Source, kinds: frozenset[RowKind]) -> Iterator[Rows]:
@@ -109,7 +109,8 @@ class DerivativeRows:
             yield from [None] * skipped
             if skipped < len(known):
                 at = self.problem
-                matrix = at.kernel.derivative_rows(batch, at.landmarks, at.precision.derivative)
+                precision = torch.float64 if RowKind.ELASTIC in known else at.precision.derivative  # slopes cancel
+                matrix = at.kernel.derivative_rows(batch, at.landmarks, precision)
                 for kind, chosen in islice(known.items(), skipped, None):
                     yield self._block(batch, matrix, kind, chosen)
 

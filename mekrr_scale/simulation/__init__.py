@@ -6,7 +6,6 @@ import lazy_loader as lazy
 
 if TYPE_CHECKING:
     from mekrr_scale.simulation.bounds import Bounds as Bounds
-    from mekrr_scale.simulation.cells import vacuum as vacuum
     from mekrr_scale.simulation.choices import Ensemble as Ensemble
     from mekrr_scale.simulation.choices import SelectionMethod as SelectionMethod
     from mekrr_scale.simulation.dynamics import MdPlan as MdPlan
@@ -26,7 +25,6 @@ else:
         __name__,
         submod_attrs={
             "bounds": ["Bounds"],
-            "cells": ["vacuum"],
             "choices": ["Ensemble", "SelectionMethod"],
             "dynamics": ["MdPlan", "MdReport", "run_md"],
             "explanation": ["Explanation", "explain", "explained", "totals"],

@@ -8,6 +8,7 @@ import numpy as np
 from ase import Atoms
 
 from mekrr_scale.models import MekrrCalculator
+from mekrr_scale.structures import vacuum
 
 _ALIGNED = 0.999  # cosine of a lattice vector and a Cartesian axis
 _VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
@@ -27,16 +28,6 @@ def cell_mask(atoms: Atoms) -> list[bool]:
         if not periodic and abs(vector[axis]) > _ALIGNED * np.linalg.norm(vector):
             fixed.add(axis)
     return [not fixed & set(pair) for pair in _VOIGT]
-
-
-def vacuum(atoms: Atoms) -> dict[str, float]:
-    """The widest empty layer (angstrom) along each periodic direction."""
-    found = {}
-    heights = 1 / np.linalg.norm(np.linalg.inv(atoms.cell.array), axis=0)
-    for i in np.flatnonzero(atoms.pbc):
-        places = np.sort(atoms.get_scaled_positions(wrap=True)[:, i])
-        found["abc"[i]] = float(np.diff(places, append=places[0] + 1.0).max() * heights[i])
-    return found
 
 
 def warn_of_cell(atoms: Atoms, calculator: MekrrCalculator) -> None:

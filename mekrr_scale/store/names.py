@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms
@@ -42,19 +43,29 @@ def configs_of(store: FeatureStore) -> tuple[str, ...]:
     return tuple(sorted({name for info in store.shards for name in config_names(store.open(info).small)}))
 
 
-def sample_of(stores: Sequence[FeatureStore]) -> Atoms | None:
-    """A structure of stores: of lowest energy per atom, among periodic ones where there are any.
+@dataclass(frozen=True)
+class Sample:
+    """A structure of a store: the one of its shard that has the lowest energy per atom, a periodic one if there is."""
 
-    Shards of older versions have none; of very many shards some are looked at.
+    atoms: Atoms
+    id: int  # hash of its content
+    group: int  # trajectory that it belongs to; -1: none known
+    energy: float  # eV/atom
+
+
+def samples_of(stores: Sequence[FeatureStore]) -> list[Sample]:
+    """One of each shard, periodic ones of lowest energy first; of very many shards some are looked at.
+
+    Shards of older versions have none.
     """
-    found: list[tuple[bool, float, Atoms]] = []
+    found = []
     shards = [(store, info) for store in stores for info in store.shards]
     for store, info in shards[:: max(1, len(shards) // _SHARDS)]:
         small = store.open(info).small
         if "/sample/numbers" not in small:
             continue
-        numbers, place = small["/sample/numbers"], sample_place(small)
-        energy = float(small["/structure/energy"][int(small["/sample/structure"][0])]) / len(numbers)
-        atoms = Atoms(numbers, place.positions, cell=place.cell, pbc=place.pbc.astype(bool))
-        found.append((not atoms.pbc.all(), energy, atoms))
-    return min(found, key=lambda item: item[:2])[2] if found else None
+        place, at = sample_place(small), int(small["/sample/structure"][0])
+        atoms = Atoms(small["/sample/numbers"], place.positions, cell=place.cell, pbc=place.pbc.astype(bool))
+        number, group = (int(small[f"/structure/{name}"][at]) for name in ("id", "group"))
+        found.append(Sample(atoms, number, group, float(small["/structure/energy"][at]) / len(atoms)))
+    return sorted(found, key=lambda sample: (not sample.atoms.pbc.all(), sample.energy, sample.id))

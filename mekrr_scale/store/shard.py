@@ -14,8 +14,9 @@ from ase import Atoms
 from jaxtyping import Float, Float64, Int64, UInt8
 from numpy import ndarray
 from numpy.typing import NDArray
+from torch import Tensor
 
-from mekrr_scale.arrays import ISOLATED, DirectionLabels, FeatureBatch, SpeciesRun, Tangents, config_hash
+from mekrr_scale.arrays import ISOLATED, DirectionLabels, FeatureBatch, RowKind, SpeciesRun, Tangents, config_hash
 from mekrr_scale.errors import StoreError
 from mekrr_scale.store.documents import MADE_UP
 from mekrr_scale.store.origins import UNKNOWN, Origin
@@ -341,9 +342,16 @@ def batch_of(
         groups=torch.from_numpy(small["/structure/group"][part].copy()),
         sources=tuple(sources),
         directions=labels,
-        weights=torch.from_numpy(small[WEIGHTS][part].copy()) if WEIGHTS in small else None,
+        weights=_weights_of(small[WEIGHTS][part]) if WEIGHTS in small else None,
         configs=torch.from_numpy(small["/structure/config"][part].copy()) if "/structure/config" in small else None,
     )
+
+
+def _weights_of(stored: Float64[ndarray, "structures 3"]) -> Float64[Tensor, "structures kinds"]:
+    """Weights of all kinds of rows; those that came after energy, forces and stress count 1."""
+    found = torch.ones(len(stored), len(RowKind), dtype=torch.float64)
+    found[:, : stored.shape[1]] = torch.from_numpy(stored)
+    return found
 
 
 def _labels(small: Arrays, first: int, last: int) -> DirectionLabels:

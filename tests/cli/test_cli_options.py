@@ -24,6 +24,7 @@ from mekrr_scale.backbones import code_is_trusted
 from mekrr_scale.cli import main
 from mekrr_scale.cli.app import PLACES, command
 from mekrr_scale.distributed import ALONE
+from mekrr_scale.figures import TextTable
 from mekrr_scale.pipeline import ExtractReport
 
 TRAIN = {
@@ -57,14 +58,13 @@ CALLS = {
         "a.xyz -o s --prior labels --prior-energy-key e",
         LABELS | {
             "--store": "other", "--backbone": "schnet", "--layer": "conv2", "--weights": "r2scan",
-            "--checkpoint": "w.pt", "--max-neighbors": "9", "--invariants": "norms",
-            "--derivatives": "4", "--strain": "", "--part": "2/3",
-            "--shard-size": "1M", "--dtype": "float64", "--tangent-dtype": "float16", "--prior": "chgnet",
+            "--checkpoint": "w.pt", "--max-neighbors": "9", "--invariants": "norms", "--derivatives": "4", "--strain": "",
+            "--part": "2/3", "--shard-size": "1M", "--dtype": "float64", "--tangent-dtype": "float16", "--prior": "chgnet",
             "--compress": "9", "--residual": "1e-3", "--basis": "common --compress 8",
             "--prior-species-map": "Si:Ge", "--prior-length-scale": "0.9", "--prior-energy-key": "other",
             "--prior-forces-key": "f", "--prior-units": "kcal/mol", "--group-key": "run", "--unlabelled": "",
-            "--on-duplicate": "newest", "--shard-work": "9", "--workers": "3",
-            "--device": "cpu:0", "--seed": "3", "--timeout": "9",
+            "--on-duplicate": "newest", "--shard-work": "9", "--workers": "3", "--config-key": "kind", "--device": "cpu:0",
+            "--seed": "3", "--timeout": "9",
         },
     ),
     "fit": (
@@ -75,9 +75,9 @@ CALLS = {
             "--json": "p.json", "--kernel": "matern52", "--length-scale": "3x", "--alpha": "0.5",
             "--mixing": "learn --solver direct", "--reduce": "mean", "--standardize": "centre",
             "--kernel-parameters": "offset=2 --kernel polynomial", "--method": "farthest", "--landmarks": "77",
-            "--grow-landmarks": "99",
-            "--landmarks-from": "w.mekrr", "--balance": "equal", "--baseline": "composition",
-            "--isolated": "H=-13.6", "--store-weight": "2", "--no-derivatives": "", "--cut": "1e-9",
+            "--grow-landmarks": "99", "--landmarks-from": "w.mekrr", "--balance": "equal", "--baseline": "composition",
+            "--isolated": "H=-13.6", "--store-weight": "2", "--weight": "a=2", "--sigma": "default=1:2:3",
+            "--drop-outliers": "", "--no-derivatives": "", "--cut": "1e-9",
             "--whitening": "cholesky", "--energy-precision": "float32", "--derivative-precision": "float64",
             **{f"--{info.name}-weight": "0.2" for info in KINDS.values()}, "--solver": "exact",
             "--ridge": "1e-3", "--rtol": "1e-3", "--max-steps": "9", "--preconditioner": "falkon", "--subset": "0.3",
@@ -99,8 +99,7 @@ CALLS = {
         LABELS | {
             "--json": "e.json", "--plot": "p.png", "--species-plot": "s.png", "--transfer": "w.mekrr:b.xyz",
             "--transfer-plot": "t.png --transfer w.mekrr:b.xyz", "--no-forces": "", "--uncertainty": "",
-            "--device": "cpu:0", "--workers": "3", "--group-key": "run", "--timeout": "9",
-            "--overwrite": "",
+            "--device": "cpu:0", "--workers": "3", "--group-key": "run", "--timeout": "9", "--overwrite": "",
         },
     ),
     "predict": (
@@ -118,6 +117,10 @@ CALLS = {
             "--compile": "", "--seed": "6", "--overwrite": "",
         },
     ),
+    "check": ("m.mekrr a.xyz", {
+        "--test": "eos", "--reference": "b.xyz", "--thresholds": "t.toml", "--no-backbone": "", "--plot": "p.png",
+        "--json": "c.json", "--device": "cpu:0", "--overwrite": "",
+    }),
     "relax": (
         "m.mekrr a.xyz -o r.xyz",
         BOUNDS | {
@@ -258,6 +261,7 @@ def record(monkeypatch, tmp_path):
     verified = SimpleNamespace(damaged=[], strays=[], ok=True, checked=1)
     model = SimpleNamespace(posterior=None)
     evaluation = SimpleNamespace()
+    checked = SimpleNamespace(tables=lambda: [TextTable("", (), ())], failed=[], headline=str, to_dict=dict)
     work = {
         "pipeline": {
             "extract": ExtractReport(), "resources": None, "fit": None, "evaluate": evaluation,
@@ -265,7 +269,7 @@ def record(monkeypatch, tmp_path):
         },
         "report": {
             "resource_table": "", "contribution_table": "", "contribution_plot": None, "block_table": "",
-            "distill_table": "", "curve_table": "", "curve_plot": None,
+            "distill_table": "", "curve_table": "", "curve_plot": None, "check_plot": None,
         },
         "structures": {
             "read_structures": lambda *_, **__: [atoms], "count_structures": 1, "write_structure": None,
@@ -279,6 +283,7 @@ def record(monkeypatch, tmp_path):
             "run_md": SimpleNamespace(steps=1, resumed=0, drift=0.0), "relax": atoms, "select": selection,
             "explained": [], "totals": {},
         },
+        "checks": {"check": checked, "read_references": None, "read_thresholds": None},
         "backbones": {"new_backbone": backbone, "load_backbone": backbone},
         "store": {"FeatureStore": store, "verify": verified, "finalize": store, "merge": store, "repack": store},
         "transfer": {
@@ -290,7 +295,7 @@ def record(monkeypatch, tmp_path):
         "cli.transfer": {"save_student": None, "check_outputs": None}, "cli.simulate": {"check_outputs": None},
         **{f"cli.{name}": {"write_frames": 1, "check_outputs": None} for name in ("predict", "explain")},
         "cli.env": {"environment": {}},
-        **{f"cli.{name}": {"check_outputs": None} for name in ("slurm", "select")},
+        **{f"cli.{name}": {"check_outputs": None} for name in ("slurm", "select", "check")},
     }  # fmt: skip
     for room in work:  # what looks at types while it is loaded must not meet a stand-in
         face = importlib.import_module(f"mekrr_scale.{room}")

@@ -15,6 +15,7 @@ import xxhash
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from mekrr_scale.backbones import (
+    STRESS_TRAINED,
     Backbone,
     BackboneEnergies,
     identity_of,
@@ -61,7 +62,6 @@ from mekrr_scale.structures import (
 
 _REASONS = 1000
 _STRESSED = 6  # structures whose stress is compared with the network's
-_PRETRAINED = ("chgnet", "sevennet", "mace")  # networks that were trained on stress
 _TANGENT_WORK = 3  # a derivative of an atom's features takes about three times as long as the features
 _NO_SPEC = (
     "nothing tells how to load the backbone that was given again: models fitted to this store have to be given it, as "
@@ -310,7 +310,7 @@ def _force_warnings(chunk: Sequence[Accepted], backbone: Backbone, own: Backbone
 def _stress_warnings(chunk: Sequence[Accepted], backbone: Backbone, own: BackboneEnergies) -> list[str]:
     stressed = [item for item in chunk if item.labels.stress is not None]
     few = stressed[:: max(1, len(stressed) // _STRESSED)][:_STRESSED]
-    if not few or backbone.name not in _PRETRAINED:
+    if not few or backbone.name not in STRESS_TRAINED:
         return []
     found = own.predict([item.atoms for item in few], forces=False, stress=True).stress
     assert found is not None

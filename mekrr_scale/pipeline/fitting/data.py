@@ -12,6 +12,7 @@ from ase import Atoms
 
 from mekrr_scale.arrays import (
     DERIVATIVES,
+    KINDS,
     ByKind,
     Compression,
     FeatureBatch,
@@ -25,6 +26,7 @@ from mekrr_scale.errors import ConfigError
 from mekrr_scale.kernels import SetKernel, Standardize, Transform, fit_transform
 from mekrr_scale.models import Baseline, BaselineKind, Model, fit_baseline
 from mekrr_scale.pipeline.fitting.coordinates import check_axes
+from mekrr_scale.pipeline.fitting.elastic import elastic_rows
 from mekrr_scale.pipeline.fitting.kernels import atomic_number, median_of, mixing_matrix, set_kernel
 from mekrr_scale.pipeline.fitting.landmarks import Candidates, landmarks_of
 from mekrr_scale.pipeline.fitting.plan import FitPlan
@@ -70,6 +72,7 @@ class FitData:
     warm: Model | None = None  # whose landmarks are taken too
     references: References = field(default_factory=References)
     dropped: frozenset[int] = frozenset()  # structures that are left out, by their hashes
+    elastic: tuple[FeatureBatch, ...] = ()  # of the network's stiffness, on the first rank
     _transforms: dict[Standardize, Transform] = field(default_factory=dict)
     _baselines: dict[BaselineKind, Baseline] = field(default_factory=dict)
     _medians: dict[Standardize, float] = field(default_factory=dict)
@@ -120,7 +123,9 @@ class FitData:
         derivatives = plan.rows.derivatives and moved and bool(takes.kinds & DERIVATIVES)
         _check_criterion(plan, derivatives or structures is not None)
         if structures is None:
-            return cls(plan, dealt, derivatives, group=group, warm=warm, references=references)
+            stiff = derivatives and group.rank == 0 and max(plan.rows.weights[KINDS[RowKind.ELASTIC].name]) > 0
+            elastic = elastic_rows(opened, plan.execution.device) if stiff else ()
+            return cls(plan, dealt, derivatives, group=group, warm=warm, references=references, elastic=elastic)
         if not takes.maps or moved:
             raise ConfigError(
                 "structures make force rows without stored tangents: they need --solver falkon and a store without "
@@ -173,7 +178,8 @@ class FitData:
     @property
     def source(self) -> Source:
         """Where rows come from."""
-        return Source(self.energies, self.moved if self.derivatives else None, self.structures, self.group, self.n_rows)
+        moved = Chained((self.moved, self.elastic)) if self.derivatives else None
+        return Source(self.energies, moved, self.structures, self.group, self.n_rows)
 
     @property
     def has_prior(self) -> bool:
@@ -327,7 +333,8 @@ def criterion_of(plan: FitPlan) -> Criterion:
     if not isinstance(given, str):
         return ByKind.of({kind_named(name): weight for name, weight in given.items()}, 0.0)
     tried = combinations(plan)
-    return Balanced(frozenset(kind for kind in RowKind if any(weights[kind] > 0 for weights in tried)))
+    weighed = {kind for kind in RowKind if any(weights[kind] > 0 for weights in tried)}
+    return Balanced(frozenset(kind for kind in weighed if KINDS[kind].judged))
 
 
 def _labelled(

@@ -8,17 +8,17 @@ before what cannot be right. Intervals are scaled to hold 95 % of all structures
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from mekrr_scale.arrays import KINDS, FeatureBatch, RowKind, config_hash
+from mekrr_scale.arrays import DERIVATIVES, KINDS, FeatureBatch, RowKind, config_hash
 from mekrr_scale.figures import TextTable
-from mekrr_scale.models import JSON, Posterior, Variances
+from mekrr_scale.models import JSON, Posterior, Variances, raw_variance
 from mekrr_scale.pipeline.fitting.data import FitData
-from mekrr_scale.regression import Errors, Problem, RowBlock, Run, Source
+from mekrr_scale.regression import Errors, Precision, Problem, RowBlock, Run, Source
 from mekrr_scale.solvers import Solution
 from mekrr_scale.store import configs_of, names_of
 
@@ -153,10 +153,10 @@ class _Sums:
 
     @classmethod
     def of(cls, problem: Problem, solution: Solution, posterior: Posterior | None, data: FitData, run: Run) -> _Sums:
-        device = run.execution.device
-        variances = None
-        if posterior is not None:
+        device, variances = run.execution.device, None
+        if posterior is not None:  # whose differences want double precision
             variances = Variances.on(problem.kernel, problem.landmarks, posterior, device)
+            problem = replace(problem, precision=Precision(torch.float64, torch.float64))
         sums = cls(problem.on(device), solution, variances, data, {kind: [] for kind in RowKind})
         batches: Iterable[FeatureBatch] = data.moved if data.derivatives else data.energies
         for batch in batches:
@@ -177,13 +177,12 @@ class _Sums:
 
     def _add(self, batch: FeatureBatch) -> None:
         source = Source((batch,), (batch,) if self.data.derivatives else None)
-        for block in self.problem.rows(source):
+        for block in self.problem.rows(source, {kind for kind in (RowKind.ENERGY, *DERIVATIVES) if KINDS[kind].judged}):
             energies = block.kind is RowKind.ENERGY
             places = batch.with_energy.nonzero()[:, 0] if energies else batch.owner[batch.along(block.kind)]
-            errors = self._errors(block) / block.scale  # of energies and derivatives as they were labelled
             size = batch.n_atoms.double()[places]
-            per_atom = size if block.kind in (RowKind.ENERGY, RowKind.STRESS) else torch.ones_like(size)
-            squares = torch.stack([(errors / per_atom).square(), self._deviations(batch, block.kind, places).square()])
+            unit = block.scale * (torch.ones_like(size) if block.kind is RowKind.FORCE else size)
+            squares = (torch.stack([self._errors(block), self._deviations(batch, block)]) / unit).square()
             structures, inverse = places.unique(return_inverse=True)
             totals = torch.zeros(2, len(structures), dtype=torch.float64).index_add_(1, inverse, squares)
             means = (totals / torch.bincount(inverse)).sqrt()
@@ -200,13 +199,19 @@ class _Sums:
             errors[held] = predicted + (block.counts[held] @ shift) * block.scale[held] - block.target[held]
         return errors
 
-    def _deviations(self, batch: FeatureBatch, kind: RowKind, places: Tensor) -> Float64[Tensor, " rows"]:
-        """By the posterior, in its own unit; 1 where it says nothing of a kind."""
-        if self.variances is None or kind is RowKind.STRESS:
-            return torch.ones(len(places), dtype=torch.float64)
-        scale = self.problem.kernel.label_scale(batch.n_atoms)[places]
-        if kind is RowKind.ENERGY:
-            return (self.variances.structures(batch).sqrt()[places] / scale) / batch.n_atoms.double()[places]
-        if self.variances.posterior.force is None:
-            return torch.ones(len(places), dtype=torch.float64)
-        return self.variances.directions(batch).sqrt()[batch.along(kind)] / scale
+    def _deviations(self, batch: FeatureBatch, block: RowBlock) -> Float64[Tensor, " rows"]:
+        """By the posterior, in its own unit; that of an error like all others where it says nothing of a kind."""
+        energies = block.kind is RowKind.ENERGY
+        given = None if self.variances is None else self.variances.posterior
+        calibration = None if given is None else given.energy if energies else given.force
+        if self.variances is None or given is None or calibration is None or block.kind is RowKind.STRESS:
+            size = batch.n_atoms.double()[batch.owner[batch.along(block.kind)]]
+            return block.scale * size if block.kind is RowKind.STRESS else block.scale
+        kernel = self.problem.kernel
+        if energies:
+            prior = kernel.diagonal(batch)[batch.with_energy]
+        else:
+            prior = kernel.derivative_diagonal(batch, torch.ones_like(batch.ids, dtype=torch.bool))
+            prior = prior[batch.along(block.kind)]
+        raw = raw_variance(block.rows, prior, self.variances.whitening, given.factor)
+        return raw.total(calibration.outside_weight).sqrt()

@@ -83,8 +83,9 @@ class Tried:
 
     def errors(self, shown: bool = False) -> dict[str, float]:
         """``energy_rmse`` and so on, of the kinds that there are rows of; ``shown``: in the units of reports."""
-        factors = {kind: info.unit.factor if shown else 1.0 for kind, info in KINDS.items()}
-        return {f"{KINDS[kind].name}_rmse": factors[kind] * e for kind, e in self.rmse.items() if math.isfinite(e)}
+        known = {kind: error for kind, error in self.rmse.items() if math.isfinite(error) and KINDS[kind].judged}
+        factors = {kind: KINDS[kind].unit.factor if shown else 1.0 for kind in known}
+        return {f"{KINDS[kind].name}_rmse": factors[kind] * error for kind, error in known.items()}
 
     def __str__(self) -> str:
         length = self.length_scale
@@ -180,7 +181,8 @@ class FitReport(Shown):
         """Every candidate with its cross-validated errors: the best by the criterion first, the one saved marked; then
         the numbers of landmarks that were tried for it, where they grew; then errors
         by configuration type, and outliers, where there are any."""
-        shown = [kind for kind in RowKind if kind is RowKind.ENERGY or any(kind in line.kinds for line in self.tried)]
+        there = {kind for line in self.tried for kind in line.kinds if KINDS[kind].judged}
+        shown = sorted(there | {RowKind.ENERGY})
         weighed = [
             kind for kind in shown if kind is not RowKind.ENERGY or len({t.weights[kind] for t in self.tried}) > 1
         ]

@@ -28,7 +28,7 @@ from mekrr_scale.pipeline.fitting.search import Candidate, choices, search, with
 from mekrr_scale.progress import Progress, shown_progress
 from mekrr_scale.regression import ModeCosts, Run, Structures
 from mekrr_scale.solvers import Result
-from mekrr_scale.store import differing_energies, sample_of, shared
+from mekrr_scale.store import differing_energies, samples_of, shared
 from mekrr_scale.structures import LabelKeys
 from mekrr_scale.version import __version__
 
@@ -82,7 +82,7 @@ def fit(
         require_alike(data, checkpoint=str(checkpoint is not None), sums=str(sums is not None))
         run = run.part("", identity(data))
         if sums is not None:
-            return _grown(data, Path(sums), run)
+            return _grown(replace(data, elastic=()), Path(sums), run)  # which would be added with every growth
         found = _fitted(data, run)
         dropping = data.plan.rows.drop_outliers and found.outliers
         return _without_outliers(found, data, run) if dropping else found
@@ -213,7 +213,7 @@ def _model(best: Candidate, data: FitData, held: HeldOut, posterior: Posterior |
         posterior=posterior,
         prior=header.prior if problem.baseline.prior else {},
         compression=data.compression,
-        sample=sample_document(sample_of([replace(store, owned=None) for store in data.stores])),
+        sample=sample_document(next((sample.atoms for sample in samples_of(data.stores)), None)),
     )
 
 

@@ -1,0 +1,127 @@
+"""The backbone's stiffness of a crystal as rows of a fit, where labels say nothing of strain."""
+
+import ase.io
+import pytest
+import torch
+from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from mekrr_scale.arrays import RowKind
+from mekrr_scale.backbones import BackboneEnergies, load_backbone
+from mekrr_scale.pipeline import ExtractPlan, FitPlan, RowPlan, Validation, extract, fit
+from mekrr_scale.pipeline.fitting import elastic
+from mekrr_scale.store import FeatureStore, samples_of
+from tests.crystals import crystals
+
+
+def without_stress(atoms):
+    atoms.calc = SinglePointCalculator(
+        atoms, energy=atoms.get_potential_energy(), forces=atoms.get_forces(apply_constraint=False)
+    )
+    return atoms
+
+
+@pytest.fixture(scope="module")
+def frames():
+    """Copper of one volume by EMT, and the perfect crystal."""
+    found = []
+    for k in range(24):
+        atoms = bulk("Cu", cubic=True, a=3.63)
+        if k:
+            atoms.rattle(0.08, seed=k)
+        atoms.calc = EMT()
+        found.append(without_stress(atoms))
+    return found
+
+
+@pytest.fixture(scope="module")
+def store(frames, tmp_path_factory):
+    return extract(frames, tmp_path_factory.mktemp("elastic") / "s", ExtractPlan(derivatives=6)).store
+
+
+def plan(**rows):
+    return FitPlan(
+        landmarks=60, baseline="backbone", rows=RowPlan(**rows), validation=Validation(folds=4, uncertainty=False)
+    )
+
+
+def stiffness(potential, length=3.6126, strain=0.01):
+    """The virial of a cell that is larger by a strain less that of one that is smaller, eV/atom, by stresses."""
+    found = []
+    for side in (1, -1):
+        atoms = bulk("Cu", cubic=True, a=length * (1 + side * strain))
+        stress = potential.predict(atoms, forces=False, stress=True).stress[0]
+        found.append(side * float(stress.trace()) * atoms.get_volume() / len(atoms))
+    return sum(found)
+
+
+def test_rows_are_the_networks_own_stiffness(store):
+    rows = elastic.elastic_rows([store], "cpu")
+    assert len(rows) == 4
+    network = BackboneEnergies(load_backbone("sevennet"))
+    length = 3.6126  # its own at rest
+    for batch, strain in zip(rows, (0.005, 0.01, 0.02, 0.04), strict=True):
+        assert batch.directions.kind.tolist() == [int(RowKind.ELASTIC)]
+        assert int(batch.n_atoms[0]) == 2  # of the primitive cell, twice
+        expected = 0.0
+        for side in (1, -1):
+            atoms = bulk("Cu", cubic=True, a=length * (1 + side * strain))
+            stress = network.predict(atoms, forces=False, stress=True).stress[0]
+            expected += side * float(stress.trace()) * atoms.get_volume() / len(atoms)
+        assert float(batch.directions.label) == pytest.approx(expected * 0.01 / strain, rel=0.01)
+
+
+def test_they_hold_the_stiffness_that_the_data_do_not_tell(store):
+    from mekrr_scale.models import Potential
+
+    network = BackboneEnergies(load_backbone("sevennet"))
+    own = stiffness(network)
+    errors = {}
+    for weight in (0.0, 100.0):
+        report = fit(store, plan(weights={"elastic": weight}))
+        assert report.solution.weights[RowKind.ELASTIC] == weight
+        errors[weight] = abs(stiffness(Potential(report.model)) - own)
+    assert errors[100.0] < 0.3 * errors[0.0]
+
+
+def test_by_default_they_are_there_and_choose_nothing(store):
+    report = fit(store, plan())
+    assert report.solution.weights[RowKind.ELASTIC] == 1.0
+    assert set(report.metrics()) == {"energy_mae", "energy_rmse", "force_rmse"}
+    assert not any("elastic" in name for table in report.tables() for name in table.columns)
+
+
+def test_where_labels_tell_of_strain_or_there_is_no_crystal(store, frames, spec, tmp_path):
+    assert elastic.wanted([store])
+    stressed = extract(crystals(6, seed=1), tmp_path / "stressed", ExtractPlan(derivatives=4, strain=True)).store
+    assert not elastic.wanted([stressed])
+    alone = extract(frames[:4], tmp_path / "energies", ExtractPlan()).store
+    assert not elastic.wanted([alone])
+    molecules = [molecule("H2O") for _ in range(3)]
+    for atoms in molecules:
+        atoms.rattle(0.05)
+        atoms.calc = EMT()
+        without_stress(atoms)
+    of_molecules = extract(molecules, tmp_path / "molecules", ExtractPlan(derivatives=4, on_duplicate="keep")).store
+    assert not elastic.wanted([of_molecules])
+    untrained = extract(frames[:6], tmp_path / "schnet", ExtractPlan(spec, derivatives=4)).store
+    assert not elastic.wanted([untrained])  # whose stress nobody trained
+
+
+def test_the_same_fit_to_the_bit(store, tmp_path):
+    first, second = (fit(store, plan()).model for _ in range(2))
+    assert torch.equal(first.coefficients, second.coefficients)
+    ase.io.write(tmp_path / "cu.xyz", samples_of([FeatureStore(store.path)])[0].atoms)
+
+
+def test_kept_sums_are_without_them(store, tmp_path):
+    from mekrr_scale.solvers import Direct
+
+    one = FitPlan(
+        kernel={"length_scales": "4x"}, landmarks=30, baseline="composition", solver=Direct(ridges=1e-6),
+        rows=RowPlan(weights={"energy": 1.0, "force": 1e-2}), validation=Validation(folds=0, uncertainty=False),
+    )  # fmt: skip
+    kept = fit(store, one, sums=tmp_path / "sums").model
+    plain = fit(store, FitPlan(**{**vars(one), "rows": RowPlan(weights={"energy": 1.0, "force": 1e-2, "elastic": 0})}))
+    torch.testing.assert_close(kept.coefficients, plain.model.coefficients, rtol=1e-6, atol=1e-9)
