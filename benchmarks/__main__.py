@@ -31,6 +31,7 @@ NAMES = (
     "uncertainty",
     "coverage_of_intervals",
     "facets",
+    "elasticity",
     "active_learning",
     "ranks",
     "restarts",

@@ -20,6 +20,7 @@ from mekrr_scale.checks.thresholds import Thresholds
 
 _CLOSEST, _FAR, _POINTS = 0.4, 2.5, 64  # of the sum of covalent radii
 _DEPTH = 0.05  # eV of a minimum that counts
+_WALL = 10.0  # eV above separated atoms: no pair in a simulation comes over it, and what lies behind does not matter
 
 
 @final
@@ -63,8 +64,12 @@ def _energy(numbers: Sequence[int], distance: float, calculator: Calculator) -> 
 
 
 def _closest_bound(places: Float64[ndarray, " points"], energies: Float64[ndarray, " points"]) -> float:
-    """The closest place that is a minimum, the end of the scan among them; NaN where the energy only falls outwards."""
-    for k in range(len(places)):
+    """The closest place that is a minimum and that atoms can come to; NaN where the energy only falls outwards.
+
+    The end of the scan is one, where the energy falls towards it.
+    """
+    behind = np.flatnonzero(energies - energies[-1] > _WALL)
+    for k in range(int(behind[-1]) if len(behind) else 0, len(places)):
         further = np.maximum.accumulate(energies[k:])
         lower = np.flatnonzero(energies[k:] < energies[k])
         barrier = further[lower[0]] if len(lower) else further[-1]

@@ -82,7 +82,7 @@ def _lines(own: Panel, other: Panel | None) -> Mapping[str, Line]:
             shade = GREY if len(own.curves) == 1 else colour
             lines[f"{name} backbone".strip()] = Line(curve.x, curve.y, shade, dashed=True, marked=curve.marked)
         curve = own.curves[name]
-        lines[name or "model"] = Line(curve.x, curve.y, colour, marked=curve.marked)
+        lines[f"{name} model".strip()] = Line(curve.x, curve.y, colour, marked=curve.marked)
     return lines
 
 

@@ -64,8 +64,8 @@ class Thresholds:
     """Of the total energy at constant energy, meV/atom in 10 ps. More is heat that nobody put in: 1 meV/atom is 4 K."""
 
     short_bond: Positive = 0.6
-    """Of the sum of covalent radii: a pair of atoms must not be bound below it. There a potential without a short-range
-    wall lets atoms fall into each other at high temperature or pressure."""
+    """Of the sum of covalent radii: a pair of atoms must not be bound below it, in front of a wall of 10 eV. There a
+    potential without a short-range wall lets atoms fall into each other at high temperature or pressure."""
 
 
 def read_thresholds(path: Path | str | None) -> Thresholds:

@@ -58,13 +58,13 @@ CALLS = {
         "a.xyz -o s --prior labels --prior-energy-key e",
         LABELS | {
             "--store": "other", "--backbone": "schnet", "--layer": "conv2", "--weights": "r2scan",
-            "--checkpoint": "w.pt", "--max-neighbors": "9", "--invariants": "norms", "--derivatives": "4", "--strain": "",
-            "--part": "2/3", "--shard-size": "1M", "--dtype": "float64", "--tangent-dtype": "float16", "--prior": "chgnet",
-            "--compress": "9", "--residual": "1e-3", "--basis": "common --compress 8",
+            "--checkpoint": "w.pt", "--max-neighbors": "9", "--invariants": "norms", "--derivatives": "4",
+            "--part": "2/3", "--shard-size": "1M", "--dtype": "float64", "--tangent-dtype": "float16", "--strain": "",
+            "--prior": "chgnet", "--compress": "9", "--residual": "1e-3", "--basis": "common --compress 8",
             "--prior-species-map": "Si:Ge", "--prior-length-scale": "0.9", "--prior-energy-key": "other",
             "--prior-forces-key": "f", "--prior-units": "kcal/mol", "--group-key": "run", "--unlabelled": "",
-            "--on-duplicate": "newest", "--shard-work": "9", "--workers": "3", "--config-key": "kind", "--device": "cpu:0",
-            "--seed": "3", "--timeout": "9",
+            "--on-duplicate": "newest", "--shard-work": "9", "--workers": "3", "--config-key": "kind",
+            "--device": "cpu:0", "--seed": "3", "--timeout": "9",
         },
     ),
     "fit": (

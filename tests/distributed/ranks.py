@@ -121,7 +121,7 @@ def check_fits(group: Group, path: Path) -> Model:
     for plan in (falkon, replace(falkon, execution=Execution(memory=100_000))):
         together, alone = fit(path, plan, group=group), fit(path, plan)
         assert torch.equal(together.model.coefficients, alone.model.coefficients)
-        assert together.solution.path == alone.solution.path
+        assert repr(together.solution.path) == repr(alone.solution.path)  # NaN of kinds without rows
         assert together.solution.effort.iterations == alone.solution.effort.iterations
         assert together.solution.effort.rows == alone.solution.effort.rows
     for plan in (PLAN, replace(PLAN, kernel=KernelPlan(length_scales="2x", alphas=(0.3, 1.0)))):

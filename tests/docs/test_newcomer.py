@@ -76,5 +76,5 @@ def test_bars_reach_their_ends(store, small_plan):
 
     told = Counted()
     ms.fit(store, small_plan, told)
-    assert [name for name, _, _ in told.stages] == ["fit", "uncertainty"]
+    assert [name for name, _, _ in told.stages] == ["fit", "uncertainty", "outliers"]
     assert all(done == total for _, total, done in told.stages), told.stages

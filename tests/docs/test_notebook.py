@@ -52,7 +52,7 @@ def test_notebook_runs(tmp_path, monkeypatch):
     assert html.count("<tr>") == 5  # names, and a line for each candidate
     assert "energy rmse" in html
     bar = lines_of("".join(item.text for item in report if item.output_type == "stream"))
-    assert [re.match(r"(\w+): 100%", line)[1] for line in bar if line] == ["fit", "uncertainty"]
+    assert [re.match(r"(\w+): 100%", line)[1] for line in bar if line] == ["fit", "uncertainty", "outliers"]
     images = [item for shown in outputs.values() for item in shown if "image/png" in item.get("data", {})]
     assert len(images) == 2
     assert {"extract", "fit", "evaluate", "MekrrCalculator", "run_md", "select"} <= set().union(

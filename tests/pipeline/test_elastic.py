@@ -99,8 +99,8 @@ def test_where_labels_tell_of_strain_or_there_is_no_crystal(store, frames, spec,
     alone = extract(frames[:4], tmp_path / "energies", ExtractPlan()).store
     assert not elastic.wanted([alone])
     molecules = [molecule("H2O") for _ in range(3)]
-    for atoms in molecules:
-        atoms.rattle(0.05)
+    for seed, atoms in enumerate(molecules):
+        atoms.rattle(0.05, seed=seed)
         atoms.calc = EMT()
         without_stress(atoms)
     of_molecules = extract(molecules, tmp_path / "molecules", ExtractPlan(derivatives=4, on_duplicate="keep")).store

@@ -91,10 +91,14 @@ def weights(path: str) -> str:
 
 
 def machine() -> dict[str, str]:
-    """Where bits may be expected to be the same: the same sums in the same order."""
+    """Where bits may be expected to be the same: the same sums in the same order.
+
+    Processors of one name differ (virtual machines call all of theirs AMD EPYC); libraries choose by family and model.
+    """
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    processor = names[0] if names else platform.processor()
+    known = {line.partition(":")[0].strip(): line.partition(":")[2].strip() for line in lines}
+    named = [known[name] for name in ("model name", "cpu family", "model", "stepping") if name in known]
+    processor = " ".join(named) or platform.processor()
     return {"torch": torch.__version__, "processor": processor, "kernels": torch.backends.cpu.get_cpu_capability()}
 
 

@@ -16,12 +16,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from ase import Atoms
+from jaxtyping import Float64, Int64
+from torch import Tensor
 
 from mekrr_scale.arrays import FeatureBatch, RowKind
 from mekrr_scale.backbones import (
@@ -71,18 +74,34 @@ def elastic_rows(stores: Sequence[FeatureStore], device: str) -> tuple[FeatureBa
     Args:
         stores: of which something is ``wanted``.
     """
-    store = stores[0]
-    found: list[FeatureBatch] = []
+    header, found = stores[0].header, []
+    path = str(stores[0].path) if header.compression else ""
     try:
-        spec = BackboneSpec.of(store.header.spec)
         for sample in crystals_of(stores):
             cell = smallest_cell(sample.atoms)
             if len(cell) <= _LARGEST:
-                found += _pairs(spec, _key(cell), str(store.path), device, sample.id, sample.group)
+                pairs = _pairs(BackboneSpec.of(header.spec), _key(cell), path, device)
+                found += [pair.batch(sample) for pair in pairs]
     except MekrrError as error:
         LOGGER.info("no rows of the network's stiffness: %s", error)
         return ()
     return tuple(found)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A crystal that is larger and one that is smaller, as one structure whose parts are strained apart."""
+
+    features: Float64[Tensor, "atoms dim"]
+    moved: Float64[Tensor, "1 atoms dim"]
+    label: Float64[Tensor, "1"]
+    species: Int64[Tensor, " atoms"]
+
+    def batch(self, sample: Sample) -> FeatureBatch:
+        """With the name of the structure that it comes from, so that it is left out with it."""
+        return FeatureBatch.moved(
+            self.features, self.species, self.moved, RowKind.ELASTIC, self.label, sample.id, sample.group
+        )
 
 
 def _key(atoms: Atoms) -> tuple[bytes, bytes, bytes]:
@@ -90,19 +109,19 @@ def _key(atoms: Atoms) -> tuple[bytes, bytes, bytes]:
     return atoms.numbers.astype(np.int64).tobytes(), atoms.positions.tobytes(), atoms.cell.array.tobytes()
 
 
-@lru_cache(maxsize=8)
-def _pairs(
-    spec: BackboneSpec, key: tuple[bytes, bytes, bytes], path: str, device: str, number: int, group: int
-) -> tuple[FeatureBatch, ...]:
-    """Of one crystal; the same fit again needs no network."""
+@lru_cache(maxsize=16)
+def _pairs(spec: BackboneSpec, key: tuple[bytes, bytes, bytes], path: str, device: str) -> tuple[_Pair, ...]:
+    """Of one crystal; the next fit to it needs no network.
+
+    Args:
+        path: of a store of compressed features; empty: they are not.
+    """
     numbers, positions, cell = (np.frombuffer(part, dtype=t) for part, t in zip(key, ("i8", "f8", "f8"), strict=True))
     atoms = Atoms(numbers, positions.reshape(-1, 3), cell=cell.reshape(3, 3), pbc=True)
-    backbone = with_compression(load_backbone(spec), FeatureStore(Path(path)).compression)
+    backbone = with_compression(load_backbone(spec), FeatureStore(Path(path)).compression if path else None)
     backbone = backbone.to(device, torch.float64)  # slopes all but cancel
-    if not backbone.has_energy:
-        return ()
-    rest = _at_rest(backbone, atoms)
-    return () if rest is None else tuple(_pair(backbone, rest, strain, number, group) for strain in _STRAINS)
+    rest = _at_rest(backbone, atoms) if backbone.has_energy else None
+    return () if rest is None else tuple(_pair(backbone, rest, strain) for strain in _STRAINS)
 
 
 def _at_rest(backbone: Backbone, atoms: Atoms) -> Atoms | None:
@@ -122,8 +141,7 @@ def _at_rest(backbone: Backbone, atoms: Atoms) -> Atoms | None:
     return moved if calm and near else None
 
 
-def _pair(backbone: Backbone, atoms: Atoms, strain: float, number: int, group: int) -> FeatureBatch:
-    """A crystal that is larger and one that is smaller as one structure, whose parts are strained apart."""
+def _pair(backbone: Backbone, atoms: Atoms, strain: float) -> _Pair:
     isotropic = Directions.of_strains(torch.eye(3, dtype=torch.float64)[None], len(atoms))
     features, moved, slopes = [], [], []
     for side in (1.0, -1.0):
@@ -137,6 +155,4 @@ def _pair(backbone: Backbone, atoms: Atoms, strain: float, number: int, group: i
         moved.append(side * _UNIT / strain * found.features.cpu())
         slopes.append(side * _UNIT / strain * found.energy.cpu().double())
     species = torch.from_numpy(np.tile(atoms.numbers, 2).astype(np.int64))
-    return FeatureBatch.moved(
-        torch.cat(features), species, torch.cat(moved, 1), RowKind.ELASTIC, slopes[0] + slopes[1], number, group
-    )
+    return _Pair(torch.cat(features), torch.cat(moved, 1), slopes[0] + slopes[1], species)

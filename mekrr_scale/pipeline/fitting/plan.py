@@ -146,6 +146,22 @@ class RowPlan:
     )
     """Weights of the stores' rows, one for each store, e.g. 0.01,1 for much source and little target data."""
 
+    derivatives: Annotated[bool, flag("--derivatives/--no-derivatives")] = True
+    """Train on forces and stress where the stores hold tangents."""
+
+    cut: Annotated[float, flag("--cut")] = Field(default=1e-11, gt=0, lt=1)
+    """Of the whitening: directions of the landmarks' kernel matrix with a smaller part of its largest eigenvalue are
+    left out. 1e-8 loses accuracy."""
+
+    whitening: Annotated[WhiteningMethod, flag("--whitening")] = "eigen"
+    """eigen, or cholesky (pivoted; about ten times cheaper above some thousand landmarks)."""
+
+    energy_precision: Annotated[Literal["float64", "float32"], flag("--energy-precision")] = "float64"
+    """Of kernel elements in energy rows; float32 gave 8.6 instead of 2.2 meV/atom on real features."""
+
+    derivative_precision: Annotated[Literal["float64", "float32"], flag("--derivative-precision")] = "float32"
+    """Of kernel elements in derivative rows; sums over atoms are float64 always."""
+
     config_weights: Annotated[
         Given[Mapping[str, tuple[float, ...]], Fields | str], BeforeValidator(factors_by_config), flag("--weight")
     ] = preset(default_factory=dict)
@@ -163,22 +179,6 @@ class RowPlan:
     drop_outliers: Annotated[bool, flag("--drop-outliers/--keep-outliers")] = False
     """Fit again without the structures whose labels are far from what the models of the other folds give. Look at the
     table first: what is unlike all else may be what the model needs most."""
-
-    derivatives: Annotated[bool, flag("--derivatives/--no-derivatives")] = True
-    """Train on forces and stress where the stores hold tangents."""
-
-    cut: Annotated[float, flag("--cut")] = Field(default=1e-11, gt=0, lt=1)
-    """Of the whitening: directions of the landmarks' kernel matrix with a smaller part of its largest eigenvalue are
-    left out. 1e-8 loses accuracy."""
-
-    whitening: Annotated[WhiteningMethod, flag("--whitening")] = "eigen"
-    """eigen, or cholesky (pivoted; about ten times cheaper above some thousand landmarks)."""
-
-    energy_precision: Annotated[Literal["float64", "float32"], flag("--energy-precision")] = "float64"
-    """Of kernel elements in energy rows; float32 gave 8.6 instead of 2.2 meV/atom on real features."""
-
-    derivative_precision: Annotated[Literal["float64", "float32"], flag("--derivative-precision")] = "float32"
-    """Of kernel elements in derivative rows; sums over atoms are float64 always."""
 
 
 @plan

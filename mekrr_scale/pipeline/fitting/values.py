@@ -164,12 +164,15 @@ def _by_kind(value: Any, default: Mapping[str, object], convert: Callable[[Any],
     return found
 
 
+_LABELLED = 3  # kinds that sigmas are given for: energy, force, virial
+
+
 def factors_by_config(value: Any) -> Any:
     """Factors by configuration type, one for each kind: also from ``bulk=10,liquid:force=0.1``.
 
     A key before the type (``config_type:bulk=10``) may be written; which one it is, extraction has settled.
 
-    >>> factors_by_config("config_type:bulk=10,liquid:force=0.1")
+    >>> {name: found[:3] for name, found in factors_by_config("config_type:bulk=10,liquid:force=0.1").items()}
     {'bulk': (10.0, 10.0, 10.0), 'liquid': (1.0, 0.1, 1.0)}
     """
     names = [info.name for info in KINDS.values()]
@@ -216,11 +219,11 @@ def sigmas_by_config(value: Any) -> Any:
         raise ConfigError(f"sigmas {value!r}: write them by configuration type, e.g. default=0.001:0.1:0.05")
     listed = {str(name): split(item, float) for name, item in value.items()}
     for name, given in listed.items():
-        if not 1 <= len(given) <= len(KINDS) or not all(0 < sigma < math.inf for sigma in given):
+        if not 1 <= len(given) <= _LABELLED or not all(0 < sigma < math.inf for sigma in given):
             raise ConfigError(
                 f"sigma of {name}: {given}; write energy:force:virial, each above zero, e.g. 0.001:0.1:0.05"
             )
-    if listed and len(listed.get("default", ())) != len(KINDS):
+    if listed and len(listed.get("default", ())) != _LABELLED:
         raise ConfigError("sigmas are relative to those of 'default', which needs all three: default=0.001:0.1:0.05")
     return {name: (*given, *listed["default"][len(given) :]) for name, given in listed.items()}
 

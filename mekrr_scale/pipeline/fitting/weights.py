@@ -26,8 +26,9 @@ def weighed(plan: FitPlan, stores: Sequence[FeatureStore]) -> FitPlan:
     weights = {name: given or by_default(kind_named(name)) for name, given in plan.rows.weights.items()}
     if plan.rows.sigmas:
         usual = plan.rows.sigmas["default"]
-        there = {kind: weights[info.name] != (0.0,) for kind, info in KINDS.items()}
-        weights = {info.name: ((usual[0] / usual[k]) ** 2 * there[k],) for k, info in KINDS.items()}
+        for kind, sigma in zip(RowKind, usual, strict=False):  # kinds beyond them stay
+            name = KINDS[kind].name
+            weights[name] = ((usual[0] / sigma) ** 2 * (weights[name] != (0.0,)),)
     return plan if weights == plan.rows.weights else replace(plan, rows=replace(plan.rows, weights=weights))
 
 
@@ -45,8 +46,9 @@ def config_factors(plan: FitPlan) -> dict[int, tuple[float, ...]]:
     found = {}
     for name in {**given, **sigmas}:
         if name != "default":
-            pairs = zip(sigmas.get("default", one), sigmas.get(name, sigmas.get("default", one)), strict=True)
-            relative = [(usual / own) ** 2 for usual, own in pairs]
+            usual = sigmas.get("default", one)
+            relative = [(before / own) ** 2 for before, own in zip(usual, sigmas.get(name, usual), strict=True)]
+            relative += one[len(relative) :]
             found[config_hash(name)] = tuple(a * b for a, b in zip(given.get(name, one), relative, strict=True))
     return found
 
