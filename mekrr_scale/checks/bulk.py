@@ -9,6 +9,8 @@ import numpy as np
 from ase import Atoms, units
 from ase.calculators.calculator import Calculator
 from ase.eos import EquationOfState
+from jaxtyping import Float64
+from numpy import ndarray
 
 from mekrr_scale.checks.base import Check
 from mekrr_scale.checks.kinds import CRYSTALS, StructureKind, at_rest
@@ -72,10 +74,19 @@ class EquationOfStateCheck(Check):
 
 
 def _fitted(atoms: Atoms, strain: float, energies: dict[float, float]) -> tuple[float, float, float]:
-    """Volume (angstrom^3), bulk modulus (GPa) and its pressure derivative; NaN where there is no minimum."""
+    """Volume (angstrom^3), bulk modulus (GPa) and its pressure derivative."""
     places = [round(strain * place, 6) for place in _PLACES]
     volumes = atoms.get_volume() * (1.0 + np.array(places)) ** 3
-    equation = EquationOfState(volumes, [energies[place] for place in places], eos="birchmurnaghan")
+    return birch(volumes, np.array([energies[place] for place in places]))
+
+
+def birch(volumes: Float64[ndarray, " points"], energies: Float64[ndarray, " points"]) -> tuple[float, float, float]:
+    """Equilibrium volume, bulk modulus (GPa) and its pressure derivative; NaN where there is no minimum.
+
+    Args:
+        volumes: angstrom^3, of whatever the energies (eV) are of.
+    """
+    equation = EquationOfState(volumes, energies, eos="birchmurnaghan")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

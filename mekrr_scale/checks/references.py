@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 import tomllib
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from ase import Atoms, units
-from ase.eos import EquationOfState
+from ase import Atoms
 
+from mekrr_scale.checks.bulk import birch
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.structures import LabelKeys, read_labels, read_structures
 
@@ -81,12 +80,6 @@ def _of_frames(frames: tuple[Atoms, ...], atoms: Atoms) -> dict[str, float]:
             lowest[volume] = min(energy, lowest.get(volume, math.inf))
     if len(lowest) < _VOLUMES:
         return {}
-    equation = EquationOfState(sorted(lowest), [lowest[volume] for volume in sorted(lowest)], eos="birchmurnaghan")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            volume, _, modulus = equation.fit(warn=False)
-    except (RuntimeError, ValueError):
-        return {}
-    found = {"V0": float(volume), "B0": float(modulus / units.GPa)}
-    return found if np.isfinite(list(found.values())).all() else {}
+    volumes = np.array(sorted(lowest))
+    volume, modulus, _ = birch(volumes, np.array([lowest[each] for each in volumes.tolist()]))
+    return {} if np.isnan(modulus) else {"V0": volume, "B0": modulus}
