@@ -8,6 +8,7 @@ from mekrr_scale.deprecated import with_old_names
 
 if TYPE_CHECKING:
     from mekrr_scale.arrays.batches import ISOLATED as ISOLATED
+    from mekrr_scale.arrays.batches import MADE as MADE
     from mekrr_scale.arrays.batches import N_ELEMENTS as N_ELEMENTS
     from mekrr_scale.arrays.batches import DirectionLabels as DirectionLabels
     from mekrr_scale.arrays.batches import FeatureBatch as FeatureBatch
@@ -45,6 +46,7 @@ else:
                 "DirectionLabels",
                 "FeatureBatch",
                 "ISOLATED",
+                "MADE",
                 "N_ELEMENTS",
                 "SpeciesRun",
                 "Tangents",

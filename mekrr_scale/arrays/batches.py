@@ -20,6 +20,7 @@ from mekrr_scale.errors import ConfigError
 
 N_ELEMENTS = 256  # atomic numbers are one byte
 ISOLATED = -2  # in the place of a trajectory: one atom without neighbours, a reference and no example
+MADE = -3  # likewise: no structure of the data but one that a fit adds
 
 
 @dataclass(frozen=True)
@@ -168,16 +169,14 @@ class FeatureBatch:
         tangents: Float[Tensor, "directions atoms dim"],
         kind: RowKind,
         label: Float64[Tensor, " directions"],
-        id: int,
-        group: int,
     ) -> FeatureBatch:
-        """One structure without an energy, with labels along directions that a prior explains in full."""
+        """A structure that is ``MADE``, with labels along directions that a prior explains in full."""
         plain = cls.unlabelled(features, species, torch.tensor([len(species)]), tangents)
         assert plain.directions is not None
         labels = replace(
             plain.directions, kind=torch.full_like(plain.directions.kind, int(kind)), label=label, prior=label
         )
-        return replace(plain, directions=labels, ids=torch.tensor([id]), groups=torch.tensor([group]))
+        return replace(plain, directions=labels, groups=torch.tensor([MADE]))
 
     def take(self, chosen: Bool[Tensor, " structures"]) -> FeatureBatch:
         """Some of the structures, without their tangents."""

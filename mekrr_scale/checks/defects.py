@@ -10,10 +10,11 @@ from ase.build import surface
 from ase.calculators.calculator import Calculator
 
 from mekrr_scale.checks.base import Check
-from mekrr_scale.checks.kinds import CRYSTALS, StructureKind, relaxed, repeats
+from mekrr_scale.checks.kinds import CRYSTALS, StructureKind, repeats
 from mekrr_scale.checks.measured import Measured, Quantity
 from mekrr_scale.checks.thresholds import Thresholds
 from mekrr_scale.errors import ConfigError
+from mekrr_scale.structures import relaxed
 
 _LENGTH, _VACUUM = 10.0, 10.0  # angstrom
 _FACES = ((1, 0, 0), (1, 1, 0), (1, 1, 1))

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mekrr_scale.checks.measured import Finding, Panel, Quantity
-from mekrr_scale.figures import BLUE, GREY, Line, Shown, TextTable, grid_axes, line_axes
+from mekrr_scale.figures import BLUE, GREY, ORANGE, Line, Shown, TextTable, grid_axes, line_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _COLUMNS = 3  # panels side by side
-_COLOURS = (BLUE, "#c05621", "#2f855a", "#b83280", "#6b46c1", "#b7791f", "#0987a0", "#c53030")
+_COLOURS = (BLUE, ORANGE, "#2f855a", "#b83280", "#6b46c1", "#b7791f", "#0987a0", "#c53030")
 
 
 @dataclass(frozen=True, repr=False)

@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from mekrr_scale.arrays import FeatureBatch, content_hash, draw, minimum_norm
+from mekrr_scale.arrays import MADE, FeatureBatch, content_hash, draw, minimum_norm
 from mekrr_scale.distributed import ALONE, Group
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.models import Baseline
@@ -53,7 +53,12 @@ class Folds:
     def of_structures(
         self, ids: Int64[Tensor, " structures"], groups: Int64[Tensor, " structures"]
     ) -> Int64[Tensor, " structures"]:
-        """The same of structures known by their hash and trajectory (-1: none)."""
+        """The same of structures known by their hash and trajectory (-1: none); the first for what is ``MADE``."""
+        made = groups == MADE
+        if bool(made.any()):
+            found = torch.zeros_like(ids)
+            found[~made] = self.of_structures(ids[~made], groups[~made])
+            return found
         keys = _fold_keys(ids, groups)
         if len(self.keys) == 0:
             return torch.from_numpy((keys % np.uint64(self.count)).astype(np.int64))

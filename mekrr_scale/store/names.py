@@ -49,7 +49,6 @@ class Sample:
 
     atoms: Atoms
     id: int  # hash of its content
-    group: int  # trajectory that it belongs to; -1: none known
     energy: float  # eV/atom
 
 
@@ -65,7 +64,9 @@ def samples_of(stores: Sequence[FeatureStore]) -> list[Sample]:
         if "/sample/numbers" not in small:
             continue
         place, at = sample_place(small), int(small["/sample/structure"][0])
+        if at in info.excluded:
+            continue
         atoms = Atoms(small["/sample/numbers"], place.positions, cell=place.cell, pbc=place.pbc.astype(bool))
-        number, group = (int(small[f"/structure/{name}"][at]) for name in ("id", "group"))
-        found.append(Sample(atoms, number, group, float(small["/structure/energy"][at]) / len(atoms)))
+        number, energy = int(small["/structure/id"][at]), float(small["/structure/energy"][at])
+        found.append(Sample(atoms, number, energy / len(atoms)))
     return sorted(found, key=lambda sample: (not sample.atoms.pbc.all(), sample.energy, sample.id))

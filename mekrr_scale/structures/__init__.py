@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from mekrr_scale.structures.agreement import species_counts as species_counts
     from mekrr_scale.structures.batches import in_batches as in_batches
     from mekrr_scale.structures.columns import Kind as Kind
+    from mekrr_scale.structures.crystals import conventional_cell as conventional_cell
     from mekrr_scale.structures.crystals import fills_space as fills_space
+    from mekrr_scale.structures.crystals import relaxed as relaxed
     from mekrr_scale.structures.crystals import smallest_cell as smallest_cell
     from mekrr_scale.structures.crystals import vacuum as vacuum
     from mekrr_scale.structures.entry import Entering as Entering
@@ -68,7 +70,7 @@ else:
             "agreement": ["check_energies", "check_forces", "check_stress", "compared", "species_counts"],
             "batches": ["in_batches"],
             "columns": ["Kind"],
-            "crystals": ["fills_space", "smallest_cell", "vacuum"],
+            "crystals": ["conventional_cell", "fills_space", "relaxed", "smallest_cell", "vacuum"],
             "entry": ["Entering", "Entry", "parse_species_map"],
             "finite": ["require_finite", "require_finite_atoms"],
             "graphs": ["Graph", "SkinList", "build_graph", "edge_vectors", "nearest_edges"],

@@ -14,9 +14,9 @@ from ase.calculators.lj import LennardJones
 
 import mekrr_scale as ms
 from mekrr_scale.checks import CHECKS, Measured, Quantity, Thresholds, kind_of, read_references, read_thresholds
-from mekrr_scale.checks.kinds import conventional, relaxed
 from mekrr_scale.errors import ConfigError, SimulationError
 from mekrr_scale.pipeline import ExtractPlan, FitPlan, extract, fit
+from mekrr_scale.structures import conventional_cell, relaxed
 from tests.crystals import crystals
 
 LIMITS = Thresholds()
@@ -49,7 +49,7 @@ def measured(name, atoms, calculator):
     return found, check.failures(found, None, LIMITS)
 
 
-COPPER = conventional(bulk("Cu"))
+COPPER = conventional_cell(bulk("Cu"))
 RATTLED = COPPER.copy()
 RATTLED.rattle(0.02, seed=1)
 
@@ -65,7 +65,7 @@ def test_kinds_of_structures():
 def test_conventional_cells_stand_upright():
     turned = bulk("Cu")
     turned.rotate(37, "y", rotate_cell=True)
-    found = conventional(turned)
+    found = conventional_cell(turned)
     assert len(found) == 4
     np.testing.assert_allclose(found.cell.array, 3.61 * np.eye(3), atol=1e-9)
 

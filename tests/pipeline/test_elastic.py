@@ -10,8 +10,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from mekrr_scale.arrays import RowKind
 from mekrr_scale.backbones import BackboneEnergies, load_backbone
 from mekrr_scale.pipeline import ExtractPlan, FitPlan, RowPlan, Validation, extract, fit
-from mekrr_scale.pipeline.fitting import elastic
-from mekrr_scale.store import FeatureStore, samples_of
+from mekrr_scale.pipeline.fitting.data import FitData
 from tests.crystals import crystals
 
 
@@ -57,7 +56,7 @@ def stiffness(potential, length=3.6126, strain=0.01):
 
 
 def test_rows_are_the_networks_own_stiffness(store):
-    rows = elastic.elastic_rows([store], "cpu")
+    rows = list(FitData.open(store, plan()).elastic)
     assert len(rows) == 4
     network = BackboneEnergies(load_backbone("sevennet"))
     length = 3.6126  # its own at rest
@@ -93,26 +92,44 @@ def test_by_default_they_are_there_and_choose_nothing(store):
 
 
 def test_where_labels_tell_of_strain_or_there_is_no_crystal(store, frames, spec, tmp_path):
-    assert elastic.wanted([store])
-    stressed = extract(crystals(6, seed=1), tmp_path / "stressed", ExtractPlan(derivatives=4, strain=True)).store
-    assert not elastic.wanted([stressed])
-    alone = extract(frames[:4], tmp_path / "energies", ExtractPlan()).store
-    assert not elastic.wanted([alone])
-    molecules = [molecule("H2O") for _ in range(3)]
+    """Of every other store the weight is zero by default."""
+    molecules = [molecule("H2O") for _ in range(6)]
     for seed, atoms in enumerate(molecules):
         atoms.rattle(0.05, seed=seed)
         atoms.calc = EMT()
         without_stress(atoms)
-    of_molecules = extract(molecules, tmp_path / "molecules", ExtractPlan(derivatives=4, on_duplicate="keep")).store
-    assert not elastic.wanted([of_molecules])
-    untrained = extract(frames[:6], tmp_path / "schnet", ExtractPlan(spec, derivatives=4)).store
-    assert not elastic.wanted([untrained])  # whose stress nobody trained
+    others = {
+        "stressed": (crystals(6, seed=1), ExtractPlan(derivatives=4, strain=True)),
+        "energies": (frames[:6], ExtractPlan()),
+        "molecules": (molecules, ExtractPlan(derivatives=4)),
+        "untrained": (frames[:6], ExtractPlan(spec, derivatives=4)),  # whose stress nobody trained
+    }
+    few = FitPlan(landmarks=10, validation=Validation(folds=2, uncertainty=False))
+    for name, (structures, how) in others.items():
+        report = fit(extract(structures, tmp_path / name, how).store, few)
+        assert report.solution.weights[RowKind.ELASTIC] == 0.0, name
 
 
-def test_the_same_fit_to_the_bit(store, tmp_path):
+def test_a_crystal_whose_labels_are_dropped_or_corrected(frames, tmp_path):
+    """The lowest structure may be the one with a wrong energy, or count no longer: rows are no part of any fold."""
+    wrong = [atoms.copy() for atoms in frames]
+    for atoms, right in zip(wrong, frames, strict=True):
+        atoms.calc = SinglePointCalculator(atoms, **right.calc.results)
+    wrong[0].calc.results["energy"] -= 2.0
+    path, folder = tmp_path / "cu.xyz", tmp_path / "s"
+    ase.io.write(path, wrong)
+    how = ExtractPlan(derivatives=6)
+    first = fit(extract(path, folder, how).store, plan(drop_outliers=True))
+    assert any("were left out" in remark for remark in first.remarks)
+    assert first.model.structure is None  # the only shard's sample was the one with the wrong energy
+    ase.io.write(path, frames)
+    again = fit(extract(path, folder, how).store, plan())
+    assert again.model.structure is not None
+
+
+def test_the_same_fit_to_the_bit(store):
     first, second = (fit(store, plan()).model for _ in range(2))
     assert torch.equal(first.coefficients, second.coefficients)
-    ase.io.write(tmp_path / "cu.xyz", samples_of([FeatureStore(store.path)])[0].atoms)
 
 
 def test_kept_sums_are_without_them(store, tmp_path):

@@ -189,3 +189,15 @@ def test_weights_that_are_none_are_rejected(toy_structures, value):
     atoms.info["energy_weight"] = value
     with pytest.raises(StructureError, match="energy_weight"):
         read_weights(atoms)
+
+
+def test_an_element_of_structures_that_count_nothing_is_no_obstacle(toy_structures, spec, tmp_path):
+    """Carbon by its configuration type alone: features that nothing is centred by are not asked for."""
+    kinds = frames_of(toy_structures, config_type=lambda place: "carbon" if place % 4 else "water")
+    store = stored(kinds, tmp_path / "s", spec)
+    few = FitPlan(**{**vars(plan_of(config_weights="carbon=0")), "landmarks": LandmarkPlan(count=10)})
+    report = fit(store, few)
+    water = next(atoms for atoms in kinds if atoms.info["config_type"] == "water")
+    assert set(report.model.landmarks.species.tolist()) <= set(water.numbers.tolist())
+    with pytest.raises(ConfigError, match="no structure has the configuration type 'carbons'"):
+        fit(store, plan_of(config_weights="carbons=0"))

@@ -161,9 +161,9 @@ def _extracted(
 
 def _part(source: Inputs, plan: ExtractPlan) -> Part:
     """What this run is a part of: the same for all parts of what is extracted in one way."""
-    way = (plan.keys, plan.group_key, plan.need_energy, plan.format)
-    if plan.config_key != CONFIG_KEY:
-        way = (*way, plan.config_key)  # type: ignore[assignment]
+    way: tuple[object, ...] = (plan.keys, plan.group_key, plan.need_energy, plan.format)
+    if plan.config_key != CONFIG_KEY:  # which was not asked for before: versions stay what they were
+        way = (*way, plan.config_key)
     version = xxhash.xxh3_128_hexdigest(f"{source.fingerprint} {way!r}".encode())
     return Part(*plan.part, version, source.sources, time.time_ns())
 

@@ -26,6 +26,7 @@ from mekrr_scale.models import (
     raw_variance,
 )
 from mekrr_scale.pipeline.fitting.data import FitData
+from mekrr_scale.pipeline.fitting.heldout import by_model_without
 from mekrr_scale.pipeline.fitting.origins import bases_without_own
 from mekrr_scale.regression import Precision, Problem, RowBlock, Rows, Run, Source
 from mekrr_scale.solvers import Solution
@@ -268,12 +269,8 @@ class _Look:
             if not bool(part.any()):
                 continue
             matrix = block.rows[part].double()
-            predicted = (matrix @ self.solution.fold_values[fold].to(matrix.device))[:, 0].cpu()
-            shifted = (block.counts[part] @ self.solution.fold_shifts[fold]) * block.scale[part]
-            error, variance = (
-                block.target[part] - predicted - shifted,
-                raw_variance(matrix, prior[part], self.whitenings[fold], factor),
-            )
+            error = block.target[part] - by_model_without(fold, matrix, block, part, self.solution)
+            variance = raw_variance(matrix, prior[part], self.whitenings[fold], factor)
             held.errors.append(error)
             held.variances.append(variance)
             held.new.append(variance.outside / prior[part].cpu())

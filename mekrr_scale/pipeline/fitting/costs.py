@@ -158,6 +158,10 @@ def _validation(data: FitData, job: Job, found: Estimate) -> list[Stage]:
             factors += job.folds * _BASIS * float(job.columns) ** 3 * job.rates.flop
             held += (2 * job.folds + 3) * job.square
         stages.append(Stage("uncertainty", held, 2 * job.make + job.whiten + update + factors, 2))
+        deviations = update + job.whiten + job.energies * job.rates.prior + job.directions * job.rates.derivative_prior
+        stages.append(Stage("outliers", job.work + found.held_bytes + 2 * job.square, job.make + deviations, 1))
+    else:
+        stages.append(Stage("outliers", job.work + found.held_bytes, job.make, 1))
     return stages
 
 

@@ -26,7 +26,7 @@ from mekrr_scale.errors import ConfigError
 from mekrr_scale.kernels import SetKernel, Standardize, Transform, fit_transform
 from mekrr_scale.models import Baseline, BaselineKind, Model, fit_baseline
 from mekrr_scale.pipeline.fitting.coordinates import check_axes
-from mekrr_scale.pipeline.fitting.elastic import elastic_rows
+from mekrr_scale.pipeline.fitting.elastic import ElasticBatches, crystals_of
 from mekrr_scale.pipeline.fitting.kernels import atomic_number, median_of, mixing_matrix, set_kernel
 from mekrr_scale.pipeline.fitting.landmarks import Candidates, landmarks_of
 from mekrr_scale.pipeline.fitting.plan import FitPlan
@@ -45,7 +45,7 @@ from mekrr_scale.regression import (
     Structures,
     assign_folds,
 )
-from mekrr_scale.store import FeatureStore, deal
+from mekrr_scale.store import FeatureStore, Sample, deal, samples_of
 from mekrr_scale.structures import LabelKeys, read_labels, read_weights, structure_hash
 
 Stores = Sequence[FeatureStore | Path | str] | FeatureStore | Path | str
@@ -72,7 +72,8 @@ class FitData:
     warm: Model | None = None  # whose landmarks are taken too
     references: References = field(default_factory=References)
     dropped: frozenset[int] = frozenset()  # structures that are left out, by their hashes
-    elastic: tuple[FeatureBatch, ...] = ()  # of the network's stiffness, on the first rank
+    samples: tuple[Sample, ...] = ()  # structures whose geometries are known, one of a shard
+    elastic: Iterable[FeatureBatch] = ()  # of the network's stiffness, on the first rank
     _transforms: dict[Standardize, Transform] = field(default_factory=dict)
     _baselines: dict[BaselineKind, Baseline] = field(default_factory=dict)
     _medians: dict[Standardize, float] = field(default_factory=dict)
@@ -118,21 +119,23 @@ class FitData:
         check_configs(plan, opened)
         dealt = deal(opened, group.rank, group.size) if group.size > 1 else tuple(opened)
         references = References.of(dealt, group)
-        plan = weighed(plan, opened)
+        samples = tuple(samples_of(opened))
+        crystals = crystals_of(samples)
+        plan = weighed(plan, opened, bool(crystals))
         moved = any(store.n_directions for store in opened)
         derivatives = plan.rows.derivatives and moved and bool(takes.kinds & DERIVATIVES)
         _check_criterion(plan, derivatives or structures is not None)
         if structures is None:
-            stiff = derivatives and group.rank == 0 and max(plan.rows.weights[KINDS[RowKind.ELASTIC].name]) > 0
-            elastic = elastic_rows(opened, plan.execution.device) if stiff else ()
-            return cls(plan, dealt, derivatives, group=group, warm=warm, references=references, elastic=elastic)
+            stiff = group.rank == 0 and any(plan.rows.weights[KINDS[RowKind.ELASTIC].name])
+            elastic = ElasticBatches(crystals, opened[0], plan.execution.device) if stiff else ()
+            return cls(plan, dealt, derivatives, None, group, warm, references, samples=samples, elastic=elastic)
         if not takes.maps or moved:
             raise ConfigError(
                 "structures make force rows without stored tangents: they need --solver falkon and a store without "
                 "tangents; leave them out to fit stored tangents"
             )
         labelled = _labelled(opened, plan, structures, keys or LabelKeys(), references)
-        return cls(plan, dealt, False, labelled, group, warm, references)
+        return cls(plan, dealt, False, labelled, group, warm, references, samples=samples)
 
     @cached_property
     def compression(self) -> Compression | None:
@@ -160,7 +163,8 @@ class FitData:
 
     def without(self, dropped: frozenset[int]) -> FitData:
         """The same without some structures; nothing has been fitted to it yet."""
-        return replace(self, dropped=dropped, _transforms={}, _baselines={}, _medians={})
+        samples = tuple(sample for sample in self.samples if sample.id not in dropped)
+        return replace(self, dropped=dropped, samples=samples, _transforms={}, _baselines={}, _medians={})
 
     @property
     def energies(self) -> Iterable[FeatureBatch]:
@@ -217,7 +221,7 @@ class FitData:
                 if store.owned is None or info.path in store.owned:
                     place = first
                     part = replace(store, owned=frozenset({info.path}))
-                    for batch in Chained((part,), (), bool(self.references), dropped=self.dropped):
+                    for batch in replace(self._chained((part,)), weights=()):
                         yield place, batch
                         place += batch.n_structures
                 first += info.structures
@@ -295,15 +299,16 @@ class Chained:
 
     def __iter__(self) -> Iterator[FeatureBatch]:
         for part, weight in zip(self.parts, self.weights or [1.0] * len(self.parts), strict=True):
-            batches = map(self._counting, part) if self.examples or self.dropped else part
-            for batch in batches:
-                if batch.n_structures or not (self.examples or self.dropped):
-                    weighed = batch.weighed(self.configs)
-                    yield weighed if weight == 1.0 else replace(weighed, importance=weight)
+            for batch in part:
+                counting = self._counting(batch.weighed(self.configs))
+                if counting.n_structures or counting is batch:
+                    yield counting if weight == 1.0 else replace(counting, importance=weight)
 
     def _counting(self, batch: FeatureBatch) -> FeatureBatch:
-        """Structures with neighbours that are not left out."""
+        """Structures with neighbours, some of whose rows count, that are not left out."""
         out = batch.isolated if self.examples else torch.zeros_like(batch.isolated)
+        if batch.weights is not None:
+            out = out | (batch.weights == 0).all(1)
         if self.dropped:
             out = out | torch.isin(batch.ids, torch.tensor(sorted(self.dropped)))
         return batch.kept(~out)
@@ -333,8 +338,8 @@ def criterion_of(plan: FitPlan) -> Criterion:
     if not isinstance(given, str):
         return ByKind.of({kind_named(name): weight for name, weight in given.items()}, 0.0)
     tried = combinations(plan)
-    weighed = {kind for kind in RowKind if any(weights[kind] > 0 for weights in tried)}
-    return Balanced(frozenset(kind for kind in weighed if KINDS[kind].judged))
+    judged = (kind for kind, info in KINDS.items() if info.judged)
+    return Balanced(frozenset(kind for kind in judged if any(weights[kind] > 0 for weights in tried)))
 
 
 def _labelled(

@@ -14,17 +14,15 @@ such a pair of cells is one structure of both, whose atoms move apart.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import final
 
 import numpy as np
 import torch
 from ase import Atoms
-from jaxtyping import Float64, Int64
-from torch import Tensor
 
 from mekrr_scale.arrays import FeatureBatch, RowKind
 from mekrr_scale.backbones import (
@@ -37,71 +35,59 @@ from mekrr_scale.backbones import (
     tangents,
     with_compression,
 )
-from mekrr_scale.errors import MekrrError
+from mekrr_scale.errors import MekrrError, SimulationError
 from mekrr_scale.models import PredictorCalculator
 from mekrr_scale.progress import LOGGER
-from mekrr_scale.store import FeatureStore, Sample, samples_of
-from mekrr_scale.structures import fills_space, smallest_cell
+from mekrr_scale.store import FeatureStore, Sample
+from mekrr_scale.structures import fills_space, relaxed, smallest_cell
 
 _STRAINS = (0.005, 0.01, 0.02, 0.04)  # eta
 _UNIT = 0.01  # that D is multiplied with, so that rows are of the size of virials at a strain of 1 %
 _REST = 0.3  # eV/angstrom in a crystal near rest, by the network
-_CALM, _STEPS = 5e-3, 200  # eV/angstrom, and the steps to come there
+_CALM = 5e-3  # eV/angstrom, where it is at rest
 _NEAR = 0.15  # of the volume
 _CRYSTALS = 4  # of different composition, at most
 _LARGEST = 40  # atoms of the smallest cell
 
 
-def crystals_of(stores: Sequence[FeatureStore]) -> list[Sample]:
-    """Crystals among the samples of stores: of each composition the one of lowest energy."""
-    found: dict[str, Sample] = {}
-    for sample in samples_of(stores):
-        if fills_space(sample.atoms):
-            found.setdefault(sample.atoms.get_chemical_formula(empirical=True), sample)
-    return list(found.values())[:_CRYSTALS]
+def crystals_of(samples: Sequence[Sample]) -> tuple[Atoms, ...]:
+    """Crystals among samples of stores, in their order: the first of each composition, as its smallest cell."""
+    found: dict[str, Atoms] = {}
+    for atoms in (sample.atoms for sample in samples):
+        name = atoms.get_chemical_formula(empirical=True)
+        if name not in found and fills_space(atoms):
+            found[name] = smallest_cell(atoms)
+    return tuple(found.values())[:_CRYSTALS]
 
 
-def wanted(stores: Sequence[FeatureStore]) -> bool:
-    """Whether such rows can be made and say what the data do not: forces are learned, stress is not, of a crystal."""
-    told = any(store.holds(RowKind.STRESS) for store in stores) or not any(store.n_directions for store in stores)
-    trained = stores[0].header.spec and stores[0].header.backbone.get("name") in STRESS_TRAINED
-    return not told and bool(trained) and bool(crystals_of(stores))
+def stiffness_is_untold(stores: Sequence[FeatureStore]) -> bool:
+    """Whether such rows can be made and say what the data do not: forces are learned, and stress is not."""
+    told = any(store.holds(RowKind.STRESS) for store in stores)
+    trained = stores[0].header.backbone.get("name") in STRESS_TRAINED
+    return trained and not told and any(store.n_directions for store in stores)
 
 
-def elastic_rows(stores: Sequence[FeatureStore], device: str) -> tuple[FeatureBatch, ...]:
-    """A batch for each crystal and strain; none where the network cannot be loaded or has no energies.
+@final
+@dataclass(frozen=True, eq=False)
+class ElasticBatches:
+    """A batch for each crystal and strain, made when they are first asked for.
 
-    Args:
-        stores: of which something is ``wanted``.
+    None where the network cannot be loaded, has no energies, or is far from a minimum.
     """
-    header, found = stores[0].header, []
-    path = str(stores[0].path) if header.compression else ""
-    try:
-        for sample in crystals_of(stores):
-            cell = smallest_cell(sample.atoms)
-            if len(cell) <= _LARGEST:
-                pairs = _pairs(BackboneSpec.of(header.spec), _key(cell), path, device)
-                found += [pair.batch(sample) for pair in pairs]
-    except MekrrError as error:
-        LOGGER.info("no rows of the network's stiffness: %s", error)
-        return ()
-    return tuple(found)
 
+    crystals: tuple[Atoms, ...]
+    store: FeatureStore
+    device: str
 
-@dataclass(frozen=True)
-class _Pair:
-    """A crystal that is larger and one that is smaller, as one structure whose parts are strained apart."""
-
-    features: Float64[Tensor, "atoms dim"]
-    moved: Float64[Tensor, "1 atoms dim"]
-    label: Float64[Tensor, "1"]
-    species: Int64[Tensor, " atoms"]
-
-    def batch(self, sample: Sample) -> FeatureBatch:
-        """With the name of the structure that it comes from, so that it is left out with it."""
-        return FeatureBatch.moved(
-            self.features, self.species, self.moved, RowKind.ELASTIC, self.label, sample.id, sample.group
-        )
+    def __iter__(self) -> Iterator[FeatureBatch]:
+        header = self.store.header
+        path = str(self.store.path) if header.compression else ""
+        try:
+            for cell in self.crystals:
+                if len(cell) <= _LARGEST:
+                    yield from _pairs(BackboneSpec.of(header.spec), _key(cell), path, self.device)
+        except MekrrError as error:
+            LOGGER.info("no rows of the network's stiffness: %s", error)
 
 
 def _key(atoms: Atoms) -> tuple[bytes, bytes, bytes]:
@@ -110,7 +96,7 @@ def _key(atoms: Atoms) -> tuple[bytes, bytes, bytes]:
 
 
 @lru_cache(maxsize=16)
-def _pairs(spec: BackboneSpec, key: tuple[bytes, bytes, bytes], path: str, device: str) -> tuple[_Pair, ...]:
+def _pairs(spec: BackboneSpec, key: tuple[bytes, bytes, bytes], path: str, device: str) -> tuple[FeatureBatch, ...]:
     """Of one crystal; the next fit to it needs no network.
 
     Args:
@@ -126,22 +112,19 @@ def _pairs(spec: BackboneSpec, key: tuple[bytes, bytes, bytes], path: str, devic
 
 def _at_rest(backbone: Backbone, atoms: Atoms) -> Atoms | None:
     """The crystal where the network has its minimum; None of what is far from one, such as a liquid."""
-    from ase.filters import FrechetCellFilter
-    from ase.optimize import BFGS
-
-    moved = atoms.copy()
-    moved.calc = PredictorCalculator(BackboneEnergies(backbone))
-    if float(np.linalg.norm(moved.get_forces(), axis=1).max()) > _REST:
+    near = atoms.copy()
+    near.calc = PredictorCalculator(BackboneEnergies(backbone))
+    if float(np.linalg.norm(near.get_forces(), axis=1).max()) > _REST:
         return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # logm of scipy on nearly symmetric strains
-        with BFGS(FrechetCellFilter(moved), logfile=None) as running:
-            calm = running.run(fmax=_CALM, steps=_STEPS)
-    near = abs(moved.get_volume() / atoms.get_volume() - 1.0) < _NEAR
-    return moved if calm and near else None
+    try:
+        found = relaxed(near, near.calc, cell=True, force=_CALM)
+    except SimulationError:
+        return None
+    return found if abs(found.get_volume() / atoms.get_volume() - 1.0) < _NEAR else None
 
 
-def _pair(backbone: Backbone, atoms: Atoms, strain: float) -> _Pair:
+def _pair(backbone: Backbone, atoms: Atoms, strain: float) -> FeatureBatch:
+    """A crystal that is larger and one that is smaller, as one structure whose parts are strained apart."""
     isotropic = Directions.of_strains(torch.eye(3, dtype=torch.float64)[None], len(atoms))
     features, moved, slopes = [], [], []
     for side in (1.0, -1.0):
@@ -155,4 +138,5 @@ def _pair(backbone: Backbone, atoms: Atoms, strain: float) -> _Pair:
         moved.append(side * _UNIT / strain * found.features.cpu())
         slopes.append(side * _UNIT / strain * found.energy.cpu().double())
     species = torch.from_numpy(np.tile(atoms.numbers, 2).astype(np.int64))
-    return _Pair(torch.cat(features), torch.cat(moved, 1), slopes[0] + slopes[1], species)
+    label = slopes[0] + slopes[1]
+    return FeatureBatch.moved(torch.cat(features), species, torch.cat(moved, 1), RowKind.ELASTIC, label)

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from mekrr_scale.arrays import RowKind, uniform
 from mekrr_scale.distributed import ExactSum
 from mekrr_scale.pipeline.fitting.data import FitData
-from mekrr_scale.regression import Errors, Problem, Run, Source
+from mekrr_scale.regression import Errors, Problem, RowBlock, Run, Source
 from mekrr_scale.solvers import Solution
 
 _SHOWN = 20_000  # structures kept one by one, for figures
@@ -46,13 +46,7 @@ def out_of_fold(problem: Problem, solution: Solution, data: FitData, run: Run, s
     for batch in data.energies:
         for block in placed.rows(Source((batch,)), {RowKind.ENERGY}):
             per_atom = 1.0 / (block.scale * block.counts.sum(1))
-            predicted = torch.zeros_like(block.target)
-            pairs = zip(solution.fold_values, solution.fold_shifts, strict=True)
-            for fold, (value, shift) in enumerate(pairs):
-                held = block.fold == fold
-                moved = (block.counts[held] @ shift) * block.scale[held]
-                predicted[held] = (block.rows[held].double() @ value[:, 0].to(device)).cpu() + moved
-            reference, predicted = block.target * per_atom, predicted * per_atom
+            reference, predicted = block.target * per_atom, by_others(block, solution) * per_atom
             error = predicted - reference
             sums.add(torch.stack([error.abs().sum(), error.square().sum(), reference.square().sum()]))
             count += len(error)
@@ -68,3 +62,25 @@ def out_of_fold(problem: Problem, solution: Solution, data: FitData, run: Run, s
         errors=Errors.of_sums(total, absolute, square),
         spread=(spread / max(total, 1)) ** 0.5,
     )
+
+
+def by_others(block: RowBlock, solution: Solution) -> Float64[Tensor, " rows"]:
+    """What the models of the folds that miss each row give for it, to be held against its target."""
+    predicted = torch.zeros_like(block.target)
+    for fold in range(len(solution.fold_values)):
+        held = block.fold == fold
+        predicted[held] = by_model_without(fold, block.rows[held].double(), block, held, solution)
+    return predicted
+
+
+def by_model_without(
+    fold: int, matrix: Float64[Tensor, "chosen columns"], block: RowBlock, chosen: Bool[Tensor, " rows"],
+    solution: Solution,
+) -> Float64[Tensor, " chosen"]:  # fmt: skip
+    """The same of some rows, under the model that misses a fold.
+
+    Args:
+        matrix: ``block.rows[chosen]``.
+    """
+    shift = (block.counts[chosen] @ solution.fold_shifts[fold]) * block.scale[chosen]
+    return (matrix @ solution.fold_values[fold][:, 0].to(matrix.device)).cpu() + shift

@@ -1,8 +1,8 @@
 """Held-out errors structure by structure: by configuration type, and those far from what the other folds give.
 
-Wrong labels stand out among the latter.
-An error counts by the interval that the posterior gives it, so that what is merely unlike the others is not listed
-before what cannot be right. Intervals are scaled to hold 95 % of all structures, which a few wrong labels hardly move.
+Wrong labels stand out among the latter. An error counts by the interval that the posterior gives it, so that what is
+merely unlike the others is not listed before what cannot be right. Intervals are scaled to hold 95 % of all structures,
+which a few wrong labels hardly move.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from mekrr_scale.arrays import DERIVATIVES, KINDS, FeatureBatch, RowKind, config
 from mekrr_scale.figures import TextTable
 from mekrr_scale.models import JSON, Posterior, Variances, raw_variance
 from mekrr_scale.pipeline.fitting.data import FitData
+from mekrr_scale.pipeline.fitting.heldout import by_others
 from mekrr_scale.regression import Errors, Precision, Problem, RowBlock, Run, Source
 from mekrr_scale.solvers import Solution
 from mekrr_scale.store import configs_of, names_of
@@ -26,7 +27,7 @@ FAR = 3.0  # times its interval: of Gaussian errors one in 10^8 is
 _KEPT = 100  # that a report lists
 _FEWEST = 20  # structures that tell what is usual
 
-
+# hashes, errors, what these are divided by, and hashes of configuration types
 _Columns = dict[RowKind, tuple[Tensor, Tensor, Tensor, Tensor]]
 
 
@@ -115,6 +116,8 @@ def by_structure(
 
 def _by_config(columns: _Columns, data: FitData) -> dict[str, dict[RowKind, Errors]]:
     """Errors of structures: of energies, and root mean squares of those along directions."""
+    if not any(bool(configs.any()) for _, _, _, configs in columns.values()):
+        return {}
     names = sorted({name for store in data.stores for name in configs_of(store)})
     found: dict[str, dict[RowKind, Errors]] = {}
     for name in names:
@@ -182,22 +185,13 @@ class _Sums:
             places = batch.with_energy.nonzero()[:, 0] if energies else batch.owner[batch.along(block.kind)]
             size = batch.n_atoms.double()[places]
             unit = block.scale * (torch.ones_like(size) if block.kind is RowKind.FORCE else size)
-            squares = (torch.stack([self._errors(block), self._deviations(batch, block)]) / unit).square()
+            errors = by_others(block, self.solution) - block.target
+            squares = (torch.stack([errors, self._deviations(batch, block)]) / unit).square()
             structures, inverse = places.unique(return_inverse=True)
             totals = torch.zeros(2, len(structures), dtype=torch.float64).index_add_(1, inverse, squares)
             means = (totals / torch.bincount(inverse)).sqrt()
             configs = torch.zeros_like(batch.ids) if batch.configs is None else batch.configs
             self.found[block.kind].append((batch.ids[structures], means[0], means[1], configs[structures]))
-
-    def _errors(self, block: RowBlock) -> Float64[Tensor, " rows"]:
-        """Of each row under the model that misses its fold."""
-        errors = torch.zeros_like(block.target)
-        for fold, (value, shift) in enumerate(zip(self.solution.fold_values, self.solution.fold_shifts, strict=True)):
-            held = block.fold == fold
-            matrix = block.rows[held].double()
-            predicted = (matrix @ value[:, 0].to(matrix.device)).cpu()
-            errors[held] = predicted + (block.counts[held] @ shift) * block.scale[held] - block.target[held]
-        return errors
 
     def _deviations(self, batch: FeatureBatch, block: RowBlock) -> Float64[Tensor, " rows"]:
         """By the posterior, in its own unit; that of an error like all others where it says nothing of a kind."""

@@ -28,7 +28,7 @@ from mekrr_scale.pipeline.fitting.search import Candidate, choices, search, with
 from mekrr_scale.progress import Progress, shown_progress
 from mekrr_scale.regression import ModeCosts, Run, Structures
 from mekrr_scale.solvers import Result
-from mekrr_scale.store import differing_energies, samples_of, shared
+from mekrr_scale.store import differing_energies, shared
 from mekrr_scale.structures import LabelKeys
 from mekrr_scale.version import __version__
 
@@ -213,7 +213,7 @@ def _model(best: Candidate, data: FitData, held: HeldOut, posterior: Posterior |
         posterior=posterior,
         prior=header.prior if problem.baseline.prior else {},
         compression=data.compression,
-        sample=sample_document(next((sample.atoms for sample in samples_of(data.stores)), None)),
+        sample=sample_document(data.samples[0].atoms if data.samples else None),
     )
 
 

@@ -8,19 +8,23 @@ from itertools import product
 
 from mekrr_scale.arrays import KINDS, ByKind, RowKind, config_hash, kind_named
 from mekrr_scale.errors import ConfigError, suggestion
-from mekrr_scale.pipeline.fitting.elastic import wanted
+from mekrr_scale.pipeline.fitting.elastic import stiffness_is_untold
 from mekrr_scale.pipeline.fitting.plan import FitPlan
 from mekrr_scale.store import FeatureStore, configs_of
 
 
-def weighed(plan: FitPlan, stores: Sequence[FeatureStore]) -> FitPlan:
-    """A plan that says of every kind of rows how they are weighed: what stores hold is not left unused by default."""
+def weighed(plan: FitPlan, stores: Sequence[FeatureStore], crystals: bool) -> FitPlan:
+    """A plan that says of every kind of rows how they are weighed: what stores hold is not left unused by default.
+
+    Args:
+        crystals: whether there are any in the stores.
+    """
 
     def by_default(kind: RowKind) -> tuple[float, ...]:
         weights = KINDS[kind].weights_if_stored
         usable = weights and plan.rows.derivatives and kind in plan.solver.takes.kinds
         if kind is RowKind.ELASTIC:
-            return weights if usable and wanted(stores) else (0.0,)
+            return weights if usable and crystals and stiffness_is_untold(stores) else (0.0,)
         return weights if usable and any(store.holds(kind) for store in stores) else (0.0,)
 
     weights = {name: given or by_default(kind_named(name)) for name, given in plan.rows.weights.items()}
