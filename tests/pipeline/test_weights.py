@@ -70,6 +70,8 @@ def test_weight_two_is_the_same_frame_twice(toy_structures, spec, tmp_path, solv
     torch.testing.assert_close(found.model.baseline.energies, expected.model.baseline.energies, rtol=1e-10, atol=1e-10)
     for mine, theirs in zip(found.solution.path.points, expected.solution.path.points, strict=True):
         np.testing.assert_allclose(mine.rmse.entries, theirs.rmse.entries, rtol=1e-8)
+    for name in ("energy_mae", "energy_rmse"):
+        assert found.metrics()[name] == pytest.approx(expected.metrics()[name], rel=1e-8)
 
 
 @pytest.mark.parametrize(("derivatives", "tolerance"), [("none", 1e-8), (5, 1e-7)])

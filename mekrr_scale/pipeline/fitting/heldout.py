@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ class HeldOut:
 
     reference: Float64[Tensor, " shown"]  # eV/atom, labels; of some thousands where there are more
     predicted: Float64[Tensor, " shown"]
-    errors: Errors = field(default_factory=lambda: Errors(0, math.nan, math.nan))  # eV/atom, of all structures
+    errors: Errors = field(default_factory=lambda: Errors(0, math.nan, math.nan))  # eV/atom, by what structures count
     spread: float = 0.0  # root mean square of what the kernel has to explain, eV/atom
 
 
@@ -39,7 +39,7 @@ def out_of_fold(problem: Problem, solution: Solution, data: FitData, run: Run, s
     if problem.folds is None or not solution.fold_values:
         return HeldOut(nothing, nothing)
     references, predictions = [nothing], [nothing]
-    sums, count = ExactSum(3), 0
+    sums, count = ExactSum(4), 0
     part = _SHOWN / max(1, sum(shard.energies for store in data.stores for shard in store.shards))
     device = run.execution.device
     placed = problem.on(device)
@@ -48,19 +48,20 @@ def out_of_fold(problem: Problem, solution: Solution, data: FitData, run: Run, s
             per_atom = 1.0 / (block.scale * block.counts.sum(1))
             reference, predicted = block.target * per_atom, by_others(block, solution) * per_atom
             error = predicted - reference
-            sums.add(torch.stack([error.abs().sum(), error.square().sum(), reference.square().sum()]))
+            terms = torch.stack([torch.ones_like(error), error.abs(), error.square(), reference.square()])
+            sums.add((terms * block.share).sum(1))
             count += len(error)
             prior = (batch.prior / batch.n_atoms)[batch.with_energy] if problem.baseline.prior else 0.0
             shown = torch.from_numpy(uniform(block.key.numpy().astype(np.uint64), seed) < part)
             references.append((reference + prior)[shown])
             predictions.append((predicted + prior)[shown])
     total = int(data.group.sum(torch.tensor(count)))
-    absolute, square, spread = sums.value(data.group).tolist()
+    share, absolute, square, spread = sums.value(data.group).tolist()
     return HeldOut(
         reference=data.group.joined(torch.cat(references)),
         predicted=data.group.joined(torch.cat(predictions)),
-        errors=Errors.of_sums(total, absolute, square),
-        spread=(spread / max(total, 1)) ** 0.5,
+        errors=replace(Errors.of_sums(share, absolute, square), count=total),
+        spread=(spread / share) ** 0.5 if share else 0.0,
     )
 
 
