@@ -1,18 +1,25 @@
-"""One GPU: rate of the rows against the card's own matrix products, and an energy fit of 10^6 structures, end to end.
+"""One GPU: rate of the rows against the card's own matrix products, an energy fit of 10^6 structures, and the way of a user
+(extraction, fit with forces, forces of the model) on the processor and on the GPU.
 
 ``python -m benchmarks gpu`` takes the GPU where torch finds one, and then a few minutes; on a CPU everything is small.
 """
 
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
+from ase.build import bulk
 
 from benchmarks.measuring import table
 from mekrr_scale.arrays import DirectionLabels, FeatureBatch, Landmarks, RowKind, SpeciesRun, Tangents, bounds
+from mekrr_scale.backbones import BackboneSpec
 from mekrr_scale.kernels import Gaussian, SetKernel, SpeciesMixing, Transform
-from mekrr_scale.models import Baseline
+from mekrr_scale.models import Baseline, Potential
+from mekrr_scale.pipeline import ExtractPlan, FitPlan, Validation, evaluate, extract
+from mekrr_scale.pipeline import fit as fit_store
 from mekrr_scale.regression import Execution, Problem, Run, Source
 from mekrr_scale.solvers import Falkon
 
@@ -74,6 +81,7 @@ def main() -> None:
     print(f"{name}, torch {torch.__version__}\n")
     rates(device)
     fit(device, *((10**6, 8192) if device == "cuda" else (4000, 512)))
+    way(("cpu", "cuda") if device == "cuda" else ("cpu",))
 
 
 def rates(device: str) -> None:
@@ -136,9 +144,57 @@ def fit(device: str, n: int, columns: int, dim: int = 128) -> None:
         print(f"peak device memory {torch.cuda.max_memory_allocated() / 1e9:.1f} GB")
 
 
-def _seconds(work: Callable[[], object], device: str) -> float:
+def way(devices: tuple[str, ...], networks: tuple[str, ...] = ("sevennet", "chgnet")) -> None:
+    """Formate on Cu(110), of examples/: what the README's commands do, on each device; forces of crystals of any size."""
+    examples = Path(__file__).parents[1] / "examples" / "hcoo_cu110"
+    rows: list[list[object]] = []
+    for network in networks:
+        spec = BackboneSpec.parse(network)
+        for device in devices:
+            with tempfile.TemporaryDirectory() as folder:
+                store, model = Path(folder) / "store", Path(folder) / "model.mekrr"
+                plan = ExtractPlan(spec, derivatives=8, device=device)
+                if device != "cpu":  # its kernels are compiled and tuned by the first batches
+                    extract(examples / "test.xyz.xz", Path(folder) / "warm", plan)
+                seconds = [_once(lambda s=store, p=plan: extract(examples / "train.xyz.xz", s, p), device)]
+                settings = replace(FitPlan(), execution=Execution(device), validation=Validation(uncertainty=False))
+                found = []
+                seconds.append(_once(lambda s=store, p=settings, f=found: f.append(fit_store(s, p)), device))
+                found[0].model.save(model)
+                tested = evaluate(model, examples / "test.xyz.xz", device=device).metrics()
+                potential = Potential(model, device=device)
+                for n in (32, 256, 2048):
+                    crystal = bulk("Cu", cubic=True).repeat({32: 2, 256: 4, 2048: 8}[n])
+                    crystal.rattle(0.05, seed=0)
+                    seconds.append(_seconds(lambda p=potential, a=crystal: p.predict([a], stress=False), device, 2))
+            errors = [tested[name] for name in ("energy_rmse", "force_rmse")]
+            rows.append([network, device, *seconds[:2], *errors, *(1e3 * x for x in seconds[2:])])
+    print("\nFormate on Cu(110), 8 directions a frame, default fit; energies and forces of rattled copper\n")
+    table(
+        [
+            "network",
+            "device",
+            "extraction, s",
+            "fit, s",
+            "RMSE, meV/atom",
+            "meV/A",
+            *(f"{n} atoms, ms" for n in (32, 256, 2048)),
+        ],
+        rows,
+    )
+
+
+def _once(work: Callable[[], object], device: str) -> float:
+    start = time.perf_counter()
+    work()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _seconds(work: Callable[[], object], device: str, times: int = 4) -> float:
     best = float("inf")
-    for _ in range(4):
+    for _ in range(times):
         if device == "cuda":
             torch.cuda.synchronize()
         start = time.perf_counter()

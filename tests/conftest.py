@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -28,6 +29,12 @@ if emulated.ASKED:
     emulated.register()  # before the first gradient of the process
 else:  # autograd makes a thread for a device, after which no fork of the process has gradients
     collect_ignore.append("test_devices.py")
+if torch.cuda.is_available() and importlib.util.find_spec("triton"):  # which takes no kernel that jaxtyping has wrapped
+    kernels = importlib.util.find_spec("mekrr_scale.kernels")
+    source = Path(kernels.origin).with_name("triton_sums.py")
+    spec_of_kernels = importlib.util.spec_from_file_location("mekrr_scale.kernels.triton_sums", source)
+    sys.modules[spec_of_kernels.name] = importlib.util.module_from_spec(spec_of_kernels)
+    spec_of_kernels.loader.exec_module(sys.modules[spec_of_kernels.name])
 torch.set_num_threads(int(os.environ.get("MEKRR_TEST_THREADS", "1")))
 # the same examples in every run, on machines of any speed
 settings.register_profile("mekrr", derandomize=True, deadline=None, database=None)

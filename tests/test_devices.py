@@ -1,4 +1,6 @@
-"""Everything that takes a device, on one that is emulated: nothing is mixed, and numbers are those of the CPU."""
+"""Everything that takes a device, on one that is emulated, and on a GPU where there is one: nothing is mixed, and
+numbers are those of the CPU.
+"""
 
 import warnings
 from dataclasses import replace
@@ -45,8 +47,20 @@ STEPS = {"falkon": {"rtol": 1e-10, "max_steps": 6, "patience": 3, "subset": 1.0}
 VARIANTS = [(name, {}) for name in OWN] + [("falkon", {"preconditioner": "falkon"})]
 
 
+GPUS = ["emulated", *(["cuda:0"] if torch.cuda.is_available() else [])]
+
+
+@pytest.fixture(params=GPUS)
+def gpu(request):
+    if request.param != "emulated":
+        yield request.param
+        return
+    with emulated.device() as name:
+        yield name
+
+
 @pytest.fixture
-def gpu():
+def emulated_gpu():
     with emulated.device() as name:
         yield name
 
@@ -56,8 +70,8 @@ def close(found, expected, rtol=1e-9):
     torch.testing.assert_close(found, expected, rtol=rtol, atol=rtol * float(expected.abs().max()))
 
 
-def test_the_device_refuses_to_mix(gpu):
-    there = torch.ones(3, device=gpu)
+def test_the_device_refuses_to_mix(emulated_gpu):
+    there = torch.ones(3, device=emulated_gpu)
     assert there.device.type == emulated.NAME
     for mix in (lambda: there + torch.ones(3), lambda: torch.ones(3)[there.long()], there.numpy):
         with pytest.raises((emulated.MixedDevicesError, TypeError)):
@@ -237,7 +251,7 @@ def test_backbones(gpu, name, spec, tmp_path):
 def test_predictions(gpu, model_file, toy_structures, store, toy_file):
     """Potential, uncertainties, explanations, predictions and errors; the head is where the backbone is."""
     here, there = (Potential(model_file, dtype="float64", device=where) for where in ("cpu", gpu))
-    assert there.head.prepared.right.device.type == emulated.NAME
+    assert there.head.prepared.right.device.type == torch.device(gpu).type
     assert there.model.coefficients.device.type == "cpu"
     cells = [a for a in toy_structures if a.pbc.any()][:2]
     for structures, stress in ((toy_structures[:4], False), (cells, True)):
@@ -285,5 +299,5 @@ def test_torch_sim(gpu, model_file):
             state = ts.initialize_state([atoms, atoms], device=torch.device(where), dtype=torch.float64)
             found.append(MekrrModel(Model.load(model_file), device=where)(state))
     for name, expected in found[0].items():
-        assert found[1][name].device.type == emulated.NAME
+        assert found[1][name].device.type == torch.device(gpu).type
         close(found[1][name].cpu(), expected, 1e-8)

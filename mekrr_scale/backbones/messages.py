@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 _BLOCK = 1 << 20  # numbers in the matrices of atoms that are treated together: they stay in the cache
+_BLOCK_ON_DEVICE = 1 << 25  # where many are needed to keep a GPU busy
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,8 @@ def push_messages(
     found = turned.new_zeros(len(sent), len(coupling.order), count)
     widest = max(block.mul * block.places.shape[1] * max(3, block.dim) for block in coupling.blocks)
     senders = [] if moved is None else [_rows(moved, block) for block in coupling.blocks]
-    for hood in hoods(centre, len(sent), max(1, _BLOCK // widest)):
+    most = _BLOCK if centre.device.type == "cpu" else _BLOCK_ON_DEVICE
+    for hood in hoods(centre, len(sent), max(1, most // widest)):
         size, near = hood.edges.shape
         at = hood.edges.flatten()
         along = (turned[at] * hood.there.flatten()[:, None, None]).reshape(size, near * 3, count)

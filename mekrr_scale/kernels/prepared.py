@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Float64, Int64
@@ -63,31 +64,44 @@ class Prepared:
         """
         if features.shape[1] != len(self.shift):
             raise ModelError(f"features have {features.shape[1]} components, the landmarks {len(self.shift)}")
-        place, device = self.transform.place(z), self.shift.device
-        scale, mean = (
-            self.transform.scale[place].to(device),
-            self.transform.mean[place].to(device),
-        )
+        origin, scale = self._origin(z)
         into = buffer("centred", len(features), len(self.shift), self.shift) if tile else None
-        centred = torch.sub(features.to(device), mean + self.shift * scale, out=into).div_(scale)  # in float64
+        centred = torch.sub(features.to(self.shift.device), origin, out=into).div_(scale)  # in float64
         if not tile or centred.dtype == self.features.dtype:
             return centred.to(self.features.dtype)
         return buffer("shifted", len(features), len(self.shift), self.features).copy_(centred)
 
+    @cached_property
+    def _origins(self) -> dict[int, tuple[Float64[Tensor, " dim"], Float64[Tensor, " dim"]]]:
+        return {}
+
+    def _origin(self, z: int) -> tuple[Float64[Tensor, " dim"], Float64[Tensor, " dim"]]:
+        """What is taken off a species' features and what they are divided by; brought to the device once."""
+        place = self.transform.place(z)
+        if place not in self._origins:
+            mean, scale = (part[place].to(self.shift.device) for part in (self.transform.mean, self.transform.scale))
+            self._origins[place] = mean + self.shift * scale, scale
+        return self._origins[place]
+
     def sums(self, run: SpeciesRun, columns: Columns) -> Float64[Tensor, "structures columns"]:
         """sum_a k(h_a, z_l) over the atoms of one species."""
         right = self.right[:, columns[0] : columns[1]]
-        on_gpu = right.device.type == "cuda" and isinstance(self.atom, Gaussian) and fused.available()
+        count = right.shape[1]
 
-        def tile(a: int, b: int, c: int, d: int) -> Tensor:
+        def arguments(a: int, b: int, c: int, d: int) -> Tensor:
             left = buffer("left", b - a, len(right), right)
             if c == 0:  # what follows are other columns of the same rows
                 self.atom.left(self.shifted(run.z, run.features[a:b], tile=True), left)
-            t = product(left, right[:, c:d])
-            return t if on_gpu else self.atom.profile(t)
+            return product(left, right[:, c:d])
 
-        summed = fused.gaussian_sums if on_gpu else None
-        return segment_sums(owners(run), len(run.ptr) - 1, right.shape[1], tile, right.device, summed)
+        def tile(a: int, b: int, c: int, d: int) -> Tensor:
+            return self.atom.profile(arguments(a, b, c, d))
+
+        def summed(a: int, b: int, ends: Tensor) -> Tensor:
+            return fused.gaussian_sums(arguments(a, b, 0, count), ends)
+
+        at_once = summed if fused.serves(right.device) and isinstance(self.atom, Gaussian) else None
+        return segment_sums(owners(run), len(run.ptr) - 1, count, tile, right.device, at_once)
 
     def derivative_sums(
         self, run: SpeciesRun, direction_ptr: Int64[Tensor, " bounds"], columns: Columns
@@ -97,29 +111,36 @@ class Prepared:
         tangents = run.tangents.features
         right = self.right[:, columns[0] : columns[1]]
         atom, direction = _tangent_places(run, direction_ptr)
+        there = atom.to(right.device)
+        scale = self._origin(run.z)[1].to(self.features.dtype)
+        count = right.shape[1]
         kept = _Kept()
 
         def slopes(first: int, last: int, c: int, d: int) -> tuple[Tensor, Tensor]:
             x = self.shifted(run.z, run.features[first:last])
             return x, self.atom.slope(self.atom.left(x) @ right[:, c:d])
 
-        def tile(a: int, b: int, c: int, d: int) -> Tensor:
+        def made(a: int, b: int, c: int, d: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             here = atom[a:b]
             first, last = int(here.min()), int(here.max()) + 1
+            place = there[a:b] - first
             x, slope = kept.get((first, last, c, d), slopes)  # along other directions the atoms are the same
             left = buffer("left", b - a, len(right), right)
             if c == 0:
-                at = torch.index_select(
-                    x,
-                    0,
-                    (here - first).to(x.device),
-                    out=buffer("shifted", b - a, x.shape[1], x),
-                )
-                dx = self.transform.apply_tangent(run.z, tangents[a:b].to(x.device), self.features.dtype)
+                at = torch.index_select(x, 0, place, out=buffer("shifted", b - a, x.shape[1], x))
+                dx = tangents[a:b].to(x.device, x.dtype) / scale
                 self.atom.left_tangent_(at, dx, left)
-            return _times(product(left, right[:, c:d]), slope, here - first)
+            return product(left, right[:, c:d]), slope, place, here - first
 
-        return segment_sums(direction, int(direction_ptr[-1]), right.shape[1], tile, right.device)
+        def tile(a: int, b: int, c: int, d: int) -> Tensor:
+            return _times(*made(a, b, c, d))
+
+        def summed(a: int, b: int, ends: Tensor) -> Tensor:
+            slopes_along, slope, place, _ = made(a, b, 0, count)
+            return fused.product_sums(slopes_along, slope, place, ends)
+
+        at_once = summed if fused.serves(right.device) else None
+        return segment_sums(direction, int(direction_ptr[-1]), count, tile, right.device, at_once)
 
     def values(
         self,
@@ -174,13 +195,14 @@ def _times(
     made: Float[Tensor, "rows columns"],
     slope: Float[Tensor, "atoms columns"],
     place: Int64[Tensor, " rows"],
+    here: Int64[Tensor, " rows"],
 ) -> Float[Tensor, "rows columns"]:
     """Each row times that of its atom, in place; without a copy where the atoms come in order, again and again."""
     atoms = len(slope)
-    if len(made) % atoms == 0 and torch.equal(place, torch.arange(atoms).repeat(len(made) // atoms)):
+    if len(made) % atoms == 0 and torch.equal(here, torch.arange(atoms).repeat(len(made) // atoms)):
         made.view(-1, atoms, made.shape[1]).mul_(slope)
         return made
-    return made.mul_(slope[place.to(slope.device)])
+    return made.mul_(slope[place])
 
 
 def owners(run: SpeciesRun) -> Int64[Tensor, " atoms"]:

@@ -20,17 +20,13 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from mekrr_scale.arrays import bounds
-
 TILE_ROWS = 200  # kernel rows made at once: with 1536 columns of float64 a tile is 2.4 MB
 TILE_COLUMNS = 1536
 DEVICE_ELEMENTS = 2**26  # of a tile on a GPU: half a gigabyte of float64
 
 Tile = Callable[[int, int, int, int], Float[Tensor, "rows columns"]]
-Fused = Callable[
-    [Float[Tensor, "rows columns"], Int64[Tensor, " bounds"]],
-    Float64[Tensor, "owners columns"],
-]
+# sums of rows [r0, r1) over owners with these bounds, of which the first is 0
+Fused = Callable[[int, int, Int64[Tensor, " bounds"]], Float64[Tensor, "owners columns"]]
 
 _buffers = threading.local()
 
@@ -49,7 +45,7 @@ def segment_sums(
         owner: of each row, ascending; in the memory of the host.
         tile: makes the elements of rows [r0, r1) and columns [c0, c1), on ``device``; a thread asks for all columns
             of some rows, the first ones first, before it asks for other rows.
-        fused: on a GPU, sums functions of what ``tile`` makes over runs of rows with these bounds.
+        fused: on a GPU, makes and sums the rows of a tile in its own way.
     """
     if torch.device(device).type != "cpu":
         return segment_sums_on_device(owner, n_owners, n_columns, tile, device, fused)
@@ -101,13 +97,16 @@ def segment_sums_on_device(
     """
     total = torch.zeros(n_owners, n_columns, dtype=torch.float64, device=device)
     most = _device_rows(n_columns)
+    ends = torch.searchsorted(owner, torch.arange(n_owners + 1)).to(device)  # once: a copy waits for all work before it
     for first, last in _tasks(owner, most):
         for a in range(first, last, most):
             b = min(a + most, last)
-            present, lengths = owner[a:b].unique_consecutive(return_counts=True)
-            made = tile(a, b, 0, n_columns)
-            sums = segments(made.double(), lengths) if fused is None else fused(made, bounds(lengths).to(device))
-            total[present.to(device)] += sums
+            low, high = int(owner[a]), int(owner[b - 1]) + 1
+            parts = ends[low : high + 1].clamp(a, b) - a
+            if fused is None:
+                total[low:high] += segments(tile(a, b, 0, n_columns).double(), parts.diff())
+            else:
+                total[low:high] += fused(a, b, parts)
     return total
 
 

@@ -30,7 +30,7 @@ from mekrr_scale.errors import ConfigError, MekrrError
 _AHEAD = 2  # pieces for each process, of which it works on one
 _EACH = 4  # structures for each process at least: a fork takes as long as some of them
 _MEMORY = 2 * 1024**3  # bytes of the machine for each process, of which 7net-l3i5 takes half
-_IN_CACHE, _ELSEWHERE = 64, 256  # atoms
+_IN_CACHE, _ELSEWHERE = 64, 1024  # atoms; what a GPU needs to be busy, 3 GB for eight directions of SevenNet
 _UNFORKED = frozenset(("jax", "tensorflow", "mpi4py.MPI"))  # modules whose threads no fork survives
 _DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # mallopt's M_MMAP_THRESHOLD and M_TRIM_THRESHOLD

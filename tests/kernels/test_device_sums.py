@@ -24,7 +24,9 @@ def test_sums_as_on_a_device_equal_those_on_cpus(monkeypatch, columns):
         found = sums.segment_sums_on_device(owner, 25, columns, lambda a, b, c, d: matrix[a:b, c:d], "cpu")
         expected = torch.zeros(25, columns, dtype=torch.float64).index_add_(0, owner, matrix)
         torch.testing.assert_close(found, expected)
-        squares = sums.segment_sums_on_device(owner, 25, columns, lambda a, b, c, d: matrix[a:b, c:d], "cpu", _squares)
+        squares = sums.segment_sums_on_device(
+            owner, 25, columns, lambda *_: matrix[:0], "cpu", lambda a, b, ends: _squares(matrix[a:b], ends)
+        )
         torch.testing.assert_close(squares, torch.zeros_like(expected).index_add_(0, owner, matrix.square()))
     assert bool((sums.segment_sums_on_device(owner[:0], 3, columns, lambda *_: matrix[:0], "cpu") == 0).all())
 
@@ -103,31 +105,39 @@ def test_the_fused_kernel_compiles_for_a_gpu():
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from mekrr_scale.kernels.triton_sums import exponential_sums
+from mekrr_scale.kernels.triton_sums import exponential_sums, weighted_sums
 for element in ("*fp32", "*fp64"):
-    signature = {"t": element, "bounds": "*i64", "total": "*fp64", "columns": "i32", "stride": "i32"}
-    if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 2):  # which counts its arguments
-        source = ASTSource(exponential_sums, dict(enumerate(signature.values())), {5: 256})
-    else:
-        source = ASTSource(exponential_sums, {**signature, "BLOCK": "constexpr"}, {"BLOCK": 256})
-    assert "ptx" in triton.compile(source, target=GPUTarget("cuda", 80, 32)).asm
+    ends = {"bounds": "*i64", "total": "*fp64", "columns": "i32", "stride": "i32"}
+    weighed = {"t": element, "factors": element, "place": "*i64", **ends, "step": "i32"}
+    for kernel, signature in ((exponential_sums, {"t": element, **ends}), (weighted_sums, weighed)):
+        if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 2):  # which counts its arguments
+            source = ASTSource(kernel, dict(enumerate(signature.values())), {len(signature): 256})
+        else:
+            source = ASTSource(kernel, {**signature, "BLOCK": "constexpr"}, {"BLOCK": 256})
+        assert "ptx" in triton.compile(source, target=GPUTarget("cuda", 80, 32)).asm
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
-def test_the_fused_kernel_in_tritons_interpreter():
-    """CUDA builds of torch bring Triton; its interpreter runs the kernel without a GPU."""
+def test_the_fused_kernels():
+    """On a GPU where there is one, else in Triton's interpreter; CUDA builds of torch bring Triton."""
     pytest.importorskip("triton")
     code = """
 import torch
-from mekrr_scale.kernels.fused import gaussian_sums
-t = -3 * torch.rand(37, 300, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+from mekrr_scale.kernels.fused import gaussian_sums, product_sums
+torch.set_default_device("cuda" if torch.cuda.is_available() else "cpu")
+generator = torch.Generator(torch.get_default_device()).manual_seed(0)
+t = -3 * torch.rand(37, 300, generator=generator, dtype=torch.float64)
 bounds = torch.tensor([0, 5, 5, 20, 37])
 found = gaussian_sums(t, bounds)
 expected = torch.stack([t[a:b].exp().sum(0) for a, b in zip(bounds[:-1], bounds[1:])])
 torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
+factors, place = torch.rand(9, 300, generator=generator, dtype=torch.float64), torch.arange(37) % 9
+found = product_sums(t, factors, place, bounds)
+expected = torch.stack([(t * factors[place])[a:b].sum(0) for a, b in zip(bounds[:-1], bounds[1:])])
+torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
 """
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    environment = {**os.environ, **({} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"})}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

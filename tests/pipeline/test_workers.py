@@ -226,5 +226,5 @@ def test_processes_that_make_no_sense(given, says):
 
 
 def test_fewer_atoms_at_once_on_a_cpu():
-    assert [ExtractPlan(device=name).atoms_at_once for name in ("cpu", "cpu:0", "cuda:1")] == [64, 64, 256]
+    assert [ExtractPlan(device=name).atoms_at_once for name in ("cpu", "cpu:0", "cuda:1")] == [64, 64, 1024]
     assert ExtractPlan(batch_atoms=7).atoms_at_once == 7
