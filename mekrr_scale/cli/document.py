@@ -14,9 +14,9 @@ from mekrr_scale.cli.app import PLACES, app, command
 
 _HEAD = """# All options
 
-Every command with its arguments, options and defaults, as `--help` shows them; what the commands are for stands in
-[command line](cli.md). Defaults of a fit's plan stand beside the keys of [configuration](configuration.md). This page is made from the commands (`python -m mekrr_scale.cli.document`). A list of
-[exit codes](cli.md#exit-codes) holds for all.
+Every command with its arguments, options and defaults, as `--help` shows them. What the commands are for, and their
+[exit codes](cli.md#exit-codes), stand in [command line](cli.md); defaults of a fit's plan beside its keys in
+[configuration](configuration.md). This page is made from the commands (`python -m mekrr_scale.cli.document`).
 """
 _COMPLETION = ("--install-completion", "--show-completion")
 
