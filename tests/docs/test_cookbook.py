@@ -44,10 +44,8 @@ def test_pages_are_short_and_need_nothing_from_outside(page):
 
 
 @pytest.mark.slow
-@BY_NAME
+@pytest.mark.parametrize("page", [page for page in PAGES if list(blocks(page))], ids=lambda page: page.stem)
 def test_pages_run(page, tmp_path):
-    if not list(blocks(page)):
-        pytest.skip("nothing to run on this page")
     for name in NEEDED:
         pytest.importorskip(name)
     programs = tmp_path / "programs"
