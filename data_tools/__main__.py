@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from data_tools.convert import SOURCES, Source, write
+from data_tools.convert import SOURCES, Source, group_names, write
 from data_tools.convert import convert as convert_file
 from data_tools.download import download as download_file
 from data_tools.inspect import inspect as inspect_structures
@@ -59,7 +59,10 @@ def convert(
     keys = LabelKeys(energy_key, forces_key, stress_key, **LabelKeys.parse_units(units))
     found: Source = kind  # type: ignore[assignment]
     check_outputs([(target, FRAMES, "")], sources, overwrite)
-    frames = (atoms for source in sources for atoms in convert_file(source, found, keys, format, group_key or None))
+    named = zip(sources, group_names(sources), strict=True)
+    frames = (
+        atoms for path, name in named for atoms in convert_file(path, found, keys, format, group_key or None, name)
+    )
     print(f"{target}: {write(target, frames, overwrite=True)} structures")
 
 

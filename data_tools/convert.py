@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,12 +29,14 @@ def convert(
     keys: LabelKeys | None = None,
     format: str | None = None,
     group_key: str | None = None,
+    group: str | None = None,
 ) -> Iterator[Atoms]:
     """Structures of a published file with energy, forces and stress as ASE results.
 
     Args:
         group_key: info key that takes the file's name, where a structure does not have it yet: structures of one
             trajectory belong together in splits and in cross-validation (``extract --group-key``).
+        group: what it takes in place of the file's name.
         source: ``mlearn``: JSON of materialsvirtuallab/mlearn (VASP, eV, eV/angstrom, stress in kbar);
             ``md17``: npz of Chmiela et al. (keys E, F, R, z; kcal/mol); ``rmd17``: npz of
             Christensen and von Lilienfeld (energies, forces, coords, nuclear_charges; kcal/mol);
@@ -52,8 +54,18 @@ def convert(
     found = _read_by_ase(path, keys or LabelKeys(), format) if source == "ase" else readers[source](path)
     for atoms in found:
         if group_key is not None:
-            atoms.info.setdefault(group_key, path.name.partition(".")[0])
+            atoms.info.setdefault(group_key, group or _stem(path))
         yield atoms
+
+
+def group_names(paths: Sequence[Path]) -> list[str]:
+    """Names of trajectories: those of the files, with their folders where several files have one (run1/OUTCAR)."""
+    stems = [_stem(path) for path in paths]
+    return [stem if stems.count(stem) == 1 else str(path) for stem, path in zip(stems, paths, strict=True)]
+
+
+def _stem(path: Path) -> str:
+    return path.name.partition(".")[0]
 
 
 def _read_by_ase(path: Path, keys: LabelKeys, format: str | None) -> Iterator[Atoms]:

@@ -54,7 +54,7 @@ def extract(
     invariants: Invariants = None,
     weights: Annotated[str | None, typer.Option(help="version of the pretrained weights (chgnet, sevennet)")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="file of the weights, e.g. of `finetune`")] = None,
-    max_neighbors: Annotated[int | None, typer.Option(help="cap on neighbours (schnet); 0 for none")] = None,
+    max_neighbors: Annotated[int | None, typer.Option(help="cap on neighbours (schnet, dimenet++); 0 for none")] = None,
     derivatives: Annotated[str, typer.Option(help="train on forces: all, none, or directions per structure")] = "none",
     strain: Annotated[bool, typer.Option(help="train on stress: tangents along the six strains")] = False,
     energy_key: EnergyKey = None,
@@ -70,7 +70,7 @@ def extract(
     tangent_dtype: Annotated[
         Literal["auto", "same", "float16"],
         typer.Option(
-            help="of the tangents: float16 halves the store, same as the features; auto: as begun, or float16"
+            help="precision of the tangents: float16 halves the store, same as the features; auto: as begun, or float16"
         ),
     ] = "auto",
     compress: Compress = None,
@@ -88,7 +88,7 @@ def extract(
     ] = 1.0,
     prior_energy_key: Annotated[str | None, typer.Option(help="info key of the energies of prior 'labels'")] = None,
     prior_forces_key: Annotated[str | None, typer.Option(help="array key of its forces")] = None,
-    prior_units: Annotated[str, typer.Option(help="of prior 'labels', as --units")] = "eV,angstrom,eV/A^3",
+    prior_units: Annotated[str, typer.Option(help="units of prior 'labels', as --units")] = "eV,angstrom,eV/A^3",
     group_key: Annotated[str | None, typer.Option(help="info key of the trajectory, kept together in folds")] = None,
     config_key: Annotated[
         str, typer.Option(help="info key of the configuration type, by which fit --weight weighs frames")
@@ -101,7 +101,7 @@ def extract(
     format: Format = None,
     device: Device = "cpu",
     workers: Workers = None,
-    seed: Annotated[int, typer.Option(help="of the random directions")] = 0,
+    seed: Annotated[int, typer.Option(help="random seed of the directions")] = 0,
     timeout: Timeout = 1800.0,
 ) -> None:
     """Structures to a feature store. Resumes: run the same command again after a kill.

@@ -80,7 +80,7 @@ Layer = Annotated[
 ]
 Invariants = Annotated[
     InvariantKind | None,
-    typer.Option(help="of channels of l > 0 (sevennet, mace): none (scalars), squared norms, or products too"),
+    typer.Option(help="features of channels of l > 0 (sevennet, mace): none (scalars), squared norms, or products too"),
 ]
 
 Compress = Annotated[

@@ -47,7 +47,7 @@ def select(
     ] = "greedy",
     format: Format = None,
     device: Device = "cpu",
-    seed: Annotated[int, typer.Option(help="of method random")] = 0,
+    seed: Annotated[int, typer.Option(help="random seed of method random")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
     """Choose the structures that a model would learn most from: the next batch for DFT.

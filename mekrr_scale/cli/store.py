@@ -139,7 +139,7 @@ def repack(
     residual: Residual = None,
     basis: Basis = "species",
     tangent_dtype: Annotated[
-        Literal["same", "float16"], typer.Option(help="of the tangents; float16 halves what float32 takes")
+        Literal["same", "float16"], typer.Option(help="precision of the tangents; float16 halves what float32 takes")
     ] = "same",
 ) -> None:
     """Write a store anew: shards of another size, features compressed, tangents in half precision.

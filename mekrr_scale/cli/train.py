@@ -45,15 +45,15 @@ Output = Annotated[Path, typer.Option("--output", "-o", help="checkpoint to writ
 Weights = Annotated[str | None, typer.Option(help="version of the pretrained weights")]
 Valid = Annotated[list[Path] | None, typer.Option(help="structures to validate on; may be repeated")]
 ValidFraction = Annotated[float, typer.Option(help="part of the structures to validate on, without --valid")]
-Steps = Annotated[int, typer.Option(help="of gradient descent, one batch each")]
+Steps = Annotated[int, typer.Option(help="number of optimisation steps, one batch each")]
 BatchSize = Annotated[int, typer.Option("--batch", help="structures in a batch")]
 Rate = Annotated[float, typer.Option("--lr", help="learning rate; of the last block where there is a decay")]
-Schedule = Annotated[Literal["cosine", "constant"], typer.Option(help="of the learning rate")]
-Cycles = Annotated[int, typer.Option(help="of cosine annealing; more than one are warm restarts")]
+Schedule = Annotated[Literal["cosine", "constant"], typer.Option(help="schedule of the learning rate")]
+Cycles = Annotated[int, typer.Option(help="cycles of cosine annealing; more than one are warm restarts")]
 Warmup = Annotated[float, typer.Option(help="part of the steps in which the rate rises")]
-EnergyWeight = Annotated[float, typer.Option(help="of the squared error of the energy, (eV/atom)^2")]
-ForceWeight = Annotated[float, typer.Option(help="of the squared error of the forces, (eV/angstrom)^2")]
-StressWeight = Annotated[float, typer.Option(help="of the squared error of the stress, (eV/angstrom^3)^2")]
+EnergyWeight = Annotated[float, typer.Option(help="weight of the squared error of the energy, (eV/atom)^2")]
+ForceWeight = Annotated[float, typer.Option(help="weight of the squared error of the forces, (eV/angstrom)^2")]
+StressWeight = Annotated[float, typer.Option(help="weight of the squared error of the stress, (eV/angstrom^3)^2")]
 Huber = Annotated[float | None, typer.Option(help="errors above this count by their absolute value")]
 WeightDecay = Annotated[float, typer.Option(help="decoupled weight decay")]
 Average = Annotated[float, typer.Option(help="decay of the moving average of the weights; 0 for none")]
@@ -63,7 +63,7 @@ State = Annotated[Path | None, typer.Option(help="folder for the state of the tr
 StateInterval = Annotated[float, typer.Option(help="seconds between states")]
 Plot = Annotated[Path | None, typer.Option(help="figure of losses, errors and rate")]
 Json = Annotated[Path | None, typer.Option("--json", help="write the history as JSON")]
-Seed = Annotated[int, typer.Option(help="of new weights and the order of batches")]
+Seed = Annotated[int, typer.Option(help="random seed of new weights and of the order of batches")]
 
 
 @app.command(epilog=EXIT_CODES)
@@ -71,7 +71,9 @@ def pretrain(
     structures: Structures,
     output: Output,
     backbone: BackboneName = "schnet",
-    sizes: Annotated[str | None, typer.Option(help="of schnet or dimenet++, e.g. hidden_channels=128,cutoff=6")] = None,
+    sizes: Annotated[
+        str | None, typer.Option(help="sizes of schnet or dimenet++, e.g. hidden_channels=128,cutoff=6")
+    ] = None,
     weights: Weights = None,
     checkpoint: Annotated[Path | None, typer.Option(help="file whose architecture is taken (sevennet, mace)")] = None,
     valid: Valid = None,

@@ -49,13 +49,17 @@ def _students() -> list[str]:
     return [*NETWORKS, *(f"kernel:{name}" for name in backbone_names())]
 
 
-Steps = Annotated[int, typer.Option(help="of gradient descent, for networks")]
+Steps = Annotated[int, typer.Option(help="number of optimisation steps, for networks")]
 BatchSize = Annotated[int, typer.Option("--batch", help="structures in a batch, for networks")]
 Landmarks = Annotated[int, typer.Option(help="for kernels")]
 Derivatives = Annotated[int, typer.Option(help="directions per structure, for kernels")]
-EnergyWeight = Annotated[float, typer.Option(help="of the squared error of the energy, (eV/atom)^2, for networks")]
-ForceWeight = Annotated[float, typer.Option(help="of the squared error of the forces; 0 to learn energies alone")]
-Seed = Annotated[int, typer.Option(help="of weights, subsets and sampling")]
+EnergyWeight = Annotated[
+    float, typer.Option(help="weight of the squared error of the energy, (eV/atom)^2, for networks")
+]
+ForceWeight = Annotated[
+    float, typer.Option(help="weight of the squared error of the forces; 0 to learn energies alone")
+]
+Seed = Annotated[int, typer.Option(help="random seed of weights, subsets and sampling")]
 
 
 @app.command(epilog=EXIT_CODES)
@@ -75,7 +79,7 @@ def distill(
     length_scale: Annotated[float, typer.Option(help="geometries are multiplied by it for the teacher")] = 1.0,
     sample_frames: Annotated[int, typer.Option(help="frames of the teacher's dynamics from every structure")] = 0,
     sample_every: Annotated[int, typer.Option(help="steps between them")] = 50,
-    temperature: Annotated[float, typer.Option(help="of these dynamics, K")] = 300.0,
+    temperature: Annotated[float, typer.Option(help="temperature of these dynamics, K")] = 300.0,
     rattle: Annotated[
         float, typer.Option(help="label a copy of every structure, too, with displacements of this size (angstrom)")
     ] = 0.0,

@@ -77,7 +77,7 @@ def tune(
     format: Format = None,
     part: Annotated[str, typer.Option(help="i/n: race the i-th of n parts of the candidates, and stop")] = "1/1",
     device: Device = "cpu",
-    seed: Annotated[int, typer.Option(help="of subsets, directions and landmarks")] = 0,
+    seed: Annotated[int, typer.Option(help="random seed of subsets, directions and landmarks")] = 0,
 ) -> None:
     """Structures to the best model that a time allows. Resumes: run the same command again.
 

@@ -269,3 +269,15 @@ def test_frames_are_told_the_file_that_they_come_from(tmp_path, monkeypatch):
     told = [atoms.info["trajectory"] for atoms in ase.io.read(given[-1], ":")]
     assert told == ["run1", "run1", "run2", "run2", "of its own", "run3"]
     assert "trajectory" not in next(convert(given[0])).info
+
+
+def test_files_of_one_name_in_two_folders_are_two_trajectories(tmp_path, monkeypatch):
+    """As runs of VASP are: run1/OUTCAR, run2/OUTCAR."""
+    paths = [tmp_path / run / "OUTCAR" for run in ("run1", "run2")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text(OUTCAR)
+    monkeypatch.setattr(sys, "argv", ["data_tools", "convert", *map(str, paths), str(tmp_path / "all.xyz")])
+    with pytest.raises(SystemExit, match="0"):
+        command.main()
+    assert [atoms.info["trajectory"] for atoms in ase.io.read(tmp_path / "all.xyz", ":")] == list(map(str, paths))

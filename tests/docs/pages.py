@@ -29,16 +29,45 @@ def commands(page):
     """(program, arguments) of every command line in a block of a page, or in quotes with an option."""
     text = without_python(page).replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line.startswith("    ")]
-    lines += [quoted for quoted in re.findall(r"`([^`\n]+)`", text) if quoted.startswith("mekrr-scale ")]
+    lines += [line for block in shell_blocks(text) for line in block.splitlines()]
+    lines += [quoted for quoted in re.findall(r"`([^`\n]+)`", text) if re.match(r"mekrr-scale (?!\w+ \d\.\d$)", quoted)]
     for line in lines:
         if found := _PROGRAMS.search(line):
             yield found[1].replace("mekrr_scale", "mekrr-scale"), shlex.split(found[2], comments=True)
 
 
-def quoted_options(page):
-    """Every option that a page names in quotes."""
-    for quoted in re.findall(r"`([^`\n]+)`", without_python(page)):
-        yield from re.findall(r"(?<![\w-])--[a-z][a-z-]*", quoted)
+def shell_blocks(text):
+    """Every fenced block of commands."""
+    return re.findall(r"^```(?:bash|sh|console)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def named_options(page):
+    """Every option that a page names anywhere: in quotes, in tables, in blocks, in sentences."""
+    return re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", without_python(page))
+
+
+def tables_of_options(page):
+    """(command in the table's head, options, stated default) of every line of a table that begins with an option."""
+    title = ""
+    for line in page.read_text().splitlines():
+        if found := re.match(r"\| option of `?([^`|]*?)`? \|", line):
+            title = found[1]
+        elif not line.startswith("|"):
+            title = ""
+        elif line.startswith("| `--"):
+            first, rest = line.removeprefix("| ").split(" | ", 1)
+            value = re.search(r"\bdefault:? `?(\d[\w:]*(?:\.\d+)?)", rest)
+            yield title, re.findall(r"--[a-z-]+", first), value and value[1]
+
+
+def keys_in_quotes(page):
+    """(key, value) of every ``key = value`` that a page quotes, as of a TOML file."""
+    return re.findall(r"`([a-z_]\w*) = ([^`]+)`", without_python(page))
+
+
+def toml_blocks(page):
+    """Every fenced block of TOML."""
+    return re.findall(r"^```toml\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
 def used_names(code, alias="ms"):

@@ -150,17 +150,17 @@ class RowPlan:
     """Train on forces and stress where the stores hold tangents."""
 
     cut: Annotated[float, flag("--cut")] = Field(default=1e-11, gt=0, lt=1)
-    """Of the whitening: directions of the landmarks' kernel matrix with a smaller part of its largest eigenvalue are
-    left out. 1e-8 loses accuracy."""
+    """Cut of the whitening: directions of the landmarks' kernel matrix with a smaller part of its largest eigenvalue
+    are left out. 1e-8 loses accuracy."""
 
     whitening: Annotated[WhiteningMethod, flag("--whitening")] = "eigen"
     """eigen, or cholesky (pivoted; about ten times cheaper above some thousand landmarks)."""
 
     energy_precision: Annotated[Literal["float64", "float32"], flag("--energy-precision")] = "float64"
-    """Of kernel elements in energy rows; float32 gave 8.6 instead of 2.2 meV/atom on real features."""
+    """Precision of kernel elements in energy rows; float32 gave 8.6 instead of 2.2 meV/atom on real features."""
 
     derivative_precision: Annotated[Literal["float64", "float32"], flag("--derivative-precision")] = "float32"
-    """Of kernel elements in derivative rows; sums over atoms are float64 always."""
+    """Precision of kernel elements in derivative rows; sums over atoms are float64 always."""
 
     config_weights: Annotated[
         Given[Mapping[str, tuple[float, ...]], Fields | str], BeforeValidator(factors_by_config), flag("--weight")
@@ -291,7 +291,7 @@ class FitPlan:
     """Where it runs; or a device."""
 
     seed: Annotated[int, flag("--seed")] = Field(default=0, ge=0)
-    """Of landmarks and samples."""
+    """Random seed of landmarks and samples."""
 
     def __post_init__(self) -> None:
         learned, folds = self.kernel.mixing == "learn", self.validation.folds
