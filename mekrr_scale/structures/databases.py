@@ -29,7 +29,7 @@ def database_of(path: Path) -> Iterator[Any]:
 
 
 @contextmanager
-def lmdb(path: Path) -> Iterator[Any]:
+def lmdb_database_of(path: Path) -> Iterator[Any]:
     """A database of ASE's in one file of LMDB, which is not written to.
 
     Raises:
@@ -37,10 +37,18 @@ def lmdb(path: Path) -> Iterator[Any]:
     """
     try:
         import ase_db_backends.aselmdb  # noqa: F401
+        import lmdb
     except ImportError:
         raise StructureError(f"{path}: LMDB databases need a package more: pip install 'mekrr-scale[lmdb]'") from None
     if path.is_dir():
         raise StructureError(f"{path} is a folder; ASE's LMDB databases are single files (.aselmdb)")
+    try:
+        with lmdb.open(str(path), subdir=False, readonly=True, lock=False) as plain, plain.begin() as transaction:
+            ours = transaction.get(b"nextid") is not None
+    except lmdb.Error as error:
+        raise StructureError(f"{path} is no LMDB database: {error}") from error
+    if not ours:
+        raise StructureError(f"{path} is no database of ASE's, but of another program's LMDB; convert it there")
     with ase.db.connect(path, type="aselmdb", readonly=True) as database:
         yield database
 

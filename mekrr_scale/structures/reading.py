@@ -18,7 +18,7 @@ from ase import Atoms
 
 from mekrr_scale.errors import MekrrError, StructureError
 from mekrr_scale.files import split_frames
-from mekrr_scale.structures.databases import atoms_of_row, database_of, lmdb
+from mekrr_scale.structures.databases import atoms_of_row, database_of, lmdb_database_of
 from mekrr_scale.structures.deepmd import count_deepmd, read_deepmd
 from mekrr_scale.structures.formats import format_of_frames, is_extended, opener_of, plain_name, read_by_package
 from mekrr_scale.structures.mlab import read_mlab
@@ -102,7 +102,7 @@ def _count(path: Path, format: str | None) -> int | None:
     if own == "deepmd":
         return count_deepmd(path)
     if own == "aselmdb" and plain_name(path) == path:
-        with lmdb(path) as database:
+        with lmdb_database_of(path) as database:
             return int(database.count())
     if named == "traj":
         from ase.io.trajectory import Trajectory
@@ -187,7 +187,7 @@ def _frames_of_ase(path: Path, format: str | None, keep_unreadable: bool) -> Ite
     """What ASE reads; of its databases and trajectories frame by frame."""
     named = read_by_package(path, format) or format_of_frames(path)
     if named in ("db", "aselmdb"):
-        with database_of(path) if named == "db" else lmdb(path) as database:
+        with database_of(path) if named == "db" else lmdb_database_of(path) as database:
             for row in database.select():
                 yield _kept(lambda row=row: atoms_of_row(row), f"row {row.id}", keep_unreadable)  # type: ignore[misc]
     elif keep_unreadable and format in (None, "traj") and named == "traj":
