@@ -1,4 +1,4 @@
-"""Commands that read structures take some of a file's frames, and several files; what frames carry goes through them."""
+"""Commands take some of a file's frames, and several files; what frames carry goes through them."""
 
 import json
 import shutil
@@ -135,5 +135,5 @@ def test_others_choose_frames_too(run, model_file, frames, checkpoint, tmp_path)
 def test_check_names_the_frames(run, model_file, frames, tmp_path):
     code, _, err = run("check", model_file, "a.xyz@1", "b.xyz", "--test", "motion", "--json", "c.json")
     assert code in (0, 1), err
-    named = {each["structure"] for each in json.loads((tmp_path / "c.json").read_text())["results"]}
+    named = {each["structure"] for each in json.loads((tmp_path / "c.json").read_text())["findings"]}
     assert named == {"a@1", "b"}

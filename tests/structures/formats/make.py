@@ -1,4 +1,4 @@
-"""Writes the files beside it, with dpdata 1.1.0, which the tests do without: python -m tests.structures.formats.make."""
+"""Writes the files beside it, with dpdata 1.1.0, which tests do without: python -m tests.structures.formats.make."""
 
 import shutil
 from pathlib import Path
