@@ -17,7 +17,7 @@ from numpy import ndarray
 
 from mekrr_scale.errors import StructureError, suggestion
 from mekrr_scale.outputs import FRAMES, check_output
-from mekrr_scale.structures import LabelKeys, read_labels, read_structures, surveyed, write_structures
+from mekrr_scale.structures import LabelKeys, read_labels, read_structures, require_file, surveyed, write_structures
 
 Source = Literal["mlearn", "md17", "rmd17", "ase"]
 SOURCES: tuple[Source, ...] = ("mlearn", "md17", "rmd17", "ase")
@@ -49,8 +49,7 @@ def convert(
     if source not in SOURCES:
         raise StructureError(f"unknown source {source!r}. {suggestion(source, SOURCES)}")
     path = Path(path)
-    if not path.is_file():
-        raise StructureError(f"there is no file {path}")
+    require_file(path)
     found = _read_by_ase(path, keys or LabelKeys(), format) if source == "ase" else readers[source](path)
     for atoms in found:
         if group_key is not None:

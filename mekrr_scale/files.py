@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import xxhash
 
-from mekrr_scale.errors import ConfigError
+from mekrr_scale.errors import ConfigError, StructureError
 
 if TYPE_CHECKING:
     JSON: TypeAlias = bool | int | float | str | Sequence["JSON"] | Mapping[str, "JSON"] | None
@@ -37,7 +37,31 @@ _DEAD_SECONDS = 600.0  # a file of a dead process is left alone for so long, one
 _UNKNOWN_SECONDS = 24 * 3600.0
 _SEAL = "seal"
 _PIECE = 8 * 1024 * 1024
+_FRAMES = re.compile(r"-?\d+|(-?\d+)?:(-?\d+)?(:(-?\d+)?)?", re.ASCII)
 _UNITS = {"": 1, "B": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
+
+
+def split_frames(path: Path | str) -> tuple[Path, int | slice | None]:
+    """A file, and the frames that its name chooses as ASE has it: ``a.xyz@12``, ``a.xyz@-1``, ``a.xyz@::10``.
+
+    None: all of them. What is there under the whole name is that file, and nothing is chosen.
+
+    >>> split_frames("no/such.xyz@::10")
+    (PosixPath('no/such.xyz'), slice(None, None, 10))
+
+    Raises:
+        StructureError: a step of zero.
+    """
+    path = Path(path)
+    name, _, words = path.name.rpartition("@")
+    if not name or not _FRAMES.fullmatch(words) or os.path.exists(path):
+        return path, None
+    if ":" not in words:
+        return path.with_name(name), int(words)
+    chosen = slice(*(int(word) if word else None for word in words.split(":")))
+    if chosen.step == 0:
+        raise StructureError(f"{path}: a step of zero; write {name}@::10 for every tenth frame")
+    return path.with_name(name), chosen
 
 
 def publish(temporary: Path, path: Path) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TypeAlias, overload
 
 from mekrr_scale.errors import ConfigError
-from mekrr_scale.files import final_path, is_device, publish_text, temporary_path
+from mekrr_scale.files import final_path, is_device, publish_text, split_frames, temporary_path
 
 _HEAD = 65536
 WRITER = "mekrr-scale"  # in figures
@@ -140,14 +140,15 @@ def check_outputs(outputs: Iterable[Given], inputs: Iterable[Path | str | None] 
 
     Args:
         outputs: path (None: not asked for), kind and option of each.
-        inputs: files that are read; none may be written to, whatever its spelling or links.
+        inputs: files that are read, of all or some of their frames (``split_frames``); none may be written to, whatever
+            its spelling or links.
         overwrite: a file that the package did not write may be replaced.
 
     Raises:
         ConfigError: says which file, why, and what to do.
     """
     known = [Output(Path(path), kind, option) for path, kind, option in outputs if path is not None]
-    read = [Path(path) for path in inputs if path is not None]
+    read = [split_frames(path)[0] for path in inputs if path is not None]
     for place, output in enumerate(known):
         _check_spelling(output)
         _check_name(output)

@@ -21,6 +21,7 @@ EXPECTED = {
     "the library is installed": "what is told where it is absent",
     "could not import 'triton'": "it is there with CUDA builds of torch alone",
     "needs Slurm's daemons, and root": "machines of CI may lack them",
+    "could not import 'ase_db_backends'": "it brings clients of database servers, which few want (extra lmdb)",
     "torch.compile needs a C++ compiler": "a bare machine has none",
 }
 _KNOWN = re.compile("|".join(map(re.escape, EXPECTED)))

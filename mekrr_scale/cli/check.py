@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mekrr_scale.cli.console import progress_bar, say, show, warn
-from mekrr_scale.cli.frames import last_frame
-from mekrr_scale.cli.options import EXIT_CODES, Device, JsonFile, ModelFile, Overwrite, commands, device_of, one_of
+from mekrr_scale.cli.frames import start_frames
+from mekrr_scale.cli.options import (
+    CHOICE,
+    EXIT_CODES,
+    Device,
+    JsonFile,
+    ModelFile,
+    Overwrite,
+    commands,
+    device_of,
+    one_of,
+)
+from mekrr_scale.files import split_frames
 from mekrr_scale.outputs import FIGURE, REPORT, check_outputs, figure_of, write_report
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 app = commands()
 
@@ -28,7 +43,9 @@ def check(
     model: ModelFile,
     structures: Annotated[
         list[Path] | None,
-        typer.Argument(help="structures to check it on, the last frame of each file; default: the model's own sample"),
+        typer.Argument(
+            help=f"structures to check it on, the last frame of each file{CHOICE}; default: the model's own sample"
+        ),
     ] = None,
     test: Annotated[
         list[str] | None,
@@ -67,7 +84,7 @@ def check(
     inputs = [model, reference, thresholds, *(structures or [])]
     check_outputs([(plot, FIGURE, "--plot"), (json, REPORT, "--json")], inputs, overwrite)
     loaded, limits, known = Model.load(model), read_thresholds(thresholds), read_references(reference)
-    named = {_name(path, structures or []): last_frame(path) for path in structures or []}
+    named = {name: atoms for path in structures or [] for name, atoms in _named(path, structures or [])}
     with progress_bar("checks") as bar:
         found = check(loaded, named or None, test or (), known, limits, backbone, device_of(device), bar)
     from mekrr_scale.report import check_plot, dressed
@@ -83,6 +100,11 @@ def check(
         raise typer.Exit(FAILED)
 
 
-def _name(path: Path, among: list[Path]) -> str:
-    """A file's own name; with its folder where two have the same."""
-    return path.stem if [other.stem for other in among].count(path.stem) == 1 else str(path)
+def _named(path: Path, among: list[Path]) -> Iterator[tuple[str, Atoms]]:
+    """The frames of a file with their names: its own, with its folder where two have the same, and what was chosen."""
+    file, choice = split_frames(path)
+    alone = [split_frames(other)[0].stem for other in among].count(file.stem) == 1
+    name = (file.stem if alone else str(file)) + ("" if choice is None else path.name.removeprefix(file.name))
+    frames = start_frames(path)
+    for index, atoms in enumerate(frames):
+        yield name if len(frames) == 1 else f"{name} {index}", atoms

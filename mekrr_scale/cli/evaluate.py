@@ -14,6 +14,7 @@ from mekrr_scale.cli.console import say, show, talkative
 from mekrr_scale.cli.frames import frame_count
 from mekrr_scale.cli.job import job, job_bar
 from mekrr_scale.cli.options import (
+    CHOICE,
     EXIT_CODES,
     Device,
     EnergyKey,
@@ -31,6 +32,7 @@ from mekrr_scale.cli.options import (
     label_keys,
 )
 from mekrr_scale.errors import ConfigError, ModelError, StructureError
+from mekrr_scale.files import split_frames
 from mekrr_scale.outputs import FIGURE, REPORT, check_outputs, figure_of, write_report
 from mekrr_scale.progress import LOGGER, Progress
 
@@ -49,7 +51,7 @@ _NAMED = 3  # structures left out that are named
 @app.command(epilog=EXIT_CODES)
 def evaluate(
     model: ModelFile,
-    data: Annotated[Path, typer.Argument(help="structures with labels, or a store (energies only)")],
+    data: Annotated[list[Path], typer.Argument(help=f"structures with labels, or a store (energies only){CHOICE}")],
     json_file: JsonFile = None,
     plot: Annotated[Path | None, typer.Option(help="parity plot")] = None,
     species_figure: Annotated[Path | None, typer.Option("--species-plot", help="force errors by element")] = None,
@@ -81,6 +83,8 @@ def evaluate(
 
         mekrr-scale evaluate model.mekrr test.xyz.xz --plot parity.png --json errors.json
 
+        mekrr-scale evaluate model.mekrr bulk.xyz slab.xyz@::10   # errors of each, too
+
         mekrr-scale evaluate model.mekrr features   # a store: energies only, no backbone needed
 
         mekrr-scale evaluate pt111.mekrr pt111.xyz --transfer pt553.mekrr:pt553.xyz
@@ -88,7 +92,10 @@ def evaluate(
     chosen = device_of(device)
     figures = Figures(json_file, figure_of(plot), figure_of(species_figure), figure_of(transfer_plot))
     others = [Path(piece) for text in transfer or [] for piece in text.split(":", 1)]
-    check_outputs(figures.outputs(), [model, data, *others], overwrite)
+    check_outputs(figures.outputs(), [model, *data, *others], overwrite)
+    stores = [path for path in data if (path / "manifest.json").exists()]
+    if stores and len(data) > 1:
+        raise ConfigError(f"{stores[0]} is a store, which is evaluated alone; give one store, or files of structures")
     pairs = [_loaded(model, data, chosen), *(_pair(text, chosen) for text in transfer or [])]
     if transfer_plot is not None and len(pairs) == 1:
         raise ConfigError("--transfer-plot draws a table of models and data; name others with --transfer MODEL:DATA")
@@ -108,8 +115,13 @@ class Loaded:
 
     path: Path
     model: Model
-    data: Path
+    data: Sequence[Path]
     device: str
+
+    @property
+    def name(self) -> str:
+        """Of the data."""
+        return ", ".join(path.name for path in self.data)
 
     @cached_property
     def potential(self) -> Potential:
@@ -147,20 +159,21 @@ class _Comparison:
     progress: Progress
     group: Group
 
-    def evaluate(self, loaded: Loaded, data: Path, uncertainty: bool | None) -> Evaluation:
+    def evaluate(self, loaded: Loaded, data: Sequence[Path], uncertainty: bool | None) -> Evaluation:
         """One model on one set of data."""
         from mekrr_scale.pipeline import evaluate, evaluate_store
         from mekrr_scale.store import FeatureStore
+        from mekrr_scale.structures import is_deepmd
 
         asked = loaded.model.posterior is not None if uncertainty is None else uncertainty
-        if data.is_dir():
-            store = FeatureStore(data)
+        if data[0].is_dir() and not is_deepmd(data[0]):
+            store = FeatureStore(data[0])
             self.progress.stage("evaluate", store.n_structures)
             return evaluate_store(loaded.model, store, self.progress, asked, self.group, device=loaded.device)
-        potential = loaded.potential
+        potential, given = loaded.potential, data[0] if len(data) == 1 else data
         self.progress.stage("evaluate", frame_count(data, self.format))
         return evaluate(
-            potential, data, self.keys, self.forces, self.progress, asked, self.group, self.format,
+            potential, given, self.keys, self.forces, self.progress, asked, self.group, self.format,
             group_key=self.group_key, workers=self.workers,
         )  # fmt: skip
 
@@ -170,17 +183,17 @@ class _Comparison:
 
         found = {(0, 0): first}
         for i, source in enumerate(pairs):
-            for j, data in enumerate(pair.data for pair in pairs):
+            for j, target in enumerate(pairs):
                 if (i, j) == (0, 0):
                     continue
                 try:
-                    found[i, j] = self.evaluate(source, data, uncertainty=False)
+                    found[i, j] = self.evaluate(source, target.data, uncertainty=False)
                 except (ModelError, StructureError) as error:
-                    self.progress.note(f"{source.path.name} on {data.name}: {error}")
-        return transfer_table([pair.path.name for pair in pairs], [pair.data.name for pair in pairs], found)
+                    self.progress.note(f"{source.path.name} on {target.name}: {error}")
+        return transfer_table([pair.path.name for pair in pairs], [pair.name for pair in pairs], found)
 
 
-def _loaded(model: Path, data: Path, device: str) -> Loaded:
+def _loaded(model: Path, data: Sequence[Path], device: str) -> Loaded:
     from mekrr_scale.models import Model
 
     return Loaded(model, Model.load(model), data, device)
@@ -191,19 +204,19 @@ def _pair(text: str, device: str) -> Loaded:
     model, _, data = text.partition(":")
     if not model or not data:
         raise ConfigError(f"--transfer {text!r}: write MODEL:DATA, e.g. pt553.mekrr:pt553.xyz")
-    if not Path(data).exists():
+    if not split_frames(data)[0].exists():
         raise ConfigError(f"--transfer {text!r}: there is no {data}")
-    return _loaded(Path(model), Path(data), device)
+    return _loaded(Path(model), [Path(data)], device)
 
 
 def deliver(found: Evaluation, of: Loaded, figures: Figures, table: TransferTable | None) -> None:
     """Tables and figures of an evaluation."""
     from mekrr_scale.report import parity_plot, species_plot, transfer_plot
 
-    _tell(found, of.data.name, table)
+    _tell(found, of.name, table)
     write_report(figures.json, {**found.to_dict(), **({} if table is None else {"transfer": table.to_dict()})})
     if figures.parity is not None:
-        parity_plot(figures.parity, found, title=f"{of.path.name} on {of.data.name}", overwrite=True)
+        parity_plot(figures.parity, found, title=f"{of.path.name} on {of.name}", overwrite=True)
     if figures.transfer is not None and table is not None:
         transfer_plot(figures.transfer, table, overwrite=True)
     if figures.species is not None:  # last: all else is written when this cannot be

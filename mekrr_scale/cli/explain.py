@@ -10,7 +10,7 @@ import typer
 
 from mekrr_scale.cli.console import progress_bar, say, show, talkative
 from mekrr_scale.cli.frames import frame_count, write_frames
-from mekrr_scale.cli.options import EXIT_CODES, Device, Format, ModelFile, Overwrite, commands, device_of
+from mekrr_scale.cli.options import CHOICE, EXIT_CODES, Device, Format, ModelFile, Overwrite, commands, device_of
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.outputs import FIGURE, FRAMES, check_outputs, figure_of
 
@@ -25,7 +25,7 @@ app = commands()
 @app.command(epilog=EXIT_CODES)
 def explain(
     model: ModelFile,
-    structures: Annotated[Path, typer.Argument(help="structures to take apart")],
+    structures: Annotated[Path, typer.Argument(help=f"structures to take apart{CHOICE}")],
     output: Annotated[Path, typer.Option("--output", "-o", help="file to write: .xyz (.gz, .xz, .bz2), .traj or .db")],
     nearest: Annotated[int, typer.Option(help="landmarks to name for each atom")] = 3,
     plot: Annotated[Path | None, typer.Option(help="figure of contributions and similarities by element")] = None,

@@ -11,6 +11,7 @@ import typer
 from mekrr_scale.cli.console import progress_bar, say, show, warn
 from mekrr_scale.cli.job import job
 from mekrr_scale.cli.options import (
+    CHOICE,
     DEFAULT_BACKBONE,
     EXIT_CODES,
     BackboneName,
@@ -34,7 +35,7 @@ from mekrr_scale.cli.options import (
     prior_spec,
 )
 from mekrr_scale.errors import ConfigError
-from mekrr_scale.files import parse_bytes
+from mekrr_scale.files import parse_bytes, split_frames
 from mekrr_scale.progress import Silent
 from mekrr_scale.version import __version__
 
@@ -47,7 +48,9 @@ app = commands()
 
 @app.command(epilog=EXIT_CODES)
 def extract(
-    structures: Annotated[list[Path], typer.Argument(help="files that ASE reads; .xz, .gz and .bz2 too")],
+    structures: Annotated[
+        list[Path], typer.Argument(help=f"files that ASE reads, and others; .xz, .gz and .bz2 too{CHOICE}")
+    ],
     store: Annotated[Path, typer.Option("--store", "-o", help="folder of the store")],
     backbone: BackboneName = DEFAULT_BACKBONE,
     layer: Layer = None,
@@ -169,7 +172,7 @@ def _extract(structures: list[Path], store: Path, plan: ExtractPlan, group: Grou
     group.require_alike(
         version=__version__,
         plan=repr(plan),
-        structures=" ".join(f"{path.name} of {path.stat().st_size} bytes" for path in structures),
+        structures=" ".join(f"{path.name} of {split_frames(path)[0].stat().st_size} bytes" for path in structures),
         store=store.name,
     )
     index, count = plan.part

@@ -63,8 +63,12 @@ StressKey = Annotated[str | None, typer.Option(help="info key of the stress; def
 Units = Annotated[
     str, typer.Option(help="units of the labels: energy[,length[,stress]], e.g. kcal/mol or Hartree,bohr")
 ]
-Format = Annotated[str | None, typer.Option(help="ASE's name of the format, where the file name does not tell")]
+Format = Annotated[
+    str | None,
+    typer.Option(help="name of the format, where the file's does not tell: ASE's, deepmd, mlab or n2p2:Hartree,bohr"),
+]
 Timeout = Annotated[float, typer.Option(help="seconds that ranks wait for each other")]
+CHOICE = "; some of a file's frames: a.xyz@12, a.xyz@-1, a.xyz@::10"
 ModelFile = Annotated[Path, typer.Argument(help="model file")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace files that mekrr-scale did not write, too")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="write the figures as JSON")]

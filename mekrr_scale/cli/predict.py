@@ -9,7 +9,17 @@ import typer
 
 from mekrr_scale.cli.console import progress_bar, say
 from mekrr_scale.cli.frames import frame_count, write_frames
-from mekrr_scale.cli.options import EXIT_CODES, Device, Format, ModelFile, Overwrite, Workers, commands, device_of
+from mekrr_scale.cli.options import (
+    CHOICE,
+    EXIT_CODES,
+    Device,
+    Format,
+    ModelFile,
+    Overwrite,
+    Workers,
+    commands,
+    device_of,
+)
 from mekrr_scale.errors import MekrrError
 from mekrr_scale.outputs import FRAMES, check_outputs
 
@@ -21,7 +31,7 @@ _NAMED = 3  # structures without results that are named
 @app.command(epilog=EXIT_CODES)
 def predict(
     model: ModelFile,
-    structures: Annotated[Path, typer.Argument(help="structures to predict")],
+    structures: Annotated[list[Path], typer.Argument(help=f"structures to predict{CHOICE}")],
     output: Annotated[Path, typer.Option("--output", "-o", help="file to write: .xyz (.gz, .xz, .bz2), .traj or .db")],
     forces: Annotated[bool, typer.Option(help="forces and stress too")] = True,
     uncertainty: Annotated[bool, typer.Option("--uncertainty", help="and how sure they are")] = False,
@@ -32,17 +42,20 @@ def predict(
 ) -> None:
     """Predict energies, per-atom energies, forces and stress; writes extended xyz.
 
-    Structures that cannot be predicted (an unknown element, atoms on top of each other) are written without results
-    and named at the end, with the exit code of the first.
+    What structures carry (constraints, tags, arrays, info) stays with them. Those that cannot be predicted (an unknown
+    element, atoms on top of each other) are written without results and named at the end, with the exit code of the
+    first.
 
-    Example:
+    Examples:
 
         mekrr-scale predict model.mekrr candidates.xyz -o predicted.xyz
+
+        mekrr-scale predict model.mekrr a.xyz run.traj@::10 -o predicted.xyz
     """
     from mekrr_scale.models import Model, Potential
     from mekrr_scale.pipeline import predict
 
-    check_outputs([(output, FRAMES, "--output")], [model, structures], overwrite)
+    check_outputs([(output, FRAMES, "--output")], [model, *structures], overwrite)
     failed: list[MekrrError] = []
     potential = Potential(Model.load(model), device=device_of(device))
     with progress_bar() as bar:

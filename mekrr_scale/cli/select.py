@@ -10,6 +10,7 @@ import typer
 from mekrr_scale.cli.console import progress_bar, say
 from mekrr_scale.cli.frames import read_frames, write_frames
 from mekrr_scale.cli.options import (
+    CHOICE,
     EXIT_CODES,
     Device,
     Format,
@@ -33,7 +34,9 @@ app = commands()
 @app.command(epilog=EXIT_CODES)
 def select(
     model: ModelFile,
-    structures: Annotated[Path, typer.Argument(help="unlabelled structures to choose from, e.g. a trajectory")],
+    structures: Annotated[
+        Path, typer.Argument(help=f"unlabelled structures to choose from, e.g. a trajectory{CHOICE}")
+    ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="file for the chosen ones: .xyz (.gz, .xz, .bz2), .traj or .db")
     ],

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from mekrr_scale.cli.console import progress_bar, say
-from mekrr_scale.cli.frames import last_frame
-from mekrr_scale.cli.options import EXIT_CODES, Device, ModelFile, Overwrite, commands, device_of
-from mekrr_scale.errors import SimulationError
+from mekrr_scale.cli.frames import start_frame, start_frames
+from mekrr_scale.cli.options import CHOICE, EXIT_CODES, Device, ModelFile, Overwrite, commands, device_of
+from mekrr_scale.errors import ConfigError, SimulationError
 from mekrr_scale.outputs import STREAM, STRUCTURE, check_outputs
 from mekrr_scale.simulation import Ensemble
 
 if TYPE_CHECKING:
+    from ase import Atoms
+
     from mekrr_scale.models import MekrrCalculator
     from mekrr_scale.simulation import Bounds
 
 app = commands()
 
-Structure = Annotated[Path, typer.Argument(help="file with the structure to start from; its last frame is taken")]
+Structure = Annotated[list[Path], typer.Argument(help=f"file with the structure to start from, its last frame{CHOICE}")]
 Dtype = Annotated[Literal["float32", "float64"], typer.Option(help="precision of the backbone")]
 MaxForce = Annotated[float, typer.Option(help="stop above this force on an atom, eV/angstrom; 0 for no bound")]
 MaxUncertainty = Annotated[float, typer.Option(help="stop above this uncertainty, meV/atom; 0 for no bound")]
@@ -56,7 +59,7 @@ def md(
 
         mekrr-scale md model.mekrr start.xyz -o run.xyz --steps 20000 --temperature 300
 
-        mekrr-scale md model.mekrr start.xyz -o run.xyz --ensemble npt --pressure 0.1 --max-grade 1.5
+        mekrr-scale md model.mekrr relaxed.xyz@3 -o run.xyz --ensemble npt --pressure 0.1 --max-grade 1.5
     """
     from mekrr_scale.simulation import MdPlan, run_md
 
@@ -64,8 +67,10 @@ def md(
         ensemble, steps, timestep, temperature, friction, pressure, interval, checkpoint, seed,
         _bounds(max_force, max_uncertainty, max_grade, every),
     )  # fmt: skip
-    check_outputs([(output, STREAM, "--output")], [model, structure], overwrite=True)  # a run that is there goes on
-    atoms = last_frame(structure)
+    if len(structure) > 1:
+        raise ConfigError(f"md starts from one structure, {len(structure)} files are given; give each a run of its own")
+    check_outputs([(output, STREAM, "--output")], [model, *structure], overwrite=True)  # a run that is there goes on
+    atoms = start_frame(structure[0])
     with progress_bar("steps") as bar:
         report = run_md(atoms, _calculator(model, dtype, device, compile), output, plan, bar, overwrite)
     resumed = f", {report.resumed} of them before" if report.resumed else ""
@@ -76,12 +81,12 @@ def md(
 @app.command(epilog=EXIT_CODES)
 def relax(
     model: ModelFile,
-    structure: Structure,
-    output: Annotated[Path, typer.Option("--output", "-o", help="relaxed structure, in any format that ASE writes")],
+    structures: Annotated[list[Path], typer.Argument(help=f"structures to relax, the last frame of each file{CHOICE}")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="relaxed structures, in any format that ASE writes")],
     force: Annotated[float, typer.Option(help="stop when no atom feels more, eV/angstrom")] = 0.02,
     steps: Annotated[int, typer.Option(help="optimisation steps at most")] = 500,
     cell: Annotated[bool, typer.Option("--cell", help="relax the cell too")] = False,
-    trajectory: Annotated[Path | None, typer.Option(help="extended xyz file of all steps")] = None,
+    trajectory: Annotated[Path | None, typer.Option(help="extended xyz file of all steps, of one structure")] = None,
     max_force: MaxForce = 0.0,
     max_uncertainty: MaxUncertainty = 0.0,
     max_grade: MaxGrade = 0.0,
@@ -89,30 +94,81 @@ def relax(
     device: Device = "cpu",
     overwrite: Overwrite = False,
 ) -> None:
-    """Relax a structure, and its cell if asked for.
+    """Relax structures, and their cells if asked for; several go into one file, in order.
 
-    Example:
+    What they carry (constraints, tags, arrays, info, but no labels) stays with them.
+
+    Examples:
 
         mekrr-scale relax model.mekrr start.xyz -o relaxed.xyz --cell --force 0.01
+
+        mekrr-scale relax model.mekrr a.xyz b.cif run.traj@::10 -o relaxed.xyz
     """
-    from mekrr_scale.simulation import relax
-    from mekrr_scale.structures import check_written_format, write_structure
+    from mekrr_scale.structures import check_written_format
 
     outputs = [(output, STRUCTURE, "--output"), (trajectory, STREAM, "--trajectory")]
-    check_outputs(outputs, [model, structure], overwrite)
+    check_outputs(outputs, [model, *structures], overwrite)
     check_written_format(output)
-    atoms = last_frame(structure)
+    frames = [atoms for path in structures for atoms in start_frames(path)]
+    if len(frames) > 1:
+        check_written_format(output, several=True)
+        if trajectory is not None:
+            raise ConfigError(f"--trajectory holds the steps of one structure; there are {len(frames)}")
     bounds = _bounds(max_force, max_uncertainty, max_grade, 1)
+    _relax_all(frames, _calculator(model, dtype, device), output, trajectory, force, steps, cell, bounds)
+
+
+def _relax_all(
+    frames: Sequence[Atoms],
+    calculator: MekrrCalculator,
+    output: Path,
+    trajectory: Path | None,
+    force: float,
+    steps: int,
+    cell: bool,
+    bounds: Bounds,
+) -> None:
+    """Write what comes of each; of one that does not converge, its last structure.
+
+    Raises:
+        SimulationError: some did not converge.
+    """
+    from mekrr_scale.simulation import relax
+    from mekrr_scale.structures import write_structure
+
+    relaxed: list[Atoms] = []
+    failed: list[str] = []
     with progress_bar("steps") as bar:
-        try:
-            relaxed = relax(atoms, _calculator(model, dtype, device), trajectory, force, steps, cell, bounds, bar, True)
-        except SimulationError as error:
-            if error.atoms is None:
-                raise
-            write_structure(output, error.atoms)
-            raise SimulationError(f"{error}. The last structure is in {output}") from error
-    write_structure(output, relaxed)
-    say(f"{output}: energy {relaxed.get_potential_energy():.6f} eV")
+        for index, atoms in enumerate(frames):
+            named = "" if len(frames) == 1 else f"structure {index}: "
+            try:
+                found = relax(atoms, calculator, trajectory, force, steps, cell, bounds, bar, True)
+            except SimulationError as error:
+                if error.atoms is None and len(frames) == 1:
+                    raise
+                failed.append(f"{named}{error}")
+                relaxed += [] if error.atoms is None else [error.atoms]
+            else:
+                relaxed.append(_with_results(found))
+                say(f"{output}: {named}energy {found.get_potential_energy():.6f} eV")
+    if relaxed:
+        write_structure(output, relaxed if len(frames) > 1 else relaxed[0])
+    if failed and len(frames) == 1:
+        raise SimulationError(f"{failed[0]}. The last structure is in {output}")
+    if failed:
+        kept = f"; {output} holds {len(relaxed)} structures, of these the last ones" if relaxed else ""
+        raise SimulationError(f"{len(failed)} of {len(frames)} structures were not relaxed{kept}: {'; '.join(failed)}")
+
+
+def _with_results(atoms: Atoms) -> Atoms:
+    """A copy with the results of its calculator, which goes on to another structure."""
+    from ase.calculators.calculator import all_properties
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    results = getattr(atoms.calc, "results", {})
+    copy = atoms.copy()
+    copy.calc = SinglePointCalculator(copy, **{key: results[key] for key in all_properties if key in results})
+    return copy
 
 
 def _bounds(force: float, uncertainty: float, grade: float, every: int) -> Bounds:

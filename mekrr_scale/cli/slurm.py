@@ -24,7 +24,7 @@ from mekrr_scale.cli.extract import check_texts
 from mekrr_scale.cli.fit import settings_given
 from mekrr_scale.cli.options import EXIT_CODES, Overwrite, commands
 from mekrr_scale.cli.tune import check_plan
-from mekrr_scale.errors import ConfigError, StructureError
+from mekrr_scale.errors import ConfigError
 from mekrr_scale.files import publish_text
 from mekrr_scale.outputs import SCRIPT, check_outputs
 
@@ -124,9 +124,10 @@ def tune(
 
 def _two_scripts(script: Path, what: str, inputs: Sequence[Path], overwrite: bool) -> Path:
     """The second of two, once inputs are known to be there and both to be writable."""
+    from mekrr_scale.structures import require_file
+
     for path in inputs:
-        if not path.exists():
-            raise StructureError(f"there is no file {path}")
+        require_file(path)
     check_outputs([(script, SCRIPT, "--script")], inputs, overwrite)
     second = script.with_name(f"{script.stem}-{what}{script.suffix}")
     check_outputs([(second, SCRIPT, "")], inputs, overwrite)

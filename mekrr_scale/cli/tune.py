@@ -25,7 +25,7 @@ from mekrr_scale.cli.options import (
     label_keys,
     prior_spec,
 )
-from mekrr_scale.errors import ConfigError, StructureError
+from mekrr_scale.errors import ConfigError
 from mekrr_scale.outputs import check_folder
 
 if TYPE_CHECKING:
@@ -90,13 +90,15 @@ def tune(
 
         mekrr-scale tune md.xyz -o tuned --backbone sevennet --budget 2h
     """
+    from mekrr_scale.structures import require_file
     from mekrr_scale.tuning import tune
 
     check_folder(output, "--output")
     for path in (*structures, *(test or [])):
-        if not path.exists():
-            raise StructureError(f"there is no file {path}")
-    plan = check_plan(**{name: value for name, value in locals().items() if name not in ("tune", "path")})
+        require_file(path)
+    plan = check_plan(
+        **{name: value for name, value in locals().items() if name not in ("tune", "path", "require_file")}
+    )
     device_of(device)
     with progress_bar() as bar:
         report = tune(structures, output, plan, test or None, bar)

@@ -19,7 +19,7 @@ from mekrr_scale.models import MekrrCalculator
 from mekrr_scale.simulation.restarts import beside
 from mekrr_scale.structures import without_results, write_structure
 
-_OF_A_STEP = ("step", "time_fs", "temperature_K", "uncertainty_per_atom")
+_OF_A_STEP = ("step", "time_fs", "temperature_K", "uncertainty_per_atom", "scf_converged")
 _LABEL = re.compile("energ|force|stress|virial", re.IGNORECASE)
 
 T = TypeVar("T")

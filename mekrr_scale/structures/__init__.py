@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mekrr_scale.structures.entry import parse_species_map as parse_species_map
     from mekrr_scale.structures.finite import require_finite as require_finite
     from mekrr_scale.structures.finite import require_finite_atoms as require_finite_atoms
+    from mekrr_scale.structures.formats import is_deepmd as is_deepmd
     from mekrr_scale.structures.graphs import Graph as Graph
     from mekrr_scale.structures.graphs import SkinList as SkinList
     from mekrr_scale.structures.graphs import build_graph as build_graph
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from mekrr_scale.structures.predictions import without_results as without_results
     from mekrr_scale.structures.reading import count_structures as count_structures
     from mekrr_scale.structures.reading import read_structures as read_structures
+    from mekrr_scale.structures.reading import require_file as require_file
     from mekrr_scale.structures.rejects import OVERLAP as OVERLAP
     from mekrr_scale.structures.rejects import Reject as Reject
     from mekrr_scale.structures.rejects import Rejects as Rejects
@@ -73,12 +75,13 @@ else:
             "crystals": ["conventional_cell", "fills_space", "relaxed", "smallest_cell", "vacuum"],
             "entry": ["Entering", "Entry", "parse_species_map"],
             "finite": ["require_finite", "require_finite_atoms"],
+            "formats": ["is_deepmd"],
             "graphs": ["Graph", "SkinList", "build_graph", "edge_vectors", "nearest_edges"],
             "inputs": ["Frames", "Inputs", "structures_from"],
             "labels": ["LabelKeys", "Labels", "bare", "geometry_hash", "read_labels", "slopes", "structure_hash"],
             "neighbours": ["check_geometry", "volume_of"],
             "predictions": ["Calculated", "Labelled", "Prediction", "Predictor", "without_results"],
-            "reading": ["count_structures", "read_structures"],
+            "reading": ["count_structures", "read_structures", "require_file"],
             "rejects": ["OVERLAP", "Reject", "Rejects", "check_overlap", "check_structure"],
             "survey": ["Survey", "surveyed"],
             "units": ["ENERGY_UNITS", "LENGTH_UNITS", "STRESS_UNITS"],

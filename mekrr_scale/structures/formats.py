@@ -6,10 +6,14 @@ import bz2
 import gzip
 import lzma
 from collections.abc import Callable, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
 from mekrr_scale.outputs import FRAME_SUFFIXES
+
+Own = Literal["deepmd", "mlab", "n2p2", "aselmdb", "vasp-xml"]
+_EXTENDED = (None, "extxyz", "xyz")  # names that a user may give the format
 
 OPENERS: Mapping[str, Callable[..., Any]] = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
 
@@ -38,3 +42,33 @@ def format_of_frames(path: Path) -> Literal["extxyz", "traj", "db"] | None:
     if opener_of(path) is not None:
         return None
     return "traj" if suffix == ".traj" else "db" if suffix == ".db" else None
+
+
+def is_deepmd(path: Path | str) -> bool:
+    """Whether a folder holds systems of DeePMD-kit's: ``type.raw`` in it, or in a folder of it."""
+    path = Path(path)
+    return path.is_dir() and next(path.rglob("type.raw"), None) is not None
+
+
+def read_by_package(path: Path, format: str | None) -> Own | None:
+    """Formats of others that the package reads itself, by their names, or the format's.
+
+    >>> [read_by_package(Path(name), None) for name in ("ML_ABN.xz", "a.aselmdb", "run/vasprun.xml", "a.traj")]
+    ['mlab', 'aselmdb', 'vasp-xml', None]
+    """
+    if format is not None:
+        kind = format.partition(":")[0]
+        return kind if kind in ("deepmd", "mlab", "n2p2", "aselmdb", "vasp-xml") else None  # type: ignore[return-value]
+    name = plain_name(path).name
+    if name.startswith("ML_AB"):
+        return "mlab"
+    if name.lower().endswith((".aselmdb", ".lmdb")):
+        return "aselmdb"
+    if fnmatch(name, "*vasp*.xml"):
+        return "vasp-xml"
+    return "deepmd" if is_deepmd(path) else "n2p2" if name.startswith("input.data") else None
+
+
+def is_extended(path: Path, format: str | None) -> bool:
+    """Whether a file is read as extended xyz."""
+    return format in _EXTENDED and format_of_frames(path) == "extxyz"

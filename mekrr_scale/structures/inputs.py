@@ -12,7 +12,7 @@ import xxhash
 from ase import Atoms
 
 from mekrr_scale.errors import StructureError
-from mekrr_scale.files import file_hash
+from mekrr_scale.files import file_hash, split_frames
 from mekrr_scale.structures.labels import geometry_hash
 from mekrr_scale.structures.reading import count_structures, read_structures, require_file
 
@@ -75,12 +75,15 @@ class Inputs:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of all that is read: the bytes of the files, or what structures in memory are."""
+        """A hash of all that is read: the files' bytes and chosen frames, or what structures in memory are."""
         digest = xxhash.xxh3_128()
         for atoms in self.atoms:
             digest.update(geometry_hash(atoms).to_bytes(8, "little"))
-        for file in self.files:
-            digest.update(file_hash(file, "xxh3_128").encode())
+        for given in self.files:
+            path, choice = split_frames(given)
+            for file in _bytes_of(path):
+                digest.update(file_hash(file, "xxh3_128").encode())
+            digest.update(b"" if choice is None else repr(choice).encode())
         return digest.hexdigest()
 
     @property
@@ -100,8 +103,9 @@ class Inputs:
             return "memory"
         digest = xxhash.xxh3_64()
         for file in self.files:
-            with file.open("rb") as stream:
-                digest.update(stream.read(65536))
+            for part in _bytes_of(split_frames(file)[0]):
+                with part.open("rb") as stream:
+                    digest.update(stream.read(65536))
         return f"{self.files[0].name}#{digest.hexdigest()}"
 
     def count(self) -> int | None:
@@ -111,3 +115,8 @@ class Inputs:
         counts = [count_structures(file, self.format) for file in self.files]
         known = [count for count in counts if count is not None]
         return sum(known) if len(known) == len(counts) else None
+
+
+def _bytes_of(path: Path) -> list[Path]:
+    """A file, or the files of a folder, which some formats are."""
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]

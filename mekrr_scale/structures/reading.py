@@ -1,4 +1,4 @@
-"""Reading structures: anything ASE reads, streamed, compressed or not."""
+"""Reading structures: anything ASE reads, and some formats more, streamed, compressed or not."""
 
 from __future__ import annotations
 
@@ -6,25 +6,28 @@ import codecs
 import gzip
 import io
 import lzma
-import sqlite3
 import stat
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, final
 
-import ase.db
 import ase.io
 from ase import Atoms
 
 from mekrr_scale.errors import MekrrError, StructureError
-from mekrr_scale.structures.formats import format_of_frames, opener_of, plain_name
+from mekrr_scale.files import split_frames
+from mekrr_scale.structures.databases import atoms_of_row, database_of, lmdb_database_of
+from mekrr_scale.structures.deepmd import count_deepmd, read_deepmd
+from mekrr_scale.structures.formats import format_of_frames, is_extended, opener_of, plain_name, read_by_package
+from mekrr_scale.structures.mlab import read_mlab
+from mekrr_scale.structures.n2p2 import N2p2Units, read_n2p2
+from mekrr_scale.structures.selections import chosen, chosen_count
 from mekrr_scale.structures.unreadable import Unreadable
+from mekrr_scale.structures.vasprun import read_vasprun
 from mekrr_scale.structures.xyz import blocks, read_xyz
 
-_EXTENDED = (None, "extxyz", "xyz")  # names that a user may give the format
 _MOST_EXPANSION, _SMALL = 200, 64 * 1024**2  # of compressed files: times their size, and bytes that are always fine
 
 
@@ -34,26 +37,45 @@ def read_structures(
     """Stream the structures of files in order, a few frames at a time.
 
     Args:
-        format: ASE's name of the format, where the file name does not tell.
+        paths: of files, whole or of some frames as ASE writes them: ``run.xyz@12``, ``run.xyz@-1``, ``run.xyz@::10``.
+        format: ASE's name of the format, where the file name does not tell; or ``deepmd``, ``mlab``, ``aselmdb``,
+            ``n2p2:Hartree,bohr``, which the package reads itself.
         keep_unreadable: give frames without atoms (``Unreadable``, with the reason) in the place of those that cannot
             be read, where the format allows to go on after them: extended xyz, ASE's trajectories and databases.
 
     Raises:
-        StructureError: a file that is missing, empty or cannot be read.
+        StructureError: a file that is missing, empty or cannot be read, or lacks the frames that are asked for.
     """
-    for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
+    for given in [paths] if isinstance(paths, str | Path) else paths:
+        path, choice = split_frames(given)
         require_file(path)
         count = 0
         try:
-            for atoms in _frames(path, format, keep_unreadable):
+            for atoms in _frames(path, format, keep_unreadable) if choice is None else _chosen(path, choice, format):
+                if not keep_unreadable and isinstance(atoms, Unreadable):
+                    raise StructureError(f"{given}: {atoms.reason}. Correct the file, or choose other frames")
                 count += 1
                 yield atoms
         except MekrrError:
             raise
         except Exception as error:
             raise StructureError(_trouble(path, count, error)) from error
+        if count == 0 and choice is not None:
+            raise StructureError(f"{given} stands for no frame: {_extent(path, format)}, counted from 0")
         if count == 0:
             raise StructureError(f"{path} holds no structures")
+
+
+def _chosen(path: Path, choice: int | slice, format: str | None) -> Iterator[Atoms]:
+    """Of some frames; one that cannot be read keeps its number, and is no fault where another is chosen."""
+    return chosen(lambda: _frames(path, format, keep_unreadable=True), choice, lambda: _count(path, format))
+
+
+def _extent(path: Path, format: str | None) -> str:
+    """How many frames there are, for messages."""
+    known = _count(path, format)
+    number = sum(1 for _ in _frames(path, format, keep_unreadable=True)) if known is None else known
+    return f"{path} has {number} frame{'' if number == 1 else 's'}"
 
 
 def count_structures(path: Path | str, format: str | None = None) -> int | None:
@@ -62,10 +84,10 @@ def count_structures(path: Path | str, format: str | None = None) -> int | None:
     Raises:
         StructureError: a file that is missing or cannot be read.
     """
-    path = Path(path)
+    path, choice = split_frames(path)
     require_file(path)
     try:
-        return _count(path, format)
+        return chosen_count(choice, _count(path, format))
     except MekrrError:
         raise
     except Exception as error:
@@ -73,17 +95,22 @@ def count_structures(path: Path | str, format: str | None = None) -> int | None:
 
 
 def _count(path: Path, format: str | None) -> int | None:
-    named = format_of_frames(path)
-    if named == "extxyz" and format in _EXTENDED:
+    if is_extended(path, format):
         with _open(path) as stream:
             return sum(1 for _ in blocks(stream))
+    own, named = read_by_package(path, format), format_of_frames(path)
+    if own == "deepmd":
+        return count_deepmd(path)
+    if own == "aselmdb" and plain_name(path) == path:
+        with lmdb_database_of(path) as database:
+            return int(database.count())
     if named == "traj":
         from ase.io.trajectory import Trajectory
 
         with Trajectory(str(path)) as trajectory:
             return len(trajectory)
     if named == "db":
-        with _database(path) as database:
+        with database_of(path) as database:
             return int(database.count())
     return None
 
@@ -94,10 +121,12 @@ def require_file(path: Path) -> None:
     Raises:
         StructureError: says which.
     """
+    path, _ = split_frames(path)
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError, ValueError):
-        raise StructureError(f"there is no file {path}") from None
+        advice = "; frames are chosen as file@12, file@-1 or file@::10" if "@" in path.name else ""
+        raise StructureError(f"there is no file {path}{advice}") from None
     except OSError as error:
         raise StructureError(f"{path} cannot be read: {error.strerror or error}") from error
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # some formats are folders
@@ -129,20 +158,38 @@ def _encoding(path: Path, error: UnicodeDecodeError) -> str:
 
 
 def _frames(path: Path, format: str | None, keep_unreadable: bool) -> Iterator[Atoms]:
-    plain, named = plain_name(path), format_of_frames(path)
-    if named == "extxyz" and format in _EXTENDED:
+    plain, own = plain_name(path), read_by_package(path, format)
+    if is_extended(path, format):
         with _open(path) as stream:
             yield from read_xyz(stream, path, keep_unreadable)
+    elif own == "mlab":
+        with _open(path) as stream:
+            yield from read_mlab(stream)
+    elif own == "n2p2":
+        units = N2p2Units.of(format or "")
+        with _open(path) as stream:
+            yield from read_n2p2(stream, units)
+    elif own == "deepmd":
+        yield from read_deepmd(path)
     elif plain != path:
         with tempfile.NamedTemporaryFile(suffix=plain.suffix) as copy, _binary(path) as stream:
             for piece in iter(lambda: stream.read(1 << 20), b""):
                 copy.write(piece)
             copy.flush()
-            yield from _frames(Path(copy.name), format or _format_of(plain), keep_unreadable)
-    elif named == "db":
-        with _database(path) as database:
+            yield from _frames(Path(copy.name), format or own or _format_of(plain), keep_unreadable)
+    elif own == "vasp-xml":
+        yield from read_vasprun(path)
+    else:
+        yield from _frames_of_ase(path, format, keep_unreadable)
+
+
+def _frames_of_ase(path: Path, format: str | None, keep_unreadable: bool) -> Iterator[Atoms]:
+    """What ASE reads; of its databases and trajectories frame by frame."""
+    named = read_by_package(path, format) or format_of_frames(path)
+    if named in ("db", "aselmdb"):
+        with database_of(path) if named == "db" else lmdb_database_of(path) as database:
             for row in database.select():
-                yield _kept(lambda row=row: _of_row(row), f"row {row.id}", keep_unreadable)  # type: ignore[misc]
+                yield _kept(lambda row=row: atoms_of_row(row), f"row {row.id}", keep_unreadable)  # type: ignore[misc]
     elif keep_unreadable and format in (None, "traj") and named == "traj":
         from ase.io.trajectory import Trajectory
 
@@ -150,23 +197,8 @@ def _frames(path: Path, format: str | None, keep_unreadable: bool) -> Iterator[A
             for i in range(len(trajectory)):
                 yield _kept(lambda i=i: trajectory[i], f"frame {i}", True)  # type: ignore[misc]
     else:
-        yield from ase.io.iread(path, ":", format=format or named or _format_of(plain))
-
-
-@contextmanager
-def _database(path: Path) -> Iterator[Any]:
-    """ASE's database; of an empty one, or one of another program's, ASE would make its own in the file."""
-    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as plain:
-        if plain.execute("SELECT 1 FROM sqlite_master WHERE name = 'systems'").fetchone() is None:
-            raise StructureError(f"{path} is no database of ASE's: it has no table of systems")
-    with ase.db.connect(path, type="db") as database:
-        yield database
-
-
-def _of_row(row: Any) -> Atoms:
-    atoms = row.toatoms()
-    atoms.info |= row.key_value_pairs
-    return atoms
+        given = format or named or _format_of(plain_name(path))
+        yield from ase.io.iread(path, ":", format=given, do_not_split_by_at_sign=True)
 
 
 def _kept(read: Callable[[], Atoms], place: str, keep_unreadable: bool) -> Atoms:
@@ -181,7 +213,7 @@ def _kept(read: Callable[[], Atoms], place: str, keep_unreadable: bool) -> Atoms
 
 def _format_of(plain: Path) -> str | None:
     """ASE tells VASP's files by their full name, which a compressed copy no longer has."""
-    return "vasp-out" if "OUTCAR" in plain.name else "vasp-xml" if plain.name.startswith("vasprun") else None
+    return "vasp-out" if "OUTCAR" in plain.name else None
 
 
 def _open(path: Path) -> io.TextIOWrapper:

@@ -15,6 +15,7 @@ from mekrr_scale.errors import StructureError, suggestion
 from mekrr_scale.structures.columns import Kind, near_names
 from mekrr_scale.structures.labels import KINDS, LabelKeys, has_label, read_labels, results_of
 from mekrr_scale.structures.unreadable import Unreadable
+from mekrr_scale.structures.vasprun import CONVERGED
 
 _SAME = 1e-6  # eV; energies that differ by less are one
 _LOOKED = 200  # frames of a stream that are looked at before it is used
@@ -79,6 +80,7 @@ class Survey:
     names: set[str] = field(default_factory=set)  # of everything that frames hold
     energies: EnergyNames = field(default_factory=EnergyNames)
     grouped: int = 0
+    unconverged: int = 0  # frames whose electronic steps came to their end without convergence, where files tell
     sizes: Counter[int] = field(default_factory=Counter)  # atoms of the frames with forces
 
     @classmethod
@@ -97,6 +99,7 @@ class Survey:
             return
         for kind in KINDS:
             self._look_for(atoms, kind)
+        self.unconverged += not bool(atoms.info.get(CONVERGED, True))
         self.names |= {str(name) for name in (*atoms.info, *atoms.arrays, *results_of(atoms))}
         if self.keys.energy is None:
             self.energies.look(atoms)
@@ -165,6 +168,11 @@ class Survey:
         remark = self.energies.remark()
         if remark is not None and self.keys.energy is None:
             found.append(remark)
+        if self.unconverged:
+            found.append(
+                f"{self.unconverged} of {self.frames} frames have electrons that did not converge (info {CONVERGED}); "
+                "their labels are used: leave the frames out if that is not meant"
+            )
         if self.group_key is not None and self.grouped < self.frames:
             found.append(
                 f"{self.frames - self.grouped} of {self.frames} frames have no info key {self.group_key!r}: each "

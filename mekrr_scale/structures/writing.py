@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from ase.io.trajectory import TrajectoryWriter
 
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.files import replacing
+from mekrr_scale.structures.databases import data_of
 from mekrr_scale.structures.formats import format_of_frames, opener_of
 
 
@@ -36,31 +37,36 @@ def write_structures(path: Path | str, frames: Iterable[Atoms]) -> int:
     return count
 
 
-def write_structure(path: Path | str, atoms: Atoms) -> None:
-    """Write one structure in any format of ASE's that its name tells."""
+def write_structure(path: Path | str, atoms: Atoms | Sequence[Atoms]) -> None:
+    """Write a structure, or several (``check_written_format``), in any format of ASE's that its name tells."""
     from ase.io.formats import filetype
 
     path = Path(path)
     if format_of_frames(path) is not None:
-        write_structures(path, [atoms])
+        write_structures(path, [atoms] if isinstance(atoms, Atoms) else atoms)
         return
     with replacing(path) as temporary:
         ase.io.write(temporary, atoms, format=filetype(path, read=False))
 
 
-def check_written_format(path: Path | str) -> None:
+def check_written_format(path: Path | str, several: bool = False) -> None:
     """Refuse a file that ASE cannot write before work is wasted.
 
+    Args:
+        several: it is to hold more than one structure.
+
     Raises:
-        ConfigError: its name tells no format, or one that ASE only reads.
+        ConfigError: its name tells no format, or one that ASE only reads, or one of a single structure.
     """
     from ase.io.formats import UnknownFileTypeError, filetype, get_ioformat
 
     try:
-        known = get_ioformat(filetype(path, read=False)).can_write
+        format = get_ioformat(filetype(path, read=False))
     except UnknownFileTypeError:
-        known = False
-    if not known:
+        format = None
+    if format is not None and format.can_write and several and format.single:
+        raise ConfigError(f"{path}: {format.description} holds one structure; for several name it .xyz, .traj or .db")
+    if format is None or not format.can_write:
         raise ConfigError(f"ASE writes no format that {Path(path).name!r} stands for; name it .xyz, .cif, .vasp, ...")
 
 
@@ -72,7 +78,7 @@ def _adder(path: Path, temporary: Path, opened: ExitStack) -> Callable[[Atoms], 
     if format == "db":
         temporary.unlink()  # a database makes its file itself
         database = opened.enter_context(ase.db.connect(temporary, type="db", use_lock_file=False))
-        return lambda atoms: database.write(atoms, key_value_pairs=_pairs(atoms), data=_data(atoms))
+        return lambda atoms: database.write(atoms, key_value_pairs=_pairs(atoms), data=data_of(atoms))
     opener = opener_of(path) or open
     stream = opened.enter_context(opener(temporary, "wt", encoding="utf-8"))
     return lambda atoms: ase.io.write(stream, atoms, format="extxyz")
@@ -89,10 +95,3 @@ def _pairs(atoms: Atoms) -> dict[str, Any]:
             check({key: plain})
             found[key] = plain
     return found
-
-
-def _data(atoms: Atoms) -> dict[str, Any]:
-    """What it has no columns for."""
-    columns = {"numbers", "positions", "momenta", "masses", "tags", "initial_magmoms", "initial_charges"}
-    found = {key: value for key, value in atoms.info.items() if isinstance(value, str | int | float | np.ndarray)}
-    return found | {key: value for key, value in atoms.arrays.items() if key not in columns}

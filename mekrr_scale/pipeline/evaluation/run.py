@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -41,6 +42,7 @@ from mekrr_scale.structures import (
     Prediction,
     check_structure,
     in_batches,
+    is_deepmd,
     read_labels,
     surveyed,
 )
@@ -82,7 +84,7 @@ def evaluate(
         ModelError: see ``Potential``, and ``evaluate_store``.
         StructureError: no structure could be used.
     """
-    if isinstance(structures, FeatureStore) or (isinstance(structures, Path | str) and Path(structures).is_dir()):
+    if _is_store(structures):
         return evaluate_store(_model(model), structures, progress, uncertainty, group, device=device)
     potential = as_potential(model, device)
     with shown_progress(progress or (Silent() if group.rank else None)) as shown:
@@ -93,6 +95,13 @@ def evaluate(
         given = names.read(structures, format)
         count = processes(workers, potential.device, (number or 0) // group.size)
         return _evaluated(potential, given, names, keys, forces, shown, uncertainty, group, count)
+
+
+def _is_store(given: Frames | FeatureStore) -> TypeGuard[FeatureStore | Path | str]:
+    """Whether features are meant: a store, or a folder that holds no structures."""
+    if isinstance(given, Path | str):
+        return Path(given).is_dir() and not is_deepmd(given)
+    return isinstance(given, FeatureStore)
 
 
 def _model(given: Potential | Model | Path | str) -> Model:

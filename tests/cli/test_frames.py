@@ -1,0 +1,139 @@
+"""Commands take some of a file's frames, and several files; what frames carry goes through them."""
+
+import json
+import shutil
+
+import ase.io
+import numpy as np
+import pytest
+from ase.constraints import FixAtoms
+from ase.io import read
+
+from mekrr_scale.structures import write_structures
+
+
+@pytest.fixture
+def frames(toy_structures, tmp_path):
+    """A file of frames that carry something, with labels under ASE's and other names."""
+    found = []
+    for place, atoms in enumerate([each for each in toy_structures if len(each) == 3][:4]):
+        copy = atoms.copy()
+        copy.calc = atoms.calc
+        copy.set_constraint(FixAtoms([0]))
+        copy.set_tags([3, 1, 2])
+        copy.arrays["layer"] = np.array([0.5, 1.5, 2.5])
+        copy.info |= {"place": place, "name": f"frame {place}", "REF_energy": 5.0}
+        copy.arrays["REF_forces"] = np.ones((3, 3))
+        found.append(copy)
+    write_structures(tmp_path / "a.xyz", found)
+    write_structures(tmp_path / "b.xyz", found[:1])
+    return found
+
+
+def carries(frame, place):
+    """What the frame of that place does, and no label of it."""
+    assert frame.info["place"] == place
+    assert frame.info["name"] == f"frame {place}"
+    assert frame.constraints[0].index.tolist() == [0]
+    assert frame.get_tags().tolist() == [3, 1, 2]
+    assert frame.arrays["layer"].tolist() == [0.5, 1.5, 2.5]
+
+
+def test_relax_takes_several_structures(run, model_file, frames, tmp_path):
+    code, out, err = run(
+        "relax", model_file, "a.xyz@::2", "b.xyz", "a.xyz", "-o", "relaxed.xyz", "--force", "5", "--steps", "3"
+    )
+    assert code == 0, err
+    relaxed = read(tmp_path / "relaxed.xyz", ":")
+    for frame, place in zip(relaxed, (0, 2, 0, 3), strict=True):
+        carries(frame, place)
+        assert not {"REF_energy", "REF_forces"} & {*frame.info, *frame.arrays}
+        assert np.isfinite(frame.get_potential_energy())
+    assert len({frame.get_potential_energy() for frame in relaxed}) == 3
+    assert len({line.split("energy")[1] for line in out.splitlines() if "energy" in line}) == 3
+    for output, more, words in (
+        ("one.vasp", (), "holds one structure"),
+        ("two.xyz", ("--trajectory", "steps.xyz"), "--trajectory holds the steps of one structure; there are 2"),
+    ):
+        code, _, err = run("relax", model_file, "a.xyz@:2", "-o", output, *more)
+        assert code == 2
+        assert words in " ".join(err.split())
+
+
+def test_of_several_relaxations_each_is_written(run, model_file, frames, tmp_path):
+    code, _, err = run("relax", model_file, "a.xyz@:2", "-o", "last.xyz", "--steps", "2", "--force", "1e-9")
+    assert code == 8
+    told = " ".join(err.split())
+    assert "2 of 2 structures were not relaxed; last.xyz holds 2 structures" in told
+    assert "structure 1: not converged after 2 steps" in told
+    for place, frame in enumerate(read(tmp_path / "last.xyz", ":")):
+        carries(frame, place)
+
+
+def test_md_starts_from_the_frame_that_is_chosen(run, model_file, frames, tmp_path):
+    for chosen, place in (("a.xyz@1", 1), ("a.xyz", 3), ("a.xyz@:1", 0)):
+        line = ("--steps", "1", "--temperature", "0", "--ensemble", "nve", "--overwrite")
+        code, _, err = run("md", model_file, chosen, "-o", "run.xyz", *line)
+        assert code == 0, err
+        first = read(tmp_path / "run.xyz", 0)
+        carries(first, place)
+        np.testing.assert_allclose(first.positions, frames[place].positions, atol=1e-6)
+    for given, words in (
+        (["a.xyz@::2"], "a.xyz@::2 stands for 2 frames; choose one to start from, e.g. a.xyz@-1"),
+        (["a.xyz", "b.xyz"], "md starts from one structure, 2 files are given"),
+    ):
+        code, _, err = run("md", model_file, *given, "-o", "other.xyz")
+        assert code == 2
+        assert words in " ".join(err.split())
+
+
+@pytest.mark.parametrize("name", ["p.xyz", "p.db"])
+def test_predict_takes_several_files_and_keeps_what_they_carry(run, model_file, frames, tmp_path, name):
+    code, out, err = run("predict", model_file, "a.xyz@1:", "b.xyz", "-o", name)
+    assert code == 0, err
+    assert f"{name}: 4 structures" in out
+    from mekrr_scale.structures import read_structures
+
+    for frame, place in zip(read_structures(tmp_path / name), (1, 2, 3, 0), strict=True):
+        carries(frame, place)
+        assert frame.get_potential_energy() != pytest.approx(frames[place].get_potential_energy(), abs=1e-9)
+        assert frame.info["REF_energy"] == 5.0  # of the same geometry
+
+
+def test_evaluate_tells_the_errors_of_each_file(run, model_file, frames, tmp_path):
+    assert run("evaluate", model_file, "a.xyz@1:", "b.xyz", "--json", "e.json")[0] == 0
+    found = json.loads((tmp_path / "e.json").read_text())
+    assert found["metrics"]["structures"] == 4
+    assert [each["structures"] for each in found["sets"].values()] == [3, 1]
+    assert run("evaluate", model_file, "a.xyz@:1", "--transfer", f"{model_file}:a.xyz@-1", "--json", "t.json")[0] == 0
+    assert json.loads((tmp_path / "t.json").read_text())["transfer"]["targets"] == ["a.xyz@:1", "a.xyz@-1"]
+
+
+def test_a_store_is_evaluated_alone(run, model_file, store, frames, tmp_path):
+    code, _, err = run("evaluate", model_file, "a.xyz", store)
+    assert code == 2
+    assert "is a store, which is evaluated alone" in " ".join(err.split())
+
+
+def test_others_choose_frames_too(run, model_file, frames, checkpoint, tmp_path):
+    assert run("select", model_file, "a.xyz@::2", "-o", "next.xyz", "-n", "1")[0] == 0
+    assert read(tmp_path / "next.xyz").info["place"] in (0, 2)
+    assert run("explain", model_file, "a.xyz@-1", "-o", "parts.xyz")[0] == 0
+    carries(read(tmp_path / "parts.xyz"), 3)
+    line = ("--backbone", "schnet", "--checkpoint", checkpoint)
+    code, out, err = run("extract", "a.xyz@1:3", "-o", "some", *line)
+    assert code == 0, err
+    assert "2 structures written" in out
+    code, _, err = run("extract", "a.xyz@9", "-o", "none", *line)
+    assert code == 3
+    assert "a.xyz@9 stands for no frame" in " ".join(err.split())
+    shutil.copy(tmp_path / "a.xyz", tmp_path / "a@2.xyz")
+    assert run("predict", model_file, "a@2.xyz", "-o", "p.xyz")[0] == 0
+    assert len(ase.io.read(tmp_path / "p.xyz", ":")) == 4
+
+
+def test_check_names_the_frames(run, model_file, frames, tmp_path):
+    code, _, err = run("check", model_file, "a.xyz@1", "b.xyz", "--test", "motion", "--json", "c.json")
+    assert code in (0, 1), err
+    named = {each["structure"] for each in json.loads((tmp_path / "c.json").read_text())["findings"]}
+    assert named == {"a@1", "b"}
