@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREY = "#2b6cb0", "#c05621", "#718096"
+_INK = "#010203"  # becomes the colour of the text around an inline figure
+_LINED = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
 
 
 def new_axes(width: float, height: float, columns: int = 1) -> list[Axes]:
@@ -30,3 +37,29 @@ def plain_ticks(axis: Axis) -> None:
 
     axis.set_major_formatter(LogFormatter())
     axis.set_minor_formatter(LogFormatter())
+
+
+@contextmanager
+def drawn_plainly(name: str) -> Iterator[None]:
+    """Within, figures are drawn for a page: without a background, text as text, in the page's colour.
+
+    Args:
+        name: of the figure; what it defines inside has names of its own, whatever else is on the page.
+    """
+    import matplotlib as mpl
+
+    style = {**dict.fromkeys(_LINED, _INK), "svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9.5}
+    with mpl.rc_context({**style, "axes.facecolor": "none", "figure.facecolor": "none"}):
+        yield
+
+
+def inline_svg(figure: Figure) -> str:
+    """A figure as an element of a page, without anything that is loaded from elsewhere."""
+    stream = io.StringIO()
+    figure.savefig(stream, format="svg", transparent=True, dpi=110, metadata={"Date": None})
+    text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
+    text = re.sub(r'(<svg[^>]*?) width="([\d.]+)pt" height="[\d.]+pt"', r'\1 style="width:\2pt"', text, count=1)
+    return text.replace(_INK, "currentColor").strip()

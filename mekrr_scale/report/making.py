@@ -1,0 +1,78 @@
+"""Pages of models: of a fit when it ends, and of a model with what stands beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ase import Atoms
+
+from mekrr_scale.models import Model, Potential
+from mekrr_scale.pipeline import evaluate
+from mekrr_scale.progress import Progress
+from mekrr_scale.report.advising import advice
+from mekrr_scale.report.chart import TestAtoms, charted, test_atoms
+from mekrr_scale.report.gathering import results_of_model
+from mekrr_scale.report.page import read_page
+from mekrr_scale.report.results import Results
+from mekrr_scale.report.surveying import surveyed_data
+from mekrr_scale.report.testing import with_evaluation
+from mekrr_scale.store import FeatureStore, survey
+from mekrr_scale.structures import LabelKeys, read_structures
+
+
+def page_beside(model: Path | str) -> Path:
+    """Where a fit writes the page of a model: its name with .html."""
+    return Path(model).with_suffix(".html")
+
+
+def results_beside(model: Model, path: Path) -> Results:
+    """What the page beside a model's file says, where it is that model's; else what the model tells alone."""
+    beside = page_beside(path)
+    if beside.is_file():
+        found = read_page(beside)
+        if found.about.coefficients == model.provenance.get("coefficients_sha256"):
+            return found
+    return results_of_model(model, path.name)
+
+
+def tested_results(
+    found: Results,
+    potential: Potential,
+    tests: Sequence[Path],
+    stores: Sequence[Path] = (),
+    keys: LabelKeys | None = None,
+    format: str | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Results:
+    """With what stores hold, and with errors on tests.
+
+    Args:
+        tests: files of labelled structures, or stores, whose energies are compared alone.
+        stores: that the model was fitted to; the map of environments is drawn again with the tests on it. Without
+            them those of the page are taken, where they are still there.
+    """
+    model = potential.model
+    opened = [FeatureStore(path) for path in stores or _still_there(found)]
+    if opened:
+        found = found.but(data=found.data or surveyed_data(model, opened, survey(opened)))
+    atoms: list[TestAtoms] = []
+    for path in tests:
+        sure = model.posterior is not None
+        if path.is_dir():
+            found = with_evaluation(found, evaluate(model, path, uncertainty=sure, progress=progress), path.name)
+            continue
+        frames: list[Atoms] = list(read_structures(path, format))
+        one = evaluate(potential, frames, keys, progress=progress, uncertainty=sure, workers=workers)
+        found = with_evaluation(found, one, path.name, frames)
+        atoms.append(test_atoms(potential, one, frames, path.name))
+    if opened and (atoms or found.chart is None):
+        found = found.but(chart=charted(opened, {}, atoms, found.chart))
+    return found.but(advice=advice(found))
+
+
+def _still_there(found: Results) -> list[Path]:
+    """The stores that a page was made of."""
+    named = [] if found.data is None else [Path(store) for store in found.data.stores]
+    return named if all((path / "manifest.json").is_file() for path in named) else []
