@@ -126,7 +126,8 @@ _OWNERS = {
     **dict.fromkeys((*FRAME_SUFFIXES, ".traj", ".db", ".cif", ".vasp", ".pdb", ".lmp"), "structures"),
     **dict.fromkeys((".gz", ".xz", ".bz2", ".zip", ".zst"), "compressed files"),
     ".json": "a report", ".toml": "a configuration", ".h5": "a store's shard", ".hdf5": "a store's shard",
-    ".html": "a page", ".htm": "a page", ".csv": "a table", ".npz": "arrays", ".npy": "arrays", ".py": "a program", ".md": "text",
+    ".html": "a page", ".htm": "a page", ".csv": "a table",
+    ".npz": "arrays", ".npy": "arrays", ".py": "a program", ".md": "text",
 }  # fmt: skip
 
 

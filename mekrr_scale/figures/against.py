@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from mekrr_scale.figures.style import BLUE, GREY, ORANGE, new_axes, plain_ticks, tidy
+from mekrr_scale.figures.style import BLUE, GREY, ORANGE, new_axes, spaced_ticks, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,6 +43,9 @@ def against_axes(
     if len(shown):
         axes.set_yscale("log")
         axes.set_ylim(bottom=float(np.percentile(shown, 2)))
+        spaced_ticks(axes.yaxis)
+    if axes.get_xscale() == "log":
+        spaced_ticks(axes.xaxis)
     axes.legend(frameon=False, fontsize=8)
     tidy(axes)
     return axes
@@ -81,8 +84,8 @@ def reliability_axes(
     if (shown > 0).any() and span[0] > 0:
         axes.set(xscale="log", yscale="log")
         axes.set_ylim(bottom=float(np.percentile(shown[shown > 0], 2)))
-        plain_ticks(axes.yaxis)
-        plain_ticks(axes.xaxis)
+        spaced_ticks(axes.yaxis)
+        spaced_ticks(axes.xaxis)
     axes.legend(frameon=False, fontsize=8)
     tidy(axes)
     return axes

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float
 from numpy import ndarray
 
-from mekrr_scale.figures.style import BLUE, GREY, ORANGE, new_axes, plain_ticks, tidy
+from mekrr_scale.figures.style import BLUE, GREY, ORANGE, new_axes, plain_ticks, spaced_ticks, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -166,7 +166,7 @@ def power_axes(
                   label="twice the data")  # fmt: skip
         shown.append(ends[1])
     axes.set(xscale="log", yscale="log", xlabel="training structures", ylabel=label)
-    plain_ticks(axes.yaxis)
+    spaced_ticks(axes.yaxis)
     axes.set_xticks(shown, [f"{size:.0f}" for size in shown])
     axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
     axes.legend(frameon=False, fontsize=8)

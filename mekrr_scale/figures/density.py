@@ -48,7 +48,7 @@ def _density(reference: ndarray, predicted: ndarray, span: tuple[float, float], 
     from matplotlib.colors import LogNorm
 
     counts, x, y = np.histogram2d(reference, predicted, bins=_BINS, range=(span, span))
-    shown = np.ma.masked_less(counts.T, 1)  # type: ignore[no-untyped-call]
+    shown = np.ma.masked_less(counts.T, 1)
     mesh = axes.pcolormesh(x, y, shown, norm=LogNorm(1, max(float(counts.max()), 2)), cmap="viridis", rasterized=True)
     figure = axes.get_figure()
     assert figure is not None
@@ -64,7 +64,7 @@ def errors_axes(errors: Float[ndarray, " points"], label: str, axes: Axes | None
     axes = axes or new_axes(4.2, 3.4)[0]
     low, high = np.percentile(errors, [1, 99])
     reach = max(abs(float(low)), abs(float(high)), 1e-12)
-    axes.hist(errors.clip(-reach, reach), bins=np.linspace(-reach, reach, 42), color=BLUE)
+    axes.hist(errors.clip(-reach, reach), bins=np.linspace(-reach, reach, 42).tolist(), color=BLUE)
     axes.axvline(0, color=GREY, linewidth=0.8)
     axes.axvline(float(np.median(errors)), color=ORANGE, linewidth=1.2, linestyle="--", label="median")
     axes.set(xlabel=label, ylabel="rows")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase.data import covalent_radii
@@ -35,18 +35,18 @@ def species_map_axes(
     import matplotlib.pyplot as plt
 
     axes = axes or new_axes(5.6, 4.2)[0]
-    colours = plt.get_cmap("tab10")
+    colours, (x, y) = plt.get_cmap("tab10"), places.T
     elements, named, whose = sorted(set(species)), np.array(species), np.array(tests)
     for number, test in enumerate(["", *sorted(set(tests) - {""})]):
         for place, element in enumerate(elements):
             chosen = (named == element) & (whose == test)
             if not chosen.any():
                 continue
-            shape = {"s": 7, "alpha": 0.6, "linewidths": 0} if not test else {
+            shape: Any = {"s": 7, "alpha": 0.6, "linewidths": 0} if not test else {
                 "s": 20, "alpha": 0.9, "linewidths": 0.6, "edgecolors": "black", "marker": _MARKERS[number % 5],
             }  # fmt: skip
             name = f"{element}, {test}" if test else element
-            axes.scatter(*places[chosen].T, color=colours(place % 10), label=name, rasterized=True, **shape)
+            axes.scatter(x[chosen], y[chosen], color=colours(place % 10), label=name, rasterized=True, **shape)
     return _framed(axes, labels)
 
 
@@ -65,13 +65,13 @@ def error_map_axes(
         unit: of the errors.
     """
     axes = axes or new_axes(5.6, 4.2)[0]
-    known = np.isfinite(errors)
-    axes.scatter(*places[~known].T, s=6, color=GREY, alpha=0.4, linewidths=0, rasterized=True)
+    known, (x, y) = np.isfinite(errors), places.T
+    axes.scatter(x[~known], y[~known], s=6, color=GREY, alpha=0.4, linewidths=0, rasterized=True)
     if known.any():
         low, high = np.percentile(errors[known], [5, 95])
         for chosen, size, rim in ((known & ~tested, 8, 0.0), (known & tested, 20, 0.6)):
             points = axes.scatter(
-                *places[chosen].T, s=size, c=errors[chosen], cmap="viridis", vmin=low, vmax=max(high, low + 1e-9),
+                x[chosen], y[chosen], s=size, c=errors[chosen], cmap="viridis", vmin=low, vmax=max(high, low + 1e-9),
                 linewidths=rim, edgecolors="black", rasterized=True,
             )  # fmt: skip
         figure = axes.get_figure()

@@ -6,7 +6,7 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,6 +39,18 @@ def plain_ticks(axis: Axis) -> None:
     axis.set_minor_formatter(LogFormatter())
 
 
+def spaced_ticks(axis: Axis) -> None:
+    """A few numbers on a logarithmic axis on which everything has been drawn, whatever its range."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    low, high = sorted(float(end) for end in axis.get_view_interval())
+    ratio = high / low
+    dense = (1.0, 2.0, 5.0) if ratio < 100 else (1.0,)
+    axis.set_major_locator(MaxNLocator(4) if ratio < 8 else LogLocator(subs=dense))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
 @contextmanager
 def drawn_plainly(name: str) -> Iterator[None]:
     """Within, figures are drawn for a page: without a background, text as text, in the page's colour.
@@ -48,7 +60,7 @@ def drawn_plainly(name: str) -> Iterator[None]:
     """
     import matplotlib as mpl
 
-    style = {**dict.fromkeys(_LINED, _INK), "svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9.5}
+    style: Any = {**dict.fromkeys(_LINED, _INK), "svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9.5}
     with mpl.rc_context({**style, "axes.facecolor": "none", "figure.facecolor": "none"}):
         yield
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from mekrr_scale.report.gathering import results_of_model as results_of_model
     from mekrr_scale.report.making import page_beside as page_beside
     from mekrr_scale.report.making import results_beside as results_beside
-    from mekrr_scale.report.making import tested_results as tested_results
+    from mekrr_scale.report.making import with_tests as with_tests
     from mekrr_scale.report.page import page as page
     from mekrr_scale.report.page import read_page as read_page
     from mekrr_scale.report.page import save_figures as save_figures
@@ -44,7 +44,7 @@ else:
         __name__,
         submod_attrs={
             "gathering": ["results_of", "results_of_model"],
-            "making": ["page_beside", "results_beside", "tested_results"],
+            "making": ["page_beside", "results_beside", "with_tests"],
             "page": ["page", "read_page", "save_figures", "save_html"],
             "results": ["Results"],
             "statistics": ["PowerLaw", "Score", "scored"],

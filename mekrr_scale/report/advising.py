@@ -31,7 +31,7 @@ def _limits(found: Results) -> Iterator[str]:
                 f"{_percent(left)}. mekrr-scale select chooses those that the model would learn most from."
             )
         else:
-            yield f"More data of the same kind hardly help the {quantity} error: twice as many would give {_percent(left)}."
+            yield f"More data of the same kind hardly help the {quantity} error: twice as many give {_percent(left)}."
     for quantity, left in landmarks:
         if left < _FLAT:
             yield f"The {quantity} error is limited by landmarks: 2x gives {_percent(left)} (--landmarks)."
@@ -91,7 +91,7 @@ def _outliers(measured: Sequence[Measured]) -> Iterator[str]:
 
 
 def _intervals(measured: Sequence[Measured]) -> Iterator[str]:
-    for each in measured:
+    for each in (one for one in measured if one.test):
         for quantity in each.quantities:
             inside = within(quantity)
             if inside is not None and quantity.total.structures >= _FEW and abs(inside - 0.68) > 0.1:
@@ -114,4 +114,5 @@ def within(quantity: Quantity, times: float = 1.0) -> float | None:
 
 
 def _percent(left: float) -> str:
-    return f"{100 * (left - 1):+.0f} %".replace("-", "−").replace("+0 %", "no change").replace("−0 %", "no change")
+    change = round(100 * (left - 1))
+    return f"{change:+d} %" if change else "no change"

@@ -47,10 +47,8 @@ class Plane:
 
 
 @dataclass(frozen=True)
-class TestAtoms:
+class SetAtoms:
     """Atoms of a test with their features."""
-
-    __test__ = False  # no test of pytest's
 
     name: str
     features: Float[ndarray, "atoms dim"]
@@ -61,7 +59,7 @@ class TestAtoms:
 def charted(
     stores: Sequence[FeatureStore],
     errors: Mapping[int, float],
-    tests: Sequence[TestAtoms] = (),
+    tests: Sequence[SetAtoms] = (),
     before: Chart | None = None,
 ) -> Chart | None:
     """The map of training atoms drawn from stores, and of the atoms of tests; None where there is too little to draw.
@@ -87,14 +85,14 @@ def charted(
     )  # fmt: skip
 
 
-def test_atoms(potential: Potential, evaluation: Evaluation, frames: Sequence[Atoms], name: str) -> TestAtoms:
+def atoms_of_test(potential: Potential, evaluation: Evaluation, frames: Sequence[Atoms], name: str) -> SetAtoms:
     """Features of the atoms of some structures of a test."""
     count = len(evaluation.index)
     chosen = np.unique(np.linspace(0, count - 1, min(count, TESTED)).astype(int)).tolist()
     errors = UNITS["energy"].factor * np.abs(evaluation.energy_predicted - evaluation.energy) / evaluation.n_atoms
     parts = list(_features(potential, [frames[int(evaluation.index[at])] for at in chosen]))
     sizes = [len(species) for _, species in parts]
-    return TestAtoms(
+    return SetAtoms(
         name,
         np.concatenate([features for features, _ in parts]),
         np.concatenate([species for _, species in parts]),

@@ -8,24 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from ase.data import chemical_symbols
 
 from mekrr_scale.arrays import KINDS, RowKind
 from mekrr_scale.figures import TextTable
 from mekrr_scale.models import Model
-from mekrr_scale.pipeline import FitReport, Outlier
+from mekrr_scale.pipeline import FitReport
 from mekrr_scale.regression import UNITS
 from mekrr_scale.report.advising import advice
 from mekrr_scale.report.chart import charted
-from mekrr_scale.report.listing import listed, numbered, scores_by, short
-from mekrr_scale.report.results import About, Curve, Folds, Measured, Quantity, Results, Rows, Table, Worst
-from mekrr_scale.report.statistics import PowerLaw, scored
+from mekrr_scale.report.held import held_out
+from mekrr_scale.report.results import About, Curve, Folds, Results, Table
+from mekrr_scale.report.statistics import PowerLaw
 from mekrr_scale.report.surveying import surveyed_data
 from mekrr_scale.store import FeatureStore, survey
 
-_WORST = 6
 _CHOICES = ("Candidates, cross-validated", "Landmarks, grown, cross-validated")
-_WHAT = {"energy": "energies per atom", "force": "along the stored directions", "stress": "virials per atom"}
 
 
 def results_of(fit: FitReport, stores: Sequence[FeatureStore | Path | str], name: str = "model") -> Results:
@@ -36,7 +33,7 @@ def results_of(fit: FitReport, stores: Sequence[FeatureStore | Path | str], name
     """
     opened = [store if isinstance(store, FeatureStore) else FeatureStore(Path(store)) for store in stores]
     seen = survey(opened)
-    held = _held_out(fit, seen)
+    held = held_out(fit, opened, seen)
     found = replace(
         results_of_model(fit.model, name),
         data=surveyed_data(fit.model, opened, seen, fit.solution.weights),
@@ -80,51 +77,6 @@ def _folds(fit: FitReport) -> Folds | None:
     sizes = [] if rows is None else np.bincount(rows.fold.numpy(), minlength=count).tolist()
     told = [line.removeprefix("folds: ") for line in fit.remarks if line.startswith("folds: ") or "same fold" in line]
     return Folds(count, sizes, told)
-
-
-def _held_out(fit: FitReport, seen: Survey) -> Measured:
-    """What cross-validation left out, with errors by element and configuration type."""
-    place_of = {int(number): place for place, number in enumerate(seen.ids.tolist())}
-    quantities = []
-    for kind, rows in sorted(fit.rows.items()):
-        info = KINDS[kind]
-        factor = info.unit.factor
-        ids = rows.ids.numpy()
-        reference, predicted = factor * rows.reference.numpy(), factor * rows.predicted.numpy()
-        total = scored(reference, predicted, ids)
-        if total is None:
-            continue
-        places = np.array([place_of.get(int(each), -1) for each in ids])
-        named = np.array([seen.configs[place] if place >= 0 else "" for place in places], dtype=object)
-        holds = seen.counts[places] > 0
-        holds[places < 0] = False
-        groups = {chemical_symbols[z]: holds[:, column] for column, z in enumerate(seen.species)}
-        interval = factor * rows.interval.numpy()
-        posterior = fit.model.posterior
-        sure = None if posterior is None else posterior.energy if kind is RowKind.ENERGY else posterior.force
-        shown = listed(info.name, len(ids))
-        quantities.append(
-            Quantity(
-                info.name, f"{_WHAT[info.name]}, held out", info.unit.text, total,
-                scores_by(reference, predicted, ids, {n: named == n for n in sorted(set(named)) if n}),
-                scores_by(reference, predicted, ids, groups) if kind is RowKind.ENERGY else {},
-                Rows(
-                    numbered(ids)[shown].tolist(), short(reference[shown]), short(predicted[shown]),
-                    short(interval[shown]) if np.isfinite(interval).all() else [],
-                ),
-                None if sure is None or not np.isfinite(interval).all() else sure.within_95 / sure.within_68,
-            )
-        )  # fmt: skip
-    remarks = [] if seen.whole else ["errors are those of a random part of the structures"]
-    worst = [_outlier(item) for item in fit.outliers[:_WORST]]
-    structures = max((each.total.structures for each in quantities), default=0)
-    return Measured("cross-validation", False, structures, quantities, remarks, worst)
-
-
-def _outlier(item: Outlier) -> Worst:
-    unit = KINDS[item.kind].unit
-    why = f"{item.ratio:.1f} times its 95 % interval: is the label right?"
-    return Worst(item.name, KINDS[item.kind].name, unit.factor * item.error, unit.text, why)
 
 
 def _errors_by_id(fit: FitReport) -> dict[int, float]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from ase import Atoms
 from jaxtyping import Int64
 from numpy import ndarray
 
+from mekrr_scale.report.results import Picture
 from mekrr_scale.report.statistics import Score, scored
 
 LISTED = {"energy": 4000, "force": 12_000}  # rows that a page holds; of others as many as of forces
+_DRAWN = 400  # atoms of a picture at most
 
 
 def scores_by(
@@ -41,3 +44,12 @@ def numbered(ids: Int64[ndarray, " rows"]) -> Int64[ndarray, " rows"]:
 def short(values: ndarray) -> list[float]:
     """With the digits that a figure shows."""
     return [float(f"{value:.6g}") for value in values.tolist()]
+
+
+def picture(atoms: Atoms) -> Picture | None:
+    """What a picture takes; None of a structure that is too large for one."""
+    if len(atoms) > _DRAWN:
+        return None
+    cell = np.round(atoms.cell.array, 3).tolist() if atoms.cell.rank == 3 else []
+    positions = [(x, y, z) for x, y, z in np.round(atoms.positions, 3).tolist()]
+    return Picture(atoms.numbers.tolist(), positions, [(x, y, z) for x, y, z in cell])

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from ase import Atoms
 
-from mekrr_scale.models import Model, Potential
+from mekrr_scale.models import Model, Potential, as_potential
 from mekrr_scale.pipeline import evaluate
 from mekrr_scale.progress import Progress
 from mekrr_scale.report.advising import advice
-from mekrr_scale.report.chart import TestAtoms, charted, test_atoms
+from mekrr_scale.report.chart import SetAtoms, atoms_of_test, charted
 from mekrr_scale.report.gathering import results_of_model
 from mekrr_scale.report.page import read_page
 from mekrr_scale.report.results import Results
@@ -36,9 +36,9 @@ def results_beside(model: Model, path: Path) -> Results:
     return results_of_model(model, path.name)
 
 
-def tested_results(
+def with_tests(
     found: Results,
-    potential: Potential,
+    model: Potential | Model,
     tests: Sequence[Path],
     stores: Sequence[Path] = (),
     keys: LabelKeys | None = None,
@@ -49,24 +49,26 @@ def tested_results(
     """With what stores hold, and with errors on tests.
 
     Args:
+        model: a model is enough for stores.
         tests: files of labelled structures, or stores, whose energies are compared alone.
         stores: that the model was fitted to; the map of environments is drawn again with the tests on it. Without
             them those of the page are taken, where they are still there.
     """
-    model = potential.model
+    given = model if isinstance(model, Model) else model.model
     opened = [FeatureStore(path) for path in stores or _still_there(found)]
     if opened:
-        found = found.but(data=found.data or surveyed_data(model, opened, survey(opened)))
-    atoms: list[TestAtoms] = []
+        found = found.but(data=found.data or surveyed_data(given, opened, survey(opened)))
+    atoms: list[SetAtoms] = []
     for path in tests:
-        sure = model.posterior is not None
+        sure = given.posterior is not None
         if path.is_dir():
-            found = with_evaluation(found, evaluate(model, path, uncertainty=sure, progress=progress), path.name)
+            found = with_evaluation(found, evaluate(given, path, uncertainty=sure, progress=progress), path.name)
             continue
+        potential = as_potential(model)
         frames: list[Atoms] = list(read_structures(path, format))
         one = evaluate(potential, frames, keys, progress=progress, uncertainty=sure, workers=workers)
         found = with_evaluation(found, one, path.name, frames)
-        atoms.append(test_atoms(potential, one, frames, path.name))
+        atoms.append(atoms_of_test(potential, one, frames, path.name))
     if opened and (atoms or found.chart is None):
         found = found.but(chart=charted(opened, {}, atoms, found.chart))
     return found.but(advice=advice(found))

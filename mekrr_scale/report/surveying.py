@@ -61,9 +61,7 @@ def _used(weights: ByKind[float], seen: Survey) -> dict[str, str]:
     return found
 
 
-def _ignored(
-    weights: ByKind[float] | None, seen: Survey, stores: Sequence[FeatureStore], energies: int
-) -> list[str]:
+def _ignored(weights: ByKind[float] | None, seen: Survey, stores: Sequence[FeatureStore], energies: int) -> list[str]:
     """Labels that are there and were not learned from, and structures that are left out."""
     found = []
     lacking = len(seen.ids) - energies - int(seen.isolated.sum())
@@ -89,9 +87,11 @@ def _histograms(model: Model, seen: Survey) -> list[Histogram]:
     if len(places) == len(seen.species) and len(seen.ids):
         rest = (seen.energy - seen.counts @ baseline.energies.numpy()[places]) / np.maximum(seen.n_atoms, 1)
         unit = UNITS["energy"]
-        found.append(_histogram(unit.factor * rest[~seen.isolated], f"energy less references ({unit.symbol})"))
+        known = unit.factor * rest[~seen.isolated & np.isfinite(rest)]
+        middle = float(np.median(known)) if len(known) else 0.0
+        found.append(_histogram(known - middle, f"energy less references and median ({unit.symbol})"))
     if len(seen.force):
-        found.append(_histogram(seen.force, "force on an atom (eV/Å)"))
+        found.append(_histogram(UNITS["force"].factor * seen.force, f"force on an atom ({UNITS['force'].symbol})"))
     return [each for each in found if each.counts]
 
 

@@ -14,8 +14,8 @@ from numpy import ndarray
 from mekrr_scale.pipeline import Evaluation
 from mekrr_scale.regression import UNITS
 from mekrr_scale.report.advising import advice
-from mekrr_scale.report.listing import listed, scores_by, short
-from mekrr_scale.report.results import Measured, Picture, Quantity, Results, Rows, Worst
+from mekrr_scale.report.listing import listed, picture, scores_by, short
+from mekrr_scale.report.results import Measured, Quantity, Results, Rows, Worst
 from mekrr_scale.report.statistics import scored
 
 _WORST = 6
@@ -120,18 +120,7 @@ def _worst(found: Evaluation, name: str, chosen: Sequence[Atoms]) -> list[Worst]
         times = f"{errors[at] / middle:.1f} times that of the middle structure" if middle > 0 else ""
         grade = f", grade {found.grade[at]:.2g}" if len(found.grade) else ""
         place = int(found.index[at]) if len(found.index) else at
-        picture = _picture(chosen[at]) if chosen else None
+        drawn = picture(chosen[at]) if chosen else None
         error = unit.factor * float(errors[at])
-        listed.append(Worst(f"structure {place} of {name}", kind, error, unit.text, f"{times}{grade}", picture))
+        listed.append(Worst(f"structure {place} of {name}", kind, error, unit.text, f"{times}{grade}", drawn))
     return listed
-
-
-_DRAWN = 400  # atoms of a picture at most
-
-
-def _picture(atoms: Atoms) -> Picture | None:
-    if len(atoms) > _DRAWN:
-        return None
-    cell = np.round(atoms.cell.array, 3).tolist() if atoms.cell.rank == 3 else []
-    positions = [(x, y, z) for x, y, z in np.round(atoms.positions, 3).tolist()]
-    return Picture(atoms.numbers.tolist(), positions, [(x, y, z) for x, y, z in cell])

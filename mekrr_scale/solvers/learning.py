@@ -14,7 +14,6 @@ from mekrr_scale.solvers.moments import MomentTable, root_mean
 from mekrr_scale.solvers.path import Normal, Weights
 from mekrr_scale.solvers.solution import LearningPoint
 
-
 Solve = Callable[[Sequence[int]], tuple[Float64[Tensor, "rank one"], Float64[Tensor, " species"]]]
 
 

@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from mekrr_scale.store.manage import has_rivals as has_rivals
     from mekrr_scale.store.manage import merge as merge
     from mekrr_scale.store.manage import repack as repack
+    from mekrr_scale.store.names import Named as Named
     from mekrr_scale.store.names import Sample as Sample
     from mekrr_scale.store.names import configs_of as configs_of
     from mekrr_scale.store.names import names_of as names_of
+    from mekrr_scale.store.names import origins_of as origins_of
     from mekrr_scale.store.names import samples_of as samples_of
     from mekrr_scale.store.origins import Origin as Origin
     from mekrr_scale.store.origins import Origins as Origins
@@ -60,7 +62,7 @@ else:
             "format": ["ShardInfo", "StoreHeader"],
             "isolated": ["isolated_atoms", "lowest_energies"],
             "manage": ["finalize", "has_rivals", "merge", "repack"],
-            "names": ["Sample", "configs_of", "names_of", "samples_of"],
+            "names": ["Named", "Sample", "configs_of", "names_of", "origins_of", "samples_of"],
             "origins": ["Origin", "Origins"],
             "parts": ["Part"],
             "reader": [

@@ -71,16 +71,17 @@ def _piece(store: FeatureStore, info: ShardInfo, species: tuple[int, ...]) -> Su
     for z, ptr in zip(small["/species/z"].tolist(), small["/structure/ptr"], strict=True):
         counts[:, species.index(z)] = np.diff(ptr)
     owner = small["/atom/structure"]
+    inside = np.asarray(kept[owner])
     force, forced = _forces(small, owner, number)
-    stress = small.get("/structure/stress")
+    stress = small.get("/structure/stress", np.full((number, 6), np.nan))
     names = {config_hash(name): name for name in config_names(small)}
     configs = small.get("/structure/config", np.zeros(number, np.int64))
     return Survey(
         True, species, small["/structure/id"][kept], counts[kept], small["/structure/energy"][kept],
         (small["/structure/group"] == ISOLATED)[kept],
         tuple(names.get(int(config), "") for config in configs[kept]),
-        forced[kept], np.zeros(int(kept.sum()), bool) if stress is None else np.isfinite(stress).all(1)[kept],
-        force[kept[owner] & np.isfinite(force)], _directions(small, kept),
+        forced[kept], np.asarray(np.isfinite(stress).all(1))[kept],
+        force[inside & np.isfinite(force)], _directions(small, kept),
     )  # fmt: skip
 
 

@@ -168,7 +168,14 @@ class _Sums:
         if posterior is not None:  # whose differences want double precision
             variances = Variances.on(problem.kernel, problem.landmarks, posterior, device)
             problem = replace(problem, precision=Precision(torch.float64, torch.float64))
-        sums = cls(problem.on(device), solution, variances, data, *({kind: [] for kind in RowKind} for _ in range(2)))
+        sums = cls(
+            problem.on(device),
+            solution,
+            variances,
+            data,
+            {kind: [] for kind in RowKind},
+            {kind: [] for kind in RowKind},
+        )
         batches: Iterable[FeatureBatch] = data.moved if data.derivatives else data.energies
         for batch in batches:
             run.progress.advance(batch.n_structures)

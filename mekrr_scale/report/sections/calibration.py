@@ -37,8 +37,8 @@ def calibration(found: Results) -> Section | None:
         return None
     columns = ("set", "quantity", "rows", "within 68 % intervals", "within 95 % intervals")
     parts: list[Part] = [
-        "Part of the errors that lie within the model's intervals. Those of the cross-validation were made to fit it; "
-        "a test tells more.",
+        "Part of the errors that lie within the model's intervals. Those of the cross-validation are scaled so that "
+        "68 % of them hold: whether larger intervals go with larger errors is what they show; a test tells more.",
         Table("Calibration", columns, rows, "", (0, 1)),
         *drawings,
     ]

@@ -32,7 +32,9 @@ def data(found: Results) -> Section | None:
         parts.append(Table("Configuration types", ("type", "structures"), rows, "", (0,)))
     used = [(name, what) for name, what in at.used.items()]
     parts.append(Table("Labels that were learned from", ("label", "what"), used, "", (0, 1)))
-    parts += ["Not learned from:", Lines(at.ignored)] if at.ignored else ["All labels that are there were learned from."]
+    parts += (
+        ["Not learned from:", Lines(at.ignored)] if at.ignored else ["All labels that are there were learned from."]
+    )
     parts += [
         Drawing(f"data-{place + 1}", f"{each.about}: {sum(each.counts)} values", partial(_drawn, each))
         for place, each in enumerate(at.histograms)

@@ -7,6 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
 
 from mekrr_scale.figures import against_axes, density_axes
 from mekrr_scale.report.results import Measured, Quantity, Results, Table
@@ -33,8 +35,9 @@ def errors(found: Results) -> Section | None:
 
 
 def _tables(each: Measured, quantity: Quantity) -> Iterator[Part]:
+    forces = quantity.name == "force" and quantity.by_element
     unit = f"{quantity.what}, {quantity.unit}; 95 % intervals by bootstrap over structures"
-    if quantity.by_element:
+    if any(score.structures < quantity.total.structures for score in quantity.by_element.values()) or forces:
         of = "structures that hold it" if quantity.name == "energy" else "its atoms"
         yield _scores(f"{each.name}: {quantity.name} by element ({of})", "element", quantity.by_element, unit)
     if len(quantity.by_config) > 1:
@@ -73,7 +76,10 @@ def _figures(number: int, each: Measured, quantity: Quantity) -> Iterator[Drawin
 
 def _parity(quantity: Quantity, unit: str) -> Axes:
     reference, predicted = np.array(quantity.rows.reference), np.array(quantity.rows.predicted)
-    what = "energy less references" if quantity.name == "energy" else quantity.name
+    what = quantity.name
+    if what == "energy":
+        middle = np.median(reference)
+        reference, predicted, what = reference - middle, predicted - middle, "energy less references and median"
     return density_axes(reference, predicted, what, unit)[0]
 
 
@@ -89,5 +95,5 @@ def _grade(quantity: Quantity, unit: str) -> Axes:
     return against_axes(np.array(quantity.rows.grade), _differences(quantity), labels, logarithmic=True)
 
 
-def _differences(quantity: Quantity) -> np.ndarray:
-    return np.array(quantity.rows.predicted) - np.array(quantity.rows.reference)
+def _differences(quantity: Quantity) -> Float64[ndarray, " rows"]:
+    return np.asarray(np.array(quantity.rows.predicted) - np.array(quantity.rows.reference))

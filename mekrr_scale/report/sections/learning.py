@@ -28,8 +28,8 @@ def learning(found: Results) -> Section | None:
     columns = ("quantity", "unit", "structures", "RMSE", "exponent", "RMSE with twice as many", "change")
     caption = "power law N^-exponent by least squares of the logarithms; few points: take it as a hint"
     parts: list[Part] = [
-        "Models of one fold, of two and so on, at the ridge and weights that were chosen, each on a fold that it did not "
-        "see; from the sums of the folds, without a further pass.",
+        "Models of one fold, of two and so on, at the ridge and weights that were chosen, each on a fold that it did "
+        "not see; from the sums of the folds, without a further pass.",
         Table("Learning curve", columns, rows, caption, (0, 1)),
     ]
     parts += [

@@ -11,7 +11,10 @@ def validation(found: Results) -> Section | None:
     at = found.folds
     if at is None:
         return None
-    sizes = f" of {min(at.sizes)} to {max(at.sizes)} structures" if at.sizes else ""
+    sizes = ""
+    if at.sizes:
+        least, most = min(at.sizes), max(at.sizes)
+        sizes = f" of {least} structures" if least == most else f" of {least} to {most} structures"
     parts: list[Part] = [
         f"{at.count}-fold cross-validation: each of the {at.count} folds{sizes} is predicted by a model of the others, "
         "references of the elements included. The same errors choose among the candidates, so that those of a test "
