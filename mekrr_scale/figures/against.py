@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from mekrr_scale.figures.style import BLUE, GREY, ORANGE, new_axes, spaced_ticks, tidy
+from mekrr_scale.figures.style import DOTS, GREY, ORANGE, new_axes, spaced_ticks, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +33,7 @@ def against_axes(
     axes = axes or new_axes(4.6, 3.4)[0]
     size = np.abs(errors)
     step = max(1, len(x) // _DOTS)
-    axes.scatter(x[::step], size[::step], s=5, alpha=0.35, linewidths=0, color=BLUE, rasterized=True)
+    axes.scatter(x[::step], size[::step], s=6, alpha=0.5, linewidths=0, color=DOTS, rasterized=True)
     middles, roots = binned(x, errors, bins)
     axes.plot(middles, roots, color=ORANGE, marker="o", markersize=4, label="RMSE, equally many rows each")
     axes.set(xlabel=labels[0], ylabel=labels[1])
@@ -76,7 +76,7 @@ def reliability_axes(
     held = np.array([np.percentile(np.abs(errors[part]), 68.27) for part in parts])
     step = max(1, len(interval) // _DOTS)
     shown = np.abs(errors)[::step]
-    axes.scatter(interval[::step], shown, s=5, alpha=0.35, linewidths=0, color=BLUE, rasterized=True)
+    axes.scatter(interval[::step], shown, s=6, alpha=0.5, linewidths=0, color=DOTS, rasterized=True)
     axes.plot(foretold, held, color=ORANGE, marker="o", markersize=4, label="holds 68 % of the errors")
     span = [float(interval.min()), float(interval.max())]
     axes.plot(span, span, color=GREY, linewidth=0.9, linestyle="--", label="as foretold")

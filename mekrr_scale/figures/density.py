@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from mekrr_scale.figures.style import BLUE, GREY, ORANGE, new_axes, tidy
+from mekrr_scale.figures.style import BLUE, DOTS, GREY, ORANGE, new_axes, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +31,7 @@ def density_axes(
     margin = 0.03 * max(high - low, 1e-9)
     span = (low - margin, high + margin)
     if len(reference) <= _FEW:
-        parity.scatter(reference, predicted, s=12, alpha=0.6, linewidths=0, color=BLUE)
+        parity.scatter(reference, predicted, s=12, alpha=0.7, linewidths=0, color=DOTS)
     else:
         _density(reference, predicted, span, parity)
     parity.plot(span, span, color=ORANGE, linewidth=0.9)

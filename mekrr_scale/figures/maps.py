@@ -42,8 +42,8 @@ def species_map_axes(
             chosen = (named == element) & (whose == test)
             if not chosen.any():
                 continue
-            shape: Any = {"s": 7, "alpha": 0.6, "linewidths": 0} if not test else {
-                "s": 20, "alpha": 0.9, "linewidths": 0.6, "edgecolors": "black", "marker": _MARKERS[number % 5],
+            shape: Any = {"s": 12, "alpha": 0.6, "linewidths": 0} if not test else {
+                "s": 15, "alpha": 0.9, "linewidths": 0.4, "edgecolors": "black", "marker": _MARKERS[number % 5],
             }  # fmt: skip
             name = f"{element}, {test}" if test else element
             axes.scatter(x[chosen], y[chosen], color=colours(place % 10), label=name, rasterized=True, **shape)
@@ -69,7 +69,7 @@ def error_map_axes(
     axes.scatter(x[~known], y[~known], s=6, color=GREY, alpha=0.4, linewidths=0, rasterized=True)
     if known.any():
         low, high = np.percentile(errors[known], [5, 95])
-        for chosen, size, rim in ((known & ~tested, 8, 0.0), (known & tested, 20, 0.6)):
+        for chosen, size, rim in ((known & ~tested, 12, 0.0), (known & tested, 15, 0.4)):
             points = axes.scatter(
                 x[chosen], y[chosen], s=size, c=errors[chosen], cmap="viridis", vmin=low, vmax=max(high, low + 1e-9),
                 linewidths=rim, edgecolors="black", rasterized=True,

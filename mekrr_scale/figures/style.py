@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREY = "#2b6cb0", "#c05621", "#718096"
+DOTS = "#3d8bd4"  # single points, on white and on black
 _INK = "#010203"  # becomes the colour of the text around an inline figure
 _LINED = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
 

@@ -82,7 +82,7 @@ def _tests(found: Results) -> Iterator[str]:
 
 
 def _outliers(measured: Sequence[Measured]) -> Iterator[str]:
-    number = sum(len(each.worst) for each in measured if not each.test)
+    number = sum(item.doubtful for each in measured for item in each.worst)
     if number:
         yield (
             f"{'Some labels' if number > 1 else 'A label'} may be wrong: see the worst structures; fit --drop-outliers "

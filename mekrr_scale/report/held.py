@@ -119,4 +119,4 @@ def _scaled(interval: Float64[ndarray, " rows"], errors: Float64[ndarray, " rows
 def _outlier(item: Outlier) -> Worst:
     unit = KINDS[item.kind].unit
     why = f"{item.ratio:.1f} times its 95 % interval: is the label right?"
-    return Worst(item.name, KINDS[item.kind].name, unit.factor * item.error, unit.text, why)
+    return Worst(item.name, KINDS[item.kind].name, unit.factor * item.error, unit.text, why, True)

@@ -19,7 +19,7 @@ from mekrr_scale.files import publish_text
 from mekrr_scale.outputs import PAGE, PAGE_MARK, check_output
 from mekrr_scale.report.plots import write_figure
 from mekrr_scale.report.results import Results, Table
-from mekrr_scale.report.sections import Drawing, Lines, Section, sections
+from mekrr_scale.report.sections import Drawing, Heading, Lines, Section, sections
 
 _NUMBERS = re.compile(r'<script type="application/json" id="numbers">(.*?)</script>', re.DOTALL)
 
@@ -112,9 +112,11 @@ def _side_by_side(drawn: Sequence[str]) -> Iterator[str]:
         yield f'<div class="figures">{"".join(drawn)}</div>\n'
 
 
-def _text(part: str | Lines | Table) -> str:
+def _text(part: str | Heading | Lines | Table) -> str:
     if isinstance(part, str):
         return f"<p>{escape(part)}</p>\n"
+    if isinstance(part, Heading):
+        return f"<h3>{escape(part.text)}</h3>\n"
     if isinstance(part, Lines):
         return f"<ul>{''.join(f'<li>{escape(item)}</li>' for item in part.items)}</ul>\n"
     return _table(part)

@@ -106,6 +106,7 @@ class Worst:
     error: float  # root mean square over its rows
     unit: str
     why: str
+    doubtful: bool = False  # whether its label may be wrong
     picture: Picture | None = None
 
 

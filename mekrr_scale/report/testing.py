@@ -122,5 +122,5 @@ def _worst(found: Evaluation, name: str, chosen: Sequence[Atoms]) -> list[Worst]
         place = int(found.index[at]) if len(found.index) else at
         drawn = picture(chosen[at]) if chosen else None
         error = unit.factor * float(errors[at])
-        listed.append(Worst(f"structure {place} of {name}", kind, error, unit.text, f"{times}{grade}", drawn))
+        listed.append(Worst(f"structure {place} of {name}", kind, error, unit.text, f"{times}{grade}", picture=drawn))
     return listed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mekrr_scale.report.results import Results
-from mekrr_scale.report.sections.base import Drawing, Lines, Section
+from mekrr_scale.report.sections.base import Drawing, Heading, Lines, Section
 from mekrr_scale.report.sections.calibration import calibration
 from mekrr_scale.report.sections.coverage import coverage
 from mekrr_scale.report.sections.data import data
@@ -13,7 +13,7 @@ from mekrr_scale.report.sections.summary import summary
 from mekrr_scale.report.sections.validation import candidates, validation
 from mekrr_scale.report.sections.worst import worst
 
-__all__ = ["Drawing", "Lines", "Section", "sections"]
+__all__ = ["Drawing", "Heading", "Lines", "Section", "sections"]
 
 _ALL = (summary, data, validation, errors, calibration, learning, candidates, coverage, worst)
 

@@ -28,7 +28,14 @@ class Lines:
     items: Sequence[str]
 
 
-Part: TypeAlias = str | Lines | Table | Drawing
+@dataclass(frozen=True)
+class Heading:
+    """A title within a section."""
+
+    text: str
+
+
+Part: TypeAlias = str | Heading | Lines | Table | Drawing
 
 
 @dataclass(frozen=True)

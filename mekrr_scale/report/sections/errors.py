@@ -12,7 +12,7 @@ from numpy import ndarray
 
 from mekrr_scale.figures import against_axes, density_axes
 from mekrr_scale.report.results import Measured, Quantity, Results, Table
-from mekrr_scale.report.sections.base import Drawing, Lines, Part, Section, span_text
+from mekrr_scale.report.sections.base import Drawing, Heading, Lines, Part, Section, span_text
 from mekrr_scale.report.statistics import Score
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def errors(found: Results) -> Section | None:
     """A table and figures for each set and quantity."""
     parts: list[Part] = []
     for number, each in enumerate(found.measured):
-        parts.append(f"{each.name.capitalize()}: {each.structures} structures.")
+        parts.append(Heading(f"{each.name}, {each.structures} structures"))
         if each.remarks:
             parts.append(Lines(each.remarks))
         for quantity in each.quantities:

@@ -21,7 +21,7 @@ def worst(found: Results) -> Section | None:
     for number, each in enumerate(found.measured):
         rows = [(item.name, item.quantity, shown(item.error), item.unit, item.why) for item in each.worst]
         if rows:
-            title = f"{each.name}: largest errors" if each.test else f"{each.name}: labels far from what was foretold"
+            title = f"{each.name}: largest errors"
             caption = "errors are root mean squares over the rows of a structure"
             parts.append(Table(title, ("structure", "label", "error", "unit", "remark"), rows, caption, (0, 1, 3, 4)))
         parts += [
