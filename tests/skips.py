@@ -21,6 +21,7 @@ EXPECTED = {
     "the library is installed": "what is told where it is absent",
     "could not import 'triton'": "it is there with CUDA builds of torch alone",
     "needs Slurm's daemons, and root": "machines of CI may lack them",
+    "no chromium to look at pages with": "a machine of CI may have no browser",
     "torch.compile needs a C++ compiler": "a bare machine has none",
 }
 _KNOWN = re.compile("|".join(map(re.escape, EXPECTED)))

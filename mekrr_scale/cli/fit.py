@@ -102,14 +102,14 @@ def fit(
             deliver(report, target, plot, json_file)
             kept.clear()
             if beside is not None:
-                write_page(report, settings.store, target, beside)
+                present(report, settings.store, target, beside)
 
 
-def write_page(report: FitReport, stores: Sequence[str], target: Path, page: Path) -> None:
+def present(report: FitReport, stores: Sequence[str], target: Path, page: Path) -> None:
     """What others should see of a fit."""
-    from mekrr_scale.report import results_of, save_html
+    from mekrr_scale.report import write_page
 
-    save_html(results_of(report, stores, target.name), page, overwrite=True)
+    write_page(report, stores, page, name=target.name, overwrite=True)
     say(f"page {page}")
 
 

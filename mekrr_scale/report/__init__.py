@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from mekrr_scale.report.making import page_beside as page_beside
     from mekrr_scale.report.making import results_beside as results_beside
     from mekrr_scale.report.making import with_tests as with_tests
-    from mekrr_scale.report.page import page as page
+    from mekrr_scale.report.making import write_page as write_page
+    from mekrr_scale.report.page import html_page as html_page
     from mekrr_scale.report.page import read_page as read_page
     from mekrr_scale.report.page import save_figures as save_figures
     from mekrr_scale.report.page import save_html as save_html
@@ -44,8 +45,8 @@ else:
         __name__,
         submod_attrs={
             "gathering": ["results_of", "results_of_model"],
-            "making": ["page_beside", "results_beside", "with_tests"],
-            "page": ["page", "read_page", "save_figures", "save_html"],
+            "making": ["page_beside", "results_beside", "with_tests", "write_page"],
+            "page": ["html_page", "read_page", "save_figures", "save_html"],
             "results": ["Results"],
             "statistics": ["PowerLaw", "Score", "scored"],
             "testing": ["with_evaluation"],

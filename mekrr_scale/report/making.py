@@ -2,23 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ase import Atoms
 
 from mekrr_scale.models import Model, Potential, as_potential
-from mekrr_scale.pipeline import evaluate
+from mekrr_scale.pipeline import Evaluation, FitReport, evaluate
 from mekrr_scale.progress import Progress
 from mekrr_scale.report.advising import advice
 from mekrr_scale.report.chart import SetAtoms, atoms_of_test, charted
-from mekrr_scale.report.gathering import results_of_model
-from mekrr_scale.report.page import read_page
+from mekrr_scale.report.gathering import results_of, results_of_model
+from mekrr_scale.report.page import read_page, save_html
 from mekrr_scale.report.results import Results
 from mekrr_scale.report.surveying import surveyed_data
 from mekrr_scale.report.testing import with_evaluation
 from mekrr_scale.store import FeatureStore, survey
 from mekrr_scale.structures import LabelKeys, read_structures
+
+
+def write_page(
+    fit: FitReport,
+    stores: Sequence[FeatureStore | Path | str],
+    path: Path | str,
+    tests: Mapping[str, Evaluation] | None = None,
+    name: str = "model",
+    overwrite: bool = False,
+) -> Results:
+    """One HTML page of a fit: data, folds, errors with intervals, calibration, learning curve, map of environments.
+
+    Args:
+        stores: that were fitted.
+        path: of the page (.html).
+        tests: evaluations on tests, by name.
+        name: of the model.
+        overwrite: a file that is no page of the package's may be replaced.
+
+    Returns:
+        The numbers of the page.
+
+    Raises:
+        ConfigError: a place that cannot or must not be written to.
+    """
+    found = results_of(fit, stores, name)
+    for test, evaluation in (tests or {}).items():
+        found = with_evaluation(found, evaluation, test)
+    save_html(found, path, overwrite)
+    return found
 
 
 def page_beside(model: Path | str) -> Path:

@@ -24,7 +24,7 @@ from mekrr_scale.report.sections import Drawing, Heading, Lines, Section, sectio
 _NUMBERS = re.compile(r'<script type="application/json" id="numbers">(.*?)</script>', re.DOTALL)
 
 
-def page(found: Results) -> str:
+def html_page(found: Results) -> str:
     """The whole file."""
     made = sections(found)
     title = escape(f"{found.about.name}: errors and coverage")
@@ -50,7 +50,7 @@ def save_html(found: Results, path: Path | str, overwrite: bool = False) -> None
         ConfigError: a place that cannot or must not be written to.
     """
     target = check_output(path, PAGE, overwrite)
-    publish_text(target, page(found))
+    publish_text(target, html_page(found))
 
 
 def read_page(path: Path | str) -> Results:

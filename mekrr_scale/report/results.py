@@ -198,5 +198,5 @@ class Results:
 
 
 @cache
-def _adapter() -> TypeAdapter[Results]:
+def _adapter() -> Any:  # a type that beartype knows
     return TypeAdapter(Results)

@@ -23,10 +23,10 @@ from mekrr_scale.report import (
     page_beside,
     parity_plot,
     results_beside,
-    results_of,
     save_html,
     with_evaluation,
     write_figure,
+    write_page,
 )
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.structures import Frames, geometry_hash
@@ -168,7 +168,7 @@ def _model(tuning: Tuning, plan: FitPlan, stores: Sequence[FeatureStore], name: 
         publish_text(tuning.folder / "config.toml", config_text(FitConfig(paths, plan, "model-again.mekrr"), _ABOUT))
         report = fit(stores, plan, tuning.progress)
         report.model.save(target, overwrite=True)
-        save_html(results_of(report, stores, target.name), page_beside(target), overwrite=True)
+        write_page(report, stores, page_beside(target), name=target.name, overwrite=True)
         return {
             "errors": report.chosen.errors(),
             "model": file_hash(target, "sha256"),

@@ -1,24 +1,16 @@
 """The page's sections, one a file: each is made of numbers alone."""
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
-from mekrr_scale.report.results import Results
-from mekrr_scale.report.sections.base import Drawing, Heading, Lines, Section
-from mekrr_scale.report.sections.calibration import calibration
-from mekrr_scale.report.sections.coverage import coverage
-from mekrr_scale.report.sections.data import data
-from mekrr_scale.report.sections.errors import errors
-from mekrr_scale.report.sections.learning import learning
-from mekrr_scale.report.sections.summary import summary
-from mekrr_scale.report.sections.validation import candidates, validation
-from mekrr_scale.report.sections.worst import worst
+import lazy_loader as lazy
 
-__all__ = ["Drawing", "Heading", "Lines", "Section", "sections"]
-
-_ALL = (summary, data, validation, errors, calibration, learning, candidates, coverage, worst)
-
-
-def sections(found: Results) -> list[Section]:
-    """Those that there is anything to show in, in order."""
-    made = [make(found) for make in _ALL]
-    return [section for section in made if section is not None and section.parts]
+if TYPE_CHECKING:
+    from mekrr_scale.report.sections.base import Drawing as Drawing
+    from mekrr_scale.report.sections.base import Heading as Heading
+    from mekrr_scale.report.sections.base import Lines as Lines
+    from mekrr_scale.report.sections.base import Section as Section
+    from mekrr_scale.report.sections.order import sections as sections
+else:
+    __getattr__, __dir__, __all__ = lazy.attach(
+        __name__, submod_attrs={"base": ["Drawing", "Heading", "Lines", "Section"], "order": ["sections"]}
+    )

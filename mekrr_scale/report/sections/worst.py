@@ -36,4 +36,6 @@ def worst(found: Results) -> Section | None:
 
 
 def _drawn(picture: Picture) -> Axes:
-    return structure_axes(np.array(picture.numbers), np.array(picture.positions), np.array(picture.cell))
+    return structure_axes(
+        np.array(picture.numbers), np.array(picture.positions), np.array(picture.cell, dtype=np.float64).reshape(-1, 3)
+    )
