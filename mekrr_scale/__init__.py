@@ -71,6 +71,8 @@ if TYPE_CHECKING:
     from mekrr_scale.regression import Execution as Execution
     from mekrr_scale.regression import Problem as Problem
     from mekrr_scale.regression import Source as Source
+    from mekrr_scale.report import Results as Results
+    from mekrr_scale.report import write_page as write_page
     from mekrr_scale.simulation import Bounds as Bounds
     from mekrr_scale.simulation import MdPlan as MdPlan
     from mekrr_scale.simulation import relax as relax
@@ -140,6 +142,7 @@ else:
                 "predict",
             ],
             "regression": ["Execution", "Problem", "Source"],
+            "report": ["Results", "write_page"],
             "simulation": ["Bounds", "MdPlan", "relax", "run_md", "select"],
             "solvers": ["Direct", "Exact", "Falkon", "FalkonLibrary"],
             "store": ["FeatureStore", "FeatureWriter", "open_store"],

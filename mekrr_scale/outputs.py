@@ -22,6 +22,7 @@ from mekrr_scale.files import final_path, is_device, publish_text, split_frames,
 
 _HEAD = 65536
 WRITER = "mekrr-scale"  # in figures
+PAGE_MARK = '<meta name="generator" content="mekrr-scale">'  # in pages
 LABELLED_BY = "mekrr-scale distill"  # in structures that it labels
 COMPRESSIONS = (".gz", ".xz", ".bz2")
 
@@ -86,6 +87,11 @@ def _is_figure(path: Path) -> bool:
     return b"matplotlib" in text.lower() or WRITER.encode() in text
 
 
+def _is_page(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return PAGE_MARK.encode() in stream.read(_HEAD)
+
+
 def _is_script(path: Path) -> bool:
     return path.read_bytes()[:_HEAD].startswith(b"#!/bin/bash\n#SBATCH --job-name=mekrr-")
 
@@ -102,6 +108,7 @@ BACKBONE = OutputKind("a backbone", (), _is_backbone)
 REPORT = OutputKind("a report", (".json",), _is_report)
 FIGURE = OutputKind("a figure", tuple(f".{name}" for name in FIGURE_FORMATS), _is_figure)
 LABELLED = OutputKind("structures that distill labelled", (".xyz",), _is_labelled)
+PAGE = OutputKind("a page", (".html", ".htm"), _is_page, bare=False)
 SCRIPT = OutputKind("a batch script", (), _is_script)
 FRAMES = OutputKind(
     "structures",
@@ -119,7 +126,8 @@ _OWNERS = {
     **dict.fromkeys((*FRAME_SUFFIXES, ".traj", ".db", ".cif", ".vasp", ".pdb", ".lmp"), "structures"),
     **dict.fromkeys((".gz", ".xz", ".bz2", ".zip", ".zst"), "compressed files"),
     ".json": "a report", ".toml": "a configuration", ".h5": "a store's shard", ".hdf5": "a store's shard",
-    ".csv": "a table", ".npz": "arrays", ".npy": "arrays", ".py": "a program", ".md": "text",
+    ".html": "a page", ".htm": "a page", ".csv": "a table",
+    ".npz": "arrays", ".npy": "arrays", ".py": "a program", ".md": "text",
 }  # fmt: skip
 
 

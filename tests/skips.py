@@ -22,6 +22,7 @@ EXPECTED = {
     "could not import 'triton'": "it is there with CUDA builds of torch alone",
     "needs Slurm's daemons, and root": "machines of CI may lack them",
     "could not import 'ase_db_backends'": "it brings clients of database servers, which few want (extra lmdb)",
+    "no chromium to look at pages with": "a machine of CI may have no browser",
     "torch.compile needs a C++ compiler": "a bare machine has none",
 }
 _KNOWN = re.compile("|".join(map(re.escape, EXPECTED)))

@@ -40,6 +40,7 @@ PLACES = {
     ),
     "fit": Place("fit", _FIT, "Fit a model to a store; several candidates are cross-validated and the best one taken."),
     "evaluate": Place("evaluate", _FIT, "Errors of a model on labelled structures."),
+    "report": Place("report", _FIT, "One page of what a model was fitted to, how good it is and what limits it."),
     "predict": Place("predict", _USE, "Predict energies, per-atom energies, forces and stress; writes extended xyz."),
     "check": Place(
         "check", _USE, "Is a model physical where it is to be used? Elasticity, phonons, smoothness, short dynamics."

@@ -33,7 +33,7 @@ from mekrr_scale.cli.options import (
 )
 from mekrr_scale.errors import ConfigError, ModelError, StructureError
 from mekrr_scale.files import split_frames
-from mekrr_scale.outputs import FIGURE, REPORT, check_outputs, figure_of, write_report
+from mekrr_scale.outputs import FIGURE, PAGE, REPORT, check_outputs, figure_of, write_report
 from mekrr_scale.progress import LOGGER, Progress
 
 if TYPE_CHECKING:
@@ -55,6 +55,9 @@ def evaluate(
     json_file: JsonFile = None,
     plot: Annotated[Path | None, typer.Option(help="parity plot")] = None,
     species_figure: Annotated[Path | None, typer.Option("--species-plot", help="force errors by element")] = None,
+    page: Annotated[
+        Path | None, typer.Option("--report", help="page of the model (.html) with these errors, as report writes it")
+    ] = None,
     transfer: Annotated[
         list[str] | None,
         typer.Option(help="another MODEL:DATA; every model is evaluated on all data. May be repeated"),
@@ -90,7 +93,7 @@ def evaluate(
         mekrr-scale evaluate pt111.mekrr pt111.xyz --transfer pt553.mekrr:pt553.xyz
     """
     chosen = device_of(device)
-    figures = Figures(json_file, figure_of(plot), figure_of(species_figure), figure_of(transfer_plot))
+    figures = Figures(json_file, figure_of(plot), figure_of(species_figure), figure_of(transfer_plot), page)
     others = [Path(piece) for text in transfer or [] for piece in text.split(":", 1)]
     check_outputs(figures.outputs(), [model, *data, *others], overwrite)
     stores = [path for path in data if (path / "manifest.json").exists()]
@@ -138,12 +141,13 @@ class Figures:
     parity: Path | None
     species: Path | None
     transfer: Path | None
+    page: Path | None
 
     def outputs(self) -> list[Given]:
         """With their kinds and options."""
         return [
             (self.json, REPORT, "--json"), (self.parity, FIGURE, "--plot"), (self.species, FIGURE, "--species-plot"),
-            (self.transfer, FIGURE, "--transfer-plot"),
+            (self.transfer, FIGURE, "--transfer-plot"), (self.page, PAGE, "--report"),
         ]  # fmt: skip
 
 
@@ -219,6 +223,11 @@ def deliver(found: Evaluation, of: Loaded, figures: Figures, table: TransferTabl
         parity_plot(figures.parity, found, title=f"{of.path.name} on {of.name}", overwrite=True)
     if figures.transfer is not None and table is not None:
         transfer_plot(figures.transfer, table, overwrite=True)
+    if figures.page is not None:
+        from mekrr_scale.report import results_beside, save_html, with_evaluation
+
+        page = with_evaluation(results_beside(of.model, of.path), found, of.name)
+        save_html(page, figures.page, overwrite=True)
     if figures.species is not None:  # last: all else is written when this cannot be
         if not len(found.forces):
             raise ConfigError("there are no forces to plot by element; evaluate structures with forces")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +14,7 @@ from mekrr_scale.cli.job import job, job_bar
 from mekrr_scale.cli.options import EXIT_CODES, Overwrite, Timeout, commands, device_of, names
 from mekrr_scale.config import FitConfig, load_config, plan_options, with_plan_options
 from mekrr_scale.errors import ConfigError
-from mekrr_scale.outputs import FIGURE, MODEL, REPORT, check_folder, check_outputs, figure_of, write_report
+from mekrr_scale.outputs import FIGURE, MODEL, PAGE, REPORT, check_folder, check_outputs, figure_of, write_report
 
 if TYPE_CHECKING:
     from mekrr_scale.pipeline import FitReport
@@ -45,6 +45,10 @@ def fit(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="write errors, candidates, effort and the whole plan as JSON")
     ] = None,
+    page: Annotated[
+        bool,
+        typer.Option("--report/--no-report", help="write a page of errors, folds and advice beside the model (.html)"),
+    ] = True,
     overwrite: Overwrite = False,
     *,
     flags: Mapping[str, object],
@@ -65,14 +69,18 @@ def fit(
     """
     from mekrr_scale.distributed import Checkpoint, StopSignals
     from mekrr_scale.pipeline import fit, resources
-    from mekrr_scale.report import resource_table
+    from mekrr_scale.report import page_beside, resource_table
     from mekrr_scale.structures import read_structures
 
     settings, moved = _settings(config, {"store": store or None, "output": output, **flags})
     plan, target = settings.plan, Path(settings.output)
     device_of(plan.execution.device)
     plot = figure_of(plot)
-    outputs = [(target, MODEL, "--output"), (plot, FIGURE, "--plot"), (json_file, REPORT, "--json")]
+    beside = page_beside(target) if page else None
+    outputs = [
+        (target, MODEL, "--output"), (plot, FIGURE, "--plot"), (json_file, REPORT, "--json"),
+        (beside, PAGE, "--report"),
+    ]  # fmt: skip
     check_outputs(outputs, [config, *(structures or []), plan.landmarks.model], overwrite)
     state = checkpoint or Path(f"{target}.checkpoint")
     check_folder(state, "--checkpoint")
@@ -93,6 +101,16 @@ def fit(
         if group.rank == 0:
             deliver(report, target, plot, json_file)
             kept.clear()
+            if beside is not None:
+                present(report, settings.store, target, beside)
+
+
+def present(report: FitReport, stores: Sequence[str], target: Path, page: Path) -> None:
+    """What others should see of a fit."""
+    from mekrr_scale.report import write_page
+
+    write_page(report, stores, page, name=target.name, overwrite=True)
+    say(f"page {page}")
 
 
 def settings_given(parameters: Mapping[str, Any]) -> FitConfig:

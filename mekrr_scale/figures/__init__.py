@@ -5,15 +5,25 @@ from typing import TYPE_CHECKING
 import lazy_loader as lazy
 
 if TYPE_CHECKING:
+    from mekrr_scale.figures.against import against_axes as against_axes
+    from mekrr_scale.figures.against import binned as binned
+    from mekrr_scale.figures.against import reliability_axes as reliability_axes
     from mekrr_scale.figures.curves import TrainingCurve as TrainingCurve
     from mekrr_scale.figures.curves import band_axes as band_axes
     from mekrr_scale.figures.curves import choice_axes as choice_axes
+    from mekrr_scale.figures.curves import power_axes as power_axes
     from mekrr_scale.figures.curves import projection_axes as projection_axes
     from mekrr_scale.figures.curves import training_axes as training_axes
+    from mekrr_scale.figures.density import density_axes as density_axes
+    from mekrr_scale.figures.density import errors_axes as errors_axes
+    from mekrr_scale.figures.density import histogram_axes as histogram_axes
     from mekrr_scale.figures.heat import heat_axes as heat_axes
     from mekrr_scale.figures.lines import Line as Line
     from mekrr_scale.figures.lines import grid_axes as grid_axes
     from mekrr_scale.figures.lines import line_axes as line_axes
+    from mekrr_scale.figures.maps import error_map_axes as error_map_axes
+    from mekrr_scale.figures.maps import species_map_axes as species_map_axes
+    from mekrr_scale.figures.maps import structure_axes as structure_axes
     from mekrr_scale.figures.parity import Cloud as Cloud
     from mekrr_scale.figures.parity import centred as centred
     from mekrr_scale.figures.parity import parity_axes as parity_axes
@@ -24,6 +34,8 @@ if TYPE_CHECKING:
     from mekrr_scale.figures.style import BLUE as BLUE
     from mekrr_scale.figures.style import GREY as GREY
     from mekrr_scale.figures.style import ORANGE as ORANGE
+    from mekrr_scale.figures.style import drawn_plainly as drawn_plainly
+    from mekrr_scale.figures.style import inline_svg as inline_svg
     from mekrr_scale.figures.style import new_axes as new_axes
     from mekrr_scale.figures.tables import Shown as Shown
     from mekrr_scale.figures.tables import TextTable as TextTable
@@ -34,9 +46,12 @@ else:
             "tables": ["Shown", "TextTable"],
             "parity": ["Cloud", "centred", "parity_axes"],
             "species": ["boxes_by_element", "counts_by_element", "error_bars", "errors_by_element"],
-            "curves": ["TrainingCurve", "band_axes", "choice_axes", "projection_axes", "training_axes"],
+            "against": ["against_axes", "binned", "reliability_axes"],
+            "curves": ["TrainingCurve", "band_axes", "choice_axes", "power_axes", "projection_axes", "training_axes"],
+            "density": ["density_axes", "errors_axes", "histogram_axes"],
+            "maps": ["error_map_axes", "species_map_axes", "structure_axes"],
             "heat": ["heat_axes"],
             "lines": ["Line", "grid_axes", "line_axes"],
-            "style": ["BLUE", "GREY", "ORANGE", "new_axes"],
+            "style": ["BLUE", "GREY", "ORANGE", "drawn_plainly", "inline_svg", "new_axes"],
         },
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float
 from numpy import ndarray
 
-from mekrr_scale.figures.style import BLUE, GREY, ORANGE, new_axes, plain_ticks, tidy
+from mekrr_scale.figures.style import BLUE, GREY, ORANGE, new_axes, plain_ticks, spaced_ticks, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -136,6 +136,39 @@ def choice_axes(
     axes.plot(order, remaining, color=BLUE, marker="o", markersize=3, label="when its turn came")
     axes.set(xlabel="structures chosen", ylabel=label)
     axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, fontsize=8)
+    tidy(axes)
+    return axes
+
+
+def power_axes(
+    sizes: Sequence[float],
+    errors: Sequence[float],
+    law: tuple[float, float] | None,
+    label: str,
+    axes: Axes | None = None,
+) -> Axes:
+    """Errors against the number of structures, the power law through them, and where it would be with twice as many.
+
+    Args:
+        law: factor and exponent of factor * size^-exponent.
+        label: quantity and unit.
+    """
+    axes = axes or new_axes(4.6, 3.4)[0]
+    axes.plot(sizes, errors, marker="o", markersize=4, color=BLUE, linestyle="", label="cross-validated")
+    shown = sorted(sizes)
+    if law is not None:
+        factor, exponent = law
+        ends = [shown[0], 2 * shown[-1]]
+        values = [factor * size**-exponent for size in ends]
+        axes.plot(ends, values, color=GREY, linewidth=1.0, linestyle="--", label=f"~ N^-{exponent:.2f}")
+        axes.plot(ends[1:], values[1:], marker="o", markersize=6, markerfacecolor="none", color=ORANGE, linestyle="",
+                  label="twice the data")  # fmt: skip
+        shown.append(ends[1])
+    axes.set(xscale="log", yscale="log", xlabel="training structures", ylabel=label)
+    spaced_ticks(axes.yaxis)
+    axes.set_xticks(shown, [f"{size:.0f}" for size in shown])
+    axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
     axes.legend(frameon=False, fontsize=8)
     tidy(axes)
     return axes

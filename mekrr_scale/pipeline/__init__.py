@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mekrr_scale.pipeline.fitting import KernelPlan as KernelPlan
     from mekrr_scale.pipeline.fitting import LandmarkPlan as LandmarkPlan
     from mekrr_scale.pipeline.fitting import LengthScale as LengthScale
+    from mekrr_scale.pipeline.fitting import Outlier as Outlier
     from mekrr_scale.pipeline.fitting import Resources as Resources
     from mekrr_scale.pipeline.fitting import RowPlan as RowPlan
     from mekrr_scale.pipeline.fitting import Tried as Tried
@@ -57,6 +58,7 @@ else:
                 "KernelPlan",
                 "LandmarkPlan",
                 "LengthScale",
+                "Outlier",
                 "Resources",
                 "RowPlan",
                 "SHORT",

@@ -20,10 +20,11 @@ from mekrr_scale.solvers.base import DEFAULT_RIDGES, Solver, check
 from mekrr_scale.solvers.falkon import Falkon
 from mekrr_scale.solvers.grid import further
 from mekrr_scale.solvers.job import DOUBLE, Estimate, Job, Stage
+from mekrr_scale.solvers.learning import learning_curve, solved_at
 from mekrr_scale.solvers.moments import MomentTable, accumulate, cross_validated
 from mekrr_scale.solvers.path import Decompositions, Normal, Weights, ridge_path, weight_paths
 from mekrr_scale.solvers.preconditioners import LARGEST_EIGEN
-from mekrr_scale.solvers.solution import Effort, Path, PathPoint, Result, Solution
+from mekrr_scale.solvers.solution import Effort, LearningPoint, Path, PathPoint, Result, Solution
 
 _FoldSolution = tuple[dict[Weights, Tensor], Tensor]  # without a fold: solutions by weights; the baseline's shift
 
@@ -93,6 +94,7 @@ def from_sums(
     beta = run.group.broadcast(_solved(everything, best.weights, best.ridge).contiguous())
     place = ridges.index(best.ridge)
     finite = bool(torch.isfinite(beta).all())
+    curve = _curve(problem, moments, best) if folds else ()
     return Solution(
         value=whitening.coefficients(beta),
         ridges=(best.ridge,),
@@ -105,6 +107,7 @@ def from_sums(
         effort=Effort(
             rows=sum(part.rows for kinds in moments.values() for part in kinds), seconds=time.perf_counter() - start
         ),
+        curve=curve,
     )
 
 
@@ -137,12 +140,7 @@ def _fold_solutions(
     rank = _rank(moments)
     for fold in range(problem.n_folds):
         others = [i for i in range(problem.n_folds) if i != fold]
-        energy = [moments[RowKind.ENERGY][i] for i in others]
-        shift = refit_shift(
-            problem.baseline,
-            torch.stack([m.plain_gram for m in energy]).sum(0),
-            torch.stack([m.plain_target for m in energy]).sum(0),
-        )
+        shift = _shift(problem, moments, others)
         solved = torch.zeros(len(weights), rank, len(ridges), dtype=torch.float64)
         if fold % group.size == group.rank:
             paths = weight_paths(normals(moments, others, shift), weights, ridges, kept, fold)
@@ -152,6 +150,28 @@ def _fold_solutions(
         (dict(zip(weights, group.broadcast(solved.contiguous(), fold % group.size), strict=True)), shift)
         for fold, (solved, shift) in enumerate(solutions)
     ]
+
+
+def _shift(problem: Problem, moments: MomentTable, folds: Sequence[int]) -> Float64[Tensor, " species"]:
+    """What the baseline's energies move by where it is fitted to some folds alone."""
+    energy = [moments[RowKind.ENERGY][fold] for fold in folds]
+    return refit_shift(
+        problem.baseline,
+        torch.stack([m.plain_gram for m in energy]).sum(0),
+        torch.stack([m.plain_target for m in energy]).sum(0),
+    )
+
+
+def _curve(problem: Problem, moments: MomentTable, best: PathPoint) -> tuple[LearningPoint, ...]:
+    """At the ridge and weights that were chosen: the ridge is total, so that it is the same for fewer rows."""
+
+    def solve(learned: Sequence[int]) -> tuple[Tensor, Tensor]:
+        shift = _shift(problem, moments, learned)
+        kinds = normals(moments, learned, shift)
+        beta = solved_at(kinds, best.weights, best.ridge)
+        return _solved(kinds, best.weights, best.ridge) if beta is None else beta, shift
+
+    return learning_curve(problem, moments, solve)
 
 
 def _path(

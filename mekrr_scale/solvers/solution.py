@@ -124,6 +124,24 @@ class Effort:
         return cls(**{**known, "residuals": tuple(known.get("residuals", ()))})
 
 
+@dataclass(frozen=True)
+class LearningPoint:
+    """Cross-validated errors of models of a part of the folds."""
+
+    structures: float  # with an energy that were learned from, the mean over the models
+    rmse: ByKind[float]  # of what the models did not see: eV/atom, eV/angstrom, virial per atom in eV; NaN without rows
+
+    def to_dict(self) -> dict[str, object]:
+        """As states hold it."""
+        return {"structures": self.structures, **{info.name: self.rmse[kind] for kind, info in KINDS.items()}}
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> LearningPoint:
+        """The inverse of ``to_dict``."""
+        errors = {kind: document.get(info.name, float("nan")) for kind, info in KINDS.items()}
+        return cls(document["structures"], ByKind.of(errors, float("nan")))
+
+
 class _Document(TypedDict):
     """What states hold beside tensors."""
 
@@ -132,6 +150,7 @@ class _Document(TypedDict):
     weights: NotRequired[list[float]]  # since 0.2
     path: list[Mapping[str, Any]]
     folds: int
+    curve: NotRequired[list[Mapping[str, Any]]]  # since 0.2
     stats: Mapping[str, Any]
 
 
@@ -148,6 +167,7 @@ class Solution:
     fold_shifts: Sequence[Float64[Tensor, " species"]] = field(default=(), repr=False)  # of the baseline's energies, eV
     rank: int = 0  # of the whitened basis
     effort: Effort = Effort()
+    curve: Sequence[LearningPoint] = field(default=(), repr=False)  # of models of a part of the folds
     rows: Rows | None = field(default=None, repr=False, compare=False)  # kept ones, for who passes over them next
 
     def require(self) -> None:
@@ -178,6 +198,7 @@ class Solution:
             "weights": self.weights.listed(0.0),
             "path": [point.to_dict() for point in self.path.points],
             "folds": len(self.fold_values),
+            "curve": [point.to_dict() for point in self.curve],
             "stats": {"rank": self.rank, **asdict(self.effort)},
         }
         return State(tensors, values)
@@ -203,4 +224,5 @@ class Solution:
             fold_shifts=[state.tensors[f"fold_shift/{i}"] for i in folds],
             rank=document["stats"].get("rank", 0),
             effort=Effort.from_dict(document["stats"]),
+            curve=tuple(LearningPoint.from_dict(point) for point in document.get("curve", ())),
         )

@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from mekrr_scale.store.manage import has_rivals as has_rivals
     from mekrr_scale.store.manage import merge as merge
     from mekrr_scale.store.manage import repack as repack
+    from mekrr_scale.store.names import Named as Named
     from mekrr_scale.store.names import Sample as Sample
     from mekrr_scale.store.names import configs_of as configs_of
     from mekrr_scale.store.names import names_of as names_of
+    from mekrr_scale.store.names import origins_of as origins_of
     from mekrr_scale.store.names import samples_of as samples_of
     from mekrr_scale.store.origins import Origin as Origin
     from mekrr_scale.store.origins import Origins as Origins
@@ -41,6 +43,10 @@ if TYPE_CHECKING:
     from mekrr_scale.store.reduction import Reduction as Reduction
     from mekrr_scale.store.shard import RecordTangents as RecordTangents
     from mekrr_scale.store.shard import StructureRecord as StructureRecord
+    from mekrr_scale.store.survey import DrawnAtoms as DrawnAtoms
+    from mekrr_scale.store.survey import Survey as Survey
+    from mekrr_scale.store.survey import drawn_atoms as drawn_atoms
+    from mekrr_scale.store.survey import survey as survey
     from mekrr_scale.store.verification import VerifyReport as VerifyReport
     from mekrr_scale.store.verification import verify as verify
     from mekrr_scale.store.writer import ShardWriter as ShardWriter
@@ -56,7 +62,7 @@ else:
             "format": ["ShardInfo", "StoreHeader"],
             "isolated": ["isolated_atoms", "lowest_energies"],
             "manage": ["finalize", "has_rivals", "merge", "repack"],
-            "names": ["Sample", "configs_of", "names_of", "samples_of"],
+            "names": ["Named", "Sample", "configs_of", "names_of", "origins_of", "samples_of"],
             "origins": ["Origin", "Origins"],
             "parts": ["Part"],
             "reader": [
@@ -71,6 +77,7 @@ else:
             "reduction": ["Reduction"],
             "shard": ["RecordTangents", "StructureRecord"],
             "overlaps": ["shared"],
+            "survey": ["DrawnAtoms", "Survey", "drawn_atoms", "survey"],
             "verification": ["VerifyReport", "verify"],
             "writer": ["ShardWriter", "header_in"],
         },

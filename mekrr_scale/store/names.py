@@ -16,25 +16,50 @@ from mekrr_scale.store.sidecars import Sidecar
 _SHARDS = 1000  # that are looked at for a sample
 
 
+@dataclass(frozen=True)
+class Named:
+    """Where a structure came from."""
+
+    source: str  # a file, or what made it
+    index: int  # counted from 0 in what was extracted
+    geometry: int  # hash that equal structures share, whatever their labels
+
+    @property
+    def name(self) -> str:
+        """As reports call it."""
+        return f"structure {self.index} of {self.source}"
+
+
 def names_of(stores: Sequence[FeatureStore], ids: Iterable[int]) -> dict[int, str]:
     """Names of some structures, counted from 0 in what was extracted.
 
     Args:
         ids: hashes of their content (``FeatureBatch.ids``).
     """
+    return {number: item.name for number, item in origins_of(stores, ids).items()}
+
+
+def origins_of(stores: Sequence[FeatureStore], ids: Iterable[int]) -> dict[int, Named]:
+    """Where some structures came from.
+
+    Args:
+        ids: hashes of their content (``FeatureBatch.ids``).
+    """
     wanted = np.array(sorted(set(ids)), dtype=np.int64)
-    found: dict[int, str] = {}
+    found: dict[int, Named] = {}
     for store in stores:
         for info in store.shards:
             small = store.open(info).small
             places = np.flatnonzero(np.isin(small["/structure/id"], wanted))
             if not len(places):
                 continue
-            origins = Sidecar.read(store.path / f"{info.path}{SIDECAR}").each()
+            sidecar = Sidecar.read(store.path / f"{info.path}{SIDECAR}")
+            origins, geometries = sidecar.each(), None if sidecar.origins is None else sidecar.origins.geometries
             for place in places.tolist():
                 index = int(small["/structure/index"][place])
                 source = origins[place].source or info.input
-                found.setdefault(int(small["/structure/id"][place]), f"structure {index} of {source}")
+                geometry = 0 if geometries is None else int(geometries[place])
+                found.setdefault(int(small["/structure/id"][place]), Named(source, index, geometry))
     return found
 
 

@@ -19,7 +19,15 @@ from mekrr_scale.outputs import check_folder, write_report
 from mekrr_scale.pipeline import FitPlan, evaluate, fit
 from mekrr_scale.plans import to_dict
 from mekrr_scale.progress import Progress, shown_progress
-from mekrr_scale.report import parity_plot, write_figure
+from mekrr_scale.report import (
+    page_beside,
+    parity_plot,
+    results_beside,
+    save_html,
+    with_evaluation,
+    write_figure,
+    write_page,
+)
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.structures import Frames, geometry_hash
 from mekrr_scale.tuning.arms import Cost
@@ -160,6 +168,7 @@ def _model(tuning: Tuning, plan: FitPlan, stores: Sequence[FeatureStore], name: 
         publish_text(tuning.folder / "config.toml", config_text(FitConfig(paths, plan, "model-again.mekrr"), _ABOUT))
         report = fit(stores, plan, tuning.progress)
         report.model.save(target, overwrite=True)
+        write_page(report, stores, page_beside(target), name=target.name, overwrite=True)
         return {
             "errors": report.chosen.errors(),
             "model": file_hash(target, "sha256"),
@@ -194,10 +203,14 @@ def _tested(tuning: Tuning, cost: Cost, name: str) -> Document:
         tuning.progress.stage("test", count)
         potential = Potential(load_model(tuning.folder / "model.mekrr"), device=tuning.plan.device)
         sure = potential.model.posterior is not None
-        found = evaluate(potential, [test[i] for i in chosen], tuning.data.keys, True, tuning.progress, sure)
+        frames = [test[i] for i in chosen]
+        found = evaluate(potential, frames, tuning.data.keys, True, tuning.progress, sure)
         title = f"{tuning.folder.name}: {count} frames of the test"
         parity_plot(tuning.folder / "parity.png", found, title=title, overwrite=True)
         write_report(tuning.folder / "test.json", found.to_dict())
+        target = tuning.folder / "model.mekrr"
+        page = with_evaluation(results_beside(potential.model, target), found, "test", frames)
+        save_html(page, page_beside(target), overwrite=True)
         return {"metrics": found.metrics(), "coverage": found.coverage(), "structures": count}
 
     return tuning.journal.step(name, make)

@@ -72,6 +72,7 @@ CALLS = {
         {
             "--store": "t", "--output": "other.mekrr", "--structures": "a.xyz", "--checkpoint": "kept",
             "--checkpoint-interval": "9", "--timeout": "9", "--sums": "sums", "--dry-run": "", "--plot": "p.png",
+            "--no-report": "",
             "--json": "p.json", "--kernel": "matern52", "--length-scale": "3x", "--alpha": "0.5",
             "--mixing": "learn --solver direct", "--reduce": "mean", "--standardize": "centre",
             "--kernel-parameters": "offset=2 --kernel polynomial", "--method": "farthest", "--landmarks": "77",
@@ -100,6 +101,14 @@ CALLS = {
             "--json": "e.json", "--plot": "p.png", "--species-plot": "s.png", "--transfer": "w.mekrr:b.xyz",
             "--transfer-plot": "t.png --transfer w.mekrr:b.xyz", "--no-forces": "", "--uncertainty": "",
             "--device": "cpu:0", "--workers": "3", "--group-key": "run", "--timeout": "9", "--overwrite": "",
+            "--report": "r.html",
+        },
+    ),
+    "report": (
+        "m.mekrr --test a.xyz",
+        LABELS | {
+            "--store": "b.xyz", "--test": "c.xyz", "--output": "o.html", "--plot": "figures", "--json": "n.json",
+            "--device": "cpu:0", "--workers": "3", "--overwrite": "",
         },
     ),
     "predict": (
@@ -260,7 +269,7 @@ def record(monkeypatch, tmp_path):
     distilled = SimpleNamespace(to_dict=dict)
     verified = SimpleNamespace(damaged=[], strays=[], ok=True, checked=1)
     model = SimpleNamespace(posterior=None)
-    evaluation = SimpleNamespace()
+    evaluation, page = SimpleNamespace(), SimpleNamespace(to_dict=dict, advice=[])
     checked = SimpleNamespace(tables=lambda: [TextTable("", (), ())], failed=[], headline=str, to_dict=dict)
     work = {
         "pipeline": {
@@ -270,6 +279,7 @@ def record(monkeypatch, tmp_path):
         "report": {
             "resource_table": "", "contribution_table": "", "contribution_plot": None, "block_table": "",
             "distill_table": "", "curve_table": "", "curve_plot": None, "check_plot": None,
+            "results_beside": None, "with_tests": page, "save_html": None, "save_figures": None,
         },
         "structures": {
             "read_structures": lambda *_, **__: [atoms], "count_structures": 1, "write_structure": None,
@@ -292,10 +302,11 @@ def record(monkeypatch, tmp_path):
         },
         "distributed": {"join": ALONE}, "tuning": {"tune": None},
         **{f"cli.{name}": {"deliver": None, "check_outputs": None} for name in ("fit", "evaluate", "train")},
+        "cli.fit": {"deliver": None, "check_outputs": None, "present": None},
         "cli.transfer": {"save_student": None, "check_outputs": None}, "cli.simulate": {"check_outputs": None},
         **{f"cli.{name}": {"write_frames": 1, "check_outputs": None} for name in ("predict", "explain")},
         "cli.env": {"environment": {}},
-        **{f"cli.{name}": {"check_outputs": None} for name in ("slurm", "select", "check")},
+        **{f"cli.{name}": {"check_outputs": None} for name in ("slurm", "select", "check", "report")},
     }  # fmt: skip
     for room in work:  # what looks at types while it is loaded must not meet a stand-in
         face = importlib.import_module(f"mekrr_scale.{room}")

@@ -66,6 +66,8 @@ class Evaluation(Shown):
     typical: float = math.nan  # eV/atom, 68 %, of half of the structures that cross-validation left out, and what
     limit: float = math.nan  # the typical structure of a set like the training data stays below; NaN: unknown
     beyond: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))  # part of each structure's atoms; or empty
+    grade: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))  # the largest of each structure; or empty
+    index: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))  # in the input; or empty
 
     def gathered(self, group: Group) -> Evaluation:
         """That of all ranks' structures, one rank's after the other's."""

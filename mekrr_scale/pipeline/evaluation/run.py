@@ -194,6 +194,8 @@ class _Rows:
     stress_predicted: list[ndarray] = field(default_factory=list)
     uncertainty: list[float] = field(default_factory=list)  # eV
     beyond: list[float] = field(default_factory=list)  # part of the atoms beyond grade 1
+    grade: list[float] = field(default_factory=list)  # the largest of the atoms
+    index: list[int] = field(default_factory=list)  # in the input
     places: list[int] = field(default_factory=list)  # of the structures' sets
     force_places: list[ndarray] = field(default_factory=list)
     ratio: float = math.nan
@@ -203,9 +205,11 @@ class _Rows:
         """The rows of a structure, the i-th of what was predicted, whose atoms are a part of all."""
         labels = item.labels
         self.places.append(item.place)
+        self.index.append(item.index)
         if sure is not None:
             self.uncertainty.append(float(sure.energy[i]))
             self.beyond.append(float((sure.grade[part] > 1).double().mean()))
+            self.grade.append(float(sure.grade[part].max()))
             self.ratio = sure.energy_ratio_95
         self._add_energy(atoms, labels, float(found.energy[i]))
         if labels.forces is not None and found.forces is not None:
@@ -250,6 +254,8 @@ class _Rows:
             places=np.array(self.places, dtype=np.int64),
             force_places=np.concatenate([np.empty(0, np.int64), *self.force_places]).astype(np.int64),
             beyond=np.array(self.beyond, dtype=np.float64),
+            grade=np.array(self.grade, dtype=np.float64),
+            index=np.array(self.index, dtype=np.int64),
             typical=expected(self.model.posterior)[0],
             limit=expected(self.model.posterior)[1],
         )

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mekrr_scale.pipeline.fitting.data import FitData as FitData
     from mekrr_scale.pipeline.fitting.identity import flat_plan as flat_plan
     from mekrr_scale.pipeline.fitting.identity import identity_text as identity_text
+    from mekrr_scale.pipeline.fitting.outliers import Outlier as Outlier
     from mekrr_scale.pipeline.fitting.plan import SHORT as SHORT
     from mekrr_scale.pipeline.fitting.plan import BaselinePlan as BaselinePlan
     from mekrr_scale.pipeline.fitting.plan import FitPlan as FitPlan
@@ -31,6 +32,7 @@ else:
             "calibration": ["calibrate"],
             "data": ["FitData"],
             "identity": ["flat_plan", "identity_text"],
+            "outliers": ["Outlier"],
             "plan": [
                 "SHORT",
                 "BaselinePlan",

@@ -7,6 +7,7 @@ which a few wrong labels hardly move.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -19,6 +20,7 @@ from mekrr_scale.figures import TextTable
 from mekrr_scale.models import JSON, Posterior, Variances, raw_variance
 from mekrr_scale.pipeline.fitting.data import FitData
 from mekrr_scale.pipeline.fitting.heldout import by_others
+from mekrr_scale.pipeline.fitting.single import HeldRows
 from mekrr_scale.regression import Errors, Precision, Problem, RowBlock, Run, Source
 from mekrr_scale.solvers import Solution
 from mekrr_scale.store import configs_of, names_of
@@ -98,6 +100,7 @@ class ByStructure:
 
     outliers: Sequence[Outlier] = ()  # the farthest first
     configs: Mapping[str, Mapping[RowKind, Errors]] = field(default_factory=dict)  # by configuration type
+    rows: Mapping[RowKind, HeldRows] = field(default_factory=dict)  # of some thousand structures, each row
 
 
 def by_structure(
@@ -110,8 +113,12 @@ def by_structure(
     """
     if problem.folds is None or not solution.fold_values or data.structures is not None:
         return ByStructure()
-    found = _Sums.of(problem, solution, posterior, data, run).everyones()
-    return ByStructure(_outliers(found, data), _by_config(found, data))
+    sums = _Sums.of(problem, solution, posterior, data, run)
+    found = sums.everyones()
+    rows = {kind: HeldRows.joined(parts, data.group) for kind, parts in sums.rows.items()}
+    return ByStructure(
+        _outliers(found, data), _by_config(found, data), {kind: part for kind, part in rows.items() if len(part.ids)}
+    )
 
 
 def _by_config(columns: _Columns, data: FitData) -> dict[str, dict[RowKind, Errors]]:
@@ -153,6 +160,7 @@ class _Sums:
     variances: Variances | None
     data: FitData
     found: dict[RowKind, list[tuple[Tensor, ...]]]
+    rows: dict[RowKind, list[HeldRows]]
 
     @classmethod
     def of(cls, problem: Problem, solution: Solution, posterior: Posterior | None, data: FitData, run: Run) -> _Sums:
@@ -160,7 +168,14 @@ class _Sums:
         if posterior is not None:  # whose differences want double precision
             variances = Variances.on(problem.kernel, problem.landmarks, posterior, device)
             problem = replace(problem, precision=Precision(torch.float64, torch.float64))
-        sums = cls(problem.on(device), solution, variances, data, {kind: [] for kind in RowKind})
+        sums = cls(
+            problem.on(device),
+            solution,
+            variances,
+            data,
+            {kind: [] for kind in RowKind},
+            {kind: [] for kind in RowKind},
+        )
         batches: Iterable[FeatureBatch] = data.moved if data.derivatives else data.energies
         for batch in batches:
             run.progress.advance(batch.n_structures)
@@ -186,12 +201,34 @@ class _Sums:
             size = batch.n_atoms.double()[places]
             unit = block.scale * (torch.ones_like(size) if block.kind is RowKind.FORCE else size)
             errors = by_others(block, self.solution) - block.target
-            squares = (torch.stack([errors, self._deviations(batch, block)]) / unit).square()
+            deviations = self._deviations(batch, block)
+            squares = (torch.stack([errors, deviations]) / unit).square()
             structures, inverse = places.unique(return_inverse=True)
             totals = torch.zeros(2, len(structures), dtype=torch.float64).index_add_(1, inverse, squares)
             means = (totals / torch.bincount(inverse)).sqrt()
             configs = torch.zeros_like(batch.ids) if batch.configs is None else batch.configs
             self.found[block.kind].append((batch.ids[structures], means[0], means[1], configs[structures]))
+            prior = self._prior(batch, block)
+            interval = self._within(block.kind) * deviations
+            columns = torch.stack([block.target + prior, block.target + prior + errors, interval]) / unit
+            listed = HeldRows(batch.ids[places], block.fold, configs[places], batch.n_atoms[places], *columns)
+            self.rows[block.kind].append(listed.some(self.data.n_structures))
+
+    def _prior(self, batch: FeatureBatch, block: RowBlock) -> Float64[Tensor, " rows"]:
+        """What the backbone's own potential gives, in the unit of the targets; zero where it is no baseline."""
+        if not self.problem.baseline.prior:
+            return torch.zeros_like(block.target)
+        if block.kind is RowKind.ENERGY:
+            return batch.prior[batch.with_energy] * block.scale
+        assert batch.directions is not None
+        return batch.directions.prior[batch.along(block.kind)] * block.scale
+
+    def _within(self, kind: RowKind) -> float:
+        """What to multiply deviations with for intervals of 68 %; NaN where the posterior says nothing of a kind."""
+        given = None if self.variances is None else self.variances.posterior
+        known = {} if given is None else {RowKind.ENERGY: given.energy, RowKind.FORCE: given.force}
+        calibration = known.get(kind)
+        return math.nan if calibration is None else calibration.within_68
 
     def _deviations(self, batch: FeatureBatch, block: RowBlock) -> Float64[Tensor, " rows"]:
         """By the posterior, in its own unit; that of an error like all others where it says nothing of a kind."""

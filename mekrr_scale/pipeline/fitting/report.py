@@ -19,6 +19,7 @@ from mekrr_scale.pipeline.evaluation.report import parity_of_folds
 from mekrr_scale.pipeline.fitting.data import criterion_of
 from mekrr_scale.pipeline.fitting.outliers import Outlier, config_table, outlier_table
 from mekrr_scale.pipeline.fitting.plan import FitPlan
+from mekrr_scale.pipeline.fitting.single import HeldRows
 from mekrr_scale.plans import to_dict
 from mekrr_scale.regression import UNITS, Criterion, Errors, Problem, criterion_text
 from mekrr_scale.solvers import PathPoint, Solution
@@ -126,6 +127,7 @@ class FitReport(Shown):
     remarks: Sequence[str] = ()  # what was done with the data, and why
     configs: Mapping[str, Mapping[RowKind, Errors]] = field(default_factory=dict)  # errors by configuration type
     outliers: Sequence[Outlier] = ()  # labels far from what the other folds' models give, the farthest first
+    rows: Mapping[RowKind, HeldRows] = field(default_factory=dict)  # held-out labels and predictions, row by row
     growth: Sequence[Grown] = ()  # numbers of landmarks that were tried, where they grow (landmarks.grow_to)
 
     @property

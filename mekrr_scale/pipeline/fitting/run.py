@@ -117,7 +117,9 @@ def _fitted(data: FitData, run: Run) -> FitReport:
     found = _report(best, tried, data, held, posterior, warnings)
     run.progress.stage("outliers", data.n_structures)
     single = by_structure(best.problem, best.solution, posterior, data, run)
-    return replace(found, remarks=remarks.lines, growth=curve, outliers=single.outliers, configs=single.configs)
+    return replace(
+        found, remarks=remarks.lines, growth=curve, outliers=single.outliers, configs=single.configs, rows=single.rows
+    )
 
 
 def _without_outliers(first: FitReport, data: FitData, run: Run) -> FitReport:
