@@ -23,7 +23,6 @@ from mekrr_scale.cli.options import (
     device_of,
     label_keys,
 )
-from mekrr_scale.errors import StructureError
 from mekrr_scale.outputs import PAGE, REPORT, check_folder, check_outputs, write_report
 
 app = commands()
@@ -63,11 +62,11 @@ def report(
     """
     from mekrr_scale.models import Model, Potential
     from mekrr_scale.report import page_beside, results_beside, save_figures, save_html, with_tests
+    from mekrr_scale.structures import require_file
 
     chosen = device_of(device)
     for path in (*(store or []), *(test or [])):
-        if not path.exists():
-            raise StructureError(f"there is no {path}")
+        require_file(path)
     beside = page_beside(model)
     read = [model, *(test or []), *([beside] if beside.is_file() and beside != output else [])]
     check_outputs([(output, PAGE, "--output"), (json_file, REPORT, "--json")], read, overwrite)

@@ -18,7 +18,7 @@ from mekrr_scale.report.results import Results
 from mekrr_scale.report.surveying import surveyed_data
 from mekrr_scale.report.testing import with_evaluation
 from mekrr_scale.store import FeatureStore, survey
-from mekrr_scale.structures import LabelKeys, read_structures
+from mekrr_scale.structures import LabelKeys, is_deepmd, read_structures
 
 
 def write_page(
@@ -91,7 +91,7 @@ def with_tests(
     atoms: list[SetAtoms] = []
     for path in tests:
         sure = given.posterior is not None
-        if path.is_dir():
+        if path.is_dir() and not is_deepmd(path):
             found = with_evaluation(found, evaluate(given, path, uncertainty=sure, progress=progress), path.name)
             continue
         potential = as_potential(model)
