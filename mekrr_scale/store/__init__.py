@@ -43,10 +43,10 @@ if TYPE_CHECKING:
     from mekrr_scale.store.reduction import Reduction as Reduction
     from mekrr_scale.store.shard import RecordTangents as RecordTangents
     from mekrr_scale.store.shard import StructureRecord as StructureRecord
-    from mekrr_scale.store.survey import DrawnAtoms as DrawnAtoms
-    from mekrr_scale.store.survey import Survey as Survey
-    from mekrr_scale.store.survey import drawn_atoms as drawn_atoms
-    from mekrr_scale.store.survey import survey as survey
+    from mekrr_scale.store.surveys import DrawnAtoms as DrawnAtoms
+    from mekrr_scale.store.surveys import Survey as Survey
+    from mekrr_scale.store.surveys import drawn_atoms as drawn_atoms
+    from mekrr_scale.store.surveys import survey as survey
     from mekrr_scale.store.verification import VerifyReport as VerifyReport
     from mekrr_scale.store.verification import verify as verify
     from mekrr_scale.store.writer import ShardWriter as ShardWriter
@@ -77,7 +77,7 @@ else:
             "reduction": ["Reduction"],
             "shard": ["RecordTangents", "StructureRecord"],
             "overlaps": ["shared"],
-            "survey": ["DrawnAtoms", "Survey", "drawn_atoms", "survey"],
+            "surveys": ["DrawnAtoms", "Survey", "drawn_atoms", "survey"],
             "verification": ["VerifyReport", "verify"],
             "writer": ["ShardWriter", "header_in"],
         },

@@ -72,8 +72,7 @@ CALLS = {
         {
             "--store": "t", "--output": "other.mekrr", "--structures": "a.xyz", "--checkpoint": "kept",
             "--checkpoint-interval": "9", "--timeout": "9", "--sums": "sums", "--dry-run": "", "--plot": "p.png",
-            "--no-report": "",
-            "--json": "p.json", "--kernel": "matern52", "--length-scale": "3x", "--alpha": "0.5",
+            "--no-report": "", "--json": "p.json", "--kernel": "matern52", "--length-scale": "3x", "--alpha": "0.5",
             "--mixing": "learn --solver direct", "--reduce": "mean", "--standardize": "centre",
             "--kernel-parameters": "offset=2 --kernel polynomial", "--method": "farthest", "--landmarks": "77",
             "--grow-landmarks": "99", "--landmarks-from": "w.mekrr", "--balance": "equal", "--baseline": "composition",
@@ -99,9 +98,8 @@ CALLS = {
         "m.mekrr a.xyz",
         LABELS | {
             "--json": "e.json", "--plot": "p.png", "--species-plot": "s.png", "--transfer": "w.mekrr:b.xyz",
-            "--transfer-plot": "t.png --transfer w.mekrr:b.xyz", "--no-forces": "", "--uncertainty": "",
+            "--report": "r.html", "--transfer-plot": "t.png --transfer w.mekrr:b.xyz", "--no-forces": "", "--uncertainty": "",
             "--device": "cpu:0", "--workers": "3", "--group-key": "run", "--timeout": "9", "--overwrite": "",
-            "--report": "r.html",
         },
     ),
     "report": (
@@ -301,7 +299,7 @@ def record(monkeypatch, tmp_path):
             "distill": distilled, "expanded": lambda variants, _: tuple(variants), "run_curve": [],
         },
         "distributed": {"join": ALONE}, "tuning": {"tune": None},
-        **{f"cli.{name}": {"deliver": None, "check_outputs": None} for name in ("fit", "evaluate", "train")},
+        **{f"cli.{name}": {"deliver": None, "check_outputs": None} for name in ("evaluate", "train")},
         "cli.fit": {"deliver": None, "check_outputs": None, "present": None},
         "cli.transfer": {"save_student": None, "check_outputs": None}, "cli.simulate": {"check_outputs": None},
         **{f"cli.{name}": {"write_frames": 1, "check_outputs": None} for name in ("predict", "explain")},
@@ -363,21 +361,12 @@ FIELDS = {
 # where a field of that name is another thing; None: the option is a plain argument there
 OTHER = {
     "fit": {"store": None, "checkpoint": None, "solver__name": None}, "evaluate": {"transfer": None, "forces": None},
-    "md": {"overwrite": None}, "relax": {"force": None}, "pretrain": {"backbone": "name"},
+    "md": {"overwrite": None}, "report": {"overwrite": None}, "relax": {"force": None}, "pretrain": {"backbone": "name"},
     "finetune": {"backbone": "name"}, "distill": {"unlabelled": None, "derivatives": None},
     "curve": {"lr": "rates", "backbone": "name"},
 }  # fmt: skip
 
-LEAST = {
-    "extract": 26,
-    "fit": 30,
-    "tune": 14,
-    "md": 16,
-    "pretrain": 25,
-    "finetune": 32,
-    "distill": 19,
-    "curve": 17,
-}  # so checked
+LEAST = {"extract": 26, "fit": 30, "tune": 14, "md": 16, "pretrain": 25, "finetune": 32, "distill": 19, "curve": 17}
 
 
 def held_in(lines, field):
