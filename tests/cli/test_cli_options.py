@@ -99,17 +99,14 @@ CALLS = {
         LABELS | {
             "--json": "e.json", "--plot": "p.png", "--species-plot": "s.png", "--transfer": "w.mekrr:b.xyz",
             "--report": "r.html", "--transfer-plot": "t.png --transfer w.mekrr:b.xyz", "--no-forces": "",
-            "--uncertainty": "", "--device": "cpu:0", "--workers": "3", "--group-key": "run", "--timeout": "9",
+            "--uncertainty": "", "--device": "cpu:0", "--workers": "3", "--group-key": "g", "--timeout": "9",
             "--overwrite": "",
         },
     ),
-    "report": (
-        "m.mekrr --test a.xyz",
-        LABELS | {
-            "--store": "b.xyz", "--test": "c.xyz", "--output": "o.html", "--plot": "figures", "--json": "n.json",
-            "--device": "cpu:0", "--workers": "3", "--overwrite": "",
-        },
-    ),
+    "report": ("m.mekrr --test a.xyz", LABELS | {
+        "--store": "b.xyz", "--test": "c.xyz", "--output": "o.html", "--plot": "figures", "--json": "n.json",
+        "--device": "cpu:0", "--workers": "3", "--overwrite": "",
+    }),
     "predict": (
         "m.mekrr a.xyz -o p.xyz",
         {
