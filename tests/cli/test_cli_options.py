@@ -97,8 +97,8 @@ CALLS = {
     "evaluate": (
         "m.mekrr a.xyz",
         LABELS | {
-            "--json": "e.json", "--plot": "p.png", "--species-plot": "s.png", "--transfer": "w.mekrr:b.xyz",
-            "--report": "r.html", "--transfer-plot": "t.png --transfer w.mekrr:b.xyz", "--no-forces": "", "--uncertainty": "",
+            "--json": "e.json", "--report": "r.html", "--plot": "p.png", "--species-plot": "s.png",
+            "--transfer": "w.mekrr:b.xyz", "--transfer-plot": "t.png --transfer w.mekrr:b.xyz", "--no-forces": "", "--uncertainty": "",
             "--device": "cpu:0", "--workers": "3", "--group-key": "run", "--timeout": "9", "--overwrite": "",
         },
     ),
@@ -361,9 +361,9 @@ FIELDS = {
 # where a field of that name is another thing; None: the option is a plain argument there
 OTHER = {
     "fit": {"store": None, "checkpoint": None, "solver__name": None}, "evaluate": {"transfer": None, "forces": None},
-    "md": {"overwrite": None}, "report": {"overwrite": None}, "relax": {"force": None}, "pretrain": {"backbone": "name"},
-    "finetune": {"backbone": "name"}, "distill": {"unlabelled": None, "derivatives": None},
-    "curve": {"lr": "rates", "backbone": "name"},
+    "md": {"overwrite": None}, "report": {"overwrite": None}, "relax": {"force": None},
+    "pretrain": {"backbone": "name"}, "finetune": {"backbone": "name"},
+    "distill": {"unlabelled": None, "derivatives": None}, "curve": {"lr": "rates", "backbone": "name"},
 }  # fmt: skip
 
 LEAST = {"extract": 26, "fit": 30, "tune": 14, "md": 16, "pretrain": 25, "finetune": 32, "distill": 19, "curve": 17}
