@@ -110,7 +110,7 @@ def present(report: FitReport, stores: Sequence[str], target: Path, page: Path) 
     from mekrr_scale.report import write_page
 
     write_page(report, stores, page, name=target.name, overwrite=True)
-    say(f"page {page}")
+    show(f"page {page}")
 
 
 def settings_given(parameters: Mapping[str, Any]) -> FitConfig:

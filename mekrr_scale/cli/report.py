@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mekrr_scale.cli.console import progress_bar, say
+from mekrr_scale.cli.console import progress_bar, say, show
 from mekrr_scale.cli.options import (
     EXIT_CODES,
     Device,
@@ -82,5 +82,5 @@ def report(
     if plot is not None:
         save_figures(found, plot, overwrite)
     for line in found.advice:
-        say(line)
+        show(line)
     say(f"page {output}")

@@ -168,17 +168,18 @@ def test_it_is_well_formed_and_not_large(html):
             super().__init__()
             self.open_ = []
 
+    class Balance(HTMLParser):
         def handle_starttag(self, tag, attributes):
             if tag in ELEMENTS:
-                self.open_.append(tag)
+                opened.append(tag)
 
         def handle_endtag(self, tag):
             if tag in ELEMENTS:
-                assert self.open_.pop() == tag
+                assert opened.pop() == tag
 
     parser = Balance()
     parser.feed(html)
-    assert not parser.open_
+    assert not opened
     assert len(html.encode()) < 5_000_000
     identifiers = re.findall(r'\bid="([^"]+)"', html)
     doubled = {each for each in identifiers if identifiers.count(each) > 1 and not each[-1].isdigit()}
