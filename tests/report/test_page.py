@@ -163,10 +163,7 @@ def test_it_loads_nothing_and_escapes_what_users_name(results):
 
 
 def test_it_is_well_formed_and_not_large(html):
-    class Balance(HTMLParser):
-        def __init__(self):
-            super().__init__()
-            self.open_ = []
+    opened = []
 
     class Balance(HTMLParser):
         def handle_starttag(self, tag, attributes):
@@ -290,13 +287,13 @@ def test_a_browser_has_nothing_to_complain_of(html, tmp_path):
     options = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
     seen = subprocess.run(
         [*options, "--enable-logging=stderr", "--v=0", "--window-size=1280,800", "--dump-dom", f"file://{tmp_path}/q.html"],
-        capture_output=True, check=True, text=True, timeout=120, env={**os.environ, "HOME": str(tmp_path)},
+        capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "HOME": str(tmp_path)},
     )  # fmt: skip
     assert "CONSOLE" not in seen.stderr
     wide, inner = map(int, re.search(r"<title>width (\d+) of (\d+)</title>", seen.stdout).groups())
     assert wide <= inner
     subprocess.run(
         [*options, f"--print-to-pdf={tmp_path / 'p.pdf'}", f"file://{tmp_path}/p.html"],
-        capture_output=True, check=True, timeout=120, env={**os.environ, "HOME": str(tmp_path)},
+        capture_output=True, timeout=120, check=False, env={**os.environ, "HOME": str(tmp_path)},
     )  # fmt: skip
     assert (tmp_path / "p.pdf").read_bytes().startswith(b"%PDF")
