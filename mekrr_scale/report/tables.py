@@ -26,14 +26,18 @@ def dressed(table: TextTable) -> Table:
 
 
 def error_table(rows: Sequence[tuple[str, Mapping[str, float]]]) -> Table:
-    """MAE and RMSE of energies and forces, a line for each data set."""
-    names = ("data", "structures", "energy MAE", "energy RMSE", "force MAE", "force RMSE")
+    """MAE and RMSE of energies and forces, and of stress where any was compared, a line for each data set."""
+    names: tuple[str, ...] = ("data", "structures", "energy MAE", "energy RMSE", "force MAE", "force RMSE")
     digits = {"energy_mae": 2, "energy_rmse": 2, "force_mae": 1, "force_rmse": 1}
+    caption = f"energy in {UNITS['energy'].text}, force in {UNITS['force'].text}"
+    if any("stress_rmse" in metrics for _, metrics in rows):
+        names += ("stress MAE", "stress RMSE")
+        digits |= {"stress_mae": 2, "stress_rmse": 2}
+        caption += f", stress in {UNITS['stress'].text}"
     lines = []
     for name, metrics in rows:
         values = [f"{metrics[key]:.{n}f}" if key in metrics else "-" for key, n in digits.items()]
         lines.append((name, f"{int(metrics['structures'])}", *values))
-    caption = f"energy in {UNITS['energy'].text}, force in {UNITS['force'].text}"
     return dressed(TextTable("Errors", names, tuple(lines), caption))
 
 

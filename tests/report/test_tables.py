@@ -59,10 +59,13 @@ def test_errors(evaluation):
     assert told["metrics"]["energy_rmse"] == pytest.approx(1e3 * np.sqrt((0.01 + 0.04) / 3))
     assert told["metrics"]["stress_mae"] == pytest.approx(1.0)
     names, rows = cells(report.error_table([("here", told["metrics"]), ("there", {"structures": 2.0})]))
-    assert names == ["data", "structures", "energy MAE", "energy RMSE", "force MAE", "force RMSE"]
-    keys = ("structures", "energy_mae", "energy_rmse", "force_mae", "force_rmse")
+    kinds = ["energy MAE", "energy RMSE", "force MAE", "force RMSE"]
+    assert names == ["data", "structures", *kinds, "stress MAE", "stress RMSE"]
+    keys = ("structures", "energy_mae", "energy_rmse", "force_mae", "force_rmse", "stress_mae", "stress_rmse")
     assert numbers(rows[0][1:]) == pytest.approx([told["metrics"][key] for key in keys], abs=0.05)
-    assert rows[1] == ["there", "2", "-", "-", "-", "-"]
+    assert rows[1] == ["there", "2", *["-"] * 6]
+    names, _ = cells(report.error_table([("there", {"structures": 2.0})]))  # no stress anywhere
+    assert names == ["data", "structures", *kinds]
     _, rows = cells(report.dressed(evaluation.tables()[0]))
     for name, mae, rmse, unit in rows:
         assert float(mae) == pytest.approx(told["metrics"][f"{name}_mae"], rel=1e-3)

@@ -31,7 +31,7 @@ from mekrr_scale.pipeline.fitting.origins import bases_without_own
 from mekrr_scale.regression import Precision, Problem, RowBlock, Rows, Run, Source
 from mekrr_scale.solvers import Solution
 
-LARGEST_RANK = 4096  # Gram matrices and factors of five folds take eleven times rank^2 numbers: 1.5 GB
+LARGEST_RANK = 4096  # Gram matrices and factors of five folds take fourteen times rank^2 numbers: 1.9 GB
 LOOKED_AT = 4000  # held-out structures, and atoms, that calibration looks at
 RARE = 200  # atoms of an element at least, where there are as many
 MOVED_AT = 8000  # directions
