@@ -97,9 +97,9 @@ CALLS = {
     "evaluate": (
         "m.mekrr a.xyz",
         LABELS | {
-            "--json": "e.json", "--report": "r.html", "--plot": "p.png", "--species-plot": "s.png",
+            "--json": "e.json", "--report": "r.html", "--plot": "p.png", "--species-plot": "s.png", "--uncertainty": "",
             "--transfer": "w.mekrr:b.xyz", "--transfer-plot": "t.png --transfer w.mekrr:b.xyz", "--no-forces": "",
-            "--uncertainty": "", "--device": "cpu:0", "--workers": "3", "--group-key": "run", "--timeout": "9", "--overwrite": "",
+            "--device": "cpu:0", "--workers": "3", "--group-key": "run", "--timeout": "9", "--overwrite": "",
         },
     ),
     "report": (
