@@ -115,6 +115,9 @@ def main() -> None:
     parity_plot(FOLDER / "parity.png", found, folds, title="HCOO on Cu(110)")
     species_plot(FOLDER / "forces_by_element.png", found)
     out.print(f"   figures: {FOLDER / 'parity.png'}, {FOLDER / 'forces_by_element.png'}", highlight=False)
+    page = FOLDER / "report.html"
+    ms.write_page(fitted, [FOLDER / "features"], page, {"test structures": found}, "model.mekrr")
+    out.print(f"   all of it on a page: {page}", highlight=False)
 
     step(4, "Use it: relax the adsorbate with the fitted calculator, then 10 fs of MD at 300 K")
     atoms = next(ms.read_structures(DATA / "test.xyz.xz"))

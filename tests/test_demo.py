@@ -22,5 +22,5 @@ def test_the_demo(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "80 structures computed, 0 found from an earlier run" in done.stdout
-    for name in ("model.mekrr", "parity.png", "forces_by_element.png", "features/manifest.json"):
+    for name in ("model.mekrr", "parity.png", "forces_by_element.png", "report.html", "features/manifest.json"):
         assert (tmp_path / "demo" / name).stat().st_size > 0

@@ -15,6 +15,7 @@ from mekrr_scale.cli.options import EXIT_CODES, Overwrite, Timeout, commands, de
 from mekrr_scale.config import FitConfig, load_config, plan_options, with_plan_options
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.outputs import FIGURE, MODEL, PAGE, REPORT, check_folder, check_outputs, figure_of, write_report
+from mekrr_scale.progress import LOGGER
 
 if TYPE_CHECKING:
     from mekrr_scale.pipeline import FitReport
@@ -110,7 +111,7 @@ def present(report: FitReport, stores: Sequence[str], target: Path, page: Path) 
     from mekrr_scale.report import write_page
 
     write_page(report, stores, page, name=target.name, overwrite=True)
-    show(f"page {page}")
+    LOGGER.info("page %s", page)
 
 
 def settings_given(parameters: Mapping[str, Any]) -> FitConfig:

@@ -30,11 +30,12 @@ def data(found: Results) -> Section | None:
     if at.configs:
         rows = [(name, str(count)) for name, count in at.configs.items()]
         parts.append(Table("Configuration types", ("type", "structures"), rows, "", (0,)))
-    used = [(name, what) for name, what in at.used.items()]
-    parts.append(Table("Labels that were learned from", ("label", "what"), used, "", (0, 1)))
-    parts += (
-        ["Not learned from:", Lines(at.ignored)] if at.ignored else ["All labels that are there were learned from."]
-    )
+    if at.used:
+        parts.append(Table("Labels that were learned from", ("label", "what"), list(at.used.items()), "", (0, 1)))
+    if at.ignored:
+        parts += ["Not learned from:", Lines(at.ignored)]
+    elif at.used:
+        parts.append("All labels that are there were learned from.")
     parts += [
         Drawing(f"data-{place + 1}", f"{each.about}: {sum(each.counts)} values", partial(_drawn, each))
         for place, each in enumerate(at.histograms)
