@@ -57,13 +57,15 @@ class SimulationError(MekrrError):
 
     Args:
         atoms: the last structure that is worth keeping, with its results (ASE's Atoms).
+        beyond: the one that the model was too unsure of, where that is why it stopped: worth a calculation.
     """
 
     exit_code = 8
 
-    def __init__(self, message: str, atoms: Any = None) -> None:
+    def __init__(self, message: str, atoms: Any = None, beyond: Any = None) -> None:
         super().__init__(message)
         self.atoms = atoms
+        self.beyond = beyond
 
 
 class RankError(MekrrError):

@@ -38,6 +38,11 @@ PLACES = {
     "tune": Place(
         "tune", _FIT, "Structures to the best model that a time allows. Resumes: run the same command again."
     ),
+    "learn": Place(
+        "learn",
+        _FIT,
+        "Explore, select, label, extract, fit, until no run exceeds the grade. Resumes: run the same command again.",
+    ),
     "fit": Place("fit", _FIT, "Fit a model to a store; several candidates are cross-validated and the best one taken."),
     "evaluate": Place("evaluate", _FIT, "Errors of a model on labelled structures."),
     "report": Place("report", _FIT, "One page of what a model was fitted to, how good it is and what limits it."),
@@ -51,6 +56,11 @@ PLACES = {
     ),
     "select": Place(
         "select", _USE, "Choose the structures that a model would learn most from: the next batch for DFT."
+    ),
+    "label": Place(
+        "label",
+        _USE,
+        "Energies, forces and stress of structures by a calculator. Resumes: run the same command again after a kill.",
     ),
     "explain": Place(
         "explain",

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from mekrr_scale.pipeline.fitting import identity_text as identity_text
     from mekrr_scale.pipeline.fitting import resources as resources
     from mekrr_scale.pipeline.fitting import section_of as section_of
+    from mekrr_scale.pipeline.workers import Workers as Workers
+    from mekrr_scale.pipeline.workers import processes as processes
 else:
     __getattr__, __dir__, __all__ = lazy.attach(
         __name__,
@@ -71,5 +73,6 @@ else:
                 "resources",
                 "section_of",
             ],
+            "workers": ["Workers", "processes"],
         },
     )

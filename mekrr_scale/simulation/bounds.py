@@ -17,7 +17,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from mekrr_scale.errors import ConfigError, SimulationError, StructureError
 from mekrr_scale.models import MekrrCalculator
 from mekrr_scale.simulation.restarts import beside
-from mekrr_scale.structures import without_results, write_structure
+from mekrr_scale.structures import with_predictions, without_results, write_structure
 
 _OF_A_STEP = ("step", "time_fs", "temperature_K", "uncertainty_per_atom", "scf_converged")
 _LABEL = re.compile("energ|force|stress|virial", re.IGNORECASE)
@@ -123,6 +123,7 @@ class Guard:
                 step,
                 f"the energy is uncertain by {1e3 * energy:.3g} meV/atom, the bound is "
                 f"{1e3 * self.bounds.uncertainty:.3g}",
+                frame_with(self.atoms, {"step": step, **self.known}),
             )
         if self.bounds.grade is not None and grade > self.bounds.grade:
             worst = int(sure.grade.argmax())
@@ -130,17 +131,19 @@ class Guard:
                 step,
                 f"atom {worst} ({self.atoms.symbols[worst]}) is outside of the training data: grade {grade:.3g}, "
                 f"the bound is {self.bounds.grade:g}",
+                frame_with(self.atoms, {"step": step, **self.known}),
             )
 
-    def _stop(self, step: int, reason: str) -> None:
+    def _stop(self, step: int, reason: str, beyond: Atoms | None = None) -> None:
         kept = ""
         if self.good is not None:
             file = beside(self.path, "last-good.xyz")
-            write_structure(file, self.good)
+            write_structure(file, with_predictions(self.good))
             kept = f"; the last good frame is in {file}"
         raise SimulationError(
             f"stopped at step {step}: {reason}{kept}. Add such structures to the training data, or raise the bound",
             self.good,
+            beyond,
         )
 
 

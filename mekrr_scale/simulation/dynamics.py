@@ -28,6 +28,7 @@ from mekrr_scale.simulation.cells import warn_of_cell
 from mekrr_scale.simulation.choices import Ensemble
 from mekrr_scale.simulation.identity import run_identity
 from mekrr_scale.simulation.restarts import RestartFile, RestartState
+from mekrr_scale.structures import with_predictions
 
 _BAROSTAT = ("p_eps", "force_eps")  # what LangevinBAOAB carries from step to step beside the atoms
 
@@ -95,8 +96,10 @@ def run_md(
 ) -> MdReport:
     """Simulate; the same call goes on from the restart file that an earlier one left.
 
-    Beside the trajectory (extended xyz) lie ``<stem>.restart.json``, written at the start, at intervals and
-    at the end, and, after a bound was exceeded, ``<stem>.last-good.xyz``. Another start structure, model, ensemble,
+    Frames hold what the model says of them as ``predicted_energy`` (eV), ``predicted_forces`` and ``predicted_stress``:
+    names that no extraction takes for labels. Beside the trajectory (extended xyz) lie ``<stem>.restart.json``,
+    written at the start, at intervals and at the end, and, after a bound was exceeded, ``<stem>.last-good.xyz``.
+    Another start structure, model, ensemble,
     temperature, friction, pressure, time step, seed or interval is another simulation; ``steps``, ``checkpoint`` and
     the bounds may change on the way. While it runs, nothing else may simulate into the same trajectory.
 
@@ -230,7 +233,7 @@ class _Recorder:
             "total_energy": self.atoms.get_total_energy(),
             **self.known,
         }
-        append_frame(self.path, frame_with(self.atoms, info))
+        append_frame(self.path, with_predictions(frame_with(self.atoms, info)))
 
     def save(self, step: int) -> None:
         held = {name: float(getattr(self.integrator, name)) for name in _BAROSTAT if hasattr(self.integrator, name)}

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from mekrr_scale.structures.predictions import Labelled as Labelled
     from mekrr_scale.structures.predictions import Prediction as Prediction
     from mekrr_scale.structures.predictions import Predictor as Predictor
+    from mekrr_scale.structures.predictions import with_predictions as with_predictions
     from mekrr_scale.structures.predictions import without_results as without_results
     from mekrr_scale.structures.reading import count_structures as count_structures
     from mekrr_scale.structures.reading import read_structures as read_structures
@@ -80,7 +81,7 @@ else:
             "inputs": ["Frames", "Inputs", "structures_from"],
             "labels": ["LabelKeys", "Labels", "bare", "geometry_hash", "read_labels", "slopes", "structure_hash"],
             "neighbours": ["check_geometry", "volume_of"],
-            "predictions": ["Calculated", "Labelled", "Prediction", "Predictor", "without_results"],
+            "predictions": ["Calculated", "Labelled", "Prediction", "Predictor", "with_predictions", "without_results"],
             "reading": ["count_structures", "read_structures", "require_file"],
             "rejects": ["OVERLAP", "Reject", "Rejects", "check_overlap", "check_structure"],
             "survey": ["Survey", "surveyed"],

@@ -23,6 +23,7 @@ _PART: Mapping[Kind, tuple[str, ...]] = {
     "stress": ("stress", "virial", "pressure"),
 }
 _LETTERS: Mapping[Kind, tuple[str, ...]] = {"energy": ("e", "e0"), "forces": ("f",), "stress": ()}
+PREDICTED = "predicted_"  # how names begin under which dynamics keep what the model says: no labels
 _SIZES: Mapping[Kind, tuple[int, ...]] = {"energy": (1,), "forces": (), "stress": (6, 9)}
 
 
@@ -64,7 +65,14 @@ def near_names(atoms: Atoms, results: Mapping[str, object], kind: Kind) -> list[
 
     >>> near_names(Atoms("H", info={"dft_energy": -1.0, "step": 3}), {}, "energy")
     ['dft_energy']
+
+    A frame of the package's dynamics has none, whatever its names.
+
+    >>> near_names(Atoms("H", info={"predicted_energy": -1.0, "total_energy": -0.9}), {}, "energy")
+    []
     """
+    if any(str(key).startswith(PREDICTED) for key in (*atoms.info, *atoms.arrays)):
+        return []
     if kind == "forces":
         places = {**atoms.arrays, **results}
         fits = [str(key) for key, value in places.items() if key != "positions" and np.shape(value) == (len(atoms), 3)]

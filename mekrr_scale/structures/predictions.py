@@ -15,6 +15,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from mekrr_scale.errors import ModelError, StructureError
+from mekrr_scale.structures.columns import PREDICTED
 from mekrr_scale.structures.labels import LabelKeys, bare, read_labels
 from mekrr_scale.structures.neighbours import volume_of
 
@@ -22,7 +23,7 @@ from mekrr_scale.structures.neighbours import volume_of
 RESULTS = (
     "energy", "free_energy", "energies", "forces", "stress", "total_energy", "energy_uncertainty",
     "energy_uncertainty_95", "largest_grade", "energies_uncertainty", "extrapolation", "contribution", "similarity",
-    "nearest_landmark",
+    "nearest_landmark", *(PREDICTED + name for name in ("energy", "forces", "stress")),
 )  # fmt: skip
 
 
@@ -32,6 +33,20 @@ def without_results(atoms: Atoms) -> Atoms:
     for name in RESULTS:
         copy.info.pop(name, None)
         copy.arrays.pop(name, None)
+    return copy
+
+
+def with_predictions(atoms: Atoms) -> Atoms:
+    """A copy that holds the results of its calculator under names that nobody takes for labels.
+
+    What a model says of frames must not become what the next one learns: extraction reads ``energy``, ``forces`` and
+    ``stress`` as ASE does, these are ``predicted_energy`` and so on.
+    """
+    copy = atoms.copy()
+    results = {} if atoms.calc is None else atoms.calc.results
+    for name in ("energy", "forces", "stress"):
+        if name in results:
+            (copy.arrays if name == "forces" else copy.info)[PREDICTED + name] = results[name]
     return copy
 
 
