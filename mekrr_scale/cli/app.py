@@ -45,7 +45,9 @@ PLACES = {
         "check", _USE, "Is a model physical where it is to be used? Elasticity, phonons, smoothness, short dynamics."
     ),
     "md": Place("simulate", _USE, "Molecular dynamics. Resumes: the same command goes on from its restart file."),
-    "relax": Place("simulate", _USE, "Relax structures, and their cells if asked for; several go into one file, in order."),
+    "relax": Place(
+        "simulate", _USE, "Relax structures, and their cells if asked for; several go into one file, in order."
+    ),
     "select": Place(
         "select", _USE, "Choose the structures that a model would learn most from: the next batch for DFT."
     ),
