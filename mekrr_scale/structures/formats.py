@@ -5,14 +5,17 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import zlib
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
 from mekrr_scale.outputs import FRAME_SUFFIXES
+from mekrr_scale.structures.n2p2 import is_n2p2
 
 Own = Literal["deepmd", "mlab", "n2p2", "aselmdb", "vasp-xml"]
+_HEAD = 4096  # characters that tell a format
 _EXTENDED = (None, "extxyz", "xyz")  # names that a user may give the format
 
 OPENERS: Mapping[str, Callable[..., Any]] = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
@@ -66,7 +69,18 @@ def read_by_package(path: Path, format: str | None) -> Own | None:
         return "aselmdb"
     if fnmatch(name, "*vasp*.xml"):
         return "vasp-xml"
-    return "deepmd" if is_deepmd(path) else "n2p2" if name.startswith("input.data") else None
+    if name.lower().endswith(".data") and _begins_a_frame(path):
+        return "n2p2"
+    return "deepmd" if is_deepmd(path) else None
+
+
+def _begins_a_frame(path: Path) -> bool:
+    """Whether a file is n2p2's; LAMMPS' have the same suffix."""
+    try:
+        with (opener_of(path) or open)(path, "rt", encoding="utf-8", errors="replace") as stream:
+            return is_n2p2(stream.read(_HEAD))
+    except (OSError, EOFError, lzma.LZMAError, zlib.error):  # the one who reads it says what is wrong
+        return False
 
 
 def is_extended(path: Path, format: str | None) -> bool:

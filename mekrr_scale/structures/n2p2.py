@@ -14,7 +14,7 @@ from mekrr_scale.errors import StructureError, suggestion
 from mekrr_scale.structures.units import ENERGY_UNITS, LENGTH_UNITS
 from mekrr_scale.structures.unreadable import Unreadable
 
-N2P2 = "n2p2"
+_COMMENTS = ("#", "!", "comment")
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class N2p2Units:
         names = [word.strip() for word in words.split(",")]
         if len(names) != 2:
             raise StructureError(
-                "input.data of n2p2 says no units: name those of energies and lengths, e.g. "
-                "--format n2p2:Hartree,bohr or --format n2p2:eV,angstrom"
+                "a file of n2p2 (input.data) says no units: name those of energies and lengths, e.g. "
+                "--format n2p2:Hartree,bohr or --format n2p2:eV,angstrom (RuNNer's is in Hartree and bohr)"
             )
         for name, units in zip(names, (ENERGY_UNITS, LENGTH_UNITS), strict=True):
             if name not in units:
@@ -59,9 +59,13 @@ class _Frame:
 
 
 def is_n2p2(head: str) -> bool:
-    """Whether a text begins as the file does: the line ``begin``, before it comments and empty lines."""
-    lines = (line.strip() for line in head.splitlines())
-    return next((line for line in lines if line and not line.startswith("#")), "").lower() == "begin"
+    """Whether a text begins as the file does: the line ``begin``, before it comments and empty lines.
+
+    >>> is_n2p2("# of a run\\nbegin\\nlattice 4 0 0\\n"), is_n2p2("LAMMPS data file\\n")
+    (True, False)
+    """
+    lines = (line.strip().lower() for line in head.splitlines())
+    return next((line for line in lines if line and not line.startswith(_COMMENTS)), "") == "begin"
 
 
 def read_n2p2(lines: Iterable[str], units: N2p2Units) -> Iterator[Atoms]:
@@ -72,7 +76,7 @@ def read_n2p2(lines: Iterable[str], units: N2p2Units) -> Iterator[Atoms]:
     frame: _Frame | None = None
     for number, line in enumerate(lines, 1):
         words = line.split()
-        if not words or words[0].startswith("#"):
+        if not words or words[0].startswith(("#", "!")) or (frame is None and words[0].lower() == "comment"):
             continue
         keyword = words[0].lower()
         if keyword == "begin":

@@ -132,6 +132,32 @@ def test_others_choose_frames_too(run, model_file, frames, checkpoint, tmp_path)
     assert len(ase.io.read(tmp_path / "p.xyz", ":")) == 4
 
 
+def test_folders_of_deepmd_are_no_stores(run, model_file, frames, checkpoint, tmp_path):
+    part = tmp_path / "water" / "set.000"
+    part.mkdir(parents=True)
+    (tmp_path / "water" / "type_map.raw").write_text("H\nO\n")
+    (tmp_path / "water" / "type.raw").write_text("\n".join("0" if kind == "H" else "1" for kind in frames[0].symbols))
+    (tmp_path / "water" / "nopbc").touch()
+    for name, values in (
+        ("coord", [atoms.positions for atoms in frames]),
+        ("energy", [atoms.get_potential_energy() for atoms in frames]),
+        ("force", [atoms.get_forces(apply_constraint=False) for atoms in frames]),
+    ):
+        np.save(part / f"{name}.npy", np.array(values).reshape(len(frames), -1))
+    for data in ("water", "a.xyz"):
+        code, _, err = run("evaluate", model_file, data, "--json", f"{data}.json")
+        assert code == 0, err
+    first, second = (json.loads((tmp_path / f"{data}.json").read_text())["metrics"] for data in ("water", "a.xyz"))
+    assert first["structures"] == 4
+    assert first["energy_mae"] == pytest.approx(second["energy_mae"], rel=1e-4)
+    assert first["force_mae"] == pytest.approx(second["force_mae"], rel=1e-4)
+    line = ("extract", "water", "-o", "features", "--backbone", "schnet", "--checkpoint", checkpoint)
+    for told in ("4 structures written, 0 were there", "0 structures written, 4 were there"):
+        code, out, err = run(*line)
+        assert code == 0, err
+        assert told in out
+
+
 def test_check_names_the_frames(run, model_file, frames, tmp_path):
     code, _, err = run("check", model_file, "a.xyz@1", "b.xyz", "--test", "motion", "--json", "c.json")
     assert code in (0, 1), err

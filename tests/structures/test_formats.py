@@ -116,9 +116,19 @@ def test_n2p2_is_read_in_the_units_that_are_named(tmp_path):
         ("n2p2:eV,furlong", "unknown unit 'furlong'"),
     ],
 )
-def test_n2p2_without_units_is_refused(format, message):
+def test_n2p2_without_units_is_refused(format, message, tmp_path):
     with pytest.raises(StructureError, match=message):
         list(read_structures(HERE / "input.data", format))
+    if format is None:
+        (tmp_path / "train.data.xz").write_bytes(lzma.compress(b"# of a run\n" + (HERE / "input.data").read_bytes()))
+        with pytest.raises(StructureError, match=message):
+            list(read_structures(tmp_path / "train.data.xz"))
+
+
+def test_other_files_of_that_suffix_are_left_to_ase(tmp_path):
+    ase.io.write(tmp_path / "cell.data", FRAMES[0], format="lammps-data", masses=True)
+    (found,) = read_structures(tmp_path / "cell.data", "lammps-data")
+    assert len(found) == 4
 
 
 def test_bad_frames_of_n2p2_take_none_of_the_others_along(tmp_path):
