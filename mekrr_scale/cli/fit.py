@@ -110,8 +110,12 @@ def present(report: FitReport, stores: Sequence[str], target: Path, page: Path) 
     """What others should see of a fit."""
     from mekrr_scale.report import write_page
 
-    write_page(report, stores, page, name=target.name, overwrite=True)
-    LOGGER.info("page %s", page)
+    try:
+        write_page(report, stores, page, name=target.name, overwrite=True)
+    except Exception as error:  # the model is there: a figure that cannot be drawn is no reason to fail
+        warn(f"the page {page} could not be written: {type(error).__name__}: {error}; the model is whole")
+    else:
+        LOGGER.info("page %s", page)
 
 
 def settings_given(parameters: Mapping[str, Any]) -> FitConfig:
