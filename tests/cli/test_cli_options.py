@@ -118,8 +118,7 @@ CALLS = {
         },
     ),
     "label": ("a.xyz --calculator emt -o l.xyz", {
-        "--calculator": "backbone:chgnet", "--output": "q.xyz", "--reuse": "", "--workers": "3", "--format": "vasp",
-        "--overwrite": "",
+        "--calculator": "tblite", "--output": "q.xyz", "--reuse": "", "--workers": "3", "--format": "f", "--overwrite": "",
     }),
     "learn": ("loop.toml", {"--output": "other"}),
     "check": ("m.mekrr a.xyz", {
