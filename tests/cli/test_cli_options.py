@@ -118,7 +118,7 @@ CALLS = {
         },
     ),
     "label": ("a.xyz --calculator emt -o l.xyz", {
-        "--calculator": "tblite", "--output": "q.xyz", "--reuse": "", "--workers": "3", "--format": "f", "--overwrite": "",
+        "--calculator": "tblite", "--output": "q", "--reuse": "", "--workers": "3", "--format": "f", "--overwrite": "",
     }),
     "learn": ("loop.toml", {"--output": "other"}),
     "check": ("m.mekrr a.xyz", {
