@@ -64,7 +64,7 @@ def learn(
         lock = Lock(folder / ".lock", f"the loop in {folder}")
         try:
             claim(folder / "plan.json", _claim(plan), _FREE)
-            return _looped(Loop(plan, folder, calculator, _starts(plan, first), shown), first)
+            return looped(Loop(plan, folder, calculator, _starts(plan, first), shown), first)
         finally:
             lock.release()
 
@@ -107,7 +107,8 @@ def _claim(plan: LearnPlan) -> dict[str, JSON]:
     return cast("dict[str, JSON]", json.loads(json.dumps(found, default=str)))
 
 
-def _looped(loop: Loop, first: list[Atoms]) -> LearnReport:
+def looped(loop: Loop, first: list[Atoms]) -> LearnReport:
+    """Generation after generation, from the frames of the first one to convergence or the last that is allowed."""
     done: list[Document] = []
     loop.generation(0).begin(lambda: first)
     for number in range(loop.plan.generations):

@@ -12,6 +12,8 @@ from mekrr_scale.cli.document import document, on_page_markdown
 from mekrr_scale.config import load_config
 from mekrr_scale.pipeline import FitPlan
 from mekrr_scale.solvers import SOLVERS
+from mekrr_scale.workflows.plan import ExplorePlan, LearnPlan
+from mekrr_scale.workflows.toml import load_learn_plan
 from tests.docs.pages import DOCS, PAGES, ROOT, keys_in_quotes, tables_of_options, toml_blocks
 from tests.docs.test_configuration import shown as plan_page
 
@@ -118,7 +120,8 @@ def shortest(value):
 def keys_of_plans():
     plans = [FitPlan(), *(getattr(FitPlan(), field.name) for field in dataclasses.fields(FitPlan)), Thresholds()]
     plans += [FitPlan(solver=name).solver for name in SOLVERS]
-    return {field.name for each in plans if dataclasses.is_dataclass(each) for field in dataclasses.fields(each)}
+    given = [each for each in plans if dataclasses.is_dataclass(each)]
+    return {field.name for each in (*given, LearnPlan, ExplorePlan) for field in dataclasses.fields(each)}
 
 
 @BY_NAME
@@ -136,6 +139,10 @@ def test_blocks_of_toml_are_read(page, tmp_path):
         keys = set(tomllib.loads(block))
         if keys <= {field.name for field in dataclasses.fields(Thresholds)}:
             Thresholds(**tomllib.loads(block))
+        elif "generations" in keys:
+            for name in ("start.xyz", "test.xyz"):
+                (tmp_path / name).touch()
+            load_learn_plan(path)
         elif keys & {"store", *(field.name for field in dataclasses.fields(FitPlan))}:
             load_config(path)
         else:

@@ -266,7 +266,7 @@ def test_a_class_in_a_file_runs_no_code_without_trust(tmp_path, run, start_file,
     assert code == 2
     assert "--trust-code" in err
     assert not asked
-    monkeypatch.setattr("mekrr_scale.workflows.learning._looped", None, raising=False)
+    monkeypatch.setattr("mekrr_scale.workflows.learning.looped", None, raising=False)
     assert run("learn", "loop.toml", "--trust-code")[0] == 70  # it went past the question
     assert asked == ["os:getcwd"]
 
