@@ -12,6 +12,7 @@ import shutil
 import socket
 import tempfile
 import time
+import tomllib
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -62,6 +63,26 @@ def split_frames(path: Path | str) -> tuple[Path, int | slice | None]:
     if chosen.step == 0:
         raise StructureError(f"{path}: a step of zero; write {name}@::10 for every tenth frame")
     return path.with_name(name), chosen
+
+
+def read_toml(path: Path | str, what: str = "configuration file") -> dict[str, Any]:
+    """The tables of a TOML file, which may begin with the mark that Windows' editors write.
+
+    Args:
+        what: the file is, for messages.
+
+    Raises:
+        ConfigError: no such file, it cannot be read, or it is no TOML.
+    """
+    path = Path(path)
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise ConfigError(f"there is no {what} {path}") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # of TOML, or of a text
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
 
 
 def publish(temporary: Path, path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from ase import Atoms
 
 from mekrr_scale.checks.bulk import birch
 from mekrr_scale.errors import ConfigError
+from mekrr_scale.files import read_toml
 from mekrr_scale.structures import LabelKeys, read_labels, read_structures
 
 _RANGE = 0.15  # of the volume, around the lowest frame
@@ -44,10 +44,7 @@ def read_references(path: Path | str | None) -> References:
     path = Path(path)
     if path.suffix.lower() != ".toml":
         return References(frames=tuple(read_structures(path)))
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read as TOML: {error}") from error
+    data = read_toml(path, "file of references")
     tables = {name: value for name, value in data.items() if isinstance(value, dict)}
     values = {name: value for name, value in data.items() if name not in tables}
     return References(_numbers(path, values), {name: _numbers(path, table) for name, table in tables.items()})

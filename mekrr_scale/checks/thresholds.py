@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
-from mekrr_scale.errors import ConfigError
+from mekrr_scale.files import read_toml
 from mekrr_scale.plans import plan
 
 Positive = Annotated[float, Field(gt=0)]
@@ -74,9 +73,4 @@ def read_thresholds(path: Path | str | None) -> Thresholds:
     Raises:
         ConfigError: it cannot be read, or a name (the closest is named) or value that cannot be used.
     """
-    if path is None:
-        return Thresholds()
-    try:
-        return Thresholds(**tomllib.loads(Path(path).read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read as TOML: {error}") from error
+    return Thresholds() if path is None else Thresholds(**read_toml(path, "file of thresholds"))

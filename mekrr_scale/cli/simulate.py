@@ -133,7 +133,9 @@ def _relax_all(
     Raises:
         SimulationError: some did not converge.
     """
-    from mekrr_scale.simulation import relax
+    from ase.calculators.calculator import all_properties
+
+    from mekrr_scale.simulation import frame_with, relax
     from mekrr_scale.structures import write_structure
 
     relaxed: list[Atoms] = []
@@ -149,7 +151,7 @@ def _relax_all(
                 failed.append(f"{named}{error}")
                 relaxed += [] if error.atoms is None else [error.atoms]
             else:
-                relaxed.append(_with_results(found))
+                relaxed.append(frame_with(found, {}, all_properties))
                 say(f"{output}: {named}energy {found.get_potential_energy():.6f} eV")
     if relaxed:
         write_structure(output, relaxed if len(frames) > 1 else relaxed[0])
@@ -158,17 +160,6 @@ def _relax_all(
     if failed:
         kept = f"; {output} holds {len(relaxed)} structures, of these the last ones" if relaxed else ""
         raise SimulationError(f"{len(failed)} of {len(frames)} structures were not relaxed{kept}: {'; '.join(failed)}")
-
-
-def _with_results(atoms: Atoms) -> Atoms:
-    """A copy with the results of its calculator, which goes on to another structure."""
-    from ase.calculators.calculator import all_properties
-    from ase.calculators.singlepoint import SinglePointCalculator
-
-    results = getattr(atoms.calc, "results", {})
-    copy = atoms.copy()
-    copy.calc = SinglePointCalculator(copy, **{key: results[key] for key in all_properties if key in results})
-    return copy
 
 
 def _bounds(force: float, uncertainty: float, grade: float, every: int) -> Bounds:

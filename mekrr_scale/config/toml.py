@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,11 @@ from mekrr_scale import solvers
 from mekrr_scale.arrays import KINDS
 from mekrr_scale.deprecated import moved_keys
 from mekrr_scale.errors import ConfigError, suggestion
+from mekrr_scale.files import read_toml
 from mekrr_scale.pipeline import SHORT, FitPlan, section_of
 from mekrr_scale.plans import fields_of, sections, to_dict
 
-_Table = dict[str, Any]  # what tomllib makes of a file
+_Table = dict[str, Any]  # of a file
 _OWN = ("store", "output")  # keys of the file that are not the plan's
 
 
@@ -76,13 +76,7 @@ def _without_nothing(table: Mapping[str, object]) -> _Table:
 
 
 def _read(path: Path, solver: object) -> _Table:
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise ConfigError(f"there is no configuration file {path}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from error
-    data = moved_keys(data, path, solver)
+    data = moved_keys(read_toml(path), path, solver)
     if "store" in data:
         data["store"] = [_beside(path, "store", item) for item in _listed(data["store"])]
     if isinstance(data.get("landmarks"), dict) and "model" in data["landmarks"]:

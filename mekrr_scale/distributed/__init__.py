@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from mekrr_scale.distributed.panels import PanelGram as PanelGram
     from mekrr_scale.distributed.panels import PanelMatrix as PanelMatrix
     from mekrr_scale.distributed.panels import panels_of as panels_of
+    from mekrr_scale.distributed.steps import Steps as Steps
+    from mekrr_scale.distributed.steps import claim as claim
+    from mekrr_scale.distributed.steps import read_sealed as read_sealed
     from mekrr_scale.distributed.sums import ExactSum as ExactSum
 else:
     __getattr__, __dir__, __all__ = lazy.attach(
@@ -25,6 +28,7 @@ else:
             "checkpoint": ["Checkpoint", "State", "StopSignals"],
             "group": ["ALONE", "Group", "first_host", "join", "share"],
             "panels": ["PanelGram", "PanelMatrix", "WIDTH", "panels_of"],
+            "steps": ["Steps", "claim", "read_sealed"],
             "sums": ["ExactSum"],
         },
     )

@@ -36,6 +36,7 @@ def density_axes(
         _density(reference, predicted, span, parity)
     parity.plot(span, span, color=ORANGE, linewidth=0.9)
     parity.set(xlim=span, ylim=span, aspect="equal")
+    parity.locator_params(nbins=5)
     parity.set_xlabel(f"reference {quantity} ({unit})")
     parity.set_ylabel(f"predicted ({unit})")
     tidy(parity)

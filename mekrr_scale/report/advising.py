@@ -45,7 +45,7 @@ def _limits(found: Results) -> Iterator[str]:
     if data and all(left >= _FLAT for _, left in [*data, *landmarks]):
         yield (
             "What is left is limited by the features, or by the labels' own scatter: try another backbone or layer, "
-            "invariants (extract --layer ...:products), or mekrr-scale tune, which races them."
+            "invariants (extract --invariants products), or mekrr-scale tune, which races them."
         )
 
 

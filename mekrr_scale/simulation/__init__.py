@@ -6,6 +6,7 @@ import lazy_loader as lazy
 
 if TYPE_CHECKING:
     from mekrr_scale.simulation.bounds import Bounds as Bounds
+    from mekrr_scale.simulation.bounds import frame_with as frame_with
     from mekrr_scale.simulation.choices import Ensemble as Ensemble
     from mekrr_scale.simulation.choices import SelectionMethod as SelectionMethod
     from mekrr_scale.simulation.dynamics import MdPlan as MdPlan
@@ -24,7 +25,7 @@ else:
     __getattr__, __dir__, __all__ = lazy.attach(
         __name__,
         submod_attrs={
-            "bounds": ["Bounds"],
+            "bounds": ["Bounds", "frame_with"],
             "choices": ["Ensemble", "SelectionMethod"],
             "dynamics": ["MdPlan", "MdReport", "run_md"],
             "explanation": ["Explanation", "explain", "explained", "totals"],

@@ -159,11 +159,15 @@ def moving(atoms: Atoms) -> Atoms:
     return start
 
 
-def frame_with(atoms: Atoms, info: Mapping[str, float]) -> Atoms:
-    """A copy with the results of its calculator and what else is known, for a file."""
+def frame_with(atoms: Atoms, info: Mapping[str, float], names: Sequence[str] = ("energy", "forces", "stress")) -> Atoms:
+    """A copy with results of its calculator, which may go on to others, and what else is known.
+
+    Args:
+        names: of the results.
+    """
     frame = atoms.copy()
     frame.info.update(info)
-    results = {key: atoms.calc.results[key] for key in ("energy", "forces", "stress") if key in atoms.calc.results}
+    results = {key: atoms.calc.results[key] for key in names if key in atoms.calc.results}
     frame.calc = SinglePointCalculator(frame, **results)
     return frame
 

@@ -171,7 +171,7 @@ def _curve(problem: Problem, moments: MomentTable, best: PathPoint) -> tuple[Lea
         beta = solved_at(kinds, best.weights, best.ridge)
         return _solved(kinds, best.weights, best.ridge) if beta is None else beta, shift
 
-    return learning_curve(problem, moments, solve)
+    return learning_curve(problem, moments, best, solve)
 
 
 def _path(

@@ -12,21 +12,27 @@ from mekrr_scale.arrays import ByKind, RowKind
 from mekrr_scale.regression import Problem
 from mekrr_scale.solvers.moments import MomentTable, root_mean
 from mekrr_scale.solvers.path import Normal, Weights
-from mekrr_scale.solvers.solution import LearningPoint
+from mekrr_scale.solvers.solution import LearningPoint, PathPoint
 
 Solve = Callable[[Sequence[int]], tuple[Float64[Tensor, "rank one"], Float64[Tensor, " species"]]]
 
 
-def learning_curve(problem: Problem, moments: MomentTable, solve: Solve) -> tuple[LearningPoint, ...]:
-    """Errors of models of 1, 2, ... folds, all but one at most, each on a fold that none of them holds.
+def learning_curve(problem: Problem, moments: MomentTable, best: PathPoint, solve: Solve) -> tuple[LearningPoint, ...]:
+    """Errors of models of all folds but one, of half as many and so on, each on a fold that none of them holds.
 
     Every fold is left out once for each number: it is predicted by the model of the folds that follow it, in a circle.
 
     Args:
+        best: errors of models of all folds but one.
         solve: from folds to the solution in the whitened basis and the baseline's shift.
     """
     folds = problem.n_folds
-    return tuple(_point(moments, folds, size, solve) for size in range(1, folds))
+    sizes = [folds - 1]
+    while sizes[0] > 1:
+        sizes.insert(0, sizes[0] // 2)
+    seen = sum(part.rows for part in moments[RowKind.ENERGY]) * (folds - 1) / folds
+    smaller = [_point(moments, folds, size, solve) for size in sizes[:-1]]
+    return (*smaller, LearningPoint(seen, best.rmse))
 
 
 def _point(moments: MomentTable, folds: int, size: int, solve: Solve) -> LearningPoint:

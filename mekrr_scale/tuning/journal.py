@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from mekrr_scale.errors import ConfigError
-from mekrr_scale.files import JSON, Document, is_whole, publish_text, sealed, unsealed
+from mekrr_scale.distributed import Steps, read_sealed
+from mekrr_scale.files import Document, publish_text, sealed
 from mekrr_scale.progress import LOGGER, Progress
 
 
@@ -42,28 +42,25 @@ class Clock:
         publish_text(self.path, json.dumps(sealed({"seconds": self.used})))
 
 
-@dataclass
-class Journal:
-    """A folder of sealed JSON files, one for each thing that was measured, scored or decided."""
+@dataclass(frozen=True)
+class Journal(Steps):
+    """A folder of sealed JSON files, one for each thing that was measured, scored or decided, with its time."""
 
-    folder: Path
     clock: Clock
 
-    def step(self, name: str, make: Callable[[], Document]) -> Document:
-        """What a step found; it is made unless it was made before."""
-        found = self._found(name)
-        if found is not None:
-            return found
-        begin = self.clock.used
-        made = dict(make())
-        made["seconds"] = self.clock.used - begin
-        publish_text(self.folder / f"{name}.json", json.dumps(sealed(made)))
-        self.clock.beat()
-        return self._found(name) or made  # as one that comes after reads it
+    def step(self, name: str, make: Callable[[], Document], output: Path | None = None) -> Document:
+        """The same; what is made is timed."""
+        made = False
 
-    def _found(self, name: str) -> Document | None:
-        path = self.folder / f"{name}.json"
-        return read_sealed(path) if path.exists() else None
+        def timed() -> Document:
+            nonlocal made
+            made, begin = True, self.clock.used
+            return {**make(), "seconds": self.clock.used - begin}
+
+        found = super().step(name, timed, output)
+        if made:
+            self.clock.beat()
+        return found
 
     def decision(self, name: str, make: Callable[[Document | None], Document]) -> Document:
         """A step that is made again where time ``limited`` it and the budget has been raised since.
@@ -71,54 +68,15 @@ class Journal:
         Args:
             make: is given what was decided before, if anything was.
         """
-        before = self._found(name)
+        before = self.found(name)
         if before is not None and before.get("limited") and number(before, "budget") < self.clock.budget:
-            (self.folder / f"{name}.json").unlink()
+            self.place(name).unlink()
         return self.step(name, lambda: {**make(before), "budget": self.clock.budget})
-
-    def has(self, name: str) -> bool:
-        """Whether a step was made."""
-        return (self.folder / f"{name}.json").exists()
 
 
 def number(found: Document, key: str) -> float:
     """A number of a step."""
     return float(cast(float, found[key]))
-
-
-def claim(path: Path, document: Document, free: frozenset[str]) -> None:
-    """The folder is of this tuning, or new.
-
-    Args:
-        free: keys that may differ from call to call.
-
-    Raises:
-        ConfigError: it is another one's; says in what.
-    """
-    if not path.exists():
-        publish_text(path, json.dumps(sealed(document), indent=2))
-        return
-    found = read_sealed(path)
-    if found is None:
-        raise ConfigError(f"{path} is damaged; delete the folder {path.parent}, or name another")
-    plain: dict[str, JSON] = json.loads(json.dumps(document))
-    differing = sorted(key for key in plain if key not in free and found.get(key) != plain[key])
-    if differing:
-        raise ConfigError(
-            f"{path.parent} holds a tuning with other {', '.join(differing)}; name another folder, or delete this one"
-        )
-
-
-def read_sealed(path: Path) -> Document | None:
-    """What a file of the folder holds; None where it is damaged, which is said."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        found = None
-    if not isinstance(found, dict) or not is_whole(found):
-        LOGGER.warning("%s is damaged; the step is made again", path)
-        return None
-    return unsealed(found)
 
 
 @dataclass

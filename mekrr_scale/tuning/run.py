@@ -12,6 +12,7 @@ import numpy as np
 
 from mekrr_scale.backbones import trusting_code
 from mekrr_scale.config import FitConfig, config_text
+from mekrr_scale.distributed import claim
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.files import JSON, Document, Lock, file_hash, publish_text
 from mekrr_scale.models import Potential, load_model, load_prior
@@ -33,7 +34,7 @@ from mekrr_scale.structures import Frames, geometry_hash
 from mekrr_scale.tuning.arms import Cost
 from mekrr_scale.tuning.final import EVALUATION, TEST, Amount, in_full
 from mekrr_scale.tuning.frames import Data, gathered, label_table
-from mekrr_scale.tuning.journal import Clock, Journal, Timed, claim, number
+from mekrr_scale.tuning.journal import Clock, Journal, Timed, number
 from mekrr_scale.tuning.plan import TunePlan
 from mekrr_scale.tuning.race import raced
 from mekrr_scale.tuning.report import TuneReport
@@ -90,7 +91,7 @@ def tune(
         own = "" if count == 1 else f"-{index}-of-{count}"
         lock = Lock(folder / f".lock{own}", f"the tuning in {folder}")
         try:
-            claim(folder / "plan.json", _claim(plan, data), _FREE)
+            claim(folder / "plan.json", "a tuning", _claim(plan, data), _FREE)
             clock = Clock(folder / f"clock{own}.json", plan.budget)
             tuning = Tuning(plan, data, folder, Journal(folder / "steps", clock), Timed(shown, clock))
             return _tuned(tuning)

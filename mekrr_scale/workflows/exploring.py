@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from ase import Atoms
 
+from mekrr_scale.distributed import Steps
 from mekrr_scale.errors import SimulationError, StructureError
 from mekrr_scale.files import Document
 from mekrr_scale.models import MekrrCalculator, Model, Potential
@@ -27,7 +28,6 @@ from mekrr_scale.structures import (
     write_structure,
 )
 from mekrr_scale.workflows.plan import ExplorePlan
-from mekrr_scale.workflows.steps import Steps
 
 _UNIT = 1000.0  # fs in a ps
 _LEAST_RUNS = 4  # what ``processes`` counts as one process's work

@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 from ase import Atoms
 
+from mekrr_scale.distributed import Steps
 from mekrr_scale.errors import StructureError
 from mekrr_scale.files import Document
 from mekrr_scale.labelling import CalculatorSpec, label
@@ -21,7 +22,6 @@ from mekrr_scale.store import FeatureStore
 from mekrr_scale.structures import LabelKeys, geometry_hash, read_labels, read_structures, write_structures
 from mekrr_scale.workflows.exploring import Exploration, exceeded
 from mekrr_scale.workflows.plan import LearnPlan
-from mekrr_scale.workflows.steps import Steps
 
 
 class Waiting(Exception):  # noqa: N818  it is no error

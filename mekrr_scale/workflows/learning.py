@@ -12,6 +12,7 @@ import numpy as np
 from ase import Atoms
 
 from mekrr_scale.backbones import load_backbone, trusting_code
+from mekrr_scale.distributed import claim
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.files import JSON, Document, Lock, file_hash, publish_text, replacing
 from mekrr_scale.labelling import CalculatorSpec
@@ -23,7 +24,6 @@ from mekrr_scale.version import __version__
 from mekrr_scale.workflows.generation import Generation, Loop, Waiting
 from mekrr_scale.workflows.plan import LearnPlan
 from mekrr_scale.workflows.report import LearnReport
-from mekrr_scale.workflows.steps import claim
 from mekrr_scale.workflows.toml import load_learn_plan
 
 _FREE = frozenset({"generations", "label_workers"})  # may differ when a loop goes on
@@ -63,7 +63,7 @@ def learn(
         folder.mkdir(parents=True, exist_ok=True)
         lock = Lock(folder / ".lock", f"the loop in {folder}")
         try:
-            claim(folder / "plan.json", _claim(plan), _FREE)
+            claim(folder / "plan.json", "a loop", _claim(plan), _FREE)
             return looped(Loop(plan, folder, calculator, _starts(plan, first), shown), first)
         finally:
             lock.release()

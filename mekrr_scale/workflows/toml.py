@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mekrr_scale.backbones import BackboneSpec
 from mekrr_scale.errors import ConfigError, suggestion
+from mekrr_scale.files import read_toml
 from mekrr_scale.pipeline import ExtractPlan, FitPlan
 from mekrr_scale.plans import fields_of, sections
 from mekrr_scale.structures import LabelKeys
@@ -25,12 +25,7 @@ def load_learn_plan(path: Path | str) -> LearnPlan:
         ConfigError: no such file, broken TOML, an unknown key (the closest is named) or a bad value.
     """
     path = Path(path)
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise ConfigError(f"there is no configuration file {path}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    data = read_toml(path)
     _check(data, LearnPlan, "", path)
     _place(data, path)
     try:

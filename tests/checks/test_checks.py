@@ -226,7 +226,7 @@ def test_references(tmp_path):
     found = read_references(tmp_path / "dft.xyz").of("any", COPPER)
     assert found["B0"] == pytest.approx(134, rel=0.02)
     assert read_references(tmp_path / "dft.xyz").of("any", bulk("Al")) == {}
-    for text, said in (("B0 = 'x'", "a number"), ("B0 = 0", "not zero"), ("B0 == 1", "cannot be read")):
+    for text, said in (("B0 = 'x'", "a number"), ("B0 = 0", "not zero"), ("B0 == 1", "not valid TOML")):
         (tmp_path / "wrong.toml").write_text(text)
         with pytest.raises(ConfigError, match=said):
             read_references(tmp_path / "wrong.toml")
@@ -236,6 +236,10 @@ def test_thresholds(tmp_path):
     (tmp_path / "t.toml").write_text("bulk_sprad = 1")
     with pytest.raises(ConfigError, match="Do you mean 'bulk_spread'"):
         read_thresholds(tmp_path / "t.toml")
+    (tmp_path / "t.toml").write_text("bulk_spread = 0.3", encoding="utf-8-sig")  # as Windows' editors write it
+    assert read_thresholds(tmp_path / "t.toml") == Thresholds(bulk_spread=0.3)
+    with pytest.raises(ConfigError, match="there is no file of thresholds"):
+        read_thresholds(tmp_path / "none.toml")
     assert read_thresholds(None) == Thresholds()
 
 

@@ -134,7 +134,7 @@ def test_dynamics_and_landmarks_of_a_compressed_model(small, store, small_model,
     )
     path = ase.io.read(tmp_path / "run.xyz", ":")
     own = Potential(small_model).predict([atoms.copy() for atoms in path], forces=False).energy
-    np.testing.assert_allclose([atoms.get_potential_energy() for atoms in path], own.numpy(), rtol=1e-5)
+    np.testing.assert_allclose([atoms.info["predicted_energy"] for atoms in path], own.numpy(), rtol=1e-5)
     warm = replace(small_plan, landmarks=LandmarkPlan(count=5, model=tmp_path / "m.mekrr"))
     assert fit(small, warm).model.landmarks.n_sets > small_model.landmarks.n_sets
     with pytest.raises(ModelError, match="along other axes"):

@@ -40,12 +40,13 @@ def slow_curve(problem, source, solution, size):
     return {kind: np.sqrt(squares[kind] / shares[kind]) for kind in RowKind if shares[kind]}
 
 
+@pytest.mark.parametrize(("folds", "sizes"), [(2, [1]), (3, [1, 2]), (4, [1, 3]), (5, [1, 2, 4]), (8, [1, 3, 7])])
 @pytest.mark.parametrize(("tangents", "weights"), [(False, ()), (True, (problems.weighted(1.0, 0.1),))])
-def test_curves_are_those_of_fits_to_parts(tangents, weights):
-    problem, source = problems.made(tangents=tangents, singletons=30, weights=weights)
+def test_curves_are_those_of_fits_to_parts(tangents, weights, folds, sizes):
+    problem, source = problems.made(tangents=tangents, singletons=30, weights=weights, folds=folds)
     solution = Direct((1e-3, 1e-1)).solve(problem, source)
-    assert [point.structures for point in solution.curve] == [10.0, 20.0, 30.0]
-    for size, point in enumerate(solution.curve, 1):
+    assert [point.structures for point in solution.curve] == [pytest.approx(40 * size / folds) for size in sizes]
+    for size, point in zip(sizes, solution.curve, strict=True):
         for kind, error in slow_curve(problem, source, solution, size).items():
             if kind in (RowKind.ENERGY, RowKind.FORCE):
                 assert point.rmse[kind] == pytest.approx(error, rel=1e-6)

@@ -13,13 +13,14 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from mekrr_scale.backbones import BackboneSpec
+from mekrr_scale.distributed import claim
 from mekrr_scale.errors import BackboneError, ConfigError, StructureError
 from mekrr_scale.progress import Silent
 from mekrr_scale.tuning import TunePlan, parse_seconds
 from mekrr_scale.tuning.arms import Arm, Cost, arms_of
 from mekrr_scale.tuning.final import amount_of
 from mekrr_scale.tuning.frames import gathered
-from mekrr_scale.tuning.journal import Clock, Journal, Timed, claim
+from mekrr_scale.tuning.journal import Clock, Journal, Timed
 from mekrr_scale.tuning.race import Course, Raced, course_of, kept_of
 from mekrr_scale.tuning.scores import Score, fitted, projected, slope
 from mekrr_scale.tuning.state import Tuning
@@ -198,11 +199,11 @@ def test_what_time_limited_is_decided_again_with_more(tmp_path):
 
 
 def test_a_damaged_claim_is_told(tmp_path):
-    claim(tmp_path / "plan.json", {"seed": 0, "budget": 1.0}, frozenset({"budget"}))
-    claim(tmp_path / "plan.json", {"seed": 0, "budget": 2.0}, frozenset({"budget"}))
+    claim(tmp_path / "plan.json", "a tuning", {"seed": 0, "budget": 1.0}, frozenset({"budget"}))
+    claim(tmp_path / "plan.json", "a tuning", {"seed": 0, "budget": 2.0}, frozenset({"budget"}))
     (tmp_path / "plan.json").write_text("{")
     with pytest.raises(ConfigError, match="is damaged"):
-        claim(tmp_path / "plan.json", {"seed": 0}, frozenset())
+        claim(tmp_path / "plan.json", "a tuning", {"seed": 0}, frozenset())
 
 
 @pytest.fixture

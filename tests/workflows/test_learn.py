@@ -11,6 +11,7 @@ import pytest
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from mekrr_scale.distributed import Steps
 from mekrr_scale.errors import ConfigError, StructureError
 from mekrr_scale.labelling.journal import LabelJournal
 from mekrr_scale.models import load_model
@@ -18,7 +19,6 @@ from mekrr_scale.progress import Silent
 from mekrr_scale.store import open_store
 from mekrr_scale.structures import LabelKeys, read_labels, read_structures
 from mekrr_scale.workflows import learn, load_learn_plan
-from mekrr_scale.workflows.steps import Steps
 
 
 @pytest.fixture(scope="session")
@@ -150,7 +150,7 @@ def test_another_plan_or_changed_files_are_refused(learned, loop_plan, tmp_path)
     with pytest.raises(ConfigError, match="other count"):
         learn(replace(loop_plan, count=5), folder, Silent())
     (folder / "generation-000" / "labelled.xyz").write_text("")
-    with pytest.raises(ConfigError, match="not what the loop left there"):
+    with pytest.raises(ConfigError, match="not what was left there"):
         learn(loop_plan, folder, Silent())
 
 

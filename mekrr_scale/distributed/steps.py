@@ -1,4 +1,4 @@
-"""What a loop has done: a sealed file for each step, so that a kill costs no more than the step at hand."""
+"""What long work has done: a sealed file for each step, so that a kill costs no more than the step at hand."""
 
 from __future__ import annotations
 
@@ -27,31 +27,39 @@ class Steps:
         Raises:
             ConfigError: the file is another one now.
         """
-        path = self.folder / f"{name}.json"
-        found = read_sealed(path) if path.exists() else None
+        found = self.found(name)
         if found is None:
             made: dict[str, JSON] = dict(make())
             if output is not None:
                 made["xxh3_128"] = file_hash(output, "xxh3_128")
             self.folder.mkdir(parents=True, exist_ok=True)
-            publish_text(path, json.dumps(sealed(made), indent=2))
-            found = read_sealed(path) or made  # as one that comes after reads it
-        elif output is not None and (not output.is_file() or file_hash(output, "xxh3_128") != found.get("xxh3_128")):
+            publish_text(self.place(name), json.dumps(sealed(made), indent=2))
+            return self.found(name) or made  # as one that comes after reads it
+        if output is not None and (not output.is_file() or file_hash(output, "xxh3_128") != found.get("xxh3_128")):
             raise ConfigError(
-                f"{output} is not what the loop left there; put it back, or delete {path} and all later generations "
-                "to make it again"
+                f"{output} is not what was left there; put it back, or delete {self.place(name)} and all that came "
+                "after it to make it again"
             )
         return found
 
+    def found(self, name: str) -> Document | None:
+        """What a step that was made before found."""
+        return read_sealed(self.place(name)) if self.has(name) else None
+
+    def place(self, name: str) -> Path:
+        """The file of a step."""
+        return self.folder / f"{name}.json"
+
     def has(self, name: str) -> bool:
         """Whether a step was made."""
-        return (self.folder / f"{name}.json").exists()
+        return self.place(name).exists()
 
 
-def claim(path: Path, document: Document, free: frozenset[str]) -> None:
-    """The folder is of this loop, or new.
+def claim(path: Path, what: str, document: Document, free: frozenset[str]) -> None:
+    """The folder is of this work, or new.
 
     Args:
+        what: the work, for messages: ``a tuning``.
         free: keys that may differ from call to call.
 
     Raises:
@@ -67,7 +75,7 @@ def claim(path: Path, document: Document, free: frozenset[str]) -> None:
     differing = sorted(key for key in {*plain, *found} - free if found.get(key) != plain.get(key))
     if differing:
         raise ConfigError(
-            f"{path.parent} holds a loop with other {', '.join(differing)}; name another folder, or delete this one"
+            f"{path.parent} holds {what} with other {', '.join(differing)}; name another folder, or delete this one"
         )
 
 
