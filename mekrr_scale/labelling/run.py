@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -122,17 +123,17 @@ def _results(atoms: Atoms, calculator: BaseCalculator | None) -> dict[str, JSON]
     Raises:
         StructureError: something is not finite.
     """
-    copy = atoms.copy()
-    copy.calc = calculator
-    found: dict[str, Any] = {"energy": float(copy.get_potential_energy())}
+    frame = atoms.copy()
+    frame.calc = calculator
+    found: dict[str, Any] = {"energy": float(frame.get_potential_energy())}
     free = getattr(calculator, "results", {}).get("free_energy")
     if free is not None:
         found["free_energy"] = float(free)
     with suppress(PropertyNotImplementedError):
-        found["forces"] = np.asarray(copy.get_forces(apply_constraint=False), dtype=np.float64).tolist()
-    if not np.isnan(volume_of(copy)):
+        found["forces"] = np.asarray(frame.get_forces(apply_constraint=False), dtype=np.float64).tolist()
+    if not np.isnan(volume_of(frame)):
         with suppress(PropertyNotImplementedError, NotImplementedError):
-            found["stress"] = np.asarray(copy.get_stress(apply_constraint=False), dtype=np.float64).tolist()
+            found["stress"] = np.asarray(frame.get_stress(apply_constraint=False), dtype=np.float64).tolist()
     for name, value in found.items():
         if not np.isfinite(value).all():
             raise StructureError(f"{name} not finite (NaN or infinite)")
@@ -165,8 +166,9 @@ def _numbered(source: Inputs, names: list[str]) -> Iterator[tuple[int, Atoms]]:
     """Frames with their places; names of their files are noted on the way."""
     for index, (name, atoms) in enumerate(source.named()):
         names.append(Path(name).name)
-        atoms.calc = None  # results of before, and nothing that a process could not be sent
-        yield index, atoms
+        plain = copy(atoms)  # the caller's keep their calculator
+        plain.calc = None  # results of before, and nothing that a process could not be sent
+        yield index, plain
 
 
 def _published(
@@ -181,11 +183,11 @@ def _published(
     def frames() -> Iterator[Atoms]:
         for index, (_, atoms) in enumerate(source.named()):
             if index in journal.places:
-                copy = without_results(atoms)
+                frame = without_results(atoms)
                 found = journal.result(index)
-                copy.calc = SinglePointCalculator(copy, **{k: _array(v) for k, v in found.items() if k != "index"})
-                copy.info["labelled_by"] = labeller.name
-                yield copy
+                frame.calc = SinglePointCalculator(frame, **{k: _array(v) for k, v in found.items() if k != "index"})
+                frame.info["labelled_by"] = labeller.name
+                yield frame
 
     report = LabelReport(output, write_structures(output, frames()), resumed, tuple(failed))
     if failed:

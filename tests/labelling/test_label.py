@@ -56,6 +56,12 @@ def frames(tmp_path):
     return path
 
 
+def test_structures_of_the_caller_stay_as_they_are(frames, tmp_path):
+    given = list(read_structures(frames))
+    label(given, tmp_path / "out.xyz", "emt", workers=1)
+    assert [atoms.get_potential_energy() for atoms in given] == [99.0] * len(given)
+
+
 def test_labels_are_the_calculators_and_extraction_reads_them(frames, tmp_path):
     report = label(frames, tmp_path / "out.xyz", "emt", workers=1)
     assert (report.labelled, report.resumed, list(report.failed)) == (6, 0, [])
