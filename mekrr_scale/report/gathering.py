@@ -94,7 +94,7 @@ def _curves(fit: FitReport) -> list[Curve]:
         known = [(size, error) for size, error in points if math.isfinite(error)]
         if len(known) > 1 and info.judged:
             sizes, errors = np.array(known).T
-            law = PowerLaw.fitted(sizes[-2:], errors[-2:])  # the last doubling: what comes next goes on from there
+            law = PowerLaw.ahead(sizes, errors)
             found.append(Curve(info.name, info.unit.text, sizes.tolist(), errors.tolist(), law))
     return found
 

@@ -99,6 +99,21 @@ class PowerLaw:
         slope, start = np.polyfit(np.log(sizes[known]), np.log(errors[known]), 1)
         return cls(float(np.exp(start)), float(-slope))
 
+    @classmethod
+    def ahead(cls, sizes: Float64[ndarray, " points"], errors: Float64[ndarray, " points"]) -> PowerLaw | None:
+        """Through the last point, as steep as between the last two but no steeper than 1/size, and never rising.
+
+        Errors that fall faster tell of small parts that lack whole regions, not of what more data will give.
+
+        Args:
+            sizes: ascending.
+        """
+        law = cls.fitted(sizes[-2:], errors[-2:])
+        if law is None:
+            return None
+        exponent = min(max(law.exponent, 0.0), 1.0)
+        return cls(float(errors[-1] * sizes[-1] ** exponent), exponent)
+
     def at(self, size: float) -> float:
         """The error at a size."""
         return float(self.factor * size**-self.exponent)

@@ -171,7 +171,11 @@ class Generation:
                 LOGGER.debug("%s", warning)
             report.model.save(self.model_file, overwrite=True)
             frames = sum(store.n_structures for store in stores)
-            return {"frames": frames, "landmarks": report.model.landmarks.n_sets, "errors": report.chosen.errors()}
+            return {
+                "frames": frames,
+                "landmarks": report.model.landmarks.n_sets,
+                "errors": report.chosen.errors(shown=True),
+            }
 
         return self.steps.step("fit", make, self.model_file)
 

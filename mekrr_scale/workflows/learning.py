@@ -19,6 +19,7 @@ from mekrr_scale.labelling import CalculatorSpec
 from mekrr_scale.outputs import check_folder, write_report
 from mekrr_scale.plans import to_dict
 from mekrr_scale.progress import Progress, shown_progress
+from mekrr_scale.regression import UNITS
 from mekrr_scale.structures import bare, read_labels, read_structures, without_results
 from mekrr_scale.version import __version__
 from mekrr_scale.workflows.generation import Generation, Loop, Waiting
@@ -137,7 +138,11 @@ def _generation(loop: Loop, generation: Generation) -> tuple[Document, bool]:
     extracted = generation.extract()
     fitted = generation.fit()
     tested = generation.evaluate()
-    loop.progress.note(f"generation {number}: {fitted['frames']} frames, cross-validated {fitted['errors']}")
+    errors = cast("dict[str, float]", fitted["errors"])
+    said = ", ".join(
+        f"{name} {errors[f'{name}_rmse']:.3g} {unit.short}" for name, unit in UNITS.items() if f"{name}_rmse" in errors
+    )
+    loop.progress.note(f"generation {number}: {fitted['frames']} frames, cross-validated RMSE: {said}")
     more, runs = generation.explore()
     figures: dict[str, Any] = {
         "generation": number,

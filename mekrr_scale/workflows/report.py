@@ -12,7 +12,7 @@ from mekrr_scale.files import Document
 
 SCHEMA = "mekrr-scale learn 1.0"  # of the JSON: keys may be added to it, not taken away
 UNITS = {
-    "errors": "eV/atom, eV/angstrom, cross-validated",
+    "errors": "meV/atom, meV/angstrom, cross-validated",
     "new": "meV/atom, meV/angstrom, of the model before on the new frames",
     "test": "meV/atom, meV/angstrom",
     "ps": "ps until the grade was exceeded",
@@ -92,8 +92,8 @@ def _row(figures: Document) -> tuple[str, ...]:
     return (
         str(known["generation"]),
         str(known["frames"]),
-        _number(known["errors"], "energy_rmse", 1e3),
-        _number(known["errors"], "force_rmse", 1e3),
+        _number(known["errors"], "energy_rmse"),
+        _number(known["errors"], "force_rmse"),
         _number(known.get("new"), "force_rmse"),
         _number(known.get("test"), "energy_rmse"),
         _number(known.get("test"), "force_rmse"),
@@ -102,6 +102,6 @@ def _row(figures: Document) -> tuple[str, ...]:
     )
 
 
-def _number(table: Mapping[str, Any] | None, name: str, factor: float = 1.0) -> str:
+def _number(table: Mapping[str, Any] | None, name: str) -> str:
     value = None if table is None else table.get(name)
-    return "-" if value is None else f"{factor * float(value):.3g}"
+    return "-" if value is None else f"{float(value):.3g}"

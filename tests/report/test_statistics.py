@@ -43,6 +43,17 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
     assert 0.88 <= inside / 200 <= 0.98
 
 
+@pytest.mark.parametrize(
+    ("errors", "exponent"), [((8, 4, 2), 1.0), ((9, 8, 1), 1.0), ((1, 2, 3), 0.0), ((4, 4, 2**1.5), 0.5)]
+)
+def test_what_more_data_give_is_told_by_the_last_doubling(errors, exponent):
+    law = PowerLaw.ahead(np.array([10.0, 20.0, 40.0]), np.array(errors, float))
+    assert law.exponent == pytest.approx(exponent)
+    assert law.at(40) == pytest.approx(errors[-1])
+    assert law.at(80) == pytest.approx(errors[-1] * law.with_twice)
+    assert PowerLaw.ahead(np.array([10.0]), np.array([1.0])) is None
+
+
 def test_a_power_law():
     sizes = np.array([10.0, 20.0, 40.0])
     law = PowerLaw.fitted(sizes, 3 * sizes**-0.5)
