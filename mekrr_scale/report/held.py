@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 from ase.data import chemical_symbols
@@ -14,6 +13,7 @@ from numpy import ndarray
 
 from mekrr_scale.arrays import KINDS, RowKind
 from mekrr_scale.errors import MekrrError
+from mekrr_scale.files import split_frames
 from mekrr_scale.pipeline import FitReport, Outlier
 from mekrr_scale.report.listing import listed, numbered, picture, scores_by, short
 from mekrr_scale.report.results import Measured, Picture, Quantity, Rows, Worst
@@ -94,7 +94,8 @@ def _worst(fit: FitReport, stores: Sequence[FeatureStore]) -> list[Worst]:
 def _pictures(origins: Mapping[int, Named]) -> dict[int, Picture]:
     """Structures whose files are still there, known by their geometry."""
     found: dict[int, Picture] = {}
-    for source in {item.source for item in origins.values() if item.source and Path(item.source).is_file()}:
+    named = {item.source for item in origins.values() if item.source}
+    for source in (each for each in named if split_frames(each)[0].is_file()):
         wanted = {item.geometry: number for number, item in origins.items() if item.source == source}
         try:
             for atoms in islice(read_structures(source), _READ):
