@@ -15,7 +15,7 @@ import pytest
 
 from mekrr_scale.arrays import KINDS, ByKind, RowKind
 from mekrr_scale.errors import ConfigError
-from mekrr_scale.pipeline import evaluate
+from mekrr_scale.pipeline import ExtractPlan, Validation, evaluate, extract, fit
 from mekrr_scale.regression import UNITS
 from mekrr_scale.report import (
     Results,
@@ -105,6 +105,19 @@ def test_test_errors_are_those_of_the_evaluation(results, tested):
     assert largest.name == f"structure {int(np.argmax(each))} of toy.xyz"
     assert len(largest.picture.numbers) == tested.n_atoms[int(np.argmax(each))]
     assert len(test.quantity("energy").rows.grade) == 24
+
+
+@pytest.mark.parametrize("choice", ["", "@:12"])
+def test_pictures_are_of_the_structures_that_were_fitted(toy_file, spec, small_plan, tmp_path, choice):
+    """Read again from their file, of which frames may have been chosen."""
+    extract(f"{toy_file}{choice}", tmp_path / "store", ExtractPlan(spec, derivatives=2))
+    plan = replace(small_plan, validation=Validation(folds=2))
+    found = results_of(fit(tmp_path / "store", plan), [tmp_path / "store"])
+    frames = list(read_structures(f"{toy_file}{choice}"))
+    for worst in held(found).worst:
+        place = int(worst.name.split()[1])
+        assert worst.picture.numbers == frames[place].numbers.tolist()
+        np.testing.assert_allclose(worst.picture.positions, frames[place].positions, atol=1e-3)
 
 
 def test_data_are_those_of_the_store(results, store, toy_structures):
