@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mekrr_scale.cli.console import progress_bar, say, show
-from mekrr_scale.cli.options import EXIT_CODES, Format, Overwrite, Workers, commands
+from mekrr_scale.cli.options import CHOICE, EXIT_CODES, Format, Overwrite, Workers, commands
 from mekrr_scale.errors import StructureError
 from mekrr_scale.outputs import FRAMES, check_outputs
 
@@ -17,7 +17,7 @@ app = commands()
 
 @app.command(epilog=EXIT_CODES)
 def label(
-    structures: Annotated[list[Path], typer.Argument(help="structures to label, in files that ASE reads")],
+    structures: Annotated[list[Path], typer.Argument(help=f"structures to label, in files that ASE reads{CHOICE}")],
     calculator: Annotated[
         str,
         typer.Option(
