@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mekrr_scale.checks.measured import Measured as Measured
     from mekrr_scale.checks.measured import Panel as Panel
     from mekrr_scale.checks.measured import Quantity as Quantity
+    from mekrr_scale.checks.quick import quick_check as quick_check
     from mekrr_scale.checks.references import References as References
     from mekrr_scale.checks.references import read_references as read_references
     from mekrr_scale.checks.report import CheckReport as CheckReport
@@ -28,6 +29,7 @@ else:
             "base": ["Check"],
             "kinds": ["StructureKind", "kind_of"],
             "measured": ["Curve", "Finding", "Measured", "Panel", "Quantity"],
+            "quick": ["quick_check"],
             "references": ["References", "read_references"],
             "report": ["CheckReport"],
             "run": ["check"],

@@ -37,6 +37,13 @@ class Check(ABC):
             CheckError: it cannot be measured on this structure, or at all.
         """
 
+    def effort(self, atoms: Atoms) -> tuple[Atoms, int] | None:
+        """A structure, and how many energies of its size one potential gives in this test, roughly.
+
+        None: more than the end of a fit should take.
+        """
+        return None
+
     @abstractmethod
     def failures(self, model: Measured, backbone: Measured | None, limits: Thresholds) -> list[str]:
         """What is wrong with the model, each in a sentence; empty where nothing is."""

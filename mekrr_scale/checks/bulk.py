@@ -20,6 +20,7 @@ from mekrr_scale.checks.thresholds import Thresholds
 STRAINS = (0.005, 0.01, 0.02, 0.04)  # of the lattice constants, on both sides
 _SHOWN = 0.02  # whose fit gives V0 and B0
 _PLACES = np.linspace(-1.0, 1.0, 7)
+_STRAINED = sorted({round(strain * place, 6) for strain in STRAINS for place in _PLACES.tolist()})
 
 
 @final
@@ -38,10 +39,8 @@ class EquationOfStateCheck(Check):
     def measure(self, atoms: Atoms, calculator: Calculator) -> Measured:
         """V0, B0 and B0' of each range; energies against volumes of the widest."""
         energies: dict[float, float] = {}
-        places = sorted({round(strain * place, 6) for strain in STRAINS for place in _PLACES})
-        start = atoms
-        for place in sorted(places, key=abs):
-            strained = at_rest(start, calculator, 1.0 + place)
+        for place in sorted(_STRAINED, key=abs):
+            strained = at_rest(atoms, calculator, 1.0 + place)
             energies[place] = float(strained.get_potential_energy())
         fits = {strain: _fitted(atoms, strain, energies) for strain in STRAINS}
         moduli = np.array([fit[1] for fit in fits.values()])
@@ -50,10 +49,14 @@ class EquationOfStateCheck(Check):
         found = {"V0": Quantity(volume / n, "angstrom^3/atom"), "B0": Quantity(fits[_SHOWN][1], "GPa")}
         found |= {f"B0 within {100 * strain:g} %": Quantity(fit[1], "GPa") for strain, fit in fits.items()}
         found |= {"B0'": Quantity(slope), "spread of B0": Quantity(float(np.ptp(moduli) / abs(moduli.mean())))}
-        volumes = atoms.get_volume() / n * (1.0 + np.array(places)) ** 3
-        shown = 1e3 * (np.array([energies[place] for place in places]) - energies[0.0]) / n
+        volumes = atoms.get_volume() / n * (1.0 + np.array(_STRAINED)) ** 3
+        shown = 1e3 * (np.array([energies[place] for place in _STRAINED]) - energies[0.0]) / n
         panel = Panel("volume (angstrom^3/atom)", "energy (meV/atom)", {"": Curve(volumes, shown)})
         return Measured(found, panel)
+
+    def effort(self, atoms: Atoms) -> tuple[Atoms, int]:
+        """The relaxation, and one strained cell after another."""
+        return atoms, 20 + len(_STRAINED)
 
     def failures(self, model: Measured, backbone: Measured | None, limits: Thresholds) -> list[str]:
         wrong = []

@@ -20,6 +20,7 @@ from mekrr_scale.checks.thresholds import Thresholds
 
 _CLOSEST, _FAR, _POINTS = 0.4, 2.5, 64  # of the sum of covalent radii
 _DEPTH = 0.05  # eV of a minimum that counts
+_NEAR = 2.0  # angstrom, as most bonds are
 _WALL = 10.0  # eV above separated atoms: no pair in a simulation comes over it, and what lies behind does not matter
 
 
@@ -45,6 +46,12 @@ class DimerCheck(Check):
             quantities[f"{pair} bound at"] = Quantity(_closest_bound(places, energies), "covalent radii")
             curves[pair] = Curve(size * places, np.clip(relative, None, 20.0))
         return Measured(quantities, Panel("distance (angstrom)", "energy of a pair (eV)", curves))
+
+    def effort(self, atoms: Atoms) -> tuple[Atoms, int]:
+        """A scan of each pair."""
+        elements = sorted(set(atoms.numbers.tolist()))
+        pair = Atoms(elements[:2] * (3 - len(elements[:2])), positions=[[0, 0, 0], [0, 0, _NEAR]])
+        return pair, _POINTS * len(elements) * (len(elements) + 1) // 2
 
     def failures(self, model: Measured, backbone: Measured | None, limits: Thresholds) -> list[str]:
         wrong = []

@@ -17,6 +17,16 @@ _COLUMNS = 3  # panels side by side
 _COLOURS = (BLUE, ORANGE, "#2f855a", "#b83280", "#6b46c1", "#b7791f", "#0987a0", "#c53030")
 
 
+@dataclass(frozen=True)
+class LinePanel:
+    """Axes with their lines by name."""
+
+    title: str
+    x: str
+    y: str
+    lines: Mapping[str, Line]
+
+
 @dataclass(frozen=True, repr=False)
 class CheckReport(Shown):
     """Findings in the order of structures and checks."""
@@ -58,18 +68,20 @@ class CheckReport(Shown):
 
     def plot(self) -> list[Axes]:
         """A panel for each check that has curves: the model's, and the backbone's behind them."""
-        drawn = list(self._panels())
+        drawn = list(self.panels())
         axes = grid_axes(max(len(drawn), 1), _COLUMNS)
-        for (finding, own, other), panel in zip(drawn, axes, strict=False):
-            line_axes(_lines(own, other), own.x, own.y, panel)
-            panel.set_title(f"{finding.structure}: {finding.check}{', failed' if finding.failures else ''}", fontsize=9)
+        for each, panel in zip(drawn, axes, strict=False):
+            line_axes(each.lines, each.x, each.y, panel)
+            panel.set_title(each.title, fontsize=9)
         return axes
 
-    def _panels(self) -> Iterator[tuple[Finding, Panel, Panel | None]]:
+    def panels(self) -> Iterator[LinePanel]:
+        """What ``plot`` draws."""
         for finding in self.findings:
             own, other = (None if each is None else each.panel for each in (finding.model, finding.backbone))
             if own is not None:
-                yield finding, own, other
+                title = f"{finding.structure}: {finding.check}{', failed' if finding.failures else ''}"
+                yield LinePanel(title, own.x, own.y, _lines(own, other))
 
 
 def _lines(own: Panel, other: Panel | None) -> Mapping[str, Line]:

@@ -55,7 +55,7 @@ def check(
     given = _named(structures, calculator.potential.model)
     for atoms in given.values():
         calculator.potential.model.check_species(atoms.numbers.tolist())
-    bare = _bare(calculator) if backbone else None
+    bare = bare_calculator(calculator) if backbone else None
     findings: list[Finding] = []
     with shown_progress(progress, "checks") as shown:
         shown.stage("check", len(given) * len(chosen))
@@ -75,8 +75,8 @@ def _named(structures: Mapping[str, Atoms] | Atoms | None, model: Model) -> Mapp
     return {str(given.symbols): given} if isinstance(given, Atoms) else given
 
 
-def _bare(calculator: MekrrCalculator) -> Calculator | None:
-    """The backbone's own potential."""
+def bare_calculator(calculator: MekrrCalculator) -> Calculator | None:
+    """The backbone's own potential; None of one without energies."""
     backbone = calculator.potential.backbone
     return PredictorCalculator(BackboneEnergies(backbone)) if backbone.has_energy else None
 

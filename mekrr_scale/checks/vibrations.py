@@ -50,6 +50,10 @@ class VibrationCheck(Check):
         }
         return Measured(quantities, Panel("mode", "frequency (1/cm)", {"": curve}))
 
+    def effort(self, atoms: Atoms) -> tuple[Atoms, int]:
+        """The relaxation, and every coordinate moved both ways."""
+        return atoms, 40 + 6 * len(atoms)
+
     def failures(self, model: Measured, backbone: Measured | None, limits: Thresholds) -> list[str]:
         if not model["lowest frequency"] < -limits.imaginary_molecule:
             return []

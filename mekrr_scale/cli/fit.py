@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mekrr_scale.cli.console import out, say, show, warn
+from mekrr_scale.cli.console import out, progress_bar, say, show, warn
 from mekrr_scale.cli.job import job, job_bar
 from mekrr_scale.cli.options import EXIT_CODES, Overwrite, Timeout, commands, device_of, names
 from mekrr_scale.config import FitConfig, load_config, plan_options, with_plan_options
@@ -18,6 +18,7 @@ from mekrr_scale.outputs import FIGURE, MODEL, PAGE, REPORT, check_folder, check
 from mekrr_scale.progress import LOGGER
 
 if TYPE_CHECKING:
+    from mekrr_scale.checks import CheckReport
     from mekrr_scale.pipeline import FitReport
 
 app = commands()
@@ -49,6 +50,9 @@ def fit(
     page: Annotated[
         bool,
         typer.Option("--report/--no-report", help="write a page of errors, folds and advice beside the model (.html)"),
+    ] = True,
+    check: Annotated[
+        bool, typer.Option(help="run the quick checks on the model when it is fitted (at most some 20 s), and warn")
     ] = True,
     overwrite: Overwrite = False,
     *,
@@ -102,16 +106,32 @@ def fit(
         if group.rank == 0:
             deliver(report, target, plot, json_file)
             kept.clear()
+            checks = checked(report, plan.execution.device) if check else None
             if beside is not None:
-                present(report, settings.store, target, beside)
+                present(report, settings.store, target, beside, checks)
 
 
-def present(report: FitReport, stores: Sequence[str], target: Path, page: Path) -> None:
+def checked(report: FitReport, device: str) -> CheckReport | None:
+    """What the quick checks find in a fit's model, with a warning for each failure; None where none was run."""
+    from mekrr_scale.checks import quick_check
+
+    try:
+        with progress_bar("checks") as bar:
+            found = quick_check(report.model, device_of(device), progress=bar)
+    except Exception as error:  # the model is there: a check that cannot be run is no reason to fail
+        warn(f"the model could not be checked: {type(error).__name__}: {error}; it is whole")
+        return None
+    for line in [] if found is None else found.failed:
+        warn(f"{line} (mekrr-scale check)")
+    return found
+
+
+def present(report: FitReport, stores: Sequence[str], target: Path, page: Path, checks: CheckReport | None) -> None:
     """What others should see of a fit."""
     from mekrr_scale.report import write_page
 
     try:
-        write_page(report, stores, page, name=target.name, overwrite=True)
+        write_page(report, stores, page, name=target.name, overwrite=True, checks=checks)
     except Exception as error:  # the model is there: a figure that cannot be drawn is no reason to fail
         warn(f"the page {page} could not be written: {type(error).__name__}: {error}; the model is whole")
     else:

@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from mekrr_scale.arrays import KINDS, RowKind
-from mekrr_scale.figures import TextTable
+from mekrr_scale.checks import CheckReport
+from mekrr_scale.figures import Line, TextTable
 from mekrr_scale.models import Model
 from mekrr_scale.pipeline import FitReport
 from mekrr_scale.regression import UNITS
 from mekrr_scale.report.advising import advice
 from mekrr_scale.report.chart import charted
 from mekrr_scale.report.held import held_out
-from mekrr_scale.report.results import About, Curve, Folds, Results, Table
+from mekrr_scale.report.results import About, Curve, Folds, Panel, Physics, Results, Table, Trace
 from mekrr_scale.report.statistics import PowerLaw
 from mekrr_scale.report.surveying import surveyed_data
 from mekrr_scale.store import FeatureStore, survey
@@ -25,8 +26,13 @@ from mekrr_scale.store import FeatureStore, survey
 _CHOICES = ("Candidates, cross-validated", "Landmarks, grown, cross-validated")
 
 
-def results_of(fit: FitReport, stores: Sequence[FeatureStore | Path | str], name: str = "model") -> Results:
-    """All that a fit and its stores tell.
+def results_of(
+    fit: FitReport,
+    stores: Sequence[FeatureStore | Path | str],
+    name: str = "model",
+    checks: CheckReport | None = None,
+) -> Results:
+    """All that a fit, its stores and checks tell.
 
     Args:
         name: of the model's file.
@@ -43,6 +49,7 @@ def results_of(fit: FitReport, stores: Sequence[FeatureStore | Path | str], name
         curves=_curves(fit),
         growth=[(step.landmarks, step.line.errors(shown=True)) for step in fit.growth],
         chart=charted(opened, _errors_by_id(fit)),
+        physics=None if checks is None else _physics(checks),
         warnings=list(fit.warnings),
         remarks=list(fit.remarks),
     )
@@ -97,6 +104,19 @@ def _curves(fit: FitReport) -> list[Curve]:
             law = PowerLaw.ahead(sizes, errors)
             found.append(Curve(info.name, info.unit.text, sizes.tolist(), errors.tolist(), law))
     return found
+
+
+def _physics(checks: CheckReport) -> Physics:
+    panels = [
+        Panel(each.title, each.x, each.y, [_trace(name, line) for name, line in each.lines.items()])
+        for each in checks.panels()
+    ]
+    return Physics(_table(checks.tables()[0]), checks.failed, panels)
+
+
+def _trace(name: str, line: Line) -> Trace:
+    known = np.isfinite(line.y)  # JSON has no other numbers
+    return Trace(name, line.x[known].tolist(), line.y[known].tolist(), line.colour, line.dashed, line.marked)
 
 
 def _table(table: TextTable) -> Table:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ase import Atoms
 
+from mekrr_scale.checks import CheckReport
 from mekrr_scale.models import Model, Potential, as_potential
 from mekrr_scale.pipeline import Evaluation, FitReport, evaluate
 from mekrr_scale.progress import Progress
@@ -28,6 +29,7 @@ def write_page(
     tests: Mapping[str, Evaluation] | None = None,
     name: str = "model",
     overwrite: bool = False,
+    checks: CheckReport | None = None,
 ) -> Results:
     """One HTML page of a fit: data, folds, errors with intervals, calibration, learning curve, map of environments.
 
@@ -37,6 +39,7 @@ def write_page(
         tests: evaluations on tests, by name.
         name: of the model.
         overwrite: a file that is no page of the package's may be replaced.
+        checks: what ``quick_check`` found, or ``check``.
 
     Returns:
         The numbers of the page.
@@ -44,7 +47,7 @@ def write_page(
     Raises:
         ConfigError: a place that cannot or must not be written to.
     """
-    found = results_of(fit, stores, name)
+    found = results_of(fit, stores, name, checks)
     for test, evaluation in (tests or {}).items():
         found = with_evaluation(found, evaluation, test)
     save_html(found, path, overwrite)

@@ -161,6 +161,37 @@ class Chart:
 
 
 @dataclass(frozen=True)
+class Trace:
+    """A line of a panel."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    colour: str
+    dashed: bool
+    marked: bool  # points rather than a line
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Axes of a check."""
+
+    title: str
+    x: str
+    y: str
+    traces: Sequence[Trace]
+
+
+@dataclass(frozen=True)
+class Physics:
+    """What the checks found that a fit runs when it ends."""
+
+    table: Table
+    failed: Sequence[str]
+    panels: Sequence[Panel]
+
+
+@dataclass(frozen=True)
 class Results:
     """All that a page shows, in one place; ``save_html`` writes it, ``read`` finds it in a page again."""
 
@@ -172,6 +203,7 @@ class Results:
     curves: Sequence[Curve] = ()
     growth: Sequence[tuple[int, Mapping[str, float]]] = ()  # landmarks, and errors by quantity
     chart: Chart | None = None
+    physics: Physics | None = None
     warnings: Sequence[str] = ()
     remarks: Sequence[str] = ()
     advice: Sequence[str] = ()

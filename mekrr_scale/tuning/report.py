@@ -43,6 +43,7 @@ class TuneReport(Shown):
     limited: bool  # there was no time for more landmarks
     remarks: Sequence[str]
     seconds: float
+    unphysical: Sequence[str] = ()  # what the quick checks found
 
     @property
     def model(self) -> Path:
@@ -124,6 +125,8 @@ class TuneReport(Shown):
         if self.metrics:
             yield f"On {self.tested} frames that nothing was chosen by: {self._test_errors()}."
         yield from self._limits()
+        if self.unphysical:
+            yield f"Not physical: {'; '.join(self.unphysical)} (`mekrr-scale check` tells more)."
 
     def _limits(self) -> Iterator[str]:
         data, marks = self.with_twice_the_data, self.by_the_last_landmarks
@@ -179,6 +182,7 @@ class TuneReport(Shown):
             "limited": self.limited,
             "seconds": self.seconds,
             "remarks": list(self.remarks),
+            "unphysical": list(self.unphysical),
             "summary": self.words(),
         }
 

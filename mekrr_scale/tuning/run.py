@@ -11,6 +11,8 @@ from typing import Any, cast
 import numpy as np
 
 from mekrr_scale.backbones import trusting_code
+from mekrr_scale.checks import quick_check
+from mekrr_scale.checks.quick import SECONDS
 from mekrr_scale.config import FitConfig, config_text
 from mekrr_scale.distributed import claim
 from mekrr_scale.errors import ConfigError
@@ -42,6 +44,7 @@ from mekrr_scale.tuning.state import Tuning
 from mekrr_scale.version import __version__
 
 _FREE = frozenset({"budget", "part", "device"})  # may differ when a tuning goes on
+_CHECKS = 0.03  # of the budget, for the quick checks
 _FEWEST = 20  # frames of the test, whatever the time
 
 
@@ -142,6 +145,7 @@ def _tuned(tuning: Tuning) -> TuneReport | None:
         limited=search.limited,
         remarks=tuple(tuning.data.remarks),
         seconds=tuning.journal.clock.used,
+        unphysical=cast("list[str]", model.get("unphysical", [])),
     )
     write_figure(tuning.folder / "race.png", report.plot(), overwrite=True)
     write_report(tuning.folder / "tune.json", report.to_dict())
@@ -169,12 +173,15 @@ def _model(tuning: Tuning, plan: FitPlan, stores: Sequence[FeatureStore], name: 
         publish_text(tuning.folder / "config.toml", config_text(FitConfig(paths, plan, "model-again.mekrr"), _ABOUT))
         report = fit(stores, plan, tuning.progress)
         report.model.save(target, overwrite=True)
-        write_page(report, stores, page_beside(target), name=target.name, overwrite=True)
+        seconds = min(SECONDS, _CHECKS * tuning.plan.budget)
+        checks = quick_check(report.model, tuning.plan.device, seconds, tuning.progress)
+        write_page(report, stores, page_beside(target), name=target.name, overwrite=True, checks=checks)
         return {
             "errors": report.chosen.errors(),
             "model": file_hash(target, "sha256"),
             "warnings": list(report.warnings),
             "remarks": list(report.remarks),
+            "unphysical": [] if checks is None else checks.failed,
         }
 
     found = tuning.journal.step(name, make)

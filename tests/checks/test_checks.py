@@ -13,7 +13,16 @@ from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 
 import mekrr_scale as ms
-from mekrr_scale.checks import CHECKS, Measured, Quantity, Thresholds, kind_of, read_references, read_thresholds
+from mekrr_scale.checks import (
+    CHECKS,
+    Measured,
+    Quantity,
+    Thresholds,
+    kind_of,
+    quick_check,
+    read_references,
+    read_thresholds,
+)
 from mekrr_scale.errors import ConfigError, SimulationError
 from mekrr_scale.pipeline import ExtractPlan, FitPlan, extract, fit
 from mekrr_scale.structures import conventional_cell, relaxed
@@ -167,11 +176,16 @@ def test_what_does_not_come_to_rest():
 
 
 @pytest.fixture(scope="module")
-def copper_model(tmp_path_factory):
+def copper_store(tmp_path_factory):
     folder = tmp_path_factory.mktemp("copper")
-    store = extract(crystals(24, seed=3), folder / "s", ExtractPlan(derivatives=6, strain=True)).store
-    fit(store, FitPlan(landmarks=60)).model.save(folder / "cu.mekrr")
-    return folder / "cu.mekrr"
+    return extract(crystals(24, seed=3), folder / "s", ExtractPlan(derivatives=6, strain=True)).store
+
+
+@pytest.fixture(scope="module")
+def copper_model(copper_store):
+    target = copper_store.path.parent / "cu.mekrr"
+    fit(copper_store, FitPlan(landmarks=60)).model.save(target)
+    return target
 
 
 def test_a_model_beside_its_backbone(copper_model, call, tmp_path):
@@ -205,6 +219,40 @@ def test_a_failure_is_one_line_and_exit_code_1(copper_model, call, tmp_path):
         "check", copper_model, "cu.xyz", "--test", "eos", "--reference", "dft.toml", "--thresholds", "loose.toml"
     )
     assert passed[0] == 0
+
+
+def test_what_a_fit_can_afford(copper_model):
+    model = ms.load_model(copper_model)
+    assert [finding.check for finding in quick_check(model, seconds=1e4).findings] == ["dimers", "eos"]
+    assert quick_check(model, seconds=0.0) is None
+    molecules = {"CO2": ["dimers", "vibrations"], "CH3CH2OCH3": []}  # two elements; three, and 12 atoms
+    for name, names in molecules.items():
+        atoms = molecule(name)
+        efforts = {each.name: each.effort(atoms)[1] for each in CHECKS.values() if each.effort(atoms)}
+        assert [each for each in ("dimers", "vibrations") if efforts[each] <= 200][: len(names)] == names
+
+
+def test_a_fit_warns_of_what_is_unphysical(copper_store, call, tmp_path, monkeypatch):
+    monkeypatch.setattr("mekrr_scale.checks.run.Thresholds", lambda: Thresholds(bulk_spread=1e-9))
+    monkeypatch.setattr("mekrr_scale.checks.quick._seconds", lambda *_: 0.0)  # however slow the machine is
+    fitted = ("fit", "--store", copper_store.path, "--landmarks", "60", "--overwrite", "-o", tmp_path / "m.mekrr")
+    code, _, err = call(*fitted)
+    assert code == 0
+    assert sum("eos: B0 depends on the range of strain" in line for line in err.splitlines()) == 1
+    page = (tmp_path / "m.html").read_text()
+    assert "Is it physical" in page
+    assert "B0 depends on the range of strain" in page
+    assert 'aria-label="Cu4: eos, failed"' in page
+    assert "B0 depends" not in call(*fitted, "--no-check")[2]
+    assert "Is it physical" not in (tmp_path / "m.html").read_text()
+
+    def broken(*_, **__):
+        raise RuntimeError("no such thing")
+
+    monkeypatch.setattr("mekrr_scale.checks.quick_check", broken)
+    code, _, err = call(*fitted)
+    assert code == 0
+    assert "the model could not be checked: RuntimeError: no such thing; it is whole" in err
 
 
 def test_the_sample_of_a_model_is_its_lowest_structure(copper_model):

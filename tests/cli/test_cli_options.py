@@ -72,7 +72,7 @@ CALLS = {
         {
             "--store": "t", "--output": "other.mekrr", "--structures": "a.xyz", "--checkpoint": "kept",
             "--checkpoint-interval": "9", "--timeout": "9", "--sums": "sums", "--dry-run": "", "--plot": "p.png",
-            "--no-report": "", "--json": "p.json", "--kernel": "matern52", "--length-scale": "3x", "--alpha": "0.5",
+            "--no-report": "", "--no-check": "", "--json": "p.json", "--kernel": "matern52", "--length-scale": "3x", "--alpha": "0.5",
             "--mixing": "learn --solver direct", "--reduce": "mean", "--standardize": "centre",
             "--kernel-parameters": "offset=2 --kernel polynomial", "--method": "farthest", "--landmarks": "77",
             "--grow-landmarks": "99", "--landmarks-from": "w.mekrr", "--balance": "equal", "--baseline": "composition",
@@ -296,7 +296,7 @@ def record(monkeypatch, tmp_path):
         "distributed": {"join": ALONE}, "tuning": {"tune": None},
         "labelling": {"label": grown}, "workflows": {"learn": grown}, "cli.label": {"check_outputs": None},
         **{f"cli.{name}": {"deliver": None, "check_outputs": None} for name in ("evaluate", "train")},
-        "cli.fit": {"deliver": None, "check_outputs": None, "present": None},
+        "cli.fit": {"deliver": None, "check_outputs": None, "present": None, "checked": None},
         "cli.transfer": {"save_student": None, "check_outputs": None}, "cli.simulate": {"check_outputs": None},
         **{f"cli.{name}": {"write_frames": 1, "check_outputs": None} for name in ("predict", "explain")},
         "cli.env": {"environment": {}},

@@ -9,11 +9,12 @@ from mekrr_scale.report.sections.coverage import coverage
 from mekrr_scale.report.sections.data import data
 from mekrr_scale.report.sections.errors import errors
 from mekrr_scale.report.sections.learning import learning
+from mekrr_scale.report.sections.physics import physics
 from mekrr_scale.report.sections.summary import summary
 from mekrr_scale.report.sections.validation import candidates, validation
 from mekrr_scale.report.sections.worst import worst
 
-_ALL = (summary, data, validation, errors, calibration, learning, candidates, coverage, worst)
+_ALL = (summary, data, validation, errors, calibration, learning, candidates, coverage, worst, physics)
 
 
 def sections(found: Results) -> list[Section]:
