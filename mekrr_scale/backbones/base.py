@@ -21,7 +21,7 @@ from mekrr_scale.backbones.spec import Architecture
 from mekrr_scale.backbones.surroundings import building, differentiating
 from mekrr_scale.errors import BackboneError
 from mekrr_scale.files import Document
-from mekrr_scale.structures import Graph, build_graph
+from mekrr_scale.structures import Graph, build_graph, edge_vectors
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class BackboneIdentity:
 class Backbone(ABC):
     """A frozen network that gives each atom a feature vector.
 
-    An adapter implements ``forward``, differentiable in positions and strain, and describes
-    itself; everything else is derived from that here.
+    An adapter implements ``on_edges``, differentiable in the edges' vectors, and describes itself; everything else is
+    derived from that here.
     """
 
     name: str
@@ -65,6 +65,22 @@ class Backbone(ABC):
         """Named blocks in the order in which an input passes through them."""
 
     @abstractmethod
+    def on_edges(self, graph: Graph, vectors: Float[Tensor, "edges 3"], energies: bool = True) -> BackboneOutput:
+        """Features (and energies) of a graph whose edges are the given vectors (angstrom).
+
+        Positions, cell and shifts of the graph count for nothing but its connectivity. Without ``energies`` the layers
+        behind the features are not run, nor needed.
+        """
+
+    @abstractmethod
+    def hops(self, energies: bool) -> int:
+        """How many edges lie at most between an atom and what its features (or its energy) depend on."""
+
+    @property
+    def extensive(self) -> bool:
+        """Whether an atom's energy depends on its surroundings alone, and not on the number of atoms."""
+        return True
+
     def forward(
         self,
         graph: Graph,
@@ -72,10 +88,8 @@ class Backbone(ABC):
         strain: Float[Tensor, "structures 3 3"] | None = None,
         energies: bool = True,
     ) -> BackboneOutput:
-        """Features (and energies) of a graph at the given positions (angstrom) and strain.
-
-        Without ``energies`` the layers behind the features are not run, nor needed.
-        """
+        """``on_edges`` at the given positions (angstrom) and strain."""
+        return self.on_edges(graph, edge_vectors(graph, positions, strain), energies)
 
     @abstractmethod
     def prepare(self, graph: Graph) -> Graph:
@@ -158,6 +172,11 @@ class Backbone(ABC):
             graph = build_graph(atoms, self.cutoff)
             self.check_species(graph.numbers.unique().tolist())
             return self.prepare(graph).to(self.device, self.dtype)
+
+    @final
+    def reach(self, energies: bool = False) -> float:
+        """How far from an atom its features (or its energy) depend on others, at most (angstrom)."""
+        return self.hops(energies) * self.cutoff
 
     @final
     def features(self, atoms: Atoms | Sequence[Atoms]) -> Float[Tensor, "atoms dim"]:

@@ -101,20 +101,18 @@ class Chgnet(Backbone):
         named["readout"] = [module for module in (net.readout_norm, net.mlp) if module is not None]
         return named
 
+    def hops(self, energies: bool) -> int:
+        if energies:
+            return len(self._layers("atom_conv_layers"))
+        return max(int(part[-1]) + (not part.startswith("conv")) for part in self._chosen)
+
     def prepare(self, graph: Graph) -> Graph:
         return graph
 
-    def forward(
-        self,
-        graph: Graph,
-        positions: Float[Tensor, "atoms 3"],
-        strain: Float[Tensor, "structures 3 3"] | None = None,
-        energies: bool = True,
-    ) -> BackboneOutput:
+    def on_edges(self, graph: Graph, vectors: Float[Tensor, "edges 3"], energies: bool = True) -> BackboneOutput:
         net = cast(Any, self.module)
         links = _links(graph, self.bond_cutoff)
         centre, neighbour = graph.edge_index
-        vectors = edge_vectors(graph, positions, strain)
         lengths = vectors.norm(dim=1)
         bond_lengths = lengths[links.bond_edge]
         basis = net.bond_basis_expansion

@@ -37,14 +37,8 @@ class Compressed(Outer):
         self.compression, self.dim = compression, compression.dim
         self.spec, self.coded = inner.spec, inner.coded
 
-    def forward(
-        self,
-        graph: Graph,
-        positions: Float[Tensor, "atoms 3"],
-        strain: Float[Tensor, "structures 3 3"] | None = None,
-        energies: bool = True,
-    ) -> BackboneOutput:
-        return self.reduced(graph, self.inner.forward(graph, positions, strain, energies))
+    def on_edges(self, graph: Graph, vectors: Float[Tensor, "edges 3"], energies: bool = True) -> BackboneOutput:
+        return self.reduced(graph, self.inner.on_edges(graph, vectors, energies))
 
     def reduced(self, graph: Graph, found: BackboneOutput) -> BackboneOutput:
         """What the network gives, with coordinates for features."""

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import numpy as np
 import torch
 from ase import Atoms
 from ase.symbols import symbols2numbers
+from jaxtyping import Int
 from torch import Tensor
 
 from mekrr_scale.backbones.base import Backbone
 from mekrr_scale.backbones.derivatives import Directions, tangents, tangents_of_each
 from mekrr_scale.errors import BackboneError, MekrrError
-from mekrr_scale.structures import Graph
+from mekrr_scale.structures import Graph, edge_vectors
 
 
 def check_backbone(backbone: Backbone, elements: tuple[str, str] = ("Si", "O")) -> None:
     """Run the conformance suite in float64; the backbone is left in float64.
 
     Covers: invariance (rotation, translation, permutation, periodic images), locality, a batch equals its
-    members one by one, gradients and tangents (both modes) against finite differences, an
-    isolated atom, a one-atom cell smaller than the cutoff, unknown species, blocks and identity, new
-    weights of the same architecture, copied species.
+    members one by one, gradients and tangents (both modes) against finite differences, a piece of a
+    structure with the atoms around it (as one rank of a simulation sees it), an isolated atom, a one-atom
+    cell smaller than the cutoff, unknown species, blocks and identity, new weights of the same
+    architecture, copied species.
 
     Raises:
         BackboneError: names the check that failed and by how much.
@@ -38,6 +41,7 @@ def check_backbone(backbone: Backbone, elements: tuple[str, str] = ("Si", "O")) 
     _check_locality(backbone, structure)
     _check_special_structures(backbone, structure, reference, elements[0])
     _check_derivatives(backbone, structure)
+    _check_halo(backbone, structure)
     _check_description(backbone)
     _check_architecture(backbone, structure, elements)
 
@@ -116,6 +120,73 @@ def _check_together(backbone: Backbone, structure: Atoms, directions: Directions
     _close("tangents of a structure with fewer directions", both[1].features, alone.features, 1e-9)
     if alone.energy is not None and both[1].energy is not None:
         _close("energy tangents of one structure of several", both[1].energy, alone.energy, 1e-9)
+
+
+def _check_halo(backbone: Backbone, structure: Atoms) -> None:
+    """Atoms with all others within the reach give the same features, and the same forces and strain slopes by edges.
+
+    Gradients of what the piece's own atoms give, by its edges' vectors, are summed to atoms; what falls on an image
+    belongs to the atom that it is an image of.
+    """
+    wire = structure.copy()
+    wire.pbc = (True, False, False)
+    energies = backbone.has_energy and backbone.extensive
+    piece, image_of = _piece(wire, backbone.reach(energies))
+    n = len(wire)
+    whole, part = backbone.graph(wire), backbone.graph(piece)
+    positions = whole.positions.clone().requires_grad_(True)
+    strain = positions.new_zeros(1, 3, 3).requires_grad_(True)
+    vectors = edge_vectors(part, part.positions).requires_grad_(True)
+    expected = backbone.forward(whole, positions, strain, energies)
+    found = backbone.on_edges(part, vectors, energies)
+    _same("features within the reach", found.features[:n].detach(), expected.features.detach())
+    seed = torch.randn(n, backbone.dim, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    own, all_of = (found.features[:n] * seed).sum(), (expected.features * seed).sum()
+    if energies and found.energies is not None and expected.energies is not None:
+        _same("energies within the reach", found.energies[:n].detach(), expected.energies.detach())
+        own, all_of = own + found.energies[:n].sum(), all_of + expected.energies.sum()
+    (slopes,) = torch.autograd.grad(own, vectors)
+    moved, strained = torch.autograd.grad(all_of, [positions, strain])
+    centre, neighbour = image_of[part.edge_index]
+    summed = torch.zeros_like(moved).index_add(0, neighbour, slopes).index_add(0, centre, -slopes)
+    _close("gradients of edges, summed to atoms", summed, moved, 1e-7)
+    virial = torch.einsum("ek,el->kl", vectors.detach(), slopes)
+    _close("gradients of edges, summed to strains", virial, strained[0], 1e-7)
+    _check_hops(backbone, part, False)
+    if energies:
+        _check_hops(backbone, part, True)
+
+
+def _check_hops(backbone: Backbone, graph: Graph, energies: bool) -> None:
+    """Nothing depends on edges that more edges lead to than ``hops`` says: there gradients are zero, not small."""
+    vectors = edge_vectors(graph, graph.positions).requires_grad_(True)
+    found = backbone.on_edges(graph, vectors, energies)
+    asked = found.features[0].sum() if not energies or found.energies is None else found.energies[0]
+    (slopes,) = torch.autograd.grad(asked, vectors)
+    centre, neighbour = graph.edge_index
+    away = torch.full((len(graph.numbers),), torch.inf)
+    away[0] = 0
+    for hop in range(backbone.hops(energies)):
+        reached = neighbour[away[centre] == hop]
+        away[reached] = away[reached].clamp_max(hop + 1)
+    beyond = away[centre] >= backbone.hops(energies)
+    beyond &= away[neighbour] >= backbone.hops(energies)
+    far = int((slopes.abs().amax(1)[beyond] > 0).sum())
+    _require(far == 0, "hops", f"{far} edges count that are more than {backbone.hops(energies)} edges away")
+
+
+def _piece(wire: Atoms, reach: float) -> tuple[Atoms, Int[Tensor, " atoms"]]:
+    """A cell of a structure that is periodic along its first vector with all images that are near, without a period."""
+    copies = math.ceil(reach / wire.cell.lengths()[0]) + 1
+    piece, image_of = wire.copy(), list(range(len(wire)))
+    for shift in (k for k in range(-copies, copies + 1) if k):
+        images = wire.copy()
+        images.translate(shift * wire.cell[0])
+        near = np.linalg.norm(images.positions[:, None] - wire.positions[None], axis=2).min(1) < reach
+        piece += images[near]
+        image_of += np.flatnonzero(near).tolist()
+    piece.pbc = False
+    return piece, torch.tensor(image_of)
 
 
 def _difference(backbone: Backbone, graph: Graph, directions: Directions, k: int, step: float = 2e-5) -> Tensor:

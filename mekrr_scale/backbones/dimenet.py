@@ -22,7 +22,7 @@ from mekrr_scale.backbones.base import Backbone
 from mekrr_scale.backbones.output import BackboneOutput
 from mekrr_scale.backbones.weights import Sizes, WeightsFile, save
 from mekrr_scale.errors import BackboneError, suggestion
-from mekrr_scale.structures import Graph, edge_vectors, nearest_edges
+from mekrr_scale.structures import Graph, nearest_edges
 
 _SIZES = ("hidden_channels", "num_blocks", "out_emb_channels", "num_spherical", "num_radial", "cutoff")
 # what torch_geometric and the Open Catalyst Project take where a configuration says nothing
@@ -93,20 +93,20 @@ class Dimenet(Backbone):
             named[f"interaction{i + 1}"] = [interaction, *_hidden(output)]
         return named | {"readout": [output.lin for _, output in pairs]}
 
+    @property
+    def extensive(self) -> bool:
+        return float(self._mean) == 0.0
+
+    def hops(self, energies: bool) -> int:
+        return 1 + (len(cast(Any, self.module).interaction_blocks) if energies else self._depth)
+
     def prepare(self, graph: Graph) -> Graph:
         return nearest_edges(graph, self.max_neighbors) if self.max_neighbors else graph
 
-    def forward(
-        self,
-        graph: Graph,
-        positions: Float[Tensor, "atoms 3"],
-        strain: Float[Tensor, "structures 3 3"] | None = None,
-        energies: bool = True,
-    ) -> BackboneOutput:
+    def on_edges(self, graph: Graph, vectors: Float[Tensor, "edges 3"], energies: bool = True) -> BackboneOutput:
         net = cast(Any, self.module)
         centre, neighbour = graph.edge_index
         inner, outer = triplets(graph)
-        vectors = edge_vectors(graph, positions, strain)
         lengths = vectors.norm(dim=1)
         radial = net.rbf(lengths)
         cosine = (vectors[inner] * vectors[outer]).sum(1) / (lengths[inner] * lengths[outer])

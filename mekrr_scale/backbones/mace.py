@@ -24,7 +24,7 @@ from mekrr_scale.backbones.spec import Architecture, InvariantKind, layers_of
 from mekrr_scale.backbones.trust import read_foreign, trusting_code
 from mekrr_scale.backbones.weights import read_own, require_own, save
 from mekrr_scale.errors import BackboneError, suggestion
-from mekrr_scale.structures import Graph, edge_vectors
+from mekrr_scale.structures import Graph
 
 _CLASSES = ("interaction_cls", "interaction_cls_first", "readout_cls")
 _GATES = ("silu", "tanh", "abs", "relu", "sigmoid", "gelu", "softplus", "elu", "selu", "mish", "leaky_relu")
@@ -104,21 +104,17 @@ class Mace(Backbone):
             named[f"interaction{i + 1}"] = pair
         return named | {"readout": [net.readouts]}
 
+    def hops(self, energies: bool) -> int:
+        return len(cast(Any, self.module).interactions) if energies else 1 + max(self._chosen)
+
     def prepare(self, graph: Graph) -> Graph:
         return graph
 
-    def forward(
-        self,
-        graph: Graph,
-        positions: Float[Tensor, "atoms 3"],
-        strain: Float[Tensor, "structures 3 3"] | None = None,
-        energies: bool = True,
-    ) -> BackboneOutput:
+    def on_edges(self, graph: Graph, vectors: Float[Tensor, "edges 3"], energies: bool = True) -> BackboneOutput:
         net = cast(Any, self.module)
-        vectors = edge_vectors(graph, positions, strain)
         lengths = vectors.norm(dim=1, keepdim=True)
         places = torch.searchsorted(net.atomic_numbers, graph.numbers)
-        attributes = nn.functional.one_hot(places, len(net.atomic_numbers)).to(positions.dtype)
+        attributes = nn.functional.one_hot(places, len(net.atomic_numbers)).to(vectors.dtype)
         # every pair is there from both ends, so that "sender, receiver" may be read either way
         edges = graph.edge_index
         state = net.node_embedding(attributes)

@@ -14,7 +14,7 @@ from mekrr_scale.structures import Graph
 
 
 class Outer(Backbone):
-    """What is the inner network's is asked of it; ``forward``, and what it changes, is the outer one's own."""
+    """What is the inner network's is asked of it; ``on_edges``, and what it changes, is the outer one's own."""
 
     def __init__(self, inner: Backbone) -> None:
         self.inner = inner
@@ -37,6 +37,13 @@ class Outer(Backbone):
 
     def species_rows(self, z: int) -> Sequence[Tensor]:
         return self.inner.species_rows(z)
+
+    @property
+    def extensive(self) -> bool:
+        return self.inner.extensive
+
+    def hops(self, energies: bool) -> int:
+        return self.inner.hops(energies)
 
     def prepare(self, graph: Graph) -> Graph:
         return self.inner.prepare(graph)

@@ -62,14 +62,8 @@ class Rescaled(Outer):
         for z, energy in scaling.references.items():
             self._references[z] = energy
 
-    def forward(
-        self,
-        graph: Graph,
-        positions: Float[Tensor, "atoms 3"],
-        strain: Float[Tensor, "structures 3 3"] | None = None,
-        energies: bool = True,
-    ) -> BackboneOutput:
-        found = self.inner.forward(self._seen(graph), positions * self.scaling.length, strain, energies)
+    def on_edges(self, graph: Graph, vectors: Float[Tensor, "edges 3"], energies: bool = True) -> BackboneOutput:
+        found = self.inner.on_edges(self._seen(graph), vectors * self.scaling.length, energies)
         if found.energies is None:
             return found
         # in float64: references of thousands of eV leave float32 few digits for what matters

@@ -19,7 +19,7 @@ from mekrr_scale.backbones.base import Backbone
 from mekrr_scale.backbones.output import BackboneOutput
 from mekrr_scale.backbones.weights import Sizes, WeightsFile, save
 from mekrr_scale.errors import BackboneError, suggestion
-from mekrr_scale.structures import Graph, edge_vectors, nearest_edges
+from mekrr_scale.structures import Graph, nearest_edges
 
 _SIZES = ("hidden_channels", "num_filters", "num_interactions", "num_gaussians", "cutoff")
 
@@ -81,19 +81,20 @@ class Schnet(Backbone):
         named |= {f"interaction{i + 1}": [block] for i, block in enumerate(net.interactions)}
         return named | {"readout": [net.lin1, net.lin2]}
 
+    @property
+    def extensive(self) -> bool:
+        return float(self._mean) == 0.0
+
+    def hops(self, energies: bool) -> int:
+        return len(cast(Any, self.module).interactions) if energies else self._depth
+
     def prepare(self, graph: Graph) -> Graph:
         return nearest_edges(graph, self.max_neighbors) if self.max_neighbors else graph
 
-    def forward(
-        self,
-        graph: Graph,
-        positions: Float[Tensor, "atoms 3"],
-        strain: Float[Tensor, "structures 3 3"] | None = None,
-        energies: bool = True,
-    ) -> BackboneOutput:
+    def on_edges(self, graph: Graph, vectors: Float[Tensor, "edges 3"], energies: bool = True) -> BackboneOutput:
         net = cast(Any, self.module)
         centre, neighbour = graph.edge_index
-        lengths = edge_vectors(graph, positions, strain).norm(dim=1)
+        lengths = vectors.norm(dim=1)
         smeared = net.distance_expansion(lengths)
         cosine = 0.5 * (torch.cos(lengths * torch.pi / self.cutoff) + 1.0)
         atom = net.embedding(graph.numbers)

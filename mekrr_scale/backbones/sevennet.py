@@ -125,17 +125,14 @@ class Sevennet(Backbone):
             named.setdefault(block, []).append(module)
         return dict(named)
 
+    def hops(self, energies: bool) -> int:
+        return sum(stage.convolution is not None for stage in self._stages(energies))
+
     def prepare(self, graph: Graph) -> Graph:
         return graph
 
-    def forward(
-        self,
-        graph: Graph,
-        positions: Float[Tensor, "atoms 3"],
-        strain: Float[Tensor, "structures 3 3"] | None = None,
-        energies: bool = True,
-    ) -> BackboneOutput:
-        data = self._data(graph, edge_vectors(graph, positions, strain))
+    def on_edges(self, graph: Graph, vectors: Float[Tensor, "edges 3"], energies: bool = True) -> BackboneOutput:
+        data = self._data(graph, vectors)
         found: list[Tensor] = []
         for stage in self._stages(energies):
             if stage.convolution is not None:

@@ -82,6 +82,15 @@ def test_the_conformance_suite_asks_for_an_unknown_element(spec, monkeypatch):
         check_backbone(backbone)
 
 
+@pytest.mark.parametrize(("few", "check"), [({False}, "hops"), ({True}, "hops"), ({True, False}, "hops")])
+def test_the_conformance_suite_finds_a_reach_that_is_too_short(spec, monkeypatch, few, check):
+    backbone = load_backbone(spec)
+    real = type(backbone).hops
+    monkeypatch.setattr(type(backbone), "hops", lambda self, energies: real(self, energies) - (energies in few))
+    with pytest.raises(BackboneError, match=f"check '{check}' failed: "):
+        check_backbone(backbone)
+
+
 @pytest.mark.parametrize(
     ("wrong", "check"),
     [

@@ -72,8 +72,8 @@ CALLS = {
         {
             "--store": "t", "--output": "other.mekrr", "--structures": "a.xyz", "--checkpoint": "kept",
             "--checkpoint-interval": "9", "--timeout": "9", "--sums": "sums", "--dry-run": "", "--plot": "p.png",
-            "--no-report": "", "--no-check": "", "--json": "p.json", "--kernel": "matern52", "--length-scale": "3x", "--alpha": "0.5",
-            "--mixing": "learn --solver direct", "--reduce": "mean", "--standardize": "centre",
+            "--no-report": "", "--no-check": "", "--json": "p.json", "--kernel": "matern52",
+            "--length-scale": "3x", "--alpha": "0.5", "--mixing": "learn --solver direct", "--reduce": "mean", "--standardize": "centre",
             "--kernel-parameters": "offset=2 --kernel polynomial", "--method": "farthest", "--landmarks": "77",
             "--grow-landmarks": "99", "--landmarks-from": "w.mekrr", "--balance": "equal", "--baseline": "composition",
             "--isolated": "H=-13.6", "--store-weight": "2", "--weight": "a=2", "--sigma": "default=1:2:3",
