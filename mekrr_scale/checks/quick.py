@@ -17,12 +17,11 @@ from mekrr_scale.models import MekrrCalculator, Model
 from mekrr_scale.progress import LOGGER, Progress
 from mekrr_scale.structures import conventional_cell, without_results
 
-SECONDS = 20.0
 _MOST = 200  # energies of a check; more are not even timed
 
 
 def quick_check(
-    model: Model, device: str = "cpu", seconds: float = SECONDS, progress: Progress | None = None
+    model: Model, device: str = "cpu", seconds: float = 20.0, progress: Progress | None = None
 ) -> CheckReport | None:
     """Run the cheap ones on the structure that a model brings along: what energies of it cost is measured first.
 

@@ -12,7 +12,6 @@ import numpy as np
 
 from mekrr_scale.backbones import trusting_code
 from mekrr_scale.checks import quick_check
-from mekrr_scale.checks.quick import SECONDS
 from mekrr_scale.config import FitConfig, config_text
 from mekrr_scale.distributed import claim
 from mekrr_scale.errors import ConfigError
@@ -173,8 +172,7 @@ def _model(tuning: Tuning, plan: FitPlan, stores: Sequence[FeatureStore], name: 
         publish_text(tuning.folder / "config.toml", config_text(FitConfig(paths, plan, "model-again.mekrr"), _ABOUT))
         report = fit(stores, plan, tuning.progress)
         report.model.save(target, overwrite=True)
-        seconds = min(SECONDS, _CHECKS * tuning.plan.budget)
-        checks = quick_check(report.model, tuning.plan.device, seconds, tuning.progress)
+        checks = quick_check(report.model, tuning.plan.device, _CHECKS * tuning.plan.budget, tuning.progress)
         write_page(report, stores, page_beside(target), name=target.name, overwrite=True, checks=checks)
         return {
             "errors": report.chosen.errors(),
