@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mekrr_scale.backbones.rescaled import Scaling as Scaling
     from mekrr_scale.backbones.rescaled import save_backbone as save_backbone
     from mekrr_scale.backbones.rescaled import unscaled as unscaled
+    from mekrr_scale.backbones.rescaled import weights_of as weights_of
     from mekrr_scale.backbones.schnet import Schnet as Schnet
     from mekrr_scale.backbones.schnet import new_schnet as new_schnet
     from mekrr_scale.backbones.schnet import save_schnet as save_schnet
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from mekrr_scale.backbones.trust import UnsafeCheckpoint as UnsafeCheckpoint
     from mekrr_scale.backbones.trust import code_is_trusted as code_is_trusted
     from mekrr_scale.backbones.trust import trusting_code as trusting_code
+    from mekrr_scale.backbones.weights import OwnFile as OwnFile
     from mekrr_scale.backbones.weights import WeightsFile as WeightsFile
     from mekrr_scale.backbones.weights import read_own as read_own
 else:
@@ -63,13 +65,13 @@ else:
             "mace": ["Mace", "save_mace"],
             "output": ["BackboneOutput", "Network"],
             "registry": ["available_backbones", "load_backbone", "new_backbone", "packages_of"],
-            "rescaled": ["Rescaled", "Scaling", "save_backbone", "unscaled"],
+            "rescaled": ["Rescaled", "Scaling", "save_backbone", "unscaled", "weights_of"],
             "schnet": ["Schnet", "new_schnet", "save_schnet"],
             "sevennet": ["Sevennet"],
             "spec": ["STRESS_TRAINED", "BackboneSpec", "InvariantKind"],
             "surroundings": ["differentiating"],
             "trust": ["UnsafeCheckpoint", "code_is_trusted", "trusting_code"],
-            "weights": ["WeightsFile", "read_own"],
+            "weights": ["OwnFile", "WeightsFile", "read_own"],
         },
     )
     __getattr__ = with_old_names(__name__, __getattr__)

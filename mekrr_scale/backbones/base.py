@@ -19,6 +19,7 @@ from mekrr_scale.backbones.derivatives import Directions, tangents
 from mekrr_scale.backbones.output import BackboneOutput
 from mekrr_scale.backbones.spec import Architecture
 from mekrr_scale.backbones.surroundings import building, differentiating
+from mekrr_scale.backbones.weights import Origin
 from mekrr_scale.errors import BackboneError
 from mekrr_scale.files import Document
 from mekrr_scale.structures import Graph, build_graph, edge_vectors
@@ -54,6 +55,7 @@ class Backbone(ABC):
     module: nn.Module
     options: tuple[tuple[str, str], ...] = ()
     spec: Mapping[str, str | int] = MappingProxyType({})  # how `load_backbone` makes it again; empty: nothing tells
+    origin: Origin | None = None  # what a checkpoint of another project says besides sizes and weights
     coded: bool = False  # whether code out of its checkpoint was run, on the user's word
 
     @final

@@ -13,7 +13,6 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, cast, final, get_args
 
 import torch
@@ -24,7 +23,7 @@ from mekrr_scale.backbones.base import Backbone
 from mekrr_scale.backbones.linearized_chgnet import Embedded, LinearizedChgnet, Links, Parts, linearized_chgnet
 from mekrr_scale.backbones.output import BackboneOutput
 from mekrr_scale.backbones.spec import Architecture, layers_of
-from mekrr_scale.backbones.weights import plain, require_own
+from mekrr_scale.backbones.weights import Source, plain, require_own
 from mekrr_scale.errors import BackboneError, suggestion
 from mekrr_scale.files import Document
 from mekrr_scale.structures import Graph, edge_vectors
@@ -53,14 +52,14 @@ class Chgnet(Backbone):
 
     name = "chgnet"
 
-    def __init__(self, layer: str = "conv3", version: str | None = None, checkpoint: str | Path | None = None) -> None:
+    def __init__(self, layer: str = "conv3", version: str | None = None, checkpoint: Source | None = None) -> None:
         if version is not None and checkpoint is not None:
             raise BackboneError("backbone chgnet takes a version or a checkpoint, not both")
         if version is not None and version not in get_args(ChgnetVersion):
             hint = suggestion(version, get_args(ChgnetVersion))
             raise BackboneError(f"chgnet has no weights of version {version!r}. {hint}")
         self.version = version or ("0.3.0" if checkpoint is None else "own")
-        self.module = _load(self.version) if checkpoint is None else _read(Path(checkpoint))
+        self.module = _load(self.version) if checkpoint is None else _read(checkpoint)
         depth = len(self._layers("atom_conv_layers"))
         inner = [f"{kind}{i + 1}" for i in range(depth - 1) for kind in ("conv", "bond", "angle")]
         self._chosen = layers_of(layer, [*inner, f"conv{depth}"], "chgnet")
@@ -299,8 +298,8 @@ def _load(version: str) -> nn.Module:
     return cast(nn.Module, net)
 
 
-def _read(path: Path) -> nn.Module:
-    data = require_own(path, "chgnet")
+def _read(checkpoint: Source) -> nn.Module:
+    data = require_own(checkpoint, "chgnet")
     net = _fresh(data["config"])
     net.load_state_dict(data["state_dict"])
     return net.eval().requires_grad_(False)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mekrr_scale.backbones.base import Backbone
 from mekrr_scale.backbones.output import BackboneOutput
-from mekrr_scale.backbones.weights import Sizes, WeightsFile, save
+from mekrr_scale.backbones.weights import Sizes, Source, WeightsFile, save
 from mekrr_scale.errors import BackboneError, suggestion
 from mekrr_scale.structures import Graph, nearest_edges
 
@@ -55,7 +55,7 @@ class Dimenet(Backbone):
     name = "dimenet++"
 
     def __init__(
-        self, checkpoint: str | Path | WeightsFile, layer: str = "interaction2", max_neighbors: int | None = None
+        self, checkpoint: Source | WeightsFile, layer: str = "interaction2", max_neighbors: int | None = None
     ) -> None:
         source = WeightsFile.of(checkpoint, "dimenet++", _SIZES, _OPTIONAL)
         self.module = _network(source)
@@ -71,6 +71,7 @@ class Dimenet(Backbone):
         self.options = (("checkpoint", source.kind), ("max_neighbors", str(self.max_neighbors)))
         self._depth = layers.index(layer) + 1
         self._mean, self._std = source.mean, source.std
+        self.origin = source.origin
 
     @property
     def has_energy(self) -> bool:

@@ -22,7 +22,7 @@ from mekrr_scale.backbones.invariants import Invariants, require_channels
 from mekrr_scale.backbones.output import BackboneOutput
 from mekrr_scale.backbones.spec import Architecture, InvariantKind, layers_of
 from mekrr_scale.backbones.trust import read_foreign, trusting_code
-from mekrr_scale.backbones.weights import read_own, require_own, save
+from mekrr_scale.backbones.weights import HELD, Source, read_own, require_own, save
 from mekrr_scale.errors import BackboneError, suggestion
 from mekrr_scale.structures import Graph
 
@@ -52,26 +52,27 @@ class Mace(Backbone):
 
     def __init__(
         self,
-        checkpoint: str | Path,
+        checkpoint: Source,
         layer: str | None = None,
         version: str | None = None,
         invariants: InvariantKind = "scalars",
     ) -> None:
-        self.module, self.coded = _load(Path(checkpoint))
+        self.module, self.coded = _load(checkpoint)
+        named = checkpoint if isinstance(checkpoint, str | Path) else HELD
         net = cast(Any, self.module)
         if hasattr(net, "joint_embedding"):
-            raise BackboneError(f"{checkpoint} takes inputs besides the geometry (charges, ...): not supported")
+            raise BackboneError(f"{named} takes inputs besides the geometry (charges, ...): not supported")
         heads = list(getattr(net, "heads", ["Default"]))
         if version is not None and version not in heads:
-            raise BackboneError(f"{checkpoint} has no head {version!r}. {suggestion(version, heads)}")
+            raise BackboneError(f"{named} has no head {version!r}. {suggestion(version, heads)}")
         self.version = version or heads[-1]
         self._head = heads.index(self.version)
         layers = [f"interaction{i + 1}" for i in range(len(net.interactions))]
-        chosen = layers_of(layer or "+".join(layers), layers, str(checkpoint))
+        chosen = layers_of(layer or "+".join(layers), layers, str(named))
         self.layer = "+".join(chosen)
         numbers = [layers.index(part) for part in chosen]
         self._chosen = {i: _invariants(net.products[i], invariants, i + 1) for i in numbers}
-        require_channels(invariants, list(self._chosen.values()), f"{self.layer} of {checkpoint}")
+        require_channels(invariants, list(self._chosen.values()), f"{self.layer} of {named}")
         self.options = () if invariants == "scalars" else (("invariants", invariants),)
         self.cutoff = float(net.r_max)
         self.species = frozenset(net.atomic_numbers.tolist())
@@ -189,16 +190,17 @@ def _config(net: nn.Module, source: object) -> Architecture:
     return plain
 
 
-def _load(path: Path) -> tuple[nn.Module, bool]:
+def _load(checkpoint: Source) -> tuple[nn.Module, bool]:
     """The network, and whether code of the file was run."""
     require_mace()
-    if not path.is_file():
-        raise BackboneError(f"there is no checkpoint {path}; download a MACE model first (README, section backbones)")
-    if read_own(path) is not None:
-        plain = require_own(path, "mace")
+    if read_own(checkpoint) is not None:
+        plain = require_own(checkpoint, "mace")
         data = _fresh(plain["config"])
         data.load_state_dict(plain["state_dict"])
         return data.eval().requires_grad_(False), False
+    path = Path(cast("str | Path", checkpoint))
+    if not path.is_file():
+        raise BackboneError(f"there is no checkpoint {path}; download a MACE model first (README, section backbones)")
     advice = "; `save_mace` then rewrites it as plain tensors"
     data, coded = read_foreign(path, "mace-torch", advice=advice)  # a pickled module, as MACE's models are
     if not all(hasattr(data, part) for part in ("interactions", "products", "readouts", "radial_embedding", "r_max")):

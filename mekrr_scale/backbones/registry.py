@@ -15,7 +15,9 @@ from mekrr_scale.errors import BackboneError, suggestion
 from mekrr_scale.files import file_hash
 
 
-def load_backbone(spec: BackboneSpec | str, trust_code: bool = False, **options: Any) -> backbones.Backbone:
+def load_backbone(
+    spec: BackboneSpec | str, trust_code: bool = False, weights: backbones.OwnFile | None = None, **options: Any
+) -> backbones.Backbone:
     """Load a backbone by specification, or by name and options.
 
     ``load_backbone("chgnet:conv4")`` and ``load_backbone("chgnet", layer="conv4")`` are the same, and so are
@@ -24,6 +26,7 @@ def load_backbone(spec: BackboneSpec | str, trust_code: bool = False, **options:
 
     Args:
         trust_code: the checkpoint is from where you trust; formats that hold code are read by running it.
+        weights: what a model's file holds of the backbone, instead of a checkpoint.
 
     Raises:
         BackboneError: unknown name, an option that the adapter does not take, a missing package
@@ -39,12 +42,14 @@ def load_backbone(spec: BackboneSpec | str, trust_code: bool = False, **options:
             raise BackboneError(f"backbones take no option {unknown[0]!r}. {suggestion(unknown[0], names)}")
         spec = replace(BackboneSpec.parse(spec), **options)
     adapter, given = _asked(spec)
-    missing = sorted(adapter.required - set(given))
+    source = spec.checkpoint if weights is None else weights
+    taken = given if weights is None else {**given, "checkpoint": weights}
+    missing = sorted(adapter.required - set(taken))
     if missing:
         raise BackboneError(f"backbone {spec.name} needs {', '.join('--' + name for name in missing)}")
     _require_same_file(spec)
     with trusting_code(trust_code), building():
-        found = rescaled(adapter.load(given), spec.checkpoint)
+        found = rescaled(adapter.load(taken), source)
     coded = {"sha256": file_hash(Path(str(spec.checkpoint)), "sha256")} if found.coded else {}
     found.spec = {"name": spec.name, **given, **coded}
     return found
@@ -151,7 +156,7 @@ def _schnet(given: Given) -> backbones.Backbone:
 
     cap = given.get("max_neighbors")
     layer = {"layer": str(given["layer"])} if "layer" in given else {}
-    return Schnet(Path(str(given["checkpoint"])), max_neighbors=None if cap is None else int(cap), **layer)
+    return Schnet(given["checkpoint"], max_neighbors=None if cap is None else int(cap), **layer)
 
 
 def _dimenet(given: Given) -> backbones.Backbone:
@@ -159,7 +164,7 @@ def _dimenet(given: Given) -> backbones.Backbone:
 
     cap = given.get("max_neighbors")
     layer = {"layer": str(given["layer"])} if "layer" in given else {}
-    return Dimenet(Path(str(given["checkpoint"])), max_neighbors=None if cap is None else int(cap), **layer)
+    return Dimenet(given["checkpoint"], max_neighbors=None if cap is None else int(cap), **layer)
 
 
 def _new_schnet(sizes: Mapping[str, float]) -> backbones.Backbone:

@@ -23,7 +23,7 @@ from mekrr_scale.backbones.base import Backbone
 from mekrr_scale.backbones.derivatives import LinearMap
 from mekrr_scale.backbones.outer import Outer, OuterMap
 from mekrr_scale.backbones.output import BackboneOutput
-from mekrr_scale.backbones.weights import read_own, save
+from mekrr_scale.backbones.weights import OwnFile, SavedScaling, Source, own_file, read_own, save
 from mekrr_scale.errors import BackboneError
 from mekrr_scale.files import Document
 from mekrr_scale.structures import Graph
@@ -112,13 +112,33 @@ def save_backbone(
         BackboneError: the file cannot or must not be written.
     """
     inner, scaling = unscaled(backbone)
-    more = {"scaling": {**asdict(scaling), "species": list(scaling.species)}, "training": dict(training or {})}
+    more = {"scaling": _saved(scaling), "training": dict(training or {})}
     save(path, inner.name, inner.module, inner.config(), more, overwrite)
 
 
-def rescaled(backbone: Backbone, checkpoint: str | Path | None) -> Backbone:
+def weights_of(backbone: Backbone) -> OwnFile:
+    """All that a backbone is but for the choice of its layer, without code: what models hold of it."""
+    inner, scaling = unscaled(backbone)
+    found = own_file(inner.name, inner.module, inner.config())
+    if scaling != Scaling():
+        found["scaling"] = _saved(scaling)
+    if inner.origin is not None:
+        found["origin"] = inner.origin
+    return found
+
+
+def _saved(scaling: Scaling) -> SavedScaling:
+    return {
+        "length": scaling.length,
+        "energy": scaling.energy,
+        "references": dict(scaling.references),
+        "species": list(scaling.species),
+    }
+
+
+def rescaled(backbone: Backbone, checkpoint: Source | None) -> Backbone:
     """A backbone that was read from a checkpoint, behind the scaling that the checkpoint tells."""
-    found = None if checkpoint is None else read_own(Path(checkpoint))
+    found = None if checkpoint is None else read_own(checkpoint)
     if found is None or "scaling" not in found:
         return backbone
     saved = found["scaling"]

@@ -24,7 +24,7 @@ from mekrr_scale.backbones.messages import Coupling
 from mekrr_scale.backbones.output import BackboneOutput
 from mekrr_scale.backbones.spec import Architecture, InvariantKind, layers_of
 from mekrr_scale.backbones.trust import read_foreign
-from mekrr_scale.backbones.weights import plain, read_own, require_own
+from mekrr_scale.backbones.weights import Source, plain, read_own, require_own
 from mekrr_scale.errors import BackboneError, suggestion
 from mekrr_scale.structures import Graph, edge_vectors
 
@@ -61,7 +61,7 @@ class Sevennet(Backbone):
         self,
         layer: str = "gate1+gate2",
         version: str | None = None,
-        checkpoint: str | Path | None = None,
+        checkpoint: Source | None = None,
         invariants: InvariantKind = "scalars",
     ) -> None:
         if version is not None and checkpoint is not None:
@@ -69,8 +69,7 @@ class Sevennet(Backbone):
         if checkpoint is None and (version or "7net-0") not in _WHEEL:
             raise BackboneError(f"sevennet has no weights of version {version!r}. {suggestion(str(version), _WHEEL)}")
         self.version = version or ("7net-0" if checkpoint is None else "checkpoint")
-        path = None if checkpoint is None else Path(checkpoint)
-        self.module, self._config, self._modality, self.coded = _load(self.version, path)
+        self.module, self._config, self._modality, self.coded = _load(self.version, checkpoint)
         net = cast(Any, self.module)
         gates = [f"gate{i + 1}" for i in range(sum(name.endswith("_equivariant_gate") for name in net._modules))]
         chosen = layers_of(layer, gates, self.version)
@@ -230,19 +229,18 @@ class _Loaded(NamedTuple):
     coded: bool
 
 
-def _load(version: str, checkpoint: Path | None) -> _Loaded:
+def _load(version: str, checkpoint: Source | None) -> _Loaded:
     _require()
-    if checkpoint is not None:
-        if not checkpoint.is_file():
-            raise BackboneError(f"there is no checkpoint {checkpoint}")
-        if read_own(checkpoint) is not None:
-            data = require_own(checkpoint, "sevennet")
-            config = cast(_Config, data["config"])
-            net = _fresh(config["model"])
-            net.load_state_dict(data["state_dict"])
-            return _Loaded(net.eval().requires_grad_(False), config["model"], config["modality"], coded=False)
+    if checkpoint is not None and read_own(checkpoint) is not None:
+        own = require_own(checkpoint, "sevennet")
+        config = cast(_Config, own["config"])
+        net = _fresh(config["model"])
+        net.load_state_dict(own["state_dict"])
+        return _Loaded(net.eval().requires_grad_(False), config["model"], config["modality"], coded=False)
     file, level = _WHEEL.get(version, ("", None))
-    path = checkpoint or _in_wheel(file)
+    path = _in_wheel(file) if checkpoint is None else Path(cast("str | Path", checkpoint))
+    if not path.is_file():
+        raise BackboneError(f"there is no checkpoint {path}")
     data, coded = read_foreign(path, "sevenn", arrays=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # e3nn and sevenn speak of accelerators

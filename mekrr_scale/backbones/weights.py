@@ -26,6 +26,7 @@ from mekrr_scale.outputs import BACKBONE, check_output
 
 _OWN = "mekrr-scale "
 _LOST = object()
+HELD = Path("the model's own weights")  # what messages call weights that a model's file holds
 Sizes: TypeAlias = Mapping[str, int | float]  # of a network, by their names
 _MOST = 100_000  # of any size of a network
 OCP_MAX_NEIGHBORS = 50  # the cap with which the Open Catalyst models were trained
@@ -40,14 +41,27 @@ class SavedScaling(TypedDict):
     species: Sequence[int]
 
 
+class Origin(TypedDict):
+    """What a checkpoint of the Open Catalyst Project says besides sizes and weights."""
+
+    kind: Literal["own", "ocp"]
+    mean: float  # of the energy's normaliser, eV per structure
+    std: float
+
+
 class OwnFile(TypedDict):
-    """A checkpoint of the package's own layout."""
+    """A checkpoint of the package's own layout: a file, or what a model's file holds of its backbone."""
 
     format: str
     config: Architecture
     state_dict: Mapping[str, Tensor]
     scaling: NotRequired[SavedScaling]
     training: NotRequired[Document]
+    origin: NotRequired[Origin]
+    seal: NotRequired[str]
+
+
+Source: TypeAlias = str | Path | OwnFile  # of weights
 
 
 @dataclass(frozen=True)
@@ -79,7 +93,15 @@ class WeightsFile:
             data = read_plain(path)
         except Exception as error:
             raise BackboneError(f"{path} is not a checkpoint that can be read without running code: {error}") from error
-        data = _checked(data, path)
+        return cls._of(_checked(data, path), path, model, names, optional)
+
+    @classmethod
+    def _of(cls, data: Any, path: Path, model: str, names: Sequence[str], optional: Sizes) -> WeightsFile:
+        """From what was read.
+
+        Raises:
+            BackboneError: not a checkpoint of this model, or sizes missing.
+        """
         if not isinstance(data, dict) or "state_dict" not in data or "config" not in data:
             keys = sorted(map(str, data))[:8] if isinstance(data, dict) else type(data).__name__
             raise BackboneError(f"{path} holds {keys}; a checkpoint of {model} has 'config' and 'state_dict'")
@@ -96,13 +118,22 @@ class WeightsFile:
         _check_sizes(sizes, str(path))
         target = (data.get("normalizers") or {}).get("target") or {}
         weights = {_bare(name): tensor for name, tensor in data["state_dict"].items()}
-        mean, std = float(target.get("mean", 0.0)), float(target.get("std", 1.0))
-        return cls(path, "own" if own else "ocp", sizes, weights, mean, std)
+        told: Any = data.get("origin") or {"kind": "own" if own else "ocp", **target}
+        return cls(path, told["kind"], sizes, weights, float(told.get("mean", 0.0)), float(told.get("std", 1.0)))
+
+    @property
+    def origin(self) -> Origin:
+        """What its sizes and weights do not say."""
+        return {"kind": self.kind, "mean": self.mean, "std": self.std}
 
     @classmethod
-    def of(cls, source: str | Path | WeightsFile, model: str, names: Sequence[str], optional: Sizes) -> WeightsFile:
+    def of(cls, source: Source | WeightsFile, model: str, names: Sequence[str], optional: Sizes) -> WeightsFile:
         """A checkpoint, read if it is a path."""
-        return source if isinstance(source, WeightsFile) else cls.read(Path(source), model, names, optional)
+        if isinstance(source, WeightsFile):
+            return source
+        if isinstance(source, str | Path):
+            return cls.read(Path(source), model, names, optional)
+        return cls._of(source, HELD, model, names, optional)
 
     @classmethod
     def new(
@@ -157,12 +188,15 @@ class WeightsFile:
         network.load_state_dict(given)
 
 
-def read_own(path: Path) -> OwnFile | None:
+def read_own(source: Source) -> OwnFile | None:
     """What a file of the package's own layout holds; None for any other file.
 
     Raises:
         BackboneError: it is damaged.
     """
+    if not isinstance(source, str | Path):
+        return source
+    path = Path(source)
     if not path.is_file():
         return None
     try:
@@ -172,15 +206,16 @@ def read_own(path: Path) -> OwnFile | None:
     return cast(OwnFile, _checked(data, path)) if _is_own(data) else None
 
 
-def require_own(path: Path, model: str) -> OwnFile:
+def require_own(source: Source, model: str) -> OwnFile:
     """The same, of a given model.
 
     Raises:
         BackboneError: no such file, or a checkpoint of something else.
     """
-    if not path.is_file():
+    path = Path(source) if isinstance(source, str | Path) else HELD
+    if path is not HELD and not path.is_file():
         raise BackboneError(f"there is no checkpoint {path}; train one with `mekrr-scale finetune`")
-    data = read_own(path)
+    data = read_own(source)
     if data is None:
         raise BackboneError(f"{path} is not a checkpoint that `mekrr-scale pretrain` or `finetune` wrote")
     found = data["format"].split()[1]
@@ -209,19 +244,23 @@ def save(
         path = check_output(path, BACKBONE, overwrite)
     except ConfigError as error:
         raise BackboneError(f"cannot write the checkpoint: {error}") from error
-    weights = {
-        name: tensor.detach().cpu().clone()
-        for name, tensor in network.state_dict().items()
-        if "._tensor_constant" not in name
-    }
-    data: dict[str, object] = {"format": f"{_OWN}{model} 1", "config": dict(config), "state_dict": weights}
-    data |= more or {}
+    data = {**own_file(model, network, config), **(more or {})}
     data["seal"] = _seal(data)
     try:
         with replacing(path) as temporary:
             torch.save(data, temporary)
     except (OSError, RuntimeError) as error:
         raise BackboneError(f"cannot write the checkpoint {path}: {error}; choose a folder you may write to") from error
+
+
+def own_file(model: str, network: nn.Module, config: Architecture) -> OwnFile:
+    """What a checkpoint of the package's own layout holds of a network."""
+    weights = {
+        name: tensor.detach().cpu().clone()
+        for name, tensor in network.state_dict().items()
+        if "._tensor_constant" not in name
+    }
+    return {"format": f"{_OWN}{model} 1", "config": dict(config), "state_dict": weights}
 
 
 def _is_own(data: Any) -> bool:

@@ -39,7 +39,7 @@ def quick_check(
         potentials = [each for each in (calculator, bare_calculator(calculator)) if each is not None]
         chosen = []
         for name, (sample, count) in efforts.items():
-            needed = count * sum(_seconds(sample, potential) for potential in potentials)
+            needed = count * sum(seconds_of(sample, potential) for potential in potentials)
             if needed > seconds:
                 LOGGER.info("check %s would take %.0f s, and is left to mekrr-scale check", name, needed)
                 continue
@@ -59,7 +59,7 @@ def _efforts(atoms: Atoms) -> dict[str, tuple[Atoms, int]]:
     return {name: effort for name, effort in asked.items() if effort is not None and effort[1] <= _MOST}
 
 
-def _seconds(atoms: Atoms, potential: Calculator) -> float:
+def seconds_of(atoms: Atoms, potential: Calculator) -> float:
     """Of energy and forces; the first call of all prepares things, and is not timed."""
     sample = atoms.copy()
     sample.calc = potential

@@ -47,6 +47,9 @@ PLACES = {
     "evaluate": Place("evaluate", _FIT, "Errors of a model on labelled structures."),
     "report": Place("report", _FIT, "One page of what a model was fitted to, how good it is and what limits it."),
     "predict": Place("predict", _USE, "Predict energies, per-atom energies, forces and stress; writes extended xyz."),
+    "info": Place(
+        "info", _USE, "What a model's file holds, what it was trained on, and whether it is whole and predicts here."
+    ),
     "check": Place(
         "check", _USE, "Is a model physical where it is to be used? Elasticity, phonons, smoothness, short dynamics."
     ),

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from mekrr_scale.models.choices import Document as Document
     from mekrr_scale.models.choices import PriorKind as PriorKind
     from mekrr_scale.models.choices import WhiteningMethod as WhiteningMethod
+    from mekrr_scale.models.containing import self_contained as self_contained
+    from mekrr_scale.models.described import summary as summary
     from mekrr_scale.models.model import Model as Model
     from mekrr_scale.models.model import load_model as load_model
     from mekrr_scale.models.model import sample_document as sample_document
@@ -41,6 +43,8 @@ else:
     __getattr__, __dir__, __all__ = lazy.attach(
         __name__,
         submod_attrs={
+            "described": ["summary"],
+            "containing": ["self_contained"],
             "baselines": ["Baseline", "fit_baseline"],
             "calculator": ["MekrrCalculator", "PredictorCalculator", "as_calculator"],
             "choices": ["BaselineKind", "Document", "JSON", "PriorKind", "WhiteningMethod"],

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import safetensors
 import safetensors.torch
@@ -23,59 +23,24 @@ from torch import Tensor
 from mekrr_scale.arrays import Compression, FeatureBatch, Landmarks, error_text
 from mekrr_scale.errors import ConfigError, MekrrError, ModelError
 from mekrr_scale.files import is_whole, replacing, sealed, warn_unsealed
-from mekrr_scale.kernels import Head, Reduce, SetKernel, SpeciesMixing, Transform, atom_kernel
+from mekrr_scale.kernels import Head, SetKernel, SpeciesMixing, Transform, atom_kernel
 from mekrr_scale.models.baselines import Baseline
 from mekrr_scale.models.choices import JSON, Document
-from mekrr_scale.models.posterior import Posterior, PosteriorHeader
+from mekrr_scale.models.embedding import Weights, beside, from_beside
+from mekrr_scale.models.headers import Header, KernelHeader
+from mekrr_scale.models.posterior import Posterior
 from mekrr_scale.outputs import MODEL, check_output
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 FORMAT = "mekrr-scale model"
-SCHEMA = "1.4"  # 1.1: posterior; 1.2: prior; 1.3: a seal over the header; 1.4: a sample
+SCHEMA = "1.5"  # 1.1: posterior; 1.2: prior; 1.3: a seal over the header; 1.4: a sample; 1.5: weights
 _COMPRESSED = "2.0"  # of compressed features: what does not know them must not read it
 _KEY = "mekrr_scale"
 _AXES = ("mean", "basis", "spread")  # arrays of a compression
+_NETWORKS = ("weights", "prior_weights")
 UNITS = {"energy": "eV", "length": "angstrom", "forces": "eV/angstrom", "stress": "eV/angstrom^3"}
-
-
-class _Mixing(TypedDict):
-    alpha: float
-    species: list[int]
-    matrix: list[list[float]]
-
-
-class _Kernel(TypedDict):
-    atom: dict[str, JSON]
-    mixing: _Mixing
-    reduce: Reduce
-    transform_species: list[int]
-
-
-class _Baseline(TypedDict):
-    species: list[int]
-    prior: bool
-    fitted: bool
-
-
-class _Header(TypedDict):
-    """The JSON document in a model's file."""
-
-    format: str
-    schema: str
-    kernel: _Kernel
-    landmark_sets: int
-    baseline: _Baseline
-    backbone: dict[str, JSON]
-    spec: dict[str, JSON]
-    validation: dict[str, JSON]
-    provenance: dict[str, JSON]
-    posterior: NotRequired[PosteriorHeader | None]  # since 1.1
-    prior: NotRequired[dict[str, JSON]]  # since 1.2
-    compression: NotRequired[list[int] | None]  # species that have axes, since 2.0
-    sample: NotRequired[dict[str, JSON]]  # since 1.4
-    checksum: str
 
 
 @dataclass(frozen=True, repr=False)
@@ -94,6 +59,9 @@ class Model:
     prior: Document = field(default_factory=dict)  # what the baseline's prior is; empty: the backbone's own
     compression: Compression | None = None  # what makes coordinates of the backbone's features
     sample: Document = field(default_factory=dict)  # one of the training structures (``sample_document``); or nothing
+    weights: Weights | None = None  # of the backbone, where its file brings them along
+    prior_weights: Weights | None = None  # of the network whose energies are the prior
+    inner: Model | None = None  # the model that is the prior
 
     def __post_init__(self) -> None:
         Head(self.kernel, self.landmarks, self.coefficients)  # refuses what does not belong together
@@ -223,6 +191,16 @@ class Model:
             path = check_output(path, MODEL, overwrite)
         except ConfigError as error:
             raise ModelError(f"cannot write the model: {error}") from error
+        header, tensors = self._parts(path.parent)
+        metadata = {_KEY: json.dumps(sealed(header | {"checksum": _checksum(tensors)}))}
+        try:
+            with replacing(path) as temporary:
+                safetensors.torch.save_file(tensors, temporary, metadata=metadata)
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"cannot write the model {path}: {error}; choose a folder you may write to") from error
+
+    def _parts(self, folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What a file in a folder holds: plain values, and arrays by name."""
         tensors = {
             "landmarks.features": self.landmarks.features.contiguous(),
             "landmarks.species": self.landmarks.species.contiguous(),
@@ -236,6 +214,9 @@ class Model:
             tensors |= {f"compression.{n}": getattr(self.compression, n).contiguous() for n in _AXES}
         if self.posterior is not None:
             tensors["posterior.factor"] = self.posterior.factor.contiguous()
+        networks = {part: each for part, each in zip(_NETWORKS, self._networks, strict=True) if each is not None}
+        for part, each in networks.items():
+            tensors |= {f"{part}.{name}": tensor for name, tensor in each.tensors.items()}
         header: dict[str, Any] = {
             "format": FORMAT,
             "schema": SCHEMA if self.compression is None else _COMPRESSED,
@@ -253,21 +234,29 @@ class Model:
                 "fitted": self.baseline.fitted,
             },
             "backbone": dict(self.backbone),
-            "spec": dict(self.spec),
-            "prior": dict(self.prior),
+            "spec": beside(self.spec, folder),
+            "prior": beside(self.prior, folder) if self.inner is None else dict(self.prior),
             "validation": dict(self.validation),
             "provenance": dict(self.provenance),
             "posterior": None if self.posterior is None else self.posterior.header(),
             "sample": dict(self.sample),
-            "checksum": _checksum(tensors),
+            "weights": {part: dict(each.document) for part, each in networks.items()},
         }
         if self.compression is not None:
             header["compression"] = list(self.compression.species)
-        try:
-            with replacing(path) as temporary:
-                safetensors.torch.save_file(tensors, temporary, metadata={_KEY: json.dumps(sealed(header))})
-        except (OSError, SafetensorError) as error:
-            raise ModelError(f"cannot write the model {path}: {error}; choose a folder you may write to") from error
+        if self.inner is not None:
+            header["inner"], inside = self.inner._parts(folder)
+            tensors |= {f"inner.{name}": tensor for name, tensor in inside.items()}
+        return header, tensors
+
+    @property
+    def unlicensed(self) -> bool:
+        """Whether the file holds weights whose licence nobody said."""
+        return any(each is not None and not each.licence for each in self._networks)
+
+    @property
+    def _networks(self) -> tuple[Weights | None, Weights | None]:
+        return self.weights, self.prior_weights
 
     @classmethod
     def load(cls, path: Path | str) -> Model:
@@ -295,7 +284,7 @@ class Model:
             raise ModelError(f"the header of {path} is damaged ({error!r}); fit the model again") from error
 
     @classmethod
-    def _of(cls, header: _Header, tensors: Mapping[str, Tensor], path: Path) -> Model:
+    def _of(cls, header: Header, tensors: Mapping[str, Tensor], path: Path) -> Model:
         majors = {schema.split(".", maxsplit=1)[0] for schema in (SCHEMA, _COMPRESSED)}
         if header["format"] != FORMAT or str(header["schema"]).split(".")[0] not in majors:
             raise ModelError(
@@ -308,7 +297,15 @@ class Model:
             raise ModelError(f"the header of {path} is damaged (its checksum does not fit); copy it again or refit")
         if _checksum(tensors) != header["checksum"]:
             raise ModelError(f"{path} is damaged (its checksum does not fit); copy it again or refit")
+        return cls._made(header, tensors, path.parent)
+
+    @classmethod
+    def _made(cls, header: Header, tensors: Mapping[str, Tensor], folder: Path) -> Model:
+        """Of what a file in a folder holds, once it is known to be whole."""
         baseline, posterior = header["baseline"], header.get("posterior")
+        weights, inner = header.get("weights", {}), header.get("inner")
+        networks = [Weights(weights[part], _under(part, tensors)) if part in weights else None for part in _NETWORKS]
+        prior = header.get("prior", {})
         return cls(
             kernel=_kernel(header["kernel"], tensors),
             landmarks=Landmarks(
@@ -322,21 +319,28 @@ class Model:
                 tuple(baseline["species"]), tensors["baseline.energies"], baseline["prior"], baseline["fitted"]
             ),
             backbone=header["backbone"],
-            spec=header["spec"],
+            spec=from_beside(header["spec"], folder),
             validation=header["validation"],
             provenance=header["provenance"],
             posterior=None if posterior is None else Posterior.of(posterior, tensors["posterior.factor"]),
-            prior=header.get("prior", {}),
+            prior=from_beside(prior, folder) if inner is None else prior,
             sample=header.get("sample", {}),
             compression=_compression(header.get("compression"), tensors),
+            weights=networks[0],
+            prior_weights=networks[1],
+            inner=None if inner is None else cls._made(inner, _under("inner", tensors), folder),
         )
+
+
+def _under(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{part}."): tensor for name, tensor in tensors.items() if name.startswith(f"{part}.")}
 
 
 def _compression(species: Sequence[int] | None, tensors: Mapping[str, Tensor]) -> Compression | None:
     return None if species is None else Compression(tuple(species), *(tensors[f"compression.{n}"] for n in _AXES))
 
 
-def _kernel(header: _Kernel, tensors: Mapping[str, Tensor]) -> SetKernel:
+def _kernel(header: KernelHeader, tensors: Mapping[str, Tensor]) -> SetKernel:
     mixing = header["mixing"]
     atom = {key: tuple(v) if isinstance(v, list) else v for key, v in header["atom"].items() if key != "name"}
     return SetKernel(

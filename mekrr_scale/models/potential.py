@@ -112,7 +112,7 @@ class Potential:
     def _prior_of(model: Model, given: Predictor | None, dtype: torch.dtype, device: str) -> Predictor | None:
         if not (model.baseline.prior and model.prior):
             return None
-        return given or load_prior(PriorSpec.from_dict(model.prior), dtype, device)
+        return given or load_prior(PriorSpec.from_dict(model.prior), dtype, device, held_by=model)
 
     @staticmethod
     def _backbone_of(model: Model) -> Backbone:
@@ -121,7 +121,7 @@ class Potential:
                 f"the model was fitted on features of the user's own ({model.backbone.get('name')!r}); give the "
                 "backbone that makes them, or predict from a store of features"
             )
-        return load_backbone(BackboneSpec.of(model.spec))
+        return load_backbone(BackboneSpec.of(model.spec), weights=None if model.weights is None else model.weights.file)
 
     def __repr__(self) -> str:
         return f"Potential on {self.backbone!r}:\n{self.model!r}"
@@ -343,12 +343,17 @@ class Potential:
 
 
 def load_prior(
-    spec: PriorSpec, dtype: torch.dtype | str = torch.float32, device: str = "cpu", trust_code: bool = False
+    spec: PriorSpec,
+    dtype: torch.dtype | str = torch.float32,
+    device: str = "cpu",
+    trust_code: bool = False,
+    held_by: Model | None = None,
 ) -> Predictor:
     """What gives the energies of a prior.
 
     Args:
         trust_code: see ``Potential``.
+        held_by: the model whose prior it is, which may bring it along.
 
     Raises:
         ModelError: its file is missing or another one than the model was fitted with.
@@ -358,10 +363,13 @@ def load_prior(
     if spec.kind == "labels":
         return Labelled(spec.keys or LabelKeys())
     if spec.kind == "backbone":
-        backbone = load_backbone(spec.backbone or BackboneSpec(), trust_code).to(device, _precision(dtype))
+        held = None if held_by is None or held_by.prior_weights is None else held_by.prior_weights.file
+        backbone = load_backbone(spec.backbone or BackboneSpec(), trust_code, held).to(device, _precision(dtype))
         if spec.hash and backbone.identity().weight_hash != spec.hash:
             raise ModelError(f"the prior's backbone {backbone.name} has other weights than when the features were made")
         inner = BackboneEnergies(backbone)
+    elif held_by is not None and held_by.inner is not None:
+        inner = Potential(held_by.inner, dtype=dtype, device=device, trust_code=trust_code)
     else:
         path = Path(str(spec.path))
         if not path.is_file():

@@ -234,7 +234,7 @@ def test_what_a_fit_can_afford(copper_model):
 
 def test_a_fit_warns_of_what_is_unphysical(copper_store, call, tmp_path, monkeypatch):
     monkeypatch.setattr("mekrr_scale.checks.run.Thresholds", lambda: Thresholds(bulk_spread=1e-9))
-    monkeypatch.setattr("mekrr_scale.checks.quick._seconds", lambda *_: 0.0)  # however slow the machine is
+    monkeypatch.setattr("mekrr_scale.checks.quick.seconds_of", lambda *_: 0.0)  # however slow the machine is
     fitted = ("fit", "--store", copper_store.path, "--landmarks", "60", "--overwrite", "-o", tmp_path / "m.mekrr")
     code, _, err = call(*fitted)
     assert code == 0

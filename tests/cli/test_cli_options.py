@@ -82,7 +82,8 @@ CALLS = {
             "--whitening": "cholesky", "--energy-precision": "float32", "--derivative-precision": "float64",
             **{f"--{info.name}-weight": "0.2" for info in KINDS.values()}, "--solver": "exact",
             "--ridge": "1e-3", "--rtol": "1e-3", "--max-steps": "9", "--preconditioner": "falkon", "--subset": "0.3",
-            "--validate": "3", "--criterion": "1,1,1", "--no-uncertainty": "", "--device": "cpu:0",
+            "--validate": "3", "--criterion": "1,1,1", "--no-uncertainty": "",
+            "--no-embed": "", "--licence": "MIT", "--device": "cpu:0",
             "--memory": "7M", "--scratch": "none", "--seed": "9", "--overwrite": "",
         },
     ),
@@ -143,6 +144,7 @@ CALLS = {
             "--overwrite": "",
         },
     ),
+    "info": ("m.mekrr", {"--no-load": "", "--json": ""}),
     "pretrain": ("a.xyz -o b.pt", TRAIN | {"--backbone": "dimenet++", "--sizes": "cutoff=6"}),
     "finetune": (
         "a.xyz -o b.pt",
@@ -261,7 +263,7 @@ def record(monkeypatch, tmp_path):
     selection = SimpleNamespace(indices=[0], uncertainty=torch.ones(1), remaining=torch.ones(1))
     distilled = SimpleNamespace(to_dict=dict)
     verified = SimpleNamespace(damaged=[], strays=[], ok=True, checked=1)
-    model = SimpleNamespace(posterior=None)
+    model = SimpleNamespace(posterior=None, spec={"name": "chgnet"})
     evaluation, page = SimpleNamespace(), SimpleNamespace(to_dict=dict, advice=[])
     grown = SimpleNamespace(tables=list, headline=str, failed=())
     checked = SimpleNamespace(tables=lambda: [TextTable("", (), ())], failed=[], headline=str, to_dict=dict)
@@ -281,7 +283,7 @@ def record(monkeypatch, tmp_path):
         },
         "models": {
             "Model": SimpleNamespace(load=record("load", model)), "Potential": lambda *_, **__: None,
-            "MekrrCalculator": None, "load_prior": None,
+            "MekrrCalculator": None, "load_prior": None, "summary": {"cross-validated": "no"},
         },
         "simulation": {
             "run_md": SimpleNamespace(steps=1, resumed=0, drift=0.0), "relax": atoms, "select": selection,

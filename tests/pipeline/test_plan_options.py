@@ -53,6 +53,8 @@ FLAGS = {
     "--memory": ("3G", {"execution": {"memory": "3G"}}),
     "--scratch": ("none", {"execution": {"scratch": "none"}}),
     "--seed": (4, {"seed": 4}),
+    "--embed/--no-embed": (False, {"embed": False}),
+    "--licence": ("CC BY 4.0", {"licence": "CC BY 4.0"}),
 }
 
 

@@ -293,6 +293,13 @@ class FitPlan:
     seed: Annotated[int, flag("--seed")] = Field(default=0, ge=0)
     """Random seed of landmarks and samples."""
 
+    embed: Annotated[bool, flag("--embed/--no-embed")] = True
+    """Take into the model's file what it needs to predict and no installed wheel holds: weights from a checkpoint, and
+    the model that it corrects. Without it the file names them by their place beside it."""
+
+    licence: Annotated[str, flag("--licence")] = ""
+    """Licence of weights that are taken in, in words, e.g. 'CC BY 4.0'; kept in the model, and shown by info."""
+
     def __post_init__(self) -> None:
         learned, folds = self.kernel.mixing == "learn", self.validation.folds
         if any(not weight > 0 for weight in self.rows.store_weights):

@@ -12,8 +12,8 @@ from ase import Atoms
 
 from mekrr_scale.backbones import trusting_code
 from mekrr_scale.distributed import ALONE, Checkpoint, Group, StopSignals
-from mekrr_scale.errors import ConfigError, SolverError
-from mekrr_scale.models import JSON, Model, Posterior, sample_document
+from mekrr_scale.errors import ConfigError, MekrrError, SolverError
+from mekrr_scale.models import JSON, Model, Posterior, sample_document, self_contained
 from mekrr_scale.pipeline.fitting.calibration import LARGEST_RANK, calibrate
 from mekrr_scale.pipeline.fitting.data import FitData, Stores
 from mekrr_scale.pipeline.fitting.enlarging import enlarge
@@ -81,11 +81,27 @@ def fit(
             data = FitData.open(stores, plan, structures, keys, group)
         require_alike(data, checkpoint=str(checkpoint is not None), sums=str(sums is not None))
         run = run.part("", identity(data))
-        if sums is not None:
-            return _grown(replace(data, elastic=()), Path(sums), run)  # which would be added with every growth
-        found = _fitted(data, run)
-        dropping = data.plan.rows.drop_outliers and found.outliers
-        return _without_outliers(found, data, run) if dropping else found
+        if sums is not None:  # elastic rows would be added with every growth
+            found = _grown(replace(data, elastic=()), Path(sums), run)
+        else:
+            found = _fitted(data, run)
+            if data.plan.rows.drop_outliers and found.outliers:
+                found = _without_outliers(found, data, run)
+        with trusting_code(trust_code):
+            return _with_networks(found, plan) if plan.embed and group.rank == 0 else found
+
+
+def _with_networks(found: FitReport, plan: FitPlan) -> FitReport:
+    """With a model that needs no other file, as far as there is one to take in."""
+    try:
+        model = self_contained(found.model, plan.licence)
+    except MekrrError as error:  # a fit needs no network, and must not fail at its end
+        said = f"the model's file will not hold its network's weights, and predicts where the checkpoint is: {error}"
+        return replace(found, warnings=[*found.warnings, said])
+    if model.unlicensed and not plan.licence:
+        said = "the model's file holds weights whose licence nobody said; --licence keeps it there"
+        found = replace(found, remarks=[*found.remarks, said])
+    return replace(found, model=model)
 
 
 def _fitted(data: FitData, run: Run) -> FitReport:
