@@ -162,6 +162,22 @@ def test_rooms_are_described_as_they_are():
     assert all((DOCS / "api" / f"{room}.md").exists() for room in folders - {"deprecated"})
 
 
+def test_pages_are_in_the_navigation_and_on_the_home_page():
+    """All are in the navigation; the home page leads to all but those of single rooms."""
+    navigation, home = (ROOT / "mkdocs.yml").read_text(), (DOCS / "index.md").read_text()
+    names = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
+    assert names == set(re.findall(r": (\S+\.md)$", navigation, re.MULTILINE))
+    linked = set(re.findall(r"\]\(([^)#]+\.md)", home))
+    assert {name for name in names if not name.startswith("api/")} - {"index.md"} <= linked
+
+
+def test_figures_are_small_and_shown():
+    shown = {name for page in DOCS.rglob("*.md") for name in re.findall(r"\]\(figures/([^)]+)\)", page.read_text())}
+    figures = list((DOCS / "figures").iterdir())
+    assert shown == {figure.name for figure in figures}
+    assert max(figure.stat().st_size for figure in figures) < 200_000
+
+
 def test_contributing_names_no_issues():
     text = (ROOT / "CONTRIBUTING.md").read_text()
     assert not re.search(r"(?i)issue[s]? *#?\d|(?<!\w)#\d", text)
