@@ -211,6 +211,7 @@ def _tell(report: ExtractReport, store: Path, part: str) -> None:
 
 def check_texts(
     *,
+    backbone: str,
     derivatives: str,
     part: str,
     shard_size: str,
@@ -224,9 +225,12 @@ def check_texts(
 
     Raises:
         ConfigError, StructureError: a text that says nothing.
+        BackboneError: no such backbone.
     """
+    from mekrr_scale.backbones import BackboneSpec, packages_of
     from mekrr_scale.store import Reduction
 
+    packages_of(BackboneSpec.parse(backbone).name)
     Reduction.given(compress, residual, basis)
     derivatives_of(derivatives)
     part_of(part)

@@ -42,3 +42,20 @@ def learn(
     for table in report.tables():
         show(dressed(table))
     say(report.headline())
+
+
+def check_loop(*, config: Path, trust_code: bool = False, **_: object) -> None:
+    """Refuse a file that a batch job would refuse only when its turn has come.
+
+    Raises:
+        ConfigError: no such file, a key or value that cannot be, a class as calculator without trust.
+        BackboneError: no such backbone.
+    """
+    from mekrr_scale.backbones import packages_of
+    from mekrr_scale.labelling import CalculatorSpec
+    from mekrr_scale.workflows import load_learn_plan
+
+    plan = load_learn_plan(config)
+    packages_of(plan.features.backbone.name)
+    if plan.calculator is not None:
+        CalculatorSpec.parse(plan.calculator, from_file=not trust_code)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +22,7 @@ from mekrr_scale.cli.batch_scripts import (
 from mekrr_scale.cli.console import say
 from mekrr_scale.cli.extract import check_texts
 from mekrr_scale.cli.fit import settings_given
+from mekrr_scale.cli.learn import check_loop
 from mekrr_scale.cli.options import EXIT_CODES, Overwrite, commands
 from mekrr_scale.cli.tune import check_plan
 from mekrr_scale.errors import ConfigError
@@ -113,10 +114,15 @@ def tune(
 
         mekrr-scale slurm tune train.xyz -o tuned --parts 4 --cpus 16 --options '--test test.xyz --budget 2h'
     """
+    from mekrr_scale.structures import require_file
+
     second = _two_scripts(script, "model", structures, overwrite)
     files = [str(path.resolve()) for path in structures]
     words = ["tune", *files, "--output", str(output.resolve()), *_split(options)]
-    check_plan(**_inner("tune", words[1:]))
+    given = _inner("tune", words[1:])
+    check_plan(**given)
+    for path in given["test"] or ():
+        require_file(path)
     publish_text(script, tune_script(batch, words, parts))
     publish_text(second, command_script(batch, words))
     _say_two(script, second, "afterany")
@@ -141,12 +147,20 @@ def _say_two(script: Path, second: Path, after: str) -> None:
     )
 
 
-def _job(name: str, about: str, example: str, *without: str, resumes: bool = True) -> None:
+def _job(
+    name: str,
+    about: str,
+    example: str,
+    *without: str,
+    resumes: bool = True,
+    check: Callable[..., None] | None = None,
+) -> None:
     """Add the command that writes a script of one other command.
 
     Args:
         without: options of batch scripts that it does not take.
         resumes: whether the job goes on where it was when it is run again.
+        check: refuses what the command would refuse when the job's turn has come.
     """
 
     def write(
@@ -159,7 +173,9 @@ def _job(name: str, about: str, example: str, *without: str, resumes: bool = Tru
     ) -> None:
         check_outputs([(script, SCRIPT, "--script")], [], overwrite)
         line = [*words, *_split(options)]
-        _inner(name, line)
+        given = _inner(name, line)
+        if check is not None:
+            check(**given)
         publish_text(script, command_script(batch, [name, *line], resumes))
         say(f"{script}; submit with\n  sbatch {script}")
 
@@ -189,6 +205,7 @@ _job(
     "A loop of exploring, labelling and fitting that goes on where it was when its time is over.",
     "loop.toml --cpus 16 --options '-o loop'",
     "gpus",  # its calculators and dynamics run on CPUs
+    check=check_loop,
 )
 _job(
     "curve",

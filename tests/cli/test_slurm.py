@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from mekrr_scale.cli import Batch, command_script, extract_script, finalize_script, fit_script
 from mekrr_scale.cli.app import app, command
-from mekrr_scale.errors import ConfigError
+from mekrr_scale.errors import BackboneError, ConfigError, StructureError
 from mekrr_scale.models import Model
 from mekrr_scale.store import FeatureStore
 
@@ -255,6 +255,11 @@ INNER = [
     ("tune a.xyz -o t", "--budget soon", "no time"),
     ("tune a.xyz -o t", "--butget 5m", "--budget"),
     ("tune a.xyz -o t", "--landmarks 0", "landmarks"),
+    ("tune a.xyz -o t", "--test b.xyz", "b.xyz"),
+    ("extract a.xyz -o store", "--backbone chgnett", "chgnet"),
+    ("learn none.toml", "-o loop", "none.toml"),
+    ("learn loop.toml", "-o loop", "generations"),
+    ("learn mine.toml", "-o loop", "--trust-code"),
 ]
 
 
@@ -265,8 +270,10 @@ def test_what_a_job_would_refuse_is_refused_when_it_is_written(words, options, n
         Path(name).touch()
     Path("fit.toml").write_text('store = ["s"]\noutput = "m.mekrr"\n')
     Path("wrong.toml").write_text('store = ["s"]\noutput = "m.mekrr"\n[landmark]\ncount = 3\n')
+    Path("loop.toml").write_text('frames = "a.xyz"\ncalculator = "emt"\ngeneration = 3\n')
+    Path("mine.toml").write_text('frames = "a.xyz"\ncalculator = "my.module:Mine"\n')
     done = CliRunner().invoke(app, ["slurm", *words.split(), "--options", options])
-    assert isinstance(done.exception, ConfigError), done.output
+    assert isinstance(done.exception, ConfigError | BackboneError | StructureError), done.output
     assert named.lower() in str(done.exception).lower()  # typer writes names of arguments in either
     assert not list(tmp_path.glob("*.sbatch"))
 

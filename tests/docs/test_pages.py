@@ -21,7 +21,7 @@ from tests.docs.pages import DOCS, PAGES, ROOT, commands, named_options, python_
 FOREIGN = {
     *("--resolution", "--bind", "--build-arg", "--dipole-weight", "--code", "--jobs", "--data", "--build"),
     *("--index-url", "--nproc-per-node", "--max-restarts", "--parsable", "--dependency", "--ntasks", "--cpus-per-task"),
-    *("--nv", "--work", "--python", "--compare"),
+    *("--array", "--nv", "--work", "--python", "--compare"),
     *("--strict", "--quick", "--recorded", "--debug", "--help", "--install-completion", "--show-completion"),
 }
 for made in (options_of_study(), options_of_comparison()):
