@@ -90,3 +90,22 @@ def histogram_axes(
         axes.set_yscale("log")
     tidy(axes)
     return axes
+
+
+def spread_axes(
+    values: Float[ndarray, " all"], chosen: Float[ndarray, " chosen"], label: str, axes: Axes | None = None
+) -> Axes:
+    """A histogram of a value of all structures, and of those among them that were chosen.
+
+    Args:
+        label: quantity and unit.
+    """
+    axes = axes or new_axes(4.4, 3.6)[0]
+    edges = np.histogram_bin_edges(values, bins=30).tolist()
+    axes.hist(values, bins=edges, color=DOTS, label="all")
+    axes.hist(chosen, bins=edges, color=ORANGE, label="chosen")
+    axes.set(xlabel=label, ylabel="structures")
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.legend(frameon=False, fontsize=8)
+    tidy(axes)
+    return axes

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREY = "#2b6cb0", "#c05621", "#718096"
+SERIES = (BLUE, ORANGE, "#2f855a", "#b83280", "#6b46c1", "#b7791f", "#0987a0", "#c53030")  # of lines side by side
 DOTS = "#3d8bd4"  # single points, on white and on black
 _INK = "#010203"  # becomes the colour of the text around an inline figure
 _LINED = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
