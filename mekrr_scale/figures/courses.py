@@ -36,13 +36,13 @@ class Track:
     logarithmic: bool = False
 
 
-def course_axes(tracks: Sequence[Track], x: str, columns: int = 2) -> list[Axes]:
-    """A panel for each track, in rows.
+def course_axes(tracks: Sequence[Track], x: str) -> list[Axes]:
+    """A panel for each track, in two rows where there are more than two.
 
     Args:
         x: quantity and unit that they run along.
     """
-    axes = grid_axes(len(tracks), columns, 4.6, 2.9)
+    axes = grid_axes(len(tracks), max(2, -(-len(tracks) // 2)), 4.6, 2.9)
     for track, panel in zip(tracks, axes, strict=True):
         _draw(track, x, panel)
     return axes
@@ -59,9 +59,8 @@ def _draw(track: Track, x: str, axes: Axes) -> None:
         axes.ticklabel_format(axis="y", useOffset=False)
     if track.title:
         axes.set_title(track.title, fontsize=9)
-    named = len(axes.get_legend_handles_labels()[0])
-    legend = axes.get_legend()
-    if 1 < named <= _NAMED:
-        axes.legend(frameon=False, fontsize=8)
-    elif legend is not None:
-        legend.remove()
+    handles, names = axes.get_legend_handles_labels()
+    if len(names) > _NAMED:  # the level alone
+        handles, names = handles[len(track.lines) :], names[len(track.lines) :]
+    if len(axes.get_lines()) > 1:
+        axes.legend(handles, names, frameon=False, fontsize=8)

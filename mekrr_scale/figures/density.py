@@ -100,12 +100,14 @@ def spread_axes(
     Args:
         label: quantity and unit.
     """
+    from matplotlib.ticker import MaxNLocator
+
     axes = axes or new_axes(4.4, 3.6)[0]
     edges = np.histogram_bin_edges(values, bins=30).tolist()
     axes.hist(values, bins=edges, color=DOTS, label="all")
     axes.hist(chosen, bins=edges, color=ORANGE, label="chosen")
     axes.set(xlabel=label, ylabel="structures")
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, fontsize=8)
     tidy(axes)
     return axes

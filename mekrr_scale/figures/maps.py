@@ -95,7 +95,8 @@ def kind_map_axes(
     """
     axes = axes or new_axes(5.6, 4.2)[0]
     for (name, mine), colour, size in zip(kinds.items(), (GREY, DOTS, ORANGE), (10, 6, 9), strict=False):
-        axes.scatter(*places[mine].T, s=size, alpha=0.6, linewidths=0, color=colour, label=name, rasterized=True)
+        x, y = places[mine].T
+        axes.scatter(x, y, s=size, alpha=0.6, linewidths=0, color=colour, label=name, rasterized=True)
     return _framed(axes, labels)
 
 
@@ -112,9 +113,10 @@ def choice_map_axes(
         labels: of both axes.
     """
     axes = axes or new_axes(5.6, 4.2)[0]
-    others = np.delete(places, list(order), axis=0)
-    axes.scatter(*others.T, s=12, alpha=0.7, linewidths=0, color=DOTS, label="not chosen", rasterized=True)
-    axes.scatter(*places[list(order)].T, s=26, linewidths=0, color=ORANGE, label="chosen, in order")
+    x, y = np.delete(places, list(order), axis=0).T
+    axes.scatter(x, y, s=12, alpha=0.7, linewidths=0, color=DOTS, label="not chosen", rasterized=True)
+    x, y = places[list(order)].T
+    axes.scatter(x, y, s=26, linewidths=0, color=ORANGE, label="chosen, in order")
     for number, place in enumerate(order[:_NUMBERED], 1):
         axes.annotate(str(number), places[place], (4, 3), textcoords="offset points", fontsize=8)
     return _framed(axes, labels)

@@ -51,7 +51,8 @@ class MdCourse:
             ConfigError: there are no frames.
         """
         path = Path(trajectory)
-        rows = [_row(atoms, plan) for atoms in read_structures(path, "extxyz")] if path.stat().st_size else []
+        there = path.exists() and path.stat().st_size  # a run that stops at once leaves nothing
+        rows = [_row(atoms, plan) for atoms in read_structures(path, "extxyz")] if there else []
         if beyond is not None:
             rows.append(_row(with_predictions(beyond), plan))
         if not rows:
