@@ -63,4 +63,4 @@ def _draw(track: Track, x: str, axes: Axes) -> None:
     if len(names) > _NAMED:  # the level alone
         handles, names = handles[len(track.lines) :], names[len(track.lines) :]
     if len(axes.get_lines()) > 1:
-        axes.legend(handles, names, frameon=False, fontsize=8)
+        axes.legend(handles, names, fontsize=8, edgecolor="none", framealpha=0.85)  # the level may lie behind it

@@ -8,6 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
@@ -51,6 +55,15 @@ def spaced_ticks(axis: Axis) -> None:
     axis.set_major_locator(MaxNLocator(4) if ratio < 8 else LogLocator(subs=dense))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
+
+
+def is_wide(values: Float[ndarray, " values"]) -> bool:
+    """Whether values need a logarithmic axis, and can have one.
+
+    >>> is_wide(np.array([1.0, 1.0, 30.0])), is_wide(np.array([0.0, 1.0, 30.0])), is_wide(np.array([1.0, 2.0, 3.0]))
+    (True, False, False)
+    """
+    return bool(values.min() > 0 and values.max() > 10 * np.median(values))
 
 
 @contextmanager

@@ -272,7 +272,8 @@ def record(monkeypatch, tmp_path):
         "report": {
             "resource_table": "", "contribution_table": "", "contribution_plot": None, "block_table": "",
             "distill_table": "", "curve_table": "", "curve_plot": None, "check_plot": None,
-            "md_plot": None, "relax_plot": None, "selection_plot": None, "results_beside": None, "with_tests": page, "save_html": None, "save_figures": None,
+            "md_plot": None, "relax_plot": None, "selection_plot": None,
+            "results_beside": None, "with_tests": page, "save_html": None, "save_figures": None,
         },
         "structures": {
             "read_structures": lambda *_, **__: [atoms], "count_structures": 1, "write_structure": None,
