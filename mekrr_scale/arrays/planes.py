@@ -22,7 +22,7 @@ class Plane:
         """None of fewer than three atoms."""
         if len(features) < 3 or features.shape[1] < 2:
             return None
-        mean = features.mean(0)
+        mean = features.mean(0, dtype=np.float64)
         values, vectors = np.linalg.eigh(np.cov(features - mean, rowvar=False))
         axes = vectors[:, [-1, -2]]
         axes = axes * np.sign(axes[np.abs(axes).argmax(0), [0, 1]])  # a sign of its own, whatever the library
