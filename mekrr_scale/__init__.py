@@ -76,7 +76,9 @@ if TYPE_CHECKING:
     from mekrr_scale.report import Results as Results
     from mekrr_scale.report import write_page as write_page
     from mekrr_scale.simulation import Bounds as Bounds
+    from mekrr_scale.simulation import MdCourse as MdCourse
     from mekrr_scale.simulation import MdPlan as MdPlan
+    from mekrr_scale.simulation import RelaxCourse as RelaxCourse
     from mekrr_scale.simulation import relax as relax
     from mekrr_scale.simulation import run_md as run_md
     from mekrr_scale.simulation import select as select
@@ -150,7 +152,7 @@ else:
             ],
             "regression": ["Execution", "Problem", "Source"],
             "report": ["Results", "write_page"],
-            "simulation": ["Bounds", "MdPlan", "relax", "run_md", "select"],
+            "simulation": ["Bounds", "MdCourse", "MdPlan", "RelaxCourse", "relax", "run_md", "select"],
             "solvers": ["Direct", "Exact", "Falkon", "FalkonLibrary"],
             "store": ["FeatureStore", "FeatureWriter", "open_store"],
             "structures": ["LabelKeys", "read_structures"],

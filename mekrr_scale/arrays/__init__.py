@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from mekrr_scale.arrays.linear import eigh as eigh
     from mekrr_scale.arrays.linear import minimum_norm as minimum_norm
     from mekrr_scale.arrays.nearness import leaders as leaders
+    from mekrr_scale.arrays.planes import Plane as Plane
 else:
     __getattr__, __dir__, __all__ = lazy.attach(
         __name__,
@@ -61,6 +62,7 @@ else:
             "landmarks": ["Landmarks", "content_hash", "fingerprint"],
             "linear": ["beyond_composition", "eigh", "minimum_norm"],
             "nearness": ["leaders"],
+            "planes": ["Plane"],
         },
     )
     __getattr__ = with_old_names(__name__, __getattr__)

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mekrr_scale.checks.measured import Finding, Panel, Quantity
-from mekrr_scale.figures import BLUE, GREY, ORANGE, Line, Shown, TextTable, grid_axes, line_axes
+from mekrr_scale.figures import GREY, SERIES, Line, Shown, TextTable, grid_axes, line_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _COLUMNS = 3  # panels side by side
-_COLOURS = (BLUE, ORANGE, "#2f855a", "#b83280", "#6b46c1", "#b7791f", "#0987a0", "#c53030")
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def _lines(own: Panel, other: Panel | None) -> Mapping[str, Line]:
     lines = {}
     behind = {} if other is None else other.curves
     for place, name in enumerate(own.curves):
-        colour = _COLOURS[place % len(_COLOURS)]
+        colour = SERIES[place % len(SERIES)]
         if name in behind:
             curve = behind[name]
             shade = GREY if len(own.curves) == 1 else colour

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mekrr_scale.cli.console import progress_bar, say, show, warn
+from mekrr_scale.cli.console import draw, progress_bar, say, show, warn
 from mekrr_scale.cli.frames import start_frames
 from mekrr_scale.cli.options import (
     CHOICE,
@@ -91,8 +91,7 @@ def check(
 
     show(dressed(found.tables()[0]))
     write_report(json, found.to_dict())
-    if plot is not None:
-        check_plot(plot, found, overwrite=True)
+    draw(plot, lambda path: check_plot(path, found, overwrite=True))
     for line in found.failed:
         warn(line)
     say(f"{model}: {found.headline()}")

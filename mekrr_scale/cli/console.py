@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -43,6 +43,16 @@ def show(more: Table | str) -> None:
 def warn(text: str) -> None:
     """A line on standard error."""
     LOGGER.warning("%s", text)
+
+
+def draw(path: Path | None, plot: Callable[[Path], None]) -> None:
+    """A figure, where one is asked for; the results are there: one that cannot be drawn is no reason to fail."""
+    if path is None:
+        return
+    try:
+        plot(path)
+    except Exception as error:
+        warn(f"the figure {path} could not be drawn: {type(error).__name__}: {error}; the results are whole")
 
 
 def fail(text: str, place: str = "") -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mekrr_scale.cli.console import progress_bar, say, show, talkative
+from mekrr_scale.cli.console import draw, progress_bar, say, show, talkative
 from mekrr_scale.cli.frames import frame_count, write_frames
 from mekrr_scale.cli.options import CHOICE, EXIT_CODES, Device, Format, ModelFile, Overwrite, commands, device_of
 from mekrr_scale.errors import ConfigError
@@ -57,8 +57,7 @@ def explain(
     show(contribution_table(totals(found)))
     if not talkative():
         say(f"{output}: {count} structures")
-    if plot is not None:
-        contribution_plot(plot, found, overwrite=True)
+    draw(plot, lambda path: contribution_plot(path, found, overwrite=True))
 
 
 def _kept(pairs: Iterable[tuple[Atoms, Explanation]], found: list[Explanation]) -> Iterator[Atoms]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mekrr_scale.cli.console import out, progress_bar, say, show, warn
+from mekrr_scale.cli.console import draw, out, progress_bar, say, show, warn
 from mekrr_scale.cli.job import job, job_bar
 from mekrr_scale.cli.options import EXIT_CODES, Overwrite, Timeout, commands, device_of, names
 from mekrr_scale.config import FitConfig, load_config, plan_options, with_plan_options
@@ -191,9 +191,8 @@ def deliver(report: FitReport, target: Path, plot: Path | None, json_file: Path 
         warn(warning)
     write_report(json_file, report.to_dict())
     if plot is not None and len(report.reference):
-        parity_plot(
-            plot, folds=(report.reference.numpy(), report.predicted.numpy()), title="cross-validation", overwrite=True
-        )
+        folds = report.reference.numpy(), report.predicted.numpy()
+        draw(plot, lambda path: parity_plot(path, folds=folds, title="cross-validation", overwrite=True))
     mae = report.model.validation.get("energy_mae")
     shown = "" if not isinstance(mae, float) else f"; cross-validated energy MAE {1e3 * mae:.2f} meV/atom"
     say(f"model {target}: {report.model.landmarks.n_sets} landmarks{shown}")

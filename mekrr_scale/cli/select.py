@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from mekrr_scale.cli.console import progress_bar, say
+from mekrr_scale.cli.console import draw, progress_bar, say
 from mekrr_scale.cli.frames import read_frames, write_frames
 from mekrr_scale.cli.options import (
     CHOICE,
@@ -20,7 +20,7 @@ from mekrr_scale.cli.options import (
     device_of,
     one_of,
 )
-from mekrr_scale.outputs import FRAMES, check_outputs
+from mekrr_scale.outputs import FIGURE, FRAMES, check_outputs, figure_of
 from mekrr_scale.simulation import SelectionMethod
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def select(
             autocompletion=one_of(lambda: get_args(SelectionMethod)),
         ),
     ] = "greedy",
+    plot: Annotated[Path | None, typer.Option(help="figure of the chosen ones among all: maps, uncertainties")] = None,
     format: Format = None,
     device: Device = "cpu",
     seed: Annotated[int, typer.Option(help="random seed of method random")] = 0,
@@ -57,12 +58,14 @@ def select(
 
     Example:
 
-        mekrr-scale select model.mekrr run.xyz -n 40 -o next.xyz
+        mekrr-scale select model.mekrr run.xyz -n 40 -o next.xyz --plot next.png
     """
     from mekrr_scale.models import Model, Potential
+    from mekrr_scale.report import selection_plot
     from mekrr_scale.simulation import select
 
-    check_outputs([(output, FRAMES, "--output")], [model, structures], overwrite)
+    plot = figure_of(plot)
+    check_outputs([(output, FRAMES, "--output"), (plot, FIGURE, "--plot")], [model, structures], overwrite)
     potential = Potential(Model.load(model), device=device_of(device))
     candidates = read_frames([structures], format)
     with progress_bar() as bar:
@@ -71,8 +74,9 @@ def select(
     first, last = 1e3 * float(found.remaining[0]), 1e3 * float(found.remaining[-1])
     say(
         f"{output}: {count} of {len(candidates)} structures; uncertainty {first:.3g} meV/atom at the first, "
-        f"{last:.3g} left at the last"
+        f"{last:.3g} meV/atom left at the last"
     )
+    draw(plot, lambda path: selection_plot(path, found, overwrite=True))
 
 
 def _chosen(candidates: list[Atoms], found: Selection) -> list[Atoms]:

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mekrr_scale.cli.console import progress_bar, say
+from mekrr_scale.cli.console import draw, progress_bar, say
 from mekrr_scale.cli.frames import start_frame, start_frames
 from mekrr_scale.cli.options import CHOICE, EXIT_CODES, Device, ModelFile, Overwrite, commands, device_of
 from mekrr_scale.errors import ConfigError, SimulationError
-from mekrr_scale.outputs import STREAM, STRUCTURE, check_outputs
+from mekrr_scale.outputs import FIGURE, STREAM, STRUCTURE, check_outputs, figure_of
 from mekrr_scale.simulation import Ensemble
 
 if TYPE_CHECKING:
     from ase import Atoms
 
     from mekrr_scale.models import MekrrCalculator
-    from mekrr_scale.simulation import Bounds
+    from mekrr_scale.simulation import Bounds, MdPlan, RelaxCourse
 
 app = commands()
 
@@ -47,6 +47,9 @@ def md(
     max_uncertainty: MaxUncertainty = 0.0,
     max_grade: MaxGrade = 0.0,
     every: Annotated[int, typer.Option(help="steps between checks of the uncertainty")] = 10,
+    plot: Annotated[
+        Path | None, typer.Option(help="figure of the whole run: temperature, energies, grade, ...")
+    ] = None,
     dtype: Dtype = "float32",
     compile: Annotated[bool, typer.Option("--compile", help="compile the backbone; pays in long runs")] = False,
     device: Device = "cpu",
@@ -59,7 +62,7 @@ def md(
 
         mekrr-scale md model.mekrr start.xyz -o run.xyz --steps 20000 --temperature 300
 
-        mekrr-scale md model.mekrr relaxed.xyz@3 -o run.xyz --ensemble npt --pressure 0.1 --max-grade 1.5
+        mekrr-scale md model.mekrr relaxed.xyz@3 -o run.xyz --ensemble npt --pressure 0.1 --max-grade 1.5 --plot run.png
     """
     from mekrr_scale.simulation import MdPlan, run_md
 
@@ -69,13 +72,31 @@ def md(
     )  # fmt: skip
     if len(structure) > 1:
         raise ConfigError(f"md starts from one structure, {len(structure)} files are given; give each a run of its own")
+    plot = figure_of(plot)
     check_outputs([(output, STREAM, "--output")], [model, *structure], overwrite=True)  # a run that is there goes on
+    check_outputs([(plot, FIGURE, "--plot")], [model, *structure], overwrite)
     atoms = start_frame(structure[0])
-    with progress_bar("steps") as bar:
-        report = run_md(atoms, _calculator(model, dtype, device, compile), output, plan, bar, overwrite)
+    try:
+        with progress_bar("steps") as bar:
+            report = run_md(atoms, _calculator(model, dtype, device, compile), output, plan, bar, overwrite)
+    except SimulationError as error:
+        _draw_run(plot, output, plan, error.beyond)
+        raise
     resumed = f", {report.resumed} of them before" if report.resumed else ""
     drift = "" if report.drift != report.drift else f"; energy drift {report.drift:.3g} meV/atom per 10 ps"
     say(f"{output}: {report.steps} steps{resumed}{drift}")
+    _draw_run(plot, output, plan)
+
+
+def _draw_run(plot: Path | None, trajectory: Path, plan: MdPlan, beyond: Atoms | None = None) -> None:
+    """The figure of a run, all its parts included, and of the frame that ended it."""
+
+    def drawn(path: Path) -> None:
+        from mekrr_scale.report import md_plot
+
+        md_plot(path, trajectory, plan, beyond, overwrite=True)
+
+    draw(plot, drawn)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -90,6 +111,7 @@ def relax(
     max_force: MaxForce = 0.0,
     max_uncertainty: MaxUncertainty = 0.0,
     max_grade: MaxGrade = 0.0,
+    plot: Annotated[Path | None, typer.Option(help="figure of energies and largest forces, step by step")] = None,
     dtype: Dtype = "float32",
     device: Device = "cpu",
     overwrite: Overwrite = False,
@@ -102,11 +124,13 @@ def relax(
 
         mekrr-scale relax model.mekrr start.xyz -o relaxed.xyz --cell --force 0.01
 
-        mekrr-scale relax model.mekrr a.xyz b.cif run.traj@::10 -o relaxed.xyz
+        mekrr-scale relax model.mekrr a.xyz b.cif run.traj@::10 -o relaxed.xyz --plot relaxed.png
     """
+    from mekrr_scale.simulation import RelaxCourse
     from mekrr_scale.structures import check_written_format
 
-    outputs = [(output, STRUCTURE, "--output"), (trajectory, STREAM, "--trajectory")]
+    plot = figure_of(plot)
+    outputs = [(output, STRUCTURE, "--output"), (trajectory, STREAM, "--trajectory"), (plot, FIGURE, "--plot")]
     check_outputs(outputs, [model, *structures], overwrite)
     check_written_format(output)
     frames = [atoms for path in structures for atoms in start_frames(path)]
@@ -115,11 +139,27 @@ def relax(
         if trajectory is not None:
             raise ConfigError(f"--trajectory holds the steps of one structure; there are {len(frames)}")
     bounds = _bounds(max_force, max_uncertainty, max_grade, 1)
-    _relax_all(frames, _calculator(model, dtype, device), output, trajectory, force, steps, cell, bounds)
+    courses = [RelaxCourse() for _ in frames]
+    try:
+        _relax_all(frames, courses, _calculator(model, dtype, device), output, trajectory, force, steps, cell, bounds)
+    except SimulationError:
+        _draw_relaxations(plot, courses, force)
+        raise
+    _draw_relaxations(plot, courses, force)
+
+
+def _draw_relaxations(plot: Path | None, courses: Sequence[RelaxCourse], force: float) -> None:
+    def drawn(path: Path) -> None:
+        from mekrr_scale.report import relax_plot
+
+        relax_plot(path, courses, force, overwrite=True)
+
+    draw(plot, drawn)
 
 
 def _relax_all(
     frames: Sequence[Atoms],
+    courses: Sequence[RelaxCourse],
     calculator: MekrrCalculator,
     output: Path,
     trajectory: Path | None,
@@ -141,10 +181,10 @@ def _relax_all(
     relaxed: list[Atoms] = []
     failed: list[str] = []
     with progress_bar("steps") as bar:
-        for index, atoms in enumerate(frames):
+        for index, (atoms, course) in enumerate(zip(frames, courses, strict=True)):
             named = "" if len(frames) == 1 else f"structure {index}: "
             try:
-                found = relax(atoms, calculator, trajectory, force, steps, cell, bounds, bar, True)
+                found = relax(atoms, calculator, trajectory, force, steps, cell, bounds, bar, True, course)
             except SimulationError as error:
                 if error.atoms is None and len(frames) == 1:
                     raise

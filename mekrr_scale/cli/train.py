@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mekrr_scale.cli.console import progress_bar, say, show, warn
+from mekrr_scale.cli.console import draw, progress_bar, say, show, warn
 from mekrr_scale.cli.options import (
     DEFAULT_BACKBONE,
     EXIT_CODES,
@@ -279,8 +279,7 @@ def deliver(report: TrainReport, outputs: Outputs, plan: TrainPlan, n_training: 
         "plan": json.loads(json.dumps(asdict(plan))),
     }
     save_backbone(report.backbone, outputs.backbone, figures, overwrite=True)
-    if outputs.plot is not None:
-        training_plot(outputs.plot, report, overwrite=True)
+    draw(outputs.plot, lambda path: training_plot(path, report, overwrite=True))
     write_report(outputs.json, {**figures, "history": [asdict(record) for record in report.history]})
     stopped = ", stopped early" if report.steps < plan.steps else ""
     say(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mekrr_scale.cli.console import progress_bar, say, show
+from mekrr_scale.cli.console import draw, progress_bar, say, show
 from mekrr_scale.cli.frames import read_frames
 from mekrr_scale.cli.options import (
     DEFAULT_BACKBONE,
@@ -229,7 +229,7 @@ def curve(
     with progress_bar("runs") as bar:
         points = run_curve(training, validation, held, output, plan, bar)
     show(curve_table(points))
-    curve_plot(output / "curve.png", points, overwrite=True)
+    draw(output / "curve.png", lambda path: curve_plot(path, points, overwrite=True))
     say(f"{output}: curve.csv, curve.png")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float
 from numpy import ndarray
 
-from mekrr_scale.figures.style import BLUE, GREY, ORANGE, new_axes, plain_ticks, spaced_ticks, tidy
+from mekrr_scale.figures.style import BLUE, GREY, ORANGE, is_wide, new_axes, plain_ticks, spaced_ticks, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -135,7 +135,11 @@ def choice_axes(
     axes.plot(order, before, color=GREY, marker="o", markersize=3, linestyle="", label="before the first choice")
     axes.plot(order, remaining, color=BLUE, marker="o", markersize=3, label="when its turn came")
     axes.set(xlabel="structures chosen", ylabel=label)
-    axes.set_ylim(bottom=0)
+    if is_wide(remaining):
+        axes.set_yscale("log")
+        spaced_ticks(axes.yaxis)
+    else:
+        axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=8)
     tidy(axes)
     return axes

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from mekrr_scale.figures.style import BLUE, DOTS, GREY, ORANGE, new_axes, tidy
+from mekrr_scale.figures.style import BLUE, DOTS, GREY, ORANGE, is_wide, new_axes, spaced_ticks, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,5 +88,32 @@ def histogram_axes(
     there = counts[counts > 0]
     if len(there) and there.max() > 300 * there.min():
         axes.set_yscale("log")
+    tidy(axes)
+    return axes
+
+
+def spread_axes(
+    values: Float[ndarray, " all"], chosen: Float[ndarray, " chosen"], label: str, axes: Axes | None = None
+) -> Axes:
+    """A histogram of a positive value of all structures, and of those among them that were chosen.
+
+    Logarithmic where some are far beyond the others.
+
+    Args:
+        label: quantity and unit.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    axes = axes or new_axes(4.4, 3.6)[0]
+    far = is_wide(values)
+    edges = np.geomspace(values.min(), values.max(), 31) if far else np.histogram_bin_edges(values, 30)
+    axes.hist(values, bins=edges.tolist(), color=DOTS, label="all")
+    axes.hist(chosen, bins=edges.tolist(), color=ORANGE, label="chosen")
+    if far:
+        axes.set_xscale("log")
+        spaced_ticks(axes.xaxis)
+    axes.set(xlabel=label, ylabel="structures")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(frameon=False, fontsize=8)
     tidy(axes)
     return axes

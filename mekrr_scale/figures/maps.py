@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase.data import covalent_radii
 from ase.data.colors import jmol_colors
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
-from mekrr_scale.figures.style import GREY, new_axes, tidy
+from mekrr_scale.figures.style import DOTS, GREY, ORANGE, new_axes, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MARKERS = "^sDvP"
+_NUMBERED = 20  # structures that a map has room to number
 
 
 def species_map_axes(
@@ -78,6 +79,57 @@ def error_map_axes(
         assert figure is not None
         figure.colorbar(points, ax=axes, fraction=0.045, label=f"error of its structure ({unit})")
     return _framed(axes, labels)
+
+
+def kind_map_axes(
+    places: Float[ndarray, "atoms 2"],
+    kinds: Mapping[str, Bool[ndarray, " atoms"]],
+    labels: tuple[str, str],
+    axes: Axes | None = None,
+) -> Axes:
+    """Atoms of up to three kinds, the last on top.
+
+    Args:
+        kinds: by name, whose the atoms are.
+        labels: of both axes.
+    """
+    axes = axes or new_axes(5.6, 4.2)[0]
+    for (name, mine), colour, size in zip(kinds.items(), (GREY, DOTS, ORANGE), (10, 6, 9), strict=False):
+        x, y = places[mine].T
+        axes.scatter(x, y, s=size, alpha=0.6, linewidths=0, color=colour, label=name, rasterized=True)
+    return _framed(axes, labels)
+
+
+def choice_map_axes(
+    places: Float[ndarray, "structures 2"],
+    order: Sequence[int],
+    labels: tuple[str, str],
+    axes: Axes | None = None,
+) -> Axes:
+    """Structures as points; those that were chosen stand out, a few with their numbers.
+
+    Args:
+        order: places of the chosen ones, the first choice first.
+        labels: of both axes.
+    """
+    axes = axes or new_axes(5.6, 4.2)[0]
+    x, y = np.delete(places, list(order), axis=0).T
+    axes.scatter(x, y, s=12, alpha=0.7, linewidths=0, color=DOTS, label="not chosen", rasterized=True)
+    x, y = places[list(order)].T
+    axes.scatter(x, y, s=26, linewidths=0, color=ORANGE, label="chosen, in order")
+    for number, place in enumerate(order[:_NUMBERED], 1):
+        axes.annotate(str(number), places[place], (4, 3), textcoords="offset points", fontsize=8)
+    return _framed(axes, labels)
+
+
+def component_labels(explained: tuple[float, float]) -> tuple[str, str]:
+    """Of the axes of a map.
+
+    Args:
+        explained: parts of the variance.
+    """
+    first, second = (f"component {k + 1} ({100 * part:.0f} %)" for k, part in enumerate(explained))
+    return first, second
 
 
 def _framed(axes: Axes, labels: tuple[str, str]) -> Axes:

@@ -8,12 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREY = "#2b6cb0", "#c05621", "#718096"
+SERIES = (BLUE, ORANGE, "#2f855a", "#b83280", "#6b46c1", "#b7791f", "#0987a0", "#c53030")  # of lines side by side
 DOTS = "#3d8bd4"  # single points, on white and on black
 _INK = "#010203"  # becomes the colour of the text around an inline figure
 _LINED = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
@@ -50,6 +55,15 @@ def spaced_ticks(axis: Axis) -> None:
     axis.set_major_locator(MaxNLocator(4) if ratio < 8 else LogLocator(subs=dense))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
+
+
+def is_wide(values: Float[ndarray, " values"]) -> bool:
+    """Whether values need a logarithmic axis, and can have one.
+
+    >>> is_wide(np.array([1.0, 1.0, 30.0])), is_wide(np.array([0.0, 1.0, 30.0])), is_wide(np.array([1.0, 2.0, 3.0]))
+    (True, False, False)
+    """
+    return bool(values.min() > 0 and values.max() > 10 * np.median(values))
 
 
 @contextmanager

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from mekrr_scale.report.plots import check_plot as check_plot
     from mekrr_scale.report.plots import contribution_plot as contribution_plot
     from mekrr_scale.report.plots import curve_plot as curve_plot
+    from mekrr_scale.report.plots import md_plot as md_plot
     from mekrr_scale.report.plots import parity_plot as parity_plot
+    from mekrr_scale.report.plots import relax_plot as relax_plot
+    from mekrr_scale.report.plots import selection_plot as selection_plot
     from mekrr_scale.report.plots import species_plot as species_plot
     from mekrr_scale.report.plots import training_plot as training_plot
     from mekrr_scale.report.plots import transfer_plot as transfer_plot
@@ -68,7 +71,10 @@ else:
                 "check_plot",
                 "contribution_plot",
                 "curve_plot",
+                "md_plot",
                 "parity_plot",
+                "relax_plot",
+                "selection_plot",
                 "species_plot",
                 "training_plot",
                 "transfer_plot",

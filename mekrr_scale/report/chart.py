@@ -11,6 +11,7 @@ from ase.data import chemical_symbols
 from jaxtyping import Float, Float64, Int64
 from numpy import ndarray
 
+from mekrr_scale.arrays import Plane
 from mekrr_scale.models import Potential
 from mekrr_scale.pipeline import Evaluation
 from mekrr_scale.regression import UNITS
@@ -19,31 +20,6 @@ from mekrr_scale.store import FeatureStore, drawn_atoms
 
 SHOWN = 3000  # atoms of the training data
 TESTED = 40  # structures of a test whose features are computed
-
-
-@dataclass(frozen=True)
-class Plane:
-    """The largest principal components of centred features (Pearson 1901)."""
-
-    mean: Float64[ndarray, " dim"]
-    axes: Float64[ndarray, "dim 2"]
-    explained: tuple[float, float]  # parts of the variance
-
-    @classmethod
-    def of(cls, features: Float[ndarray, "atoms dim"]) -> Plane | None:
-        """None of fewer than three atoms."""
-        if len(features) < 3 or features.shape[1] < 2:
-            return None
-        mean = features.mean(0)
-        values, vectors = np.linalg.eigh(np.cov(features - mean, rowvar=False))
-        axes = vectors[:, [-1, -2]]
-        axes = axes * np.sign(axes[np.abs(axes).argmax(0), [0, 1]])  # a sign of its own, whatever the library
-        whole = max(float(values.clip(0).sum()), np.finfo(float).tiny)
-        return cls(mean, axes, (float(values[-1] / whole), float(max(values[-2], 0.0) / whole)))
-
-    def at(self, features: Float[ndarray, "atoms dim"]) -> Float64[ndarray, "atoms 2"]:
-        """Places in the plane."""
-        return np.asarray((features - self.mean) @ self.axes)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from ase import Atoms
 from ase.data import chemical_symbols
 from jaxtyping import Float64
 from numpy import ndarray
@@ -21,7 +22,7 @@ from mekrr_scale.files import replacing
 from mekrr_scale.outputs import FIGURE, WRITER, check_output, figure_of
 from mekrr_scale.pipeline import Evaluation, TransferTable, parity_of_folds
 from mekrr_scale.regression import UNITS
-from mekrr_scale.simulation import Explanation
+from mekrr_scale.simulation import Explanation, MdCourse, MdPlan, RelaxCourse, Selection, relaxation_axes
 from mekrr_scale.transfer import CurvePoint, TrainReport, summarized
 
 if TYPE_CHECKING:
@@ -65,6 +66,27 @@ def training_plot(path: Path | str, report: TrainReport, overwrite: bool = False
 def check_plot(path: Path | str, report: CheckReport, overwrite: bool = False) -> None:
     """A panel for each check that has curves."""
     write_figure(path, report.plot()[0], overwrite)
+
+
+def md_plot(
+    path: Path | str,
+    trajectory: Path | str,
+    plan: MdPlan,
+    beyond: Atoms | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Temperature, energies, pressure and uncertainties along a simulation (``MdCourse.read``)."""
+    write_figure(path, MdCourse.read(trajectory, plan, beyond).plot()[0], overwrite)
+
+
+def relax_plot(path: Path | str, courses: Sequence[RelaxCourse], force: float, overwrite: bool = False) -> None:
+    """Energies and largest forces (asked for: ``force``, eV/angstrom) of relaxations, step by step."""
+    write_figure(path, relaxation_axes(courses, force)[0], overwrite)
+
+
+def selection_plot(path: Path | str, selection: Selection, overwrite: bool = False) -> None:
+    """Where the chosen structures are among all, and how unsure the model is of them."""
+    write_figure(path, selection.plot()[0], overwrite)
 
 
 def contribution_plot(path: Path | str, explanations: Sequence[Explanation], overwrite: bool = False) -> None:

@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from mekrr_scale.simulation.bounds import frame_with as frame_with
     from mekrr_scale.simulation.choices import Ensemble as Ensemble
     from mekrr_scale.simulation.choices import SelectionMethod as SelectionMethod
+    from mekrr_scale.simulation.courses import MdCourse as MdCourse
+    from mekrr_scale.simulation.courses import RelaxCourse as RelaxCourse
+    from mekrr_scale.simulation.courses import relaxation_axes as relaxation_axes
     from mekrr_scale.simulation.dynamics import MdPlan as MdPlan
     from mekrr_scale.simulation.dynamics import MdReport as MdReport
     from mekrr_scale.simulation.dynamics import run_md as run_md
@@ -27,6 +30,7 @@ else:
         submod_attrs={
             "bounds": ["Bounds", "frame_with"],
             "choices": ["Ensemble", "SelectionMethod"],
+            "courses": ["MdCourse", "RelaxCourse", "relaxation_axes"],
             "dynamics": ["MdPlan", "MdReport", "run_md"],
             "explanation": ["Explanation", "explain", "explained", "totals"],
             "relaxation": ["relax"],

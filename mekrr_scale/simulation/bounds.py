@@ -80,7 +80,9 @@ class Guard:
         if not np.isfinite(forces).all():
             self._stop(step, "forces are not finite")
         if self.bounds.force is not None and largest > self.bounds.force:
-            self._stop(step, f"a force of {largest:.3g} eV/angstrom exceeds the bound of {self.bounds.force:g}")
+            self._stop(
+                step, f"a force of {largest:.3g} eV/angstrom exceeds the bound of {self.bounds.force:g} eV/angstrom"
+            )
         due = step % self.bounds.every == 0
         if self.bounds.asks_uncertainty and due:
             self._ask(step)
@@ -122,7 +124,7 @@ class Guard:
             self._stop(
                 step,
                 f"the energy is uncertain by {1e3 * energy:.3g} meV/atom, the bound is "
-                f"{1e3 * self.bounds.uncertainty:.3g}",
+                f"{1e3 * self.bounds.uncertainty:.3g} meV/atom",
                 frame_with(self.atoms, {"step": step, **self.known}),
             )
         if self.bounds.grade is not None and grade > self.bounds.grade:

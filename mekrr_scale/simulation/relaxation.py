@@ -15,6 +15,7 @@ from mekrr_scale.outputs import STREAM, check_output
 from mekrr_scale.progress import Progress, shown_progress
 from mekrr_scale.simulation.bounds import Bounds, Guard, append_frame, frame_with, moving
 from mekrr_scale.simulation.cells import cell_mask, warn_of_cell
+from mekrr_scale.simulation.courses import RelaxCourse
 
 
 def relax(
@@ -27,6 +28,7 @@ def relax(
     bounds: Bounds | None = None,
     progress: Progress | None = None,
     overwrite: bool = False,
+    course: RelaxCourse | None = None,
 ) -> Atoms:
     """Minimise the energy (FIRE of ASE), of positions and, if asked for, the cell.
 
@@ -37,6 +39,7 @@ def relax(
         cell: relax the cell too (FrechetCellFilter): along directions that are periodic. Warns of vacuum, and of a
             model that was not trained on stress.
         overwrite: a trajectory that is there may be replaced.
+        course: an empty one, which then holds energy and largest force of every step, also where this raises.
 
     Raises:
         SimulationError: not converged within ``steps``, or a bound was exceeded; its ``atoms`` is the last (good)
@@ -62,6 +65,8 @@ def relax(
             path.write_text("", encoding="utf-8")
         shown.stage("relax", steps)
         for step, converged in enumerate(guard.watched(optimizer.irun(fmax=force, steps=steps))):
+            if course is not None:
+                course.add(atoms, moved)
             known = guard.look(step)
             if path is not None:
                 append_frame(path, frame_with(atoms, {"step": step, **known}))
@@ -77,8 +82,9 @@ def _not_converged(atoms: Atoms, strains: np.ndarray, force: float, steps: int) 
     worst = int(sizes.argmax())
     left = f"the largest force is {sizes[worst]:.3g} eV/angstrom, on atom {worst} ({atoms.symbols[worst]})"
     if len(strains):
-        left += f"; the cell's is {np.linalg.norm(strains, axis=1).max():.3g}"
+        left += f"; the cell's is {np.linalg.norm(strains, axis=1).max():.3g} eV/atom"
     return SimulationError(
-        f"not converged after {steps} steps: {left}; asked for was {force:g}. Give more --steps, or a larger --force",
+        f"not converged after {steps} steps: {left}; asked for was {force:g} eV/angstrom. Give more --steps, or a "
+        "larger --force",
         frame_with(atoms, {}),
     )

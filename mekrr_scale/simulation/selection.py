@@ -21,11 +21,12 @@ from torch import Tensor
 
 from mekrr_scale.arrays import FeatureBatch, Landmarks
 from mekrr_scale.errors import ConfigError, ModelError, suggestion
-from mekrr_scale.figures import Shown, TextTable, choice_axes
+from mekrr_scale.figures import Shown, TextTable, choice_axes, grid_axes, spread_axes
 from mekrr_scale.models import Model, Potential, Variances, as_potential
 from mekrr_scale.progress import Progress, Silent, shown_progress
 from mekrr_scale.regression import UNITS
 from mekrr_scale.simulation.choices import SelectionMethod
+from mekrr_scale.simulation.pools import PoolMap
 from mekrr_scale.structures import Frames, in_batches, structures_from
 
 if TYPE_CHECKING:
@@ -42,12 +43,14 @@ class Selection(Shown):
     indices: tuple[int, ...]
     uncertainty: Float64[Tensor, " chosen"]  # eV/atom (68 %), before anything was chosen
     remaining: Float64[Tensor, " chosen"]  # eV/atom, when its turn came
+    pool: Float64[Tensor, " structures"]  # eV/atom, of all that there were to choose from
+    map: PoolMap  # of theirs
 
     def headline(self) -> str:
         first, last = (UNITS["energy"].factor * float(self.remaining[place]) for place in (0, -1))
         return (
             f"{len(self.indices)} structures chosen; uncertainty {first:.3g} {UNITS['energy'].text} at the first, "
-            f"{last:.3g} left at the last"
+            f"{last:.3g} {UNITS['energy'].text} left at the last"
         )
 
     def tables(self) -> list[TextTable]:
@@ -70,11 +73,16 @@ class Selection(Shown):
             "units": {"uncertainty": "eV/atom", "remaining": "eV/atom"},
         }
 
-    def plot(self, axes: Axes | None = None) -> Axes:
-        """Uncertainties in the order of the choice."""
+    def plot(self) -> list[Axes]:
+        """Maps of the structures and their atoms, the uncertainties of all, and those in the order of the choice."""
         unit = UNITS["energy"]
-        before, left = (unit.factor * values.numpy() for values in (self.uncertainty, self.remaining))
-        return choice_axes(before, left, f"uncertainty ({unit.symbol})", axes)
+        before, left, pool = (unit.factor * values.numpy() for values in (self.uncertainty, self.remaining, self.pool))
+        axes = grid_axes(4, 2, 5.2, 3.7)
+        self.map.plot_structures(axes[0]).set_title("structures, by the mean of their atoms", fontsize=9)
+        self.map.plot_atoms(axes[1]).set_title("atoms, each less the mean of its element in training", fontsize=9)
+        spread_axes(pool, before, f"uncertainty, 68 % ({unit.symbol})", axes[2])
+        choice_axes(before, left, f"uncertainty, 68 % ({unit.symbol})", axes[3])
+        return axes
 
 
 def select(
@@ -136,7 +144,11 @@ def choose(
         else:
             order = torch.argsort(before, descending=True, stable=True)[:count].tolist()
         remaining = before[order]
-    return Selection(tuple(order), scale * before[order].sqrt(), scale * remaining.clamp_min(0.0).sqrt())
+    unsure = scale * before.sqrt()
+    return Selection(
+        tuple(order), unsure[order], scale * remaining.clamp_min(0.0).sqrt(), unsure,
+        PoolMap.of(model.landmarks, batches, order),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

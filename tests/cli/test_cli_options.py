@@ -113,7 +113,7 @@ CALLS = {
     "md": ("m.mekrr a.xyz -o r.xyz", BOUNDS | {
         "--output": "q.xyz", "--ensemble": "nve", "--steps": "7", "--timestep": "0.5", "--temperature": "100",
         "--friction": "0.1", "--pressure": "2", "--interval": "3", "--checkpoint": "4", "--every": "5",
-        "--compile": "", "--seed": "6", "--overwrite": "",
+        "--compile": "", "--seed": "6", "--plot": "p.png", "--overwrite": "",
     }),
     "label": ("a.xyz --calculator emt -o l.xyz", {
         "--calculator": "tblite", "--output": "q", "--reuse": "", "--workers": "3", "--format": "f", "--overwrite": "",
@@ -127,14 +127,14 @@ CALLS = {
         "m.mekrr a.xyz -o r.xyz",
         BOUNDS | {
             "--output": "q.xyz", "--force": "0.1", "--steps": "7", "--cell": "", "--trajectory": "t.xyz",
-            "--overwrite": "",
+            "--plot": "p.png", "--overwrite": "",
         },
     ),
     "select": (
         "m.mekrr a.xyz -o n.xyz",
         {
             "--output": "q.xyz", "--count": "1", "--method": "random", "--format": "vasp", "--device": "cpu:0",
-            "--seed": "4", "--overwrite": "",
+            "--seed": "4", "--plot": "p.png", "--overwrite": "",
         },
     ),
     "explain": (
@@ -275,6 +275,7 @@ def record(monkeypatch, tmp_path):
         "report": {
             "resource_table": "", "contribution_table": "", "contribution_plot": None, "block_table": "",
             "distill_table": "", "curve_table": "", "curve_plot": None, "check_plot": None,
+            "md_plot": None, "relax_plot": None, "selection_plot": None,
             "results_beside": None, "with_tests": page, "save_html": None, "save_figures": None,
         },
         "structures": {

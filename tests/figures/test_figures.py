@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mekrr_scale.errors import ConfigError
-from mekrr_scale.figures import Cloud, TextTable, centred, new_axes, parity_axes
+from mekrr_scale.figures import Cloud, TextTable, centred, choice_axes, new_axes, parity_axes, spread_axes
 from mekrr_scale.models import Model, Potential
 from mekrr_scale.pipeline import ExtractPlan, ExtractReport, evaluate, extract, transfer_table
 from mekrr_scale.report import dressed, parity_plot, species_plot, training_plot, transfer_plot
@@ -119,3 +119,13 @@ def test_figures_in_files(evaluation, model_file, toy_structures, spec, tmp_path
     import matplotlib.pyplot as plt
 
     assert not plt.get_fignums()
+
+
+@pytest.mark.parametrize(("largest", "scale"), [(3.0, "linear"), (27.3, "log")])
+def test_no_structure_is_lost_between_the_bars(largest, scale):
+    values = np.array([*np.linspace(0.3, 1.5, 39), largest])
+    axes = spread_axes(values, values[-5:], "uncertainty (meV/atom)")
+    heights = [bar.get_height() for bar in axes.patches]
+    assert (sum(heights[:30]), sum(heights[30:])) == (40, 5)
+    assert axes.get_xscale() == scale
+    assert choice_axes(values[::-1][:9], values[::-1][:9], "uncertainty (meV/atom)").get_yscale() == scale

@@ -12,6 +12,7 @@ from mekrr_scale import report
 from mekrr_scale.backbones import BackboneEnergies, load_backbone
 from mekrr_scale.pipeline import Evaluation, Resources, TransferTable
 from mekrr_scale.simulation import Explanation, Selection
+from mekrr_scale.simulation.pools import PoolMap
 from mekrr_scale.solvers import Stage
 from mekrr_scale.transfer import CurvePoint, DistillReport, PredictionErrors, TrainReport
 from mekrr_scale.transfer.report import Record, ValidationErrors
@@ -234,7 +235,9 @@ def test_contributions(drawn, tmp_path):
 
 
 def test_selections():
-    found = Selection((7, 2), *(torch.tensor(v, dtype=torch.float64) for v in ([0.02, 0.01], [0.02, 0.005])))
+    before, left = torch.tensor([[0.02, 0.01], [0.02, 0.005]], dtype=torch.float64)
+    drawn = PoolMap(torch.zeros(3, 2), torch.arange(3), torch.zeros(9, 2), (7, 2))
+    found = Selection((7, 2), before, left, torch.full((9,), 0.01, dtype=torch.float64), drawn)
     assert cells(report.dressed(found.tables()[0]))[1] == [["7", "20", "20"], ["2", "10", "5"]]
     assert found.to_dict()["remaining"] == [0.02, 0.005]
 

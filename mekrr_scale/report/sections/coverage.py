@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mekrr_scale.figures import error_map_axes, species_map_axes
+from mekrr_scale.figures import component_labels, error_map_axes, species_map_axes
 from mekrr_scale.report.results import Chart, Results
 from mekrr_scale.report.sections.base import Drawing, Section
 
@@ -36,20 +36,15 @@ def coverage(found: Results) -> Section | None:
     return Section("map", "Map of environments", [text, *drawings])
 
 
-def _labels(chart: Chart) -> tuple[str, str]:
-    first, second = (f"component {k + 1} ({100 * part:.0f} %)" for k, part in enumerate(chart.explained))
-    return first, second
-
-
 def _places(chart: Chart) -> np.ndarray:
     return np.column_stack([chart.x, chart.y])
 
 
 def _elements(chart: Chart) -> Axes:
-    return species_map_axes(_places(chart), chart.species, chart.test, _labels(chart))
+    return species_map_axes(_places(chart), chart.species, chart.test, component_labels(chart.explained))
 
 
 def _errors(chart: Chart) -> Axes:
     errors = np.array([np.nan if error is None else error for error in chart.error])
     tested = np.array([bool(name) for name in chart.test])
-    return error_map_axes(_places(chart), errors, tested, _labels(chart), "meV/atom")
+    return error_map_axes(_places(chart), errors, tested, component_labels(chart.explained), "meV/atom")
