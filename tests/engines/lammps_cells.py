@@ -26,7 +26,8 @@ def write_cell(path, atoms, elements):
     lines = [
         "cell\n", f"{len(atoms)} atoms", f"{len(elements)} atom types", f"0 {lx!r} xlo xhi", f"0 {ly!r} ylo yhi",
         f"0 {lz!r} zlo zhi", f"{xy!r} {xz!r} {yz!r} xy xz yz\n", "Masses\n",
-        *(f"{i} {atomic_masses[atomic_numbers[element]]}" for i, element in enumerate(elements, 1)), "\nAtoms # atomic\n",
+        *(f"{i} {atomic_masses[atomic_numbers[element]]}" for i, element in enumerate(elements, 1)),
+        "\nAtoms # atomic\n",
     ]  # fmt: skip
     for i, (symbol, position) in enumerate(zip(atoms.symbols, atoms.positions.tolist(), strict=True), 1):
         lines.append(f"{i} {elements.index(symbol) + 1} {' '.join(map(repr, position))}")

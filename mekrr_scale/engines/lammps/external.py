@@ -222,10 +222,11 @@ class External:
         self._weighed = True
         masses = self.lmp.numpy.extract_atom("mass")
         for kind in np.unique(types) if masses is not None else ():
-            given, own = float(np.ravel(masses)[kind]), float(atomic_masses[self.numbers[kind]])
+            number = self.numbers[kind]
+            given, own = float(np.ravel(masses)[kind]), float(atomic_masses[number])
             if abs(given - own) > max(_OFF[0], _OFF[1] * own):
                 warnings.warn(
-                    f"atoms of type {kind} weigh {given:g}, but {chemical_symbols[self.numbers[kind]]} weighs {own:.4g}: "
+                    f"atoms of type {kind} weigh {given:g}, but {chemical_symbols[number]} weighs {own:.4g}: "
                     "are the elements of pair_coeff in the order of the atom types?",
                     stacklevel=2,
                 )

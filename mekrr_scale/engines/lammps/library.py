@@ -65,4 +65,4 @@ def told(error: Exception) -> str:
     """
     lines = [line for line in str(error).splitlines() if not line.startswith(("Last ", "For more information"))]
     text = re.sub(r"^ERROR( on proc \d+)?: ", "", " ".join(lines).strip())
-    return re.sub(r" \(\S+:\d+\)$", "", re.sub(r" For more information see \S+", "", text)) or "LAMMPS failed"
+    return re.sub(r" \(\S+:\d+\)[ ^]*$", "", text) or "LAMMPS failed"
