@@ -3,6 +3,8 @@
 import re
 
 import numpy as np
+from ase import Atoms
+from ase.build import bulk, fcc111, molecule
 from ase.data import atomic_masses, atomic_numbers
 
 BAR = 1.602176634e6  # bar in an eV/angstrom^3
@@ -18,6 +20,32 @@ def turned(atoms):
     found = atoms.copy()
     found.set_cell(atoms.cell.standard_form()[0], scale_atoms=True)
     return found
+
+
+def sheared(atoms):
+    atoms.set_cell(atoms.cell @ (np.eye(3) + [[0, 0.05, 0], [0.02, 0, 0.03], [0, 0, 0.04]]), scale_atoms=True)
+    return atoms
+
+
+def cells():
+    """Name to structure: images of itself, triclinic, two species, a slab, a molecule, a flat one."""
+    tiny = bulk("C", "diamond", 3.6)
+    slab = fcc111("C", (2, 2, 2), a=3.7, vacuum=6.0)
+    slab.pbc = (True, True, False)
+    water = molecule("CH3OH", vacuum=5.0)
+    oxide = bulk("CO", "rocksalt", a=4.2).repeat((2, 1, 1))
+    wire = Atoms(
+        "C4", [(i * 1.4, 0.1 * (i % 2), 0.1 * i) for i in range(4)], cell=[5.6, 9, 9], pbc=(True, False, False)
+    )
+    wire.center(axis=(1, 2))
+    found = {"tiny": tiny, "triclinic": sheared(bulk("C", "diamond", 3.6).repeat((2, 1, 1))), "oxide": oxide,
+             "slab": slab, "molecule": water, "wire": wire}  # fmt: skip
+    for atoms in found.values():
+        atoms.rattle(0.05, seed=3)
+    return {name: turned(atoms) for name, atoms in found.items()}
+
+
+CELLS = cells()
 
 
 def write_cell(path, atoms, elements):

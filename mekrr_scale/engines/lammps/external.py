@@ -28,7 +28,7 @@ from jaxtyping import Float64, Int32, Int64
 from numpy import ndarray
 
 from mekrr_scale.engines.lammps.library import told
-from mekrr_scale.errors import ConfigError, SimulationError, suggestion
+from mekrr_scale.errors import ConfigError, SimulationError, StructureError, suggestion
 from mekrr_scale.models import Model, Potential, Uncertainty
 from mekrr_scale.structures import Prediction, SkinList
 
@@ -108,7 +108,7 @@ class External:
         self.interrupted = False
         self.grade: float | None = None
         self.uncertainty: float | None = None
-        self._weighed = False
+        self._weighed = self._went_well = False
 
     def __call__(
         self,
@@ -125,6 +125,10 @@ class External:
                 raise KeyboardInterrupt
             if self.error is None:
                 self._evaluate(step, ids[:count], positions[:count], forces[:count])
+                self._went_well = True
+        except StructureError as error:  # at first it is the user's, later the simulation has led there
+            self.error = SimulationError(f"stopped at step {step}: {error}") if self._went_well else error
+            forces[:] = 0.0
         except BaseException as error:
             self.error = error
             forces[:] = 0.0
@@ -156,6 +160,8 @@ class External:
         positions: Float64[ndarray, "atoms 3"],
         forces: Float64[ndarray, "atoms 3"],
     ) -> None:
+        if not len(ids):
+            raise SimulationError(f"stopped at step {step}: there are no atoms; LAMMPS has lost them, or has none yet")
         if not self._weighed:
             self._weigh(self.lmp.numpy.extract_atom("type")[: len(ids)])
         atoms, order = self.structure(ids, positions)
@@ -175,10 +181,10 @@ class External:
         self, found: Prediction, atoms: Atoms, order: Int64[ndarray, " atoms"], forces: Float64[ndarray, "atoms 3"]
     ) -> None:
         assert found.forces is not None
-        assert found.stress is not None
         forces[order] = found.forces.numpy()
         self.lmp.fix_external_set_energy_global(FIX, float(found.energy[0]))
-        virial = -found.stress[0].numpy() * atoms.get_volume()  # eV: minus the derivative by strain
+        stress = np.full((3, 3), np.nan) if found.stress is None else found.stress[0].numpy()  # of a prior without one
+        virial = -stress * atoms.get_volume()  # eV: minus the derivative by strain
         rows, columns = (0, 1, 2, 0, 0, 1), (0, 1, 2, 1, 2, 2)  # xx yy zz xy xz yz
         self.lmp.fix_external_set_virial_global(FIX, virial[rows, columns].tolist())
         energies = np.empty(len(order))
