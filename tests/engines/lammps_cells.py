@@ -7,7 +7,7 @@ from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 from ase.data import atomic_masses, atomic_numbers
 
-BAR = 1.602176634e6  # bar in an eV/angstrom^3
+BAR = 1.6021765e6  # bar in an eV/angstrom^3, as LAMMPS has it; ASE has 8e-8 more
 THERMO = "thermo_style custom step pe etotal vol pxx pyy pzz pyz pxz pxy\nthermo_modify format float %.17g\n"
 DUMP = (
     "compute e all pe/atom\ndump d all custom 1 forces.dump id type x y z fx fy fz c_e\n"

@@ -46,10 +46,10 @@ def test_energy_forces_and_stress_are_the_calculators(name, lammps, calculator, 
     np.testing.assert_allclose(forces, atoms.get_forces(), atol=1e-9)
     np.testing.assert_allclose(atoms_now["c_e"], atoms.get_potential_energies(), atol=1e-9)
     if atoms.pbc.any():
-        np.testing.assert_allclose(stress_of(row), atoms.get_stress(), atol=2e-9)
+        np.testing.assert_allclose(stress_of(row), atoms.get_stress(), atol=1e-11)
     else:  # the virial of an isolated molecule is that of its forces
         virial = atoms.positions.T @ atoms.get_forces() / atoms.get_volume()
-        np.testing.assert_allclose(-stress_of(row), virial.flat[[0, 4, 8, 5, 2, 1]], atol=2e-9)
+        np.testing.assert_allclose(-stress_of(row), virial.flat[[0, 4, 8, 5, 2, 1]], atol=1e-11)
 
 
 def test_dynamics_conserve_energy_as_in_ase(lammps, calculator, tmp_path):

@@ -138,7 +138,7 @@ WRONG = {
     "partition": (text_of("partition yes 1 run 1\n"), ConfigError, "there is one rank"),
     "one place": (text_of(f"set atom 1*2 x 1 y 1 z 1\n{RUN}"), StructureError, "line 10: "),
     "led there": (text_of(f"run 0\nset atom 1*2 x 1 y 1 z 1\n{RUN}"), SimulationError, "line 11: stopped at step 0: "),
-    "numbers": (text_of(f"velocity all set 1e200 0 0\n{RUN}"), SimulationError, "stopped at step 1: there are no atoms"),
+    "numbers": (text_of(f"velocity all set 1e200 0 0\n{RUN}"), SimulationError, "at step 1: there are no atoms"),
     "lost": (text_of(f"change_box all boundary f f f\nvelocity all set 0 0 900\nthermo 1\n{RUN}run 200\n"),
              SimulationError, "in.lammps, line 13: Lost atoms: original 4 current"),
     "posterior": (text_of(style="mekrr uncertainty 5", model="bare.mekrr"), ModelError, "posterior"),
