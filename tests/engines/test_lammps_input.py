@@ -103,6 +103,17 @@ def test_frames_are_read_again(folder):
     assert energies[4:] == pytest.approx(energies[:4], abs=1e-9)
 
 
+def test_a_restart_needs_its_pair_style_again(folder):
+    rest = "run 0\nwrite_restart r\nclear\nread_restart r\n"
+    style = "pair_style mekrr\npair_coeff * * ${model} H C O # é\n"
+    given = {"model": ["model.mekrr"]}
+    execute(text_of(f"{rest}{style}run 0\n", model="${model}"), variables=given)
+    first, again = (row["TotEng"] for row in thermo(folder / "log.lammps"))
+    assert first == again < 0
+    with pytest.raises(ConfigError, match="there is no pair_style before the run .restart files keep none."):
+        execute(text_of(f"{rest}run 0\n", model="${model}"), variables=given)
+
+
 def test_another_pair_style_after_the_model(folder):
     assert execute(text_of("run 0\npair_style lj/cut 3\npair_coeff * * 0 1\nrun 0\n")) == 0
     assert [row["E_pair"] for row in thermo(folder / "log.lammps")] == [0, 0]

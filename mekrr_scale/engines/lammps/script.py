@@ -202,6 +202,6 @@ def _branches(words: list[str], text: str) -> list[tuple[str | None, list[str]]]
 
 def _commands_of(path: Path) -> Iterator[tuple[int, str]]:
     try:
-        return commands_of(path.read_text(encoding="utf-8", errors="surrogateescape"))
+        return commands_of(path.read_text(encoding="utf-8", errors="replace"))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
