@@ -65,6 +65,7 @@ PLACES = {
         _USE,
         "Energies, forces and stress of structures by a calculator. Resumes: run the same command again after a kill.",
     ),
+    "lammps": Place("lammps", _USE, "LAMMPS with the forces of a model, without compiling: run."),
     "explain": Place(
         "explain",
         _USE,

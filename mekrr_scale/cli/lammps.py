@@ -1,0 +1,73 @@
+"""``lammps``: LAMMPS with the forces of a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from mekrr_scale.cli.console import talkative
+from mekrr_scale.cli.options import EXIT_CODES, Device, commands, device_of
+from mekrr_scale.errors import ConfigError
+
+app = commands("LAMMPS with the forces of a model, without compiling: run.")
+
+
+@app.callback()
+def _group() -> None:  # so that `run` stays a word of its own
+    pass
+
+
+@app.command(epilog=EXIT_CODES)
+def run(
+    script: Annotated[Path, typer.Argument(help="input of LAMMPS, with pair_style mekrr")],
+    var: Annotated[
+        list[str] | None, typer.Option(help="an index variable, NAME=VALUE or NAME='VALUE VALUE'; may be repeated")
+    ] = None,
+    log: Annotated[str | None, typer.Option(help="log of LAMMPS; default: log.lammps; none: no log")] = None,
+    max_uncertainty: Annotated[float, typer.Option(help="stop above this uncertainty, meV/atom; 0 for no bound")] = 0.0,
+    max_grade: Annotated[
+        float, typer.Option(help="stop above this extrapolation grade of an atom; 0 for no bound")
+    ] = 0.0,
+    every: Annotated[
+        int, typer.Option(help="steps between checks of the bounds, where pair_style does not say uncertainty N")
+    ] = 10,
+    dtype: Annotated[Literal["float32", "float64"], typer.Option(help="precision of the backbone")] = "float64",
+    compile: Annotated[bool, typer.Option("--compile", help="compile the backbone; pays in long runs")] = False,
+    device: Device = "cpu",
+) -> None:
+    """Execute a LAMMPS input whose pair_style is mekrr, on one rank.
+
+    The input names the model: `pair_style mekrr` and `pair_coeff * * model.mekrr H C O Cu`.
+
+    Examples:
+
+        mekrr-scale lammps run in.lammps
+
+        mekrr-scale lammps run in.lammps --var T=300 --max-grade 1.5 --log run.log
+    """
+    from mekrr_scale.engines import lammps
+
+    limits = lammps.Limits(max_uncertainty / 1e3 or None, max_grade or None)
+    settings = lammps.Settings(every if limits.any else 0, limits)
+    status = lammps.run_input(
+        script, _variables(var or []), log, talkative(), settings, dtype, device_of(device), compile
+    )
+    if status:
+        raise typer.Exit(status)
+
+
+def _variables(given: list[str]) -> dict[str, list[str]]:
+    """Names and values.
+
+    Raises:
+        ConfigError: not written so.
+    """
+    found = {}
+    for pair in given:
+        name, _, values = pair.partition("=")
+        if not name.isidentifier() or not values.split():
+            raise ConfigError(f"--var {pair!r}: write NAME=VALUE, e.g. T=300, or T='300 400'")
+        found[name] = values.split()
+    return found

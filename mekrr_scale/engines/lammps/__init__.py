@@ -1,0 +1,22 @@
+"""A fitted model in LAMMPS: by its Python library, on one rank, with nothing to compile."""
+
+from typing import TYPE_CHECKING
+
+import lazy_loader as lazy
+
+if TYPE_CHECKING:
+    from mekrr_scale.engines.lammps.external import External as External
+    from mekrr_scale.engines.lammps.external import Limits as Limits
+    from mekrr_scale.engines.lammps.external import Settings as Settings
+    from mekrr_scale.engines.lammps.external import attach as attach
+    from mekrr_scale.engines.lammps.library import start as start
+    from mekrr_scale.engines.lammps.running import run_input as run_input
+else:
+    __getattr__, __dir__, __all__ = lazy.attach(
+        __name__,
+        submod_attrs={
+            "external": ["External", "Limits", "Settings", "attach"],
+            "library": ["start"],
+            "running": ["run_input"],
+        },
+    )

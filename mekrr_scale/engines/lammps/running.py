@@ -1,0 +1,185 @@
+"""Executing a LAMMPS input with ``pair_style mekrr``, as it would run with a compiled one."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, final
+
+from mekrr_scale.engines.lammps.external import FIX, External, Settings, attach, check_lammps, failure
+from mekrr_scale.engines.lammps.library import start
+from mekrr_scale.engines.lammps.lines import words_of
+from mekrr_scale.engines.lammps.script import Script
+from mekrr_scale.errors import ConfigError
+from mekrr_scale.models import Potential
+
+STYLE = "mekrr"
+_RUNS = ("run", "minimize", "rerun", "temper", "neb", "prd", "tad", "dynamical_matrix", "third_order")
+_SYNTAX = "write pair_style mekrr, or pair_style mekrr uncertainty N for a look at the grade every N steps"
+_COEFF = "write pair_coeff * * MODEL ELEMENT ..., with an element for each atom type"
+
+
+def run_input(
+    path: Path | str,
+    variables: Mapping[str, Sequence[str]] | None = None,
+    log: Path | str | None = None,
+    screen: bool = True,
+    settings: Settings | None = None,
+    dtype: str = "float64",
+    device: str = "cpu",
+    compile: bool = False,
+) -> int:
+    """Execute a LAMMPS input whose pair style is ``mekrr``; returns the status that it quits with, 0 at its end.
+
+    Two commands are not LAMMPS': ``pair_style mekrr [uncertainty N]`` and ``pair_coeff * * MODEL ELEMENT ...``. They
+    are replaced by what ``attach`` does. All others are, with variables, loops, ``include``, ``if`` and ``jump``.
+
+    Args:
+        variables: values of index variables, as ``-var`` gives them.
+        log: LAMMPS' log; ``log.lammps`` without a name, none with the name ``none``.
+        screen: print what LAMMPS prints.
+        settings: ``every`` holds where the input does not say it.
+        compile: the backbone, by torch.compile.
+
+    Raises:
+        ConfigError: LAMMPS is not installed, or the input is wrong; with its file and line.
+        SimulationError: LAMMPS has lost atoms, or a limit was exceeded, or something else while it ran.
+        ModelError, BackboneError, StructureError: see ``Potential``.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"there is no input {path}")
+    options = [word for name, values in (variables or {}).items() for word in ("-var", name, *values)]
+    options += ["-log", str(log)] if log is not None else []
+    options += [] if screen else ["-screen", "none"]
+    lmp = start(options)
+    try:
+        running = _Running(lmp, settings or Settings(), lambda model: Potential(model, None, dtype, device, compile))
+        return running.run(path)
+    finally:
+        lmp.close()
+
+
+@final
+class _Running:
+    """An input that is being executed, and the model in it."""
+
+    def __init__(self, lmp: Any, settings: Settings, load: Callable[[Path], Potential]) -> None:
+        self.lmp, self.settings, self.load = lmp, settings, load
+        self.every = settings.every  # with the input's own word
+        self.external: External | None = None
+        self.chosen = ""  # the pair style; none yet, or after what forgets it
+        self._loaded: tuple[tuple[Path, int], Potential] | None = None
+        handlers = {"pair_style": self._pair_style, "pair_coeff": self._pair_coeff, "clear": self._forget,
+                    "read_restart": self._forget, "compute": self._compute}  # fmt: skip
+        self._script = Script(lmp, self._command, handlers | dict.fromkeys(_RUNS, self._run))
+
+    def run(self, path: Path) -> int:
+        return self._script.run(path)
+
+    def _command(self, text: str, running: bool = False) -> None:
+        try:
+            self.lmp.command(text)
+        except Exception as error:  # the only kind that LAMMPS' library raises
+            raise failure(error, self.external, running) from error
+
+    def _pair_style(self, text: str) -> None:
+        words = self._script.expanded(text)[1:]
+        if STYLE in words[1:]:
+            raise ConfigError(f"pair_style {words[0]} cannot hold mekrr, which stands alone: {_SYNTAX}")
+        self._detach()
+        self.chosen = words[0] if words else ""
+        if self.chosen != STYLE:
+            self._command(text)
+            return
+        self._script.note(text)
+        options = words[1:]
+        if options and (len(options) != 2 or options[0] != "uncertainty" or not options[1].isdigit()):
+            raise ConfigError(f"pair_style {' '.join(words)}: {_SYNTAX}")
+        check_lammps(self.lmp)
+        self.every = int(options[1]) if options else self.settings.every
+        self._command("pair_style none")
+
+    def _pair_coeff(self, text: str) -> None:
+        if self.chosen != STYLE:
+            self._command(text)
+            return
+        self._script.note(text)
+        words = self._script.expanded(text)[1:]
+        if len(words) < 4 or words[:2] != ["*", "*"]:
+            raise ConfigError(f"{text.strip()!r}: {_COEFF}")
+        settings = replace(self.settings, every=self.every)
+        self.external = attach(self.lmp, self._potential(Path(words[2])), words[3:], settings)
+
+    def _potential(self, path: Path) -> Potential:
+        """A model, kept for inputs that come to it again and again."""
+        try:
+            key = path.resolve(), path.stat().st_mtime_ns
+        except OSError:
+            raise ConfigError(f"there is no model {path}; {_COEFF}") from None
+        if self._loaded is None or self._loaded[0] != key:
+            self._loaded = key, self.load(path)
+        return self._loaded[1]
+
+    def _detach(self) -> None:
+        if self.external is not None:
+            for name in (FIX, f"{FIX}_atoms"):
+                if self.lmp.has_id("fix", name):
+                    self._command(f"unfix {name}")
+            self.external = None
+
+    def _forget(self, text: str) -> None:
+        self._command(text)
+        self.external, self.chosen = None, ""
+
+    def _compute(self, text: str) -> None:
+        if self.chosen == STYLE and any(word.endswith("stress/atom") for word in words_of(text)[3:4]):
+            raise ConfigError(
+                f"{text.strip()!r}: atoms' shares of the stress are not told to LAMMPS; ASE's get_stresses has them"
+            )
+        self._command(text)
+
+    def _run(self, text: str) -> None:
+        if not self.chosen:
+            raise ConfigError("there is no pair_style before the run (restart files keep none): " + _SYNTAX)
+        if self.chosen == STYLE:
+            if self.external is None:
+                raise ConfigError(f"there is no pair_coeff before the run: {_COEFF}")
+            if not self.lmp.has_id("fix", FIX):
+                raise ConfigError(f"the input has taken off fix {FIX}, which makes the model's forces")
+        with self._interruptible():
+            self._command(text, running=True)
+        if self.external is not None and self.external.error is not None:
+            raise self.external.error
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Ctrl-C ends the run at its next step: an exception on the way into a callback would be lost.
+
+        Raises:
+            KeyboardInterrupt: there was one.
+        """
+        before = signal.getsignal(signal.SIGINT)
+        came: list[int] = []
+
+        def interrupt(number: int, _: object) -> None:
+            came.append(number)
+            if self.external is not None:
+                self.external.interrupted = True
+            signal.signal(signal.SIGINT, before)
+
+        if self.external is None or before in (None, signal.SIG_IGN):
+            yield
+            return
+        with suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGINT, interrupt)
+        try:
+            yield
+        finally:
+            with suppress(ValueError):
+                signal.signal(signal.SIGINT, before)
+            if came:
+                raise KeyboardInterrupt
