@@ -53,7 +53,7 @@ lint: install
 	$(BIN)/lint-imports
 
 docs: install
-	$(BIN)/mkdocs build --strict --quiet --site-dir site
+	$(BIN)/mkdocs build --strict --site-dir site
 
 benchmark: install
 	$(BIN)/python -m benchmarks

@@ -24,8 +24,8 @@ def kind_of(atoms: Atoms) -> StructureKind:
     """What can be done with a structure: ``crystal`` fills space, ``slab`` is periodic with vacuum somewhere.
 
     >>> from ase.build import bulk, fcc111, molecule
-    >>> [kind_of(atoms) for atoms in (bulk("Cu"), fcc111("Cu", (2, 2, 3), vacuum=8.0), molecule("H2O"))]
-    ['crystal', 'slab', 'molecule']
+    >>> " ".join(kind_of(atoms) for atoms in (bulk("Cu"), fcc111("Cu", (2, 2, 3), vacuum=8.0), molecule("H2O")))
+    'crystal slab molecule'
     """
     if not atoms.pbc.any() or atoms.cell.rank < 3:
         return "molecule"

@@ -56,8 +56,9 @@ def binned(
 ) -> tuple[Float[ndarray, " bins"], Float[ndarray, " bins"]]:
     """Medians of x and roots of the mean squared error, in bins of equally many rows.
 
-    >>> [values.tolist() for values in binned(np.arange(10.0), np.repeat([1.0, 2.0], 5), 2)]
-    [[2.0, 7.0], [1.0, 2.0]]
+    >>> places, errors = binned(np.arange(10.0), np.repeat([1.0, 2.0], 5), 2)
+    >>> places.tolist(), errors.tolist()
+    ([2.0, 7.0], [1.0, 2.0])
     """
     parts = np.array_split(np.argsort(x, kind="stable"), max(1, min(bins, len(x) // _LEAST)))
     return (

@@ -56,8 +56,8 @@ def is_deepmd(path: Path | str) -> bool:
 def read_by_package(path: Path, format: str | None) -> Own | None:
     """Formats of others that the package reads itself, by their names, or the format's.
 
-    >>> [read_by_package(Path(name), None) for name in ("ML_ABN.xz", "a.aselmdb", "run/vasprun.xml", "a.traj")]
-    ['mlab', 'aselmdb', 'vasp-xml', None]
+    >>> tuple(read_by_package(Path(name), None) for name in ("ML_ABN.xz", "a.aselmdb", "run/vasprun.xml", "a.traj"))
+    ('mlab', 'aselmdb', 'vasp-xml', None)
     """
     if format is not None:
         kind = format.partition(":")[0]
