@@ -176,7 +176,7 @@ def _relax_all(
     from ase.calculators.calculator import all_properties
 
     from mekrr_scale.simulation import frame_with, relax
-    from mekrr_scale.structures import write_structure
+    from mekrr_scale.structures import PREDICTED_BY, WRITER, write_structure
 
     relaxed: list[Atoms] = []
     failed: list[str] = []
@@ -191,7 +191,7 @@ def _relax_all(
                 failed.append(f"{named}{error}")
                 relaxed += [] if error.atoms is None else [error.atoms]
             else:
-                relaxed.append(frame_with(found, {}, all_properties))
+                relaxed.append(frame_with(found, {PREDICTED_BY: WRITER}, all_properties))
                 say(f"{output}: {named}energy {found.get_potential_energy():.6f} eV")
     if relaxed:
         write_structure(output, relaxed if len(frames) > 1 else relaxed[0])

@@ -161,7 +161,9 @@ def moving(atoms: Atoms) -> Atoms:
     return start
 
 
-def frame_with(atoms: Atoms, info: Mapping[str, float], names: Sequence[str] = ("energy", "forces", "stress")) -> Atoms:
+def frame_with(
+    atoms: Atoms, info: Mapping[str, float | str], names: Sequence[str] = ("energy", "forces", "stress")
+) -> Atoms:
     """A copy with results of its calculator, which may go on to others, and what else is known.
 
     Args:

@@ -22,7 +22,7 @@ from torch import Tensor
 from mekrr_scale.figures import Shown, TextTable, boxes_by_element
 from mekrr_scale.models import Potential
 from mekrr_scale.progress import Progress, Silent
-from mekrr_scale.structures import without_results
+from mekrr_scale.structures import PREDICTED_BY, WRITER, without_results
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -106,6 +106,7 @@ def explained(
     for atoms in structures:
         found = explain(potential, atoms, nearest)
         result = without_results(atoms)
+        result.info[PREDICTED_BY] = WRITER
         result.calc = SinglePointCalculator(result, energy=float(found.energies.sum()), energies=found.energies.numpy())
         result.arrays["contribution"] = found.contributions.numpy()
         result.arrays["similarity"] = found.similarity.numpy()

@@ -16,6 +16,7 @@ from mekrr_scale.progress import Progress, shown_progress
 from mekrr_scale.simulation.bounds import Bounds, Guard, append_frame, frame_with, moving
 from mekrr_scale.simulation.cells import cell_mask, warn_of_cell
 from mekrr_scale.simulation.courses import RelaxCourse
+from mekrr_scale.structures import PREDICTED_BY, WRITER
 
 
 def relax(
@@ -69,7 +70,7 @@ def relax(
                 course.add(atoms, moved)
             known = guard.look(step)
             if path is not None:
-                append_frame(path, frame_with(atoms, {"step": step, **known}))
+                append_frame(path, frame_with(atoms, {"step": step, PREDICTED_BY: WRITER, **known}))
             shown.advance()
             if converged:
                 return atoms
@@ -86,5 +87,5 @@ def _not_converged(atoms: Atoms, strains: np.ndarray, force: float, steps: int) 
     return SimulationError(
         f"not converged after {steps} steps: {left}; asked for was {force:g} eV/angstrom. Give more --steps, or a "
         "larger --force",
-        frame_with(atoms, {}),
+        frame_with(atoms, {PREDICTED_BY: WRITER}),
     )

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from mekrr_scale.structures.labels import structure_hash as structure_hash
     from mekrr_scale.structures.neighbours import check_geometry as check_geometry
     from mekrr_scale.structures.neighbours import volume_of as volume_of
+    from mekrr_scale.structures.predictions import PREDICTED_BY as PREDICTED_BY
+    from mekrr_scale.structures.predictions import WRITER as WRITER
     from mekrr_scale.structures.predictions import Calculated as Calculated
     from mekrr_scale.structures.predictions import Labelled as Labelled
     from mekrr_scale.structures.predictions import Prediction as Prediction
@@ -81,7 +83,16 @@ else:
             "inputs": ["Frames", "Inputs", "structures_from"],
             "labels": ["LabelKeys", "Labels", "bare", "geometry_hash", "read_labels", "slopes", "structure_hash"],
             "neighbours": ["check_geometry", "volume_of"],
-            "predictions": ["Calculated", "Labelled", "Prediction", "Predictor", "with_predictions", "without_results"],
+            "predictions": [
+                "PREDICTED_BY",
+                "WRITER",
+                "Calculated",
+                "Labelled",
+                "Prediction",
+                "Predictor",
+                "with_predictions",
+                "without_results",
+            ],
             "reading": ["count_structures", "read_structures", "require_file"],
             "rejects": ["OVERLAP", "Reject", "Rejects", "check_overlap", "check_structure"],
             "survey": ["Survey", "surveyed"],

@@ -18,12 +18,16 @@ from mekrr_scale.errors import ModelError, StructureError
 from mekrr_scale.structures.columns import PREDICTED
 from mekrr_scale.structures.labels import LabelKeys, bare, read_labels
 from mekrr_scale.structures.neighbours import volume_of
+from mekrr_scale.version import __version__
+
+PREDICTED_BY = "predicted_by"  # info of frames whose energies, under ASE's names, are what a model said
+WRITER = f"mekrr-scale {__version__}"
 
 # under what names the package writes what a model gives
 RESULTS = (
     "energy", "free_energy", "energies", "forces", "stress", "total_energy", "energy_uncertainty",
     "energy_uncertainty_95", "largest_grade", "energies_uncertainty", "extrapolation", "contribution", "similarity",
-    "nearest_landmark", *(PREDICTED + name for name in ("energy", "forces", "stress")),
+    "nearest_landmark", PREDICTED_BY, *(PREDICTED + name for name in ("energy", "forces", "stress")),
 )  # fmt: skip
 
 

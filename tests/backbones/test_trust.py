@@ -114,7 +114,7 @@ def test_headers_run_no_code(run, place, command, model_file, toy_file, marker, 
     torch.save({"x": Mine(marker)}, tmp_path / "evil.pt")
     where = WHERE | {"checkpoint": str(tmp_path / "evil.pt")}
     model = Model.load(model_file)
-    changes = {"spec": where}
+    changes = {"spec": where, "weights": None}
     if place == "prior":
         prior = PriorSpec("backbone", backbone=BackboneSpec.of(where), hash="0" * 64).to_dict()
         changes = {"prior": prior, "baseline": replace(model.baseline, prior=True)}
@@ -195,7 +195,7 @@ def test_what_was_read_with_code_is_known_by_its_hash(tmp_path, monkeypatch):
 def test_potentials_take_the_word(model_file, marker, tmp_path):
     path = tmp_path / "evil.pth"
     torch.save({"x": Mine(marker)}, path)
-    named = written(model_file, tmp_path / "named.mekrr", spec=WHERE | {"checkpoint": str(path)})
+    named = written(model_file, tmp_path / "named.mekrr", weights=None, spec=WHERE | {"checkpoint": str(path)})
     with pytest.raises(BackboneError, match="--trust-code"):
         Potential(named)
     with pytest.warns(UnsafeCheckpoint), pytest.raises(BackboneError, match="sevenn can read"):

@@ -150,6 +150,7 @@ def called(record, name, *arguments):
     for path in ("a.xyz", "b.xyz", "c.xyz", "m.mekrr", "w.mekrr", "fit.toml"):
         Path(path).write_text("")
     Path("fit.toml").write_text('store = ["s"]\noutput = "m.mekrr"\n')
+    Path("loop.toml").write_text('frames = "a.xyz"\ncalculator = "emt"\n')
     record.lines.clear()
     told = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(told):

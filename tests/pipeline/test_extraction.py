@@ -223,3 +223,22 @@ def test_wrong_units_are_noticed(tmp_path, real_structures, store):
 def test_missing_group_key(tmp_path, toy_file, spec):
     with pytest.raises(StructureError, match="no info key 'run'"):
         extract(toy_file, tmp_path / "s", ExtractPlan(spec, group_key="run"))
+
+
+@pytest.mark.parametrize(
+    "command", ["predict {m} {d} -o p.xyz", "explain {m} {d} -o p.xyz", "relax {m} {d}@:3 -o p.xyz"]
+)
+def test_what_a_model_said_is_no_label_without_a_word(run, model_file, toy_file, spec, tmp_path, command):
+    extra = " --steps 500 --force 5" if command.startswith("relax") else ""
+    assert run(*(command.format(m=model_file, d=toy_file) + extra).split())[0] == 0
+    frames = ase.io.read(tmp_path / "p.xyz", ":")
+    assert all(atoms.info["predicted_by"].startswith("mekrr-scale ") for atoms in frames)
+    said = f"{len(frames)} of the first {len(frames)} structures carry what a model predicted"
+    assert any(said in line for line in extract(tmp_path / "p.xyz", tmp_path / "s", ExtractPlan(spec)).warnings)
+    for atoms in frames:
+        atoms.info["reference"] = -1.0
+    ase.io.write(tmp_path / "own.xyz", frames)
+    own = extract(tmp_path / "own.xyz", tmp_path / "t", ExtractPlan(spec, keys=LabelKeys("reference")))
+    assert not any("predicted" in line for line in own.warnings)
+    assert run("label", "own.xyz", "--calculator", "ase.calculators.lj:LennardJones()", "-o", "l.xyz")[0] == 0
+    assert "predicted_by" not in ase.io.read(tmp_path / "l.xyz").info

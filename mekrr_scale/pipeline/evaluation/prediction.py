@@ -17,6 +17,8 @@ from mekrr_scale.models import Model, Potential, Uncertainty, as_potential
 from mekrr_scale.pipeline.workers import Workers, atoms_at_once, processes
 from mekrr_scale.progress import Progress, shown_progress
 from mekrr_scale.structures import (
+    PREDICTED_BY,
+    WRITER,
     Frames,
     Prediction,
     Unreadable,
@@ -191,6 +193,7 @@ def _predicted(atoms: Atoms, found: Prediction, i: int, part: slice) -> Atoms:
     if found.stress is not None and has_stress(atoms):
         results["stress"] = full_3x3_to_voigt_6_stress(found.stress[i].numpy())
     result = without_results(atoms)
+    result.info[PREDICTED_BY] = WRITER
     result.calc = SinglePointCalculator(result, **results)
     return result
 

@@ -45,9 +45,11 @@ from mekrr_scale.store import (
 )
 from mekrr_scale.structures import (
     CONFIG_KEY,
+    PREDICTED_BY,
     Frames,
     Inputs,
     Kind,
+    LabelKeys,
     Predictor,
     Reject,
     Rejects,
@@ -229,7 +231,7 @@ class _Work:
 
     def _check_units(self, chunk: Sequence[Accepted]) -> None:
         """Compare the labels of a part's first chunk with what is known of them."""
-        self.report.warnings += _unit_warnings(chunk, self.backbone)
+        self.report.warnings += [*_unit_warnings(chunk, self.backbone), *_prediction_warnings(chunk, self.plan.keys)]
         if self.prior is not None:
             self.report.warnings += compared([(item.atoms, item.labels) for item in chunk], self.prior)
 
@@ -281,6 +283,18 @@ def _spec(backbone: Backbone) -> dict[str, str | int]:
     if "checkpoint" in spec:
         spec["checkpoint"] = str(Path(str(spec["checkpoint"])).resolve())
     return spec
+
+
+def _prediction_warnings(chunk: Sequence[Accepted], keys: LabelKeys) -> list[str]:
+    """Say that labels are what a model said: a fit to them would learn from itself."""
+    own = keys.energy in (None, "energy")  # and not the reference's, under a name of its own
+    made = sum(own and PREDICTED_BY in item.atoms.info and item.labels.energy is not None for item in chunk)
+    if not made:
+        return []
+    return [
+        f"{made} of the first {len(chunk)} structures carry what a model predicted ({PREDICTED_BY}), and it is taken "
+        "for labels: compute them by the reference method (mekrr-scale label), unless a student is to learn from it"
+    ]
 
 
 def _unit_warnings(chunk: Sequence[Accepted], backbone: Backbone) -> list[str]:
