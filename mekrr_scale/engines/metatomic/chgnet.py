@@ -14,6 +14,8 @@ from mekrr_scale.backbones.chgnet import ANGLES, BONDS
 class Radial(nn.Module):
     """Bessel functions times a polynomial cutoff, and the cutoff alone."""
 
+    frequencies: Tensor  # (radial,)
+
     def __init__(self, basis: Any) -> None:
         super().__init__()
         form = basis.smooth_cutoff
@@ -82,6 +84,9 @@ class Connectivity(nn.Module):
 class ChgnetFeatures(nn.Module):
     """Features, and the network's own energies of atoms (eV) where they are asked for."""
 
+    fourier: Tensor  # (frequencies,)
+    composition: Tensor  # (94,) | eV, by atomic number less one
+
     def __init__(self, backbone: Chgnet, energies: bool) -> None:
         super().__init__()
         net = cast(Any, backbone.module)
@@ -145,7 +150,9 @@ class ChgnetFeatures(nn.Module):
                     bond = bond + grow(sum_by(sent, first, bond.shape[0]))
                     name = "bond" + str(depth + 1)
                     if name in self.chosen:
-                        found[name] = sum_by((bond * self.long.envelope(bond_lengths))[edge_bond], centre, n) / self.per_bond
+                        found[name] = (
+                            sum_by((bond * self.long.envelope(bond_lengths))[edge_bond], centre, n) / self.per_bond
+                        )
                     name = "angle" + str(depth + 1)
                     if depth + 1 < self.inner or name in self.chosen:  # nothing else asks for the angles
                         angle = angle + turn(torch.cat([bond[first], bond[second], angle, atom[middle]], 1))

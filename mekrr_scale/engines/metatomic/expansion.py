@@ -17,6 +17,15 @@ from mekrr_scale.models import Model
 class Similarities(nn.Module):
     """Kernel elements between atoms of one species, ``s`` in the order of the model's, and landmark atoms."""
 
+    rows: Tensor  # (120,) int64 | the place of each element among the model's species; -1: none
+    right: Tensor  # (augmented, landmark_atoms)
+    shift: Tensor  # (dim,)
+    mean: Tensor  # (species, dim)
+    origin: Tensor  # (species, dim)
+    deviation: Tensor  # (species, dim)
+    axes_mean: Tensor  # (species, full)
+    axes: Tensor  # (species, full, dim)
+
     def __init__(self, model: Model) -> None:
         super().__init__()
         kernel, species = model.kernel, list(model.species)
@@ -69,19 +78,23 @@ class Similarities(nn.Module):
         y = b * self.scale
         if self.stationary:
             y = torch.cat([y, torch.ones_like(y[:, :1]), -0.5 * (y * y).sum(1, keepdim=True)], 1)
-        return self.profile(self.left(a) @ y.T)
+        found: Tensor = self.profile(self.left(a) @ y.T)
+        return found
 
     def itself(self, features: Tensor, s: int) -> Tensor:
         """k(h, h) of every atom."""
-        if self.stationary:
-            return self.profile(torch.zeros(features.shape[0], dtype=torch.float64, device=features.device))
-        x = self.transformed(features, s) * self.scale
-        return self.profile((x * x).sum(1))
+        t = torch.zeros(features.shape[0], dtype=torch.float64, device=features.device)
+        if not self.stationary:
+            x = self.transformed(features, s) * self.scale
+            t = (x * x).sum(1)
+        found: Tensor = self.profile(t)
+        return found
 
     def forward(self, features: Tensor, s: int) -> Tensor:
         """Of atoms in rows and landmark atoms ``first[s]`` to ``last[s]`` in columns."""
         x = (self.coordinates(features, s) - self.origin[s]) / self.deviation[s]
-        return self.profile(self.left(x) @ self.right[:, self.first[s] : self.last[s]])
+        found: Tensor = self.profile(self.left(x) @ self.right[:, self.first[s] : self.last[s]])
+        return found
 
 
 @no_type_check
@@ -114,6 +127,9 @@ class Weights(nn.Module):
 @no_type_check
 class Expansion(nn.Module):
     """Energies of atoms from their features: the kernel's part and the references of the elements."""
+
+    vectors: Tensor  # (channels, species, landmark_atoms) | eV
+    references: Tensor  # (species,) | eV
 
     def __init__(self, model: Model) -> None:
         super().__init__()

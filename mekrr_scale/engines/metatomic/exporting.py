@@ -19,7 +19,10 @@ from mekrr_scale.models import Model, Potential
 from mekrr_scale.outputs import EXPORTED, check_output
 
 _METHOD = "https://arxiv.org/abs/2306.01589"
-_PAPERS = {"sevennet": "https://doi.org/10.1021/acs.jctc.4c00190", "chgnet": "https://doi.org/10.1038/s42256-023-00716-3"}
+_PAPERS = {
+    "sevennet": "https://doi.org/10.1021/acs.jctc.4c00190",
+    "chgnet": "https://doi.org/10.1038/s42256-023-00716-3",
+}
 
 
 def export(
@@ -102,8 +105,8 @@ def _metadata(model: Model, backbone: Backbone, dtype: str) -> Any:
     return ModelMetadata(
         name=f"mekrr-scale model on {backbone.name} {backbone.version}",
         authors=[str(provenance.get("writer", "mekrr-scale"))],
-        description=f"{model!r}\n  network in {dtype}; trained on {provenance.get('structures', 'unknown')} structures; "
-        f"coefficients {provenance.get('coefficients_sha256', 'unknown')}",
+        description=f"{model!r}\n  network in {dtype}; trained on {provenance.get('structures', 'unknown')} structures"
+        f"; coefficients {provenance.get('coefficients_sha256', 'unknown')}",
         references={
             "implementation": [],
             "architecture": [paper for paper in [_METHOD, _PAPERS.get(backbone.name)] if paper],

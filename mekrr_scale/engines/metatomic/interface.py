@@ -46,9 +46,7 @@ class Interface(nn.Module):
             first += n
         z, place = torch.cat(numbers), torch.cat(places)
         owner = place[:, 0]
-        features, own = self.network(
-            z, owner, len(systems), torch.cat(edges, 1), torch.cat(shifts), torch.cat(vectors)
-        )
+        features, own = self.network(z, owner, len(systems), torch.cat(edges, 1), torch.cat(shifts), torch.cat(vectors))
         samples = Labels(["system", "atom"], place.to(torch.int32))
         chosen = torch.arange(len(z), device=z.device)
         if selected_atoms is not None:
@@ -66,7 +64,7 @@ class Interface(nn.Module):
         if "energy_uncertainty" in outputs:
             seen = features.detach()
             if outputs["energy_uncertainty"].sample_kind == "atom":
-                widths = self.intervals.atoms(seen[chosen], z[chosen])
+                widths = self.intervals.atoms(seen[chosen], z[chosen])  # type: ignore[operator]
                 result["energy_uncertainty"] = self.map_of("energy", widths, samples)
             else:
                 widths = self.intervals(seen, z, owner, len(systems), chosen)

@@ -28,6 +28,12 @@ class NoIntervals(nn.Module):
 class Intervals(nn.Module):
     """Of systems, and of atoms by themselves."""
 
+    columns: Tensor  # (channels, landmark_atoms) int64 | of the design matrix
+    meeting: Tensor  # (channels, species, landmark_atoms) | weight of a kernel element in a column
+    own: Tensor  # (channels, species, species)
+    whitening: Tensor  # (columns, rank)
+    posterior: Tensor  # (columns, rank)
+
     def __init__(self, model: Model, posterior: Posterior) -> None:
         super().__init__()
         self.similarities, self.weights = Similarities(model), Weights(model)
@@ -42,8 +48,7 @@ class Intervals(nn.Module):
         # a row of ones in every column: the weight of each landmark atom in its set
         ones = kernel.atom_coefficients(landmarks, torch.ones(self.n_columns, dtype=torch.float64))
         meeting = [
-            channels.table(name, species, landmarks.species.tolist()) * ones[c]
-            for c, name in enumerate(channels.names)
+            channels.table(name, species, landmarks.species.tolist()) * ones[c] for c, name in enumerate(channels.names)
         ]
         whitening = Variances(kernel, landmarks, posterior).whitening
         identity = torch.eye(whitening.rank, dtype=torch.float64)
@@ -93,19 +98,14 @@ class Intervals(nn.Module):
                     weight = self.weights(counts, c, s)[:, None]
                     rows = rows.index_add(1, self.columns[c, a:b], sums * weight * self.meeting[c, s, a:b])
                 moved[at] = self.similarities.transformed(features[at], s)
-        prior: list[Tensor] = []
-        for i in range(n_systems):
-            prior.append(self.prior(moved[owner == i], row[owner == i], counts[i : i + 1]))
+        prior = [self.prior(moved[owner == i], row[owner == i], counts[i : i + 1]) for i in range(n_systems)]
         return self.weights.sizes(counts) * self.half_widths(rows, torch.stack(prior))
 
     def prior(self, moved: Tensor, row: Tensor, counts: Tensor) -> Tensor:
         """K(x, x) of one system."""
         table = torch.zeros(self.n_species, self.n_species, dtype=torch.float64, device=moved.device)
         for c in range(self.n_channels):
-            weights: list[Tensor] = []
-            for s in range(self.n_species):
-                weights.append(self.weights(counts, c, s)[0])
-            own = torch.stack(weights)
+            own = torch.stack([self.weights(counts, c, s)[0] for s in range(self.n_species)])
             table = table + own[:, None] * self.own[c] * own
         if self.similarities.stationary and len(row) > 0:
             moved = moved - moved.mean(0)

@@ -15,6 +15,9 @@ from mekrr_scale.errors import BackboneError
 class Network(nn.Module):
     """Features in the network's precision, and its own energies of atoms (eV, float64; zero where not asked for)."""
 
+    references: Tensor  # (120,) | eV
+    precision: Tensor  # (1,) | of the network's dtype
+
     def __init__(self, features: nn.Module, scaling: Scaling, energies: bool, dtype: torch.dtype) -> None:
         super().__init__()
         self.features, self.length, self.energy = features, scaling.length, scaling.energy

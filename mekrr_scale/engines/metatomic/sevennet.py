@@ -17,6 +17,7 @@ class Taken(nn.Module):
     degrees: list[int]
     places: list[list[tuple[int, int]]]
     counts: list[int]  # of channels, in each degree that has products
+    signs: Tensor  # (channels of all degrees, mixed)
 
     def __init__(self, of: Invariants) -> None:
         super().__init__()
@@ -58,6 +59,8 @@ class Untyped(nn.Module):
 @no_type_check
 class SevennetFeatures(nn.Module):
     """Features, and the network's own energies of atoms (eV) where they are asked for."""
+
+    types: Tensor  # (120,) int64 | the network's index of each element
 
     def __init__(self, backbone: Sevennet, energies: bool) -> None:
         super().__init__()
