@@ -51,6 +51,7 @@ class Chgnet(Backbone):
     """
 
     name = "chgnet"
+    per_bond, per_angle = BONDS, ANGLES
 
     def __init__(self, layer: str = "conv3", version: str | None = None, checkpoint: Source | None = None) -> None:
         if version is not None and checkpoint is not None:

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from mekrr_scale.backbones import Chgnet
-from mekrr_scale.backbones.chgnet import ANGLES, BONDS
 
 
 @no_type_check
@@ -92,7 +91,7 @@ class ChgnetFeatures(nn.Module):
         net = cast(Any, backbone.module)
         basis = net.bond_basis_expansion
         self.chosen = backbone.layer.split("+")
-        self.energies, self.per_bond, self.per_angle = energies, BONDS, ANGLES
+        self.energies, self.per_bond, self.per_angle = energies, backbone.per_bond, backbone.per_angle
         self.connectivity = Connectivity(backbone.bond_cutoff)
         self.long, self.short = Radial(basis.rbf_expansion_ag), Radial(basis.rbf_expansion_bg)
         self.register_buffer("fourier", net.angle_basis_expansion.fourier_expansion.frequencies.detach().clone())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mekrr_scale.engines.metatomic.profiles import profile_of
-from mekrr_scale.kernels.channels import Channels
+from mekrr_scale.kernels import Channels
 from mekrr_scale.models import Model
 
 

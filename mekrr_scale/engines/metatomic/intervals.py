@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mekrr_scale.engines.metatomic.expansion import Similarities, Weights
-from mekrr_scale.kernels.channels import Channels
+from mekrr_scale.kernels import Channels
 from mekrr_scale.models import Model, Posterior, Variances
 
 _PAIRS = 2**24  # numbers of one array of pairs (128 MB)

@@ -6,8 +6,7 @@ from typing import cast, no_type_check
 import torch
 from torch import Tensor, nn
 
-from mekrr_scale.backbones import Sevennet
-from mekrr_scale.backbones.invariants import Invariants
+from mekrr_scale.backbones import Invariants, Sevennet
 
 
 @no_type_check
