@@ -63,6 +63,13 @@ def _is_backbone(path: Path) -> bool:
         return b"mekrr-scale " in archive.read(name)[:_HEAD]
 
 
+def _is_exported(path: Path) -> bool:
+    """A zip of TorchScript in which metatomic's metadata name this program."""
+    with zipfile.ZipFile(path) as archive:
+        name = next(name for name in archive.namelist() if name.endswith("/extra/model-metadata"))
+        return WRITER.encode() in archive.read(name)
+
+
 def _is_report(path: Path) -> bool:
     """By the keys that reports have had since 0.1.0."""
     found = json.loads(path.read_text(encoding="utf-8"))
@@ -105,6 +112,7 @@ FIGURE_FORMATS = ("png", "pdf", "svg", "svgz", "eps", "ps", "jpg", "jpeg", "tif"
 FRAME_SUFFIXES = (".xyz", ".extxyz", ".exyz")
 MODEL = OutputKind("a model", (), _is_model)
 BACKBONE = OutputKind("a backbone", (), _is_backbone)
+EXPORTED = OutputKind("a model of metatomic", (".pt",), _is_exported, bare=False)
 REPORT = OutputKind("a report", (".json",), _is_report)
 FIGURE = OutputKind("a figure", tuple(f".{name}" for name in FIGURE_FORMATS), _is_figure)
 LABELLED = OutputKind("structures that distill labelled", (".xyz",), _is_labelled)

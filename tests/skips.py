@@ -19,6 +19,7 @@ EXPECTED = {
     "this is that process": "the suite of devices does not start itself",
     "the falkon library is not on PyPI": "benchmarks/falkon_library.py builds it",
     "the library is installed": "what is told where it is absent",
+    "metatomic is not installed": "an environment made before the extra was there lacks it",
     "could not import 'triton'": "it is there with CUDA builds of torch alone",
     "needs Slurm's daemons, and root": "machines of CI may lack them",
     "could not import 'ase_db_backends'": "it brings clients of database servers, which few want (extra lmdb)",

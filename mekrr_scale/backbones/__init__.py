@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mekrr_scale.backbones.dimenet import new_dimenet as new_dimenet
     from mekrr_scale.backbones.dimenet import save_dimenet as save_dimenet
     from mekrr_scale.backbones.energies import BackboneEnergies as BackboneEnergies
+    from mekrr_scale.backbones.invariants import Invariants as Invariants
     from mekrr_scale.backbones.mace import Mace as Mace
     from mekrr_scale.backbones.mace import save_mace as save_mace
     from mekrr_scale.backbones.output import BackboneOutput as BackboneOutput
@@ -56,6 +57,7 @@ else:
         __name__,
         submod_attrs={
             "base": ["Backbone", "BackboneIdentity", "identity_of", "weight_hash"],
+            "invariants": ["Invariants"],
             "compressed": ["Compressed", "forward_of", "with_compression"],
             "conformance": ["check_backbone"],
             "derivatives": ["Directions", "TangentOutput", "tangents", "tangents_of_each"],

@@ -30,7 +30,7 @@ from mekrr_scale.structures import Graph, edge_vectors
 
 ChgnetVersion = Literal["0.3.0", "0.2.0", "r2scan"]
 # what sums over bonds and angles are divided by: they then vary as much as features of atoms do
-_BONDS, _ANGLES = 10.0, 35.0
+BONDS, ANGLES = 10.0, 35.0
 
 
 @final
@@ -51,6 +51,7 @@ class Chgnet(Backbone):
     """
 
     name = "chgnet"
+    per_bond, per_angle = BONDS, ANGLES
 
     def __init__(self, layer: str = "conv3", version: str | None = None, checkpoint: Source | None = None) -> None:
         if version is not None and checkpoint is not None:
@@ -207,11 +208,11 @@ class _Sums:
         found, links = {}, self.links
         if f"bond{depth}" in chosen:
             weight = _envelope(self.basis.rbf_expansion_ag, self.bond_lengths[:, None])
-            found[f"bond{depth}"] = _sum_by((bond * weight)[links.edge_bond], self.centre, self.n_atoms) / _BONDS
+            found[f"bond{depth}"] = _sum_by((bond * weight)[links.edge_bond], self.centre, self.n_atoms) / BONDS
         if f"angle{depth}" in chosen:
             weight = _envelope(self.basis.rbf_expansion_bg, self.bond_lengths[:, None])
             pairs = angle * (weight[links.angle_bond] * weight[links.angle_other])
-            found[f"angle{depth}"] = _sum_by(pairs, links.angle_centre, self.n_atoms) / _ANGLES
+            found[f"angle{depth}"] = _sum_by(pairs, links.angle_centre, self.n_atoms) / ANGLES
         return found
 
 

@@ -154,6 +154,10 @@ class Sevennet(Backbone):
         data = self._data(graph, edge_vectors(graph, graph.positions))
         return linearized(graph, data, stages, couplings, self._through, embedding)
 
+    def parts(self, energies: bool) -> SevennetParts:
+        """What ``on_edges`` is made of, for those who write it out elsewhere."""
+        return SevennetParts(self._run(energies), self._gates, self._types, self._modality)
+
     def _data(self, graph: Graph, vectors: Float[Tensor, "edges 3"]) -> dict[str, Tensor]:
         data: dict[str, Tensor] = {
             "x": self._types.to(self.device)[graph.numbers],
@@ -179,17 +183,21 @@ class Sevennet(Backbone):
 
     def _stages(self, energies: bool) -> list[Stage]:
         """The network, cut at its convolutions; without energies it ends behind the last gate that is asked for."""
-        modules = self._modules()
-        if not energies:
-            last = max(i for i, (name, _) in enumerate(modules) if name in self._gates)
-            modules = modules[: last + 1]
         stages = [Stage(None, [])]
-        for name, module in modules:
+        for name, module in self._run(energies):
             if name.endswith("_convolution"):
                 stages.append(Stage(module, []))
             else:
                 stages[-1].modules.append((name, module))
         return stages
+
+    def _run(self, energies: bool) -> list[tuple[str, nn.Module]]:
+        """The modules in order, without energies up to the last gate that is asked for."""
+        modules = self._modules()
+        if energies:
+            return modules
+        last = max(i for i, (name, _) in enumerate(modules) if name in self._gates)
+        return modules[: last + 1]
 
     def _modules(self) -> list[tuple[str, nn.Module]]:
         """What lies between a graph and its atoms' energies."""
@@ -211,6 +219,15 @@ def _invariants(module: nn.Module, kind: InvariantKind, number: int) -> Invarian
     gate = cast(Any, module).gate
     irreps = [(multiplicity, irrep.l, irrep.p) for multiplicity, irrep in gate.irreps_out]
     return Invariants.of(kind, irreps, int(gate.irreps_scalars.num_irreps), number)
+
+
+class SevennetParts(NamedTuple):
+    """The network's own modules in order, and what the adapter adds."""
+
+    modules: list[tuple[str, nn.Module]]
+    gates: dict[str, Invariants]  # what is taken behind which modules
+    types: Tensor  # (120,) int64 | the network's index of each element; -1: none
+    modality: int | None
 
 
 class _Config(TypedDict):

