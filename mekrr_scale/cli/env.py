@@ -29,7 +29,9 @@ _NEEDED = (
     "torch", "numpy", "scipy", "ase", "h5py", "torch-geometric", "vesin", "pydantic", "typer", "rich", "safetensors",
     "jaxtyping", "lazy-loader", "matplotlib", "xxhash",
 )  # fmt: skip
-_OPTIONAL = ("chgnet", "sevenn", "mace-torch", "e3nn", "torch-sim-atomistic", "matscipy", "falkon", "triton", "sympy")
+_OPTIONAL = (
+    "chgnet", "sevenn", "mace-torch", "e3nn", "torch-sim-atomistic", "ipi", "matscipy", "falkon", "triton", "sympy",
+)  # fmt: skip
 _THREADS = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
