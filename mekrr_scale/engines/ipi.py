@@ -125,7 +125,7 @@ class MekrrDriver(Dummy_driver):  # type: ignore[misc]
         try:
             if isinstance(cell, ndarray):
                 return self.compute_structure(cell, np.asarray(pos))
-            return self._results(cell, pos)
+            return self._results(cell, list(pos))
         except MekrrError as error:
             _end_softly(error)
             raise
@@ -208,7 +208,7 @@ def _template(name: str, pbc: Any) -> Atoms:
     elif atoms.cell.rank == 0 and not atoms.pbc.any():
         raise ConfigError(
             f"the template {name} has no cell, so that it does not say whether the system is periodic; add pbc: T for "
-            "a periodic one, pbc: F for a molecule, pbc: T T F for a slab, or take a template with a cell (extended xyz)"
+            "a periodic one, pbc: F for a molecule, pbc: T T F for a slab, or take one with a cell (extended xyz)"
         )
     return atoms
 

@@ -1,55 +1,26 @@
-"""The model as i-PI's driver gives what the ASE calculator gives, in one batch, and in whole runs of i-PI."""
+"""The model as i-PI's driver gives what the ASE calculator gives, in one batch; what cannot be used is told."""
 
 import json
-import os
 import re
 import runpy
-import shutil
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import ase.io
 import numpy as np
 import pytest
-from ase.build import bulk, molecule
+from ase.build import bulk
 from ase.calculators.calculator import PropertyNotImplementedError
 
 from mekrr_scale.errors import ConfigError, ModelError, SimulationError, StructureError
-from mekrr_scale.models import MekrrCalculator
-from tests.docs.pages import DOCS, ROOT
+from tests.docs.pages import ROOT
+from tests.engines.cells import CELLS, expected
 
-ipi = pytest.importorskip("ipi")
+pytest.importorskip("ipi")
 
-from ipi.pes import load_pes  # noqa: E402
-from ipi.utils.softexit import softexit  # noqa: E402
-from ipi.utils.units import unit_to_internal  # noqa: E402
+from ipi.pes import load_pes
+from ipi.utils.softexit import softexit
+from ipi.utils.units import unit_to_internal
 
 PES = ROOT / "mekrr_scale" / "engines" / "mekrr_pes.py"
-BIN = next(
-    (found for place in (Path(ipi.__file__).parents[1] / "bin", Path(sys.executable).parent)
-     if (found := place / "i-pi").exists()), None,
-).parent  # fmt: skip
-
-
-def cells():
-    """A cell of two atoms, which are their own images; a triclinic one; a slab; a molecule in a box."""
-    small = bulk("C", "diamond", 3.6)
-    small.rattle(0.05, seed=1)
-    sheared = bulk("C", "diamond", 3.6, cubic=True)
-    sheared.set_cell(sheared.cell.array @ (np.eye(3) + [[0, 0.05, 0], [0.02, 0, 0.02], [0.01, 0, 0]]), scale_atoms=True)
-    sheared.rattle(0.05, seed=2)
-    slab = bulk("C", "diamond", 3.6, cubic=True)
-    slab.center(vacuum=4.0, axis=2)
-    slab.pbc = (True, True, False)
-    slab.rattle(0.05, seed=3)
-    water = molecule("H2O", cell=np.eye(3) * 3.5)  # images would be neighbours
-    water.rattle(0.1, seed=4)
-    return {"small": small, "triclinic": sheared, "slab": slab, "molecule": water}
-
-
-CELLS = cells()
 
 
 def internal(atoms):
@@ -62,12 +33,6 @@ def in_ev(result):
     """Energy, forces (the derivative in i-PI's own units), virial of a driver's result."""
     ev, angstrom = unit_to_internal("energy", "electronvolt", 1.0), unit_to_internal("length", "angstrom", 1.0)
     return result[0] / ev, result[1] * angstrom / ev, result[2] / ev
-
-
-def expected(model_file, atoms, **options):
-    atoms = atoms.copy()
-    atoms.calc = MekrrCalculator(model_file, dtype="float64", **options)
-    return atoms
 
 
 @pytest.fixture
@@ -240,153 +205,6 @@ def test_within_ipi_errors_end_softly(make, monkeypatch):
         make(CELLS["molecule"], max_grade=1e-9)(*internal(CELLS["molecule"]))
     assert [status for status, _ in told] == ["bad", "restartable"]
     assert "give as template the atoms of i-PI's <initialize>" in told[0][1]
-
-
-# whole runs, in processes of their own
-
-
-def page_input(steps, checks=True):
-    """What docs/engines/ipi.md shows, for some steps, with all digits and the state of every step."""
-    text = re.search(r"```xml\n(.*?)```", (DOCS / "engines" / "ipi.md").read_text(), re.DOTALL)[1]
-    for old, new in (
-        ("<simulation ", "<simulation floatformat='%.17e' "),
-        ("<total_steps>1000<", f"<total_steps>{steps}<"),
-        ("stride='10'", "stride='1'"),
-        ("<checkpoint stride='200'/>", "<checkpoint stride='1' overwrite='false'/>"),
-        ("max_grade: 1.5", "max_grade: 1000"),
-    ):
-        assert old in text
-        text = text.replace(old, new)
-    return text
-
-
-def nve_input(steps, forcefield):
-    """Of one bead, without a thermostat, with i-PI's virial."""
-    text = page_input(steps)
-    text = re.sub(r"<trajectory filename='grade'.*?</trajectory>", "", text)
-    text = re.sub(r"<ffdirect.*</ffdirect>", forcefield, text, flags=re.DOTALL)
-    text = re.sub(r"<thermostat.*</thermostat>", "", text, flags=re.DOTALL).replace("'nvt'", "'nve'")
-    return text.replace("nbeads='4'", "nbeads='1'").replace("pressure_cv{megapascal}", "virial_md{ev/ang3}")
-
-
-DIRECT = """<ffdirect name='mekrr'><pes>custom</pes><pes_path>mekrr_pes.py</pes_path>
-    <parameters>{template: start.xyz, model: model.mekrr}</parameters></ffdirect>"""
-BOUND = 0.05  # a grade that the run passes after some steps
-SOCKET = "<ffsocket name='mekrr' mode='unix'><address>NAME</address></ffsocket>"
-
-
-def started(folder, *command):
-    paths = [str(ROOT), str(Path(ipi.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    return subprocess.Popen(
-        [sys.executable, str(BIN / command[0]), *command[1:]], cwd=folder, text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def runs(model_file, tmp_path_factory):
-    """Folders of i-PI's runs, and what i-PI said; all at once, since most of their time is spent on imports."""
-    address = f"mekrr-{os.getpid()}"
-    diamond = bulk("C", "diamond", 3.6, cubic=True)
-    wait = "<ffdirect threaded='true' "
-    inputs = {
-        "page": (diamond, page_input(3)),
-        "bound": (diamond, page_input(50).replace(": 1000", f": {BOUND}").replace("<ffdirect ", wait)),
-        "direct": (CELLS["triclinic"], nve_input(4, DIRECT)),
-        "socket": (CELLS["triclinic"], nve_input(4, SOCKET.replace("NAME", address))),
-    }
-    folders, processes = {}, {}
-    try:
-        for name, (start, text) in inputs.items():
-            folders[name] = tmp_path_factory.mktemp(name)
-            shutil.copy(model_file, folders[name] / "model.mekrr")
-            shutil.copy(PES, folders[name])
-            ase.io.write(folders[name] / "start.xyz", start, format="extxyz")
-            (folders[name] / "input.xml").write_text(text)
-            processes[name] = started(folders[name], "i-pi", "input.xml")
-        deadline = time.monotonic() + 60
-        while not Path(f"/tmp/ipi_{address}").exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        options = "template=start.xyz,model=model.mekrr"
-        client = ("i-pi-driver-py", "-m", "custom", "-P", "mekrr_pes.py", "-u", "-a", address, "-o", options)
-        processes["client"] = started(folders["socket"], *client)
-        told = {name: process.communicate(timeout=120)[0] for name, process in processes.items()}
-    finally:
-        for process in processes.values():
-            process.kill()
-    return folders, told
-
-
-def properties(folder):
-    """Columns of the file of properties, by name."""
-    lines = (folder / "run.out").read_text().splitlines()
-    names = [re.search(r"--> (\w+)", line)[1] for line in lines if line.startswith("# col")]
-    rows = np.array([line.split() for line in lines if not line.startswith("#")], dtype=float)
-    assert len(names) <= rows.shape[1]
-    return dict(zip(names, rows.T, strict=False)), rows
-
-
-def states(folder, model_file):
-    """The beads of every step, with the calculator, out of i-PI's checkpoints."""
-    start, found = expected(model_file, ase.io.read(folder / "start.xyz")), []
-    angstrom = unit_to_internal("length", "angstrom", 1.0)
-    for path in sorted(folder.glob("run.restart_*")):
-        text = path.read_text()
-        beads, cell = (
-            np.array(re.search(rf"<{name} shape[^>]*>\s*\[(.*?)\]", text, re.DOTALL)[1].split(","), dtype=float)
-            / angstrom
-            for name in ("q", "cell")
-        )
-        found.append([])
-        for bead in beads.reshape(-1, len(start), 3):
-            atoms = expected(model_file, start)
-            atoms.set_cell(cell.reshape(3, 3).T)
-            atoms.positions = bead
-            found[-1].append(atoms)
-    return found
-
-
-def test_the_input_of_the_page_runs(runs, model_file):
-    """Path integrals of four beads; energies along the way are the calculator's, grades are written."""
-    folder, told = runs[0]["page"], runs[1]["page"]
-    found, _ = properties(folder)
-    assert list(found["step"]) == [0, 1, 2, 3], told
-    beads = states(folder, model_file)
-    assert [len(step) for step in beads] == [4, 4, 4, 4]
-    means = [np.mean([atoms.get_potential_energy() for atoms in step]) for step in beads]
-    np.testing.assert_allclose(found["potential"], means, rtol=0, atol=1e-9)
-    atoms = expected(model_file, beads[3][2], uncertainty=True)
-    atoms.get_potential_energy()
-    written = np.loadtxt(folder / "run.grade_2", comments=" #")
-    assert written.shape == (4, 8)
-    np.testing.assert_allclose(written[3], atoms.calc.results["extrapolation"], rtol=1e-7)
-
-
-def test_nve_by_both_ways_is_the_calculators(runs, model_file):
-    """In one process and by a socket the same numbers; the virial is minus ASE's stress, the energy is conserved."""
-    folder = runs[0]["direct"]
-    (found, rows), (_, by_socket) = properties(folder), properties(runs[0]["socket"])
-    assert list(found["step"]) == [0, 1, 2, 3, 4], runs[1]["direct"]
-    np.testing.assert_array_equal(by_socket, rows, runs[1]["socket"] + runs[1]["client"])
-    atoms = [step[0] for step in states(folder, model_file)]
-    energies, stress = zip(
-        *((a.get_potential_energy(), a.get_stress()[[0, 1, 2, 5, 4, 3]]) for a in atoms), strict=True
-    )
-    np.testing.assert_allclose(found["potential"], energies, rtol=0, atol=1e-9)
-    np.testing.assert_allclose(-rows[:, -6:], stress, rtol=0, atol=1e-8)
-    assert np.ptp(found["conserved"]) < 1e-5  # eV, where the potential changes by 4e-3
-    assert np.ptp(found["potential"]) > 1e-3
-
-
-def test_a_bound_ends_a_run_with_its_restart(runs):
-    """In a polling thread, of which i-PI hears by a soft exit alone."""
-    folder, told = runs[0]["bound"], runs[1]["bound"]
-    assert re.search(r"atom \d \(C\) of structure \d of the batch is outside of .* the bound is 0.05\. Add", told), told
-    last = int(properties(folder)[0]["step"][-1])
-    assert 1 < last < 49
-    assert re.search(r"<step>(\d+)<", (folder / "RESTART").read_text())[1] == str(last)
-    assert np.loadtxt(folder / "run.grade_0", comments=" #").max() < BOUND
 
 
 def test_the_path_of_the_file_is_printed(capsys):
