@@ -22,7 +22,8 @@ from numpy import ndarray
 from mekrr_scale.errors import ConfigError, MekrrError, SimulationError, StructureError, suggestion
 from mekrr_scale.files import split_frames
 from mekrr_scale.models import Potential, Uncertainty
-from mekrr_scale.structures import read_structures, without_results
+from mekrr_scale.pipeline import atoms_at_once
+from mekrr_scale.structures import in_batches, read_structures, without_results
 
 try:
     from ipi.pes.dummy import Dummy_driver
@@ -45,6 +46,8 @@ Result = tuple[float, Float64[ndarray, "atoms 3"], Float64[ndarray, "3 3"], str]
 @final
 class MekrrDriver(Dummy_driver):  # type: ignore[misc]
     """A model as i-PI's driver: energies, forces, virials of all structures of a request in one pass of the network.
+
+    A pass sees as many atoms as elsewhere: 64 on a CPU, which stay in its cache, 1024 on a GPU.
 
     The arguments are the ``<parameters>`` of i-PI's input. Paths count from the folder in which i-PI runs.
 
@@ -112,7 +115,7 @@ class MekrrDriver(Dummy_driver):  # type: ignore[misc]
         cell: Float64[ndarray, "3 3"] | Sequence[Float64[ndarray, "3 3"]],
         pos: Float64[ndarray, "atoms 3"] | Sequence[Float64[ndarray, "atoms 3"]],
     ) -> Result | list[Result]:
-        """The same of one structure, or of a list, in one batch. i-PI calls this; its own run ends softly by errors.
+        """The same of one structure, or of a list. i-PI calls this; its own run ends softly by errors.
 
         Args:
             cell: bohr; lattice vectors are columns.
@@ -134,10 +137,16 @@ class MekrrDriver(Dummy_driver):  # type: ignore[misc]
         self, cells: Sequence[Float64[ndarray, "3 3"]], positions: Sequence[Float64[ndarray, "atoms 3"]]
     ) -> list[Result]:
         structures = [self._structure(h, q) for h, q in zip(cells, positions, strict=True)]
+        results: list[Result] = []
+        for batch in in_batches(structures, atoms_at_once(self.potential.device), len):
+            results += self._of_batch(batch, len(results), len(structures))
+        return results
+
+    def _of_batch(self, structures: Sequence[Atoms], first: int, count: int) -> list[Result]:
         extras = [""] * len(structures)
         if self._asks:
             found, sure = self.potential.predict_with_uncertainty(structures, forces=True, stress=True)
-            self._look(structures, sure)
+            self._look(structures, sure, first, count)
             if self.uncertainty:
                 extras = _extras(sure, len(self.template))
         else:
@@ -163,14 +172,14 @@ class MekrrDriver(Dummy_driver):  # type: ignore[misc]
         atoms.positions[:] = np.asarray(pos) / ANGSTROM
         return atoms
 
-    def _look(self, structures: Sequence[Atoms], sure: Uncertainty) -> None:
+    def _look(self, structures: Sequence[Atoms], sure: Uncertainty, first: int, count: int) -> None:
         grades = sure.grade.reshape(len(structures), -1)
         worst = int(grades.argmax())
         grade = float(grades.flatten()[worst])
         if self.max_grade is None or grade <= self.max_grade:
             return
         index, atom = divmod(worst, grades.shape[1])
-        place = f" of structure {index} of the batch" if len(structures) > 1 else ""
+        place = f" of structure {first + index} of {count}" if count > 1 else ""
         raise SimulationError(
             f"atom {atom} ({self.template.symbols[atom]}){place} is outside of the training data: grade {grade:.3g}, "
             f"the bound is {self.max_grade:g}. Add such structures to the training data, or raise max_grade",

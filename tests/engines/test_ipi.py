@@ -79,18 +79,24 @@ def test_forces_and_virial_are_derivatives_in_ipis_units(make, name):
     assert -float((virial * strain).sum()) == pytest.approx(strained, abs=1e-6)
 
 
+def counted(driver, monkeypatch):
+    """How many structures each pass of the network has."""
+    batches, forward = [], driver.potential.backbone.forward
+
+    def counting(graph, *given, **named):
+        batches.append(graph.n_structures)
+        return forward(graph, *given, **named)
+
+    monkeypatch.setattr(driver.potential.backbone, "forward", counting)
+    return batches
+
+
 def test_beads_are_one_batch(make, model_file, monkeypatch):
     beads = [CELLS["triclinic"].copy() for _ in range(4)]
     for seed, bead in enumerate(beads):
         bead.rattle(0.03, seed=10 + seed)
-    driver, batches = make(beads[0]), []
-    forward = driver.potential.backbone.forward
-
-    def counted(graph, *given, **named):
-        batches.append(graph.n_structures)
-        return forward(graph, *given, **named)
-
-    monkeypatch.setattr(driver.potential.backbone, "forward", counted)
+    driver = make(beads[0])
+    batches = counted(driver, monkeypatch)
     found = driver(*(list(part) for part in zip(*map(internal, beads), strict=True)))
     assert batches == [4]
     for bead, result in zip(beads, found, strict=True):
@@ -102,6 +108,21 @@ def test_beads_are_one_batch(make, model_file, monkeypatch):
     alone = driver(*([part] for part in internal(beads[1])))
     assert isinstance(alone, list)
     assert alone[0][0] == pytest.approx(found[1][0], abs=1e-11)
+
+
+def test_what_leaves_the_cache_is_several_batches(make, monkeypatch):
+    beads = [CELLS["triclinic"].repeat((2, 2, 1)) for _ in range(3)]
+    for seed, bead in enumerate(beads):
+        bead.rattle(0.03, seed=seed)
+    by_one, driver = (make(beads[0], uncertainty=True) for _ in range(2))
+    alone = [by_one(*internal(bead)) for bead in beads]
+    batches = counted(driver, monkeypatch)
+    found = driver(*(list(part) for part in zip(*map(internal, beads), strict=True)))
+    assert batches == [2, 1]
+    for one, other in zip(alone, found, strict=True):
+        np.testing.assert_allclose(other[0], one[0], atol=1e-11)
+        np.testing.assert_allclose(other[1], one[1], atol=1e-11)
+        np.testing.assert_allclose(json.loads(other[3])["extrapolation"], json.loads(one[3])["extrapolation"])
 
 
 def test_extras_are_the_calculators_uncertainty(make, model_file):
@@ -124,7 +145,7 @@ def test_a_bound_of_the_grade_stops(make):
     grade = json.loads(make(far, uncertainty=True)(*internal(far))[3])["extrapolation"]
     assert driver(*near)[3] == ""
     bound = make(CELLS["molecule"], max_grade=0.99 * max(grade))
-    told = f"atom {int(np.argmax(grade))} .* of structure 1 of the batch is outside .* grade .* raise max_grade"
+    told = f"atom {int(np.argmax(grade))} .* of structure 1 of 2 is outside .* grade .* raise max_grade"
     with pytest.raises(SimulationError, match=told) as raised:
         bound(*([one, other] for one, other in zip(near, internal(far), strict=True)))
     np.testing.assert_allclose(raised.value.beyond.positions, far.positions)
