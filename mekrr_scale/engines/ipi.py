@@ -57,7 +57,7 @@ class MekrrDriver(Dummy_driver):  # type: ignore[misc]
         model: file of the model.
         device: where network and kernel are evaluated, e.g. ``cuda``.
         dtype: of the network. The default ``float64`` keeps forces the derivatives of the energy to rounding, so that
-            what i-PI calls conserved is; ``float32`` is faster on GPUs.
+            what i-PI calls conserved is; ``float32`` takes half the time on a CPU.
         pbc: ``T``, ``F``, or one for each lattice vector (``T T F``), where the template does not say it.
         uncertainty: give ``energy_uncertainty`` (eV, 68 %), ``energies_uncertainty`` (eV, per atom) and
             ``extrapolation`` (grade of each atom; above 1 is outside of the training data) as i-PI's extras.
