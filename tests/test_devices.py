@@ -2,9 +2,11 @@
 numbers are those of the CPU.
 """
 
+import json
 import warnings
 from dataclasses import replace
 
+import ase.io
 import numpy as np
 import pytest
 import torch
@@ -41,6 +43,11 @@ try:
     import torch_sim as ts
 except ImportError:
     ts = None
+
+try:
+    import ipi
+except ImportError:
+    ipi = None
 
 OWN = [name for name in SOLVERS if name != "falkon-library"]  # which has devices of its own
 STEPS = {"falkon": {"rtol": 1e-10, "max_steps": 6, "patience": 3, "subset": 1.0}}  # few: each is slow there
@@ -272,8 +279,6 @@ def test_predictions(gpu, model_file, toy_structures, store, toy_file):
 
 
 def test_simulations(gpu, model_file, toy_structures, tmp_path):
-    import ase.io
-
     start = next(a for a in toy_structures if len(a) == 3).copy()
     ends, relaxed = [], []
     for where in ("cpu", gpu):
@@ -301,3 +306,20 @@ def test_torch_sim(gpu, model_file):
     for name, expected in found[0].items():
         assert found[1][name].device.type == torch.device(gpu).type
         close(found[1][name].cpu(), expected, 1e-8)
+
+
+@pytest.mark.skipif(ipi is None, reason="i-PI is not installed")
+def test_ipi(gpu, model_file, tmp_path):
+    from mekrr_scale.engines import MekrrDriver
+
+    atoms = bulk("C", "diamond", 3.6, cubic=True)
+    atoms.rattle(0.05, seed=1)
+    ase.io.write(tmp_path / "start.xyz", atoms, format="extxyz")
+    beads = [7.0 * np.eye(3)] * 2, [1.9 * atoms.positions] * 2  # bohr
+    given = {"template": tmp_path / "start.xyz", "model": model_file, "uncertainty": True}
+    on_cpu, on_gpu = (MekrrDriver(**given, device=where)(*beads) for where in ("cpu", gpu))
+    for expected, found in zip(on_cpu, on_gpu, strict=True):
+        for one, other in zip(expected[:3], found[:3], strict=True):
+            close(torch.as_tensor(other), torch.as_tensor(one), 1e-8)
+        grades = [json.loads(result[3])["extrapolation"] for result in (expected, found)]
+        np.testing.assert_allclose(grades[1], grades[0], rtol=1e-6)

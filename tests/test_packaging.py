@@ -52,7 +52,7 @@ def test_the_lowest_versions_are_those_that_are_promised(settings):
     extras = settings["options.extras_require"]
     # SevenNet asks for a newer torch, and is tested with the pins alone
     promised = requirements(settings["options"]["install_requires"])
-    for extra in ("chgnet", "papers", "lammps", "metatomic", "torch-sim", "test"):
+    for extra in ("chgnet", "ipi", "papers", "lammps", "metatomic", "torch-sim", "test"):
         promised |= requirements(extras[extra])
     tested = pins("constraints-lowest.txt")
     for name, lowest in promised.items():  # the first release of that number: 0.18 may be 0.18.2

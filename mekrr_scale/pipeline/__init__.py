@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mekrr_scale.pipeline.fitting import resources as resources
     from mekrr_scale.pipeline.fitting import section_of as section_of
     from mekrr_scale.pipeline.workers import Workers as Workers
+    from mekrr_scale.pipeline.workers import atoms_at_once as atoms_at_once
     from mekrr_scale.pipeline.workers import processes as processes
 else:
     __getattr__, __dir__, __all__ = lazy.attach(
@@ -73,6 +74,6 @@ else:
                 "resources",
                 "section_of",
             ],
-            "workers": ["Workers", "processes"],
+            "workers": ["Workers", "atoms_at_once", "processes"],
         },
     )
