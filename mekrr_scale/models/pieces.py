@@ -47,12 +47,12 @@ def check_pieces(potential: Potential) -> None:
         ModelError: says why.
     """
     if potential.model.kernel.reduce == "mean":
-        raise ModelError("the model's kernel compares means over whole structures (reduce mean); fit it with reduce sum")
+        raise ModelError("the model's kernel compares means of whole structures (reduce mean); fit it with reduce sum")
     if potential.corrects:
         raise ModelError("the model corrects another potential, which does not take a structure in pieces")
     if potential.adds_own and not potential.backbone.extensive:
         raise ModelError(
-            f"the model adds the energies of {potential.backbone.name}, which are means over whole structures; fit it "
+            f"the model adds the energies of {potential.backbone.name}, which hold means of whole structures; fit it "
             "with baseline composition"
         )
 

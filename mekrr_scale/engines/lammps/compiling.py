@@ -50,16 +50,19 @@ def build(folder: Path | str | None = None) -> Path:
     return (into / NAME).resolve()
 
 
-def built() -> Path:
-    """Where the plugin is that ``build`` has made without a folder.
+def built(folder: Path | str | None = None) -> Path:
+    """Where the plugin is that ``build`` has made.
+
+    Args:
+        folder: that it was put into; default: as in ``build``.
 
     Raises:
         ConfigError: there is none.
     """
-    path = default_folder() / NAME
+    path = (default_folder() if folder is None else Path(folder)) / NAME
     if not path.is_file():
         raise ConfigError(f"there is no plugin at {path}; run mekrr-scale lammps build")
-    return path
+    return path.resolve()
 
 
 def default_folder() -> Path:
@@ -105,7 +108,8 @@ def _library_of_python() -> Path:
     folders = [sysconfig.get_config_var("LIBDIR"), sysconfig.get_config_var("LIBPL"), Path(sys.base_prefix) / "lib"]
     multiarch = sysconfig.get_config_var("MULTIARCH")
     folders += [f"/usr/lib/{multiarch}"] if multiarch else []
-    names = [name] if ".so" in name else [f"libpython{sysconfig.get_config_var('LDVERSION')}.so{end}" for end in (".1.0", "")]
+    stem = f"libpython{sysconfig.get_config_var('LDVERSION')}.so"
+    names = [name] if ".so" in name else [f"{stem}.1.0", stem]
     for folder in folders:
         for each in names:
             if folder and (Path(folder) / each).is_file():

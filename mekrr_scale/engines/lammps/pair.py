@@ -19,8 +19,15 @@ from numpy import ndarray
 from scipy.spatial import cKDTree
 
 from mekrr_scale.errors import ConfigError, MekrrError, SimulationError, StructureError, suggestion
-from mekrr_scale.models import Model, Potential, Variances
-from mekrr_scale.models.pieces import PieceResult, check_pieces, energy_uncertainty, evaluate_piece, variances_of
+from mekrr_scale.models import (
+    PieceResult,
+    Potential,
+    Variances,
+    check_pieces,
+    energy_uncertainty,
+    evaluate_piece,
+    variances_of,
+)
 from mekrr_scale.structures import SkinList
 
 VERSION = 1  # of the table, as in pair_mekrr.cpp
@@ -47,9 +54,7 @@ class Step(ctypes.Structure):
 
 
 _MESSAGE = (ctypes.c_void_p, ctypes.c_int)  # where an error is written, and how long it may be
-_OPEN = ctypes.CFUNCTYPE(
-    ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_int, ctypes.POINTER(Opened), *_MESSAGE
-)
+_OPEN = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_int, ctypes.POINTER(Opened), *_MESSAGE)
 _COMPUTE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(Step), *_MESSAGE)
 _UNCERTAINTY = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_int, _INTS, _DOUBLES, _DOUBLES, *_MESSAGE)
 _CLOSE_MODEL = ctypes.CFUNCTYPE(None, ctypes.c_int)
@@ -111,6 +116,7 @@ class Connection:
     def __init__(self) -> None:
         self._models: dict[int, PieceModel] = {}
         self._opened = 0
+        self._loaded: tuple[tuple[Path, int], Potential] | None = None
         self._functions = (
             _OPEN(self._guarded(self._open)),
             _COMPUTE(self._guarded(self._compute)),
@@ -145,9 +151,7 @@ class Connection:
     def _open(self, settings: bytes, ranks: int, uncertain: int, opened: Any) -> None:
         path, *elements = settings.decode().split("\n")
         _share_threads(ranks)
-        if not Path(path).is_file():
-            raise ConfigError(f"there is no model {path}; write pair_coeff * * MODEL ELEMENT ...")
-        model = PieceModel(Potential(Model.load(path), dtype="float64"), elements)
+        model = PieceModel(self._potential(Path(path)), elements)
         if uncertain:
             _ = model.variances
         self._opened += 1
@@ -156,6 +160,15 @@ class Connection:
         told = opened.contents
         told.handle, told.dim, told.cutoff = self._opened, backbone.dim, backbone.cutoff
         told.hops = backbone.hops(model.potential.adds_own)
+
+    def _potential(self, path: Path) -> Potential:
+        """A model, kept for inputs that come to it again and again."""
+        if not path.is_file():
+            raise ConfigError(f"there is no model {path}; write pair_coeff * * MODEL ELEMENT ...")
+        key = path.resolve(), path.stat().st_mtime_ns
+        if self._loaded is None or self._loaded[0] != key:
+            self._loaded = key, Potential(path, dtype="float64")
+        return self._loaded[1]
 
     def _compute(self, given: Any) -> None:
         step = given.contents
