@@ -14,8 +14,8 @@ from ase.build import molecule
 from mekrr_scale.backbones import BackboneSpec
 from mekrr_scale.backbones.schnet import Schnet
 from mekrr_scale.engines.lammps import build, run_input, start
-from mekrr_scale.engines.lammps.pair import PieceModel
-from mekrr_scale.errors import ConfigError, ModelError
+from mekrr_scale.engines.lammps.pair import PieceModel, connect
+from mekrr_scale.errors import ConfigError, ModelError, StructureError
 from mekrr_scale.models import MekrrCalculator, Model, Potential
 from mekrr_scale.pipeline import ExtractPlan, FitPlan, KernelPlan, LandmarkPlan, extract, fit
 from mekrr_scale.solvers import Direct
@@ -126,7 +126,7 @@ def full(name, model, path):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("ranks", "cases"), [(0, CASES), (2, CASES), (4, [("triclinic", "schnet")])])
+@pytest.mark.parametrize(("ranks", "cases"), [(0, CASES), (2, CASES), (4, [("triclinic", "schnet"), ("tiny", "schnet")])])
 def test_energy_forces_and_stress_are_the_calculators(ranks, cases, folder, plugin, models, calculators):
     told = execute("".join(full(name, model, models[model]) for name, model in cases), plugin, ranks)
     assert not ranks or "2 layers x 4 A: ghosts within 8 A, so that a rank holds about" in told
@@ -154,7 +154,7 @@ def test_dynamics_on_two_ranks_conserve_energy(folder, plugin, models):
         "thermo_style custom step pe etotal v_mekrr_grade v_mekrr_uncertainty\nthermo_modify format float %.17g\n"
         'dump d all custom 100 all.dump id x y z d_mekrr_grade\ndump_modify d sort id format float "%.17g"\n'
         "velocity all create 900 4711 mom yes\nvelocity all set 60 NULL NULL sum yes\ntimestep 0.0005\n"
-        "fix 1 all nve\nthermo 100\nrun 100\n"
+        "fix 1 all nve\nfix 2 all halt 10 v_mekrr_grade > 1e9 error hard\nthermo 100\nrun 100\n"
     )
     execute("log run.log\n" + text_of("oxide", models["schnet"], rest, style="mekrr uncertainty 50"), plugin, 2)
     first, last = thermo(folder / "run.log")
@@ -231,6 +231,18 @@ def test_models_that_take_no_pieces_are_refused(models, monkeypatch):
     monkeypatch.setattr(Schnet, "extensive", False)
     with pytest.raises(ModelError, match="energies of schnet, which hold means of whole structures"):
         PieceModel(Potential(own), ELEMENTS)
+
+
+def test_what_is_no_number_is_told(model_file):
+    model = Model.load(model_file)
+    piece = PieceModel(Potential(replace(model, coefficients=model.coefficients * np.nan), dtype="float64"), ELEMENTS)
+    with pytest.raises(StructureError, match="energy or forces are not finite numbers"):
+        piece.evaluate(np.eye(3) * 1.2, np.array([2, 3, 1], dtype=np.int32), 2)
+
+
+def test_a_plugin_of_another_version_is_refused():
+    with pytest.raises(ConfigError, match="another version of mekrr-scale; run mekrr-scale lammps build again"):
+        connect(0, 0)
 
 
 def test_what_building_lacks_is_told(monkeypatch, tmp_path):

@@ -161,11 +161,12 @@ class PairMekrr : public Pair {
     std::string all = arg[2];
     for (int i = 3; i < narg; i++) all += std::string("\n") + arg[i];
     char message[LENGTH] = "";
+    int ranks = ranks_here();
     std::string wrong = connect();
     if (wrong.empty()) {
       if (opened.handle >= 0) table.close(opened.handle);
       opened.handle = -1;
-      if (table.open(all.c_str(), comm->nprocs, every, &opened, message, LENGTH)) wrong = message;
+      if (table.open(all.c_str(), ranks, every, &opened, message, LENGTH)) wrong = message;
     }
     together(wrong);
     for (int i = 1; i <= types; i++)
@@ -225,6 +226,17 @@ class PairMekrr : public Pair {
   std::string told;
 
   double reach() const { return std::max(opened.hops, 1) * opened.cutoff; }
+
+  // How many ranks share this machine's cores
+  int ranks_here()
+  {
+    MPI_Comm here;
+    int ranks = 1;
+    MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &here);
+    MPI_Comm_size(here, &ranks);
+    MPI_Comm_free(&here);
+    return ranks;
+  }
 
   // An error of all ranks is told once; that of some ends the others.
   void together(const std::string &wrong)
