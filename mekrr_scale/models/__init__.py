@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mekrr_scale.models.model import Model as Model
     from mekrr_scale.models.model import load_model as load_model
     from mekrr_scale.models.model import sample_document as sample_document
+    from mekrr_scale.models.pieces import Images as Images
     from mekrr_scale.models.pieces import PieceResult as PieceResult
     from mekrr_scale.models.pieces import check_pieces as check_pieces
     from mekrr_scale.models.pieces import energy_uncertainty as energy_uncertainty
@@ -54,7 +55,7 @@ else:
             "calculator": ["MekrrCalculator", "PredictorCalculator", "as_calculator"],
             "choices": ["BaselineKind", "Document", "JSON", "PriorKind", "WhiteningMethod"],
             "model": ["Model", "load_model", "sample_document"],
-            "pieces": ["PieceResult", "check_pieces", "energy_uncertainty", "evaluate_piece", "variances_of"],
+            "pieces": ["Images", "PieceResult", "check_pieces", "energy_uncertainty", "evaluate_piece", "variances_of"],
             "posterior": [
                 "Calibration",
                 "Posterior",

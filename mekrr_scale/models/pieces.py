@@ -40,6 +40,14 @@ class PieceResult:
         return bool(self.energies.isfinite().all() and self.forces.isfinite().all())
 
 
+@dataclass(frozen=True)
+class Images:
+    """Where all atoms are own ones, or images of them: a periodic structure on one rank."""
+
+    of: Int64[Tensor, " atoms"]  # the own atom that each is, or is an image of
+    cell: Float64[Tensor, "3 3"]  # angstrom; rows are lattice vectors
+
+
 def check_pieces(potential: Potential) -> None:
     """Refuse models whose energies are no sums over atoms that know their surroundings alone.
 
@@ -79,17 +87,38 @@ def surroundings(graph: Graph, own: int, hops: int) -> tuple[Graph, Int64[Tensor
     ), kept
 
 
-def evaluate_piece(potential: Potential, graph: Graph, own: int) -> PieceResult:
+def folded(graph: Graph, own: int, images: Images) -> Graph:
+    """The periodic graph of the own atoms, by the edges that begin at them."""
+    part = graph.with_edges((graph.edge_index[0] < own).nonzero()[:, 0])
+    centre, neighbour = part.edge_index
+    found = images.of[neighbour]
+    moved = graph.positions[neighbour] - graph.positions[found]
+    return replace(
+        part,
+        numbers=part.numbers[:own],
+        positions=part.positions[:own],
+        owner=part.owner[:own],
+        cell=images.cell[None],
+        edge_index=torch.stack([centre, found]),
+        shifts=torch.linalg.solve(images.cell.T, moved.T).T.round(),
+    )
+
+
+def evaluate_piece(potential: Potential, graph: Graph, own: int, images: Images | None = None) -> PieceResult:
     """Energies of the first ``own`` atoms, and what they give.
 
     Args:
         graph: without periods; all that is within the backbone's reach of the own atoms.
+        images: if there are no other atoms; then all that is within the cutoff will do.
 
     Raises:
         ModelError: a species that the model was not fitted on.
     """
     backbone = potential.backbone
-    part, kept = surroundings(graph, own, max(backbone.hops(potential.adds_own), 1))
+    if images is None:
+        part, kept = surroundings(graph, own, max(backbone.hops(potential.adds_own), 1))
+    else:
+        part, kept = folded(graph, own, images), torch.arange(own)
     backbone.check_species(part.numbers.unique().tolist())
     potential.model.check_species(part.numbers.unique().tolist())
     with differentiating():

@@ -126,7 +126,9 @@ def full(name, model, path):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("ranks", "cases"), [(0, CASES), (2, CASES), (4, [("triclinic", "schnet"), ("tiny", "schnet")])])
+@pytest.mark.parametrize(
+    ("ranks", "cases"), [(0, CASES), (2, CASES), (4, [("triclinic", "schnet"), ("tiny", "schnet")])]
+)
 def test_energy_forces_and_stress_are_the_calculators(ranks, cases, folder, plugin, models, calculators):
     told = execute("".join(full(name, model, models[model]) for name, model in cases), plugin, ranks)
     assert not ranks or "2 layers x 4 A: ghosts within 8 A, so that a rank holds about" in told

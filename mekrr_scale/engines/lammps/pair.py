@@ -20,6 +20,7 @@ from scipy.spatial import cKDTree
 
 from mekrr_scale.errors import ConfigError, MekrrError, SimulationError, StructureError, suggestion
 from mekrr_scale.models import (
+    Images,
     PieceResult,
     Potential,
     Variances,
@@ -48,7 +49,7 @@ class Step(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_int) for name in ("handle", "own", "all", "tag_bytes")),
-        ("step", ctypes.c_int64), ("x", _DOUBLES), ("type", _INTS), ("tag", ctypes.c_void_p),
+        ("step", ctypes.c_int64), ("x", _DOUBLES), ("type", _INTS), ("tag", ctypes.c_void_p), ("box", _DOUBLES),
         *((name, _DOUBLES) for name in ("f", "energy", "virial", "eatom", "vatom", "grade", "features")),
     ]  # fmt: skip
 
@@ -95,15 +96,22 @@ class PieceModel:
         return variances_of(self.potential)
 
     def evaluate(
-        self, positions: Float64[ndarray, "atoms 3"], types: Int32[ndarray, " atoms"], own: int
+        self,
+        positions: Float64[ndarray, "atoms 3"],
+        types: Int32[ndarray, " atoms"],
+        own: int,
+        images: Images | None = None,
     ) -> PieceResult:
         """Energies of the first ``own`` atoms, and what they give.
+
+        Args:
+            images: if all others are images of them.
 
         Raises:
             StructureError: atoms on top of each other, or results that are no numbers.
         """
         atoms = Atoms(self.numbers[types], positions=positions)
-        found = evaluate_piece(self.potential, self.neighbours.graph(atoms), own)
+        found = evaluate_piece(self.potential, self.neighbours.graph(atoms), own, images)
         if not found.finite:
             raise StructureError("energy or forces are not finite numbers; is the geometry far from all that is known?")
         return found
@@ -176,7 +184,7 @@ class Connection:
         positions = np.ctypeslib.as_array(step.x, (count, 3)).copy()
         types = np.ctypeslib.as_array(step.type, (count,))
         try:
-            found = model.evaluate(positions, types, own)
+            found = model.evaluate(positions, types, own, _images(step))
         except StructureError as error:
             raise SimulationError(f"step {step.step}: {_blamed(positions, _ids(step)) or error}") from error
         _given(step.f, (count, 3))[:] += found.forces.numpy()
@@ -212,6 +220,17 @@ def _ids(step: Any) -> Int64[ndarray, " atoms"] | None:
         return None
     kind = ctypes.c_int64 if step.tag_bytes == 8 else ctypes.c_int32
     return np.ctypeslib.as_array(ctypes.cast(step.tag, ctypes.POINTER(kind)), (step.all,)).astype(np.int64)
+
+
+def _images(step: Any) -> Images | None:
+    """Of one rank's atoms, found by their ids."""
+    ids = _ids(step)
+    if not step.box or ids is None:
+        return None
+    x, y, z, yz, xz, xy = _given(step.box, (6,)).tolist()
+    order = np.argsort(ids[: step.own])
+    found = order[np.searchsorted(ids[: step.own], ids, sorter=order)]
+    return Images(torch.from_numpy(found), torch.tensor([[x, 0, 0], [xy, y, 0], [xz, yz, z]], dtype=torch.float64))
 
 
 def _blamed(positions: Float64[ndarray, "atoms 3"], ids: Int64[ndarray, " atoms"] | None) -> str:

@@ -3,7 +3,7 @@
 // Python (the one that runs already, or one that is started here) fills a table of functions, see pair.py: open a
 // model; energies, forces and virial of a rank's own atoms among their ghosts. Ghosts are atoms of their own there,
 // from as far away as the network reaches (layers times cutoff), and LAMMPS adds up what falls on them. So any number
-// of ranks gives the numbers of one. `mekrr-scale lammps build` compiles it.
+// of ranks gives the numbers of one, which computes its own atoms alone. `mekrr-scale lammps build` compiles it.
 #include "atom.h"
 #include "comm.h"
 #include "domain.h"
@@ -48,6 +48,7 @@ struct Step {  // Step in pair.py
   const double *x;  // all * 3, angstrom
   const int *type;  // all
   const void *tag;  // all; null where atoms have no ids
+  const double *box;  // xx yy zz yz xz xy, angstrom, where ghosts are images of own atoms; else null
   double *f;        // all * 3, eV/angstrom, added to
   double *energy;   // eV
   double *virial;   // xx yy zz xy xz yz, eV
@@ -188,7 +189,7 @@ class PairMekrr : public Pair {
       wide *= part + (beyond ? 2 * (reach() + neighbor->skin) : 0.0);
     }
     double own = (double) atom->natoms / comm->nprocs;
-    std::string cost = fmt::format(
+    std::string cost = folded() ? "pair_style mekrr: one rank, on which no ghosts are computed\n" : fmt::format(
         "pair_style mekrr: {} layers x {:.4g} A: ghosts within {:.4g} A, so that a rank holds about {:.0f} of them "
         "beside {:.0f} atoms of its own\n", std::max(opened.hops, 1), opened.cutoff, reach(), own * (wide / volume - 1), own);
     if (comm->me == 0 && cost != told) utils::logmesg(lmp, cost);
@@ -208,7 +209,7 @@ class PairMekrr : public Pair {
     char message[LENGTH] = "";
     if (own) {
       Step step = {opened.handle, own, all, (int) sizeof(tagint), (int64_t) update->ntimestep, atom->x[0], atom->type,
-                   atom->tag_enable ? atom->tag : nullptr, atom->f[0], &energy, found,
+                   atom->tag_enable ? atom->tag : nullptr, folded() ? domain->h : nullptr, atom->f[0], &energy, found,
                    eflag_atom ? eatom : nullptr, vflag_atom ? vatom[0] : nullptr, look ? grades.data() : nullptr,
                    look ? features.data() : nullptr};
       if (table.compute(&step, message, LENGTH)) error->one(FLERR, "{}", message);
@@ -225,7 +226,9 @@ class PairMekrr : public Pair {
   bool looked = false;
   std::string told;
 
-  double reach() const { return std::max(opened.hops, 1) * opened.cutoff; }
+  // On one rank ghosts are images of its own atoms, which are computed once: neighbours' are enough.
+  bool folded() const { return comm->nprocs == 1 && atom->tag_enable; }
+  double reach() const { return (folded() ? 1 : std::max(opened.hops, 1)) * opened.cutoff; }
 
   // How many ranks share this machine's cores
   int ranks_here()
