@@ -204,6 +204,21 @@ def test_a_lammps_in_python_asks_that_python(library, models, calculators):
     assert library.get_thermo("pe") == pytest.approx(atoms.get_potential_energy(), abs=1e-9)
 
 
+def test_atoms_without_ids_have_ghosts_on_one_rank_too(library, models):
+    """Nothing tells whose images they are, so that they are computed."""
+    made = (
+        "units metal\natom_modify id {}\nlattice diamond 3.6\nregion r block 0 1 0 1 0 1\n"
+        "create_box 1 r\ncreate_atoms 1 region r\nmass 1 12.011\npair_style mekrr\npair_coeff * * {} C\nrun 0\n"
+    )
+    found = []
+    for word in ("yes", "no"):
+        library.commands_string(made.format(word, models["schnet"]))
+        found.append([library.get_thermo("pe"), library.get_thermo("press")])
+        library.command("clear")
+    assert found[0] == pytest.approx(found[1], rel=1e-10)
+    assert found[0][0] < -1
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
