@@ -65,7 +65,7 @@ PLACES = {
         _USE,
         "Energies, forces and stress of structures by a calculator. Resumes: run the same command again after a kill.",
     ),
-    "lammps": Place("lammps", _USE, "LAMMPS with the forces of a model, without compiling: run."),
+    "lammps": Place("lammps", _USE, "LAMMPS with the forces of a model: run, build, path."),
     "export": Place(
         "export", _USE, "Write a model as one file for metatomic's engines: ASE, LAMMPS, i-PI, torch-sim and others."
     ),
@@ -100,6 +100,11 @@ PLACES = {
 
 
 _LOADING = set(PLACES) - {"store", "slurm", "env"}  # commands that load backbones
+_BARE = {"lammps": ("build", "path")}  # those of a group that do not
+
+
+def _loads(name: str, inner: str) -> bool:
+    return name in _LOADING and inner not in _BARE.get(name, ())
 
 
 @cache
@@ -108,7 +113,7 @@ def command(name: str) -> Any:
     module = importlib.import_module(f"mekrr_scale.cli.{PLACES[name].module}")
     for each in module.app.registered_commands:
         if each.callback is not None and not is_guarded(each.callback):
-            each.callback = guarded(each.callback, name in _LOADING)
+            each.callback = guarded(each.callback, _loads(name, each.callback.__name__))
     made = typer.main.get_command(module.app)
     return getattr(made, "commands", {}).get(name, made)
 

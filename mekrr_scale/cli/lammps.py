@@ -11,12 +11,11 @@ from mekrr_scale.cli.console import talkative
 from mekrr_scale.cli.options import EXIT_CODES, Device, commands, device_of
 from mekrr_scale.errors import ConfigError
 
-app = commands("LAMMPS with the forces of a model, without compiling: run.")
+Folder = Annotated[
+    Path | None, typer.Option("--output", "-o", help="folder of the plugin; default: in Python's environment")
+]
 
-
-@app.callback()
-def _group() -> None:  # so that `run` stays a word of its own
-    pass
+app = commands("LAMMPS with the forces of a model: run (one rank), build and path (a plugin for any number of ranks).")
 
 
 @app.command(epilog=EXIT_CODES)
@@ -56,6 +55,36 @@ def run(
     )
     if status:
         raise typer.Exit(status)
+
+
+@app.command(epilog=EXIT_CODES)
+def build(output: Folder = None) -> None:
+    """Compile pair_style mekrr as a plugin of LAMMPS', for any number of MPI ranks; prints where it is.
+
+    For the LAMMPS and the Python that are installed here, with the C++ compiler that is found, or that of CXX.
+
+    Examples:
+
+        mekrr-scale lammps build
+
+        LAMMPS_PLUGIN_PATH=$(dirname $(mekrr-scale lammps path)) mpiexec -n 4 lmp -in in.lammps
+    """
+    from mekrr_scale.engines import lammps
+
+    typer.echo(lammps.build(output))
+
+
+@app.command(epilog=EXIT_CODES)
+def path(output: Folder = None) -> None:
+    """Print where the plugin is that build has made.
+
+    Examples:
+
+        mekrr-scale lammps path
+    """
+    from mekrr_scale.engines import lammps
+
+    typer.echo(lammps.built(output))
 
 
 def _variables(given: list[str]) -> dict[str, list[str]]:

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from mekrr_scale.models.model import Model as Model
     from mekrr_scale.models.model import load_model as load_model
     from mekrr_scale.models.model import sample_document as sample_document
+    from mekrr_scale.models.pieces import Images as Images
+    from mekrr_scale.models.pieces import PieceResult as PieceResult
+    from mekrr_scale.models.pieces import check_pieces as check_pieces
+    from mekrr_scale.models.pieces import energy_uncertainty as energy_uncertainty
+    from mekrr_scale.models.pieces import evaluate_piece as evaluate_piece
+    from mekrr_scale.models.pieces import variances_of as variances_of
     from mekrr_scale.models.posterior import Calibration as Calibration
     from mekrr_scale.models.posterior import Posterior as Posterior
     from mekrr_scale.models.posterior import RawVariance as RawVariance
@@ -49,6 +55,7 @@ else:
             "calculator": ["MekrrCalculator", "PredictorCalculator", "as_calculator"],
             "choices": ["BaselineKind", "Document", "JSON", "PriorKind", "WhiteningMethod"],
             "model": ["Model", "load_model", "sample_document"],
+            "pieces": ["Images", "PieceResult", "check_pieces", "energy_uncertainty", "evaluate_piece", "variances_of"],
             "posterior": [
                 "Calibration",
                 "Posterior",

@@ -94,6 +94,8 @@ CALLS = {
         "--var": "T=300", "--log": "run.log", "--max-uncertainty": "8", "--max-grade": "2",
         "--every": "5 --max-grade 2", "--dtype": "float32", "--compile": "", "--device": "cpu:0",
     }),
+    "lammps build": ("", {"--output": "there"}),
+    "lammps path": ("", {"--output": "there"}),
     "export": ("m.mekrr -o m.pt", {
         "--output": "n.pt", "--format": "metatomic", "--dtype": "float32", "--overwrite": "",
     }),
@@ -185,5 +187,5 @@ CALLS = {
 }  # fmt: skip
 
 for _name, (_, _options) in CALLS.items():
-    if not _name.startswith(("store", "slurm", "env")):
+    if not _name.startswith(("store", "slurm", "env", "lammps build", "lammps path")):
         _options["--trust-code"] = ""

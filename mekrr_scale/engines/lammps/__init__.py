@@ -1,10 +1,12 @@
-"""A fitted model in LAMMPS: by its Python library, on one rank, with nothing to compile."""
+"""A fitted model in LAMMPS: by its Python library, on one rank, or as a compiled pair style, on any number."""
 
 from typing import TYPE_CHECKING
 
 import lazy_loader as lazy
 
 if TYPE_CHECKING:
+    from mekrr_scale.engines.lammps.compiling import build as build
+    from mekrr_scale.engines.lammps.compiling import built as built
     from mekrr_scale.engines.lammps.external import External as External
     from mekrr_scale.engines.lammps.external import Limits as Limits
     from mekrr_scale.engines.lammps.external import Settings as Settings
@@ -15,6 +17,7 @@ else:
     __getattr__, __dir__, __all__ = lazy.attach(
         __name__,
         submod_attrs={
+            "compiling": ["build", "built"],
             "external": ["External", "Limits", "Settings", "attach"],
             "library": ["start"],
             "running": ["run_input"],

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
 
+from mekrr_scale.engines.lammps.compiling import NAME as PLUGIN
 from mekrr_scale.engines.lammps.external import FIX, External, Settings, attach, check_lammps, failure
 from mekrr_scale.engines.lammps.library import start
 from mekrr_scale.engines.lammps.lines import words_of
@@ -74,7 +75,7 @@ class _Running:
         self.chosen = ""  # the pair style; none yet, or after what forgets it
         self._loaded: tuple[tuple[Path, int], Potential] | None = None
         handlers = {"pair_style": self._pair_style, "pair_coeff": self._pair_coeff, "clear": self._forget,
-                    "read_restart": self._forget, "compute": self._compute}  # fmt: skip
+                    "read_restart": self._forget, "compute": self._compute, "plugin": self._plugin}  # fmt: skip
         self._script = Script(lmp, self._command, handlers | dict.fromkeys(_RUNS, self._run))
 
     def run(self, path: Path) -> int:
@@ -141,6 +142,14 @@ class _Running:
                 f"{text.strip()!r}: atoms' shares of the stress are not told to LAMMPS; ASE's get_stresses has them"
             )
         self._command(text)
+
+    def _plugin(self, text: str) -> None:
+        """An input for the compiled pair style loads what is not needed here."""
+        words = self._script.expanded(text)[1:]
+        if words[:1] == ["load"] and [Path(word).name for word in words[1:]] == [PLUGIN]:
+            self._script.note(text)
+        else:
+            self._command(text)
 
     def _run(self, text: str) -> None:
         if not self.chosen:
