@@ -15,7 +15,7 @@ Folder = Annotated[
     Path | None, typer.Option("--output", "-o", help="folder of the plugin; default: in Python's environment")
 ]
 
-app = commands("LAMMPS with the forces of a model: run (one rank), build and path (a plugin for any number of ranks).")
+app = commands("LAMMPS with the forces of a model: run, build, path.")
 
 
 @app.command(epilog=EXIT_CODES)
@@ -47,8 +47,9 @@ def run(
         mekrr-scale lammps run in.lammps --var T=300 --max-grade 1.5 --log run.log
     """
     from mekrr_scale.engines import lammps
+    from mekrr_scale.models import Limits
 
-    limits = lammps.Limits(max_uncertainty / 1e3 or None, max_grade or None)
+    limits = Limits(max_uncertainty / 1e3 or None, max_grade or None)
     settings = lammps.Settings(every if limits.any else 0, limits)
     status = lammps.run_input(
         script, _variables(var or []), log, talkative(), settings, dtype, device_of(device), compile
