@@ -210,11 +210,11 @@ class SetKernel:
             columns = self._columns(run.z, prepared)
             a, b = columns
             z_columns = landmarks.species[a:b].unique().tolist()
-            widths = [int((landmarks.species[a:b] == z).sum()) for z in z_columns]
+            widths = torch.tensor([int((landmarks.species[a:b] == z).sum()) for z in z_columns], dtype=torch.int64)
             weights = torch.zeros(len(run.features), len(self._channels.names), dtype=torch.float64)
             vectors = torch.zeros(len(self._channels.names), b - a, dtype=torch.float64)
             for place, channel in enumerate(self._channels.names):
-                table = self._channels.table(channel, [run.z], z_columns)[0].repeat_interleave(torch.tensor(widths))
+                table = self._channels.table(channel, [run.z], z_columns)[0].repeat_interleave(widths)
                 vectors[place] = given[place, a:b] * table
                 weights[:, place] = self._channels.weight(channel, run, n_atoms)[owners(run)]
             results.append(prepared.values(run, columns, vectors, weights, gradient))

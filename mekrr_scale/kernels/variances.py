@@ -115,7 +115,7 @@ class PriorVariances:
         """One structure's atoms, by species, and what the weights of their pairs are made of."""
         runs = [run for run in batch.runs if run.ptr[i + 1] > run.ptr[i]]
         spans = [slice(int(run.ptr[i]), int(run.ptr[i + 1])) for run in runs]
-        counts = torch.tensor([span.stop - span.start for span in spans])
+        counts = torch.tensor([span.stop - span.start for span in spans], dtype=torch.int64)
         parts = [
             self.transform.apply(run.z, run.features[span], torch.float64)
             for run, span in zip(runs, spans, strict=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
+import torch
 from ase.build import bulk, molecule
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -13,6 +14,9 @@ from ase.io import read, write
 from ase.io.trajectory import Trajectory
 
 from mekrr_scale.models import MekrrCalculator, Model, Potential, PredictorCalculator
+from mekrr_scale.pipeline import FitPlan, KernelPlan, fit
+from mekrr_scale.solvers import Direct
+from tests.backbones.derivatives import check_derivatives
 
 MORE = ("energy_uncertainty", "energies_uncertainty", "extrapolation")
 
@@ -106,3 +110,24 @@ def test_atoms_shares_add_up_to_the_stress(model_file, toy_structures, own):
     flat.calc = calculator
     with pytest.raises(PropertyNotImplementedError, match="no stress without"):
         flat.get_stresses()
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.5])
+def test_an_element_without_landmarks(store, toy_structures, alpha):
+    """Its atoms have no part in kernels of own species; forces stay the derivatives of the energy."""
+    plan = FitPlan(kernel=KernelPlan(length_scales="2x", alphas=alpha), landmarks=1, solver=Direct((1e-6,)))
+    model = fit(store, plan).model
+    lacking = set(model.species) - set(model.landmarks.species.tolist())
+    assert lacking
+    potential = Potential(model, dtype=torch.float64)
+    atoms = next(a for a in toy_structures if lacking & set(a.numbers.tolist())).copy()
+    atoms.center(vacuum=3.0)
+    atoms.pbc = True
+    check_derivatives(potential, atoms)
+    sure = potential.uncertainty(atoms)
+    assert bool(sure.energies.isfinite().all())
+    if alpha == 1.0:
+        z = min(lacking & set(atoms.numbers.tolist()))
+        found = potential.predict(atoms).energies[torch.from_numpy(atoms.numbers == z)]
+        own = model.baseline.energies[list(model.species).index(z)]
+        torch.testing.assert_close(found, own.expand_as(found), rtol=0, atol=1e-12)
