@@ -32,16 +32,6 @@ def closed():
 
 
 @pytest.fixture
-def calculator(model_file):
-    return MekrrCalculator(model_file, dtype=torch.float64)
-
-
-@pytest.fixture
-def start(toy_structures):
-    return next(a for a in toy_structures if len(a) == 3).copy()
-
-
-@pytest.fixture
 def drawn(monkeypatch):
     """The axes of every figure that is written, by the name of its file."""
     from mekrr_scale.report import write_figure

@@ -22,17 +22,6 @@ from mekrr_scale.structures import SkinList, build_graph
 from tests.distributed.paused import wait_for
 
 
-@pytest.fixture
-def calculator(model_file):
-    return MekrrCalculator(model_file, dtype=torch.float64)
-
-
-@pytest.fixture
-def start(toy_structures):
-    """A structure that the toy model knows."""
-    return next(a for a in toy_structures if len(a) == 3).copy()
-
-
 def test_energy_is_conserved(calculator, start, tmp_path):
     """The drift of velocity Verlet falls away with the time step."""
     spreads = []
