@@ -8,7 +8,7 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 
-from mekrr_scale.structures import fills_space, relaxed, vacuum
+from mekrr_scale.structures import conventional_cell, fills_space, relaxed, vacuum
 
 StructureKind: TypeAlias = Literal["crystal", "slab", "molecule"]
 CRYSTALS: frozenset[StructureKind] = frozenset({"crystal"})
@@ -32,6 +32,11 @@ def kind_of(atoms: Atoms) -> StructureKind:
     if fills_space(atoms):
         return "crystal"
     return "molecule" if min(vacuum(atoms).values()) > _APART else "slab"
+
+
+def checked_cell(atoms: Atoms) -> Atoms:
+    """What checks are run on: the conventional cell of a crystal, all else as it is."""
+    return conventional_cell(atoms) if kind_of(atoms) == "crystal" else atoms
 
 
 def at_rest(atoms: Atoms, calculator: Calculator, scale: float = 1.0) -> Atoms:

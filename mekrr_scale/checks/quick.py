@@ -9,13 +9,13 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator
 
 from mekrr_scale.checks.all import CHECKS
-from mekrr_scale.checks.kinds import kind_of
+from mekrr_scale.checks.kinds import checked_cell, kind_of
 from mekrr_scale.checks.report import CheckReport
 from mekrr_scale.checks.run import bare_calculator, check
 from mekrr_scale.errors import MekrrError
 from mekrr_scale.models import MekrrCalculator, Model
 from mekrr_scale.progress import LOGGER, Progress
-from mekrr_scale.structures import conventional_cell, without_results
+from mekrr_scale.structures import without_results
 
 _MOST = 200  # energies of a check; more are not even timed
 
@@ -53,8 +53,7 @@ def quick_check(
 
 def _efforts(atoms: Atoms) -> dict[str, tuple[Atoms, int]]:
     """What each check that can be run on a structure and is not long for certain would ask for."""
-    kind = kind_of(atoms)
-    cell = conventional_cell(atoms) if kind == "crystal" else atoms
+    kind, cell = kind_of(atoms), checked_cell(atoms)
     asked = {name: each.effort(cell) for name, each in CHECKS.items() if kind in each.kinds}
     return {name: effort for name, effort in asked.items() if effort is not None and effort[1] <= _MOST}
 

@@ -14,7 +14,7 @@ from ase.calculators.calculator import Calculator
 from mekrr_scale.backbones import BackboneEnergies
 from mekrr_scale.checks.all import checks_of
 from mekrr_scale.checks.base import Check
-from mekrr_scale.checks.kinds import LARGEST, kind_of
+from mekrr_scale.checks.kinds import LARGEST, checked_cell, kind_of
 from mekrr_scale.checks.measured import Finding, Measured, Quantity
 from mekrr_scale.checks.references import References
 from mekrr_scale.checks.report import CheckReport
@@ -22,7 +22,7 @@ from mekrr_scale.checks.thresholds import Thresholds
 from mekrr_scale.errors import ConfigError, MekrrError, SimulationError
 from mekrr_scale.models import MekrrCalculator, Model, PredictorCalculator
 from mekrr_scale.progress import Progress, shown_progress
-from mekrr_scale.structures import conventional_cell, relaxed, without_results
+from mekrr_scale.structures import relaxed, without_results
 
 
 def check(
@@ -87,7 +87,7 @@ class _Subject:
 
     def __init__(self, name: str, atoms: Atoms, model: Calculator, backbone: Calculator | None) -> None:
         self.name, self.kind = name, kind_of(atoms)
-        self.atoms = conventional_cell(atoms) if self.kind == "crystal" else atoms
+        self.atoms = checked_cell(atoms)
         self.model, self.backbone = model, backbone
         self._relaxed: dict[Calculator, Atoms | SimulationError] = {}
 

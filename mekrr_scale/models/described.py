@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from mekrr_scale.arrays import error_text
+from mekrr_scale.kernels import SetKernel
 from mekrr_scale.models.choices import Document
 from mekrr_scale.models.embedding import Weights
 from mekrr_scale.models.model import Model
@@ -17,15 +18,13 @@ def summary(model: Model) -> dict[str, str]:
     """Lines by what they are about."""
     from ase.data import chemical_symbols
 
-    at, mixing = model.kernel.atom, model.kernel.mixing
     told = {k: v for k, v in model.validation.items() if k.endswith(("mae", "rmse"))}
     errors = [error_text(name, v) for name, v in told.items() if isinstance(v, float) and math.isfinite(v)]
     known = model.structure
     return {
         "species": " ".join(chemical_symbols[z] for z in model.species),
         "landmarks": f"{model.landmarks.n_sets} structures or atoms, {len(model.landmarks.species)} environments",
-        "kernel": f"{at!r}, reduce {model.kernel.reduce}, "
-        + ("learned mixing of the elements" if mixing.matrix else f"alpha {mixing.alpha:g}"),
+        "kernel": kernel_text(model.kernel),
         "features": f"{_named(model.backbone)}, {model.landmarks.features.shape[1]} numbers an atom"
         + ("" if model.compression is None else f" out of {model.compression.full}"),
         "weights": _place(model.weights, model.spec),
@@ -38,6 +37,14 @@ def summary(model: Model) -> dict[str, str]:
         "coefficients": str(model.provenance.get("coefficients_sha256", "unknown")),
         "written by": str(model.provenance.get("writer", "unknown")),
     }
+
+
+def kernel_text(kernel: SetKernel) -> str:
+    """What structures are compared by, such as ``Gaussian, length scale 4.39, sum, alpha 1``."""
+    mixed = "mixing matrix over the elements" if kernel.mixing.matrix else f"alpha {kernel.mixing.alpha:g}"
+    length = getattr(kernel.atom, "length_scale", getattr(kernel.atom, "length_scales", None))
+    shown = "" if length is None else f", length scale {length:.3g}" if isinstance(length, float) else f", {length}"
+    return f"{type(kernel.atom).__name__}{shown}, {kernel.reduce}, {mixed}"
 
 
 def _named(backbone: Document) -> str:

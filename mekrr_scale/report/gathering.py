@@ -12,7 +12,7 @@ import numpy as np
 from mekrr_scale.arrays import KINDS, RowKind
 from mekrr_scale.checks import CheckReport
 from mekrr_scale.figures import Line, TextTable
-from mekrr_scale.models import Model
+from mekrr_scale.models import Model, kernel_text
 from mekrr_scale.pipeline import FitReport
 from mekrr_scale.regression import UNITS
 from mekrr_scale.report.advising import advice
@@ -58,16 +58,11 @@ def results_of(
 
 def results_of_model(model: Model, name: str) -> Results:
     """What a model's file tells alone."""
-    at = model.kernel.atom
-    mixing = model.kernel.mixing
-    mixed = "mixing matrix over the elements" if mixing.matrix else f"alpha {mixing.alpha:g}"
-    length = getattr(at, "length_scale", getattr(at, "length_scales", None))
-    shown = "" if length is None else f", length scale {length:.3g}" if isinstance(length, float) else f", {length}"
     backbone = " ".join(str(model.backbone[key]) for key in ("name", "version") if model.backbone.get(key))
     about = About(
         name=name,
         backbone=backbone,
-        kernel=f"{type(at).__name__}{shown}, {model.kernel.reduce}, {mixed}",
+        kernel=kernel_text(model.kernel),
         landmarks=model.landmarks.n_sets,
         coefficients=str(model.provenance.get("coefficients_sha256", "")),
         solver=str(model.provenance.get("solver", "")),
