@@ -21,7 +21,7 @@ from numpy import ndarray
 
 from mekrr_scale.errors import ConfigError, MekrrError, SimulationError, StructureError, suggestion
 from mekrr_scale.files import split_frames
-from mekrr_scale.models import Potential, Uncertainty
+from mekrr_scale.models import ADVICE, Limits, Potential, Uncertainty
 from mekrr_scale.pipeline import atoms_at_once
 from mekrr_scale.structures import in_batches, read_structures, without_results
 
@@ -173,18 +173,13 @@ class MekrrDriver(Dummy_driver):  # type: ignore[misc]
         return atoms
 
     def _look(self, structures: Sequence[Atoms], sure: Uncertainty, first: int, count: int) -> None:
-        grades = sure.grade.reshape(len(structures), -1)
-        worst = int(grades.argmax())
-        grade = float(grades.flatten()[worst])
-        if self.max_grade is None or grade <= self.max_grade:
-            return
-        index, atom = divmod(worst, grades.shape[1])
-        place = f" of structure {first + index} of {count}" if count > 1 else ""
-        raise SimulationError(
-            f"atom {atom} ({self.template.symbols[atom]}){place} is outside of the training data: grade {grade:.3g}, "
-            f"the bound is {self.max_grade:g}. Add such structures to the training data, or raise max_grade",
-            beyond=structures[index],
-        )
+        limits, size = Limits(grade=self.max_grade), len(self.template)
+        for index, grades in enumerate(sure.grade.reshape(len(structures), size)):
+            place = f" of structure {first + index} of {count}" if count > 1 else ""
+            names = [f"{atom}{place}" for atom in range(size)]
+            broken = limits.broken(float(sure.energy[index]) / size, grades, list(self.template.symbols), names)
+            if broken:
+                raise SimulationError(f"{broken}. {ADVICE}", beyond=structures[index])
 
 
 def _extras(sure: Uncertainty, n_atoms: int) -> list[str]:

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from mekrr_scale.models.choices import PriorKind as PriorKind
     from mekrr_scale.models.choices import WhiteningMethod as WhiteningMethod
     from mekrr_scale.models.containing import self_contained as self_contained
+    from mekrr_scale.models.described import kernel_text as kernel_text
     from mekrr_scale.models.described import summary as summary
+    from mekrr_scale.models.limits import ADVICE as ADVICE
+    from mekrr_scale.models.limits import Limits as Limits
+    from mekrr_scale.models.limits import require_bound as require_bound
     from mekrr_scale.models.model import Model as Model
     from mekrr_scale.models.model import load_model as load_model
     from mekrr_scale.models.model import sample_document as sample_document
@@ -25,7 +29,6 @@ if TYPE_CHECKING:
     from mekrr_scale.models.pieces import check_pieces as check_pieces
     from mekrr_scale.models.pieces import energy_uncertainty as energy_uncertainty
     from mekrr_scale.models.pieces import evaluate_piece as evaluate_piece
-    from mekrr_scale.models.pieces import variances_of as variances_of
     from mekrr_scale.models.posterior import Calibration as Calibration
     from mekrr_scale.models.posterior import Posterior as Posterior
     from mekrr_scale.models.posterior import RawVariance as RawVariance
@@ -49,13 +52,14 @@ else:
     __getattr__, __dir__, __all__ = lazy.attach(
         __name__,
         submod_attrs={
-            "described": ["summary"],
+            "limits": ["ADVICE", "Limits", "require_bound"],
+            "described": ["kernel_text", "summary"],
             "containing": ["self_contained"],
             "baselines": ["Baseline", "fit_baseline"],
             "calculator": ["MekrrCalculator", "PredictorCalculator", "as_calculator"],
             "choices": ["BaselineKind", "Document", "JSON", "PriorKind", "WhiteningMethod"],
             "model": ["Model", "load_model", "sample_document"],
-            "pieces": ["Images", "PieceResult", "check_pieces", "energy_uncertainty", "evaluate_piece", "variances_of"],
+            "pieces": ["Images", "PieceResult", "check_pieces", "energy_uncertainty", "evaluate_piece"],
             "posterior": [
                 "Calibration",
                 "Posterior",

@@ -130,7 +130,7 @@ def evaluate_piece(potential: Potential, graph: Graph, own: int, images: Images 
         values, gradient = potential.head.atoms(output.features.detach(), numbers, torch.zeros_like(numbers), 1, True)
         assert gradient is not None
         (slopes,) = potential.slopes(output, gradient, [vectors])
-    energies = values.cpu() + _references(potential)[numbers]
+    energies = values.cpu() + potential.references[numbers]
     if potential.adds_own and output.energies is not None:
         energies = energies + output.energies.detach().cpu().double()
     slope, vector = slopes.cpu().double(), vectors.detach().cpu().double()
@@ -141,24 +141,6 @@ def evaluate_piece(potential: Potential, graph: Graph, own: int, images: Images 
     virials = torch.zeros(len(graph.numbers), 3, 3, dtype=torch.float64)
     virials.index_add_(0, centre, -(outer + outer.mT) / 2)
     return PieceResult(energies, forces, virials, output.features.detach().cpu().double())
-
-
-def _references(potential: Potential) -> Float64[Tensor, " numbers"]:
-    found = torch.zeros(119, dtype=torch.float64)
-    found[list(potential.model.baseline.species)] = potential.model.baseline.energies
-    return found
-
-
-def variances_of(potential: Potential) -> Variances:
-    """What uncertainties of pieces stand on.
-
-    Raises:
-        ModelError: the model keeps no posterior.
-    """
-    potential.require_uncertainty()
-    model = potential.model
-    assert model.posterior is not None
-    return Variances.on(model.kernel, model.landmarks, model.posterior, potential.device)
 
 
 def energy_uncertainty(

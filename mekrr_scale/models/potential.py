@@ -46,7 +46,7 @@ from mekrr_scale.structures import (
     require_finite_atoms,
 )
 
-_MADE_AGAIN = ("_forward", "_variances", "head")
+_MADE_AGAIN = ("_forward", "variances", "head")
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,8 @@ class Potential:
         self.backbone = with_compression(backbone, self.model.compression).to(device, precision)
         self.model.require_backbone(self.backbone.identity().to_dict(), "the backbone given")
         self.device = device
-        self._references = torch.zeros(119, dtype=torch.float64)
-        self._references[list(self.model.baseline.species)] = self.model.baseline.energies
+        self.references = torch.zeros(119, dtype=torch.float64)  # eV, of the elements, by atomic number
+        self.references[list(self.model.baseline.species)] = self.model.baseline.energies
 
     @staticmethod
     def _prior_of(model: Model, given: Predictor | None, dtype: torch.dtype, device: str) -> Predictor | None:
@@ -220,7 +220,7 @@ class Potential:
         values, gradient = self.head.atoms(
             output.features.detach(), graph.numbers.cpu(), graph.owner.cpu(), graph.n_structures, forces or stress
         )
-        energies = values.cpu() + self._references[graph.numbers.cpu()]
+        energies = values.cpu() + self.references[graph.numbers.cpu()]
         if self.adds_own and output.energies is not None:
             energies = energies + output.energies.detach().cpu().double()
         energy = torch.zeros(graph.n_structures, dtype=torch.float64).index_add(0, graph.owner.cpu(), energies)
@@ -280,12 +280,12 @@ class Potential:
         batch = FeatureBatch.unlabelled(features, numbers, n_atoms)
         size = self.model.kernel.energy_scale(n_atoms)
         factor = posterior.energy.within_68
-        local = self._variances.atoms(features, numbers)
-        variance, per_atom = self._variances.with_rows(batch)
+        local = self.variances.atoms(features, numbers)
+        variance, per_atom = self.variances.with_rows(batch)
         return Uncertainty(
             energy=factor * variance.sqrt() * size,
             energies=factor * local.sqrt(),
-            grade=self._variances.grades(local, numbers),
+            grade=self.variances.grades(local, numbers),
             forces=None,
             energy_ratio_95=posterior.energy.within_95 / factor,
             force_ratio_95=None if posterior.force is None else posterior.force.within_95 / posterior.force.within_68,
@@ -326,7 +326,12 @@ class Potential:
         return self.model.posterior
 
     @cached_property
-    def _variances(self) -> Variances:
+    def variances(self) -> Variances:
+        """What uncertainties stand on, prepared.
+
+        Raises:
+            ModelError: the model keeps no posterior.
+        """
         return Variances.on(self.model.kernel, self.model.landmarks, self._posterior, self.device)
 
     def _force_variance(self, atoms: Atoms) -> Float64[Tensor, "atoms 3"]:
@@ -339,7 +344,7 @@ class Potential:
         )
         batch = FeatureBatch.unlabelled(features, graph.numbers.cpu(), graph.n_atoms.cpu(), pushed)
         scale = float(self.model.kernel.energy_scale(batch.n_atoms)) ** 2
-        return scale * self._variances.directions(batch).reshape(n, 3)
+        return scale * self.variances.directions(batch).reshape(n, 3)
 
 
 def load_prior(

@@ -15,7 +15,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from mekrr_scale.errors import ConfigError, SimulationError, StructureError
-from mekrr_scale.models import MekrrCalculator
+from mekrr_scale.models import ADVICE, Limits, MekrrCalculator, require_bound
 from mekrr_scale.simulation.restarts import beside
 from mekrr_scale.structures import with_predictions, without_results, write_structure
 
@@ -43,15 +43,18 @@ class Bounds:
 
     def __post_init__(self) -> None:
         for name in ("force", "uncertainty", "grade"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"the bound on {name} is {value}; give a positive number, or none at all")
+            require_bound(name, getattr(self, name))
         if self.every < 1:
             raise ConfigError(f"the uncertainty is looked at every {self.every} steps; give a positive number")
 
     @property
+    def limits(self) -> Limits:
+        """Those of the uncertainty and the grade."""
+        return Limits(self.uncertainty, self.grade)
+
+    @property
     def asks_uncertainty(self) -> bool:
-        return self.uncertainty is not None or self.grade is not None
+        return self.limits.any
 
 
 @final
@@ -120,21 +123,9 @@ class Guard:
         sure = self.calculator.potential.uncertainty(self.atoms)
         energy, grade = float(sure.energy[0]) / len(self.atoms), float(sure.grade.max())
         self.known = {"uncertainty_per_atom": energy, "largest_grade": grade}
-        if self.bounds.uncertainty is not None and energy > self.bounds.uncertainty:
-            self._stop(
-                step,
-                f"the energy is uncertain by {1e3 * energy:.3g} meV/atom, the bound is "
-                f"{1e3 * self.bounds.uncertainty:.3g} meV/atom",
-                frame_with(self.atoms, {"step": step, **self.known}),
-            )
-        if self.bounds.grade is not None and grade > self.bounds.grade:
-            worst = int(sure.grade.argmax())
-            self._stop(
-                step,
-                f"atom {worst} ({self.atoms.symbols[worst]}) is outside of the training data: grade {grade:.3g}, "
-                f"the bound is {self.bounds.grade:g}",
-                frame_with(self.atoms, {"step": step, **self.known}),
-            )
+        broken = self.bounds.limits.broken(energy, sure.grade, list(self.atoms.symbols), range(len(self.atoms)))
+        if broken:
+            self._stop(step, broken, frame_with(self.atoms, {"step": step, **self.known}))
 
     def _stop(self, step: int, reason: str, beyond: Atoms | None = None) -> None:
         kept = ""
@@ -143,7 +134,7 @@ class Guard:
             write_structure(file, with_predictions(self.good))
             kept = f"; the last good frame is in {file}"
         raise SimulationError(
-            f"stopped at step {step}: {reason}{kept}. Add such structures to the training data, or raise the bound",
+            f"stopped at step {step}: {reason}{kept}. {ADVICE}",
             self.good,
             beyond,
         )

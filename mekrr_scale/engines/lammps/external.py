@@ -17,7 +17,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
@@ -29,7 +29,7 @@ from numpy import ndarray
 
 from mekrr_scale.engines.lammps.library import told
 from mekrr_scale.errors import ConfigError, SimulationError, StructureError, suggestion
-from mekrr_scale.models import Model, Potential, Uncertainty
+from mekrr_scale.models import ADVICE, Limits, Model, Potential, Uncertainty
 from mekrr_scale.structures import Prediction, SkinList
 
 FIX = "mekrr"  # fix, variables and per-atom property are named after it
@@ -43,29 +43,6 @@ _OFF = (3.5, 0.1)  # a mass (u) that differs by more, absolutely and relatively,
 
 
 @dataclass(frozen=True)
-class Limits:
-    """When to stop. None switches a limit off.
-
-    Args:
-        uncertainty: of the energy, 68 % (eV/atom).
-        grade: largest extrapolation grade of an atom; 1 is the edge of the training data.
-    """
-
-    uncertainty: float | None = None
-    grade: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("uncertainty", "grade"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"the limit of the {name} is {value}; give a positive number, or none at all")
-
-    @property
-    def any(self) -> bool:
-        return self.uncertainty is not None or self.grade is not None
-
-
-@dataclass(frozen=True)
 class Settings:
     """How a model is evaluated for LAMMPS.
 
@@ -76,7 +53,7 @@ class Settings:
     """
 
     every: int = 0
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     skin: float = 0.5
 
     def __post_init__(self) -> None:
@@ -102,7 +79,7 @@ class External:
 
     def __init__(self, lmp: Any, potential: Potential, elements: Sequence[str], settings: Settings) -> None:
         self.lmp, self.potential, self.settings = lmp, potential, settings
-        self.numbers = np.array([0, *(atomic_numbers[element] for element in elements)])
+        self.numbers = numbers_of(elements)
         self.neighbours = SkinList(potential.backbone.cutoff, settings.skin)
         self.error: BaseException | None = None
         self.interrupted = False
@@ -207,21 +184,10 @@ class External:
         Raises:
             SimulationError: a limit is exceeded.
         """
-        limits, advice = self.settings.limits, "Add such structures to the training data, or raise the bound"
-        grade, energy = float(sure.grade.max()), float(sure.energy[0]) / len(atoms)
-        if limits.grade is not None and grade > limits.grade:
-            worst = int(sure.grade.argmax())
-            raise SimulationError(
-                f"stopped at step {step}: atom {ids[worst]} ({atoms.symbols[worst]}) is outside of the training data: "
-                f"grade {grade:.3g}, the bound is {limits.grade:g}. {advice}",
-                beyond=atoms,
-            )
-        if limits.uncertainty is not None and energy > limits.uncertainty:
-            raise SimulationError(
-                f"stopped at step {step}: the energy is uncertain by {1e3 * energy:.3g} meV/atom, the bound is "
-                f"{1e3 * limits.uncertainty:.3g}. {advice}",
-                beyond=atoms,
-            )
+        energy = float(sure.energy[0]) / len(atoms)
+        broken = self.settings.limits.broken(energy, sure.grade, list(atoms.symbols), ids.tolist())
+        if broken:
+            raise SimulationError(f"stopped at step {step}: {broken}. {ADVICE}", beyond=atoms)
 
     def _weigh(self, types: Int32[ndarray, " atoms"]) -> None:
         """Warn of masses that are those of other elements: the usual mistake in the order of types."""
@@ -321,12 +287,22 @@ def check_lammps(lmp: Any) -> None:
         raise ConfigError("dimension 2: the model is of three dimensions; write dimension 3, and a box with a vacuum")
 
 
-def _check_elements(lmp: Any, elements: Sequence[str]) -> None:
-    if not lmp.extract_setting("box_exist"):
-        raise ConfigError("there is no box yet; write pair_coeff behind read_data, create_box or read_restart")
+def numbers_of(elements: Sequence[str]) -> Int64[ndarray, " types"]:
+    """Atomic numbers of the atom types, which LAMMPS counts from 1.
+
+    Raises:
+        ConfigError: what is no element (the closest is named).
+    """
     for element in elements:
         if element not in chemical_symbols[1:]:
             raise ConfigError(f"{element!r} is no element. {suggestion(element, chemical_symbols[1:])}")
+    return np.array([0, *(atomic_numbers[element] for element in elements)])
+
+
+def _check_elements(lmp: Any, elements: Sequence[str]) -> None:
+    if not lmp.extract_setting("box_exist"):
+        raise ConfigError("there is no box yet; write pair_coeff behind read_data, create_box or read_restart")
+    numbers_of(elements)
     types = lmp.extract_setting("ntypes")
     if len(elements) != types:
         given = " ".join(elements) or "none"

@@ -6,28 +6,26 @@ import ctypes
 import os
 import traceback
 from collections.abc import Callable, Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 import torch
 from ase import Atoms
-from ase.data import atomic_numbers, chemical_symbols
 from jaxtyping import Float64, Int32, Int64
 from numpy import ndarray
 from scipy.spatial import cKDTree
 
-from mekrr_scale.errors import ConfigError, MekrrError, SimulationError, StructureError, suggestion
+from mekrr_scale.engines.lammps.external import numbers_of
+from mekrr_scale.errors import ConfigError, MekrrError, SimulationError, StructureError
 from mekrr_scale.models import (
     Images,
     PieceResult,
     Potential,
-    Variances,
     check_pieces,
     energy_uncertainty,
     evaluate_piece,
-    variances_of,
 )
 from mekrr_scale.structures import SkinList
 
@@ -81,19 +79,11 @@ class PieceModel:
     """
 
     def __init__(self, potential: Potential, elements: Sequence[str]) -> None:
-        for element in elements:
-            if element not in chemical_symbols[1:]:
-                raise ConfigError(f"{element!r} is no element. {suggestion(element, chemical_symbols[1:])}")
-        potential.model.check_species([atomic_numbers[element] for element in elements])
+        self.numbers = numbers_of(elements)
+        potential.model.check_species(self.numbers[1:].tolist())
         check_pieces(potential)
         self.potential = potential
-        self.numbers = np.array([0, *(atomic_numbers[element] for element in elements)])
         self.neighbours = SkinList(potential.backbone.cutoff)
-
-    @cached_property
-    def variances(self) -> Variances:
-        """What uncertainties stand on."""
-        return variances_of(self.potential)
 
     def evaluate(
         self,
@@ -161,7 +151,7 @@ class Connection:
         _share_threads(ranks)
         model = PieceModel(self._potential(Path(path)), elements)
         if uncertain:
-            _ = model.variances
+            model.potential.require_uncertainty()
         self._opened += 1
         self._models[self._opened] = model
         backbone = model.potential.backbone
@@ -197,15 +187,15 @@ class Connection:
             _given(step.vatom, (count, 6))[:] += virials
         if step.grade:
             numbers = torch.from_numpy(model.numbers[types[:own]])
-            variances = model.variances.atoms(found.features, numbers)
-            _given(step.grade, (own,))[:] = model.variances.grades(variances, numbers).numpy()
+            variances = model.potential.variances.atoms(found.features, numbers)
+            _given(step.grade, (own,))[:] = model.potential.variances.grades(variances, numbers).numpy()
             _given(step.features, found.features.shape)[:] = found.features.numpy()
 
     def _uncertainty(self, handle: int, count: int, types: Any, features: Any, told: Any) -> None:
         model = self._models[handle]
         numbers = torch.from_numpy(model.numbers[np.ctypeslib.as_array(types, (count,))])
         values = torch.from_numpy(_given(features, (count, model.potential.backbone.dim)).copy())
-        told[0] = energy_uncertainty(model.variances, values, numbers)
+        told[0] = energy_uncertainty(model.potential.variances, values, numbers)
 
     def _close(self, handle: int) -> None:
         self._models.pop(handle, None)
