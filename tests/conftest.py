@@ -124,6 +124,20 @@ def store(toy_file, spec, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def copper_store(tmp_path_factory):
+    """Of 24 cells of copper by EMT, on the default backbone."""
+    folder = tmp_path_factory.mktemp("copper")
+    return extract(crystals(24, seed=3), folder / "s", ExtractPlan(derivatives=6, strain=True)).store
+
+
+@pytest.fixture(scope="session")
+def copper_model(copper_store):
+    target = copper_store.path.parent / "cu.mekrr"
+    fit(copper_store, FitPlan(landmarks=60)).model.save(target)
+    return target
+
+
+@pytest.fixture(scope="session")
 def small_plan():
     return FitPlan(
         kernel=KernelPlan(length_scales="2x", standardize="scale-per-species"),

@@ -24,7 +24,6 @@ from mekrr_scale.checks import (
     read_thresholds,
 )
 from mekrr_scale.errors import ConfigError, SimulationError
-from mekrr_scale.pipeline import ExtractPlan, FitPlan, extract, fit
 from mekrr_scale.structures import conventional_cell, relaxed
 from tests.crystals import crystals
 
@@ -173,19 +172,6 @@ def test_defects_of_copper(name):
 def test_what_does_not_come_to_rest():
     with pytest.raises(SimulationError, match="not at rest"):
         relaxed(COPPER, Wrong(forces=lambda atoms, forces: forces + [1.0, 0, 0]), cell=False, steps=5)
-
-
-@pytest.fixture(scope="module")
-def copper_store(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("copper")
-    return extract(crystals(24, seed=3), folder / "s", ExtractPlan(derivatives=6, strain=True)).store
-
-
-@pytest.fixture(scope="module")
-def copper_model(copper_store):
-    target = copper_store.path.parent / "cu.mekrr"
-    fit(copper_store, FitPlan(landmarks=60)).model.save(target)
-    return target
 
 
 def test_a_model_beside_its_backbone(copper_model, call, tmp_path):

@@ -56,11 +56,70 @@ def test_molecules_have_no_stress(model):
     assert bool(found["forces"].any())
 
 
-def test_torch_sim_integrates_and_relaxes(model, cells):
+INTEGRATORS = {"nve": {}, "nvt_langevin": {}, "npt_langevin": {"external_pressure": 0.0}}
+OPTIMIZERS = ["gradient_descent", "unit_cell_gradient_descent", "fire", "unit_cell_fire", "frechet_cell_fire"]
+BATCHED = {"max_memory_scaler": 20.0, "memory_scales_with": "n_atoms"}  # two cells of eight atoms fit, all do not
+
+
+@pytest.fixture
+def many(cells):
+    """Six systems, which take three batches."""
+    return [cells[1], cells[2], cells[0], cells[2], cells[1], cells[2]]
+
+
+def quietly(call, *args, **options):
+    """Without torch-sim's own warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        before = model(ts.initialize_state(cells, device=torch.device("cpu"), dtype=torch.float64))["energy"]
-        moved = ts.integrate(cells, model, integrator=ts.nvt_langevin, n_steps=3, temperature=50, timestep=0.0005)
-        relaxed = ts.optimize(cells, model, optimizer=ts.optimizers.fire, max_steps=10)
-    assert moved.positions.shape == relaxed.positions.shape
-    assert bool((model(relaxed)["energy"] < before).all())
+        return call(*args, **options)
+
+
+def energies(model, state):
+    return model(state)["energy"]
+
+
+def test_static_energies_of_batches_are_those_of_all(model, many):
+    batcher = ts.BinningAutoBatcher(model, **BATCHED)
+    found = quietly(ts.static, many, model, autobatcher=batcher)
+    whole = quietly(ts.static, many, model)
+    assert len(batcher.memory_scalers) == 6 and len(batcher.index_bins) > 2
+    for one, other in zip(found, whole, strict=True):
+        assert float(one["potential_energy"]) == pytest.approx(float(other["potential_energy"]), rel=1e-12)
+        np.testing.assert_allclose(one["forces"].numpy(), other["forces"].numpy(), atol=1e-10)
+
+
+@pytest.mark.parametrize("name", INTEGRATORS)
+def test_every_integrator(name, model, many):
+    batcher = ts.BinningAutoBatcher(model, **BATCHED)
+    options = {"integrator": getattr(ts, name), "n_steps": 3, "temperature": 50, "timestep": 5e-4, **INTEGRATORS[name]}
+    moved = quietly(ts.integrate, many, model, autobatcher=batcher, **options)
+    assert moved.n_systems == 6 and bool(moved.positions.isfinite().all())
+    start = ts.initialize_state(many, device=torch.device("cpu"), dtype=torch.float64)
+    change = (energies(model, moved) - energies(model, start)).abs() / torch.bincount(start.system_idx)
+    assert bool((change > 0).all() and (change < 0.05).all())
+
+
+def test_the_sum_of_energies_stays(model, many):
+    from torch_sim.quantities import calc_kinetic_energy
+
+    totals = []
+    for steps in (1, 60):
+        options = {"integrator": ts.nve, "n_steps": steps, "temperature": 100, "timestep": 2e-4, "seed": 1}
+        moved = quietly(ts.integrate, many[:2], model, **options)
+        kinetic = calc_kinetic_energy(masses=moved.masses, momenta=moved.momenta, system_idx=moved.system_idx)
+        totals.append(energies(model, moved) + kinetic)
+    np.testing.assert_allclose(totals[1].numpy(), totals[0].numpy(), atol=8e-3)  # 1 meV/atom
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer(name, model, many):
+    before = energies(model, ts.initialize_state(many, device=torch.device("cpu"), dtype=torch.float64))
+    options = {"optimizer": getattr(ts.optimizers, name), "max_steps": 10, "steps_between_swaps": 5}
+    relaxed = quietly(
+        ts.optimize, many, model, autobatcher=ts.InFlightAutoBatcher(model, max_iterations=10, **BATCHED), **options
+    )
+    assert relaxed.n_systems == 6
+    after = energies(model, relaxed)
+    assert bool((after < before).all())
+    moved = (relaxed.cell - ts.initialize_state(many, device=torch.device("cpu"), dtype=torch.float64).cell).abs()
+    assert bool((moved.amax((1, 2)) > 0).all()) == ("cell" in name)
