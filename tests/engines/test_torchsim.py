@@ -82,7 +82,8 @@ def test_static_energies_of_batches_are_those_of_all(model, many):
     batcher = ts.BinningAutoBatcher(model, **BATCHED)
     found = quietly(ts.static, many, model, autobatcher=batcher)
     whole = quietly(ts.static, many, model)
-    assert len(batcher.memory_scalers) == 6 and len(batcher.index_bins) > 2
+    assert len(batcher.memory_scalers) == 6
+    assert len(batcher.index_bins) > 2
     for one, other in zip(found, whole, strict=True):
         assert float(one["potential_energy"]) == pytest.approx(float(other["potential_energy"]), rel=1e-12)
         np.testing.assert_allclose(one["forces"].numpy(), other["forces"].numpy(), atol=1e-10)
@@ -93,7 +94,8 @@ def test_every_integrator(name, model, many):
     batcher = ts.BinningAutoBatcher(model, **BATCHED)
     options = {"integrator": getattr(ts, name), "n_steps": 3, "temperature": 50, "timestep": 5e-4, **INTEGRATORS[name]}
     moved = quietly(ts.integrate, many, model, autobatcher=batcher, **options)
-    assert moved.n_systems == 6 and bool(moved.positions.isfinite().all())
+    assert moved.n_systems == 6
+    assert bool(moved.positions.isfinite().all())
     start = ts.initialize_state(many, device=torch.device("cpu"), dtype=torch.float64)
     change = (energies(model, moved) - energies(model, start)).abs() / torch.bincount(start.system_idx)
     assert bool((change > 0).all() and (change < 0.05).all())
