@@ -15,7 +15,6 @@ from torch import Tensor
 from mekrr_scale.arrays import FeatureBatch
 from mekrr_scale.backbones import (
     Backbone,
-    BackboneEnergies,
     BackboneOutput,
     BackboneSpec,
     Directions,
@@ -26,19 +25,15 @@ from mekrr_scale.backbones import (
     trusting_code,
     with_compression,
 )
-from mekrr_scale.errors import ConfigError, ModelError, suggestion
-from mekrr_scale.files import file_hash
+from mekrr_scale.errors import ModelError
 from mekrr_scale.kernels import Head
 from mekrr_scale.models.model import Model
 from mekrr_scale.models.posterior import Posterior, Variances
+from mekrr_scale.models.prior_loading import load_prior, precision_of
 from mekrr_scale.models.priors import PriorSpec
 from mekrr_scale.models.sets import PerAtom
 from mekrr_scale.structures import (
-    Entering,
-    Entry,
     Graph,
-    LabelKeys,
-    Labelled,
     Prediction,
     Predictor,
     SkinList,
@@ -97,7 +92,7 @@ class Potential:
         trust_code: bool = False,
     ) -> None:
         self.model = model if isinstance(model, Model) else Model.load(model)
-        precision = _precision(dtype)
+        precision = precision_of(dtype)
         self._compile = compile
         with trusting_code(trust_code):
             self._prior = self._prior_of(self.model, prior, precision, device)
@@ -345,54 +340,6 @@ class Potential:
         batch = FeatureBatch.unlabelled(features, graph.numbers.cpu(), graph.n_atoms.cpu(), pushed)
         scale = float(self.model.kernel.energy_scale(batch.n_atoms)) ** 2
         return scale * self.variances.directions(batch).reshape(n, 3)
-
-
-def load_prior(
-    spec: PriorSpec,
-    dtype: torch.dtype | str = torch.float32,
-    device: str = "cpu",
-    trust_code: bool = False,
-    held_by: Model | None = None,
-) -> Predictor:
-    """What gives the energies of a prior.
-
-    Args:
-        trust_code: see ``Potential``.
-        held_by: the model whose prior it is, which may bring it along.
-
-    Raises:
-        ModelError: its file is missing or another one than the model was fitted with.
-        BackboneError: its backbone cannot be loaded.
-    """
-    inner: Predictor
-    if spec.kind == "labels":
-        return Labelled(spec.keys or LabelKeys())
-    if spec.kind == "backbone":
-        held = None if held_by is None or held_by.prior_weights is None else held_by.prior_weights.file
-        backbone = load_backbone(spec.backbone or BackboneSpec(), trust_code, held).to(device, _precision(dtype))
-        if spec.hash and backbone.identity().weight_hash != spec.hash:
-            raise ModelError(f"the prior's backbone {backbone.name} has other weights than when the features were made")
-        inner = BackboneEnergies(backbone)
-    elif held_by is not None and held_by.inner is not None:
-        inner = Potential(held_by.inner, dtype=dtype, device=device, trust_code=trust_code)
-    else:
-        path = Path(str(spec.path))
-        if not path.is_file():
-            raise ModelError(f"the model corrects the model {path}, which is not there; put it back, or refit")
-        if file_hash(path, "sha256") != spec.hash:
-            raise ModelError(f"the prior {path} is another file than when the features were made; extract again")
-        inner = Potential(Model.load(path), dtype=dtype, device=device, trust_code=trust_code)
-    return inner if spec.entry == Entry() else Entering(inner, spec.entry)
-
-
-def _precision(dtype: torch.dtype | str) -> torch.dtype:
-    """The precision of weights, given as torch's or by its name."""
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    names = {"float32": torch.float32, "float64": torch.float64}
-    if dtype not in names:
-        raise ConfigError(f"dtype {dtype!r}: there is no such precision. {suggestion(dtype, names)}")
-    return names[dtype]
 
 
 def as_potential(model: Potential | Model | Path | str, device: str = "cpu") -> Potential:
