@@ -21,6 +21,7 @@ from mekrr_scale.cli.options import (
     ForcesKey,
     Format,
     JsonFile,
+    MaxMemory,
     ModelFile,
     Overwrite,
     StressKey,
@@ -32,7 +33,7 @@ from mekrr_scale.cli.options import (
     label_keys,
 )
 from mekrr_scale.errors import ConfigError, ModelError, StructureError
-from mekrr_scale.files import split_frames
+from mekrr_scale.files import parse_bytes, split_frames
 from mekrr_scale.outputs import FIGURE, PAGE, REPORT, check_outputs, figure_of, write_report
 from mekrr_scale.progress import LOGGER, Progress
 
@@ -76,6 +77,7 @@ def evaluate(
         str | None, typer.Option(help="info key of sets whose energies are told apart, with and without a shift")
     ] = None,
     device: Device = "cpu",
+    max_memory: MaxMemory = None,
     workers: Workers = None,
     timeout: Timeout = 1800.0,
     overwrite: Overwrite = False,
@@ -99,7 +101,8 @@ def evaluate(
     stores = [path for path in data if (path / "manifest.json").exists()]
     if stores and len(data) > 1:
         raise ConfigError(f"{stores[0]} is a store, which is evaluated alone; give one store, or files of structures")
-    pairs = [_loaded(model, data, chosen), *(_pair(text, chosen) for text in transfer or [])]
+    bound = None if max_memory is None else parse_bytes(max_memory)
+    pairs = [_loaded(model, data, chosen, bound), *(_pair(text, chosen, bound) for text in transfer or [])]
     if transfer_plot is not None and len(pairs) == 1:
         raise ConfigError("--transfer-plot draws a table of models and data; name others with --transfer MODEL:DATA")
     keys = label_keys(energy_key, forces_key, stress_key, units)
@@ -120,6 +123,7 @@ class Loaded:
     model: Model
     data: Sequence[Path]
     device: str
+    max_memory: int | None  # bytes
 
     @property
     def name(self) -> str:
@@ -130,7 +134,7 @@ class Loaded:
     def potential(self) -> Potential:
         from mekrr_scale.models import Potential
 
-        return Potential(self.model, device=self.device)
+        return Potential(self.model, device=self.device, max_memory=self.max_memory)
 
 
 @dataclass(frozen=True)
@@ -197,20 +201,20 @@ class _Comparison:
         return transfer_table([pair.path.name for pair in pairs], [pair.name for pair in pairs], found)
 
 
-def _loaded(model: Path, data: Sequence[Path], device: str) -> Loaded:
+def _loaded(model: Path, data: Sequence[Path], device: str, max_memory: int | None) -> Loaded:
     from mekrr_scale.models import Model
 
-    return Loaded(model, Model.load(model), data, device)
+    return Loaded(model, Model.load(model), data, device, max_memory)
 
 
-def _pair(text: str, device: str) -> Loaded:
+def _pair(text: str, device: str, max_memory: int | None) -> Loaded:
     """A model and data, as MODEL:DATA."""
     model, _, data = text.partition(":")
     if not model or not data:
         raise ConfigError(f"--transfer {text!r}: write MODEL:DATA, e.g. pt553.mekrr:pt553.xyz")
     if not split_frames(data)[0].exists():
         raise ConfigError(f"--transfer {text!r}: there is no {data}")
-    return _loaded(Path(model), [Path(data)], device)
+    return _loaded(Path(model), [Path(data)], device, max_memory)
 
 
 def deliver(found: Evaluation, of: Loaded, figures: Figures, table: TransferTable | None) -> None:

@@ -14,6 +14,7 @@ from mekrr_scale.cli.options import (
     EXIT_CODES,
     Device,
     Format,
+    MaxMemory,
     ModelFile,
     Overwrite,
     Workers,
@@ -37,6 +38,7 @@ def predict(
     uncertainty: Annotated[bool, typer.Option("--uncertainty", help="and how sure they are")] = False,
     format: Format = None,
     device: Device = "cpu",
+    max_memory: MaxMemory = None,
     workers: Workers = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -57,7 +59,7 @@ def predict(
 
     check_outputs([(output, FRAMES, "--output")], [model, *structures], overwrite)
     failed: list[MekrrError] = []
-    potential = Potential(Model.load(model), device=device_of(device))
+    potential = Potential(Model.load(model), device=device_of(device), max_memory=max_memory)
     with progress_bar() as bar:
         bar.stage("predict", frame_count(structures, format))
         frames = predict(potential, structures, forces, bar, uncertainty, format, failed, workers=workers)

@@ -91,6 +91,7 @@ class MekrrCalculator(Calculator):  # type: ignore[misc]
         uncertainty: also give ``energy_uncertainty`` (eV, 68 %), ``energies_uncertainty`` (per atom) and
             ``extrapolation`` (grade of each atom; above 1 is outside of the training data).
         trust_code: see ``Potential``.
+        max_memory: what the network may take for large cells, such as ``"4GB"``, see ``Potential``.
 
     Raises:
         ModelError: see ``Model.load`` and ``Potential``.
@@ -109,12 +110,12 @@ class MekrrCalculator(Calculator):  # type: ignore[misc]
         uncertainty: bool = False,
         prior: Calculator | None = None,
         trust_code: bool = False,
+        max_memory: str | int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.potential = Potential(
-            model, backbone, dtype, device, compile, None if prior is None else Calculated(prior), trust_code
-        )
+        corrected = None if prior is None else Calculated(prior)
+        self.potential = Potential(model, backbone, dtype, device, compile, corrected, trust_code, max_memory)
         self.neighbours = SkinList(self.potential.backbone.cutoff, skin)
         self.uncertainty = uncertainty
         self._stressed = False

@@ -123,6 +123,7 @@ def evaluate_piece(potential: Potential, graph: Graph, own: int, images: Images 
     potential.model.check_species(part.numbers.unique().tolist())
     with differentiating():
         part = backbone.prepare(part).to(backbone.device, backbone.dtype)
+        part = potential.within_memory(part, potential.adds_own)
         vectors = edge_vectors(part, part.positions).detach().requires_grad_(True)
         whole = backbone.on_edges(part, vectors, potential.adds_own)
         output = BackboneOutput(whole.features[:own], None if whole.energies is None else whole.energies[:own])

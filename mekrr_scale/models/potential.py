@@ -24,8 +24,10 @@ from mekrr_scale.backbones import (
     tangents,
     trusting_code,
     with_compression,
+    within_memory,
 )
 from mekrr_scale.errors import ModelError
+from mekrr_scale.files import parse_bytes
 from mekrr_scale.kernels import Head
 from mekrr_scale.models.model import Model
 from mekrr_scale.models.posterior import Posterior, Variances
@@ -76,9 +78,12 @@ class Potential:
         compile: compile the backbone (torch.compile): a minute at the first call, then 1.6 times the
             speed with SevenNet and CHGNet on a CPU; needs a C++ compiler.
         trust_code: the checkpoint that the model names is from where you trust, if it holds code (MACE's).
+        max_memory: what the networks may take for structures, such as ``"4GB"``: those that would take more are worked
+            on in chunks. By default half of the memory that is free when a structure is predicted.
 
     Raises:
         ModelError: the backbone's identity is not the model's.
+        ConfigError: a precision or a size that is none.
     """
 
     def __init__(
@@ -90,12 +95,14 @@ class Potential:
         compile: bool = False,
         prior: Predictor | None = None,
         trust_code: bool = False,
+        max_memory: str | int | None = None,
     ) -> None:
         self.model = model if isinstance(model, Model) else Model.load(model)
         precision = precision_of(dtype)
+        self.max_memory = None if max_memory is None else parse_bytes(max_memory)  # bytes
         self._compile = compile
         with trusting_code(trust_code):
-            self._prior = self._prior_of(self.model, prior, precision, device)
+            self._prior = self._prior_of(self.model, prior, precision, device, self.max_memory)
             backbone = self._backbone_of(self.model) if backbone is None else backbone
         self.backbone = with_compression(backbone, self.model.compression).to(device, precision)
         self.model.require_backbone(self.backbone.identity().to_dict(), "the backbone given")
@@ -104,10 +111,13 @@ class Potential:
         self.references[list(self.model.baseline.species)] = self.model.baseline.energies
 
     @staticmethod
-    def _prior_of(model: Model, given: Predictor | None, dtype: torch.dtype, device: str) -> Predictor | None:
+    def _prior_of(
+        model: Model, given: Predictor | None, dtype: torch.dtype, device: str, max_memory: int | None
+    ) -> Predictor | None:
         if not (model.baseline.prior and model.prior):
             return None
-        return given or load_prior(PriorSpec.from_dict(model.prior), dtype, device, held_by=model)
+        spec = PriorSpec.from_dict(model.prior)
+        return given or load_prior(spec, dtype, device, held_by=model, max_memory=max_memory)
 
     @staticmethod
     def _backbone_of(model: Model) -> Backbone:
@@ -139,6 +149,17 @@ class Potential:
         if not self._compile:
             return self.backbone.forward
         return forward_of(self.backbone, partial(torch.compile, dynamic=True))
+
+    def within_memory(self, graph: Graph, energies: bool) -> Graph:
+        """The graph as the network may take it: in chunks, if all of it at once would take too much memory.
+
+        Args:
+            energies: whether the backbone's own are asked for.
+
+        Raises:
+            BackboneError: see ``mekrr_scale.backbones.within_memory``.
+        """
+        return within_memory(self.backbone, graph, energies, self.max_memory)
 
     @cached_property
     def head(self) -> Head:
@@ -210,7 +231,9 @@ class Potential:
         """What the kernel, the references and the backbone's own energies give, and the features."""
         positions = graph.positions.detach().clone().requires_grad_(forces or stress)
         strain = positions.new_zeros(graph.n_structures, 3, 3).requires_grad_(stress)
-        output = self._forward(graph, positions, strain if stress else None, energies=self.adds_own)
+        graph = self.within_memory(graph, self.adds_own)
+        forward = self._forward if graph.at_once is None else self.backbone.forward  # chunks are not compiled
+        output = forward(graph, positions, strain if stress else None, energies=self.adds_own)
         features = output.features.detach().cpu().double()
         values, gradient = self.head.atoms(
             output.features.detach(), graph.numbers.cpu(), graph.owner.cpu(), graph.n_structures, forces or stress
@@ -307,6 +330,7 @@ class Potential:
     def _features(self, structures: Sequence[Atoms]) -> tuple[Float64[Tensor, "atoms dim"], Graph]:
         graph = self.backbone.graph(structures)
         self.model.check_species(graph.numbers.unique().tolist())
+        graph = self.within_memory(graph, energies=False)
         with differentiating(False):
             features = self.backbone.forward(graph, graph.positions, energies=False).features.cpu().double()
         require_finite_atoms(features.isfinite().all(1), structures)

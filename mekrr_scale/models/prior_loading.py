@@ -20,12 +20,14 @@ def load_prior(
     device: str = "cpu",
     trust_code: bool = False,
     held_by: Model | None = None,
+    max_memory: int | None = None,
 ) -> Predictor:
     """What gives the energies of a prior.
 
     Args:
         trust_code: see ``Potential``.
         held_by: the model whose prior it is, which may bring it along.
+        max_memory: bytes that its network may take, see ``Potential``.
 
     Raises:
         ModelError: its file is missing or another one than the model was fitted with.
@@ -41,16 +43,16 @@ def load_prior(
         backbone = load_backbone(spec.backbone or BackboneSpec(), trust_code, held).to(device, precision_of(dtype))
         if spec.hash and backbone.identity().weight_hash != spec.hash:
             raise ModelError(f"the prior's backbone {backbone.name} has other weights than when the features were made")
-        inner = BackboneEnergies(backbone)
+        inner = BackboneEnergies(backbone, max_memory)
     elif held_by is not None and held_by.inner is not None:
-        inner = Potential(held_by.inner, dtype=dtype, device=device, trust_code=trust_code)
+        inner = Potential(held_by.inner, dtype=dtype, device=device, trust_code=trust_code, max_memory=max_memory)
     else:
         path = Path(str(spec.path))
         if not path.is_file():
             raise ModelError(f"the model corrects the model {path}, which is not there; put it back, or refit")
         if file_hash(path, "sha256") != spec.hash:
             raise ModelError(f"the prior {path} is another file than when the features were made; extract again")
-        inner = Potential(Model.load(path), dtype=dtype, device=device, trust_code=trust_code)
+        inner = Potential(Model.load(path), dtype=dtype, device=device, trust_code=trust_code, max_memory=max_memory)
     return inner if spec.entry == Entry() else Entering(inner, spec.entry)
 
 

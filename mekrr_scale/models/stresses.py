@@ -31,6 +31,7 @@ def atomic_stresses(potential: Potential, atoms: Atoms) -> Float64[Tensor, "atom
     potential.model.check_species(graph.numbers.unique().tolist())
     count = len(atoms)
     apart = replace(graph, cell=graph.cell.expand(count, 3, 3), edge_owner=graph.edge_index[0], volume=None)
+    apart = potential.within_memory(apart, potential.adds_own)
     with differentiating():
         strain = graph.positions.new_zeros(count, 3, 3).requires_grad_(True)
         output = backbone.forward(apart, graph.positions.detach().clone(), strain, energies=potential.adds_own)
