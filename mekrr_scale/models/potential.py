@@ -29,6 +29,7 @@ from mekrr_scale.backbones import (
 from mekrr_scale.errors import ModelError
 from mekrr_scale.files import parse_bytes
 from mekrr_scale.kernels import Head
+from mekrr_scale.models.dispersion import Dispersion, as_dispersion
 from mekrr_scale.models.model import Model
 from mekrr_scale.models.posterior import Posterior, Variances
 from mekrr_scale.models.prior_loading import load_prior, precision_of
@@ -80,10 +81,12 @@ class Potential:
         trust_code: the checkpoint that the model names is from where you trust, if it holds code (MACE's).
         max_memory: what the networks may take for structures, such as ``"4GB"``: those that would take more are worked
             on in chunks. By default half of the memory that is free when a structure is predicted.
+        dispersion: D3 dispersion to add, of labels that have none: a functional such as ``"pbe"``,
+            ``"pbe:d3zero"``, or a ``Dispersion``. It has no part in uncertainties.
 
     Raises:
         ModelError: the backbone's identity is not the model's.
-        ConfigError: a precision or a size that is none.
+        ConfigError: a precision or a size that is none; dftd3 is not installed, or does not know the functional.
     """
 
     def __init__(
@@ -96,10 +99,12 @@ class Potential:
         prior: Predictor | None = None,
         trust_code: bool = False,
         max_memory: str | int | None = None,
+        dispersion: Dispersion | str | None = None,
     ) -> None:
         self.model = model if isinstance(model, Model) else Model.load(model)
         precision = precision_of(dtype)
         self.max_memory = None if max_memory is None else parse_bytes(max_memory)  # bytes
+        self.dispersion = as_dispersion(dispersion)
         self._compile = compile
         with trusting_code(trust_code):
             self._prior = self._prior_of(self.model, prior, precision, device, self.max_memory)
@@ -136,8 +141,8 @@ class Potential:
 
     @property
     def corrects(self) -> bool:
-        """Whether another potential's results are added: a prior that is not the backbone itself."""
-        return self._prior is not None
+        """Whether another potential's results are added: a prior that is not the backbone itself, or dispersion."""
+        return self._prior is not None or self.dispersion is not None
 
     @property
     def adds_own(self) -> bool:
@@ -175,7 +180,7 @@ class Potential:
     ) -> Prediction:
         """Energies and, if asked for, forces and stress, by one backward sweep.
 
-        A prior mean that is not the backbone's own adds its own sweep.
+        A prior mean that is not the backbone's own, and dispersion, add their own.
 
         Args:
             neighbours: of a single structure that moves little from call to call.
@@ -216,16 +221,9 @@ class Potential:
         with differentiating(forces or stress):
             found, features = self._corrections(graph, forces, stress)
         require_finite(found, [atoms] if isinstance(atoms, Atoms) else list(atoms))
-        if self._prior is None:
-            return found, features, graph
-        prior = self._prior.predict(atoms, forces, stress)
-        whole = Prediction(
-            found.energy + prior.energy,
-            found.energies + prior.energies,
-            None if found.forces is None or prior.forces is None else found.forces + prior.forces,
-            None if found.stress is None or prior.stress is None else found.stress + prior.stress,
-        )
-        return whole, features, graph
+        for other in (self._prior, self.dispersion):
+            found = found if other is None else found.plus(other.predict(atoms, forces, stress))
+        return found, features, graph
 
     def _corrections(self, graph: Graph, forces: bool, stress: bool) -> tuple[Prediction, Float64[Tensor, "atoms dim"]]:
         """What the kernel, the references and the backbone's own energies give, and the features."""
