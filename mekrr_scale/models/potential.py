@@ -40,6 +40,7 @@ from mekrr_scale.structures import (
     Prediction,
     Predictor,
     SkinList,
+    require_electrons,
     require_finite,
     require_finite_atoms,
 )
@@ -186,7 +187,7 @@ class Potential:
             neighbours: of a single structure that moves little from call to call.
 
         Raises:
-            ModelError: a species that the model was not fitted on.
+            ModelError: a species, a charge or a spin that the model was not fitted on.
             BackboneError: a structure that the backbone cannot take.
             StructureError: no geometry, or atoms on top of each other, of which the network makes no numbers.
         """
@@ -217,7 +218,7 @@ class Potential:
             graph = self.backbone.prepare(neighbours.graph(atoms)).to(self.backbone.device, self.backbone.dtype)
         else:
             graph = self.backbone.graph([atoms] if isinstance(atoms, Atoms) else list(atoms))
-        self.model.check_species(graph.numbers.unique().tolist())
+        self._check(graph, [atoms] if isinstance(atoms, Atoms) else atoms)
         with differentiating(forces or stress):
             found, features = self._corrections(graph, forces, stress)
         require_finite(found, [atoms] if isinstance(atoms, Atoms) else list(atoms))
@@ -246,6 +247,12 @@ class Potential:
         found = -slopes[0].cpu().double() if forces else None
         strained = graph.stress(slopes[1]) if stress else None
         return Prediction(energy, energies, found, strained), features
+
+    def _check(self, graph: Graph, structures: Sequence[Atoms]) -> None:
+        """Refuse what the model was not fitted to."""
+        self.model.check_species(graph.numbers.unique().tolist())
+        for atoms in structures if self.model.electrons is not None else ():
+            require_electrons(self.model.electrons or {}, atoms, self.backbone.takes)
 
     def is_isolated(self, atoms: Atoms) -> bool:
         """Whether a structure is one atom without neighbours, its own images included: a reference, no example.
@@ -327,7 +334,7 @@ class Potential:
 
     def _features(self, structures: Sequence[Atoms]) -> tuple[Float64[Tensor, "atoms dim"], Graph]:
         graph = self.backbone.graph(structures)
-        self.model.check_species(graph.numbers.unique().tolist())
+        self._check(graph, structures)
         graph = self.within_memory(graph, energies=False)
         with differentiating(False):
             features = self.backbone.forward(graph, graph.positions, energies=False).features.cpu().double()

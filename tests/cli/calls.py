@@ -39,6 +39,7 @@ CALLS = {
             "--prior": "chgnet", "--compress": "9", "--residual": "1e-3", "--basis": "common --compress 8",
             "--prior-species-map": "Si:Ge", "--prior-length-scale": "0.9", "--prior-energy-key": "other",
             "--prior-forces-key": "f", "--prior-units": "kcal/mol", "--group-key": "run", "--unlabelled": "",
+            "--ignore-charge": "",
             "--on-duplicate": "newest", "--shard-work": "9", "--workers": "3", "--config-key": "kind",
             "--device": "cpu:0", "--seed": "3", "--timeout": "9",
         },
