@@ -9,7 +9,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # mace-torch needs e3nn 0.4, sevenn 0.6: each has an environment of its own
 MACE_VENV ?= .venv-mace
 # all extras that can live together
-TESTED = chgnet,sevennet,torch-sim,lammps,metatomic,ipi,papers,check,matcalc,test
+TESTED = chgnet,sevennet,torch-sim,lammps,metatomic,ipi,papers,check,dispersion,matcalc,test
 EXTRAS = $(TESTED),docs,dev
 MATRIX = 3.11 3.12 3.13 lowest
 MATRIX_VENV ?= .venv-matrix

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from mekrr_scale.backbones.base import identity_of as identity_of
     from mekrr_scale.backbones.base import weight_hash as weight_hash
     from mekrr_scale.backbones.chgnet import Chgnet as Chgnet
+    from mekrr_scale.backbones.chunks import of_rows as of_rows
+    from mekrr_scale.backbones.chunks import rows_of as rows_of
+    from mekrr_scale.backbones.chunks import sum_rows as sum_rows
     from mekrr_scale.backbones.compressed import Compressed as Compressed
     from mekrr_scale.backbones.compressed import forward_of as forward_of
     from mekrr_scale.backbones.compressed import with_compression as with_compression
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from mekrr_scale.backbones.invariants import Invariants as Invariants
     from mekrr_scale.backbones.mace import Mace as Mace
     from mekrr_scale.backbones.mace import save_mace as save_mace
+    from mekrr_scale.backbones.memory import within_memory as within_memory
     from mekrr_scale.backbones.output import BackboneOutput as BackboneOutput
     from mekrr_scale.backbones.output import Network as Network
     from mekrr_scale.backbones.registry import available_backbones as available_backbones
@@ -63,8 +67,10 @@ else:
             "derivatives": ["Directions", "TangentOutput", "tangents", "tangents_of_each"],
             "dimenet": ["Dimenet", "new_dimenet", "save_dimenet"],
             "chgnet": ["Chgnet"],
+            "chunks": ["of_rows", "rows_of", "sum_rows"],
             "energies": ["BackboneEnergies"],
             "mace": ["Mace", "save_mace"],
+            "memory": ["within_memory"],
             "output": ["BackboneOutput", "Network"],
             "registry": ["available_backbones", "load_backbone", "new_backbone", "packages_of"],
             "rescaled": ["Rescaled", "Scaling", "save_backbone", "unscaled", "weights_of"],

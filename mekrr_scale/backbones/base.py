@@ -56,6 +56,8 @@ class Backbone(ABC):
     options: tuple[tuple[str, str], ...] = ()
     spec: Mapping[str, str | int] = MappingProxyType({})  # how `load_backbone` makes it again; empty: nothing tells
     origin: Origin | None = None  # what a checkpoint of another project says besides sizes and weights
+    in_chunks: bool = False  # whether ``on_edges`` heeds ``graph.at_once``, by sums of ``chunks``
+    takes: frozenset[str] = frozenset()  # what it sees of a structure besides its geometry: "charge", "spin"
     coded: bool = False  # whether code out of its checkpoint was run, on the user's word
 
     @final

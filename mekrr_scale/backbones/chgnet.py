@@ -13,6 +13,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, cast, final, get_args
 
 import torch
@@ -20,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mekrr_scale.backbones.base import Backbone
+from mekrr_scale.backbones.chunks import RowFunction, Rows, of_rows, rows_of, sum_rows
 from mekrr_scale.backbones.linearized_chgnet import Embedded, LinearizedChgnet, Links, Parts, linearized_chgnet
 from mekrr_scale.backbones.output import BackboneOutput
 from mekrr_scale.backbones.spec import Architecture, layers_of
@@ -51,6 +53,7 @@ class Chgnet(Backbone):
     """
 
     name = "chgnet"
+    in_chunks = True
     per_bond, per_angle = BONDS, ANGLES
 
     def __init__(self, layer: str = "conv3", version: str | None = None, checkpoint: Source | None = None) -> None:
@@ -116,24 +119,23 @@ class Chgnet(Backbone):
         lengths = vectors.norm(dim=1)
         bond_lengths = lengths[links.bond_edge]
         basis = net.bond_basis_expansion
-        radial = _radial(basis.rbf_expansion_ag, bond_lengths)
-        atom_gate = net.bond_weights_ag(radial)[links.edge_bond]
+        radial = of_rows(graph, partial(_radial, basis.rbf_expansion_ag), (bond_lengths, None))
+        atom_gate = rows_of(graph, net.bond_weights_ag(radial), links.edge_bond)
         bond_gate = net.bond_weights_bg(_radial(basis.rbf_expansion_bg, bond_lengths))
-        bond_gate = bond_gate[links.angle_bond] * bond_gate[links.angle_other]
+        bond_gate = of_rows(graph, torch.mul, (bond_gate, links.angle_bond), (bond_gate, links.angle_other))
         units = vectors / lengths[:, None]
-        # the wheel's bond vectors point the other way, which leaves their angles unchanged
-        cosine = (units[links.angle_edge] * units[links.angle_other_edge]).sum(1) * (1 - 1e-6)
-        angle = net.angle_embedding(_fourier(net.angle_basis_expansion.fourier_expansion, cosine.acos()))
+        ends: list[Rows] = [(units, links.angle_edge), (units, links.angle_other_edge)]
+        angle = of_rows(graph, self._embedded_angle, *ends)
         atom = net.atom_embedding(graph.numbers - 1)
         bond = net.bond_embedding(radial)
         found: dict[str, Tensor] = {}
         updates = self._updates(energies)
-        sums = _Sums(links, centre, basis, bond_lengths, len(atom))
+        sums = _Sums(graph, links, basis, bond_lengths, len(atom))
         for depth, conv in enumerate(net.atom_conv_layers):
             if not energies and self._chosen[-1] in found:
                 break
-            message = conv.twoBody_atom(torch.cat([atom[centre], bond[links.edge_bond], atom[neighbour]], 1))
-            atom = atom + conv.mlp_out(_sum_by(message * atom_gate, centre, len(atom)))
+            around: list[Rows] = [(atom, centre), (bond, links.edge_bond), (atom, neighbour), atom_gate]
+            atom = atom + conv.mlp_out(sum_rows(graph, centre, len(atom), _gated(conv.twoBody_atom), *around))
             last = depth == len(net.atom_conv_layers) - 1
             if last and net.readout_norm is not None:
                 atom = net.readout_norm(atom)
@@ -142,14 +144,21 @@ class Chgnet(Backbone):
                 break
             if not last:
                 update, turn = net.bond_conv_layers[depth], net.angle_layers[depth]
-                message = update.twoBody_bond(_angle_input(bond, angle, atom, links)) * bond_gate
-                bond = bond + update.mlp_out(_sum_by(message, links.angle_bond, len(bond)))
+                gated = _gated(update.twoBody_bond)
+                inputs = [*_angle_input(bond, angle, atom, links), (bond_gate, None)]
+                bond = bond + update.mlp_out(sum_rows(graph, links.angle_bond, len(bond), gated, *inputs))
                 if depth + 1 < updates or f"angle{depth + 1}" in self._chosen:  # nothing else asks for the angles
-                    angle = angle + turn.twoBody_bond(_angle_input(bond, angle, atom, links))
+                    angle = angle + of_rows(graph, _joined(turn.twoBody_bond), *_angle_input(bond, angle, atom, links))
                 found |= sums.of(self._chosen, depth + 1, bond, angle)
         chosen = [found[part] for part in self._chosen]  # of one layer itself: bits of gradients
         features = chosen[0] if len(chosen) == 1 else torch.cat(chosen, 1)
         return BackboneOutput(features, self._site_energies(graph, atom) if energies else None)
+
+    def _embedded_angle(self, unit: Float[Tensor, "angles 3"], other: Float[Tensor, "angles 3"]) -> Tensor:
+        """Of the directions of two bonds; the wheel's point the other way, which leaves angles unchanged."""
+        net = cast(Any, self.module)
+        cosine = (unit * other).sum(1) * (1 - 1e-6)
+        return cast(Tensor, net.angle_embedding(_fourier(net.angle_basis_expansion.fourier_expansion, cosine.acos())))
 
     def _updates(self, energies: bool) -> int:
         """How many times bonds are updated."""
@@ -197,8 +206,8 @@ class Chgnet(Backbone):
 class _Sums:
     """What the bonds and angles of each atom sum to, each with a weight that vanishes smoothly at its cutoff."""
 
+    graph: Graph
     links: Links
-    centre: Int[Tensor, " edges"]
     basis: Any
     bond_lengths: Float[Tensor, " bonds"]
     n_atoms: int
@@ -208,12 +217,43 @@ class _Sums:
         found, links = {}, self.links
         if f"bond{depth}" in chosen:
             weight = _envelope(self.basis.rbf_expansion_ag, self.bond_lengths[:, None])
-            found[f"bond{depth}"] = _sum_by((bond * weight)[links.edge_bond], self.centre, self.n_atoms) / BONDS
+            weighted: list[Rows] = [(bond * weight, links.edge_bond)]
+            found[f"bond{depth}"] = self._sum(self.graph.edge_index[0], _same, weighted) / BONDS
         if f"angle{depth}" in chosen:
             weight = _envelope(self.basis.rbf_expansion_bg, self.bond_lengths[:, None])
-            pairs = angle * (weight[links.angle_bond] * weight[links.angle_other])
-            found[f"angle{depth}"] = _sum_by(pairs, links.angle_centre, self.n_atoms) / ANGLES
+            pairs: list[Rows] = [(angle, None), (weight, links.angle_bond), (weight, links.angle_other)]
+            found[f"angle{depth}"] = self._sum(links.angle_centre, _weighted, pairs) / ANGLES
         return found
+
+    def _sum(self, index: Int[Tensor, " rows"], function: RowFunction, inputs: Sequence[Rows]) -> Tensor:
+        return sum_rows(self.graph, index, self.n_atoms, function, *inputs)
+
+
+def _same(values: Tensor) -> Tensor:
+    return values
+
+
+def _weighted(angle: Tensor, weight: Tensor, other: Tensor) -> Tensor:
+    return angle * (weight * other)
+
+
+def _gated(layer: nn.Module) -> RowFunction:
+    """A layer of several inputs side by side, times the last one."""
+
+    def gated(*inputs: Tensor) -> Tensor:
+        message: Tensor = layer(torch.cat(inputs[:-1], 1))
+        return message * inputs[-1]
+
+    return gated
+
+
+def _joined(layer: nn.Module) -> RowFunction:
+    """A layer of several inputs side by side."""
+
+    def joined(*inputs: Tensor) -> Tensor:
+        return cast(Tensor, layer(torch.cat(inputs, 1)))
+
+    return joined
 
 
 def _links(graph: Graph, bond_cutoff: float) -> Links:
@@ -255,12 +295,8 @@ def _bonds(graph: Graph) -> tuple[Int[Tensor, " edges"], Int[Tensor, " bonds"]]:
     return edge_bond, bond_edge.scatter_reduce(0, edge_bond, edges, "amin")
 
 
-def _angle_input(bond: Tensor, angle: Tensor, atom: Tensor, links: Links) -> Tensor:
-    return torch.cat([bond[links.angle_bond], bond[links.angle_other], angle, atom[links.angle_centre]], 1)
-
-
-def _sum_by(values: Tensor, index: Tensor, size: int) -> Tensor:
-    return torch.zeros(size, values.shape[1], dtype=values.dtype, device=values.device).index_add(0, index, values)
+def _angle_input(bond: Tensor, angle: Tensor, atom: Tensor, links: Links) -> list[Rows]:
+    return [(bond, links.angle_bond), (bond, links.angle_other), (angle, None), (atom, links.angle_centre)]
 
 
 def _radial(basis: Any, lengths: Float[Tensor, " bonds"]) -> Float[Tensor, "bonds radial"]:

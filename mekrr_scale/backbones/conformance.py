@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -23,9 +24,9 @@ def check_backbone(backbone: Backbone, elements: tuple[str, str] = ("Si", "O")) 
 
     Covers: invariance (rotation, translation, permutation, periodic images), locality, a batch equals its
     members one by one, gradients and tangents (both modes) against finite differences, a piece of a
-    structure with the atoms around it (as one rank of a simulation sees it), an isolated atom, a one-atom
-    cell smaller than the cutoff, unknown species, blocks and identity, new weights of the same
-    architecture, copied species.
+    structure with the atoms around it (as one rank of a simulation sees it), chunks of edges where it works
+    in chunks, an isolated atom, a one-atom cell smaller than the cutoff, unknown species, blocks and
+    identity, new weights of the same architecture, copied species.
 
     Raises:
         BackboneError: names the check that failed and by how much.
@@ -42,6 +43,7 @@ def check_backbone(backbone: Backbone, elements: tuple[str, str] = ("Si", "O")) 
     _check_special_structures(backbone, structure, reference, elements[0])
     _check_derivatives(backbone, structure)
     _check_halo(backbone, structure)
+    _check_chunks(backbone, structure)
     _check_description(backbone)
     _check_architecture(backbone, structure, elements)
 
@@ -155,6 +157,32 @@ def _check_halo(backbone: Backbone, structure: Atoms) -> None:
     _check_hops(backbone, part, False)
     if energies:
         _check_hops(backbone, part, True)
+
+
+def _check_chunks(backbone: Backbone, structure: Atoms) -> None:
+    """In chunks of some edges all is as it is at once, derivatives by positions and strain too."""
+    if not backbone.in_chunks:
+        return
+    graph = backbone.graph(structure)
+    whole = _with_slopes(backbone, graph)
+    for at_once in (7, graph.edge_index.shape[1] + 1):
+        parts = _with_slopes(backbone, replace(graph, at_once=at_once))
+        for name, found, expected in zip(("values", "forces", "strain slopes"), parts, whole, strict=True):
+            _close(f"{name} in chunks of {at_once} edges", found, expected, 1e-9)
+    alone = replace(backbone.graph(Atoms(structure.numbers[:1], positions=[(0.0, 0.0, 0.0)])), at_once=7)
+    plain = backbone.forward(replace(alone, at_once=None), alone.positions).features
+    _same("an isolated atom in chunks", backbone.forward(alone, alone.positions).features, plain)
+
+
+def _with_slopes(backbone: Backbone, graph: Graph) -> tuple[Tensor, Tensor, Tensor]:
+    """All that is given of a graph, and derivatives of a sum of it by positions and strain."""
+    positions = graph.positions.clone().requires_grad_(True)
+    strain = positions.new_zeros(graph.n_structures, 3, 3).requires_grad_(True)
+    found = backbone.forward(graph, positions, strain, backbone.has_energy)
+    values = torch.cat([found.features, *([] if found.energies is None else [found.energies[:, None]])], 1)
+    seed = torch.randn(values.shape, generator=torch.Generator().manual_seed(4), dtype=values.dtype)
+    by_positions, by_strain = torch.autograd.grad(values, [positions, strain], seed)
+    return values.detach(), by_positions, by_strain
 
 
 def _check_hops(backbone: Backbone, graph: Graph, energies: bool) -> None:

@@ -10,6 +10,7 @@ import torch
 from ase import Atoms
 
 from mekrr_scale.backbones.base import Backbone
+from mekrr_scale.backbones.memory import within_memory
 from mekrr_scale.backbones.surroundings import differentiating
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.structures import Graph, Prediction, require_finite
@@ -20,11 +21,15 @@ from mekrr_scale.structures import Graph, Prediction, require_finite
 class BackboneEnergies:
     """A backbone's own potential.
 
+    Args:
+        max_memory: bytes that the network may take, see ``within_memory``.
+
     Raises:
         ConfigError: it gives no energies.
     """
 
     backbone: Backbone
+    max_memory: int | None = None
 
     def __post_init__(self) -> None:
         if not self.backbone.has_energy:
@@ -39,6 +44,7 @@ class BackboneEnergies:
     def _predict(self, graph: Graph, forces: bool, stress: bool) -> Prediction:
         positions = graph.positions.detach().clone().requires_grad_(forces or stress)
         strain = positions.new_zeros(graph.n_structures, 3, 3).requires_grad_(stress)
+        graph = within_memory(self.backbone, graph, True, self.max_memory)
         output = self.backbone.forward(graph, positions, strain if stress else None)
         energy = output.energy(graph)
         assert output.energies is not None

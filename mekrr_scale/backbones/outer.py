@@ -20,7 +20,7 @@ class Outer(Backbone):
         self.inner = inner
         self.name, self.version, self.layer = inner.name, inner.version, inner.layer
         self.cutoff, self.dim, self.species, self.options = inner.cutoff, inner.dim, inner.species, inner.options
-        self.module = inner.module
+        self.module, self.in_chunks, self.takes = inner.module, inner.in_chunks, inner.takes
 
     @property
     def has_energy(self) -> bool:

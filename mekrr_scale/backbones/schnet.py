@@ -8,6 +8,7 @@ the second interaction MEKRR uses (arXiv 2306.01589, section 4).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast, final
 
@@ -16,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mekrr_scale.backbones.base import Backbone
+from mekrr_scale.backbones.chunks import Rows, of_rows, sum_rows
 from mekrr_scale.backbones.output import BackboneOutput
 from mekrr_scale.backbones.weights import Sizes, Source, WeightsFile, save
 from mekrr_scale.errors import BackboneError, suggestion
@@ -43,6 +45,7 @@ class Schnet(Backbone):
     """
 
     name = "schnet"
+    in_chunks = True
 
     def __init__(
         self, checkpoint: Source | WeightsFile, layer: str = "interaction2", max_neighbors: int | None = None
@@ -96,14 +99,14 @@ class Schnet(Backbone):
         net = cast(Any, self.module)
         centre, neighbour = graph.edge_index
         lengths = vectors.norm(dim=1)
-        smeared = net.distance_expansion(lengths)
+        smeared = of_rows(graph, net.distance_expansion, (lengths, None))
         cosine = 0.5 * (torch.cos(lengths * torch.pi / self.cutoff) + 1.0)
         atom = net.embedding(graph.numbers)
         features = atom
         for depth, block in enumerate(net.interactions):
-            filters = block.mlp(smeared) * cosine[:, None]
-            messages = block.conv.lin1(atom)[neighbour] * filters
-            summed = messages.new_zeros(len(atom), messages.shape[1]).index_add(0, centre, messages)
+            sent = block.conv.lin1(atom)
+            inputs: list[Rows] = [(smeared, None), (cosine, None), (sent, neighbour)]
+            summed = sum_rows(graph, centre, len(atom), partial(_messages, block.mlp), *inputs)
             atom = atom + block.lin(block.act(block.conv.lin2(summed)))
             if depth + 1 == self._depth:
                 features = atom
@@ -112,6 +115,12 @@ class Schnet(Backbone):
         site = net.lin2(net.act(net.lin1(atom)))[:, 0]
         offset = self._mean / graph.n_atoms[graph.owner]  # the normaliser's mean is per structure
         return BackboneOutput(features, site * self._std + offset.to(site.dtype))
+
+
+def _messages(filters: nn.Module, smeared: Tensor, cosine: Float[Tensor, " edges"], sent: Tensor) -> Tensor:
+    """What each neighbour sends, through a filter that depends on its distance."""
+    through: Tensor = filters(smeared) * cosine[:, None]
+    return sent * through
 
 
 def new_schnet(sizes: Sizes, layer: str = "interaction2") -> Schnet:

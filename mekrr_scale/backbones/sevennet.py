@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict, cast, final
 
@@ -18,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mekrr_scale.backbones.base import Backbone
+from mekrr_scale.backbones.chunks import Rows, sum_rows
 from mekrr_scale.backbones.invariants import Invariants, require_channels
 from mekrr_scale.backbones.linearized_sevennet import Linearized, Stage, linearized
 from mekrr_scale.backbones.messages import Coupling
@@ -56,6 +58,7 @@ class Sevennet(Backbone):
     """
 
     name = "sevennet"
+    in_chunks = True
 
     def __init__(
         self,
@@ -135,7 +138,7 @@ class Sevennet(Backbone):
         found: list[Tensor] = []
         for stage in self._stages(energies):
             if stage.convolution is not None:
-                data["x"] = _convolve(stage.convolution, data)
+                data["x"] = _convolve(graph, stage.convolution, data)
             data, features = self._through(stage, data)
             found += features
         return BackboneOutput(torch.cat(found, 1), data["atomic_energy"][:, 0] if energies else None)
@@ -205,13 +208,18 @@ class Sevennet(Backbone):
         return [(name, m) for name, m in modules.items() if name not in ("reduce_total_enegy", "force_output")]
 
 
-def _convolve(module: Any, data: dict[str, Tensor]) -> Tensor:
-    """The module's convolution, with a sum that can be vectorised over directions."""
+def _convolve(graph: Graph, module: Any, data: dict[str, Tensor]) -> Tensor:
+    """The module's convolution, with a sum that can be vectorised over directions, or made in chunks."""
     centre, neighbour = data["edge_index"]
-    weight = module.weight_nn(data["edge_embedding"])
-    message = module.convolution(data["x"][neighbour], data["edge_attr"], weight)
-    total = message.new_zeros(len(data["x"]), message.shape[1]).index_add(0, centre, message)
+    embedding, harmonics, sent = data["edge_embedding"], data["edge_attr"], data["x"]
+    inputs: list[Rows] = [(embedding, None), (harmonics, None), (sent, neighbour)]
+    total = sum_rows(graph, centre, len(sent), partial(_messages, module), *inputs)
     return cast(Tensor, total / module.denominator)
+
+
+def _messages(module: Any, embedding: Tensor, harmonics: Tensor, sent: Tensor) -> Tensor:
+    weight = module.weight_nn(embedding)
+    return cast(Tensor, module.convolution(sent, harmonics, weight))
 
 
 def _invariants(module: nn.Module, kind: InvariantKind, number: int) -> Invariants:

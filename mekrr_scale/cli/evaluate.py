@@ -15,12 +15,14 @@ from mekrr_scale.cli.frames import frame_count
 from mekrr_scale.cli.job import job, job_bar
 from mekrr_scale.cli.options import (
     CHOICE,
+    D3,
     EXIT_CODES,
     Device,
     EnergyKey,
     ForcesKey,
     Format,
     JsonFile,
+    MaxMemory,
     ModelFile,
     Overwrite,
     StressKey,
@@ -32,7 +34,7 @@ from mekrr_scale.cli.options import (
     label_keys,
 )
 from mekrr_scale.errors import ConfigError, ModelError, StructureError
-from mekrr_scale.files import split_frames
+from mekrr_scale.files import parse_bytes, split_frames
 from mekrr_scale.outputs import FIGURE, PAGE, REPORT, check_outputs, figure_of, write_report
 from mekrr_scale.progress import LOGGER, Progress
 
@@ -76,6 +78,8 @@ def evaluate(
         str | None, typer.Option(help="info key of sets whose energies are told apart, with and without a shift")
     ] = None,
     device: Device = "cpu",
+    max_memory: MaxMemory = None,
+    d3: D3 = None,
     workers: Workers = None,
     timeout: Timeout = 1800.0,
     overwrite: Overwrite = False,
@@ -99,7 +103,8 @@ def evaluate(
     stores = [path for path in data if (path / "manifest.json").exists()]
     if stores and len(data) > 1:
         raise ConfigError(f"{stores[0]} is a store, which is evaluated alone; give one store, or files of structures")
-    pairs = [_loaded(model, data, chosen), *(_pair(text, chosen) for text in transfer or [])]
+    prediction = _Prediction(chosen, None if max_memory is None else parse_bytes(max_memory), d3)
+    pairs = [_loaded(model, data, prediction), *(_pair(text, prediction) for text in transfer or [])]
     if transfer_plot is not None and len(pairs) == 1:
         raise ConfigError("--transfer-plot draws a table of models and data; name others with --transfer MODEL:DATA")
     keys = label_keys(energy_key, forces_key, stress_key, units)
@@ -113,13 +118,27 @@ def evaluate(
 
 
 @dataclass(frozen=True)
+class _Prediction:
+    """How models predict."""
+
+    device: str
+    max_memory: int | None  # bytes
+    d3: str | None
+
+    def potential(self, model: Model) -> Potential:
+        from mekrr_scale.models import Potential
+
+        return Potential(model, device=self.device, max_memory=self.max_memory, dispersion=self.d3)
+
+
+@dataclass(frozen=True)
 class Loaded:
     """A model, the data that go with it, and its potential, loaded when structures ask for it."""
 
     path: Path
     model: Model
     data: Sequence[Path]
-    device: str
+    prediction: _Prediction
 
     @property
     def name(self) -> str:
@@ -128,9 +147,7 @@ class Loaded:
 
     @cached_property
     def potential(self) -> Potential:
-        from mekrr_scale.models import Potential
-
-        return Potential(self.model, device=self.device)
+        return self.prediction.potential(self.model)
 
 
 @dataclass(frozen=True)
@@ -171,9 +188,13 @@ class _Comparison:
 
         asked = loaded.model.posterior is not None if uncertainty is None else uncertainty
         if data[0].is_dir() and not is_deepmd(data[0]):
+            if loaded.prediction.d3 is not None:
+                raise ConfigError(f"--d3: {data[0]} is a store, which holds no positions; evaluate structures")
             store = FeatureStore(data[0])
             self.progress.stage("evaluate", store.n_structures)
-            return evaluate_store(loaded.model, store, self.progress, asked, self.group, device=loaded.device)
+            return evaluate_store(
+                loaded.model, store, self.progress, asked, self.group, device=loaded.prediction.device
+            )
         potential, given = loaded.potential, data[0] if len(data) == 1 else data
         self.progress.stage("evaluate", frame_count(data, self.format))
         return evaluate(
@@ -197,20 +218,20 @@ class _Comparison:
         return transfer_table([pair.path.name for pair in pairs], [pair.name for pair in pairs], found)
 
 
-def _loaded(model: Path, data: Sequence[Path], device: str) -> Loaded:
+def _loaded(model: Path, data: Sequence[Path], prediction: _Prediction) -> Loaded:
     from mekrr_scale.models import Model
 
-    return Loaded(model, Model.load(model), data, device)
+    return Loaded(model, Model.load(model), data, prediction)
 
 
-def _pair(text: str, device: str) -> Loaded:
+def _pair(text: str, prediction: _Prediction) -> Loaded:
     """A model and data, as MODEL:DATA."""
     model, _, data = text.partition(":")
     if not model or not data:
         raise ConfigError(f"--transfer {text!r}: write MODEL:DATA, e.g. pt553.mekrr:pt553.xyz")
     if not split_frames(data)[0].exists():
         raise ConfigError(f"--transfer {text!r}: there is no {data}")
-    return _loaded(Path(model), [Path(data)], device)
+    return _loaded(Path(model), [Path(data)], prediction)
 
 
 def deliver(found: Evaluation, of: Loaded, figures: Figures, table: TransferTable | None) -> None:

@@ -101,6 +101,10 @@ def extract(
         typer.Option(help="where labels of one geometry differ between files: error, take the newest, or keep all"),
     ] = "error",
     unlabelled: Annotated[bool, typer.Option(help="take structures without an energy too")] = False,
+    ignore_charge: Annotated[
+        bool,
+        typer.Option("--ignore-charge", help="take frames of several charges or spins, which features do not know"),
+    ] = False,
     format: Format = None,
     device: Device = "cpu",
     workers: Workers = None,
@@ -150,6 +154,7 @@ def extract(
         config_key=config_key,
         on_duplicate=on_duplicate,
         need_energy=not unlabelled,
+        ignore_charge=ignore_charge,
         format=format,
         seed=seed,
         prior=source,

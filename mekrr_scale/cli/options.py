@@ -57,6 +57,16 @@ Device = Annotated[
 Workers = Annotated[
     int | None, typer.Option(help="processes side by side on a CPU; default: one for each core that may be used")
 ]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(
+        help="what networks may take for a structure, e.g. 4GB: larger ones go in chunks; default: half of what is free"
+    ),
+]
+D3 = Annotated[
+    str | None,
+    typer.Option(help="add D3 dispersion of a functional to a model whose labels have none, e.g. pbe; or pbe:d3zero"),
+]
 EnergyKey = Annotated[str | None, typer.Option(help="info key of the energy; default: ASE's (force-consistent) energy")]
 ForcesKey = Annotated[str | None, typer.Option(help="array key of the forces; default: ASE's, without constraints")]
 StressKey = Annotated[str | None, typer.Option(help="info key of the stress; default: ASE's")]

@@ -11,9 +11,11 @@ from mekrr_scale.cli.console import progress_bar, say
 from mekrr_scale.cli.frames import frame_count, write_frames
 from mekrr_scale.cli.options import (
     CHOICE,
+    D3,
     EXIT_CODES,
     Device,
     Format,
+    MaxMemory,
     ModelFile,
     Overwrite,
     Workers,
@@ -37,6 +39,8 @@ def predict(
     uncertainty: Annotated[bool, typer.Option("--uncertainty", help="and how sure they are")] = False,
     format: Format = None,
     device: Device = "cpu",
+    max_memory: MaxMemory = None,
+    d3: D3 = None,
     workers: Workers = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -57,7 +61,7 @@ def predict(
 
     check_outputs([(output, FRAMES, "--output")], [model, *structures], overwrite)
     failed: list[MekrrError] = []
-    potential = Potential(Model.load(model), device=device_of(device))
+    potential = Potential(Model.load(model), device=device_of(device), max_memory=max_memory, dispersion=d3)
     with progress_bar() as bar:
         bar.stage("predict", frame_count(structures, format))
         frames = predict(potential, structures, forces, bar, uncertainty, format, failed, workers=workers)

@@ -10,7 +10,7 @@ import typer
 
 from mekrr_scale.cli.console import draw, progress_bar, say
 from mekrr_scale.cli.frames import start_frame, start_frames
-from mekrr_scale.cli.options import CHOICE, EXIT_CODES, Device, ModelFile, Overwrite, commands, device_of
+from mekrr_scale.cli.options import CHOICE, D3, EXIT_CODES, Device, MaxMemory, ModelFile, Overwrite, commands, device_of
 from mekrr_scale.errors import ConfigError, SimulationError
 from mekrr_scale.outputs import FIGURE, STREAM, STRUCTURE, check_outputs, figure_of
 from mekrr_scale.simulation import Ensemble
@@ -53,6 +53,8 @@ def md(
     dtype: Dtype = "float32",
     compile: Annotated[bool, typer.Option("--compile", help="compile the backbone; pays in long runs")] = False,
     device: Device = "cpu",
+    max_memory: MaxMemory = None,
+    d3: D3 = None,
     seed: Annotated[int, typer.Option(help="random seed of velocities and thermostat")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
@@ -78,7 +80,8 @@ def md(
     atoms = start_frame(structure[0])
     try:
         with progress_bar("steps") as bar:
-            report = run_md(atoms, _calculator(model, dtype, device, compile), output, plan, bar, overwrite)
+            calculator = _calculator(model, dtype, device, max_memory, d3, compile)
+            report = run_md(atoms, calculator, output, plan, bar, overwrite)
     except SimulationError as error:
         _draw_run(plot, output, plan, error.beyond)
         raise
@@ -114,6 +117,8 @@ def relax(
     plot: Annotated[Path | None, typer.Option(help="figure of energies and largest forces, step by step")] = None,
     dtype: Dtype = "float32",
     device: Device = "cpu",
+    max_memory: MaxMemory = None,
+    d3: D3 = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Relax structures, and their cells if asked for; several go into one file, in order.
@@ -141,7 +146,8 @@ def relax(
     bounds = _bounds(max_force, max_uncertainty, max_grade, 1)
     courses = [RelaxCourse() for _ in frames]
     try:
-        _relax_all(frames, courses, _calculator(model, dtype, device), output, trajectory, force, steps, cell, bounds)
+        calculator = _calculator(model, dtype, device, max_memory, d3)
+        _relax_all(frames, courses, calculator, output, trajectory, force, steps, cell, bounds)
     except SimulationError:
         _draw_relaxations(plot, courses, force)
         raise
@@ -209,11 +215,11 @@ def _bounds(force: float, uncertainty: float, grade: float, every: int) -> Bound
     return Bounds(force or None, uncertainty / 1e3 or None, grade or None, every)
 
 
-def _calculator(model: Path, dtype: str, device: str, compile: bool = False) -> MekrrCalculator:
-    import torch
-
+def _calculator(
+    model: Path, dtype: str, device: str, max_memory: str | None, d3: str | None, compile: bool = False
+) -> MekrrCalculator:
     from mekrr_scale.models import MekrrCalculator
 
     return MekrrCalculator(
-        model, dtype=torch.float64 if dtype == "float64" else torch.float32, device=device_of(device), compile=compile
+        model, dtype=dtype, device=device_of(device), compile=compile, max_memory=max_memory, dispersion=d3
     )

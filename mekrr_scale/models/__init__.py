@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mekrr_scale.models.containing import self_contained as self_contained
     from mekrr_scale.models.described import kernel_text as kernel_text
     from mekrr_scale.models.described import summary as summary
+    from mekrr_scale.models.dispersion import Dispersion as Dispersion
     from mekrr_scale.models.limits import ADVICE as ADVICE
     from mekrr_scale.models.limits import Limits as Limits
     from mekrr_scale.models.limits import require_bound as require_bound
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from mekrr_scale.models.potential import Potential as Potential
     from mekrr_scale.models.potential import Uncertainty as Uncertainty
     from mekrr_scale.models.potential import as_potential as as_potential
-    from mekrr_scale.models.potential import load_prior as load_prior
+    from mekrr_scale.models.prior_loading import load_prior as load_prior
     from mekrr_scale.models.priors import PriorSpec as PriorSpec
     from mekrr_scale.models.sets import PerAtom as PerAtom
     from mekrr_scale.models.sets import SetCalibration as SetCalibration
@@ -58,6 +59,7 @@ else:
             "baselines": ["Baseline", "fit_baseline"],
             "calculator": ["MekrrCalculator", "PredictorCalculator", "as_calculator"],
             "choices": ["BaselineKind", "Document", "JSON", "PriorKind", "WhiteningMethod"],
+            "dispersion": ["Dispersion"],
             "model": ["Model", "load_model", "sample_document"],
             "pieces": ["Images", "PieceResult", "check_pieces", "energy_uncertainty", "evaluate_piece"],
             "posterior": [
@@ -70,7 +72,8 @@ else:
                 "posterior_factor",
                 "raw_variance",
             ],
-            "potential": ["Potential", "Uncertainty", "as_potential", "load_prior"],
+            "potential": ["Potential", "Uncertainty", "as_potential"],
+            "prior_loading": ["load_prior"],
             "priors": ["PriorSpec"],
             "sets": ["PerAtom", "SetCalibration", "SetSums"],
             "whitening": ["Whitening", "WhiteningBlock", "whiten"],

@@ -16,6 +16,7 @@ from numpy import ndarray
 
 from mekrr_scale.backbones import Backbone
 from mekrr_scale.errors import ModelError
+from mekrr_scale.models.dispersion import Dispersion
 from mekrr_scale.models.model import Model
 from mekrr_scale.models.potential import Potential
 from mekrr_scale.models.stresses import atomic_stresses
@@ -91,6 +92,8 @@ class MekrrCalculator(Calculator):  # type: ignore[misc]
         uncertainty: also give ``energy_uncertainty`` (eV, 68 %), ``energies_uncertainty`` (per atom) and
             ``extrapolation`` (grade of each atom; above 1 is outside of the training data).
         trust_code: see ``Potential``.
+        max_memory: what the network may take for large cells, such as ``"4GB"``, see ``Potential``.
+        dispersion: D3 dispersion to add, of labels that have none: a functional, or a ``Dispersion``.
 
     Raises:
         ModelError: see ``Model.load`` and ``Potential``.
@@ -109,11 +112,14 @@ class MekrrCalculator(Calculator):  # type: ignore[misc]
         uncertainty: bool = False,
         prior: Calculator | None = None,
         trust_code: bool = False,
+        max_memory: str | int | None = None,
+        dispersion: Dispersion | str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        corrected = None if prior is None else Calculated(prior)
         self.potential = Potential(
-            model, backbone, dtype, device, compile, None if prior is None else Calculated(prior), trust_code
+            model, backbone, dtype, device, compile, corrected, trust_code, max_memory, dispersion
         )
         self.neighbours = SkinList(self.potential.backbone.cutoff, skin)
         self.uncertainty = uncertainty

@@ -51,5 +51,6 @@ class Header(TypedDict):
     compression: NotRequired[list[int] | None]  # species that have axes, since 2.0
     sample: NotRequired[dict[str, JSON]]  # since 1.4
     weights: NotRequired[dict[str, Document]]  # of networks by their part in the model, since 1.5
+    electrons: NotRequired[dict[str, JSON]]  # charge and spin of the training structures, since 1.6
     inner: NotRequired[Header | None]  # of the model that this one corrects, since 1.5
     checksum: str

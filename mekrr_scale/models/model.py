@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 FORMAT = "mekrr-scale model"
-SCHEMA = "1.5"  # 1.1: posterior; 1.2: prior; 1.3: a seal over the header; 1.4: a sample; 1.5: weights
+SCHEMA = "1.6"  # 1.1: posterior; 1.2: prior; 1.3: a seal over the header; 1.4: a sample; 1.5: weights; 1.6: electrons
 _COMPRESSED = "2.0"  # of compressed features: what does not know them must not read it
 _KEY = "mekrr_scale"
 _AXES = ("mean", "basis", "spread")  # arrays of a compression
@@ -62,6 +62,7 @@ class Model:
     weights: Weights | None = None  # of the backbone, where its file brings them along
     prior_weights: Weights | None = None  # of the network whose energies are the prior
     inner: Model | None = None  # the model that is the prior
+    electrons: Document | None = None  # charge and spin of the training structures (``Electrons.document``), if known
 
     def __post_init__(self) -> None:
         Head(self.kernel, self.landmarks, self.coefficients)  # refuses what does not belong together
@@ -240,6 +241,7 @@ class Model:
             "provenance": dict(self.provenance),
             "posterior": None if self.posterior is None else self.posterior.header(),
             "sample": dict(self.sample),
+            **({} if self.electrons is None else {"electrons": dict(self.electrons)}),
             "weights": {part: dict(each.document) for part, each in networks.items()},
         }
         if self.compression is not None:
@@ -325,6 +327,7 @@ class Model:
             posterior=None if posterior is None else Posterior.of(posterior, tensors["posterior.factor"]),
             prior=from_beside(prior, folder) if inner is None else prior,
             sample=header.get("sample", {}),
+            electrons=header.get("electrons"),
             compression=_compression(header.get("compression"), tensors),
             weights=networks[0],
             prior_weights=networks[1],

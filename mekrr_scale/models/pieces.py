@@ -56,6 +56,10 @@ def check_pieces(potential: Potential) -> None:
     """
     if potential.model.kernel.reduce == "mean":
         raise ModelError("the model's kernel compares means of whole structures (reduce mean); fit it with reduce sum")
+    if potential.dispersion is not None:
+        raise ModelError(
+            "D3 dispersion takes a structure as a whole; leave it to the engine, e.g. LAMMPS' dispersion/d3"
+        )
     if potential.corrects:
         raise ModelError("the model corrects another potential, which does not take a structure in pieces")
     if potential.adds_own and not potential.backbone.extensive:
@@ -123,6 +127,7 @@ def evaluate_piece(potential: Potential, graph: Graph, own: int, images: Images 
     potential.model.check_species(part.numbers.unique().tolist())
     with differentiating():
         part = backbone.prepare(part).to(backbone.device, backbone.dtype)
+        part = potential.within_memory(part, potential.adds_own)
         vectors = edge_vectors(part, part.positions).detach().requires_grad_(True)
         whole = backbone.on_edges(part, vectors, potential.adds_own)
         output = BackboneOutput(whole.features[:own], None if whole.energies is None else whole.energies[:own])

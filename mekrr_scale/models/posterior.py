@@ -36,6 +36,7 @@ from mekrr_scale.models.whitening import Whitening, whiten
 
 _OUTSIDE = 0.1  # part of a typical held-out variance
 _NEW = 0.01  # part of the prior variance: where so much of it is outside, what is outside is what counts
+_ATOMS = 4096  # whose rows are in memory at once
 _ROUNDING = 64 * torch.finfo(torch.float64).eps  # of K(x,x) - phi phi', relative to K(x,x)
 
 
@@ -185,7 +186,8 @@ class Variances:
         self, features: Float64[Tensor, "atoms dim"], species: Int[Tensor, " atoms"]
     ) -> Float64[Tensor, " atoms"]:
         """Of the energies of environments; for ``mean`` of structures made of one environment alone."""
-        return self.structures(alone(features, species))
+        chunks = zip(features.split(_ATOMS), species.split(_ATOMS), strict=True)
+        return torch.cat([self.structures(alone(part, kinds)) for part, kinds in chunks])
 
     def grades(self, variances: Float64[Tensor, " atoms"], species: Int[Tensor, " atoms"]) -> Float64[Tensor, " atoms"]:
         """Extrapolation grades: deviations over those of the least sure held-out atoms of the species.

@@ -15,7 +15,6 @@ from torch import Tensor
 from mekrr_scale.arrays import FeatureBatch
 from mekrr_scale.backbones import (
     Backbone,
-    BackboneEnergies,
     BackboneOutput,
     BackboneSpec,
     Directions,
@@ -25,23 +24,23 @@ from mekrr_scale.backbones import (
     tangents,
     trusting_code,
     with_compression,
+    within_memory,
 )
-from mekrr_scale.errors import ConfigError, ModelError, suggestion
-from mekrr_scale.files import file_hash
+from mekrr_scale.errors import ModelError
+from mekrr_scale.files import parse_bytes
 from mekrr_scale.kernels import Head
+from mekrr_scale.models.dispersion import Dispersion, as_dispersion
 from mekrr_scale.models.model import Model
 from mekrr_scale.models.posterior import Posterior, Variances
+from mekrr_scale.models.prior_loading import load_prior, precision_of
 from mekrr_scale.models.priors import PriorSpec
 from mekrr_scale.models.sets import PerAtom
 from mekrr_scale.structures import (
-    Entering,
-    Entry,
     Graph,
-    LabelKeys,
-    Labelled,
     Prediction,
     Predictor,
     SkinList,
+    require_electrons,
     require_finite,
     require_finite_atoms,
 )
@@ -81,9 +80,14 @@ class Potential:
         compile: compile the backbone (torch.compile): a minute at the first call, then 1.6 times the
             speed with SevenNet and CHGNet on a CPU; needs a C++ compiler.
         trust_code: the checkpoint that the model names is from where you trust, if it holds code (MACE's).
+        max_memory: what the networks may take for structures, such as ``"4GB"``: those that would take more are worked
+            on in chunks. By default half of the memory that is free when a structure is predicted.
+        dispersion: D3 dispersion to add, of labels that have none: a functional such as ``"pbe"``,
+            ``"pbe:d3zero"``, or a ``Dispersion``. It has no part in uncertainties.
 
     Raises:
         ModelError: the backbone's identity is not the model's.
+        ConfigError: a precision or a size that is none; dftd3 is not installed, or does not know the functional.
     """
 
     def __init__(
@@ -95,12 +99,16 @@ class Potential:
         compile: bool = False,
         prior: Predictor | None = None,
         trust_code: bool = False,
+        max_memory: str | int | None = None,
+        dispersion: Dispersion | str | None = None,
     ) -> None:
         self.model = model if isinstance(model, Model) else Model.load(model)
-        precision = _precision(dtype)
+        precision = precision_of(dtype)
+        self.max_memory = None if max_memory is None else parse_bytes(max_memory)  # bytes
+        self.dispersion = as_dispersion(dispersion)
         self._compile = compile
         with trusting_code(trust_code):
-            self._prior = self._prior_of(self.model, prior, precision, device)
+            self._prior = self._prior_of(self.model, prior, precision, device, self.max_memory)
             backbone = self._backbone_of(self.model) if backbone is None else backbone
         self.backbone = with_compression(backbone, self.model.compression).to(device, precision)
         self.model.require_backbone(self.backbone.identity().to_dict(), "the backbone given")
@@ -109,10 +117,13 @@ class Potential:
         self.references[list(self.model.baseline.species)] = self.model.baseline.energies
 
     @staticmethod
-    def _prior_of(model: Model, given: Predictor | None, dtype: torch.dtype, device: str) -> Predictor | None:
+    def _prior_of(
+        model: Model, given: Predictor | None, dtype: torch.dtype, device: str, max_memory: int | None
+    ) -> Predictor | None:
         if not (model.baseline.prior and model.prior):
             return None
-        return given or load_prior(PriorSpec.from_dict(model.prior), dtype, device, held_by=model)
+        spec = PriorSpec.from_dict(model.prior)
+        return given or load_prior(spec, dtype, device, held_by=model, max_memory=max_memory)
 
     @staticmethod
     def _backbone_of(model: Model) -> Backbone:
@@ -131,8 +142,8 @@ class Potential:
 
     @property
     def corrects(self) -> bool:
-        """Whether another potential's results are added: a prior that is not the backbone itself."""
-        return self._prior is not None
+        """Whether another potential's results are added: a prior that is not the backbone itself, or dispersion."""
+        return self._prior is not None or self.dispersion is not None
 
     @property
     def adds_own(self) -> bool:
@@ -144,6 +155,17 @@ class Potential:
         if not self._compile:
             return self.backbone.forward
         return forward_of(self.backbone, partial(torch.compile, dynamic=True))
+
+    def within_memory(self, graph: Graph, energies: bool) -> Graph:
+        """The graph as the network may take it: in chunks, if all of it at once would take too much memory.
+
+        Args:
+            energies: whether the backbone's own are asked for.
+
+        Raises:
+            BackboneError: see ``mekrr_scale.backbones.within_memory``.
+        """
+        return within_memory(self.backbone, graph, energies, self.max_memory)
 
     @cached_property
     def head(self) -> Head:
@@ -159,13 +181,13 @@ class Potential:
     ) -> Prediction:
         """Energies and, if asked for, forces and stress, by one backward sweep.
 
-        A prior mean that is not the backbone's own adds its own sweep.
+        A prior mean that is not the backbone's own, and dispersion, add their own.
 
         Args:
             neighbours: of a single structure that moves little from call to call.
 
         Raises:
-            ModelError: a species that the model was not fitted on.
+            ModelError: a species, a charge or a spin that the model was not fitted on.
             BackboneError: a structure that the backbone cannot take.
             StructureError: no geometry, or atoms on top of each other, of which the network makes no numbers.
         """
@@ -196,26 +218,21 @@ class Potential:
             graph = self.backbone.prepare(neighbours.graph(atoms)).to(self.backbone.device, self.backbone.dtype)
         else:
             graph = self.backbone.graph([atoms] if isinstance(atoms, Atoms) else list(atoms))
-        self.model.check_species(graph.numbers.unique().tolist())
+        self._check(graph, [atoms] if isinstance(atoms, Atoms) else atoms)
         with differentiating(forces or stress):
             found, features = self._corrections(graph, forces, stress)
         require_finite(found, [atoms] if isinstance(atoms, Atoms) else list(atoms))
-        if self._prior is None:
-            return found, features, graph
-        prior = self._prior.predict(atoms, forces, stress)
-        whole = Prediction(
-            found.energy + prior.energy,
-            found.energies + prior.energies,
-            None if found.forces is None or prior.forces is None else found.forces + prior.forces,
-            None if found.stress is None or prior.stress is None else found.stress + prior.stress,
-        )
-        return whole, features, graph
+        for other in (self._prior, self.dispersion):
+            found = found if other is None else found.plus(other.predict(atoms, forces, stress))
+        return found, features, graph
 
     def _corrections(self, graph: Graph, forces: bool, stress: bool) -> tuple[Prediction, Float64[Tensor, "atoms dim"]]:
         """What the kernel, the references and the backbone's own energies give, and the features."""
         positions = graph.positions.detach().clone().requires_grad_(forces or stress)
         strain = positions.new_zeros(graph.n_structures, 3, 3).requires_grad_(stress)
-        output = self._forward(graph, positions, strain if stress else None, energies=self.adds_own)
+        graph = self.within_memory(graph, self.adds_own)
+        forward = self._forward if graph.at_once is None else self.backbone.forward  # chunks are not compiled
+        output = forward(graph, positions, strain if stress else None, energies=self.adds_own)
         features = output.features.detach().cpu().double()
         values, gradient = self.head.atoms(
             output.features.detach(), graph.numbers.cpu(), graph.owner.cpu(), graph.n_structures, forces or stress
@@ -230,6 +247,12 @@ class Potential:
         found = -slopes[0].cpu().double() if forces else None
         strained = graph.stress(slopes[1]) if stress else None
         return Prediction(energy, energies, found, strained), features
+
+    def _check(self, graph: Graph, structures: Sequence[Atoms]) -> None:
+        """Refuse what the model was not fitted to."""
+        self.model.check_species(graph.numbers.unique().tolist())
+        for atoms in structures if self.model.electrons is not None else ():
+            require_electrons(self.model.electrons or {}, atoms, self.backbone.takes)
 
     def is_isolated(self, atoms: Atoms) -> bool:
         """Whether a structure is one atom without neighbours, its own images included: a reference, no example.
@@ -311,7 +334,8 @@ class Potential:
 
     def _features(self, structures: Sequence[Atoms]) -> tuple[Float64[Tensor, "atoms dim"], Graph]:
         graph = self.backbone.graph(structures)
-        self.model.check_species(graph.numbers.unique().tolist())
+        self._check(graph, structures)
+        graph = self.within_memory(graph, energies=False)
         with differentiating(False):
             features = self.backbone.forward(graph, graph.positions, energies=False).features.cpu().double()
         require_finite_atoms(features.isfinite().all(1), structures)
@@ -345,54 +369,6 @@ class Potential:
         batch = FeatureBatch.unlabelled(features, graph.numbers.cpu(), graph.n_atoms.cpu(), pushed)
         scale = float(self.model.kernel.energy_scale(batch.n_atoms)) ** 2
         return scale * self.variances.directions(batch).reshape(n, 3)
-
-
-def load_prior(
-    spec: PriorSpec,
-    dtype: torch.dtype | str = torch.float32,
-    device: str = "cpu",
-    trust_code: bool = False,
-    held_by: Model | None = None,
-) -> Predictor:
-    """What gives the energies of a prior.
-
-    Args:
-        trust_code: see ``Potential``.
-        held_by: the model whose prior it is, which may bring it along.
-
-    Raises:
-        ModelError: its file is missing or another one than the model was fitted with.
-        BackboneError: its backbone cannot be loaded.
-    """
-    inner: Predictor
-    if spec.kind == "labels":
-        return Labelled(spec.keys or LabelKeys())
-    if spec.kind == "backbone":
-        held = None if held_by is None or held_by.prior_weights is None else held_by.prior_weights.file
-        backbone = load_backbone(spec.backbone or BackboneSpec(), trust_code, held).to(device, _precision(dtype))
-        if spec.hash and backbone.identity().weight_hash != spec.hash:
-            raise ModelError(f"the prior's backbone {backbone.name} has other weights than when the features were made")
-        inner = BackboneEnergies(backbone)
-    elif held_by is not None and held_by.inner is not None:
-        inner = Potential(held_by.inner, dtype=dtype, device=device, trust_code=trust_code)
-    else:
-        path = Path(str(spec.path))
-        if not path.is_file():
-            raise ModelError(f"the model corrects the model {path}, which is not there; put it back, or refit")
-        if file_hash(path, "sha256") != spec.hash:
-            raise ModelError(f"the prior {path} is another file than when the features were made; extract again")
-        inner = Potential(Model.load(path), dtype=dtype, device=device, trust_code=trust_code)
-    return inner if spec.entry == Entry() else Entering(inner, spec.entry)
-
-
-def _precision(dtype: torch.dtype | str) -> torch.dtype:
-    """The precision of weights, given as torch's or by its name."""
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    names = {"float32": torch.float32, "float64": torch.float64}
-    if dtype not in names:
-        raise ConfigError(f"dtype {dtype!r}: there is no such precision. {suggestion(dtype, names)}")
-    return names[dtype]
 
 
 def as_potential(model: Potential | Model | Path | str, device: str = "cpu") -> Potential:

@@ -23,7 +23,7 @@ def atomic_stresses(potential: Potential, atoms: Atoms) -> Float64[Tensor, "atom
         ModelError: the model corrects another potential, whose share is not known; or there is no cell.
     """
     if potential.corrects:
-        raise ModelError("the model corrects another potential, whose stress has no shares of atoms")
+        raise ModelError("the model corrects another potential, or has dispersion, whose stress has no shares of atoms")
     if atoms.cell.rank < 3 or not atoms.pbc.any():
         raise ModelError("there is no stress without a periodic cell")
     backbone = potential.backbone
@@ -31,6 +31,7 @@ def atomic_stresses(potential: Potential, atoms: Atoms) -> Float64[Tensor, "atom
     potential.model.check_species(graph.numbers.unique().tolist())
     count = len(atoms)
     apart = replace(graph, cell=graph.cell.expand(count, 3, 3), edge_owner=graph.edge_index[0], volume=None)
+    apart = potential.within_memory(apart, potential.adds_own)
     with differentiating():
         strain = graph.positions.new_zeros(count, 3, 3).requires_grad_(True)
         output = backbone.forward(apart, graph.positions.detach().clone(), strain, energies=potential.adds_own)

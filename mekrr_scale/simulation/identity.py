@@ -55,7 +55,11 @@ def _of_calculator(calculator: Calculator) -> dict[str, str | float]:
     if not isinstance(calculator, MekrrCalculator):
         return {"model": hashlib.sha256(f"{type(calculator)} {calculator.parameters}".encode()).hexdigest()[:32]}
     potential = calculator.potential
-    return {"model": model_hash(potential.model), "precision": str(potential.backbone.dtype).removeprefix("torch.")}
+    return {
+        "model": model_hash(potential.model),
+        "precision": str(potential.backbone.dtype).removeprefix("torch."),
+        "dispersion": "none" if potential.dispersion is None else potential.dispersion.name,
+    }
 
 
 def model_hash(model: Model) -> str:

@@ -41,6 +41,7 @@ class HeaderDocument(TypedDict):
     spec: Document
     prior: NotRequired[Document]
     compression: NotRequired[Document]
+    electrons: NotRequired[Document]
 
 
 class BigDocument(TypedDict):

@@ -45,6 +45,7 @@ class StoreHeader:
     spec: Document = field(default_factory=dict)  # how to load the backbone again
     prior: Document = field(default_factory=dict)  # whose energies the prior's are; empty: the backbone's
     compression: Document = field(default_factory=dict)  # which axes features are coordinates along; empty: none
+    electrons: Document = field(default_factory=dict)  # charge and spin that all structures have; empty: neutral
 
     def to_dict(self) -> HeaderDocument:
         data = cast(HeaderDocument, asdict(self))
@@ -52,6 +53,8 @@ class StoreHeader:
             del data["prior"]
         if not self.compression:
             del data["compression"]
+        if not self.electrons:
+            del data["electrons"]
         return data
 
     @classmethod
@@ -63,7 +66,8 @@ class StoreHeader:
         """
         typed(data, "header", dict, "backbone", "directions", "spec")
         typed(data, "header", int, "dim")
-        typed({"prior": {}, "compression": {}, **data}, "header", dict, "prior", "compression")
+        optional = ("prior", "compression", "electrons")
+        typed({**{key: {} for key in optional}, **data}, "header", dict, *optional)
         typed(data, "header", str, "dtype")
         dtype: str = data["dtype"]
         if dtype not in FLOATS[:2] or data["dim"] < 1:
@@ -74,7 +78,10 @@ class StoreHeader:
         if axes:
             typed(axes, "compression", str, "hash", "basis")
             typed(axes, "compression", int, "from")
-        return cls(data["backbone"], int(data["dim"]), precision, data["directions"], data["spec"], prior, axes)
+        electrons = data.get("electrons", {})
+        return cls(
+            data["backbone"], int(data["dim"]), precision, data["directions"], data["spec"], prior, axes, electrons
+        )
 
     @property
     def required_features(self) -> list[str]:
@@ -102,7 +109,10 @@ class StoreHeader:
         Raises:
             StoreError: names what differs.
         """
-        added = ({"prior": header.prior, "compression": header.axes} for header in (self, other))
+        added = (
+            {"prior": header.prior, "compression": header.axes, "electrons": header.electrons or {"charge": 0.0}}
+            for header in (self, other)
+        )
         mine, theirs = (
             json.loads(canonical({**header.to_dict(), **more}))
             for header, more in zip((self, other), added, strict=True)

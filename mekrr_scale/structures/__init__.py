@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from mekrr_scale.structures.crystals import relaxed as relaxed
     from mekrr_scale.structures.crystals import smallest_cell as smallest_cell
     from mekrr_scale.structures.crystals import vacuum as vacuum
+    from mekrr_scale.structures.electrons import Electrons as Electrons
+    from mekrr_scale.structures.electrons import require_electrons as require_electrons
+    from mekrr_scale.structures.electrons import require_same_electrons as require_same_electrons
     from mekrr_scale.structures.entry import Entering as Entering
     from mekrr_scale.structures.entry import Entry as Entry
     from mekrr_scale.structures.entry import parse_species_map as parse_species_map
@@ -76,6 +79,7 @@ else:
             "batches": ["in_batches"],
             "columns": ["Kind"],
             "crystals": ["conventional_cell", "fills_space", "relaxed", "smallest_cell", "vacuum"],
+            "electrons": ["Electrons", "require_electrons", "require_same_electrons"],
             "entry": ["Entering", "Entry", "parse_species_map"],
             "finite": ["require_finite", "require_finite_atoms"],
             "formats": ["is_deepmd"],

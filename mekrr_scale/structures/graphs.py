@@ -42,6 +42,7 @@ class Graph:
     edge_owner: Int[Tensor, " edges"]  # the structure of each edge
     vectors: Float[Tensor, "edges 3"] | None = None  # angstrom, at ``positions``; None: their differences are taken
     volume: Float64[Tensor, " structures"] | None = None  # angstrom^3; NaN where a lattice vector is missing
+    at_once: int | None = None  # edges, or pairs of them, that a network works on at once; None: all
 
     @property
     def n_structures(self) -> int:
@@ -62,6 +63,7 @@ class Graph:
             owner=self.owner.to(device),
             edge_owner=self.edge_owner.to(device),
             volume=None if self.volume is None else self.volume.to(device),
+            at_once=self.at_once,
         )
         far = self._far_edges()
         if self.vectors is None or not bool(far.any()):

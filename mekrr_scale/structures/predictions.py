@@ -67,6 +67,15 @@ class Prediction:
         known = [name for name, value in vars(self).items() if value is not None]
         return f"Prediction of {len(self.energy)} structures, {len(self.energies)} atoms: {', '.join(known)}"
 
+    def plus(self, other: Prediction) -> Prediction:
+        """Sums with another one's of the same structures; forces and stress where both have them."""
+        return Prediction(
+            self.energy + other.energy,
+            self.energies + other.energies,
+            None if self.forces is None or other.forces is None else self.forces + other.forces,
+            None if self.stress is None or other.stress is None else self.stress + other.stress,
+        )
+
     def results(self) -> dict[str, Any]:
         """ASE's results, of a single structure; stress in Voigt order."""
         energy = float(self.energy[0])

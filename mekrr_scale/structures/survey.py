@@ -13,6 +13,7 @@ from ase import Atoms
 
 from mekrr_scale.errors import StructureError, suggestion
 from mekrr_scale.structures.columns import Kind, near_names
+from mekrr_scale.structures.electrons import Electrons
 from mekrr_scale.structures.labels import KINDS, LabelKeys, has_label, read_labels, results_of
 from mekrr_scale.structures.unreadable import Unreadable
 from mekrr_scale.structures.vasprun import CONVERGED
@@ -81,6 +82,7 @@ class Survey:
     energies: EnergyNames = field(default_factory=EnergyNames)
     grouped: int = 0
     unconverged: int = 0  # frames whose electronic steps came to their end without convergence, where files tell
+    electrons: Electrons = field(default_factory=Electrons)
     sizes: Counter[int] = field(default_factory=Counter)  # atoms of the frames with forces
 
     @classmethod
@@ -99,6 +101,7 @@ class Survey:
             return
         for kind in KINDS:
             self._look_for(atoms, kind)
+        self.electrons.look(atoms)
         self.unconverged += not bool(atoms.info.get(CONVERGED, True))
         self.names |= {str(name) for name in (*atoms.info, *atoms.arrays, *results_of(atoms))}
         if self.keys.energy is None:

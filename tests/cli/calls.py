@@ -26,6 +26,7 @@ def _without(options, *names):
 
 LABELS = {"--energy-key": "e", "--forces-key": "f", "--stress-key": "s", "--units": "kcal/mol", "--format": "vasp"}
 BOUNDS = {"--max-force": "7", "--max-uncertainty": "8", "--max-grade": "2", "--dtype": "float64", "--device": "cpu:0"}
+BOUNDS |= {"--max-memory": "4GB", "--d3": "pbe"}
 
 # command: how it is called, and a value for each option. A value may be several words, when others go with it.
 CALLS = {
@@ -38,6 +39,7 @@ CALLS = {
             "--prior": "chgnet", "--compress": "9", "--residual": "1e-3", "--basis": "common --compress 8",
             "--prior-species-map": "Si:Ge", "--prior-length-scale": "0.9", "--prior-energy-key": "other",
             "--prior-forces-key": "f", "--prior-units": "kcal/mol", "--group-key": "run", "--unlabelled": "",
+            "--ignore-charge": "",
             "--on-duplicate": "newest", "--shard-work": "9", "--workers": "3", "--config-key": "kind",
             "--device": "cpu:0", "--seed": "3", "--timeout": "9",
         },
@@ -74,8 +76,8 @@ CALLS = {
     "evaluate": ("m.mekrr a.xyz", LABELS | {
         "--json": "e.json", "--plot": "p.png", "--species-plot": "s.png", "--transfer": "w.mekrr:b.xyz",
         "--report": "r.html", "--transfer-plot": "t.png --transfer w.mekrr:b.xyz", "--no-forces": "",
-        "--uncertainty": "", "--device": "cpu:0", "--workers": "3", "--group-key": "g", "--timeout": "9",
-        "--overwrite": "",
+        "--uncertainty": "", "--device": "cpu:0", "--max-memory": "4GB", "--workers": "3", "--group-key": "g",
+        "--timeout": "9", "--d3": "pbe", "--overwrite": "",
     }),
     "report": ("m.mekrr --test a.xyz", LABELS | {
         "--store": "b.xyz", "--test": "c.xyz", "--output": "o.html", "--plot": "figures", "--json": "n.json",
@@ -83,7 +85,7 @@ CALLS = {
     }),
     "predict": ("m.mekrr a.xyz -o p.xyz", {
         "--output": "q.xyz", "--no-forces": "", "--uncertainty": "", "--format": "vasp", "--device": "cpu:0",
-        "--workers": "3", "--overwrite": "",
+        "--workers": "3", "--max-memory": "4GB", "--d3": "pbe", "--overwrite": "",
     }),
     "md": ("m.mekrr a.xyz -o r.xyz", BOUNDS | {
         "--output": "q.xyz", "--ensemble": "nve", "--steps": "7", "--timestep": "0.5", "--temperature": "100",

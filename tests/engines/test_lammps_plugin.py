@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ase import units
 from ase.build import molecule
 
 from mekrr_scale.backbones import BackboneSpec
@@ -202,6 +203,32 @@ def test_a_lammps_in_python_asks_that_python(library, models, calculators):
         overlay += f"pair_coeff {k} *{k} zbl {(1, 6, 8)[k - 1]} {(1, 6, 8)[k - 1]}\n"
     library.commands_string(overlay.format(models["schnet"]) + "run 0\n")
     assert library.get_thermo("pe") == pytest.approx(atoms.get_potential_energy(), abs=1e-9)
+
+
+def test_dispersion_of_lammps_beside_the_model(library, models):
+    """What the engine adds is what the calculator adds, to what their cutoffs leave out."""
+    pytest.importorskip("dftd3")
+    atoms = STRUCTURES["triclinic"].copy()
+    atoms.calc = MekrrCalculator(models["schnet"], dtype="float64", dispersion="pbe")
+    overlay = (
+        "neigh_modify one 60000 page 600000\npair_style hybrid/overlay mekrr dispersion/d3 bj pbe 30.0 20.0\n"
+        "pair_coeff * * mekrr {} H C O\npair_coeff * * dispersion/d3 H C O\nrun 0\n"
+    )
+    library.commands_string(text_of("triclinic", models["schnet"], "run 0\n"))
+    alone, pressure = library.get_thermo("pe"), library.get_thermo("press")
+    library.commands_string(overlay.format(models["schnet"]))
+    added = float(atoms.calc.potential.dispersion.predict(atoms, forces=False).energy)
+    assert added < -0.1
+    assert library.get_thermo("pe") - alone == pytest.approx(added, rel=2e-3)
+    assert library.get_thermo("pe") == pytest.approx(atoms.get_potential_energy(), abs=2e-3 * abs(added))
+    expected = -atoms.get_stress()[:3].mean() / units.bar
+    assert abs(library.get_thermo("press") - pressure) > 1e3
+    assert library.get_thermo("press") == pytest.approx(expected, abs=0.01 * abs(expected - pressure))
+    forces = library.numpy.extract_atom("f")[: len(atoms)]
+    order = np.argsort(library.numpy.extract_atom("id")[: len(atoms)])
+    np.testing.assert_allclose(
+        np.linalg.norm(forces[order], axis=1), np.linalg.norm(atoms.get_forces(), axis=1), atol=2e-3
+    )
 
 
 def test_atoms_without_ids_have_ghosts_on_one_rank_too(library, models):

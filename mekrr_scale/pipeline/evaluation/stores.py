@@ -22,6 +22,7 @@ from mekrr_scale.pipeline.evaluation.report import Evaluation
 from mekrr_scale.pipeline.evaluation.sets import NOT_NAMED, SetWidths, expected
 from mekrr_scale.progress import Progress, Silent, shown_progress
 from mekrr_scale.store import FeatureStore, deal
+from mekrr_scale.structures import require_same_electrons
 
 _LISTED = 1_000_000  # structures of a store that are listed one by one
 
@@ -48,13 +49,16 @@ def evaluate_store(
         device: where the kernel is evaluated, e.g. ``"cuda"``.
 
     Raises:
-        ModelError: features of another backbone, or no posterior to tell uncertainties from.
+        ModelError: features of another backbone, of structures of another charge or spin, or no posterior to tell
+            uncertainties from.
         StructureError: no structure has an energy.
     """
     store = store if isinstance(store, FeatureStore) else FeatureStore(Path(store))
     model.require_backbone(store.header.backbone, f"the store {store.path}")
     model.require_compression(store.header.compression.get("hash"), f"the store {store.path}")
     model.require_prior(store.header.prior, f"the store {store.path}")
+    if model.electrons is not None:
+        require_same_electrons(model.electrons, store.header.electrons, f"the store {store.path}")
     if uncertainty and model.posterior is None:
         raise ModelError("the model cannot tell its uncertainty; fit it with folds and uncertainty = true")
     group.require_alike(

@@ -101,6 +101,9 @@ class ExtractPlan:
     need_energy: bool = True
     """Leave out structures without an energy."""
 
+    ignore_charge: bool = False
+    """Take structures of several charges or spins, which features do not know; refused otherwise."""
+
     format: str | None = None
     """ASE's name of the files' format, where their names do not tell."""
 

@@ -123,7 +123,10 @@ def _extracted(
     axes = axes_of(folder, plan, backbone, usable, progress)
     backbone = with_compression(backbone, axes)
     said = {} if axes is None else axes.document
-    header = StoreHeader(identity_of(backbone), backbone.dim, plan.dtype, plan.directions(), spec, of_prior, said)
+    electrons = survey.electrons.document(backbone.takes, plan.ignore_charge)
+    header = StoreHeader(
+        identity_of(backbone), backbone.dim, plan.dtype, plan.directions(), spec, of_prior, said, electrons
+    )
     report = ExtractReport(warnings=survey.remarks())
     predictor = None if prior is None else load_prior(prior, backbone.dtype, plan.device)
     if not header.spec:

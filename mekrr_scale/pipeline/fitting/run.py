@@ -231,6 +231,7 @@ def _model(best: Candidate, data: FitData, held: HeldOut, posterior: Posterior |
         posterior=posterior,
         prior=header.prior if problem.baseline.prior else {},
         compression=data.compression,
+        electrons=header.electrons,
         sample=sample_document(data.samples[0].atoms if data.samples else None),
     )
 
