@@ -97,7 +97,7 @@ CALLS = {
     "lammps build": ("", {"--output": "there"}),
     "lammps path": ("", {"--output": "there"}),
     "export": ("m.mekrr -o m.pt", {
-        "--output": "n.pt", "--format": "metatomic", "--dtype": "float32", "--overwrite": "",
+        "--output": "n.pt", "--format": "mliap -o n.mliap", "--dtype": "float32", "--overwrite": "",
     }),
     "label": ("a.xyz --calculator emt -o l.xyz", {
         "--calculator": "tblite", "--output": "q", "--reuse": "", "--workers": "3", "--format": "f", "--overwrite": "",

@@ -11,15 +11,11 @@ import numpy as np
 import pytest
 from ase.build import molecule
 
-from mekrr_scale.backbones import BackboneSpec
 from mekrr_scale.backbones.schnet import Schnet
 from mekrr_scale.engines.lammps import build, run_input, start
 from mekrr_scale.engines.lammps.pair import PieceModel, connect
 from mekrr_scale.errors import ConfigError, ModelError, StructureError
 from mekrr_scale.models import MekrrCalculator, Model, Potential
-from mekrr_scale.pipeline import ExtractPlan, FitPlan, KernelPlan, LandmarkPlan, extract, fit
-from mekrr_scale.solvers import Direct
-from tests.backbones.networks import small_sevennet
 from tests.docs.pages import ROOT
 from tests.engines.lammps_cells import (
     BAR,
@@ -63,22 +59,6 @@ def plugin(tmp_path_factory):
         if "there is no C++ compiler" in str(error):
             pytest.skip("the plugin of LAMMPS needs a C++ compiler")
         raise
-
-
-@pytest.fixture(scope="session")
-def models(model_file, toy_structures, tmp_path_factory):
-    """The toy model, and two on one small SevenNet: without and with its own energies."""
-    folder = tmp_path_factory.mktemp("sevennet")
-    spec = BackboneSpec("sevennet", "gate1", checkpoint=small_sevennet(folder / "net.pt"))
-    frames = [atoms for atoms in toy_structures[:8] if not atoms.pbc.any()]
-    store = extract(frames, folder / "store", ExtractPlan(spec, dtype="float64")).store
-    found = {"schnet": model_file}
-    for name, baseline in (("sevennet", "composition"), ("sevennet-own", "backbone")):
-        plan = FitPlan(kernel=KernelPlan(length_scales="2x"), landmarks=LandmarkPlan(count=20), baseline=baseline,
-                       solver=Direct((1e-6,)), validation=0)  # fmt: skip
-        found[name] = folder / f"{name}.mekrr"
-        fit(store, plan).model.save(found[name])
-    return found
 
 
 @pytest.fixture(scope="session")

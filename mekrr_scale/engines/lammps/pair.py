@@ -31,7 +31,7 @@ from mekrr_scale.structures import SkinList
 
 VERSION = 1  # of the table, as in pair_mekrr.cpp
 _VOIGT = ((0, 1, 2, 0, 0, 1), (0, 1, 2, 1, 2, 2))  # xx yy zz xy xz yz
-_CLOSE = 0.5  # angstrom; atoms that are closer are named where something is no number
+CLOSE = 0.5  # angstrom; atoms that are closer are named where something is no number
 
 _INTS, _DOUBLES = ctypes.POINTER(ctypes.c_int), ctypes.POINTER(ctypes.c_double)
 
@@ -230,7 +230,7 @@ def _blamed(positions: Float64[ndarray, "atoms 3"], ids: Int64[ndarray, " atoms"
     if len(nowhere):
         return f"the position of atom {named[nowhere[0]]} is not finite"
     distance, nearest = cKDTree(positions).query(positions, k=min(2, len(positions)))
-    if len(positions) < 2 or distance[:, 1].min() > _CLOSE:
+    if len(positions) < 2 or distance[:, 1].min() > CLOSE:
         return ""
     first = int(distance[:, 1].argmin())
     a, b = sorted((int(named[first]), int(named[nearest[first, 1]])))
