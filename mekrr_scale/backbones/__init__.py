@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from mekrr_scale.backbones.base import identity_of as identity_of
     from mekrr_scale.backbones.base import weight_hash as weight_hash
     from mekrr_scale.backbones.chgnet import Chgnet as Chgnet
+    from mekrr_scale.backbones.compiled import Compiled as Compiled
     from mekrr_scale.backbones.compressed import Compressed as Compressed
-    from mekrr_scale.backbones.compressed import forward_of as forward_of
     from mekrr_scale.backbones.compressed import with_compression as with_compression
     from mekrr_scale.backbones.conformance import check_backbone as check_backbone
     from mekrr_scale.backbones.derivatives import Directions as Directions
@@ -58,7 +58,8 @@ else:
         submod_attrs={
             "base": ["Backbone", "BackboneIdentity", "identity_of", "weight_hash"],
             "invariants": ["Invariants"],
-            "compressed": ["Compressed", "forward_of", "with_compression"],
+            "compiled": ["Compiled"],
+            "compressed": ["Compressed", "with_compression"],
             "conformance": ["check_backbone"],
             "derivatives": ["Directions", "TangentOutput", "tangents", "tangents_of_each"],
             "dimenet": ["Dimenet", "new_dimenet", "save_dimenet"],

@@ -9,6 +9,7 @@ import typer
 
 from mekrr_scale.cli.console import say
 from mekrr_scale.cli.options import EXIT_CODES, ModelFile, Overwrite, commands
+from mekrr_scale.errors import ConfigError
 from mekrr_scale.outputs import EXPORTED, MLIAP, check_outputs
 
 app = commands()
@@ -24,9 +25,10 @@ def export(
     dtype: Annotated[
         Literal["float32", "float64"], typer.Option(help="precision of the network; energies are float64 in both")
     ] = "float64",
+    compile: Annotated[bool, typer.Option("--compile", help="of mliap: compile the network where it runs")] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a model as one file for metatomic's engines (ASE, LAMMPS, i-PI and others), or for LAMMPS' ML-IAP.
+    """Write a model as one file for metatomic's engines: ASE, LAMMPS, i-PI and others; or for LAMMPS' ML-IAP.
 
     The file of ML-IAP names the model by its place; the lines of LAMMPS' input that load it are printed.
 
@@ -41,10 +43,14 @@ def export(
     if format == "mliap":
         from mekrr_scale.engines import lammps
 
-        made = lammps.MliapModel(model, dtype=dtype)
+        made = lammps.MliapModel(model, dtype=dtype, compile=compile)
         made.save(output, overwrite)
         say(made.commands(output))
         return
+    if compile:
+        raise ConfigError(
+            "metatomic's files hold the network as TorchScript, which --compile does not change; leave it out"
+        )
     from mekrr_scale.engines import metatomic
 
     metatomic.export(model, output, dtype, overwrite)

@@ -12,6 +12,7 @@ from mekrr_scale.cli.frames import frame_count, write_frames
 from mekrr_scale.cli.options import (
     CHOICE,
     EXIT_CODES,
+    Compile,
     Device,
     Format,
     ModelFile,
@@ -36,6 +37,7 @@ def predict(
     forces: Annotated[bool, typer.Option(help="forces and stress too")] = True,
     uncertainty: Annotated[bool, typer.Option("--uncertainty", help="and how sure they are")] = False,
     format: Format = None,
+    compile: Compile = False,
     device: Device = "cpu",
     workers: Workers = None,
     overwrite: Overwrite = False,
@@ -57,7 +59,7 @@ def predict(
 
     check_outputs([(output, FRAMES, "--output")], [model, *structures], overwrite)
     failed: list[MekrrError] = []
-    potential = Potential(Model.load(model), device=device_of(device))
+    potential = Potential(Model.load(model), device=device_of(device), compile=compile)
     with progress_bar() as bar:
         bar.stage("predict", frame_count(structures, format))
         frames = predict(potential, structures, forces, bar, uncertainty, format, failed, workers=workers)

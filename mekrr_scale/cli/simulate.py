@@ -10,7 +10,7 @@ import typer
 
 from mekrr_scale.cli.console import draw, progress_bar, say
 from mekrr_scale.cli.frames import start_frame, start_frames
-from mekrr_scale.cli.options import CHOICE, EXIT_CODES, Device, ModelFile, Overwrite, commands, device_of
+from mekrr_scale.cli.options import CHOICE, EXIT_CODES, Compile, Device, ModelFile, Overwrite, commands, device_of
 from mekrr_scale.errors import ConfigError, SimulationError
 from mekrr_scale.outputs import FIGURE, STREAM, STRUCTURE, check_outputs, figure_of
 from mekrr_scale.simulation import Ensemble
@@ -51,7 +51,7 @@ def md(
         Path | None, typer.Option(help="figure of the whole run: temperature, energies, grade, ...")
     ] = None,
     dtype: Dtype = "float32",
-    compile: Annotated[bool, typer.Option("--compile", help="compile the backbone; pays in long runs")] = False,
+    compile: Compile = False,
     device: Device = "cpu",
     seed: Annotated[int, typer.Option(help="random seed of velocities and thermostat")] = 0,
     overwrite: Overwrite = False,
@@ -113,6 +113,7 @@ def relax(
     max_grade: MaxGrade = 0.0,
     plot: Annotated[Path | None, typer.Option(help="figure of energies and largest forces, step by step")] = None,
     dtype: Dtype = "float32",
+    compile: Compile = False,
     device: Device = "cpu",
     overwrite: Overwrite = False,
 ) -> None:
@@ -140,8 +141,9 @@ def relax(
             raise ConfigError(f"--trajectory holds the steps of one structure; there are {len(frames)}")
     bounds = _bounds(max_force, max_uncertainty, max_grade, 1)
     courses = [RelaxCourse() for _ in frames]
+    calculator = _calculator(model, dtype, device, compile)
     try:
-        _relax_all(frames, courses, _calculator(model, dtype, device), output, trajectory, force, steps, cell, bounds)
+        _relax_all(frames, courses, calculator, output, trajectory, force, steps, cell, bounds)
     except SimulationError:
         _draw_relaxations(plot, courses, force)
         raise
@@ -209,7 +211,7 @@ def _bounds(force: float, uncertainty: float, grade: float, every: int) -> Bound
     return Bounds(force or None, uncertainty / 1e3 or None, grade or None, every)
 
 
-def _calculator(model: Path, dtype: str, device: str, compile: bool = False) -> MekrrCalculator:
+def _calculator(model: Path, dtype: str, device: str, compile: bool) -> MekrrCalculator:
     import torch
 
     from mekrr_scale.models import MekrrCalculator

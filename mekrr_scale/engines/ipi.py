@@ -62,7 +62,7 @@ class MekrrDriver(Dummy_driver):  # type: ignore[misc]
         uncertainty: give ``energy_uncertainty`` (eV, 68 %), ``energies_uncertainty`` (eV, per atom) and
             ``extrapolation`` (grade of each atom; above 1 is outside of the training data) as i-PI's extras.
         max_grade: end the run, with a ``RESTART``, when an atom's grade is above.
-        trust_code: see ``Potential``.
+        trust_code, compile: see ``Potential``.
         verbose: i-PI's.
 
     Raises:
@@ -82,6 +82,7 @@ class MekrrDriver(Dummy_driver):  # type: ignore[misc]
         uncertainty: Any = False,
         max_grade: Any = None,
         trust_code: Any = False,
+        compile: Any = False,
         verbose: bool = False,
         **others: Any,
     ) -> None:
@@ -92,7 +93,8 @@ class MekrrDriver(Dummy_driver):  # type: ignore[misc]
         self.uncertainty, self.max_grade = _flag("uncertainty", uncertainty), _bound(max_grade)
         self.name = str(template)
         self.template = _template(self.name, pbc)
-        self.potential = Potential(str(model), None, dtype, str(device), trust_code=_flag("trust_code", trust_code))
+        trusted, fast = _flag("trust_code", trust_code), _flag("compile", compile)
+        self.potential = Potential(str(model), None, dtype, str(device), fast, trust_code=trusted)
         self.potential.model.check_species(self.template.numbers.tolist())
         if self._asks:
             self.potential.require_uncertainty()

@@ -125,7 +125,7 @@ def evaluate_piece(potential: Potential, graph: Graph, own: int, images: Images 
     with differentiating():
         part = backbone.prepare(part).to(backbone.device, backbone.dtype)
         vectors = edge_vectors(part, part.positions).detach().requires_grad_(True)
-        whole = backbone.on_edges(part, vectors, potential.adds_own)
+        whole = potential.on_edges(part, vectors, potential.adds_own)
         output = BackboneOutput(whole.features[:own], None if whole.energies is None else whole.energies[:own])
         numbers = part.numbers[:own].cpu()
         values, gradient = potential.head.atoms(output.features.detach(), numbers, torch.zeros_like(numbers), 1, True)

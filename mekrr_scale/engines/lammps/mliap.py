@@ -18,6 +18,7 @@ from ase.data import chemical_symbols
 from jaxtyping import Int64
 from torch import Tensor
 
+from mekrr_scale.backbones import code_is_trusted
 from mekrr_scale.engines.lammps.external import numbers_of
 from mekrr_scale.engines.lammps.pair import CLOSE
 from mekrr_scale.errors import ConfigError, StructureError
@@ -41,7 +42,7 @@ class MliapModel:
         model: a model's file.
         elements: that ``pair_coeff`` may name; default: all that the model was fitted on.
         dtype: precision of the backbone.
-        trust_code: see ``Potential``.
+        trust_code, compile: see ``Potential``.
 
     Attributes:
         element_types: their symbols; LAMMPS maps its atom types to them by name.
@@ -60,8 +61,10 @@ class MliapModel:
         elements: Sequence[str] | None = None,
         dtype: Literal["float64", "float32"] = "float64",
         trust_code: bool = False,
+        compile: bool = False,
     ) -> None:
-        self.model, self.dtype, self.trust_code = Path(model).resolve(), dtype, trust_code
+        self.model, self.dtype, self.compile = Path(model).resolve(), dtype, compile
+        self.trust_code = trust_code or code_is_trusted()
         self._potential: Potential | None = None
         potential = self._loaded("cpu")
         species = [chemical_symbols[z] for z in potential.model.species]
@@ -86,7 +89,7 @@ class MliapModel:
         if self._potential is None or self._potential.device != device:
             if not self.model.is_file():
                 raise ConfigError(f"there is no model {self.model}; export it again from where it is now")
-            self._potential = Potential(self.model, dtype=self.dtype, device=device, trust_code=self.trust_code)
+            self._potential = Potential(self.model, None, self.dtype, device, self.compile, trust_code=self.trust_code)
             check_pieces(self._potential)
         return self._potential
 
