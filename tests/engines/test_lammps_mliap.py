@@ -1,6 +1,10 @@
 """The model of LAMMPS' ML-IAP: on any number of ranks it has the calculator's numbers."""
 
+import os
 import pickle
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +15,7 @@ from ase.build import bulk
 from mekrr_scale.engines import MliapModel
 from mekrr_scale.errors import ConfigError, ModelError, StructureError
 from mekrr_scale.models import MekrrCalculator, Model, Potential
+from tests.docs.pages import ROOT
 from tests.engines.lammps_cells import CELLS, sheared, turned
 from tests.engines.mliap_data import Kokkos, Plain, gathered
 
@@ -192,6 +197,42 @@ def test_single_precision_is_close(models):
     assert energy == pytest.approx(atoms.get_potential_energy(), abs=1e-3)
     np.testing.assert_allclose(forces, atoms.get_forces(), atol=1e-3)
     assert np.abs(forces - atoms.get_forces()).max() > 1e-12
+
+
+COMPILED = """
+import pickle, sys, warnings
+warnings.simplefilter("ignore")
+import numpy as np
+from tests.engines.lammps_cells import CELLS
+from tests.engines.mliap_data import Plain
+found = []
+for path in sys.argv[1:]:
+    with open(path, "rb") as file:
+        model = pickle.load(file)
+    data = Plain(CELLS["tiny"], [model.element_types.index("C")] * 2, 2 * model.rcutfac, model.reach)
+    model.compute_forces(data)
+    found.append((data.energies, data.f))
+for plain, fast in zip(*found):
+    np.testing.assert_allclose(fast, plain, rtol=1e-9, atol=1e-10)
+from torch._dynamo.utils import counters
+assert counters["stats"]["unique_graphs"] > 0
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_the_network_may_be_compiled(call, models, tmp_path):
+    """In a process whose functions are not checked for shapes."""
+    for name, options in (("plain", []), ("fast", ["--compile"])):
+        arguments = ["export", models["schnet"], "--format", "mliap", "-o", tmp_path / f"{name}.mliap"]
+        assert call(*arguments, *options)[0] == 0
+    command = [sys.executable, "-c", COMPILED, "plain.mliap", "fast.mliap"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    code, _, told = call("export", models["schnet"], "--compile", "-o", "model.pt")
+    assert code == 2
+    assert "which --compile does not change; leave it out" in told
 
 
 def test_the_command_line_writes_it(call, models, tmp_path):

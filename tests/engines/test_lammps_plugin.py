@@ -130,6 +130,19 @@ def test_energy_forces_and_stress_are_the_calculators(ranks, cases, folder, plug
             np.testing.assert_allclose(-shares.sum(0), virial.flat[[0, 4, 8, 5, 2, 1]], atol=1e-9)
 
 
+@pytest.mark.slow
+def test_the_network_may_be_compiled(folder, plugin, models, calculators):
+    """In a LAMMPS that starts Python itself, whose functions are not checked for shapes; of each rank's atoms alone."""
+    rest = f"{THERMO}{DUMP.replace('c_e', '')}run 0\n"
+    told = execute("log run.log\n" + text_of("oxide", models["schnet"], rest, style="mekrr compile yes"), plugin, 2)
+    assert "cannot be compiled" not in told
+    atoms = STRUCTURES["oxide"].copy()
+    atoms.calc = calculators["schnet"]
+    (row,), found = thermo(folder / "run.log"), dumped(folder / "forces.dump")
+    assert row["PotEng"] == pytest.approx(atoms.get_potential_energy(), abs=1e-9)
+    np.testing.assert_allclose(np.stack([found[f] for f in ("fx", "fy", "fz")], axis=1), atoms.get_forces(), atol=1e-9)
+
+
 def test_dynamics_on_two_ranks_conserve_energy(folder, plugin, models):
     """With atoms that change ranks; the uncertainty is that of all atoms together."""
     rest = (
@@ -208,6 +221,7 @@ def test_atoms_without_ids_have_ghosts_on_one_rank_too(library, models):
         (("H C O", "H C"), "with an element for each of the 3 atom types"),
         (("units metal", "units real"), "units real: the model is in eV and angstrom; write units metal"),
         (("atom_style atomic", "atom_style atomic\nnewton off"), "needs newton on"),
+        (("pair_style mekrr", "pair_style mekrr compile maybe"), "compile"),
         (("pair_style mekrr", "pair_style mekrr grade"), "write pair_style mekrr, or pair_style mekrr uncertainty N"),
     ],
 )
