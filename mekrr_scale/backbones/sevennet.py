@@ -210,7 +210,7 @@ def _convolve(module: Any, data: dict[str, Tensor]) -> Tensor:
     centre, neighbour = data["edge_index"]
     weight = module.weight_nn(data["edge_embedding"])
     message = module.convolution(data["x"][neighbour], data["edge_attr"], weight)
-    total = message.new_zeros(len(data["x"]), message.shape[1]).index_add(0, centre, message)
+    total = message.new_zeros(data["x"].shape[0], message.shape[1]).index_add(0, centre, message)
     return cast(Tensor, total / module.denominator)
 
 
