@@ -94,6 +94,11 @@ def _is_figure(path: Path) -> bool:
     return b"matplotlib" in text.lower() or WRITER.encode() in text
 
 
+def _is_mliap(path: Path) -> bool:
+    """A pickle, which is not read, that names the class."""
+    return b"MliapModel" in path.read_bytes()[:_HEAD]
+
+
 def _is_page(path: Path) -> bool:
     with path.open("rb") as stream:
         return PAGE_MARK.encode() in stream.read(_HEAD)
@@ -113,6 +118,7 @@ FRAME_SUFFIXES = (".xyz", ".extxyz", ".exyz")
 MODEL = OutputKind("a model", (), _is_model)
 BACKBONE = OutputKind("a backbone", (), _is_backbone)
 EXPORTED = OutputKind("a model of metatomic", (".pt",), _is_exported, bare=False)
+MLIAP = OutputKind("a model of ML-IAP", (".mliap",), _is_mliap, bare=False)
 REPORT = OutputKind("a report", (".json",), _is_report)
 FIGURE = OutputKind("a figure", tuple(f".{name}" for name in FIGURE_FORMATS), _is_figure)
 LABELLED = OutputKind("structures that distill labelled", (".xyz",), _is_labelled)

@@ -308,6 +308,23 @@ def test_torch_sim(gpu, model_file):
         close(found[1][name].cpu(), expected, 1e-8)
 
 
+def test_mliap(gpu, model_file):
+    """Of LAMMPS' Kokkos: what it hands over lies on the device."""
+    from mekrr_scale.engines import MliapModel
+    from tests.engines.mliap_data import Kokkos
+
+    atoms = bulk("C", "diamond", 3.6)
+    atoms.rattle(0.05, seed=1)
+    model, found = MliapModel(model_file), []
+    for where in ("cpu", gpu):
+        data = Kokkos(atoms, [model.element_types.index("C")] * 2, 2 * model.rcutfac, model.reach, device=where)
+        model.compute_forces(data)
+        assert torch.as_tensor(data.f).device.type == torch.device(where).type
+        found.append((torch.tensor(data.energy), *(torch.as_tensor(x).cpu() for x in (data.energies, data.f))))
+    for mine, other in zip(found[1], found[0], strict=True):
+        close(mine, other, 1e-8)
+
+
 @pytest.mark.skipif(ipi is None, reason="i-PI is not installed")
 def test_ipi(gpu, model_file, tmp_path):
     from mekrr_scale.engines import MekrrDriver

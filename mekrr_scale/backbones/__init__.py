@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from mekrr_scale.backbones.chunks import of_rows as of_rows
     from mekrr_scale.backbones.chunks import rows_of as rows_of
     from mekrr_scale.backbones.chunks import sum_rows as sum_rows
+    from mekrr_scale.backbones.compiled import Compiled as Compiled
     from mekrr_scale.backbones.compressed import Compressed as Compressed
-    from mekrr_scale.backbones.compressed import forward_of as forward_of
     from mekrr_scale.backbones.compressed import with_compression as with_compression
     from mekrr_scale.backbones.conformance import check_backbone as check_backbone
     from mekrr_scale.backbones.derivatives import Directions as Directions
@@ -62,7 +62,8 @@ else:
         submod_attrs={
             "base": ["Backbone", "BackboneIdentity", "identity_of", "weight_hash"],
             "invariants": ["Invariants"],
-            "compressed": ["Compressed", "forward_of", "with_compression"],
+            "compiled": ["Compiled"],
+            "compressed": ["Compressed", "with_compression"],
             "conformance": ["check_backbone"],
             "derivatives": ["Directions", "TangentOutput", "tangents", "tangents_of_each"],
             "dimenet": ["Dimenet", "new_dimenet", "save_dimenet"],

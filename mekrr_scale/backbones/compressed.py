@@ -81,15 +81,3 @@ def with_compression(backbone: Backbone, compression: Compression | None) -> Bac
     """A backbone before a compression, or without one; what it had before does not count."""
     inner = backbone.inner if isinstance(backbone, Compressed) else backbone
     return inner if compression is None else Compressed(inner, compression)
-
-
-def forward_of(backbone: Backbone, wrap: Callable[..., Callable[..., BackboneOutput]]) -> Callable[..., BackboneOutput]:
-    """``forward`` with what is the network's of it wrapped, such as by a compiler."""
-    if not isinstance(backbone, Compressed):
-        return wrap(backbone.forward)
-    network, reduced = wrap(backbone.inner.forward), backbone.reduced
-
-    def forward(graph: Graph, *arguments: Tensor | None, energies: bool = True) -> BackboneOutput:
-        return reduced(graph, network(graph, *arguments, energies=energies))
-
-    return forward

@@ -67,7 +67,9 @@ PLACES = {
     ),
     "lammps": Place("lammps", _USE, "LAMMPS with the forces of a model: run, build, path."),
     "export": Place(
-        "export", _USE, "Write a model as one file for metatomic's engines: ASE, LAMMPS, i-PI, torch-sim and others."
+        "export",
+        _USE,
+        "Write a model as one file for metatomic's engines: ASE, LAMMPS, i-PI and others; or for LAMMPS' ML-IAP.",
     ),
     "explain": Place(
         "explain",

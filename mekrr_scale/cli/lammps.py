@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from mekrr_scale.cli.console import talkative
-from mekrr_scale.cli.options import EXIT_CODES, Device, commands, device_of
+from mekrr_scale.cli.options import EXIT_CODES, Compile, Device, commands, device_of
 from mekrr_scale.errors import ConfigError
 
 Folder = Annotated[
@@ -33,7 +33,7 @@ def run(
         int, typer.Option(help="steps between checks of the bounds, where pair_style does not say uncertainty N")
     ] = 10,
     dtype: Annotated[Literal["float32", "float64"], typer.Option(help="precision of the backbone")] = "float64",
-    compile: Annotated[bool, typer.Option("--compile", help="compile the backbone; pays in long runs")] = False,
+    compile: Compile = False,
     device: Device = "cpu",
 ) -> None:
     """Execute a LAMMPS input whose pair_style is mekrr, on one rank.

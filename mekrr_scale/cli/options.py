@@ -54,6 +54,7 @@ BACKBONES = one_of(backbone_names)
 Device = Annotated[
     str, typer.Option(help="torch device of the backbone, e.g. cpu or cuda", autocompletion=one_of(_devices))
 ]
+Compile = Annotated[bool, typer.Option("--compile", help="compile the network; pays in long runs")]
 Workers = Annotated[
     int | None, typer.Option(help="processes side by side on a CPU; default: one for each core that may be used")
 ]

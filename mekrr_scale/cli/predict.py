@@ -13,6 +13,7 @@ from mekrr_scale.cli.options import (
     CHOICE,
     D3,
     EXIT_CODES,
+    Compile,
     Device,
     Format,
     MaxMemory,
@@ -38,6 +39,7 @@ def predict(
     forces: Annotated[bool, typer.Option(help="forces and stress too")] = True,
     uncertainty: Annotated[bool, typer.Option("--uncertainty", help="and how sure they are")] = False,
     format: Format = None,
+    compile: Compile = False,
     device: Device = "cpu",
     max_memory: MaxMemory = None,
     d3: D3 = None,
@@ -61,7 +63,9 @@ def predict(
 
     check_outputs([(output, FRAMES, "--output")], [model, *structures], overwrite)
     failed: list[MekrrError] = []
-    potential = Potential(Model.load(model), device=device_of(device), max_memory=max_memory, dispersion=d3)
+    potential = Potential(
+        Model.load(model), device=device_of(device), compile=compile, max_memory=max_memory, dispersion=d3
+    )
     with progress_bar() as bar:
         bar.stage("predict", frame_count(structures, format))
         frames = predict(potential, structures, forces, bar, uncertainty, format, failed, workers=workers)

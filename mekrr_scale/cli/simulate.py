@@ -10,7 +10,18 @@ import typer
 
 from mekrr_scale.cli.console import draw, progress_bar, say
 from mekrr_scale.cli.frames import start_frame, start_frames
-from mekrr_scale.cli.options import CHOICE, D3, EXIT_CODES, Device, MaxMemory, ModelFile, Overwrite, commands, device_of
+from mekrr_scale.cli.options import (
+    CHOICE,
+    D3,
+    EXIT_CODES,
+    Compile,
+    Device,
+    MaxMemory,
+    ModelFile,
+    Overwrite,
+    commands,
+    device_of,
+)
 from mekrr_scale.errors import ConfigError, SimulationError
 from mekrr_scale.outputs import FIGURE, STREAM, STRUCTURE, check_outputs, figure_of
 from mekrr_scale.simulation import Ensemble
@@ -51,7 +62,7 @@ def md(
         Path | None, typer.Option(help="figure of the whole run: temperature, energies, grade, ...")
     ] = None,
     dtype: Dtype = "float32",
-    compile: Annotated[bool, typer.Option("--compile", help="compile the backbone; pays in long runs")] = False,
+    compile: Compile = False,
     device: Device = "cpu",
     max_memory: MaxMemory = None,
     d3: D3 = None,
@@ -116,6 +127,7 @@ def relax(
     max_grade: MaxGrade = 0.0,
     plot: Annotated[Path | None, typer.Option(help="figure of energies and largest forces, step by step")] = None,
     dtype: Dtype = "float32",
+    compile: Compile = False,
     device: Device = "cpu",
     max_memory: MaxMemory = None,
     d3: D3 = None,
@@ -145,8 +157,8 @@ def relax(
             raise ConfigError(f"--trajectory holds the steps of one structure; there are {len(frames)}")
     bounds = _bounds(max_force, max_uncertainty, max_grade, 1)
     courses = [RelaxCourse() for _ in frames]
+    calculator = _calculator(model, dtype, device, max_memory, d3, compile)
     try:
-        calculator = _calculator(model, dtype, device, max_memory, d3)
         _relax_all(frames, courses, calculator, output, trajectory, force, steps, cell, bounds)
     except SimulationError:
         _draw_relaxations(plot, courses, force)
@@ -216,7 +228,7 @@ def _bounds(force: float, uncertainty: float, grade: float, every: int) -> Bound
 
 
 def _calculator(
-    model: Path, dtype: str, device: str, max_memory: str | None, d3: str | None, compile: bool = False
+    model: Path, dtype: str, device: str, max_memory: str | None, d3: str | None, compile: bool
 ) -> MekrrCalculator:
     from mekrr_scale.models import MekrrCalculator
 

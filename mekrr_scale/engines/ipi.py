@@ -63,7 +63,7 @@ class MekrrDriver(Dummy_driver):  # type: ignore[misc]
             ``extrapolation`` (grade of each atom; above 1 is outside of the training data) as i-PI's extras.
         max_grade: end the run, with a ``RESTART``, when an atom's grade is above.
         dispersion: D3 dispersion to add, of labels that have none, e.g. ``pbe``, see ``Potential``.
-        trust_code: see ``Potential``.
+        trust_code, compile: see ``Potential``.
         verbose: i-PI's.
 
     Raises:
@@ -84,6 +84,7 @@ class MekrrDriver(Dummy_driver):  # type: ignore[misc]
         max_grade: Any = None,
         dispersion: Any = None,
         trust_code: Any = False,
+        compile: Any = False,
         verbose: bool = False,
         **others: Any,
     ) -> None:
@@ -94,10 +95,9 @@ class MekrrDriver(Dummy_driver):  # type: ignore[misc]
         self.uncertainty, self.max_grade = _flag("uncertainty", uncertainty), _bound(max_grade)
         self.name = str(template)
         self.template = _template(self.name, pbc)
-        self.potential = Potential(
-            str(model), None, dtype, str(device), trust_code=_flag("trust_code", trust_code),
-            dispersion=None if dispersion is None else str(dispersion),
-        )  # fmt: skip
+        trusted, fast = _flag("trust_code", trust_code), _flag("compile", compile)
+        added = None if dispersion is None else str(dispersion)
+        self.potential = Potential(str(model), None, dtype, str(device), fast, trust_code=trusted, dispersion=added)
         self.potential.model.check_species(self.template.numbers.tolist())
         if self._asks:
             self.potential.require_uncertainty()

@@ -38,7 +38,7 @@ class MekrrModel(ModelInterface):  # type: ignore[misc]
     Args:
         model: a model, or the path of one.
         backbone: an instance to use instead of loading the model's.
-        trust_code: see ``Potential``.
+        trust_code, compile: see ``Potential``.
 
     Raises:
         ConfigError: torch-sim is not installed.
@@ -54,10 +54,11 @@ class MekrrModel(ModelInterface):  # type: ignore[misc]
         compute_forces: bool = True,
         compute_stress: bool = True,
         trust_code: bool = False,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         loaded = model if isinstance(model, Model) else Model.load(model)
-        self.potential = Potential(loaded, backbone, dtype, str(device), trust_code=trust_code)
+        self.potential = Potential(loaded, backbone, dtype, str(device), compile, trust_code=trust_code)
         self._device, self._dtype = torch.device(device), dtype
         self._compute_forces, self._compute_stress = compute_forces, compute_stress
 

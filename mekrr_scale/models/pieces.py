@@ -72,7 +72,7 @@ def check_pieces(potential: Potential) -> None:
 def surroundings(graph: Graph, own: int, hops: int) -> tuple[Graph, Int64[Tensor, " kept"]]:
     """The part of a graph that the first ``own`` atoms see within some hops, and the atoms that it has."""
     centre, neighbour = graph.edge_index
-    near = torch.zeros(len(graph.numbers), dtype=torch.bool)
+    near = torch.zeros(len(graph.numbers), dtype=torch.bool, device=centre.device)
     near[:own] = True
     for _ in range(hops - 1):
         near[neighbour[near[centre]]] = True
@@ -112,7 +112,8 @@ def evaluate_piece(potential: Potential, graph: Graph, own: int, images: Images 
     """Energies of the first ``own`` atoms, and what they give.
 
     Args:
-        graph: without periods; all that is within the backbone's reach of the own atoms.
+        graph: without periods; all that is within the backbone's reach of the own atoms. It may lie on any device;
+            results lie in the host's memory.
         images: if there are no other atoms; then all that is within the cutoff will do.
 
     Raises:
@@ -129,7 +130,7 @@ def evaluate_piece(potential: Potential, graph: Graph, own: int, images: Images 
         part = backbone.prepare(part).to(backbone.device, backbone.dtype)
         part = potential.within_memory(part, potential.adds_own)
         vectors = edge_vectors(part, part.positions).detach().requires_grad_(True)
-        whole = backbone.on_edges(part, vectors, potential.adds_own)
+        whole = potential.on_edges(part, vectors, potential.adds_own)
         output = BackboneOutput(whole.features[:own], None if whole.energies is None else whole.energies[:own])
         numbers = part.numbers[:own].cpu()
         values, gradient = potential.head.atoms(output.features.detach(), numbers, torch.zeros_like(numbers), 1, True)
@@ -138,14 +139,14 @@ def evaluate_piece(potential: Potential, graph: Graph, own: int, images: Images 
     energies = values.cpu() + potential.references[numbers]
     if potential.adds_own and output.energies is not None:
         energies = energies + output.energies.detach().cpu().double()
-    slope, vector = slopes.cpu().double(), vectors.detach().cpu().double()
-    centre, neighbour = kept[part.edge_index.cpu()]
-    forces = torch.zeros(len(graph.numbers), 3, dtype=torch.float64)
+    slope, vector = slopes.double(), vectors.detach().double()
+    centre, neighbour = kept.to(slope.device)[part.edge_index]
+    forces = slope.new_zeros(len(graph.numbers), 3)
     forces.index_add_(0, centre, slope).index_add_(0, neighbour, -slope)
     outer = torch.einsum("ek,el->ekl", vector, slope)
-    virials = torch.zeros(len(graph.numbers), 3, 3, dtype=torch.float64)
+    virials = slope.new_zeros(len(graph.numbers), 3, 3)
     virials.index_add_(0, centre, -(outer + outer.mT) / 2)
-    return PieceResult(energies, forces, virials, output.features.detach().cpu().double())
+    return PieceResult(energies, forces.cpu(), virials.cpu(), output.features.detach().cpu().double())
 
 
 def energy_uncertainty(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -17,9 +17,9 @@ from mekrr_scale.backbones import (
     Backbone,
     BackboneOutput,
     BackboneSpec,
+    Compiled,
     Directions,
     differentiating,
-    forward_of,
     load_backbone,
     tangents,
     trusting_code,
@@ -31,37 +31,21 @@ from mekrr_scale.files import parse_bytes
 from mekrr_scale.kernels import Head
 from mekrr_scale.models.dispersion import Dispersion, as_dispersion
 from mekrr_scale.models.model import Model
-from mekrr_scale.models.posterior import Posterior, Variances
+from mekrr_scale.models.posterior import Posterior, Uncertainty, Variances
 from mekrr_scale.models.prior_loading import load_prior, precision_of
 from mekrr_scale.models.priors import PriorSpec
-from mekrr_scale.models.sets import PerAtom
 from mekrr_scale.structures import (
     Graph,
     Prediction,
     Predictor,
     SkinList,
+    edge_vectors,
     require_electrons,
     require_finite,
     require_finite_atoms,
 )
 
-_MADE_AGAIN = ("_forward", "variances", "head")
-
-
-@dataclass(frozen=True)
-class Uncertainty:
-    """Calibrated half-widths of the intervals that hold 68 % of the errors; 95 % by the ratio.
-
-    Atoms' energies have no labels to be calibrated on: they take the factor of the energies.
-    """
-
-    energy: Float64[Tensor, " structures"]  # eV
-    energies: Float64[Tensor, " atoms"]  # eV, of each environment's part
-    grade: Float64[Tensor, " atoms"]  # above 1: the environment is outside of the training data
-    forces: Float64[Tensor, "atoms 3"] | None  # eV/angstrom
-    energy_ratio_95: float  # what to multiply ``energy`` with for 95 %
-    force_ratio_95: float | None
-    per_atom: PerAtom | None = None  # what the interval of a set's mean error comes from
+_MADE_AGAIN = ("on_edges", "variances", "head")
 
 
 class Potential:
@@ -151,10 +135,9 @@ class Potential:
         return self.model.baseline.prior and not self.model.prior
 
     @cached_property
-    def _forward(self) -> Callable[..., BackboneOutput]:
-        if not self._compile:
-            return self.backbone.forward
-        return forward_of(self.backbone, partial(torch.compile, dynamic=True))
+    def on_edges(self) -> Callable[..., BackboneOutput]:
+        """The backbone's, compiled where that was asked for."""
+        return Compiled(self.backbone) if self._compile else self.backbone.on_edges
 
     def within_memory(self, graph: Graph, energies: bool) -> Graph:
         """The graph as the network may take it: in chunks, if all of it at once would take too much memory.
@@ -231,8 +214,7 @@ class Potential:
         positions = graph.positions.detach().clone().requires_grad_(forces or stress)
         strain = positions.new_zeros(graph.n_structures, 3, 3).requires_grad_(stress)
         graph = self.within_memory(graph, self.adds_own)
-        forward = self._forward if graph.at_once is None else self.backbone.forward  # chunks are not compiled
-        output = forward(graph, positions, strain if stress else None, energies=self.adds_own)
+        output = self.on_edges(graph, edge_vectors(graph, positions, strain if stress else None), self.adds_own)
         features = output.features.detach().cpu().double()
         values, gradient = self.head.atoms(
             output.features.detach(), graph.numbers.cpu(), graph.owner.cpu(), graph.n_structures, forces or stress

@@ -235,7 +235,7 @@ def nearest_edges(graph: Graph, most: int) -> Graph:
     distances stay together, so that features do not depend on the order of atoms.
     """
     lengths = edge_vectors(graph, graph.positions).norm(dim=1)
-    order = torch.from_numpy(np.lexsort((lengths.numpy(), graph.edge_index[0].numpy())))
+    order = torch.from_numpy(np.lexsort((lengths.cpu().numpy(), graph.edge_index[0].cpu().numpy()))).to(lengths.device)
     counts = torch.bincount(graph.edge_index[0], minlength=len(graph.numbers))
     if not len(order) or int(counts.max()) <= most:
         return graph

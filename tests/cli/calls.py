@@ -84,8 +84,8 @@ CALLS = {
         "--device": "cpu:0", "--workers": "3", "--overwrite": "",
     }),
     "predict": ("m.mekrr a.xyz -o p.xyz", {
-        "--output": "q.xyz", "--no-forces": "", "--uncertainty": "", "--format": "vasp", "--device": "cpu:0",
-        "--workers": "3", "--max-memory": "4GB", "--d3": "pbe", "--overwrite": "",
+        "--output": "q.xyz", "--no-forces": "", "--uncertainty": "", "--format": "vasp", "--compile": "",
+        "--device": "cpu:0", "--workers": "3", "--max-memory": "4GB", "--d3": "pbe", "--overwrite": "",
     }),
     "md": ("m.mekrr a.xyz -o r.xyz", BOUNDS | {
         "--output": "q.xyz", "--ensemble": "nve", "--steps": "7", "--timestep": "0.5", "--temperature": "100",
@@ -99,7 +99,8 @@ CALLS = {
     "lammps build": ("", {"--output": "there"}),
     "lammps path": ("", {"--output": "there"}),
     "export": ("m.mekrr -o m.pt", {
-        "--output": "n.pt", "--format": "metatomic", "--dtype": "float32", "--overwrite": "",
+        "--output": "n.pt", "--format": "mliap -o n.mliap", "--dtype": "float32",
+        "--compile": "--format mliap -o n.mliap", "--overwrite": "",
     }),
     "label": ("a.xyz --calculator emt -o l.xyz", {
         "--calculator": "tblite", "--output": "q", "--reuse": "", "--workers": "3", "--format": "f", "--overwrite": "",
@@ -113,7 +114,7 @@ CALLS = {
         "m.mekrr a.xyz -o r.xyz",
         BOUNDS | {
             "--output": "q.xyz", "--force": "0.1", "--steps": "7", "--cell": "", "--trajectory": "t.xyz",
-            "--plot": "p.png", "--overwrite": "",
+            "--plot": "p.png", "--compile": "", "--overwrite": "",
         },
     ),
     "select": (

@@ -10,6 +10,7 @@ import pytest
 from ase.build import bulk
 from ase.calculators.calculator import PropertyNotImplementedError
 
+from mekrr_scale.backbones import Compiled
 from mekrr_scale.errors import ConfigError, ModelError, SimulationError, StructureError
 from tests.docs.pages import ROOT
 from tests.engines.cells import CELLS, expected
@@ -137,6 +138,11 @@ def test_extras_are_the_calculators_uncertainty(make, model_file):
     assert make(CELLS["slab"])(*internal(atoms))[3] == ""
 
 
+def test_the_network_may_be_compiled(make):
+    for wanted in (True, False):
+        assert isinstance(make(CELLS["small"], compile=wanted).potential.on_edges, Compiled) == wanted
+
+
 def test_a_bound_of_the_grade_stops(make):
     far = CELLS["molecule"].copy()
     far.positions[1] += 1.5
@@ -186,6 +192,7 @@ def test_frames_of_templates_can_be_chosen(make, tmp_path):
         ({"max_grade": -1}, ConfigError, "max_grade: -1 is not understood; give a positive number"),
         ({"max_grade": True}, ConfigError, "max_grade: True is not understood"),
         ({"uncertainty": "yes"}, ConfigError, "uncertainty: yes is not understood; give true or false"),
+        ({"compile": "yes"}, ConfigError, "compile: yes is not understood; give true or false"),
         ({"dtype": "float46"}, ConfigError, "Do you mean 'float64'"),
     ],
 )

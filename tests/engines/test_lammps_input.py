@@ -13,6 +13,7 @@ from mekrr_scale.engines.lammps import run_input, start
 from mekrr_scale.engines.lammps.external import check_lammps
 from mekrr_scale.engines.lammps.lines import commands_of, words_of
 from mekrr_scale.errors import ConfigError, ModelError, SimulationError, StructureError
+from mekrr_scale.models import Potential
 from tests.docs.pages import DOCS, ROOT
 from tests.engines.lammps_cells import CELLS, input_of, thermo, write_cell
 
@@ -103,6 +104,23 @@ def test_frames_are_read_again(folder):
     assert energies[4:] == pytest.approx(energies[:4], abs=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("style", "given", "compiled"),
+    [("mekrr", False, False), ("mekrr", True, True), ("mekrr compile yes", False, True),
+     ("mekrr uncertainty 5 compile off", True, False), ("mekrr compile on uncertainty 5", False, True)],
+)  # fmt: skip
+def test_the_network_may_be_compiled(style, given, compiled, folder, monkeypatch):
+    asked = []
+
+    def loaded(path, compile, **options):
+        asked.append(compile)
+        return Potential(path, **options)
+
+    monkeypatch.setattr("mekrr_scale.engines.lammps.running.Potential", loaded)
+    execute(text_of("run 0\n", style=style), compile=given)
+    assert asked == [compiled]
+
+
 def test_a_restart_needs_its_pair_style_again(folder):
     rest = "run 0\nwrite_restart r\nclear\nread_restart r\n"
     style = "pair_style mekrr\npair_coeff * * ${model} H C O # é\n"
@@ -130,6 +148,8 @@ WRONG = {
     "model": (text_of(model="no.mekrr"), ConfigError, "there is no model no.mekrr; write pair_coeff"),
     "pairs": (text_of().replace("* *", "1 *"), ConfigError, "write pair_coeff [*] [*] MODEL ELEMENT"),
     "options": (text_of(style="mekrr uncertain 3"), ConfigError, "pair_style mekrr uncertainty N"),
+    "lonely": (text_of(style="mekrr compile"), ConfigError, "compile yes compiles the network"),
+    "neither": (text_of(style="mekrr compile maybe"), ConfigError, "compile yes compiles the network"),
     "hybrid": (text_of(style="hybrid mekrr zero 3"), ConfigError, "pair_style hybrid cannot hold mekrr"),
     "coefficients": (re.sub("pair_coeff.*", "", text_of()), ConfigError, "there is no pair_coeff before the run"),
     "box": (re.sub("read_data.*", "", text_of()), ConfigError, "there is no box yet"),

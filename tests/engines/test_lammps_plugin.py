@@ -12,15 +12,11 @@ import pytest
 from ase import units
 from ase.build import molecule
 
-from mekrr_scale.backbones import BackboneSpec
 from mekrr_scale.backbones.schnet import Schnet
 from mekrr_scale.engines.lammps import build, run_input, start
 from mekrr_scale.engines.lammps.pair import PieceModel, connect
 from mekrr_scale.errors import ConfigError, ModelError, StructureError
 from mekrr_scale.models import MekrrCalculator, Model, Potential
-from mekrr_scale.pipeline import ExtractPlan, FitPlan, KernelPlan, LandmarkPlan, extract, fit
-from mekrr_scale.solvers import Direct
-from tests.backbones.networks import small_sevennet
 from tests.docs.pages import ROOT
 from tests.engines.lammps_cells import (
     BAR,
@@ -64,22 +60,6 @@ def plugin(tmp_path_factory):
         if "there is no C++ compiler" in str(error):
             pytest.skip("the plugin of LAMMPS needs a C++ compiler")
         raise
-
-
-@pytest.fixture(scope="session")
-def models(model_file, toy_structures, tmp_path_factory):
-    """The toy model, and two on one small SevenNet: without and with its own energies."""
-    folder = tmp_path_factory.mktemp("sevennet")
-    spec = BackboneSpec("sevennet", "gate1", checkpoint=small_sevennet(folder / "net.pt"))
-    frames = [atoms for atoms in toy_structures[:8] if not atoms.pbc.any()]
-    store = extract(frames, folder / "store", ExtractPlan(spec, dtype="float64")).store
-    found = {"schnet": model_file}
-    for name, baseline in (("sevennet", "composition"), ("sevennet-own", "backbone")):
-        plan = FitPlan(kernel=KernelPlan(length_scales="2x"), landmarks=LandmarkPlan(count=20), baseline=baseline,
-                       solver=Direct((1e-6,)), validation=0)  # fmt: skip
-        found[name] = folder / f"{name}.mekrr"
-        fit(store, plan).model.save(found[name])
-    return found
 
 
 @pytest.fixture(scope="session")
@@ -149,6 +129,19 @@ def test_energy_forces_and_stress_are_the_calculators(ranks, cases, folder, plug
         else:
             virial = atoms.positions.T @ atoms.get_forces()
             np.testing.assert_allclose(-shares.sum(0), virial.flat[[0, 4, 8, 5, 2, 1]], atol=1e-9)
+
+
+@pytest.mark.slow
+def test_the_network_may_be_compiled(folder, plugin, models, calculators):
+    """In a LAMMPS that starts Python itself, whose functions are not checked for shapes; of each rank's atoms alone."""
+    rest = f"{THERMO}{DUMP.replace('c_e', '')}run 0\n"
+    told = execute("log run.log\n" + text_of("oxide", models["schnet"], rest, style="mekrr compile yes"), plugin, 2)
+    assert "cannot be compiled" not in told
+    atoms = STRUCTURES["oxide"].copy()
+    atoms.calc = calculators["schnet"]
+    (row,), found = thermo(folder / "run.log"), dumped(folder / "forces.dump")
+    assert row["PotEng"] == pytest.approx(atoms.get_potential_energy(), abs=1e-9)
+    np.testing.assert_allclose(np.stack([found[f] for f in ("fx", "fy", "fz")], axis=1), atoms.get_forces(), atol=1e-9)
 
 
 def test_dynamics_on_two_ranks_conserve_energy(folder, plugin, models):
@@ -255,6 +248,7 @@ def test_atoms_without_ids_have_ghosts_on_one_rank_too(library, models):
         (("H C O", "H C"), "with an element for each of the 3 atom types"),
         (("units metal", "units real"), "units real: the model is in eV and angstrom; write units metal"),
         (("atom_style atomic", "atom_style atomic\nnewton off"), "needs newton on"),
+        (("pair_style mekrr", "pair_style mekrr compile maybe"), "compile"),
         (("pair_style mekrr", "pair_style mekrr grade"), "write pair_style mekrr, or pair_style mekrr uncertainty N"),
     ],
 )

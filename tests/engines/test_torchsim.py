@@ -7,6 +7,7 @@ import pytest
 import torch
 from ase.build import bulk, molecule
 
+from mekrr_scale.backbones import Compiled
 from mekrr_scale.models import MekrrCalculator, Model
 
 ts = pytest.importorskip("torch_sim")
@@ -43,6 +44,13 @@ def test_a_batch_equals_the_calculator(model, model_file, cells):
         np.testing.assert_allclose(part, atoms.get_forces(), atol=1e-9)
         np.testing.assert_allclose(found["stress"][i].numpy(), atoms.get_stress(voigt=False), atol=1e-9)
         first += len(atoms)
+
+
+def test_the_network_may_be_compiled(model, model_file):
+    from mekrr_scale.engines import MekrrModel
+
+    assert isinstance(MekrrModel(model_file, compile=True).potential.on_edges, Compiled)
+    assert not isinstance(model.potential.on_edges, Compiled)
 
 
 def test_molecules_have_no_stress(model):

@@ -1,7 +1,6 @@
 """The fitted potential: derivatives, symmetries, ASE's habits, and the model file."""
 
 import json
-import shutil
 import struct
 import subprocess
 import sys
@@ -280,29 +279,3 @@ def test_features_of_ones_own(tmp_path):
     assert float(error.square().mean().sqrt()) < 0.3
     with pytest.raises(ModelError, match="features of the user's own"):
         Potential(report.model)
-
-
-COMPILED = """
-import copy, pickle, sys, warnings
-warnings.simplefilter("ignore")
-import torch
-from mekrr_scale.models import Model
-from mekrr_scale.models import Potential
-from mekrr_scale.structures import read_structures
-plain, fast = (Potential(Model.load(sys.argv[1]), dtype=torch.float64, compile=c) for c in (False, True))
-fast.predict(next(read_structures(sys.argv[2])))
-fast = pickle.loads(pickle.dumps(copy.deepcopy(fast)))  # compiled again where it is used
-for index, atoms in enumerate(read_structures(sys.argv[2])):
-    if index < 4:
-        found, expected = fast.predict(atoms), plain.predict(atoms)
-        torch.testing.assert_close(found.energy, expected.energy, rtol=1e-10, atol=1e-10)
-        torch.testing.assert_close(found.forces, expected.forces, rtol=1e-8, atol=1e-10)
-"""
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_compiled_backbones_predict_the_same(model_file, toy_file):
-    """Also when atoms and edges change; in a process without shape checks, which cannot be compiled."""
-    arguments = [sys.executable, "-c", COMPILED, str(model_file), str(toy_file)]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]

@@ -29,9 +29,9 @@ from mekrr_scale.models import (
 )
 from mekrr_scale.structures import SkinList
 
-VERSION = 1  # of the table, as in pair_mekrr.cpp
+VERSION = 2  # of the table, as in pair_mekrr.cpp
 _VOIGT = ((0, 1, 2, 0, 0, 1), (0, 1, 2, 1, 2, 2))  # xx yy zz xy xz yz
-_CLOSE = 0.5  # angstrom; atoms that are closer are named where something is no number
+CLOSE = 0.5  # angstrom; atoms that are closer are named where something is no number
 
 _INTS, _DOUBLES = ctypes.POINTER(ctypes.c_int), ctypes.POINTER(ctypes.c_double)
 
@@ -53,7 +53,7 @@ class Step(ctypes.Structure):
 
 
 _MESSAGE = (ctypes.c_void_p, ctypes.c_int)  # where an error is written, and how long it may be
-_OPEN = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_int, ctypes.POINTER(Opened), *_MESSAGE)
+_OPEN = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, *3 * (ctypes.c_int,), ctypes.POINTER(Opened), *_MESSAGE)
 _COMPUTE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(Step), *_MESSAGE)
 _UNCERTAINTY = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_int, _INTS, _DOUBLES, _DOUBLES, *_MESSAGE)
 _CLOSE_MODEL = ctypes.CFUNCTYPE(None, ctypes.c_int)
@@ -114,7 +114,7 @@ class Connection:
     def __init__(self) -> None:
         self._models: dict[int, PieceModel] = {}
         self._opened = 0
-        self._loaded: tuple[tuple[Path, int], Potential] | None = None
+        self._loaded: tuple[tuple[Path, int, bool], Potential] | None = None
         self._functions = (
             _OPEN(self._guarded(self._open)),
             _COMPUTE(self._guarded(self._compute)),
@@ -146,10 +146,10 @@ class Connection:
 
         return guarded
 
-    def _open(self, settings: bytes, ranks: int, uncertain: int, opened: Any) -> None:
+    def _open(self, settings: bytes, ranks: int, uncertain: int, compiled: int, opened: Any) -> None:
         path, *elements = settings.decode().split("\n")
         _share_threads(ranks)
-        model = PieceModel(self._potential(Path(path)), elements)
+        model = PieceModel(self._potential(Path(path), bool(compiled)), elements)
         if uncertain:
             model.potential.require_uncertainty()
         self._opened += 1
@@ -159,13 +159,13 @@ class Connection:
         told.handle, told.dim, told.cutoff = self._opened, backbone.dim, backbone.cutoff
         told.hops = backbone.hops(model.potential.adds_own)
 
-    def _potential(self, path: Path) -> Potential:
+    def _potential(self, path: Path, compiled: bool) -> Potential:
         """A model, kept for inputs that come to it again and again."""
         if not path.is_file():
             raise ConfigError(f"there is no model {path}; write pair_coeff * * MODEL ELEMENT ...")
-        key = path.resolve(), path.stat().st_mtime_ns
+        key = path.resolve(), path.stat().st_mtime_ns, compiled
         if self._loaded is None or self._loaded[0] != key:
-            self._loaded = key, Potential(path, dtype="float64")
+            self._loaded = key, Potential(path, dtype="float64", compile=compiled)
         return self._loaded[1]
 
     def _compute(self, given: Any) -> None:
@@ -230,7 +230,7 @@ def _blamed(positions: Float64[ndarray, "atoms 3"], ids: Int64[ndarray, " atoms"
     if len(nowhere):
         return f"the position of atom {named[nowhere[0]]} is not finite"
     distance, nearest = cKDTree(positions).query(positions, k=min(2, len(positions)))
-    if len(positions) < 2 or distance[:, 1].min() > _CLOSE:
+    if len(positions) < 2 or distance[:, 1].min() > CLOSE:
         return ""
     first = int(distance[:, 1].argmin())
     a, b = sorted((int(named[first]), int(named[nearest[first, 1]])))

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -19,7 +20,11 @@ from mekrr_scale.models import Potential
 
 STYLE = "mekrr"
 _RUNS = ("run", "minimize", "rerun", "temper", "neb", "prd", "tad", "dynamical_matrix", "third_order")
-_SYNTAX = "write pair_style mekrr, or pair_style mekrr uncertainty N for a look at the grade every N steps"
+_SYNTAX = (
+    "write pair_style mekrr, or pair_style mekrr uncertainty N for a look at the grade every N steps; compile yes "
+    "compiles the network"
+)
+_LOGICAL = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}  # as LAMMPS reads them
 _COEFF = "write pair_coeff * * MODEL ELEMENT ..., with an element for each atom type"
 
 
@@ -35,15 +40,16 @@ def run_input(
 ) -> int:
     """Execute a LAMMPS input whose pair style is ``mekrr``; returns the status that it quits with, 0 at its end.
 
-    Two commands are not LAMMPS': ``pair_style mekrr [uncertainty N]`` and ``pair_coeff * * MODEL ELEMENT ...``. They
-    are replaced by what ``attach`` does. All others are, with variables, loops, ``include``, ``if`` and ``jump``.
+    Two commands are not LAMMPS': ``pair_style mekrr [uncertainty N] [compile yes]`` and
+    ``pair_coeff * * MODEL ELEMENT ...``. They are replaced by what ``attach`` does. All others are, with variables,
+    loops, ``include``, ``if`` and ``jump``.
 
     Args:
         variables: values of index variables, as ``-var`` gives them.
         log: LAMMPS' log; ``log.lammps`` without a name, none with the name ``none``.
         screen: print what LAMMPS prints.
         settings: ``every`` holds where the input does not say it.
-        compile: the backbone, by torch.compile.
+        compile: the backbone, by torch.compile; holds where the input does not say it.
 
     Raises:
         ConfigError: LAMMPS is not installed, or the input is wrong; with its file and line.
@@ -58,7 +64,8 @@ def run_input(
     options += [] if screen else ["-screen", "none"]
     lmp = start(options)
     try:
-        running = _Running(lmp, settings or Settings(), lambda model: Potential(model, None, dtype, device, compile))
+        load = partial(Potential, dtype=dtype, device=device)
+        running = _Running(lmp, settings or Settings(), load, compile)
         return running.run(path)
     finally:
         lmp.close()
@@ -68,12 +75,12 @@ def run_input(
 class _Running:
     """An input that is being executed, and the model in it."""
 
-    def __init__(self, lmp: Any, settings: Settings, load: Callable[[Path], Potential]) -> None:
-        self.lmp, self.settings, self.load = lmp, settings, load
-        self.every = settings.every  # with the input's own word
+    def __init__(self, lmp: Any, settings: Settings, load: Callable[..., Potential], compile: bool) -> None:
+        self.lmp, self.settings, self.load, self.usual = lmp, settings, load, compile
+        self.every, self.compile = settings.every, compile  # with the input's own word
         self.external: External | None = None
         self.chosen = ""  # the pair style; none yet, or after what forgets it
-        self._loaded: tuple[tuple[Path, int], Potential] | None = None
+        self._loaded: tuple[tuple[Path, int, bool], Potential] | None = None
         handlers = {"pair_style": self._pair_style, "pair_coeff": self._pair_coeff, "clear": self._forget,
                     "read_restart": self._forget, "compute": self._compute, "plugin": self._plugin}  # fmt: skip
         self._script = Script(lmp, self._command, handlers | dict.fromkeys(_RUNS, self._run))
@@ -97,11 +104,12 @@ class _Running:
             self._command(text)
             return
         self._script.note(text)
-        options = words[1:]
-        if options and (len(options) != 2 or options[0] != "uncertainty" or not options[1].isdigit()):
+        options = dict(zip(words[1::2], words[2::2], strict=False))
+        every, compile = options.pop("uncertainty", str(self.settings.every)), options.pop("compile", None)
+        if options or len(words) % 2 == 0 or not every.isdigit() or compile not in (None, *_LOGICAL):
             raise ConfigError(f"pair_style {' '.join(words)}: {_SYNTAX}")
         check_lammps(self.lmp)
-        self.every = int(options[1]) if options else self.settings.every
+        self.every, self.compile = int(every), self.usual if compile is None else _LOGICAL[compile]
         self._command("pair_style none")
 
     def _pair_coeff(self, text: str) -> None:
@@ -118,11 +126,11 @@ class _Running:
     def _potential(self, path: Path) -> Potential:
         """A model, kept for inputs that come to it again and again."""
         try:
-            key = path.resolve(), path.stat().st_mtime_ns
+            key = path.resolve(), path.stat().st_mtime_ns, self.compile
         except OSError:
             raise ConfigError(f"there is no model {path}; {_COEFF}") from None
         if self._loaded is None or self._loaded[0] != key:
-            self._loaded = key, self.load(path)
+            self._loaded = key, self.load(path, compile=self.compile)
         return self._loaded[1]
 
     def _detach(self) -> None:
