@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from ase.calculators.calculator import all_changes
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from mekrr_scale.backbones import BackboneSpec
@@ -25,6 +24,7 @@ from mekrr_scale.models import MekrrCalculator, Model
 from mekrr_scale.pipeline import ExtractPlan, FitPlan, KernelPlan, LandmarkPlan, Validation, extract, fit
 from mekrr_scale.solvers import Direct
 from tests.conftest import toy_energy
+from tests.engines.exported import ELSEWHERE, asked, compare, in_ase
 from tests.engines.lammps_cells import CELLS
 
 ROOT = Path(__file__).parents[2]
@@ -97,31 +97,6 @@ def exported(metatomic, fitted_to, tmp_path_factory):
         return found[kind]
 
     return exported
-
-
-def in_ase(path, **given):
-    """The file in metatomic's calculator of ASE's, which looks at all that goes in and comes out."""
-    from metatomic_ase import MetatomicCalculator
-
-    return MetatomicCalculator(path, device="cpu", check_consistency=True, uncertainty_threshold=None, **given)
-
-
-def asked(calculator, atoms, name, kind, **given):
-    """One output, of systems or atoms."""
-    from metatomic.torch import ModelOutput
-
-    return calculator.run_model(atoms, {name: ModelOutput(unit="eV", sample_kind=kind)}, **given)[name].block().values
-
-
-def compare(theirs, mine, cells):
-    for atoms in cells:
-        properties = ["energy", "forces", "energies", *(["stress"] if atoms.pbc.all() else [])]
-        found = []
-        for calculator in (theirs, mine):
-            calculator.calculate(atoms.copy(), properties, all_changes)  # at once
-            found.append({name: calculator.results[name] for name in properties})
-        for name in properties:
-            np.testing.assert_allclose(*(each[name] for each in found), rtol=0, atol=1e-8 if name == "stress" else 1e-9)
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
@@ -198,17 +173,6 @@ def test_the_file_says_what_it_is(metatomic, fitted_to, tmp_path):
     assert any("2306.01589" in paper for paper in metadata.references["architecture"])
     export(fitted_to("chgnet, means"), tmp_path / "means.pt")  # an atom's weight depends on how many there are
     assert load_atomistic_model(tmp_path / "means.pt").capabilities().interaction_range == np.inf
-
-
-ELSEWHERE = """
-import sys
-from ase.build import bulk
-from metatomic_ase import MetatomicCalculator
-atoms = bulk("CO", "rocksalt", a=4.2)
-atoms.calc = MetatomicCalculator("moved.pt", device="cpu", uncertainty_threshold=None)
-print(repr(atoms.get_potential_energy()))
-assert not any(name.startswith(("mekrr_scale", "sevenn", "e3nn")) for name in sys.modules)
-"""
 
 
 def test_the_file_needs_nothing_of_ours(metatomic, fitted_to, tmp_path, call):
