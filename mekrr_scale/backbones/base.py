@@ -57,6 +57,9 @@ class Backbone(ABC):
     spec: Mapping[str, str | int] = MappingProxyType({})  # how `load_backbone` makes it again; empty: nothing tells
     origin: Origin | None = None  # what a checkpoint of another project says besides sizes and weights
     coded: bool = False  # whether code out of its checkpoint was run, on the user's word
+    scripted: bool = False  # compiled code: it cannot be built anew, nor trained, and has no forward mode
+    # slopes by edges run along paths between atoms: summed to atoms and strains they are right, alone they are not
+    by_paths: bool = False
 
     @final
     def __repr__(self) -> str:

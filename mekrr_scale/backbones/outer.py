@@ -20,7 +20,7 @@ class Outer(Backbone):
         self.inner = inner
         self.name, self.version, self.layer = inner.name, inner.version, inner.layer
         self.cutoff, self.dim, self.species, self.options = inner.cutoff, inner.dim, inner.species, inner.options
-        self.module = inner.module
+        self.module, self.scripted, self.by_paths = inner.module, inner.scripted, inner.by_paths
 
     @property
     def has_energy(self) -> bool:

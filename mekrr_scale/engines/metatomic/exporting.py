@@ -84,7 +84,10 @@ def export(
 def _outputs(model: Model) -> dict[str, Any]:
     from metatomic.torch import ModelOutput
 
-    found = {"energy": ModelOutput(unit="eV", sample_kind="atom")}
+    found = {
+        "energy": ModelOutput(unit="eV", sample_kind="atom"),
+        "feature": ModelOutput(sample_kind="atom", description="the network's, which the kernel compares"),
+    }
     if model.posterior is not None:
         found["energy_uncertainty"] = ModelOutput(
             unit="eV", sample_kind="atom", description="half-width of the calibrated interval that holds 68 % of errors"
