@@ -8,8 +8,8 @@ shift s
 An edge outside of the forest closes a loop: v - (place_b - place_a) = (s + o_a - o_b) C. Three independent loops (fewer
 where fewer directions are closed) give the cell C; what no loop tells of it stays what it is.
 
-Derivatives run along the forest. Of what turns and moves with the structure, their sums over atoms and over strains are
-those of the positions and cell, whichever forest was taken.
+Derivatives run along the forest. Where it matters only how atoms stand to one another, their sums over atoms and over
+strains are the derivatives by positions and cell, whichever forest was taken.
 """
 
 from __future__ import annotations

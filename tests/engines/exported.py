@@ -25,7 +25,8 @@ def asked(calculator, atoms, name, kind, **given):
     """One output, of systems or atoms."""
     from metatomic.torch import ModelOutput
 
-    return calculator.run_model(atoms, {name: ModelOutput(unit="eV", sample_kind=kind)}, **given)[name].block().values
+    wanted = ModelOutput(unit="" if name == "feature" else "eV", sample_kind=kind)
+    return calculator.run_model(atoms, {name: wanted}, **given)[name].block().values
 
 
 def compare(theirs, mine, cells):

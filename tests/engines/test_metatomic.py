@@ -19,7 +19,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.units import Bohr
 
-from mekrr_scale.backbones import BackboneSpec
+from mekrr_scale.backbones import BackboneEnergies, BackboneSpec, UnsafeCheckpoint, load_backbone
 from mekrr_scale.engines.metatomic import export
 from mekrr_scale.engines.metatomic.profiles import profile_of
 from mekrr_scale.errors import BackboneError, ConfigError, ModelError
@@ -206,6 +206,23 @@ def test_the_file_needs_nothing_of_ours(metatomic, fitted_to, tmp_path, call):
     assert float(done.stdout.strip().split("(")[-1].rstrip(")")) == pytest.approx(
         atoms.get_potential_energy(), abs=1e-9
     )
+
+
+def test_the_file_gives_features(exported):
+    """The network's, which make it a backbone: with the model's energies for its own."""
+    one = exported("chgnet")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnsafeCheckpoint)
+        backbone = load_backbone("metatomic", checkpoint=str(one.path), trust_code=True).to(dtype=torch.float64)
+    atoms = CELLS["oxide"]
+    expected = one.mine.potential.backbone.features(atoms)
+    torch.testing.assert_close(backbone.features(atoms), expected, rtol=0, atol=1e-12)
+    found, wanted = BackboneEnergies(backbone).predict(atoms), one.mine.potential.predict(atoms)
+    torch.testing.assert_close(found.energies, wanted.energies, rtol=0, atol=1e-9)
+    torch.testing.assert_close(found.forces, wanted.forces, rtol=0, atol=1e-9)
+    system = asked(one.theirs, atoms, "feature", "system")
+    torch.testing.assert_close(system[0], expected.sum(0), rtol=0, atol=1e-10)
+    assert (backbone.cutoff, backbone.hops(False), backbone.by_paths) == (6.0, 3, False)
 
 
 class Mine(AtomKernel):
