@@ -5,6 +5,7 @@ import sys
 import warnings
 from dataclasses import replace
 
+import ase.io
 import numpy as np
 import pytest
 import torch
@@ -185,3 +186,19 @@ def test_absence_is_told(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "metatomic.torch", None)
     with pytest.raises(BackboneError, match=r"needs metatomic: pip install 'mekrr-scale\[metatomic\]'"):
         load_backbone("metatomic", checkpoint=str(tmp_path / "x.pt"))
+
+
+@pytest.mark.filterwarnings("ignore:reading .* runs code")
+def test_by_the_command(tmp_path, toy_structures, run):
+    ase.io.write(tmp_path / "toy.xyz", toy_structures[:12], format="extxyz")
+    save(tmp_path / "net.pt")
+    words = ("extract", "toy.xyz", "-o", "f", "--backbone", "metatomic", "--checkpoint", "net.pt")
+    code, _, said = run(*words)
+    assert code != 0
+    assert "--trust-code" in said
+    code, out, said = run(*words, "--trust-code")
+    assert code == 0, said
+    assert "12 structures written" in out
+    code, _, said = run("finetune", "toy.xyz", "-o", "t.pt", *words[4:], "--trust-code")
+    assert code != 0
+    assert "cannot be built anew, nor trained" in " ".join(said.split())
