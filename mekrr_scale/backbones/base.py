@@ -59,6 +59,9 @@ class Backbone(ABC):
     in_chunks: bool = False  # whether ``on_edges`` heeds ``graph.at_once``, by sums of ``chunks``
     takes: frozenset[str] = frozenset()  # what it sees of a structure besides its geometry: "charge", "spin"
     coded: bool = False  # whether code out of its checkpoint was run, on the user's word
+    scripted: bool = False  # compiled code: it cannot be built anew, nor trained, and has no forward mode
+    # slopes by edges run along paths between atoms: summed to atoms and strains they are right, alone they are not
+    by_paths: bool = False
 
     @final
     def __repr__(self) -> str:

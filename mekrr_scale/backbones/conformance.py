@@ -26,7 +26,9 @@ def check_backbone(backbone: Backbone, elements: tuple[str, str] = ("Si", "O")) 
     members one by one, gradients and tangents (both modes) against finite differences, a piece of a
     structure with the atoms around it (as one rank of a simulation sees it), chunks of edges where it works
     in chunks, an isolated atom, a one-atom cell smaller than the cutoff, unknown species, blocks and
-    identity, new weights of the same architecture, copied species.
+    identity, new weights of the same architecture, copied species. Of a network that is compiled code
+    (``scripted``) the last two and forward mode are left out, of one whose slopes run along paths (``by_paths``)
+    the bound on how far away they are.
 
     Raises:
         BackboneError: names the check that failed and by how much.
@@ -45,7 +47,8 @@ def check_backbone(backbone: Backbone, elements: tuple[str, str] = ("Si", "O")) 
     _check_halo(backbone, structure)
     _check_chunks(backbone, structure)
     _check_description(backbone)
-    _check_architecture(backbone, structure, elements)
+    if not backbone.scripted:
+        _check_architecture(backbone, structure, elements)
 
 
 def _check_invariance(backbone: Backbone, structure: Atoms, reference: Tensor) -> None:
@@ -97,7 +100,7 @@ def _check_derivatives(backbone: Backbone, structure: Atoms) -> None:
         Directions.of_strains((skew + skew.transpose(1, 2)) / 4, len(structure))
     )
     expected = torch.stack([_difference(backbone, graph, directions, k) for k in range(len(directions))])
-    forward = tangents(backbone, graph, directions, mode="forward", chunk=4)
+    forward = tangents(backbone, graph, directions, mode="auto" if backbone.scripted else "forward", chunk=4)
     _close("forward-mode tangents against finite differences", forward.features, expected, 1e-6)
     reverse = tangents(backbone, graph, directions, mode="reverse")
     _close("reverse-mode tangents against forward mode", reverse.features, forward.features, 1e-9)
@@ -118,7 +121,7 @@ def _check_together(backbone: Backbone, structure: Atoms, directions: Directions
     few = Directions(directions.displacements[:2, :3], directions.strains[3:5])
     both = tangents_of_each(backbone, backbone.graph([structure, other]), [directions, few])
     _close("tangents of one structure of several", both[0].features, expected, 1e-9)
-    alone = tangents(backbone, backbone.graph(other), few, mode="forward", chunk=1)
+    alone = tangents(backbone, backbone.graph(other), few, mode="reverse" if backbone.scripted else "forward", chunk=1)
     _close("tangents of a structure with fewer directions", both[1].features, alone.features, 1e-9)
     if alone.energy is not None and both[1].energy is not None:
         _close("energy tangents of one structure of several", both[1].energy, alone.energy, 1e-9)
@@ -154,9 +157,8 @@ def _check_halo(backbone: Backbone, structure: Atoms) -> None:
     _close("gradients of edges, summed to atoms", summed, moved, 1e-7)
     virial = torch.einsum("ek,el->kl", vectors.detach(), slopes)
     _close("gradients of edges, summed to strains", virial, strained[0], 1e-7)
-    _check_hops(backbone, part, False)
-    if energies:
-        _check_hops(backbone, part, True)
+    for asked in {False, energies} if not backbone.by_paths else ():
+        _check_hops(backbone, part, asked)
 
 
 def _check_chunks(backbone: Backbone, structure: Atoms) -> None:

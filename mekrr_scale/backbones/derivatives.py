@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Literal, Protocol, final, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -244,15 +244,35 @@ def _push_forward(network: Network, graph: Graph, moves: Tensor, strains: Tensor
 
 
 def _push_reverse(network: Network, graph: Graph, moves: Tensor, strains: Tensor) -> Tensor:
-    positions = graph.positions.detach().clone().requires_grad_(True)
-    strain = positions.new_zeros(graph.n_structures, 3, 3).requires_grad_(True)
-    with torch.enable_grad():
-        features = network.forward(graph, positions, strain, energies=False).features
-        seed = torch.zeros_like(features, requires_grad=True)
-        # the pull-back is linear in its seed; its derivative with respect to the seed pushes forward
-        pulled = torch.autograd.grad(features, (positions, strain), seed, create_graph=True, materialize_grads=True)
-    rows = [
-        torch.autograd.grad(pulled, seed, (move, turn), retain_graph=True, allow_unused=True, materialize_grads=True)
-        for move, turn in zip(moves, strains, strict=True)
-    ]
-    return torch.stack([row[0] for row in rows])
+    return Reversed(network, graph).push(moves, strains)
+
+
+@final
+class Reversed:
+    """A linearization by reverse mode alone, for networks whose operations have no forward rule.
+
+    The pull-back is linear in its seed; its derivative with respect to the seed pushes forward.
+    """
+
+    def __init__(self, network: Network, graph: Graph) -> None:
+        self.width = network.dim
+        positions = graph.positions.detach().clone().requires_grad_(True)
+        strain = positions.new_zeros(graph.n_structures, 3, 3).requires_grad_(True)
+        with torch.enable_grad():
+            features = network.forward(graph, positions, strain, energies=False).features
+            self._seed = torch.zeros_like(features, requires_grad=True)
+            self._pulled = torch.autograd.grad(
+                features, (positions, strain), self._seed, create_graph=True, materialize_grads=True
+            )
+
+    def push(
+        self, moves: Float[Tensor, "directions atoms 3"], strains: Float[Tensor, "directions structures 3 3"]
+    ) -> Float[Tensor, "directions atoms dim"]:
+        """See ``LinearMap``."""
+        rows = [
+            torch.autograd.grad(
+                self._pulled, self._seed, (move, turn), retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+            for move, turn in zip(moves, strains, strict=True)
+        ]
+        return torch.stack([row[0] for row in rows])

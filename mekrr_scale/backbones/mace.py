@@ -7,6 +7,7 @@ detaches what it returns); edge vectors are built here from positions and strain
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,7 @@ from mekrr_scale.backbones.weights import HELD, Source, read_own, require_own, s
 from mekrr_scale.errors import BackboneError, suggestion
 from mekrr_scale.structures import Graph
 
+_NETWORKS = ("MACE", "ScaleShiftMACE")  # classes of MACE's whose energies ``on_edges`` gives
 _CLASSES = ("interaction_cls", "interaction_cls_first", "readout_cls")
 _GATES = ("silu", "tanh", "abs", "relu", "sigmoid", "gelu", "softplus", "elu", "selu", "mish", "leaky_relu")
 _IRREPS = ("hidden_irreps", "MLP_irreps", "edge_irreps")
@@ -60,23 +62,27 @@ class Mace(Backbone):
         self.module, self.coded = _load(checkpoint)
         named = checkpoint if isinstance(checkpoint, str | Path) else HELD
         net = cast(Any, self.module)
-        if hasattr(net, "joint_embedding"):
-            raise BackboneError(f"{named} takes inputs besides the geometry (charges, ...): not supported")
-        heads = list(getattr(net, "heads", ["Default"]))
+        if type(net).__name__ not in _NETWORKS or hasattr(net, "joint_embedding"):
+            raise BackboneError(
+                f"{named} is a {type(net).__name__} that takes or gives more than geometries and energies; "
+                f"models of the classes {' and '.join(_NETWORKS)} without other inputs are supported"
+            )
+        heads = _heads(self.module)
         if version is not None and version not in heads:
             raise BackboneError(f"{named} has no head {version!r}. {suggestion(version, heads)}")
         self.version = version or heads[-1]
-        self._head = heads.index(self.version)
+        self.head = heads.index(self.version)  # whose energies are given
         layers = [f"interaction{i + 1}" for i in range(len(net.interactions))]
         chosen = layers_of(layer or "+".join(layers), layers, str(named))
         self.layer = "+".join(chosen)
         numbers = [layers.index(part) for part in chosen]
-        self._chosen = {i: _invariants(net.products[i], invariants, i + 1) for i in numbers}
-        require_channels(invariants, list(self._chosen.values()), f"{self.layer} of {named}")
+        # what the features are of the states behind interactions, by their number from 0
+        self.taken = {i: _invariants(net.products[i], invariants, i + 1) for i in numbers}
+        require_channels(invariants, list(self.taken.values()), f"{self.layer} of {named}")
         self.options = () if invariants == "scalars" else (("invariants", invariants),)
         self.cutoff = float(net.r_max)
         self.species = frozenset(net.atomic_numbers.tolist())
-        self.dim = sum(taken.dim for taken in self._chosen.values())
+        self.dim = sum(taken.dim for taken in self.taken.values())
 
     @property
     def has_energy(self) -> bool:
@@ -106,7 +112,7 @@ class Mace(Backbone):
         return named | {"readout": [net.readouts]}
 
     def hops(self, energies: bool) -> int:
-        return len(cast(Any, self.module).interactions) if energies else 1 + max(self._chosen)
+        return len(cast(Any, self.module).interactions) if energies else 1 + max(self.taken)
 
     def prepare(self, graph: Graph) -> Graph:
         return graph
@@ -134,9 +140,9 @@ class Mace(Backbone):
             )
             state = product(node_feats=state, sc=skip, node_attrs=attributes)
             states.append(state)
-            if i in self._chosen:
-                found.append(self._chosen[i](state))
-                if not energies and len(found) == len(self._chosen):
+            if i in self.taken:
+                found.append(self.taken[i](state))
+                if not energies and len(found) == len(self.taken):
                     return BackboneOutput(torch.cat(found, 1), None)
         return BackboneOutput(torch.cat(found, 1), self._energies(graph, lengths, attributes, states))
 
@@ -144,16 +150,16 @@ class Mace(Backbone):
         self, graph: Graph, lengths: Tensor, attributes: Tensor, states: Sequence[Tensor]
     ) -> Float[Tensor, " atoms"]:
         net = cast(Any, self.module)
-        heads = torch.full_like(graph.numbers, self._head)
+        heads = torch.full_like(graph.numbers, self.head)
         total = attributes.new_zeros(len(attributes))
         if hasattr(net, "pair_repulsion_fn"):
             total = total + net.pair_repulsion_fn(lengths, attributes, graph.edge_index, net.atomic_numbers)
         last_only = len(net.readouts) == 1
         for i, readout in enumerate(net.readouts):
-            total = total + readout(states[-1 if last_only else i], heads)[:, self._head]
+            total = total + readout(states[-1 if last_only else i], heads)[:, self.head]
         if hasattr(net, "scale_shift"):
             total = net.scale_shift(total, heads)
-        references: Tensor = net.atomic_energies_fn(attributes)[:, self._head]
+        references: Tensor = net.atomic_energies_fn(attributes)[:, self.head]
         return references + total
 
 
@@ -175,7 +181,7 @@ def _config(net: nn.Module, source: object) -> Architecture:
     """Sizes of a network as plain values."""
     from mace.tools.scripts_utils import extract_config_mace_model
 
-    config = extract_config_mace_model(net)
+    config = extract_config_mace_model(_shifted(net))
     if "error" in config or config.get("cueq_config") or config.get("embedding_specs"):
         raise BackboneError(f"{source} cannot be rewritten: {config.get('error', 'accelerated or with extra inputs')}")
     plain = {key: value for key, value in config.items() if key not in ("cueq_config", "embedding_specs")}
@@ -187,7 +193,25 @@ def _config(net: nn.Module, source: object) -> Architecture:
     plain |= {key: torch.as_tensor(plain[key]).tolist() for key in ("atomic_energies", "atomic_numbers")}
     plain |= {key: torch.as_tensor(plain[key]).tolist() for key in ("atomic_inter_scale", "atomic_inter_shift")}
     plain["avg_num_neighbors"] = float(plain["avg_num_neighbors"])
-    return plain
+    plain["heads"] = _heads(net)
+    return plain if hasattr(net, "scale_shift") else {**plain, "class": "MACE"}
+
+
+def _heads(net: nn.Module) -> list[str]:
+    """Names of its heads, which networks of older versions of MACE do not have."""
+    return list(getattr(net, "heads", ["Default"]))
+
+
+def _shifted(net: nn.Module) -> nn.Module:
+    """With a scale and a shift, without which MACE does not tell a network's sizes."""
+    from mace import modules
+
+    if hasattr(net, "scale_shift"):
+        return net
+    seen = copy.copy(net)
+    seen._modules = {**net._modules, "scale_shift": modules.ScaleShiftBlock(1.0, 0.0)}
+    seen.__class__ = modules.ScaleShiftMACE
+    return seen
 
 
 def _load(checkpoint: Source) -> tuple[nn.Module, bool]:
@@ -219,18 +243,22 @@ def _fresh(sizes: Architecture) -> nn.Module:
     from mace.modules import blocks
 
     config: dict[str, Any] = dict(sizes)
-    config["interaction_cls"] = modules.interaction_classes[config["interaction_cls"]]
-    config["interaction_cls_first"] = modules.interaction_classes[config["interaction_cls_first"]]
+    network = modules.ScaleShiftMACE if config.pop("class", None) is None else modules.MACE
+    for key in ("interaction_cls", "interaction_cls_first"):
+        config[key] = _allowed(modules.interaction_classes, config[key], _is_module)
     config["readout_cls"] = _allowed(vars(blocks), config["readout_cls"], _is_module)
     for key in _IRREPS:
         config[key] = None if config[key] is None else o3.Irreps(config[key])
     if config["gate"] is not None:
         config["gate"] = _allowed(vars(torch.nn.functional), config["gate"], lambda found: found.__name__ in _GATES)
-    for key in ("atomic_energies", "atomic_inter_scale", "atomic_inter_shift"):
-        config[key] = np.array(config[key])
+    config["atomic_energies"] = np.array(config["atomic_energies"])
+    for key in ("atomic_inter_scale", "atomic_inter_shift"):
+        given = np.array(config.pop(key))
+        if network is modules.ScaleShiftMACE:
+            config[key] = given
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # e3nn 0.4 compiles by means that torch deprecates
-        return cast(nn.Module, modules.ScaleShiftMACE(**config).float())
+        return cast(nn.Module, network(**config).float())
 
 
 def _is_module(found: Any) -> bool:

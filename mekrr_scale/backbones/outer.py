@@ -21,6 +21,7 @@ class Outer(Backbone):
         self.name, self.version, self.layer = inner.name, inner.version, inner.layer
         self.cutoff, self.dim, self.species, self.options = inner.cutoff, inner.dim, inner.species, inner.options
         self.module, self.in_chunks, self.takes = inner.module, inner.in_chunks, inner.takes
+        self.scripted, self.by_paths = inner.scripted, inner.by_paths
 
     @property
     def has_energy(self) -> bool:

@@ -185,6 +185,12 @@ def _mace(given: Given) -> backbones.Backbone:
     return Mace(**given)
 
 
+def _metatomic(given: Given) -> backbones.Backbone:
+    from mekrr_scale.backbones.metatomic import Metatomic
+
+    return Metatomic(**given)
+
+
 @dataclass(frozen=True)
 class _Adapter:
     load: Callable[[Given], backbones.Backbone]
@@ -232,5 +238,12 @@ _ADAPTERS = {
         ("mace",),
         "from any MACE model file; layers interaction1, ..., or several: interaction1+interaction2; invariants "
         "scalars, norms, products",
+    ),
+    "metatomic": _Adapter(
+        _metatomic,
+        frozenset({"layer", "version", "checkpoint"}),
+        frozenset({"checkpoint"}),
+        ("metatomic",),
+        "from any exported model of metatomic that gives features of atoms (PET, ...); layers feature, feature/VARIANT",
     ),
 }

@@ -29,7 +29,7 @@ class BackboneSpec:
 
     name: str = "sevennet"
     layer: str | None = None
-    version: str | None = None  # chgnet, sevennet: which of the wheel's weights; mace: the head
+    version: str | None = None  # which of the wheel's weights; mace: the head; metatomic: the variant of the energy
     checkpoint: str | None = None  # path of the weights
     max_neighbors: int | None = None  # schnet, dimenet++: cap on neighbours, 0 for none
     # of a checkpoint that holds code: another file is not even opened

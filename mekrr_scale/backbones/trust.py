@@ -91,16 +91,25 @@ def read_foreign(path: Path, reader: str, arrays: bool = False, advice: str = ""
         pass
     except Exception as error:
         raise BackboneError(f"{path} is not a checkpoint that {reader} can read: {error!r}") from error
+    require_trust(path, advice)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=False), True
+    except Exception as error:
+        raise BackboneError(f"{path} is not a checkpoint that {reader} can read: {error!r}") from error
+
+
+def require_trust(path: Path, advice: str = "") -> None:
+    """Before code out of a file is run.
+
+    Raises:
+        BackboneError: the user has not said that it is trusted.
+    """
     if not code_is_trusted():
         raise BackboneError(
             f"{path} holds more than tensors and plain values: reading it would run code out of the file. If you trust "
             f"where it comes from, pass --trust-code (trust_code=True in Python){advice}"
         )
     warnings.warn(f"reading {path} runs code that the file holds", UnsafeCheckpoint, stacklevel=1)
-    try:
-        return torch.load(path, map_location="cpu", weights_only=False), True
-    except Exception as error:
-        raise BackboneError(f"{path} is not a checkpoint that {reader} can read: {error!r}") from error
 
 
 def _arrays() -> list[Any]:

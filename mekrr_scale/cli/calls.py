@@ -16,7 +16,7 @@ TrustCode = Annotated[
     bool,
     typer.Option(
         "--trust-code",
-        help="read checkpoints that hold code (MACE's .model) by running it; only for files from where you trust",
+        help="read checkpoints that hold code (MACE, metatomic) by running it; only for files from where you trust",
     ),
 ]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import cache
 
+import numpy as np
 import torch
 
 from mekrr_scale.backbones import load_backbone
@@ -29,3 +31,29 @@ def small_sevennet(path, parity=False):
         network = build_E3_equivariant_model(dict(config))
     save(path, "sevennet", network, {"model": config, "modality": None})
     return str(path)
+
+
+def mace_model(path, name="ScaleShiftMACE", hidden="8x0e+8x1o", **changes):
+    """A MACE of two interactions and eight channels with random weights; returns the network."""
+    from mekrr_scale.backbones.mace import require_mace
+
+    require_mace()
+    from e3nn import o3
+    from mace import modules
+
+    torch.manual_seed(0)
+    sizes = {
+        "r_max": 4.0, "num_bessel": 8, "num_polynomial_cutoff": 5, "max_ell": 2, "num_interactions": 2,
+        "interaction_cls": modules.interaction_classes["RealAgnosticResidualInteractionBlock"],
+        "interaction_cls_first": modules.interaction_classes["RealAgnosticInteractionBlock"],
+        "num_elements": 4, "MLP_irreps": o3.Irreps("8x0e"),
+        "atomic_energies": np.array([-1.0, -2.0, -3.0, -4.0]), "avg_num_neighbors": 8.0,
+        "atomic_numbers": [1, 6, 8, 14], "correlation": 2, "gate": torch.nn.functional.silu,
+    }  # fmt: skip
+    if name == "ScaleShiftMACE":
+        sizes |= {"atomic_inter_scale": 1.3, "atomic_inter_shift": 0.2}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network = getattr(modules, name)(**{**sizes, **changes, "hidden_irreps": o3.Irreps(hidden)})
+        torch.save(network, path)
+    return network

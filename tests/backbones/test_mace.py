@@ -26,35 +26,10 @@ from mekrr_scale.pipeline import ExtractPlan, FitPlan, KernelPlan, LandmarkPlan,
 from mekrr_scale.transfer import BlockPlan, Entry, TrainPlan, finetune, pretrain, read_examples
 from tests import reference
 from tests.backbones.derivatives import check_predictions
+from tests.backbones.networks import mace_model
 
 # importing mace here would change the environment that a test looks at
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("mace") is None, reason="mace-torch is not installed")
-
-
-def mace_model(path, name="ScaleShiftMACE", **changes):
-    """A MACE of two interactions and eight channels with random weights; returns the network."""
-    from mekrr_scale.backbones.mace import require_mace
-
-    require_mace()
-    from e3nn import o3
-    from mace import modules
-
-    torch.manual_seed(0)
-    sizes = {
-        "r_max": 4.0, "num_bessel": 8, "num_polynomial_cutoff": 5, "max_ell": 2, "num_interactions": 2,
-        "interaction_cls": modules.interaction_classes["RealAgnosticResidualInteractionBlock"],
-        "interaction_cls_first": modules.interaction_classes["RealAgnosticInteractionBlock"],
-        "num_elements": 4, "hidden_irreps": o3.Irreps("8x0e+8x1o"), "MLP_irreps": o3.Irreps("8x0e"),
-        "atomic_energies": np.array([-1.0, -2.0, -3.0, -4.0]), "avg_num_neighbors": 8.0,
-        "atomic_numbers": [1, 6, 8, 14], "correlation": 2, "gate": torch.nn.functional.silu,
-    }  # fmt: skip
-    if name == "ScaleShiftMACE":
-        sizes |= {"atomic_inter_scale": 1.3, "atomic_inter_shift": 0.2}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        network = getattr(modules, name)(**{**sizes, **changes})
-        torch.save(network, path)
-    return network
 
 
 @pytest.fixture(scope="module")

@@ -77,8 +77,8 @@ def test_broken_geometries(atoms, message):
 
 def test_listing():
     rows = available_backbones()
-    assert [name for name, _, _ in rows] == ["chgnet", "sevennet", "schnet", "dimenet++", "mace"]
-    assert all(usable for name, usable, _ in rows if name != "mace")
+    assert [name for name, _, _ in rows] == ["chgnet", "sevennet", "schnet", "dimenet++", "mace", "metatomic"]
+    assert all(usable for name, usable, _ in rows if name not in ("mace", "metatomic"))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("mace") is not None, reason="mace-torch is here")

@@ -26,7 +26,7 @@ def test_listing_names_what_to_install(run):
     """Brackets are no markup: the extra is shown."""
     code, out, _ = run("backbones")
     assert code == 0
-    for name in ("chgnet", "sevennet", "dimenet++", "mace"):
+    for name in ("chgnet", "sevennet", "dimenet++", "mace", "metatomic"):
         assert f"  {name}  " in out
     if importlib.util.find_spec("mace") is None:
         assert "mekrr-scale[mace]" in out

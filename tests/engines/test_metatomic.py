@@ -1,22 +1,25 @@
 """An exported model gives in metatomic what ``MekrrCalculator`` gives, wherever its file lies."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any, NamedTuple
 
 import ase.io
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from ase.calculators.calculator import all_changes
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.units import Bohr
 
-from mekrr_scale.backbones import BackboneSpec
+from mekrr_scale.backbones import BackboneEnergies, BackboneSpec, UnsafeCheckpoint, load_backbone
 from mekrr_scale.engines.metatomic import export
 from mekrr_scale.engines.metatomic.profiles import profile_of
 from mekrr_scale.errors import BackboneError, ConfigError, ModelError
@@ -25,6 +28,7 @@ from mekrr_scale.models import MekrrCalculator, Model
 from mekrr_scale.pipeline import ExtractPlan, FitPlan, KernelPlan, LandmarkPlan, Validation, extract, fit
 from mekrr_scale.solvers import Direct
 from tests.conftest import toy_energy
+from tests.engines.exported import ELSEWHERE, asked, compare, in_ase
 from tests.engines.lammps_cells import CELLS
 
 ROOT = Path(__file__).parents[2]
@@ -84,44 +88,25 @@ def fitted_to(tmp_path_factory):
     return fitted_to
 
 
+class Exported(NamedTuple):
+    path: Path
+    theirs: Any  # metatomic's calculator of the file
+    mine: MekrrCalculator
+
+
 @pytest.fixture(scope="module")
 def exported(metatomic, fitted_to, tmp_path_factory):
-    """A model of a kind, its file in metatomic's calculator, and the package's calculator."""
+    """Exported models of each kind."""
     folder, found = tmp_path_factory.mktemp("exported"), {}
 
     def exported(kind):
         if kind not in found:
-            model = fitted_to(kind)
-            export(model, folder / f"{kind}.pt")
-            found[kind] = model, in_ase(folder / f"{kind}.pt"), MekrrCalculator(model, dtype="float64")
+            model, path = fitted_to(kind), folder / f"{kind}.pt"
+            export(model, path)
+            found[kind] = Exported(path, in_ase(path), MekrrCalculator(model, dtype="float64"))
         return found[kind]
 
     return exported
-
-
-def in_ase(path, **given):
-    """The file in metatomic's calculator of ASE's, which looks at all that goes in and comes out."""
-    from metatomic_ase import MetatomicCalculator
-
-    return MetatomicCalculator(path, device="cpu", check_consistency=True, uncertainty_threshold=None, **given)
-
-
-def asked(calculator, atoms, name, kind, **given):
-    """One output, of systems or atoms."""
-    from metatomic.torch import ModelOutput
-
-    return calculator.run_model(atoms, {name: ModelOutput(unit="eV", sample_kind=kind)}, **given)[name].block().values
-
-
-def compare(theirs, mine, cells):
-    for atoms in cells:
-        properties = ["energy", "forces", "energies", *(["stress"] if atoms.pbc.all() else [])]
-        found = []
-        for calculator in (theirs, mine):
-            calculator.calculate(atoms.copy(), properties, all_changes)  # at once
-            found.append({name: calculator.results[name] for name in properties})
-        for name in properties:
-            np.testing.assert_allclose(*(each[name] for each in found), rtol=0, atol=1e-8 if name == "stress" else 1e-9)
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
@@ -200,17 +185,6 @@ def test_the_file_says_what_it_is(metatomic, fitted_to, tmp_path):
     assert load_atomistic_model(tmp_path / "means.pt").capabilities().interaction_range == np.inf
 
 
-ELSEWHERE = """
-import sys
-from ase.build import bulk
-from metatomic_ase import MetatomicCalculator
-atoms = bulk("CO", "rocksalt", a=4.2)
-atoms.calc = MetatomicCalculator("moved.pt", device="cpu", uncertainty_threshold=None)
-print(repr(atoms.get_potential_energy()))
-assert not any(name.startswith(("mekrr_scale", "sevenn", "e3nn")) for name in sys.modules)
-"""
-
-
 def test_the_file_needs_nothing_of_ours(metatomic, fitted_to, tmp_path, call):
     """Moved, in a process that never imports the package or the network's."""
     from ase.build import bulk
@@ -232,6 +206,23 @@ def test_the_file_needs_nothing_of_ours(metatomic, fitted_to, tmp_path, call):
     assert float(done.stdout.strip().split("(")[-1].rstrip(")")) == pytest.approx(
         atoms.get_potential_energy(), abs=1e-9
     )
+
+
+def test_the_file_gives_features(exported):
+    """The network's, which make it a backbone: with the model's energies for its own."""
+    one = exported("chgnet")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnsafeCheckpoint)
+        backbone = load_backbone("metatomic", checkpoint=str(one.path), trust_code=True).to(dtype=torch.float64)
+    atoms = CELLS["oxide"]
+    expected = one.mine.potential.backbone.features(atoms)
+    torch.testing.assert_close(backbone.features(atoms), expected, rtol=0, atol=1e-12)
+    found, wanted = BackboneEnergies(backbone).predict(atoms), one.mine.potential.predict(atoms)
+    torch.testing.assert_close(found.energies, wanted.energies, rtol=0, atol=1e-9)
+    torch.testing.assert_close(found.forces, wanted.forces, rtol=0, atol=1e-9)
+    system = asked(one.theirs, atoms, "feature", "system")
+    torch.testing.assert_close(system[0], expected.sum(0), rtol=0, atol=1e-10)
+    assert (backbone.cutoff, backbone.hops(False), backbone.by_paths) == (6.0, 3, False)
 
 
 class Mine(AtomKernel):
@@ -268,7 +259,22 @@ def test_absence_is_told(monkeypatch, model_file, tmp_path):
         export(model_file, tmp_path / "model.pt")
 
 
-def test_torch_sim_reads_it(metatomic, fitted_to, tmp_path, monkeypatch):
+def filled(cell):
+    """Periodic in all directions, as these engines see cells; a slab's and a molecule's images are out of reach."""
+    atoms = cell.copy()
+    atoms.info.clear()
+    atoms.pbc = True
+    return atoms
+
+
+PERIODIC = {name: filled(CELLS[name]) for name in ("tiny", "triclinic", "oxide", "slab", "molecule")}
+
+# by the baselines composition and backbone, the network's own energies; TorchScript compiles sevennet for some seconds
+IN_ENGINES = {"chgnet": list(PERIODIC), "sevennet": ["tiny", "oxide"]}
+
+
+@pytest.mark.parametrize("kind", IN_ENGINES)
+def test_torch_sim_reads_it(kind, exported, monkeypatch):
     """By torch-sim's interface, whose module asks for metatrain, too, to download models with."""
     ts = pytest.importorskip("torch_sim")
     for name in ("metatrain", "metatrain.utils", "metatrain.utils.io"):
@@ -277,21 +283,54 @@ def test_torch_sim_reads_it(metatomic, fitted_to, tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "torch_sim.models.metatomic", raising=False)
     from torch_sim.models.metatomic import MetatomicModel
 
-    model = fitted_to("chgnet")
-    export(model, tmp_path / "model.pt")
-    cells = [CELLS["oxide"], CELLS["triclinic"]]
+    cells, one = [PERIODIC[name] for name in IN_ENGINES[kind]], exported(kind)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it calls metatomic by names that are to go
-        theirs = MetatomicModel(str(tmp_path / "model.pt"), device="cpu")
+        theirs = MetatomicModel(str(one.path), device="cpu")
         found = theirs(ts.initialize_state(cells, device=torch.device("cpu"), dtype=torch.float64))
-    expected = MekrrCalculator(model, dtype="float64").potential.predict(cells, stress=True)
+    expected = one.mine.potential.predict(cells, stress=True)
     torch.testing.assert_close(found["energy"], expected.energy, rtol=0, atol=1e-9)
     torch.testing.assert_close(found["forces"], expected.forces, rtol=0, atol=1e-9)
-    torch.testing.assert_close(found["stress"], expected.stress, rtol=0, atol=1e-8)
+    torch.testing.assert_close(found["stress"], expected.stress, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", IN_ENGINES)
+def test_i_pi_reads_it(kind, exported, tmp_path):
+    """By i-PI's own driver: a cell after the other, and beads in one batch."""
+    pytest.importorskip("ipi")
+    from ipi.pes import load_pes
+    from ipi.utils.units import unit_to_internal
+
+    one = exported(kind)
+    units = {"energy": "electronvolt", "length": "angstrom", "force": "ev/ang"}
+    ev, angstrom, force = (unit_to_internal(kind, unit, 1.0) for kind, unit in units.items())
+
+    def driver(atoms):
+        ase.io.write(tmp_path / "start.xyz", atoms, format="extxyz")
+        return load_pes("metatomic", "")(template=str(tmp_path / "start.xyz"), model=str(one.path), verbose=False)
+
+    def check(atoms, result):
+        expected = one.mine.potential.predict(atoms, stress=True)
+        assert result[0] / ev == pytest.approx(float(expected.energy[0]), rel=0, abs=1e-9)
+        np.testing.assert_allclose(result[1] / force, expected.forces, rtol=0, atol=1e-9)
+        np.testing.assert_allclose(-result[2] / ev / atoms.get_volume(), expected.stress[0], rtol=0, atol=1e-9)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it calls metatomic by names that are to go
+        for atoms in (PERIODIC[name] for name in IN_ENGINES[kind]):
+            check(atoms, driver(atoms)(atoms.cell.array.T * angstrom, atoms.positions * angstrom))
+        beads = [PERIODIC["oxide"].copy() for _ in range(3)]
+        for seed, bead in enumerate(beads):
+            bead.rattle(0.03, seed=10 + seed)
+        cells, positions = ([part * angstrom for part in parts] for parts in
+                            ([bead.cell.array.T for bead in beads], [bead.positions for bead in beads]))  # fmt: skip
+        for bead, result in zip(beads, driver(beads[0])(cells, positions), strict=True):
+            check(bead, result)
 
 
 def test_the_page_runs_as_it_stands(metatomic, fitted_to, tmp_path, monkeypatch, call):
-    fitted_to("chgnet").save(tmp_path / "model.mekrr")
+    model = fitted_to("chgnet")
+    model.save(tmp_path / "model.mekrr")
     page = (ROOT / "docs" / "engines" / "metatomic.md").read_text()
     (command,) = re.findall(r"^    mekrr-scale (export .*)$", page, re.MULTILINE)
     assert call(*command.split())[0] == 0
@@ -299,3 +338,34 @@ def test_the_page_runs_as_it_stands(metatomic, fitted_to, tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     exec(compile(block, "metatomic.md", "exec"), {})
     assert (tmp_path / "run.traj").exists()
+    _check_i_pi(page, MekrrCalculator(model, dtype="float64"), tmp_path)
+
+
+def _check_i_pi(page, calculator, folder):
+    """The input of i-PI's page with the driver of this one runs: the first energy of its beads is the calculator's."""
+    ipi = pytest.importorskip("ipi")
+    (driver,) = re.findall(r"^```xml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    text = re.search(r"```xml\n(.*?)```", (ROOT / "docs" / "engines" / "ipi.md").read_text(), re.DOTALL)[1]
+    text = re.sub(r"<trajectory filename='grade'.*?</trajectory>", "", text)
+    text = re.sub(r"<ffdirect.*</ffdirect>", driver, text, flags=re.DOTALL)
+    text = text.replace("<simulation ", "<simulation floatformat='%.17e' ").replace(
+        "<total_steps>1000", "<total_steps>2"
+    )
+    (folder / "input.xml").write_text(text)
+    ase.io.write(folder / "start.xyz", PERIODIC["triclinic"], format="extxyz")
+    site = Path(ipi.__file__).parents[1]
+    program = shutil.which("i-pi", path=os.pathsep.join(map(str, (Path(sys.executable).parent, site / "bin"))))
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", program, "input.xml"], cwd=folder, capture_output=True, text=True, check=False,
+        timeout=120,
+    )  # fmt: skip
+    rows = [line.split() for line in (folder / "run.out").read_text().splitlines() if not line.startswith("#")]
+    assert [float(row[0]) for row in rows] == [0, 1, 2], done.stdout + done.stderr
+    from ipi.utils.units import unit_to_internal
+
+    atoms = ase.io.read(
+        folder / "start.xyz"
+    )  # which i-PI reads with ASE's angstrom, and which its driver gets in its own
+    atoms.set_cell(atoms.cell / (Bohr * unit_to_internal("length", "angstrom", 1.0)), scale_atoms=True)
+    potential = calculator.potential.predict(atoms, forces=False).energy
+    assert float(rows[0][5]) == pytest.approx(float(potential[0]), rel=0, abs=1e-9)

@@ -17,10 +17,12 @@ from jaxtyping import Float64, Int32, Int64
 from numpy import ndarray
 from scipy.spatial import cKDTree
 
+from mekrr_scale.backbones import code_is_trusted
 from mekrr_scale.engines.lammps.external import numbers_of
 from mekrr_scale.errors import ConfigError, MekrrError, SimulationError, StructureError
 from mekrr_scale.models import (
     Images,
+    Model,
     PieceResult,
     Potential,
     check_pieces,
@@ -165,11 +167,19 @@ class Connection:
             raise ConfigError(f"there is no model {path}; write pair_coeff * * MODEL ELEMENT ...")
         key = path.resolve(), path.stat().st_mtime_ns, compiled
         if self._loaded is None or self._loaded[0] != key:
-            self._loaded = key, Potential(path, dtype="float64", compile=compiled)
+            model = Model.load(path)
+            _require_trust(model)
+            self._loaded = key, Potential(model, dtype="float64", compile=compiled)
+        _require_trust(self._loaded[1].model)
         return self._loaded[1]
 
     def _compute(self, given: Any) -> None:
         step = given.contents
+        if step.vatom and self._models[step.handle].potential.backbone.by_paths:
+            raise ConfigError(
+                "compute stress/atom: the model's network reads positions, so that atoms have no shares of the stress; "
+                "leave it out (press is right)"
+            )
         model, own, count = self._models[step.handle], step.own, step.all
         positions = np.ctypeslib.as_array(step.x, (count, 3)).copy()
         types = np.ctypeslib.as_array(step.type, (count,))
@@ -199,6 +209,20 @@ class Connection:
 
     def _close(self, handle: int) -> None:
         self._models.pop(handle, None)
+
+
+def _require_trust(model: Model) -> None:
+    """Code out of files is run on a word that inputs of LAMMPS do not have.
+
+    Raises:
+        ConfigError: the model's network is such a file, and nobody has trusted it.
+    """
+    if model.weights is None and model.spec.get("sha256") and not code_is_trusted():
+        raise ConfigError(
+            f"the model's network {model.spec.get('checkpoint')} holds code, and lmp has no word to trust it; execute "
+            "the input by `mekrr-scale lammps run --trust-code`, or in Python, within trusting_code() of "
+            "mekrr_scale.backbones"
+        )
 
 
 def _given(pointer: Any, shape: tuple[int, ...]) -> Float64[ndarray, "..."]:

@@ -21,6 +21,7 @@ from mekrr_scale.outputs import EXPORTED, check_output
 _METHOD = "https://arxiv.org/abs/2306.01589"
 _PAPERS = {
     "sevennet": "https://doi.org/10.1021/acs.jctc.4c00190",
+    "mace": "https://arxiv.org/abs/2206.07697",
     "chgnet": "https://doi.org/10.1038/s42256-023-00716-3",
 }
 
@@ -44,7 +45,7 @@ def export(
     Raises:
         ConfigError: metatomic is not installed, or the file must not be written.
         ModelError: a prior that is another potential, or a kernel of the user's own; see ``Model.load``.
-        BackboneError: the model's backbone is neither sevennet nor chgnet.
+        BackboneError: the model's backbone is none of sevennet, chgnet and mace.
     """
     try:
         from metatomic.torch import AtomisticModel, ModelCapabilities
@@ -83,7 +84,10 @@ def export(
 def _outputs(model: Model) -> dict[str, Any]:
     from metatomic.torch import ModelOutput
 
-    found = {"energy": ModelOutput(unit="eV", sample_kind="atom")}
+    found = {
+        "energy": ModelOutput(unit="eV", sample_kind="atom"),
+        "feature": ModelOutput(sample_kind="atom", description="the network's, which the kernel compares"),
+    }
     if model.posterior is not None:
         found["energy_uncertainty"] = ModelOutput(
             unit="eV", sample_kind="atom", description="half-width of the calibrated interval that holds 68 % of errors"

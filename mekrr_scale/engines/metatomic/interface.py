@@ -11,7 +11,10 @@ from torch import Tensor, nn
 
 @no_type_check
 class Interface(nn.Module):
-    """Energies (eV) and their uncertainties, of systems and of atoms; metatomic's engines take derivatives."""
+    """Energies (eV), their uncertainties, and the network's features, of systems and of atoms.
+
+    metatomic's engines take derivatives. The features of a system are the sums of its atoms'.
+    """
 
     def __init__(self, network: nn.Module, expansion: nn.Module, intervals: nn.Module, cutoff: float) -> None:
         super().__init__()
@@ -69,9 +72,19 @@ class Interface(nn.Module):
             else:
                 widths = self.intervals(seen, z, owner, len(systems), chosen)
                 result["energy_uncertainty"] = self.map_of("energy", widths, everything)
+        if "feature" in outputs:
+            given = features.to(torch.float64)[chosen]
+            if outputs["feature"].sample_kind == "atom":
+                result["feature"] = self.table_of("feature", given, samples)
+            else:
+                sums = torch.zeros(len(systems), given.shape[1], dtype=given.dtype, device=z.device)
+                result["feature"] = self.table_of("feature", sums.index_add(0, owner[chosen], given), everything)
         return result
 
     def map_of(self, name: str, values: Tensor, samples: Labels) -> TensorMap:
-        one = torch.zeros(1, 1, dtype=torch.int32, device=values.device)
-        block = TensorBlock(values[:, None], samples, torch.jit.annotate(List[Labels], []), Labels([name], one))
-        return TensorMap(Labels(["_"], one), [block])
+        return self.table_of(name, values[:, None], samples)
+
+    def table_of(self, name: str, values: Tensor, samples: Labels) -> TensorMap:
+        columns = torch.arange(values.shape[1], dtype=torch.int32, device=values.device)[:, None]
+        block = TensorBlock(values, samples, torch.jit.annotate(List[Labels], []), Labels([name], columns))
+        return TensorMap(Labels(["_"], columns[:1] * 0), [block])

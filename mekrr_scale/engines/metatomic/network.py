@@ -5,8 +5,9 @@ from typing import no_type_check
 import torch
 from torch import Tensor, nn
 
-from mekrr_scale.backbones import Backbone, Chgnet, Scaling, Sevennet, unscaled
+from mekrr_scale.backbones import Backbone, Chgnet, Mace, Scaling, Sevennet, unscaled
 from mekrr_scale.engines.metatomic.chgnet import ChgnetFeatures
+from mekrr_scale.engines.metatomic.mace import scripted_mace
 from mekrr_scale.engines.metatomic.sevennet import scripted_sevennet
 from mekrr_scale.errors import BackboneError
 
@@ -50,9 +51,11 @@ def network_of(backbone: Backbone, energies: bool) -> nn.Module:
         features = scripted_sevennet(inner, energies)
     elif isinstance(inner, Chgnet):
         features = ChgnetFeatures(inner, energies)
+    elif isinstance(inner, Mace):
+        features = scripted_mace(inner, energies)
     else:
         raise BackboneError(
-            f"models on backbone {inner.name} cannot be exported to metatomic; those on sevennet and chgnet can"
+            f"models on backbone {inner.name} cannot be exported to metatomic; those on sevennet, chgnet and mace can"
         )
     made: nn.Module = Network(features, scaling, energies, dtype)
     return made

@@ -6,53 +6,8 @@ from typing import cast, no_type_check
 import torch
 from torch import Tensor, nn
 
-from mekrr_scale.backbones import Invariants, Sevennet
-
-
-@no_type_check
-class Taken(nn.Module):
-    """What is taken of a gate's components: ``Invariants``."""
-
-    degrees: list[int]
-    places: list[list[tuple[int, int]]]
-    counts: list[int]  # of channels, in each degree that has products
-    signs: Tensor  # (channels of all degrees, mixed)
-
-    def __init__(self, of: Invariants) -> None:
-        super().__init__()
-        self.scalars = of.scalars
-        self.degrees = [one.degree for one in of.channels]
-        self.places = [list(one.places) for one in of.channels]
-        self.mixed = len(of.channels) > 0 and of.channels[0].signs is not None
-        signs = [one.signs for one in of.channels if one.signs is not None]
-        self.counts = [len(each) for each in signs]
-        self.register_buffer("signs", torch.cat(signs) if signs else torch.zeros(0, 0))
-
-    def forward(self, x: Tensor) -> Tensor:
-        found = [x[:, : self.scalars]]
-        products: list[Tensor] = []
-        first = 0
-        for i, degree in enumerate(self.degrees):
-            runs: list[Tensor] = []
-            for start, stop in self.places[i]:
-                runs.append(x[:, start:stop].reshape(x.shape[0], (stop - start) // (2 * degree + 1), 2 * degree + 1))
-            vectors = torch.cat(runs, 1)
-            found.append((vectors * vectors).sum(2))
-            if self.mixed:
-                signs = self.signs[first : first + self.counts[i]].to(x.dtype)
-                first += self.counts[i]
-                mixed = vectors.transpose(1, 2) @ signs
-                half = mixed.shape[2] // 2
-                products.append((mixed[:, :, :half] * mixed[:, :, half:]).sum(1) / self.counts[i])
-        return torch.cat(found + products, 1)
-
-
-@no_type_check
-class Untyped(nn.Module):
-    """Nothing is taken."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x[:, :0]
+from mekrr_scale.backbones import Sevennet
+from mekrr_scale.engines.metatomic.invariants import NotTaken, Taken
 
 
 @no_type_check
@@ -65,7 +20,7 @@ class SevennetFeatures(nn.Module):
         super().__init__()
         modules, gates, types, modality = backbone.parts(energies)
         self.steps = nn.ModuleList([module for _, module in modules])
-        self.takes = nn.ModuleList([Taken(gates[name]) if name in gates else Untyped() for name, _ in modules])
+        self.takes = nn.ModuleList([Taken(gates[name]) if name in gates else NotTaken() for name, _ in modules])
         self.taken = [name in gates for name, _ in modules]
         self.onehot = [name == "onehot_idx_to_onehot" for name, _ in modules]
         self.modality = -1 if modality is None else modality
