@@ -40,6 +40,7 @@ NAMES = (
     "sizes",
     "gpu",
     "extraction",
+    "compiled",
 )
 
 LONG = ("study", "against_finetuning")  # hours; with options of their own
