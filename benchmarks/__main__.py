@@ -41,6 +41,7 @@ NAMES = (
     "gpu",
     "extraction",
     "large_cells",
+    "compiled",
 )
 
 LONG = ("study", "against_finetuning")  # hours; with options of their own

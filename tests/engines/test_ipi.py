@@ -151,7 +151,7 @@ def test_a_bound_of_the_grade_stops(make):
     grade = json.loads(make(far, uncertainty=True)(*internal(far))[3])["extrapolation"]
     assert driver(*near)[3] == ""
     bound = make(CELLS["molecule"], max_grade=0.99 * max(grade))
-    told = f"atom {int(np.argmax(grade))} .* of structure 1 of 2 is outside .* grade .* raise the bound"
+    told = f"atom {int(np.argmax(grade))} of structure 1 of 2 .* is outside .* grade .* raise the bound"
     with pytest.raises(SimulationError, match=told) as raised:
         bound(*([one, other] for one, other in zip(near, internal(far), strict=True)))
     np.testing.assert_allclose(raised.value.beyond.positions, far.positions)
