@@ -96,7 +96,7 @@ def test_a_shell_completes_names():
         ["learn"],
         ["sevennet", "schnet"],
         ["chgnet"],
-        ["mace"],
+        ["mace", "metatomic"],
         ["kernel:sevennet", "kernel:schnet"],
         ["nve", "langevin", "npt"],
         ["greedy"],
