@@ -162,10 +162,14 @@ def model_file(fitted, tmp_path_factory):
 
 @pytest.fixture
 def call(monkeypatch, capsys, tmp_path):
-    """Call the command line in this process; returns exit code, standard output and standard error."""
+    """Call the command line in this process; returns exit code, standard output and standard error.
+
+    The checks at the end of a fit have a second.
+    """
     from mekrr_scale import cli
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mekrr_scale.checks.quick.SECONDS", 1.0)
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["mekrr-scale", *map(str, arguments)])

@@ -17,16 +17,17 @@ from mekrr_scale.models import MekrrCalculator, Model
 from mekrr_scale.progress import LOGGER, Progress
 from mekrr_scale.structures import without_results
 
+SECONDS = 20.0  # that all of them may take together
 _MOST = 200  # energies of a check; more are not even timed
 
 
 def quick_check(
-    model: Model, device: str = "cpu", seconds: float = 20.0, progress: Progress | None = None
+    model: Model, device: str = "cpu", seconds: float | None = None, progress: Progress | None = None
 ) -> CheckReport | None:
     """Run the cheap ones on the structure that a model brings along: what energies of it cost is measured first.
 
     Args:
-        seconds: that all of them may take, roughly.
+        seconds: that all of them may take; default: 20. What takes longer than foreseen is given up.
 
     Returns:
         What they found; None where there is nothing to run them on, or all would take longer.
@@ -34,6 +35,8 @@ def quick_check(
     efforts = {} if model.structure is None else _efforts(without_results(model.structure))
     if not efforts:
         return None
+    seconds = SECONDS if seconds is None else seconds
+    until = time.monotonic() + seconds
     try:
         calculator = MekrrCalculator(model, None, torch.float64, device)
         potentials = [each for each in (calculator, bare_calculator(calculator)) if each is not None]
@@ -45,7 +48,7 @@ def quick_check(
                 continue
             seconds -= needed
             chosen.append(name)
-        return check(calculator, None, chosen, progress=progress) if chosen else None
+        return check(calculator, None, chosen, progress=progress, until=until) if chosen else None
     except MekrrError as error:  # features of another's making, a network that is not there
         LOGGER.info("the model was not checked: %s", error)
         return None

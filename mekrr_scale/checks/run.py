@@ -14,6 +14,7 @@ from ase.calculators.calculator import Calculator
 from mekrr_scale.backbones import BackboneEnergies
 from mekrr_scale.checks.all import checks_of
 from mekrr_scale.checks.base import Check
+from mekrr_scale.checks.deadline import Hurried, OutOfTimeError
 from mekrr_scale.checks.kinds import LARGEST, checked_cell, kind_of
 from mekrr_scale.checks.measured import Finding, Measured, Quantity
 from mekrr_scale.checks.references import References
@@ -34,6 +35,7 @@ def check(
     backbone: bool = True,
     device: str = "cpu",
     progress: Progress | None = None,
+    until: float | None = None,
 ) -> CheckReport:
     """Run physical tests of a model on structures.
 
@@ -45,6 +47,7 @@ def check(
         reference: values to compare with.
         thresholds: what counts as failed.
         backbone: measure the bare backbone too, where it gives energies.
+        until: by ``time.monotonic``: checks that are not done by then are skipped.
 
     Raises:
         ConfigError: an unknown check, or no structure.
@@ -56,11 +59,12 @@ def check(
     for atoms in given.values():
         calculator.potential.model.check_species(atoms.numbers.tolist())
     bare = bare_calculator(calculator) if backbone else None
+    potentials = [each if each is None or until is None else Hurried(each, until) for each in (calculator, bare)]
     findings: list[Finding] = []
     with shown_progress(progress, "checks") as shown:
         shown.stage("check", len(given) * len(chosen))
         for name, atoms in given.items():
-            subject = _Subject(name, without_results(atoms), calculator, bare)
+            subject = _Subject(name, without_results(atoms), *potentials)
             for each in chosen:
                 if subject.kind in each.kinds:
                     findings.append(subject.finding(each, limits, known, each.name in names))
@@ -103,7 +107,7 @@ class _Subject:
         fresh = self.model not in self._relaxed
         try:
             model = self._measured(check, self.model)
-        except ConfigError as error:
+        except (ConfigError, OutOfTimeError) as error:
             return Finding(check.name, self.name, skipped=str(error))
         except SimulationError as error:
             if check.relaxed and not fresh and isinstance(self._relaxed[self.model], SimulationError):

@@ -207,10 +207,14 @@ def test_a_failure_is_one_line_and_exit_code_1(copper_model, call, tmp_path):
     assert passed[0] == 0
 
 
-def test_what_a_fit_can_afford(copper_model):
+def test_what_a_fit_can_afford(copper_model, monkeypatch):
     model = ms.load_model(copper_model)
     assert [finding.check for finding in quick_check(model, seconds=1e4).findings] == ["dimers", "eos"]
     assert quick_check(model, seconds=0.0) is None
+    monkeypatch.setattr("mekrr_scale.checks.quick.seconds_of", lambda *_: 0.0)  # foreseen wrongly
+    late = quick_check(model, seconds=0.0).findings
+    assert [finding.check for finding in late] == ["dimers", "eos"]
+    assert all("takes longer" in finding.skipped and not finding.failures for finding in late)
     molecules = {"CO2": ["dimers", "vibrations"], "CH3CH2OCH3": []}  # two elements; three, and 12 atoms
     for name, names in molecules.items():
         atoms = molecule(name)
@@ -221,6 +225,7 @@ def test_what_a_fit_can_afford(copper_model):
 def test_a_fit_warns_of_what_is_unphysical(copper_store, call, tmp_path, monkeypatch):
     monkeypatch.setattr("mekrr_scale.checks.run.Thresholds", lambda: Thresholds(bulk_spread=1e-9))
     monkeypatch.setattr("mekrr_scale.checks.quick.seconds_of", lambda *_: 0.0)  # however slow the machine is
+    monkeypatch.setattr("mekrr_scale.checks.quick.SECONDS", 500.0)
     fitted = ("fit", "--store", copper_store.path, "--landmarks", "60", "--overwrite", "-o", tmp_path / "m.mekrr")
     code, _, err = call(*fitted)
     assert code == 0

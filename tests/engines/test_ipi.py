@@ -82,13 +82,13 @@ def test_forces_and_virial_are_derivatives_in_ipis_units(make, name):
 
 def counted(driver, monkeypatch):
     """How many structures each pass of the network has."""
-    batches, forward = [], driver.potential.backbone.forward
+    batches, on_edges = [], driver.potential.on_edges
 
     def counting(graph, *given, **named):
         batches.append(graph.n_structures)
-        return forward(graph, *given, **named)
+        return on_edges(graph, *given, **named)
 
-    monkeypatch.setattr(driver.potential.backbone, "forward", counting)
+    monkeypatch.setattr(driver.potential, "on_edges", counting)
     return batches
 
 
