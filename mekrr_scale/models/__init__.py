@@ -33,15 +33,15 @@ if TYPE_CHECKING:
     from mekrr_scale.models.posterior import Calibration as Calibration
     from mekrr_scale.models.posterior import Posterior as Posterior
     from mekrr_scale.models.posterior import RawVariance as RawVariance
+    from mekrr_scale.models.posterior import Uncertainty as Uncertainty
     from mekrr_scale.models.posterior import Variances as Variances
     from mekrr_scale.models.posterior import joined_variances as joined_variances
     from mekrr_scale.models.posterior import mean_factor as mean_factor
     from mekrr_scale.models.posterior import posterior_factor as posterior_factor
     from mekrr_scale.models.posterior import raw_variance as raw_variance
     from mekrr_scale.models.potential import Potential as Potential
-    from mekrr_scale.models.potential import Uncertainty as Uncertainty
     from mekrr_scale.models.potential import as_potential as as_potential
-    from mekrr_scale.models.prior_loading import load_prior as load_prior
+    from mekrr_scale.models.potential import load_prior as load_prior
     from mekrr_scale.models.priors import PriorSpec as PriorSpec
     from mekrr_scale.models.sets import PerAtom as PerAtom
     from mekrr_scale.models.sets import SetCalibration as SetCalibration
@@ -66,14 +66,14 @@ else:
                 "Calibration",
                 "Posterior",
                 "RawVariance",
+                "Uncertainty",
                 "Variances",
                 "joined_variances",
                 "mean_factor",
                 "posterior_factor",
                 "raw_variance",
             ],
-            "potential": ["Potential", "Uncertainty", "as_potential"],
-            "prior_loading": ["load_prior"],
+            "potential": ["Potential", "as_potential", "load_prior"],
             "priors": ["PriorSpec"],
             "sets": ["PerAtom", "SetCalibration", "SetSums"],
             "whitening": ["Whitening", "WhiteningBlock", "whiten"],

@@ -41,6 +41,22 @@ _ROUNDING = 64 * torch.finfo(torch.float64).eps  # of K(x,x) - phi phi', relativ
 
 
 @dataclass(frozen=True)
+class Uncertainty:
+    """Calibrated half-widths of the intervals that hold 68 % of the errors; 95 % by the ratio.
+
+    Atoms' energies have no labels to be calibrated on: they take the factor of the energies.
+    """
+
+    energy: Float64[Tensor, " structures"]  # eV
+    energies: Float64[Tensor, " atoms"]  # eV, of each environment's part
+    grade: Float64[Tensor, " atoms"]  # above 1: the environment is outside of the training data
+    forces: Float64[Tensor, "atoms 3"] | None  # eV/angstrom
+    energy_ratio_95: float  # what to multiply ``energy`` with for 95 %
+    force_ratio_95: float | None
+    per_atom: PerAtom | None = None  # what the interval of a set's mean error comes from
+
+
+@dataclass(frozen=True)
 class RawVariance:
     """The two parts of a posterior variance, in units of the prior."""
 

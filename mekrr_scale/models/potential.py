@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -31,10 +31,9 @@ from mekrr_scale.files import parse_bytes
 from mekrr_scale.kernels import Head
 from mekrr_scale.models.dispersion import Dispersion, as_dispersion
 from mekrr_scale.models.model import Model
-from mekrr_scale.models.posterior import Posterior, Variances
-from mekrr_scale.models.prior_loading import load_prior, precision_of
+from mekrr_scale.models.posterior import Posterior, Uncertainty, Variances
+from mekrr_scale.models.prior_loading import precision_of, prior_from
 from mekrr_scale.models.priors import PriorSpec
-from mekrr_scale.models.sets import PerAtom
 from mekrr_scale.structures import (
     Graph,
     Prediction,
@@ -46,22 +45,6 @@ from mekrr_scale.structures import (
 )
 
 _MADE_AGAIN = ("_forward", "variances", "head")
-
-
-@dataclass(frozen=True)
-class Uncertainty:
-    """Calibrated half-widths of the intervals that hold 68 % of the errors; 95 % by the ratio.
-
-    Atoms' energies have no labels to be calibrated on: they take the factor of the energies.
-    """
-
-    energy: Float64[Tensor, " structures"]  # eV
-    energies: Float64[Tensor, " atoms"]  # eV, of each environment's part
-    grade: Float64[Tensor, " atoms"]  # above 1: the environment is outside of the training data
-    forces: Float64[Tensor, "atoms 3"] | None  # eV/angstrom
-    energy_ratio_95: float  # what to multiply ``energy`` with for 95 %
-    force_ratio_95: float | None
-    per_atom: PerAtom | None = None  # what the interval of a set's mean error comes from
 
 
 class Potential:
@@ -369,6 +352,29 @@ class Potential:
         batch = FeatureBatch.unlabelled(features, graph.numbers.cpu(), graph.n_atoms.cpu(), pushed)
         scale = float(self.model.kernel.energy_scale(batch.n_atoms)) ** 2
         return scale * self.variances.directions(batch).reshape(n, 3)
+
+
+def load_prior(
+    spec: PriorSpec,
+    dtype: torch.dtype | str = torch.float32,
+    device: str = "cpu",
+    trust_code: bool = False,
+    held_by: Model | None = None,
+    max_memory: int | None = None,
+) -> Predictor:
+    """What gives the energies of a prior.
+
+    Args:
+        trust_code: see ``Potential``.
+        held_by: the model whose prior it is, which may bring it along.
+        max_memory: bytes that its network may take, see ``Potential``.
+
+    Raises:
+        ModelError: its file is missing or another one than the model was fitted with.
+        BackboneError: its backbone cannot be loaded.
+    """
+    inner = partial(Potential, dtype=dtype, device=device, trust_code=trust_code, max_memory=max_memory)
+    return prior_from(spec, inner, dtype, device, trust_code, held_by, max_memory)
 
 
 def as_potential(model: Potential | Model | Path | str, device: str = "cpu") -> Potential:
