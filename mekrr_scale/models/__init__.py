@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from mekrr_scale.models.posterior import raw_variance as raw_variance
     from mekrr_scale.models.potential import Potential as Potential
     from mekrr_scale.models.potential import as_potential as as_potential
-    from mekrr_scale.models.prior_loading import load_prior as load_prior
+    from mekrr_scale.models.potential import load_prior as load_prior
     from mekrr_scale.models.priors import PriorSpec as PriorSpec
     from mekrr_scale.models.sets import PerAtom as PerAtom
     from mekrr_scale.models.sets import SetCalibration as SetCalibration
@@ -73,8 +73,7 @@ else:
                 "posterior_factor",
                 "raw_variance",
             ],
-            "potential": ["Potential", "as_potential"],
-            "prior_loading": ["load_prior"],
+            "potential": ["Potential", "as_potential", "load_prior"],
             "priors": ["PriorSpec"],
             "sets": ["PerAtom", "SetCalibration", "SetSums"],
             "whitening": ["Whitening", "WhiteningBlock", "whiten"],

@@ -32,7 +32,7 @@ from mekrr_scale.kernels import Head
 from mekrr_scale.models.dispersion import Dispersion, as_dispersion
 from mekrr_scale.models.model import Model
 from mekrr_scale.models.posterior import Posterior, Uncertainty, Variances
-from mekrr_scale.models.prior_loading import load_prior, precision_of
+from mekrr_scale.models.prior_loading import precision_of, prior_from
 from mekrr_scale.models.priors import PriorSpec
 from mekrr_scale.structures import (
     Graph,
@@ -351,6 +351,29 @@ class Potential:
         batch = FeatureBatch.unlabelled(features, graph.numbers.cpu(), graph.n_atoms.cpu(), pushed)
         scale = float(self.model.kernel.energy_scale(batch.n_atoms)) ** 2
         return scale * self.variances.directions(batch).reshape(n, 3)
+
+
+def load_prior(
+    spec: PriorSpec,
+    dtype: torch.dtype | str = torch.float32,
+    device: str = "cpu",
+    trust_code: bool = False,
+    held_by: Model | None = None,
+    max_memory: int | None = None,
+) -> Predictor:
+    """What gives the energies of a prior.
+
+    Args:
+        trust_code: see ``Potential``.
+        held_by: the model whose prior it is, which may bring it along.
+        max_memory: bytes that its network may take, see ``Potential``.
+
+    Raises:
+        ModelError: its file is missing or another one than the model was fitted with.
+        BackboneError: its backbone cannot be loaded.
+    """
+    inner = partial(Potential, dtype=dtype, device=device, trust_code=trust_code, max_memory=max_memory)
+    return prior_from(spec, inner, dtype, device, trust_code, held_by, max_memory)
 
 
 def as_potential(model: Potential | Model | Path | str, device: str = "cpu") -> Potential:

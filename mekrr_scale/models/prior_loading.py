@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,27 +15,20 @@ from mekrr_scale.models.priors import PriorSpec
 from mekrr_scale.structures import Entering, Entry, LabelKeys, Labelled, Predictor
 
 
-def load_prior(
+def prior_from(
     spec: PriorSpec,
-    dtype: torch.dtype | str = torch.float32,
-    device: str = "cpu",
-    trust_code: bool = False,
-    held_by: Model | None = None,
-    max_memory: int | None = None,
+    potential_of: Callable[[Model], Predictor],
+    dtype: torch.dtype | str,
+    device: str,
+    trust_code: bool,
+    held_by: Model | None,
+    max_memory: int | None,
 ) -> Predictor:
-    """What gives the energies of a prior.
+    """What gives the energies of a prior: see ``load_prior``.
 
     Args:
-        trust_code: see ``Potential``.
-        held_by: the model whose prior it is, which may bring it along.
-        max_memory: bytes that its network may take, see ``Potential``.
-
-    Raises:
-        ModelError: its file is missing or another one than the model was fitted with.
-        BackboneError: its backbone cannot be loaded.
+        potential_of: what makes a potential of a prior that is a model, which may have a prior itself.
     """
-    from mekrr_scale.models.potential import Potential  # a prior may be another model, which may have one
-
     inner: Predictor
     if spec.kind == "labels":
         return Labelled(spec.keys or LabelKeys())
@@ -45,14 +39,14 @@ def load_prior(
             raise ModelError(f"the prior's backbone {backbone.name} has other weights than when the features were made")
         inner = BackboneEnergies(backbone, max_memory)
     elif held_by is not None and held_by.inner is not None:
-        inner = Potential(held_by.inner, dtype=dtype, device=device, trust_code=trust_code, max_memory=max_memory)
+        inner = potential_of(held_by.inner)
     else:
         path = Path(str(spec.path))
         if not path.is_file():
             raise ModelError(f"the model corrects the model {path}, which is not there; put it back, or refit")
         if file_hash(path, "sha256") != spec.hash:
             raise ModelError(f"the prior {path} is another file than when the features were made; extract again")
-        inner = Potential(Model.load(path), dtype=dtype, device=device, trust_code=trust_code, max_memory=max_memory)
+        inner = potential_of(Model.load(path))
     return inner if spec.entry == Entry() else Entering(inner, spec.entry)
 
 

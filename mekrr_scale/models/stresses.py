@@ -22,8 +22,10 @@ def atomic_stresses(potential: Potential, atoms: Atoms) -> Float64[Tensor, "atom
     Raises:
         ModelError: the model corrects another potential, whose share is not known; or there is no cell.
     """
+    if potential.dispersion is not None:
+        raise ModelError("D3 dispersion is added, whose stress has no shares of atoms")
     if potential.corrects:
-        raise ModelError("the model corrects another potential, or has dispersion, whose stress has no shares of atoms")
+        raise ModelError("the model corrects another potential, whose stress has no shares of atoms")
     if atoms.cell.rank < 3 or not atoms.pbc.any():
         raise ModelError("there is no stress without a periodic cell")
     backbone = potential.backbone

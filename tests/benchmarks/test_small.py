@@ -15,6 +15,7 @@ from benchmarks import (
     gpu,
     hcoo_accuracy,
     kernel_rows,
+    large_cells,
     mlearn_exact,
     nve,
     ranks,
@@ -27,6 +28,7 @@ from benchmarks import (
 from benchmarks.data import synthetic
 from mekrr_scale.models import Model
 from mekrr_scale.pipeline import FitPlan, KernelPlan, LandmarkPlan, evaluate_store, fit
+from mekrr_scale.structures import build_graph
 
 DOCS = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 
@@ -147,6 +149,15 @@ def test_restarts_begin_with_a_plan_that_can_be_read():
 def test_gpu_small_on_a_cpu(capsys):
     gpu.fit("cpu", 400, 32, 16)
     assert "fit of 400 structures x 64 atoms, d = 16, M = 32" in capsys.readouterr().out
+
+
+def test_large_cells_measure_what_halos_cost():
+    """One piece is the whole; eight have most of a small cell each."""
+    atoms = large_cells.copper(3)
+    graph, side = build_graph(atoms, 4.0), float(atoms.cell[0, 0])
+    assert large_cells.edges_of_pieces(graph, side, 1, 3) == 1
+    near, far = (large_cells.edges_of_pieces(graph, side, 2, hops) for hops in (1, 3))
+    assert 1 < near < far <= 8
 
 
 def test_franken_ratios_compare_further_trials_with_further_trials(monkeypatch, capsys):

@@ -97,7 +97,7 @@ def test_what_takes_no_whole_structure_refuses_it(model_file):
     summed = Potential(model_file, dispersion="pbe")
     with pytest.raises(ModelError, match="leave it to the engine"):
         check_pieces(summed)
-    with pytest.raises(ModelError, match="or has dispersion"):
+    with pytest.raises(ModelError, match="D3 dispersion is added"):
         atomic_stresses(summed, STRUCTURES["triclinic"])
 
 
