@@ -61,7 +61,7 @@ def scored(
     return Score(len(error), number, mae, rmse, _or_none(r2), *spans)
 
 
-def _statistics(sums: Float64[ndarray, "5 *samples"]) -> Float64[ndarray, "3 *samples"]:
+def _statistics(sums: Float64[ndarray, "5 *samples"]) -> Float64[ndarray, "3 *samples"]:  # noqa: F821 - jaxtyping
     """MAE, RMSE and R2 from number, absolute and squared errors, references and their squares."""
     number, absolute, square, total, squares = sums
     spread = squares - total**2 / number
