@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from mekrr_scale.cli.console import talkative
-from mekrr_scale.cli.options import EXIT_CODES, Compile, Device, commands, device_of
+from mekrr_scale.cli.options import D3, EXIT_CODES, Compile, Device, commands, device_of
 from mekrr_scale.errors import ConfigError
 
 Folder = Annotated[
@@ -35,6 +35,7 @@ def run(
     dtype: Annotated[Literal["float32", "float64"], typer.Option(help="precision of the backbone")] = "float64",
     compile: Compile = False,
     device: Device = "cpu",
+    d3: D3 = None,
 ) -> None:
     """Execute a LAMMPS input whose pair_style is mekrr, on one rank.
 
@@ -52,7 +53,7 @@ def run(
     limits = Limits(max_uncertainty / 1e3 or None, max_grade or None)
     settings = lammps.Settings(every if limits.any else 0, limits)
     status = lammps.run_input(
-        script, _variables(var or []), log, talkative(), settings, dtype, device_of(device), compile
+        script, _variables(var or []), log, talkative(), settings, dtype, device_of(device), compile, d3
     )
     if status:
         raise typer.Exit(status)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mekrr_scale.backbones import Backbone
 from mekrr_scale.errors import ConfigError
-from mekrr_scale.models import Model, Potential
+from mekrr_scale.models import Dispersion, Model, Potential
 
 try:
     from torch_sim.models.interface import ModelInterface
@@ -38,7 +38,7 @@ class MekrrModel(ModelInterface):  # type: ignore[misc]
     Args:
         model: a model, or the path of one.
         backbone: an instance to use instead of loading the model's.
-        trust_code, compile: see ``Potential``.
+        trust_code, compile, dispersion: see ``Potential``.
 
     Raises:
         ConfigError: torch-sim is not installed.
@@ -55,10 +55,13 @@ class MekrrModel(ModelInterface):  # type: ignore[misc]
         compute_stress: bool = True,
         trust_code: bool = False,
         compile: bool = False,
+        dispersion: Dispersion | str | None = None,
     ) -> None:
         super().__init__()
         loaded = model if isinstance(model, Model) else Model.load(model)
-        self.potential = Potential(loaded, backbone, dtype, str(device), compile, trust_code=trust_code)
+        self.potential = Potential(
+            loaded, backbone, dtype, str(device), compile, trust_code=trust_code, dispersion=dispersion
+        )
         self._device, self._dtype = torch.device(device), dtype
         self._compute_forces, self._compute_stress = compute_forces, compute_stress
 

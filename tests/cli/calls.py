@@ -94,7 +94,7 @@ CALLS = {
     }),
     "lammps run": ("in.lammps", {
         "--var": "T=300", "--log": "run.log", "--max-uncertainty": "8", "--max-grade": "2",
-        "--every": "5 --max-grade 2", "--dtype": "float32", "--compile": "", "--device": "cpu:0",
+        "--every": "5 --max-grade 2", "--dtype": "float32", "--compile": "", "--device": "cpu:0", "--d3": "pbe",
     }),
     "lammps build": ("", {"--output": "there"}),
     "lammps path": ("", {"--output": "there"}),

@@ -52,6 +52,16 @@ def test_energy_forces_and_stress_are_the_calculators(name, lammps, calculator, 
         np.testing.assert_allclose(-stress_of(row), virial.flat[[0, 4, 8, 5, 2, 1]], atol=1e-11)
 
 
+def test_dispersion_is_added(lammps, model_file, tmp_path):
+    pytest.importorskip("dftd3")
+    atoms = CELLS["triclinic"].copy()
+    assert lammps(atoms, f"{THERMO}run 0\n", dispersion="pbe") == 0
+    atoms.calc = MekrrCalculator(model_file, dtype="float64", dispersion="pbe")
+    (row,) = thermo(tmp_path / "log.lammps")
+    assert row["PotEng"] == pytest.approx(atoms.get_potential_energy(), abs=1e-9)
+    np.testing.assert_allclose(stress_of(row), atoms.get_stress(), atol=1e-11)
+
+
 def test_dynamics_conserve_energy_as_in_ase(lammps, calculator, tmp_path):
     atoms = CELLS["triclinic"].copy()
     steps = "velocity all create 600 4711\ntimestep 0.0005\nfix 1 all nve\nthermo 100\n"

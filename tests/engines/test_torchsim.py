@@ -53,6 +53,17 @@ def test_the_network_may_be_compiled(model, model_file):
     assert not isinstance(model.potential.on_edges, Compiled)
 
 
+def test_dispersion_is_added(model_file, cells):
+    from mekrr_scale.engines import MekrrModel
+
+    pytest.importorskip("dftd3")
+    state = ts.initialize_state(cells[1:], device=torch.device("cpu"), dtype=torch.float64)
+    found = MekrrModel(model_file, dispersion="pbe")(state)
+    cells[1].calc = MekrrCalculator(model_file, dtype="float64", dispersion="pbe")
+    assert float(found["energy"][0]) == pytest.approx(cells[1].get_potential_energy(), abs=1e-9)
+    np.testing.assert_allclose(found["stress"][0].numpy(), cells[1].get_stress(voigt=False), atol=1e-10)
+
+
 def test_molecules_have_no_stress(model):
     waters = [molecule("H2O"), molecule("CH4")]
     for atoms in waters:

@@ -16,7 +16,7 @@ from mekrr_scale.engines.lammps.library import start
 from mekrr_scale.engines.lammps.lines import words_of
 from mekrr_scale.engines.lammps.script import Script
 from mekrr_scale.errors import ConfigError
-from mekrr_scale.models import Potential
+from mekrr_scale.models import Dispersion, Potential
 
 STYLE = "mekrr"
 _RUNS = ("run", "minimize", "rerun", "temper", "neb", "prd", "tad", "dynamical_matrix", "third_order")
@@ -37,6 +37,7 @@ def run_input(
     dtype: str = "float64",
     device: str = "cpu",
     compile: bool = False,
+    dispersion: Dispersion | str | None = None,
 ) -> int:
     """Execute a LAMMPS input whose pair style is ``mekrr``; returns the status that it quits with, 0 at its end.
 
@@ -50,6 +51,7 @@ def run_input(
         screen: print what LAMMPS prints.
         settings: ``every`` holds where the input does not say it.
         compile: the backbone, by torch.compile; holds where the input does not say it.
+        dispersion: see ``Potential``.
 
     Raises:
         ConfigError: LAMMPS is not installed, or the input is wrong; with its file and line.
@@ -64,7 +66,7 @@ def run_input(
     options += [] if screen else ["-screen", "none"]
     lmp = start(options)
     try:
-        load = partial(Potential, dtype=dtype, device=device)
+        load = partial(Potential, dtype=dtype, device=device, dispersion=dispersion)
         running = _Running(lmp, settings or Settings(), load, compile)
         return running.run(path)
     finally:
