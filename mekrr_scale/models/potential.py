@@ -61,8 +61,8 @@ class Potential:
             lower level of theory (``Calculated``).
         dtype: of the backbone; ``"float64"`` is understood too.
         device: where backbone and kernel are evaluated, e.g. ``"cuda"``; results lie in the host's memory.
-        compile: compile the backbone (torch.compile): a minute at the first call, then 1.5 to 2 times the speed with
-            SevenNet and CHGNet on a CPU. Without a C++ compiler it runs as it is, with a warning.
+        compile: compile the backbone (torch.compile): a minute or two at the first call, then 1.3 to 1.7 times the
+            speed with SevenNet and CHGNet on a CPU. Without a C++ compiler it runs as it is, with a warning.
         trust_code: the checkpoint that the model names is from where you trust, if it holds code (MACE's).
         max_memory: what the networks may take for structures, such as ``"4GB"``: those that would take more are worked
             on in chunks. By default half of the memory that is free when a structure is predicted.
