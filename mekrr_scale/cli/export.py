@@ -25,7 +25,9 @@ def export(
     dtype: Annotated[
         Literal["float32", "float64"], typer.Option(help="precision of the network; energies are float64 in both")
     ] = "float64",
-    compile: Annotated[bool, typer.Option("--compile", help="compile the network where LAMMPS runs (mliap alone)")] = False,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="compile the network where LAMMPS runs (mliap alone)")
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Write a model as one file for metatomic's engines: ASE, LAMMPS, i-PI and others; or for LAMMPS' ML-IAP.
