@@ -64,7 +64,7 @@ def within_memory(backbone: Backbone, graph: Graph, energies: bool, max_memory: 
     edges = graph.edge_index.shape[1]
     if edges <= _FEWEST or (max_memory is None and not backbone.in_chunks):
         return graph
-    free = _free(backbone.device) if max_memory is None else max_memory
+    free = free_memory(backbone.device) if max_memory is None else max_memory
     bound = math.inf if free is None else free * (_SHARE if max_memory is None else 1.0)
     if edges * _MOST < bound:
         return graph
@@ -139,7 +139,7 @@ def _kept(backbone: Backbone, graph: Graph, energies: bool) -> _Kept:
     return _Kept(sizes[0] / max(atoms, 1), sizes[1] / edges)
 
 
-def _free(device: torch.device) -> int | None:
+def free_memory(device: torch.device) -> int | None:
     """Bytes that can still be had; None where the system does not tell."""
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -91,7 +91,7 @@ class Sevennet(Backbone):
         types = torch.full((120,), -1, dtype=torch.int64)
         for z, index in net.type_map.items():
             types[z] = index
-        self._types = types
+        self.types = types  # the network's index of each atomic number; -1: it knows none
 
     @property
     def has_energy(self) -> bool:
@@ -104,7 +104,7 @@ class Sevennet(Backbone):
         return _fresh(self._config)
 
     def species_rows(self, z: int) -> Sequence[Tensor]:
-        index, count = int(self._types[z]), len(self.species)
+        index, count = int(self.types[z]), len(self.species)
         found = []
         for name, layer in self._modules():
             module = cast(Any, layer)
@@ -159,11 +159,11 @@ class Sevennet(Backbone):
 
     def parts(self, energies: bool) -> SevennetParts:
         """What ``on_edges`` is made of, for those who write it out elsewhere."""
-        return SevennetParts(self._run(energies), self._gates, self._types, self._modality)
+        return SevennetParts(self._run(energies), self._gates, self.types, self._modality)
 
     def _data(self, graph: Graph, vectors: Float[Tensor, "edges 3"]) -> dict[str, Tensor]:
         data: dict[str, Tensor] = {
-            "x": self._types.to(self.device)[graph.numbers],
+            "x": self.types.to(self.device)[graph.numbers],
             "edge_index": graph.edge_index,
             "edge_vec": vectors,
             "batch": graph.owner,

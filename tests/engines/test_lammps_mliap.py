@@ -77,7 +77,7 @@ def test_the_order_of_elements_is_another_everywhere(models):
     """Or the test above would not see a mix-up."""
     model = MliapModel(models["sevennet"])
     assert model.element_types == ["H", "C", "O"]
-    types = Potential(models["sevennet"]).backbone._types[[1, 6, 8]].tolist()
+    types = Potential(models["sevennet"]).backbone.types[[1, 6, 8]].tolist()
     assert np.argsort(types).tolist() == [1, 0, 2]
     assert MliapModel(models["sevennet"], ORDER).element_types == ORDER
 

@@ -179,8 +179,8 @@ def test_without_a_bound_it_is_what_is_free(monkeypatch, model_file):
     atoms = CELLS["crystal"]
     potential = Potential(model_file, dtype="float64")
     expected = potential.predict(atoms)
-    assert memory._free(torch.device("cpu")) > 10**8
-    monkeypatch.setattr(memory, "_free", lambda device: 10**6)
+    assert memory.free_memory(torch.device("cpu")) > 10**8
+    monkeypatch.setattr(memory, "free_memory", lambda device: 10**6)
     graph = potential.within_memory(potential.backbone.graph(atoms), energies=False)
     assert graph.at_once is not None
     assert_same(potential.predict(atoms), expected, stress=False)
