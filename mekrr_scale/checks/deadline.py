@@ -9,11 +9,11 @@ from typing import final
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
-from mekrr_scale.errors import MekrrError
+from mekrr_scale.errors import SimulationError
 
 
 @final
-class OutOfTimeError(MekrrError):
+class OutOfTimeError(SimulationError):
     """The deadline has passed."""
 
 

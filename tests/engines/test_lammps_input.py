@@ -210,7 +210,7 @@ def test_the_page_runs_as_it_stands(tmp_path, crystal_model):
     """The page's input, in a process of its own, which finds MPICH by itself."""
     crystal_model.save(tmp_path / "model.mekrr")
     page = (DOCS / "engines" / "lammps.md").read_text()
-    (block,) = re.findall(r"^```lammps\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    block = re.findall(r"^```lammps\n(.*?)^```", page, re.MULTILINE | re.DOTALL)[0]  # others are parts
     (tmp_path / "in.lammps").write_text(block)
     told = ["--var", "T=10", "--var", "steps=20", "--log", "run.log"]
     done = program(tmp_path, "lammps", "run", "in.lammps", *told)

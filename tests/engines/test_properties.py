@@ -64,7 +64,7 @@ def test_the_page_runs(copper_model, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model.mekrr").symlink_to(copper_model)
     page = DOCS / "engines/properties.md"
-    for line, code in python_blocks(page):
+    for line, code in [found for found in python_blocks(page) if "janus_core" not in found[1]]:
         quietly(exec, compile("\n" * line + code, str(page), "exec"), {})
     modulus, *_, by_matcalc, by_phonopy = capsys.readouterr().out.splitlines()
     assert modulus.endswith("GPa")

@@ -182,4 +182,4 @@ def test_one_structure_of_a_graph_is_its_own_graph(crystal):
     for i, atoms in enumerate([molecule("CO"), crystal, molecule("H2O")]):
         own, part = build_graph(atoms, CUTOFF), graph.one(i)
         for name, value in vars(own).items():
-            assert torch.allclose(getattr(part, name), value, equal_nan=True), name
+            torch.testing.assert_close(getattr(part, name), value, equal_nan=True, msg=name)
