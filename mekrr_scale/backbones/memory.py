@@ -1,8 +1,7 @@
 """How much memory a network takes for a structure, and on how many edges it may work at once within a bound.
 
 Nothing is known of a network beforehand: on a few of the structure's atoms it is run twice, at once and in chunks, and
-what it keeps for derivatives is counted, by atom and by edge, once for all structures that are as dense. With that of
-all atoms and edges,
+what it keeps for derivatives is counted, by atom and by edge. With that of all atoms and edges,
 
     at once:    whole = 2 (n_atoms a + n_edges e)
     in chunks:  held + 4 at_once e,  held = 2 (n_atoms a' + n_edges e')
@@ -16,7 +15,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool
@@ -33,9 +31,6 @@ _TRIED = 16  # atoms of a trial
 _FEWEST = 2**9  # edges at once: with fewer, time goes into overheads
 _SHARE = 0.5  # of the free memory that may be taken where no bound is stated
 _MB = 1e6
-
-
-_MEASURED: WeakKeyDictionary[Backbone, dict[tuple[int, bool, bool, torch.dtype], _Kept]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -68,7 +63,8 @@ def within_memory(backbone: Backbone, graph: Graph, energies: bool, max_memory: 
     bound = math.inf if free is None else free * (_SHARE if max_memory is None else 1.0)
     if edges * _MOST < bound:
         return graph
-    whole = _measured(backbone, graph, energies)
+    part = _sample(graph)
+    whole = _kept(backbone, part, energies)
     needed = _WHOLE * whole.of(graph)
     if needed < bound:
         return graph
@@ -78,7 +74,7 @@ def within_memory(backbone: Backbone, graph: Graph, energies: bool, max_memory: 
             f"{bound / _MB:.0f} MB of max_memory, and backbone {backbone.name} does not work in chunks; give a larger "
             "--max-memory, a smaller cell, or take a model of another backbone (schnet, sevennet, chgnet)"
         )
-    held = _WHOLE * _measured(backbone, graph, energies, in_chunks=True).of(graph)
+    held = _WHOLE * _kept(backbone, replace(part, at_once=part.edge_index.shape[1]), energies).of(graph)
     each = _CHUNK * whole.edge  # bytes of an edge that is worked on
     at_once = int((bound - held) / each)
     if at_once < _FEWEST and max_memory is not None:
@@ -91,17 +87,6 @@ def within_memory(backbone: Backbone, graph: Graph, energies: bool, max_memory: 
     return replace(graph, at_once=max(at_once, _FEWEST))
 
 
-def _measured(backbone: Backbone, graph: Graph, energies: bool, in_chunks: bool = False) -> _Kept:
-    """What is kept of structures as dense as a graph's; its own atoms are tried where none was tried before."""
-    density = round(4 * math.log2(graph.edge_index.shape[1] / len(graph.numbers)))
-    known, asked = _MEASURED.setdefault(backbone, {}), (density, energies, in_chunks, backbone.dtype)
-    if asked not in known:
-        part = _sample(graph)
-        at_once = part.edge_index.shape[1] if in_chunks else None
-        known[asked] = _kept(backbone, replace(part, at_once=at_once), energies)
-    return known[asked]
-
-
 def _sample(graph: Graph) -> Graph:
     """Some atoms, spread over all, with the edges that begin at them."""
     chosen = torch.linspace(0, len(graph.numbers) - 1, _TRIED, device=graph.numbers.device).round().long()
@@ -109,14 +94,7 @@ def _sample(graph: Graph) -> Graph:
     own[chosen] = True
     part = graph.with_edges(own[graph.edge_index[0]].nonzero()[:, 0])
     own[part.edge_index.flatten()] = True
-    place = own.cumsum(0) - 1
-    return replace(
-        part,
-        numbers=part.numbers[own],
-        positions=part.positions[own],
-        owner=part.owner[own],
-        edge_index=place[part.edge_index],
-    )
+    return part.with_atoms(own)
 
 
 def _kept(backbone: Backbone, graph: Graph, energies: bool) -> _Kept:

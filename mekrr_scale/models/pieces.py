@@ -80,15 +80,7 @@ def surroundings(graph: Graph, own: int, hops: int) -> tuple[Graph, Int64[Tensor
     used = torch.zeros_like(near)
     used[:own] = True
     used[part.edge_index.flatten()] = True
-    kept = used.nonzero()[:, 0]
-    place = used.cumsum(0) - 1
-    return replace(
-        part,
-        numbers=part.numbers[kept],
-        positions=part.positions[kept],
-        owner=part.owner[kept],
-        edge_index=place[part.edge_index],
-    ), kept
+    return part.with_atoms(used), used.nonzero()[:, 0]
 
 
 def folded(graph: Graph, own: int, images: Images) -> Graph:

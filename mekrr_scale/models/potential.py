@@ -106,8 +106,9 @@ class Potential:
     ) -> Predictor | None:
         if not (model.baseline.prior and model.prior):
             return None
-        spec = PriorSpec.from_dict(model.prior)
-        return given or load_prior(spec, dtype, device, held_by=model, max_memory=max_memory)
+        if given is not None:
+            return given
+        return load_prior(PriorSpec.from_dict(model.prior), dtype, device, held_by=model, max_memory=max_memory)
 
     @staticmethod
     def _backbone_of(model: Model) -> Backbone:

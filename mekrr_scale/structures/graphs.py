@@ -87,6 +87,17 @@ class Graph:
             vectors=None if self.vectors is None else self.vectors[keep],
         )
 
+    def with_atoms(self, keep: Bool[Tensor, " atoms"]) -> Graph:
+        """The graph with some of the atoms only, between which all of its edges are."""
+        place = keep.cumsum(0) - 1
+        return replace(
+            self,
+            numbers=self.numbers[keep],
+            positions=self.positions[keep],
+            owner=self.owner[keep],
+            edge_index=place[self.edge_index],
+        )
+
     def stress(self, virial: Float[Tensor, "structures 3 3"]) -> Float64[Tensor, "structures 3 3"]:
         """Stress (eV/angstrom^3, on the CPU) from derivatives of the energies by strain (eV); NaN without a cell."""
         volume = torch.linalg.det(self.cell.cpu().double()).abs() if self.volume is None else self.volume.cpu()
@@ -95,17 +106,12 @@ class Graph:
 
     def one(self, index: int) -> Graph:
         """One of the structures."""
-        atoms = (self.owner == index).nonzero()[:, 0]
-        edges = (self.edge_owner == index).nonzero()[:, 0]
-        part = self.with_edges(edges)
+        part = self.with_edges((self.edge_owner == index).nonzero()[:, 0]).with_atoms(self.owner == index)
         return replace(
             part,
-            numbers=self.numbers[atoms],
-            positions=self.positions[atoms],
             cell=self.cell[index : index + 1],
-            edge_index=part.edge_index - atoms[0],
-            owner=torch.zeros_like(atoms),
-            edge_owner=torch.zeros_like(edges),
+            owner=torch.zeros_like(part.owner),
+            edge_owner=torch.zeros_like(part.edge_owner),
             volume=None if self.volume is None else self.volume[index : index + 1],
         )
 

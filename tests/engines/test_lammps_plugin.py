@@ -16,7 +16,7 @@ from mekrr_scale.backbones.schnet import Schnet
 from mekrr_scale.engines.lammps import build, run_input, start
 from mekrr_scale.engines.lammps.pair import PieceModel, connect
 from mekrr_scale.errors import ConfigError, ModelError, StructureError
-from mekrr_scale.models import MekrrCalculator, Model, Potential, PriorSpec
+from mekrr_scale.models import MekrrCalculator, Model, Potential
 from tests.docs.pages import ROOT
 from tests.engines.lammps_cells import (
     BAR,
@@ -265,7 +265,7 @@ def test_models_that_take_no_pieces_are_refused(models, monkeypatch):
         PieceModel(Potential(mean), ELEMENTS)
     own = replace(model, baseline=replace(model.baseline, prior=True))
     with pytest.raises(ModelError, match="corrects another potential"):
-        PieceModel(Potential(replace(own, prior=PriorSpec("labels").to_dict()), prior=Potential(model)), ELEMENTS)
+        PieceModel(Potential(replace(own, prior={"kind": "labels"}), prior=Potential(model)), ELEMENTS)
     monkeypatch.setattr(Schnet, "extensive", False)
     with pytest.raises(ModelError, match="energies of schnet, which hold means of whole structures"):
         PieceModel(Potential(own), ELEMENTS)

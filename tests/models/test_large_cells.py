@@ -129,10 +129,10 @@ def test_the_calculator_keeps_to_its_bound(model_file):
 
 
 def test_memory_stays_within_the_bound():
-    """Measured, of a network that takes more than twice as much at once."""
+    """Measured, of a network that takes three times as much at once."""
     torch.manual_seed(0)
     backbone = new_schnet({"hidden_channels": 128, "num_filters": 128, "cutoff": 5.0})
-    atoms = bulk("C", "diamond", 3.6).repeat((7, 7, 7))
+    atoms = bulk("C", "diamond", 3.6).repeat((8, 8, 8))
     graph = backbone.graph(atoms)
 
     def taken(given):
@@ -147,7 +147,7 @@ def test_memory_stays_within_the_bound():
     chunked, forces = taken(within_memory(backbone, graph, False, bound * 10**6))
     whole, expected = taken(graph)
     assert chunked < bound
-    assert whole > 2 * bound
+    assert whole > 2.5 * bound
     torch.testing.assert_close(forces, expected, rtol=1e-3, atol=1e-4)
 
 
