@@ -68,6 +68,9 @@ D3 = Annotated[
     str | None,
     typer.Option(help="add D3 dispersion of a functional to a model whose labels have none, e.g. pbe; or pbe:d3zero"),
 ]
+IgnoreCharge = Annotated[
+    bool, typer.Option("--ignore-charge", help="take frames of several charges or spins, which features do not know")
+]
 EnergyKey = Annotated[str | None, typer.Option(help="info key of the energy; default: ASE's (force-consistent) energy")]
 ForcesKey = Annotated[str | None, typer.Option(help="array key of the forces; default: ASE's, without constraints")]
 StressKey = Annotated[str | None, typer.Option(help="info key of the stress; default: ASE's")]

@@ -17,6 +17,7 @@ from mekrr_scale.cli.options import (
     EnergyKey,
     ForcesKey,
     Format,
+    IgnoreCharge,
     StressKey,
     Units,
     backbone_spec,
@@ -78,6 +79,7 @@ def tune(
     part: Annotated[str, typer.Option(help="i/n: race the i-th of n parts of the candidates, and stop")] = "1/1",
     device: Device = "cpu",
     seed: Annotated[int, typer.Option(help="random seed of subsets, directions and landmarks")] = 0,
+    ignore_charge: IgnoreCharge = False,
 ) -> None:
     """Structures to the best model that a time allows. Resumes: run the same command again.
 
@@ -135,6 +137,7 @@ def check_plan(
     part: str,
     device: str,
     seed: int,
+    ignore_charge: bool = False,
     **_: object,
 ) -> TunePlan:
     """The plan that options say.
@@ -160,6 +163,7 @@ def check_plan(
         device=device,
         part=part_of(part),
         seed=seed,
+        ignore_charge=ignore_charge,
     )
 
 

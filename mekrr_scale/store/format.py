@@ -32,6 +32,7 @@ from mekrr_scale.store.documents import (
     StoreDocument,
     typed,
 )
+from mekrr_scale.structures import differing_electrons
 
 
 @dataclass(frozen=True)
@@ -109,19 +110,20 @@ class StoreHeader:
         Raises:
             StoreError: names what differs.
         """
-        added = (
-            {"prior": header.prior, "compression": header.axes, "electrons": header.electrons or {"charge": 0.0}}
-            for header in (self, other)
-        )
+        added = ({"prior": header.prior, "compression": header.axes} for header in (self, other))
         mine, theirs = (
             json.loads(canonical({**header.to_dict(), **more}))
             for header, more in zip((self, other), added, strict=True)
         )
         for data in (mine, theirs):  # where files lie is no difference
             data["prior"].pop("where", None)
+            data.pop("electrons", None)
         differing = [
             f"{key}: {theirs[key]} instead of {mine[key]}" for key in mine if key != "spec" and mine[key] != theirs[key]
         ]
+        if differing_electrons(self.electrons, other.electrons):
+            said = [header.electrons or {"charge": 0.0} for header in (other, self)]
+            differing.append(f"electrons: {said[0]} instead of {said[1]}")
         if differing:
             raise StoreError(f"{where} holds features of another kind ({'; '.join(differing)}); use another folder")
 

@@ -25,6 +25,7 @@ from mekrr_scale.store.reduction import Reduction, axes_for, reduced
 from mekrr_scale.store.shard import StructureRecord, records_of
 from mekrr_scale.store.sidecars import Sidecar, sidecars_in
 from mekrr_scale.store.writer import ShardWriter
+from mekrr_scale.structures import common_electrons
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,8 @@ def _published(folder: Path, listed: Sequence[Sidecar], kept: _Kept, command: st
     Args:
         command: what settles conflicts.
     """
-    header = listed[0].header
+    common = common_electrons([item.header.electrons for item in listed])
+    header = replace(listed[0].header, electrons=common)
     for item in listed:
         header.require(item.header, str(item.path))
         if not (item.folder / item.info.path).exists():

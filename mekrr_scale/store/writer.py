@@ -52,7 +52,8 @@ class ShardWriter:
 
     def name(self, input_hash: str) -> str:
         """The file name of a shard: a hash of its input and of how features are made."""
-        key = canonical({"input": input_hash, "header": self.header.to_dict(), "schema": SCHEMA})
+        features = {name: value for name, value in self.header.to_dict().items() if name != "electrons"}
+        key = canonical({"input": input_hash, "header": features, "schema": SCHEMA})
         return f"shard-{xxhash.xxh3_128_hexdigest(key.encode())}{SHARD}"
 
     def published(self, input_hash: str) -> bool:

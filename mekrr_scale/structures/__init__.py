@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from mekrr_scale.structures.crystals import smallest_cell as smallest_cell
     from mekrr_scale.structures.crystals import vacuum as vacuum
     from mekrr_scale.structures.electrons import Electrons as Electrons
+    from mekrr_scale.structures.electrons import common_electrons as common_electrons
+    from mekrr_scale.structures.electrons import differing_electrons as differing_electrons
     from mekrr_scale.structures.electrons import require_electrons as require_electrons
     from mekrr_scale.structures.electrons import require_same_electrons as require_same_electrons
     from mekrr_scale.structures.entry import Entering as Entering
@@ -79,7 +81,13 @@ else:
             "batches": ["in_batches"],
             "columns": ["Kind"],
             "crystals": ["conventional_cell", "fills_space", "relaxed", "smallest_cell", "vacuum"],
-            "electrons": ["Electrons", "require_electrons", "require_same_electrons"],
+            "electrons": [
+                "Electrons",
+                "common_electrons",
+                "differing_electrons",
+                "require_electrons",
+                "require_same_electrons",
+            ],
             "entry": ["Entering", "Entry", "parse_species_map"],
             "finite": ["require_finite", "require_finite_atoms"],
             "formats": ["is_deepmd"],

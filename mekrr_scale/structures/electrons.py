@@ -9,6 +9,7 @@ and moments of single atoms (``initial_charges``, ``initial_magmoms``) are start
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -48,10 +49,10 @@ class Electrons:
         Raises:
             StructureError: charges differ, or spins of one composition, which the backbone does not see.
         """
+        if ignored:
+            return {"ignored": True}
         charged = "charge" not in takes and any(self.charges)
         spun = "spin" not in takes and bool(self.spins)
-        if ignored and (charged or spun):
-            return {"ignored": True}
         if charged and len(self.charges) > 1:
             counts = ", ".join(f"{charge:g} ({count})" for charge, count in sorted(self.charges.items()))
             raise StructureError(
@@ -107,21 +108,41 @@ def require_electrons(known: Document, atoms: Atoms, takes: frozenset[str]) -> N
             raise _refused("spin", spin, expected)
 
 
+def differing_electrons(known: Document, others: Document) -> str:
+    """What differs between two sets of structures, ``charge`` or ``spin``; empty where nothing does.
+
+    Spins differ where both sets have one. Sets whose frames were taken as they are differ from none.
+    """
+    if known.get("ignored") or others.get("ignored"):
+        return ""
+    for name in ("charge", "spin"):
+        mine, theirs = (float(str(given.get(name, 0.0))) for given in (known, others))
+        if abs(mine - theirs) > _SAME and (name == "charge" or (name in known and name in others)):
+            return name
+    return ""
+
+
+def common_electrons(documents: Sequence[Document]) -> dict[str, JSON]:
+    """What sets that do not differ say together."""
+    if any(each.get("ignored") for each in documents):
+        return {"ignored": True}
+    first, *others = documents
+    return {name: value for name, value in first.items() if all(each.get(name) == value for each in others)}
+
+
 def require_same_electrons(known: Document, others: Document, what: str) -> None:
-    """The same, of the structures of a store.
+    """Refuse to compare a model with structures that differ from its own.
 
     Raises:
         ModelError: says which were expected.
     """
-    if known.get("ignored") or others.get("ignored"):
-        return
-    for name in ("charge", "spin"):
-        mine, theirs = (float(str(given.get(name, 0.0))) for given in (known, others))
-        if abs(mine - theirs) > _SAME and (name == "charge" or (name in known and name in others)):
-            raise ModelError(
-                f"{what} holds structures of {name} {theirs:g}, the model was fitted to {name} {mine:g}, which its "
-                "features do not know: evaluate structures like those of its training"
-            )
+    name = differing_electrons(known, others)
+    theirs, mine = (float(str(given.get(name, 0.0))) for given in (others, known))
+    if name:
+        raise ModelError(
+            f"{what} holds structures of {name} {theirs:g}, the model was fitted to {name} {mine:g}, which its "
+            "features do not know: evaluate structures like those of its training"
+        )
 
 
 def _refused(what: str, found: float, expected: float) -> ModelError:

@@ -66,7 +66,8 @@ def gathered(structures: Frames, test: Frames | None, plan: TunePlan) -> Data:
     """Usable frames of the training and test files.
 
     Raises:
-        StructureError: a file that cannot be read, no frame that can be used, or labels that contradict each other.
+        StructureError: a file that cannot be read, no frame that can be used, labels that contradict each other, or
+            charges or spins that differ.
     """
     survey = Survey(plan.keys, plan.group_key)
     frames = _usable(structures, plan, survey)
@@ -79,7 +80,7 @@ def gathered(structures: Frames, test: Frames | None, plan: TunePlan) -> Data:
         remarks.append(f"{copies} copies of frames are left out: the same geometry with the same labels counts once")
     remarks += frames.reasons()
     if test is not None:
-        held = _usable(test, plan, Survey(plan.keys))
+        held = _usable(test, plan, Survey(plan.keys, electrons=survey.electrons))
         remarks += [f"test set: {line}" for line in held.reasons()]
         own, known = list(held.kept), {geometry_hash(atoms) for atoms in held.kept}
         apart = [atoms for atoms in single if geometry_hash(atoms) not in known]
@@ -89,6 +90,7 @@ def gathered(structures: Frames, test: Frames | None, plan: TunePlan) -> Data:
     else:
         training, own, how = _held_out(single, plan)
         remarks += [how] if how else []
+    survey.electrons.document(frozenset(), plan.ignore_charge)  # refused now, and not when the time is over
     if not training:
         raise StructureError("no frame is left to learn from; give frames with energies")
     return Data(_ordered(training, plan.seed), own, survey, remarks)

@@ -110,6 +110,9 @@ class TunePlan:
     seed: int = Field(default=0, ge=0)
     """Of subsets, directions and landmarks."""
 
+    ignore_charge: bool = False
+    """Take frames of several charges or spins, which features do not know; refused otherwise."""
+
     def __post_init__(self) -> None:
         if not (math.isfinite(self.budget) and self.budget >= _LEAST):
             raise ConfigError(f"budget {self.budget} s: give at least {_LEAST:g} s, e.g. 30m")

@@ -148,6 +148,7 @@ class Tuning:
             group_key=plan.group_key,
             seed=plan.seed,
             prior=plan.prior,
+            ignore_charge=plan.ignore_charge,
         )
 
 

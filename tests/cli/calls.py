@@ -70,7 +70,7 @@ CALLS = {
             "--output": "other", "--test": "b.xyz", "--budget": "2h", "--backbone": "sevennet", "--weights": "r2scan",
             "--checkpoint": "w.pt", "--derivatives": "4", "--strain": "yes", "--landmarks": "77", "--validate": "3",
             "--test-share": "0.2", "--prior": "chgnet", "--group-key": "run", "--on-duplicate": "newest",
-            "--part": "2/3", "--device": "cpu:0", "--seed": "3",
+            "--part": "2/3", "--device": "cpu:0", "--seed": "3", "--ignore-charge": "",
         },
     ),
     "evaluate": ("m.mekrr a.xyz", LABELS | {

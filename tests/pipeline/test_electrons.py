@@ -12,8 +12,10 @@ from ase.build import molecule
 from mekrr_scale.errors import ModelError, StoreError, StructureError
 from mekrr_scale.models import MekrrCalculator, Model, Potential
 from mekrr_scale.pipeline import ExtractPlan, evaluate, evaluate_store, extract, fit, predict
-from mekrr_scale.store import FeatureStore
+from mekrr_scale.store import FeatureStore, merge
 from mekrr_scale.structures import Electrons, require_electrons
+from mekrr_scale.tuning import TunePlan
+from mekrr_scale.tuning.frames import gathered
 
 
 def charged(structures, name="charge", values=(1,)):
@@ -72,6 +74,28 @@ def test_one_charge_is_kept_in_store_and_model(cation, toy_structures, plan, tmp
 def test_stores_of_other_charges_are_not_fitted_together(cation, store, small_plan):
     with pytest.raises(StoreError, match="electrons"):
         fit([cation[0], store], small_plan)
+
+
+@pytest.mark.parametrize(("said", "kept"), [((1, None), {}), ((1, 1), {"spin": 1.0})])
+def test_stores_that_say_a_spin_and_others(said, kept, toy_structures, plan, small_plan, tmp_path):
+    """Where not all say one, or not the same, the model has none."""
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder, spin, frames in zip(folders, said, (toy_structures[:12], toy_structures[12:]), strict=True):
+        extract(charged(frames, "spin", (spin,)), folder, plan)
+    assert fit(folders, replace(small_plan, baseline="composition")).model.electrons == kept
+    merge([FeatureStore(folder).path for folder in folders], tmp_path / "both")
+    assert FeatureStore(tmp_path / "both").header.electrons == kept
+    extract(charged(toy_structures[12:], "spin", (2,)), tmp_path / "c", plan)
+    with pytest.raises(StoreError, match=r"electrons: \{'spin': 2.0\} instead of \{'spin': 1.0\}"):
+        fit([folders[0], tmp_path / "c"], small_plan)
+
+
+def test_tuning_refuses_mixed_charges_at_once(toy_structures, tmp_path):
+    frames = charged(toy_structures, values=(0, 1))
+    for training, test in ((frames, None), (toy_structures, charged(toy_structures[:4]))):
+        with pytest.raises(StructureError, match="frames have charges .* --ignore-charge"):
+            gathered(training, test, TunePlan())
+        assert gathered(training, test, TunePlan(ignore_charge=True)).training
 
 
 def test_predictions_are_of_the_charge_that_was_learned(cation, toy_structures):

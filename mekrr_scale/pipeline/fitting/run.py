@@ -29,7 +29,7 @@ from mekrr_scale.progress import Progress, shown_progress
 from mekrr_scale.regression import ModeCosts, Run, Structures
 from mekrr_scale.solvers import Result
 from mekrr_scale.store import differing_energies, shared
-from mekrr_scale.structures import LabelKeys
+from mekrr_scale.structures import LabelKeys, common_electrons
 from mekrr_scale.version import __version__
 
 _SUSPICIOUS = 0.5  # eV/atom that a kernel should have to explain at most
@@ -231,7 +231,7 @@ def _model(best: Candidate, data: FitData, held: HeldOut, posterior: Posterior |
         posterior=posterior,
         prior=header.prior if problem.baseline.prior else {},
         compression=data.compression,
-        electrons=header.electrons,
+        electrons=common_electrons([store.header.electrons for store in data.stores]),
         sample=sample_document(data.samples[0].atoms if data.samples else None),
     )
 
