@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast, final
@@ -178,9 +179,18 @@ def _sizes(network: nn.Module) -> Sizes:
 
 
 def _fresh(sizes: Sizes) -> nn.Module:
+    """A network with random weights: a copy, since sympy takes seconds to write the basis of a new one."""
+    network: Any = deepcopy(_template(tuple(sorted(sizes.items()))))
+    network.reset_parameters()
+    return cast(nn.Module, network)
+
+
+@lru_cache(maxsize=4)
+def _template(sizes: tuple[tuple[str, object], ...]) -> nn.Module:
     from torch_geometric.nn.models import DimeNetPlusPlus
 
-    network: Any = DimeNetPlusPlus(out_channels=1, **sizes)
+    with torch.random.fork_rng(devices=[]):
+        network: Any = DimeNetPlusPlus(out_channels=1, **dict(sizes))
     basis = network.sbf
     size = basis.num_spherical, basis.num_radial
     basis.bessel_funcs = [_Bessel(*size, place, function) for place, function in enumerate(basis.bessel_funcs)]
@@ -198,6 +208,9 @@ class _Bessel:
 
     def __call__(self, x: Float[Tensor, " edges"]) -> Float[Tensor, " edges"]:
         return self._written(x)
+
+    def __deepcopy__(self, memo: object) -> _Bessel:
+        return self  # nothing changes it
 
     def __reduce__(self) -> tuple[Callable[[int, int, int], _Bessel], tuple[int, int, int]]:
         return _bessel, self._made_from

@@ -16,6 +16,7 @@ MOLECULES: frozenset[StructureKind] = frozenset({"molecule"})
 ANY: frozenset[StructureKind] = frozenset({"crystal", "slab", "molecule"})
 
 _APART = 6.0  # angstrom between the images of a molecule in a box
+_SETTLED = 0.01  # angstrom by which atoms are off after a relaxation, along soft modes
 _AT_REST = 5e-3  # eV/angstrom; symmetry leaves rounding, 1e-6
 LARGEST = 64  # atoms of a cell that is strained and relaxed over and over without being asked to
 
@@ -37,6 +38,23 @@ def kind_of(atoms: Atoms) -> StructureKind:
 def checked_cell(atoms: Atoms) -> Atoms:
     """What checks are run on: the conventional cell of a crystal, all else as it is."""
     return conventional_cell(atoms) if kind_of(atoms) == "crystal" else atoms
+
+
+def settled(atoms: Atoms, calculator: Calculator) -> Atoms:
+    """A structure at a potential's own minimum, a crystal with its cell.
+
+    A frame that comes to rest as a crystal of more symmetry is taken to its conventional cell again: the same crystal
+    along its own axes, and in fewer atoms.
+
+    Raises:
+        SimulationError: it does not come to rest, or falls apart.
+    """
+    if kind_of(atoms) != "crystal":
+        return relaxed(atoms, calculator, cell=False)
+    found = relaxed(atoms, calculator, cell=True)
+    standard = conventional_cell(found, _SETTLED)
+    same = np.allclose(standard.cell.cellpar(), found.cell.cellpar(), rtol=0, atol=0.1)
+    return found if same else standard
 
 
 def at_rest(atoms: Atoms, calculator: Calculator, scale: float = 1.0) -> Atoms:

@@ -15,7 +15,7 @@ from mekrr_scale.backbones import BackboneEnergies
 from mekrr_scale.checks.all import checks_of
 from mekrr_scale.checks.base import Check
 from mekrr_scale.checks.deadline import Hurried, OutOfTimeError
-from mekrr_scale.checks.kinds import LARGEST, checked_cell, kind_of
+from mekrr_scale.checks.kinds import LARGEST, checked_cell, kind_of, settled
 from mekrr_scale.checks.measured import Finding, Measured, Quantity
 from mekrr_scale.checks.references import References
 from mekrr_scale.checks.report import CheckReport
@@ -23,7 +23,7 @@ from mekrr_scale.checks.thresholds import Thresholds
 from mekrr_scale.errors import ConfigError, MekrrError, SimulationError
 from mekrr_scale.models import MekrrCalculator, Model, PredictorCalculator
 from mekrr_scale.progress import Progress, shown_progress
-from mekrr_scale.structures import relaxed, without_results
+from mekrr_scale.structures import without_results
 
 
 def check(
@@ -133,7 +133,7 @@ class _Subject:
             return check.measure(self.atoms.copy(), calculator)
         if calculator not in self._relaxed:
             try:
-                self._relaxed[calculator] = relaxed(self.atoms, calculator, cell=self.kind == "crystal")
+                self._relaxed[calculator] = settled(self.atoms, calculator)
             except SimulationError as error:
                 self._relaxed[calculator] = error
         found = self._relaxed[calculator]

@@ -46,15 +46,19 @@ def smallest_cell(atoms: Atoms) -> Atoms:
     return atoms if found is None or len(found) >= len(atoms) else found
 
 
-def conventional_cell(atoms: Atoms) -> Atoms:
+def conventional_cell(atoms: Atoms, alike: float = _NEARLY) -> Atoms:
     """The conventional cell of a crystal in its standard orientation; as it is where it has no symmetry.
 
     Elastic constants are named along its axes: C11 of silicon is along [100].
 
+    Args:
+        alike: by how much atoms may be off their places (angstrom); default: as in a frame that was not relaxed to the
+            end.
+
     Raises:
         ConfigError: spglib is not there.
     """
-    found = _standard(atoms, primitive=False, alike=_NEARLY)
+    found = _standard(atoms, primitive=False, alike=alike)
     return Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True) if found is None else found
 
 

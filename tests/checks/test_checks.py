@@ -90,6 +90,19 @@ def test_elasticity_of_copper_by_emt():
     assert measured("lattice", COPPER, EMT())[0]["a"] == pytest.approx(3.59, abs=0.01)
 
 
+def test_a_frame_that_comes_to_rest_as_a_crystal_is_measured_in_its_cell(copper_model):
+    """As from molecular dynamics: C11 is along an axis of the crystal, not of the frame."""
+    frame = bulk("Cu").repeat((1, 2, 2))
+    frame.rattle(0.05, seed=2)
+    report = ms.check(copper_model, {"frame": frame, "crystal": bulk("Cu")}, ["lattice", "elastic"], backbone=False)
+    lattice, elastic, *of_crystal = [finding.model.quantities for finding in report.findings]
+    assert set(elastic) == set(of_crystal[1])
+    assert set(lattice) == {"a", "energy"}
+    for name in ("C11", "C12", "C44"):
+        assert elastic[name].value == pytest.approx(of_crystal[1][name].value, rel=0.02)
+    assert lattice["a"].value == pytest.approx(of_crystal[0]["a"].value, rel=1e-3)
+
+
 def test_a_sharp_well_fails():
     """A millielectronvolt an atom within half a percent of the lattice constant."""
     minimum = relaxed(COPPER, EMT(), cell=True).get_volume()

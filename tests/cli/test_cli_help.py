@@ -182,7 +182,19 @@ def test_environment_says_why_a_backbone_cannot_be_used(run, monkeypatch, tmp_pa
     assert json.loads(out)["torch"] == {}
 
 
-FIT = ("--landmarks", "20", "--validate", "3", "--length-scale", "2x", "--ridge", "1e-6", "--baseline", "composition")
+FIT = (
+    "--landmarks",
+    "20",
+    "--validate",
+    "3",
+    "--length-scale",
+    "2x",
+    "--ridge",
+    "1e-6",
+    "--baseline",
+    "composition",
+    "--no-check",
+)
 
 
 def test_quiet_and_verbose(monkeypatch, capsys, tmp_path, store):
