@@ -84,7 +84,8 @@ def test_a_fit_runs_on_ranks(store, tmp_path, cluster, launcher):
     )
     ranks = 2 if launcher == "torchrun" else 1
     script = tmp_path / "fit.sbatch"
-    text = fit_script(Batch(cpus=1), str(config), 1, ranks, launcher, str(tmp_path / "kept"))  # type: ignore[arg-type]
+    options = ("--no-check", "--no-report")
+    text = fit_script(Batch(cpus=1), str(config), 1, ranks, launcher, str(tmp_path / "kept"), options)  # type: ignore[arg-type]
     script.write_text(text)
     assert f"#SBATCH --ntasks-per-node={1 if launcher == 'torchrun' else ranks}" in text
     done = subprocess.run(["bash", script], env=cluster, capture_output=True, text=True, check=False)

@@ -84,7 +84,7 @@ def arguments(store, output, *more):
     return [
         *("mekrr_scale", "fit", "--store", str(store), "--output", str(output), "--landmarks", "60"),
         *("--length-scale", "2x", "--ridge", "1e-8,1e-6", "--force-weight", "0.01", "--validate", "3"),
-        *("--baseline", "composition", "--no-check", *more),
+        *("--baseline", "composition", "--no-check", "--no-report", *more),
     ]
 
 
