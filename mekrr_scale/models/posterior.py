@@ -25,7 +25,6 @@ from typing import Any, NotRequired, TypedDict
 
 import torch
 from jaxtyping import Float64, Int
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from mekrr_scale.arrays import FeatureBatch, Landmarks, alone, eigh
@@ -88,6 +87,8 @@ class Calibration:
         """
         if len(error) < 20:
             return None
+        from scipy.stats import spearmanr  # takes a second to load, which predictions do not need
+
         typical = float(variance.outside.median().clamp_min(1e-300))
         weight = min(1.0, max(_OUTSIDE * float(variance.open.median()) / typical, new / _NEW))
         deviation = variance.total(weight).sqrt()

@@ -13,7 +13,6 @@ from ase.data import chemical_symbols
 from jaxtyping import Float64
 from numpy import ndarray
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
 
 from mekrr_scale.distributed import Group
 from mekrr_scale.figures import BLUE, GREY, Cloud, Shown, TextTable, centred, new_axes, parity_axes
@@ -82,6 +81,8 @@ class Evaluation(Shown):
         """Parts of the energies within their 68 % and 95 % intervals, and how well these rank the errors."""
         if not len(self.energy_uncertainty):
             return {}
+        from scipy.stats import spearmanr  # takes a second to load, which predictions do not need
+
         error = np.abs(self.energy_predicted - self.energy)
         rank = float(spearmanr(error / self.n_atoms, self.energy_uncertainty / self.n_atoms).statistic)
         return {
