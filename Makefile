@@ -40,7 +40,8 @@ demo: $(VENV)/.demo
 install: $(VENV)/.installed
 
 # skips that are not in tests/skips.py fail
-test: lint docs test-mace
+test: install
+	@$(MAKE) --no-print-directory --jobs 2 lint docs test-mace
 	MEKRR_TEST_STRICT=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-mace: $(MACE_VENV)/.installed
