@@ -4,11 +4,11 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr
 
 from benchmarks.bpa_forces import PLAN, SPEC, tangents, test_frames
 from benchmarks.data import ROOT, Subset, apart, store, structures
 from benchmarks.measuring import table
+from mekrr_scale.arrays import rank_correlation
 from mekrr_scale.backbones import load_backbone
 from mekrr_scale.models import Model, Potential
 from mekrr_scale.pipeline import Evaluation, FitPlan, KernelPlan, LandmarkPlan, RowPlan, evaluate_store, fit
@@ -62,7 +62,7 @@ def table_row(*evaluations: Evaluation) -> list[object]:
     size = np.concatenate([e.n_atoms for e in evaluations])
     deviation = np.concatenate([e.energy_uncertainty for e in evaluations])
     wide = np.concatenate([e.energy_ratio_95 * e.energy_uncertainty for e in evaluations])
-    rank = float(spearmanr(error / size, deviation / size).statistic)
+    rank = rank_correlation(error / size, deviation / size)
     return [
         len(error),
         round(float((error <= deviation).mean()), 3),
@@ -88,7 +88,7 @@ def _forces(model: Model) -> list[object]:
         deviations.append(found.forces.flatten())
         ratio = found.force_ratio_95
     error, deviation = torch.cat(errors), torch.cat(deviations)
-    rank = float(spearmanr(error.numpy(), deviation.numpy()).statistic)
+    rank = rank_correlation(error.numpy(), deviation.numpy())
     within = [float((error <= scale * deviation).double().mean()) for scale in (1.0, ratio)]
     return [len(error), round(within[0], 3), round(within[1], 3), round(rank, 2)]
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from mekrr_scale.arrays.linear import beyond_composition as beyond_composition
     from mekrr_scale.arrays.linear import eigh as eigh
     from mekrr_scale.arrays.linear import minimum_norm as minimum_norm
+    from mekrr_scale.arrays.linear import rank_correlation as rank_correlation
     from mekrr_scale.arrays.nearness import leaders as leaders
     from mekrr_scale.arrays.planes import Plane as Plane
 else:
@@ -60,7 +61,7 @@ else:
             "draws": ["draw", "uniform"],
             "kinds": ["DERIVATIVES", "KINDS", "ByKind", "KindInfo", "RowKind", "Unit", "error_text", "kind_named"],
             "landmarks": ["Landmarks", "content_hash", "fingerprint"],
-            "linear": ["beyond_composition", "eigh", "minimum_norm"],
+            "linear": ["beyond_composition", "eigh", "minimum_norm", "rank_correlation"],
             "nearness": ["leaders"],
             "planes": ["Plane"],
         },

@@ -1,10 +1,11 @@
-"""Least squares on the composition, and eigenvalues."""
+"""Least squares on the composition, eigenvalues, and ranks."""
 
 from __future__ import annotations
 
 import scipy.linalg
 import torch
 from jaxtyping import Float64
+from numpy import ndarray
 from torch import Tensor
 
 
@@ -36,3 +37,10 @@ def eigh(matrix: Float64[Tensor, "n n"]) -> tuple[Float64[Tensor, " n"], Float64
     w, v = scipy.linalg.eigh(matrix.numpy(), driver="evd", check_finite=False)
     # copies, since numpy's memory is not aligned: products with it would differ in their last bits from run to run
     return torch.from_numpy(w).clone(), torch.from_numpy(v).clone()
+
+
+def rank_correlation(a: Float64[ndarray, " n"], b: Float64[ndarray, " n"]) -> float:
+    """Spearman's; NaN where one of them is constant."""
+    from scipy.stats import spearmanr  # takes a second to load, which predictions do not need
+
+    return float(spearmanr(a, b).statistic)

@@ -43,18 +43,15 @@ def checked_cell(atoms: Atoms) -> Atoms:
 def settled(atoms: Atoms, calculator: Calculator) -> Atoms:
     """A structure at a potential's own minimum, a crystal with its cell.
 
-    A frame that comes to rest as a crystal of more symmetry is taken to its conventional cell again: the same crystal
-    along its own axes, and in fewer atoms.
+    A frame that comes to rest as a crystal of more symmetry has another conventional cell: along the crystal's own
+    axes, and of fewer atoms.
 
     Raises:
         SimulationError: it does not come to rest, or falls apart.
     """
     if kind_of(atoms) != "crystal":
         return relaxed(atoms, calculator, cell=False)
-    found = relaxed(atoms, calculator, cell=True)
-    standard = conventional_cell(found, _SETTLED)
-    same = np.allclose(standard.cell.cellpar(), found.cell.cellpar(), rtol=0, atol=0.1)
-    return found if same else standard
+    return conventional_cell(relaxed(atoms, calculator, cell=True), _SETTLED)
 
 
 def at_rest(atoms: Atoms, calculator: Calculator, scale: float = 1.0) -> Atoms:

@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
-from mekrr_scale.arrays import FeatureBatch, Landmarks, alone, eigh
+from mekrr_scale.arrays import FeatureBatch, Landmarks, alone, eigh, rank_correlation
 from mekrr_scale.kernels import SetKernel
 from mekrr_scale.models.choices import WhiteningMethod
 from mekrr_scale.models.sets import PerAtom, SetCalibration
@@ -87,20 +87,18 @@ class Calibration:
         """
         if len(error) < 20:
             return None
-        from scipy.stats import spearmanr  # takes a second to load, which predictions do not need
-
         typical = float(variance.outside.median().clamp_min(1e-300))
         weight = min(1.0, max(_OUTSIDE * float(variance.open.median()) / typical, new / _NEW))
         deviation = variance.total(weight).sqrt()
         ratio = error.abs() / deviation
         scaled = ratio / ratio.square().mean().sqrt()
-        rank = spearmanr(error.abs().numpy(), deviation.numpy()).statistic
+        rank = rank_correlation(error.abs().numpy(), deviation.numpy())
         return cls(
             within_68=_quantile(ratio, 0.68),
             within_95=_quantile(ratio, 0.95),
             outside_weight=weight,
             count=len(error),
-            spearman=0.0 if math.isnan(float(rank)) else float(rank),
+            spearman=0.0 if math.isnan(rank) else rank,
             gaussian_68=float((scaled <= 1).double().mean()),
             gaussian_95=float((scaled <= 1.96).double().mean()),
         )

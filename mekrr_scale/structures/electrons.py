@@ -137,8 +137,8 @@ def require_same_electrons(known: Document, others: Document, what: str) -> None
         ModelError: says which were expected.
     """
     name = differing_electrons(known, others)
-    theirs, mine = (float(str(given.get(name, 0.0))) for given in (others, known))
     if name:
+        theirs, mine = (float(str(given.get(name, 0.0))) for given in (others, known))
         raise ModelError(
             f"{what} holds structures of {name} {theirs:g}, the model was fitted to {name} {mine:g}, which its "
             "features do not know: evaluate structures like those of its training"

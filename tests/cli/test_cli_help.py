@@ -183,17 +183,8 @@ def test_environment_says_why_a_backbone_cannot_be_used(run, monkeypatch, tmp_pa
 
 
 FIT = (
-    "--landmarks",
-    "20",
-    "--validate",
-    "3",
-    "--length-scale",
-    "2x",
-    "--ridge",
-    "1e-6",
-    "--baseline",
-    "composition",
-    "--no-check",
+    *("--landmarks", "20", "--validate", "3", "--length-scale", "2x", "--ridge", "1e-6"),
+    *("--baseline", "composition", "--no-check"),
 )
 
 

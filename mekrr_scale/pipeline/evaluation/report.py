@@ -14,6 +14,7 @@ from jaxtyping import Float64
 from numpy import ndarray
 from numpy.typing import NDArray
 
+from mekrr_scale.arrays import rank_correlation
 from mekrr_scale.distributed import Group
 from mekrr_scale.figures import BLUE, GREY, Cloud, Shown, TextTable, centred, new_axes, parity_axes
 from mekrr_scale.pipeline.evaluation.sets import SetErrors, Sureness, is_unlike
@@ -81,10 +82,8 @@ class Evaluation(Shown):
         """Parts of the energies within their 68 % and 95 % intervals, and how well these rank the errors."""
         if not len(self.energy_uncertainty):
             return {}
-        from scipy.stats import spearmanr  # takes a second to load, which predictions do not need
-
         error = np.abs(self.energy_predicted - self.energy)
-        rank = float(spearmanr(error / self.n_atoms, self.energy_uncertainty / self.n_atoms).statistic)
+        rank = rank_correlation(error / self.n_atoms, self.energy_uncertainty / self.n_atoms)
         return {
             "within_68": float((error <= self.energy_uncertainty).mean()),
             "within_95": float((error <= self.energy_ratio_95 * self.energy_uncertainty).mean()),
