@@ -91,7 +91,12 @@ def test_each_set_has_its_shift():
     assert [row[0] for row in rows] == ["all", "flat", "stepped"]
     assert names[0] == "set"
     label = found.plot()[0].get_legend().get_texts()[0].get_text()
-    assert f"{1e3 * error.mean():.3g}" in label.splitlines()[1]
+    count, errors, shift, left = label.splitlines()
+    assert count == "evaluated, N = 12:"
+    assert errors == f"MAE {1e3 * abs(error).mean():.3g}, RMSE {1e3 * (error**2).mean() ** 0.5:.3g} meV/atom"
+    assert shift == f"without a shift of {1e3 * error.mean():.3g} meV/atom:"
+    assert left.startswith("MAE ")
+    assert left.endswith(" meV/atom")
     many = evaluation(
         np.arange(40.0), np.full((40, 1), 2), places=np.arange(40) // 2, set_names=[*"abcdefghijklmnopqrst"]
     )

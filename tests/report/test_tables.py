@@ -268,7 +268,7 @@ def test_resources():
 
 
 def test_parity(evaluation, fitted, drawn, tmp_path):
-    """Energies less the baseline around their mean, in meV/atom, forces in eV/angstrom; folds behind."""
+    """Energies less the baseline around their mean, in meV/atom, forces in meV/angstrom; folds behind."""
     report.parity_plot(tmp_path / "p.png", evaluation, (fitted.reference.numpy(), fitted.predicted.numpy()), "errors")
     left, right = drawn[0].axes
     folds, points = (found.get_offsets() for found in left.collections[:2])
@@ -276,5 +276,8 @@ def test_parity(evaluation, fitted, drawn, tmp_path):
     error = 1e3 * (fitted.predicted - fitted.reference)
     np.testing.assert_allclose((folds[:, 1] - folds[:, 0]).data, error.numpy(), atol=1e-6)
     np.testing.assert_allclose((points[:, 1] - points[:, 0]).data, [-100, 0, 200], atol=1e-9)
-    np.testing.assert_allclose(right.collections[0].get_offsets()[:, 1], evaluation.forces_predicted.ravel())
+    np.testing.assert_allclose(right.collections[0].get_offsets()[:, 1], 1e3 * evaluation.forces_predicted.ravel())
+    (label,) = [text.get_text() for text in right.get_legend().get_texts()]
+    assert label.startswith(f"evaluated, N = {evaluation.forces.size}:\nMAE ")
+    assert label.endswith(" meV/Å")
     assert drawn[0].get_suptitle() == "errors"

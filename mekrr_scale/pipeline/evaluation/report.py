@@ -14,7 +14,7 @@ from jaxtyping import Float64
 from numpy import ndarray
 from numpy.typing import NDArray
 
-from mekrr_scale.arrays import rank_correlation
+from mekrr_scale.arrays import Unit, rank_correlation
 from mekrr_scale.distributed import Group
 from mekrr_scale.figures import BLUE, GREY, Cloud, Shown, TextTable, centred, new_axes, parity_axes
 from mekrr_scale.pipeline.evaluation.sets import SetErrors, Sureness, is_unlike
@@ -262,18 +262,19 @@ class Evaluation(Shown):
         )
         clouds = [] if folds is None else [fold_cloud(*folds)]
         unit = UNITS["energy"]
-        evaluated = measured("evaluated", unit.factor * reference, unit.factor * predicted)
+        evaluated = measured("evaluated", reference, predicted, unit)
         shift = self.shift()
         if shift is not None:
             left = shift.errors.scaled(unit.factor)
-            more = f"without a shift of {unit.factor * shift.mean:.3g}:\nMAE {left.mae:.3g}, RMSE {left.rmse:.3g}"
+            more = f"without a shift of {unit.factor * shift.mean:.3g} {unit.symbol}:\n{_told(left, unit)}"
             evaluated = replace(evaluated, label=f"{evaluated.label}\n{more}")
         clouds.append(evaluated)
         moved = unit.factor * shift.mean if shift is not None else None
         parity_axes(centred(clouds), f"energy less baseline ({unit.symbol})", found[0], moved)
         if with_forces and len(found) > 1:
-            cloud = measured("evaluated", self.forces.ravel(), self.forces_predicted.ravel())
-            parity_axes([cloud], "force components (eV/Å)", found[1])
+            of_forces = UNITS["force"]
+            cloud = measured("evaluated", self.forces.ravel(), self.forces_predicted.ravel(), of_forces)
+            parity_axes([cloud], f"force components ({of_forces.symbol})", found[1])
         return found
 
     def to_dict(self) -> dict[str, object]:
@@ -312,17 +313,25 @@ def _by_element(title: str, counted: str, errors: Mapping[str, tuple[int, float,
 
 
 def measured(
-    name: str, reference: Float64[ndarray, " n"], predicted: Float64[ndarray, " n"], colour: str = BLUE
+    name: str,
+    reference: Float64[ndarray, " n"],
+    predicted: Float64[ndarray, " n"],
+    unit: Unit,
+    colour: str = BLUE,
 ) -> Cloud:
-    """A cloud whose label tells its errors."""
-    errors = Errors.of(predicted - reference)
-    return Cloud(reference, predicted, f"{name}: MAE {errors.mae:.3g}, RMSE {errors.rmse:.3g}", colour)
+    """A cloud in a unit, whose label tells how many there are and their errors."""
+    errors = Errors.of(predicted - reference).scaled(unit.factor)
+    label = f"{name}, N = {len(reference)}:\n{_told(errors, unit)}"
+    return Cloud(unit.factor * reference, unit.factor * predicted, label, colour)
+
+
+def _told(errors: Errors, unit: Unit) -> str:
+    return f"MAE {errors.mae:.3g}, RMSE {errors.rmse:.3g} {unit.symbol}"
 
 
 def fold_cloud(reference: Float64[ndarray, " n"], predicted: Float64[ndarray, " n"]) -> Cloud:
     """Energies per atom (eV) of a cross-validation, as they are shown."""
-    factor = UNITS["energy"].factor
-    return measured("cross-validation", factor * reference, factor * predicted, GREY)
+    return measured("cross-validation", reference, predicted, UNITS["energy"], GREY)
 
 
 def parity_of_folds(
