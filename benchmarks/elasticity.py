@@ -29,6 +29,7 @@ FEATURES = {  # and landmarks
     "7net-0 scalars": (BackboneSpec("sevennet"), 1000),
     "7net-0 products": (BackboneSpec("sevennet", invariants="products"), 2000),
 }
+WEIGHTS = (0.0, 3e-3, 1.0)  # of the rows that hold the network's bulk modulus
 RANGES = ("0.5", "1", "2", "4")
 
 
@@ -47,7 +48,7 @@ def main(elements: Sequence[str] = tuple(CELLS)) -> None:
             ase.io.write(folder / "fit.xyz", [frames[i] for i in sorted(order[:count])])
             ase.io.write(folder / "test.xyz", [frames[i] for i in sorted(order[count:])])
             store = extract(folder / "fit.xyz", folder / "store", plan).store
-            for weight in (0.0, 1.0):
+            for weight in WEIGHTS:
                 asked = RowPlan(weights={"elastic": weight})
                 fitted = FitPlan(
                     landmarks=LandmarkPlan(count=landmarks), rows=asked, validation=Validation(uncertainty=False)

@@ -60,7 +60,7 @@ KINDS: Mapping[RowKind, KindInfo] = {
         "force", "force components (eV/angstrom)", (1e-4, 1e-3, 1e-2, 1e-1), 1e-4, Unit("meV/angstrom", 1e3), True
     ),
     RowKind.STRESS: KindInfo("stress", "virials per atom (eV)", (), 0.0, Unit("meV/atom", 1e3), True, (1e-3,)),
-    RowKind.ELASTIC: KindInfo("elastic", "bulk moduli (eV/atom)", (), 0.0, Unit("meV/atom", 1e3), True, (1.0,), False),
+    RowKind.ELASTIC: KindInfo("elastic", "bulk moduli (eV/atom)", (), 0.0, Unit("meV/atom", 1e3), True, (3e-3,), False),
 }
 DERIVATIVES = frozenset(kind for kind, info in KINDS.items() if info.derivative)
 

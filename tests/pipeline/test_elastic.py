@@ -86,7 +86,7 @@ def test_they_hold_the_stiffness_that_the_data_do_not_tell(store):
 
 def test_by_default_they_are_there_and_choose_nothing(store):
     report = fit(store, plan())
-    assert report.solution.weights[RowKind.ELASTIC] == 1.0
+    assert report.solution.weights[RowKind.ELASTIC] == 3e-3
     assert set(report.metrics()) == {"energy_mae", "energy_rmse", "force_rmse"}
     assert not any("elastic" in name for table in report.tables() for name in table.columns)
 
