@@ -42,7 +42,7 @@ install: $(VENV)/.installed
 # skips that are not in tests/skips.py fail
 test: install
 	@$(MAKE) --no-print-directory --jobs 2 lint docs test-mace
-	MEKRR_TEST_STRICT=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+	MEKRR_TEST_STRICT=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-mace: $(MACE_VENV)/.installed
 	MEKRR_TEST_STRICT=1 $(MACE_VENV)/bin/python -m pytest -q tests/backbones/test_mace.py tests/engines/test_mace.py
@@ -64,7 +64,7 @@ benchmark: install
 matrix: $(addprefix matrix-,$(MATRIX))
 
 matrix-%: $(MATRIX_VENV)/%/.installed
-	$(MATRIX_VENV)/$*/bin/python -m pytest -q -n 2 --dist loadfile $(TESTS)
+	$(MATRIX_VENV)/$*/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 $(MATRIX_VENV)/lowest/.installed: setup.cfg constraints-lowest.txt packaging/install.py
 	@$(INSTALL) $(MATRIX_VENV)/lowest --python 3.11 --constraint constraints-lowest.txt '.[$(LOWEST)]' sevenn==0.13.0

@@ -43,6 +43,7 @@ NAMES = (
     "large_cells",
     "compiled",
     "engines",
+    "lammps_md",
 )
 
 LONG = ("study", "against_finetuning")  # hours; with options of their own

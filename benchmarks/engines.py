@@ -106,6 +106,16 @@ def by_torch_sim(path: Path, systems: int) -> Callable[[int], float]:
     return measured
 
 
+def launched(command: Sequence[str], script: str, folder: Path) -> str:
+    """What LAMMPS says of a script in ``folder``, where the compiled pair style lies; one thread for each rank."""
+    (folder / "in.lammps").write_text(script)
+    env = os.environ | {"PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": "1", "LAMMPS_PLUGIN_PATH": str(folder)}
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    if done.returncode or "Loop time" not in done.stdout:
+        raise ConfigError(f"{' '.join(command)}: {done.stdout[-500:]}{done.stderr[-500:]}")
+    return done.stdout
+
+
 def by_lammps(command: Sequence[str], path: Path, folder: Path, style: str = "mekrr") -> Callable[[int], float]:
     """Milliseconds of a step, from the loop's time in LAMMPS' log."""
 
@@ -113,15 +123,11 @@ def by_lammps(command: Sequence[str], path: Path, folder: Path, style: str = "me
         atoms = crystal(size)
         ase.io.write(folder / "cell.data", atoms, format="lammps-data", masses=True, velocities=True, units="metal")
         runs = f"run {_WARM}\nrun {steps_of(size)}\n"
-        (folder / "in.lammps").write_text(
+        script = (
             "units metal\natom_style atomic\nbox tilt large\nread_data cell.data\n"
             f"pair_style {style}\npair_coeff * * {path} Cu\ntimestep {1e-3 * _STEP}\nfix 1 all nve\n{runs}"
         )
-        env = os.environ | {"PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": "1", "LAMMPS_PLUGIN_PATH": str(folder)}
-        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
-        found = re.findall(r"Loop time of (\S+) on", done.stdout)
-        if done.returncode or len(found) != 2:
-            raise ConfigError(f"{' '.join(command)}: {done.stdout[-500:]}{done.stderr[-500:]}")
+        found = re.findall(r"Loop time of (\S+) on", launched(command, script, folder))
         return 1e3 * float(found[1]) / steps_of(size)
 
     return measured

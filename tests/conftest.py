@@ -21,6 +21,7 @@ from mekrr_scale.solvers import Direct
 from mekrr_scale.structures import read_structures
 from tests import emulated, skips
 from tests.crystals import crystals
+from tests.warm import forks
 
 DATA = Path(__file__).parent.parent / "examples" / "hcoo_cu110"
 
@@ -44,6 +45,18 @@ settings.load_profile("mekrr")
 def pytest_configure(config):
     if skips.STRICT in os.environ:
         skips.pytest_configure(config)
+
+
+def pytest_collection_modifyitems(items):
+    """Files of long tests come first, so that no worker ends with one of them alone."""
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)
+
+
+@pytest.fixture(scope="session")
+def warm():
+    with forks() as found:
+        yield found
 
 
 @pytest.fixture(autouse=True)

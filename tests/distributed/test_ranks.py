@@ -4,10 +4,7 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,9 +16,6 @@ from mekrr_scale.models import Model
 from mekrr_scale.store import FeatureStore, deal, finalize
 from tests import reference
 from tests.distributed.paused import wait_for
-
-ROOT = Path(__file__).parents[2]
-
 
 HELD = []  # sockets
 
@@ -45,24 +39,27 @@ def ports():
         HELD.pop().close()
 
 
-def start(arguments, size, port=None, ranks=None, **extra):
-    """The same command on every rank, or on some of them, as torchrun would start it."""
-    port = port or held_port()
-    found = []
-    for rank in ranks or range(size):
-        environment = {
-            **os.environ,
-            "RANK": str(rank),
-            "WORLD_SIZE": str(size),
-            "LOCAL_RANK": str(rank),
-            "OMP_NUM_THREADS": "1",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            **extra,
-        }
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        found.append(subprocess.Popen([sys.executable, "-m", *arguments], cwd=ROOT, env=environment, **pipes))
-    return found
+@pytest.fixture(scope="module")
+def start(warm):
+    def start(arguments, size, port=None, ranks=None, **extra):
+        """The same command on every rank, or on some of them, as torchrun would start it."""
+        port = port or held_port()
+        found = []
+        for rank in ranks or range(size):
+            environment = {
+                **os.environ,
+                "RANK": str(rank),
+                "WORLD_SIZE": str(size),
+                "LOCAL_RANK": str(rank),
+                "OMP_NUM_THREADS": "1",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+                **extra,
+            }
+            found.append(warm.start("-m", *arguments, environment=environment))
+        return found
+
+    return start
 
 
 def finish(processes, timeout=240):
@@ -74,7 +71,7 @@ def finish(processes, timeout=240):
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])
-def test_ranks_together_make_what_one_process_makes_alone(store, toy_file, size):
+def test_ranks_together_make_what_one_process_makes_alone(start, store, toy_file, size):
     """See tests/distributed/ranks.py; with four ranks some own no shard."""
     for out, err, code in finish(start(["tests.distributed.ranks", str(store), str(toy_file)], size)):
         assert code == 0, out + err
@@ -97,14 +94,14 @@ FALKON = ("--solver", "falkon", "--checkpoint-interval", "0")
 
 
 @pytest.fixture(scope="module")
-def alone(store, tmp_path_factory):
+def alone(start, store, tmp_path_factory):
     output = tmp_path_factory.mktemp("alone") / "model.mekrr"
     ((out, err, code),) = finish(start(arguments(store, output, *FALKON), 1))
     assert code == 0, err
     return Model.load(output)
 
 
-def test_one_rank_talks(store, tmp_path, alone):
+def test_one_rank_talks(start, store, tmp_path, alone):
     done = finish(start(arguments(store, tmp_path / "m.mekrr", *FALKON), 2))
     assert [code for *_, code in done] == [0, 0], done
     assert "Plan, each of 2 ranks" in done[0][0]
@@ -116,7 +113,7 @@ def test_one_rank_talks(store, tmp_path, alone):
     assert not (tmp_path / "m.mekrr.checkpoint").exists()
 
 
-def test_ranks_extract_together(toy_file, checkpoint, tmp_path):
+def test_ranks_extract_together(start, toy_file, checkpoint, tmp_path):
     options = ("--backbone", "schnet", "--checkpoint", str(checkpoint), "--shard-size", "4K")
     for size, name in ((2, "two"), (1, "one")):
         done = finish(start(["mekrr_scale", "extract", str(toy_file), "-o", str(tmp_path / name), *options], size))
@@ -125,13 +122,13 @@ def test_ranks_extract_together(toy_file, checkpoint, tmp_path):
     assert FeatureStore(tmp_path / "two").id == FeatureStore(tmp_path / "one").id
 
 
-def test_an_error_of_all_ranks_is_told_once(store, tmp_path):
+def test_an_error_of_all_ranks_is_told_once(start, store, tmp_path):
     done = finish(start(arguments(store, tmp_path / "m.mekrr", "--landmarks", "100000"), 2))
     assert [code for *_, code in done] == [2, 2], done
     assert sum("100000 landmarks asked for" in " ".join(err.split()) for _, err, _ in done) == 1
 
 
-def test_a_rank_that_fails_ends_the_job_with_its_own_error(store, tmp_path):
+def test_a_rank_that_fails_ends_the_job_with_its_own_error(start, store, tmp_path):
     """The second rank finds a damaged shard of its own; the first waits for it in a collective."""
     broken = tmp_path / "store"
     broken.mkdir()
@@ -151,7 +148,7 @@ def test_a_rank_that_fails_ends_the_job_with_its_own_error(store, tmp_path):
     assert "error" not in done[0][1]
 
 
-def test_a_lost_rank_is_noticed(store, tmp_path):
+def test_a_lost_rank_is_noticed(start, store, tmp_path):
     """It is killed while the first one keeps a state, with collectives still to come."""
     given = held(tmp_path, 2, arguments(store, tmp_path / "m.mekrr", *FALKON, "--timeout", "20"))
     first, second = start(given, 2)
@@ -164,7 +161,7 @@ def test_a_lost_rank_is_noticed(store, tmp_path):
 
 
 @pytest.mark.parametrize("point", ["collective", "progress"])
-def test_a_frozen_first_rank_is_given_up(point):
+def test_a_frozen_first_rank_is_given_up(start, point):
     """SIGSTOP: it holds the job's store, which would not answer for ever."""
     first, second = start(["tests.distributed.stopping", point], 2)
     try:
@@ -186,7 +183,7 @@ DIFFERENT = [
 
 
 @pytest.mark.parametrize(("other", "named"), DIFFERENT)
-def test_ranks_that_were_given_different_things_do_no_work(store, tmp_path, other, named):
+def test_ranks_that_were_given_different_things_do_no_work(start, store, tmp_path, other, named):
     """A mixed model would look like any other."""
     grown = tmp_path / "grown"
     if "OTHER" in other:
@@ -212,7 +209,7 @@ def test_ranks_that_were_given_different_things_do_no_work(store, tmp_path, othe
 
 
 @pytest.mark.parametrize("solver", ["falkon", "direct"])
-def test_killed_or_stopped_fits_go_on_and_give_the_same_bits(store, tmp_path, solver, alone):
+def test_killed_or_stopped_fits_go_on_and_give_the_same_bits(start, store, tmp_path, solver, alone):
     """SIGKILL and SIGTERM where a state has been kept, restarts with other numbers of ranks for Falkon."""
     output = tmp_path / "m.mekrr"
     options = FALKON if solver == "falkon" else ("--checkpoint-interval", "0")
@@ -240,7 +237,7 @@ def test_killed_or_stopped_fits_go_on_and_give_the_same_bits(store, tmp_path, so
 
 
 @pytest.mark.parametrize("way", ["signal", "file"])
-def test_a_fit_that_is_asked_to_stop_keeps_its_state_and_tells_so(store, tmp_path, way):
+def test_a_fit_that_is_asked_to_stop_keeps_its_state_and_tells_so(start, store, tmp_path, way):
     """Exit code 75 and a marker: what a batch script requeues by. A file needs no way to the ranks."""
     kept = tmp_path / "kept"
     given = held(tmp_path, 2, arguments(store, tmp_path / "m.mekrr", *FALKON, "--checkpoint", str(kept)))

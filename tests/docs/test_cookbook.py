@@ -7,7 +7,6 @@ block of Python runs in a process of its own. Blocks of other languages are not 
 import os
 import re
 import subprocess
-import sys
 
 import pytest
 
@@ -43,29 +42,22 @@ def test_pages_are_short_and_need_nothing_from_outside(page):
         assert not re.search(r"\.\./|/home/|~/", code)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in PAGES if list(blocks(page))], ids=lambda page: page.stem)
-def test_pages_run(page, tmp_path):
+@pytest.fixture(scope="module")
+def environment(warm):
+    """With programs that start in no time: the pages are seventy commands."""
     for name in NEEDED:
         pytest.importorskip(name)
-    programs = tmp_path / "programs"
-    programs.mkdir()
-    for name, call in {"mekrr-scale": "-m mekrr_scale", "python": ""}.items():
-        (programs / name).write_text(f'#!/bin/sh\nexec {sys.executable} {call} "$@"\n')
-        (programs / name).chmod(0o755)
-    folder = tmp_path / "empty"
-    folder.mkdir()
-    (folder / "examples").symlink_to(ROOT / "examples")
-    environment = {
-        **os.environ,
-        "PATH": f"{programs}:{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONWARNINGS": "ignore",
-    }
+    path = f"{warm.programs}:{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if list(blocks(page))], ids=lambda page: page.stem)
+def test_pages_run(page, environment, tmp_path):
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     for language, code, expected in blocks(page):
-        command = ["bash", "-e", "-c", code] if language == "bash" else [sys.executable, "-c", code]
+        command = ["bash", "-e", "-c", code] if language == "bash" else ["python", "-c", code]
         done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=600
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=600
         )
         assert done.returncode == expected, f"{page.name}:\n{code}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
