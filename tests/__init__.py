@@ -1,5 +1,44 @@
-"""The run-time type checker of the tests: an int is welcome where a float is asked for (PEP 484)."""
+"""The run-time type checker of the tests, for the annotations of ``mekrr_scale`` with their shapes.
 
+An int is welcome where a float is asked for (PEP 484). Only the first calls of a function in each test are looked at: a
+check takes longer than many a function, and all of them would more than double the time of the tests.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from types import CodeType, FunctionType
+
+import jaxtyping
 from beartype import BeartypeConf, beartype
 
+CHECKED_CALLS = 16
+calls: Counter[CodeType] = Counter()
+"""Of this test; conftest.py empties it."""
+
 check = beartype(conf=BeartypeConf(is_pep484_tower=True))
+always = jaxtyping.jaxtyped
+
+
+def jaxtyped(fn=None, *, typechecker):
+    """As jaxtyping's own, which its import hook puts on every function and class."""
+    if fn is None:
+        return functools.partial(jaxtyped, typechecker=typechecker)
+    if not isinstance(fn, FunctionType):
+        return always(fn, typechecker=typechecker)
+    code, checked = fn.__code__, None
+
+    @functools.wraps(fn)
+    def wrapped(*args, **kwargs):
+        nonlocal checked
+        if calls[code] >= CHECKED_CALLS:
+            return fn(*args, **kwargs)
+        calls[code] += 1
+        checked = checked or always(fn, typechecker=typechecker)
+        return checked(*args, **kwargs)
+
+    return wrapped
+
+
+jaxtyping.jaxtyped = jaxtyped

@@ -19,7 +19,7 @@ from mekrr_scale.backbones import BackboneSpec, save_schnet
 from mekrr_scale.pipeline import ExtractPlan, FitPlan, KernelPlan, LandmarkPlan, RowPlan, Validation, extract, fit
 from mekrr_scale.solvers import Direct
 from mekrr_scale.structures import read_structures
-from tests import emulated, skips
+from tests import calls, emulated, skips
 from tests.crystals import crystals
 from tests.warm import forks
 
@@ -57,6 +57,11 @@ def pytest_collection_modifyitems(items):
 def warm():
     with forks() as found:
         yield found
+
+
+@pytest.fixture(autouse=True)
+def calls_are_checked_again():
+    calls.clear()
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,12 @@
 import ast
 from pathlib import Path
 
+import numpy as np
 import pytest
+from jaxtyping import TypeCheckError
+
+from mekrr_scale.arrays import rank_correlation
+from tests import CHECKED_CALLS
 
 FILES = sorted(path for path in Path(__file__).parent.rglob("*.py") if "stored" not in path.parts)
 DRAWS = {"rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial"}  # torch's
@@ -61,3 +66,13 @@ def test_draws_have_seeds_and_names_are_public(path):
 def test_what_is_not_fine_is_found(line):
     nodes = list(ast.walk(ast.parse(line)))
     assert any(private(node) or (isinstance(node, ast.Call) and unseeded(node)) for node in nodes)
+
+
+@pytest.mark.parametrize("again", [1, 2])
+def test_the_first_calls_of_each_test_are_checked(again):
+    """Values of another precision are refused, then taken; the second time as well."""
+    rising = np.arange(3, dtype=np.float32)
+    for _ in range(CHECKED_CALLS):
+        with pytest.raises(TypeCheckError):
+            rank_correlation(rising, rising)
+    assert rank_correlation(rising, rising) == pytest.approx(1)
