@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from types import CodeType, FunctionType
+from typing import Any
 
 import jaxtyping
 from beartype import BeartypeConf, beartype
@@ -21,24 +22,25 @@ check = beartype(conf=BeartypeConf(is_pep484_tower=True))
 always = jaxtyping.jaxtyped
 
 
-def jaxtyped(fn=None, *, typechecker):
+def jaxtyped(fn: Any = None, *, typechecker: Any) -> Any:
     """As jaxtyping's own, which its import hook puts on every function and class."""
     if fn is None:
         return functools.partial(jaxtyped, typechecker=typechecker)
     if not isinstance(fn, FunctionType):
         return always(fn, typechecker=typechecker)
-    code, checked = fn.__code__, None
+    code = fn.__code__
+    if calls[code] >= CHECKED_CALLS and "<locals>" in fn.__qualname__:  # made anew in every call of the one around it
+        return fn
+    checked = functools.cache(lambda: always(fn, typechecker=typechecker))  # most functions are not called
 
     @functools.wraps(fn)
-    def wrapped(*args, **kwargs):
-        nonlocal checked
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
         if calls[code] >= CHECKED_CALLS:
             return fn(*args, **kwargs)
         calls[code] += 1
-        checked = checked or always(fn, typechecker=typechecker)
-        return checked(*args, **kwargs)
+        return checked()(*args, **kwargs)
 
     return wrapped
 
 
-jaxtyping.jaxtyped = jaxtyped
+jaxtyping.jaxtyped = jaxtyped  # type: ignore[assignment]
