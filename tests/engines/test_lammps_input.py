@@ -105,20 +105,23 @@ def test_frames_are_read_again(folder):
 
 
 @pytest.mark.parametrize(
-    ("style", "given", "compiled"),
-    [("mekrr", False, False), ("mekrr", True, True), ("mekrr compile yes", False, True),
-     ("mekrr uncertainty 5 compile off", True, False), ("mekrr compile on uncertainty 5", False, True)],
+    ("style", "given", "asked"),
+    [("mekrr", {}, (False, "float64")), ("mekrr", {"compile": True, "dtype": "float32"}, (True, "float32")),
+     ("mekrr compile yes", {}, (True, "float64")), ("mekrr dtype float32", {}, (False, "float32")),
+     ("mekrr uncertainty 5 compile off dtype float64", {"compile": True, "dtype": "float32"}, (False, "float64")),
+     ("mekrr compile on uncertainty 5", {}, (True, "float64"))],
 )  # fmt: skip
-def test_the_network_may_be_compiled(style, given, compiled, folder, monkeypatch):
-    asked = []
+def test_how_the_network_runs(style, given, asked, folder, monkeypatch):
+    """As the input says, or else the caller."""
+    found = []
 
-    def loaded(path, compile, **options):
-        asked.append(compile)
-        return Potential(path, **options)
+    def loaded(path, compile, dtype, **options):
+        found.append((compile, dtype))
+        return Potential(path, dtype=dtype, **options)
 
     monkeypatch.setattr("mekrr_scale.engines.lammps.running.Potential", loaded)
-    execute(text_of("run 0\n", style=style), compile=given)
-    assert asked == [compiled]
+    execute(text_of("run 0\n", style=style), **given)
+    assert found == [asked]
 
 
 def test_a_restart_needs_its_pair_style_again(folder):
@@ -150,6 +153,7 @@ WRONG = {
     "options": (text_of(style="mekrr uncertain 3"), ConfigError, "pair_style mekrr uncertainty N"),
     "lonely": (text_of(style="mekrr compile"), ConfigError, "compile yes compiles the network"),
     "neither": (text_of(style="mekrr compile maybe"), ConfigError, "compile yes compiles the network"),
+    "half": (text_of(style="mekrr dtype float16"), ConfigError, "dtype float32 runs it in single precision"),
     "hybrid": (text_of(style="hybrid mekrr zero 3"), ConfigError, "pair_style hybrid cannot hold mekrr"),
     "coefficients": (re.sub("pair_coeff.*", "", text_of()), ConfigError, "there is no pair_coeff before the run"),
     "box": (re.sub("read_data.*", "", text_of()), ConfigError, "there is no box yet"),

@@ -144,6 +144,25 @@ def test_the_network_may_be_compiled(folder, plugin, models, calculators):
     np.testing.assert_allclose(np.stack([found[f] for f in ("fx", "fy", "fz")], axis=1), atoms.get_forces(), atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("ranks", "model", "words"), [(0, "sevennet", ""), (2, "sevennet", ""), (2, "schnet", " uncertainty 1")]
+)
+def test_single_precision(ranks, model, words, folder, plugin, models, calculators):
+    """The network's alone: of one rank's images, and of ghosts."""
+    for dtype in ("float32", "float64"):
+        rest = f"{THERMO}{DUMP.replace('c_e', '').replace('forces', dtype)}run 0\nclear\n"
+        text = text_of("oxide", models[model], rest, style=f"mekrr dtype {dtype}{words}")
+        execute(f"log {dtype}.log\n{text}", plugin, ranks)
+    atoms = STRUCTURES["oxide"].copy()
+    atoms.calc = calculators[model]
+    (row,), (exact,) = thermo(folder / "float32.log"), thermo(folder / "float64.log")
+    assert exact["PotEng"] == pytest.approx(atoms.get_potential_energy(), abs=1e-9)
+    assert 1e-9 < abs(row["PotEng"] - exact["PotEng"]) < 1e-5 * len(atoms)
+    np.testing.assert_allclose(stress_of(row), atoms.get_stress(), atol=1e-5)
+    found = dumped(folder / "float32.dump")
+    np.testing.assert_allclose(np.stack([found[f] for f in ("fx", "fy", "fz")], axis=1), atoms.get_forces(), atol=1e-5)
+
+
 def test_dynamics_on_two_ranks_conserve_energy(folder, plugin, models):
     """With atoms that change ranks; the uncertainty is that of all atoms together."""
     rest = (
@@ -249,6 +268,7 @@ def test_atoms_without_ids_have_ghosts_on_one_rank_too(library, models):
         (("units metal", "units real"), "units real: the model is in eV and angstrom; write units metal"),
         (("atom_style atomic", "atom_style atomic\nnewton off"), "needs newton on"),
         (("pair_style mekrr", "pair_style mekrr compile maybe"), "compile"),
+        (("pair_style mekrr", "pair_style mekrr dtype float16"), "dtype float32 runs it in single precision"),
         (("pair_style mekrr", "pair_style mekrr grade"), "write pair_style mekrr, or pair_style mekrr uncertainty N"),
     ],
 )

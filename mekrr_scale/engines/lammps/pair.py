@@ -31,7 +31,7 @@ from mekrr_scale.models import (
 )
 from mekrr_scale.structures import SkinList
 
-VERSION = 2  # of the table, as in pair_mekrr.cpp
+VERSION = 3  # of the table, as in pair_mekrr.cpp
 _VOIGT = ((0, 1, 2, 0, 0, 1), (0, 1, 2, 1, 2, 2))  # xx yy zz xy xz yz
 CLOSE = 0.5  # angstrom; atoms that are closer are named where something is no number
 
@@ -55,7 +55,7 @@ class Step(ctypes.Structure):
 
 
 _MESSAGE = (ctypes.c_void_p, ctypes.c_int)  # where an error is written, and how long it may be
-_OPEN = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, *3 * (ctypes.c_int,), ctypes.POINTER(Opened), *_MESSAGE)
+_OPEN = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, *4 * (ctypes.c_int,), ctypes.POINTER(Opened), *_MESSAGE)
 _COMPUTE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(Step), *_MESSAGE)
 _UNCERTAINTY = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_int, _INTS, _DOUBLES, _DOUBLES, *_MESSAGE)
 _CLOSE_MODEL = ctypes.CFUNCTYPE(None, ctypes.c_int)
@@ -116,7 +116,7 @@ class Connection:
     def __init__(self) -> None:
         self._models: dict[int, PieceModel] = {}
         self._opened = 0
-        self._loaded: tuple[tuple[Path, int, bool], Potential] | None = None
+        self._loaded: tuple[tuple[Path, int, bool, str], Potential] | None = None
         self._functions = (
             _OPEN(self._guarded(self._open)),
             _COMPUTE(self._guarded(self._compute)),
@@ -148,10 +148,10 @@ class Connection:
 
         return guarded
 
-    def _open(self, settings: bytes, ranks: int, uncertain: int, compiled: int, opened: Any) -> None:
+    def _open(self, settings: bytes, ranks: int, uncertain: int, compiled: int, single: int, opened: Any) -> None:
         path, *elements = settings.decode().split("\n")
         _share_threads(ranks)
-        model = PieceModel(self._potential(Path(path), bool(compiled)), elements)
+        model = PieceModel(self._potential(Path(path), bool(compiled), "float32" if single else "float64"), elements)
         if uncertain:
             model.potential.require_uncertainty()
         self._opened += 1
@@ -161,15 +161,15 @@ class Connection:
         told.handle, told.dim, told.cutoff = self._opened, backbone.dim, backbone.cutoff
         told.hops = backbone.hops(model.potential.adds_own)
 
-    def _potential(self, path: Path, compiled: bool) -> Potential:
+    def _potential(self, path: Path, compiled: bool, dtype: str) -> Potential:
         """A model, kept for inputs that come to it again and again."""
         if not path.is_file():
             raise ConfigError(f"there is no model {path}; write pair_coeff * * MODEL ELEMENT ...")
-        key = path.resolve(), path.stat().st_mtime_ns, compiled
+        key = path.resolve(), path.stat().st_mtime_ns, compiled, dtype
         if self._loaded is None or self._loaded[0] != key:
             model = Model.load(path)
             _require_trust(model)
-            self._loaded = key, Potential(model, dtype="float64", compile=compiled)
+            self._loaded = key, Potential(model, dtype=dtype, compile=compiled)
         _require_trust(self._loaded[1].model)
         return self._loaded[1]
 

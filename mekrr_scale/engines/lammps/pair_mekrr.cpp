@@ -1,4 +1,5 @@
-// `pair_style mekrr [uncertainty N] [compile yes]`, `pair_coeff * * MODEL ELEMENT ...`: a plugin of LAMMPS' that asks Python.
+// `pair_style mekrr [uncertainty N] [compile yes] [dtype float32]`, `pair_coeff * * MODEL ELEMENT ...`: a plugin of
+// LAMMPS' that asks Python.
 //
 // Python (the one that runs already, or one that is started here) fills a table of functions, see pair.py: open a
 // model; energies, forces and virial of a rank's own atoms among their ghosts. Ghosts are atoms of their own there,
@@ -34,7 +35,7 @@
 
 namespace {
 
-constexpr int VERSION = 2;    // of the table, as in pair.py
+constexpr int VERSION = 3;    // of the table, as in pair.py
 constexpr int LENGTH = 2048;  // of a message
 
 struct Opened {  // Opened in pair.py
@@ -60,7 +61,7 @@ struct Step {  // Step in pair.py
 
 struct Table {
   int version;
-  int (*open)(const char *settings, int ranks, int uncertain, int compiled, Opened *, char *message, int size);
+  int (*open)(const char *settings, int ranks, int uncertain, int compiled, int single, Opened *, char *message, int size);
   int (*compute)(const Step *, char *message, int size);
   int (*uncertainty)(int handle, int atoms, const int *type, const double *features, double *, char *message, int size);
   void (*close)(int handle);
@@ -143,16 +144,19 @@ class PairMekrr : public Pair {
 
   void settings(int narg, char **arg) override
   {
-    every = compiled = 0;
+    every = compiled = single = 0;
     bool clear = narg % 2 == 0;
     for (int i = 0; clear && i < narg; i += 2) {
       if (strcmp(arg[i], "uncertainty") == 0) every = utils::inumeric(FLERR, arg[i + 1], false, lmp);
       else if (strcmp(arg[i], "compile") == 0) compiled = utils::logical(FLERR, arg[i + 1], false, lmp);
-      else clear = false;
+      else if (strcmp(arg[i], "dtype") == 0) {
+        single = strcmp(arg[i + 1], "float32") == 0;
+        clear = single || strcmp(arg[i + 1], "float64") == 0;
+      } else clear = false;
     }
     if (!clear || every < 0)
       error->all(FLERR, "write pair_style mekrr, or pair_style mekrr uncertainty N for a look at the grade every N steps; "
-                 "compile yes compiles the network");
+                 "compile yes compiles the network, dtype float32 runs it in single precision");
   }
 
   void coeff(int narg, char **arg) override
@@ -173,7 +177,7 @@ class PairMekrr : public Pair {
     if (wrong.empty()) {
       if (opened.handle >= 0) table.close(opened.handle);
       opened.handle = -1;
-      if (table.open(all.c_str(), ranks, every, compiled, &opened, message, LENGTH)) wrong = message;
+      if (table.open(all.c_str(), ranks, every, compiled, single, &opened, message, LENGTH)) wrong = message;
     }
     together(wrong);
     for (int i = 1; i <= types; i++)
@@ -228,7 +232,7 @@ class PairMekrr : public Pair {
 
  private:
   Opened opened = {-1, 0, 0, 0.0};
-  int every = 0, compiled = 0;
+  int every = 0, compiled = 0, single = 0;
   bool looked = false;
   std::string told;
 

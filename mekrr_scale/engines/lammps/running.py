@@ -22,9 +22,10 @@ STYLE = "mekrr"
 _RUNS = ("run", "minimize", "rerun", "temper", "neb", "prd", "tad", "dynamical_matrix", "third_order")
 _SYNTAX = (
     "write pair_style mekrr, or pair_style mekrr uncertainty N for a look at the grade every N steps; compile yes "
-    "compiles the network"
+    "compiles the network, dtype float32 runs it in single precision"
 )
 _LOGICAL = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}  # as LAMMPS reads them
+_DTYPES = (None, "float64", "float32")
 _COEFF = "write pair_coeff * * MODEL ELEMENT ..., with an element for each atom type"
 
 
@@ -41,8 +42,8 @@ def run_input(
 ) -> int:
     """Execute a LAMMPS input whose pair style is ``mekrr``; returns the status that it quits with, 0 at its end.
 
-    Two commands are not LAMMPS': ``pair_style mekrr [uncertainty N] [compile yes]`` and
-    ``pair_coeff * * MODEL ELEMENT ...``. They are replaced by what ``attach`` does. All others are, with variables,
+    Two commands are not LAMMPS': ``pair_style mekrr [uncertainty N] [compile yes] [dtype float32]``
+    and ``pair_coeff * * MODEL ELEMENT ...``. They are replaced by what ``attach`` does. All others are, with variables,
     loops, ``include``, ``if`` and ``jump``.
 
     Args:
@@ -50,6 +51,7 @@ def run_input(
         log: LAMMPS' log; ``log.lammps`` without a name, none with the name ``none``.
         screen: print what LAMMPS prints.
         settings: ``every`` holds where the input does not say it.
+        dtype: of the backbone; holds where the input does not say it.
         compile: the backbone, by torch.compile; holds where the input does not say it.
         dispersion: see ``Potential``.
 
@@ -66,8 +68,8 @@ def run_input(
     options += [] if screen else ["-screen", "none"]
     lmp = start(options)
     try:
-        load = partial(Potential, dtype=dtype, device=device, dispersion=dispersion)
-        running = _Running(lmp, settings or Settings(), load, compile)
+        load = partial(Potential, device=device, dispersion=dispersion)
+        running = _Running(lmp, settings or Settings(), load, {"compile": compile, "dtype": dtype})
         return running.run(path)
     finally:
         lmp.close()
@@ -77,12 +79,12 @@ def run_input(
 class _Running:
     """An input that is being executed, and the model in it."""
 
-    def __init__(self, lmp: Any, settings: Settings, load: Callable[..., Potential], compile: bool) -> None:
-        self.lmp, self.settings, self.load, self.usual = lmp, settings, load, compile
-        self.every, self.compile = settings.every, compile  # with the input's own word
+    def __init__(self, lmp: Any, settings: Settings, load: Callable[..., Potential], usual: dict[str, Any]) -> None:
+        self.lmp, self.settings, self.load, self.usual = lmp, settings, load, usual
+        self.every, self.network = settings.every, usual  # with the input's own words
         self.external: External | None = None
         self.chosen = ""  # the pair style; none yet, or after what forgets it
-        self._loaded: tuple[tuple[Path, int, bool], Potential] | None = None
+        self._loaded: tuple[tuple[Path, int, dict[str, Any]], Potential] | None = None
         handlers = {"pair_style": self._pair_style, "pair_coeff": self._pair_coeff, "clear": self._forget,
                     "read_restart": self._forget, "compute": self._compute, "plugin": self._plugin}  # fmt: skip
         self._script = Script(lmp, self._command, handlers | dict.fromkeys(_RUNS, self._run))
@@ -107,11 +109,17 @@ class _Running:
             return
         self._script.note(text)
         options = dict(zip(words[1::2], words[2::2], strict=False))
-        every, compile = options.pop("uncertainty", str(self.settings.every)), options.pop("compile", None)
-        if options or len(words) % 2 == 0 or not every.isdigit() or compile not in (None, *_LOGICAL):
+        every = options.pop("uncertainty", str(self.settings.every))
+        compile, dtype = options.pop("compile", None), options.pop("dtype", None)
+        known = every.isdigit() and compile in (None, *_LOGICAL) and dtype in _DTYPES
+        if options or len(words) % 2 == 0 or not known:
             raise ConfigError(f"pair_style {' '.join(words)}: {_SYNTAX}")
         check_lammps(self.lmp)
-        self.every, self.compile = int(every), self.usual if compile is None else _LOGICAL[compile]
+        self.every, self.network = int(every), dict(self.usual)
+        if compile is not None:
+            self.network["compile"] = _LOGICAL[compile]
+        if dtype is not None:
+            self.network["dtype"] = dtype
         self._command("pair_style none")
 
     def _pair_coeff(self, text: str) -> None:
@@ -128,11 +136,11 @@ class _Running:
     def _potential(self, path: Path) -> Potential:
         """A model, kept for inputs that come to it again and again."""
         try:
-            key = path.resolve(), path.stat().st_mtime_ns, self.compile
+            key = path.resolve(), path.stat().st_mtime_ns, self.network
         except OSError:
             raise ConfigError(f"there is no model {path}; {_COEFF}") from None
         if self._loaded is None or self._loaded[0] != key:
-            self._loaded = key, self.load(path, compile=self.compile)
+            self._loaded = key, self.load(path, **self.network)
         return self._loaded[1]
 
     def _detach(self) -> None:
