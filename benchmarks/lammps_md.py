@@ -77,7 +77,7 @@ def measured(run: Run, path: Path, folder: Path, ranks: int = 2) -> list[object]
         f"thermo_style custom step temp etotal vol xy xz yz\nrun {run.steps}\n"
     )
     log = launched(binary(ranks), script, folder)
-    shown = re.findall(r"^ +(\d+(?: +[-+.\de]+){6})$", log, re.MULTILINE)
+    shown = re.findall(r"^ *(\d+(?: +[-+.\de]+){6}) *$", log, re.MULTILINE)
     steps, temperatures, energies, volumes, *_ = np.array([line.split() for line in shown], float).T
     energies *= 1e3 / len(run.atoms)
     (seconds,) = re.findall(r"Loop time of (\S+) on", log)
