@@ -34,7 +34,7 @@ from mekrr_scale.pipeline import ExtractPlan, FitPlan, KernelPlan, LandmarkPlan,
 
 SIZES = {54: (3, 3, 6), 500: (5, 10, 10), 2000: (10, 10, 20)}  # atoms, and repeats of the primitive cell
 _STEP = 1.0  # fs
-_WARM, _ATOM_STEPS = 2, 3000  # steps before the clock, and about how many atoms' steps are timed
+_WARM, _ATOM_STEPS = 2, 1000  # steps before the clock, and about how many atoms' steps are timed
 _ROOT = Path(__file__).parent.parent
 
 
