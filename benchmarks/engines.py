@@ -47,18 +47,23 @@ def crystal(size: int) -> Atoms:
     return atoms
 
 
-def model(folder: Path) -> Path:
-    """Fitted to EMT's energies of rattled cells, with 2000 landmarks."""
+def copper(count: int) -> list[Atoms]:
+    """Rattled cells of 32 atoms with EMT's energies, forces and stress."""
     frames = []
-    for seed in range(70):
+    for seed in range(count):
         atoms = bulk("Cu", a=3.61, cubic=True).repeat(2)
         atoms.rattle(0.12, seed=seed)
-        labelled = atoms.copy()
         atoms.calc = EMT()
-        labelled.calc = SinglePointCalculator(labelled, energy=atoms.get_potential_energy())
-        frames.append(labelled)
-    ase.io.write(folder / "train.xyz", frames)
-    store = extract(folder / "train.xyz", folder / "store", ExtractPlan()).store
+        properties = ("energy", "forces", "stress")
+        results = {name: atoms.calc.get_property(name, atoms) for name in properties}
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        frames.append(atoms)
+    return frames
+
+
+def model(folder: Path) -> Path:
+    """Fitted to energies alone, with 2000 landmarks."""
+    store = extract(copper(70), folder / "store", ExtractPlan()).store
     plan = FitPlan(
         kernel=KernelPlan(length_scales="4x"), landmarks=LandmarkPlan(count=2000), baseline="composition",
         validation=Validation(uncertainty=False),
@@ -133,8 +138,8 @@ def by_lammps(command: Sequence[str], path: Path, folder: Path, style: str = "me
             "units metal\natom_style atomic\nbox tilt large\nread_data cell.data\n"
             f"pair_style {style}\npair_coeff * * {path} Cu\ntimestep {1e-3 * _STEP}\nfix 1 all nve\n{runs}"
         )
-        found = re.findall(r"Loop time of (\S+) on", launched(command, script, folder))
-        return 1e3 * float(found[1]) / steps_of(size)
+        _, seconds = re.findall(r"Loop time of (\S+) on", launched(command, script, folder))
+        return 1e3 * float(seconds) / steps_of(size)
 
     return measured
 

@@ -15,10 +15,8 @@ import ase.io
 import numpy as np
 from ase import Atoms
 from ase.build import bulk
-from ase.calculators.emt import EMT
-from ase.calculators.singlepoint import SinglePointCalculator
 
-from benchmarks.engines import binary, launched
+from benchmarks.engines import binary, copper, launched
 from benchmarks.measuring import table
 from mekrr_scale.backbones import BackboneSpec
 from mekrr_scale.engines import lammps
@@ -50,18 +48,9 @@ RUNS = (
 
 
 def model(folder: Path) -> Path:
-    frames = []
-    for seed in range(40):
-        atoms = bulk("Cu", a=3.61, cubic=True).repeat(2)
-        atoms.rattle(0.12, seed=seed)
-        frames.append(atoms.copy())
-        atoms.calc = EMT()
-        frames[-1].calc = SinglePointCalculator(
-            frames[-1], energy=atoms.get_potential_energy(), forces=atoms.get_forces(), stress=atoms.get_stress()
-        )
-    ase.io.write(folder / "train.xyz", frames)
+    """Of energies, forces and stress, on one layer."""
     plan = ExtractPlan(BackboneSpec("sevennet", layer="gate1"), derivatives=4, strain=True)
-    store = extract(folder / "train.xyz", folder / "store", plan).store
+    store = extract(copper(40), folder / "store", plan).store
     fitted = fit(store, FitPlan(landmarks=LandmarkPlan(count=500), validation=Validation(uncertainty=False)))
     fitted.model.save(folder / "model.mekrr")
     return folder / "model.mekrr"

@@ -29,16 +29,19 @@ def jaxtyped(fn: Any = None, *, typechecker: Any) -> Any:
     if not isinstance(fn, FunctionType):
         return always(fn, typechecker=typechecker)
     code = fn.__code__
-    if calls[code] >= CHECKED_CALLS and "<locals>" in fn.__qualname__:  # made anew in every call of the one around it
-        return fn
-    checked = functools.cache(lambda: always(fn, typechecker=typechecker))  # most functions are not called
+    if "<locals>" in fn.__qualname__:  # made anew in every call of the one around it
+        if calls[code] >= CHECKED_CALLS:
+            return fn
+        calls[code] += 1
+    # at once, though many are never called: a test may exchange a name that stands in an annotation
+    checked = always(fn, typechecker=typechecker)
 
     @functools.wraps(fn)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         if calls[code] >= CHECKED_CALLS:
             return fn(*args, **kwargs)
         calls[code] += 1
-        return checked()(*args, **kwargs)
+        return checked(*args, **kwargs)
 
     return wrapped
 

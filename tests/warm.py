@@ -46,7 +46,7 @@ with socket.socket(socket.AF_UNIX) as server:
 class Process:
     """As ``subprocess.Popen``, of ``python`` with arguments; its output is kept in files."""
 
-    def __init__(self, address: str, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, address: str, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
         self.returncode: int | None = None
         kept = Path(mkdtemp(dir=Path(address).parent))
         self._written = [kept / "out", kept / "err"]
@@ -54,14 +54,16 @@ class Process:
         self._server.connect(address)
         with open(os.devnull) as nothing, self._written[0].open("w") as out, self._written[1].open("w") as err:
             socket.send_fds(self._server, [b"-"], [nothing.fileno(), out.fileno(), err.fileno()])
-        asked = {"arguments": list(arguments), "folder": str(folder), "environment": dict(environment)}
+        asked = {"arguments": list(arguments), "folder": str(ROOT), "environment": dict(environment)}
         self._server.sendall(json.dumps(asked).encode() + b"\n")
         self.pid = int(self._line())
 
     def _line(self) -> bytes:
         line = b""
         while not line.endswith(b"\n"):
-            line += self._server.recv(1)
+            found = self._server.recv(1)
+            assert found, "the process that is forked has ended"
+            line += found
         return line
 
     def wait(self, timeout: float | None = None) -> int:
@@ -109,9 +111,9 @@ class Forks:
             program.write_text(PROGRAM.format(python=sys.executable, address=address, first=first))
             program.chmod(program.stat().st_mode | stat.S_IXUSR)
 
-    def start(self, *arguments: str, folder: Path = ROOT, environment: Mapping[str, str] = os.environ) -> Process:
-        """``python -m module ...`` or ``python -c code ...``."""
-        return Process(self._address, arguments, folder, environment)
+    def start(self, *arguments: str, environment: Mapping[str, str] = os.environ) -> Process:
+        """``python -m module ...`` or ``python -c code ...``, in the repository."""
+        return Process(self._address, arguments, environment)
 
 
 @contextmanager

@@ -25,7 +25,6 @@ _SYNTAX = (
     "compiles the network, dtype float32 runs it in single precision"
 )
 _LOGICAL = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}  # as LAMMPS reads them
-_DTYPES = (None, "float64", "float32")
 _COEFF = "write pair_coeff * * MODEL ELEMENT ..., with an element for each atom type"
 
 
@@ -69,7 +68,7 @@ def run_input(
     lmp = start(options)
     try:
         load = partial(Potential, device=device, dispersion=dispersion)
-        running = _Running(lmp, settings or Settings(), load, {"compile": compile, "dtype": dtype})
+        running = _Running(lmp, settings or Settings(), load, (compile, dtype))
         return running.run(path)
     finally:
         lmp.close()
@@ -79,12 +78,12 @@ def run_input(
 class _Running:
     """An input that is being executed, and the model in it."""
 
-    def __init__(self, lmp: Any, settings: Settings, load: Callable[..., Potential], usual: dict[str, Any]) -> None:
+    def __init__(self, lmp: Any, settings: Settings, load: Callable[..., Potential], usual: tuple[bool, str]) -> None:
         self.lmp, self.settings, self.load, self.usual = lmp, settings, load, usual
-        self.every, self.network = settings.every, usual  # with the input's own words
+        self.every, self.network = settings.every, usual  # compiled or not, and its dtype; with the input's own words
         self.external: External | None = None
         self.chosen = ""  # the pair style; none yet, or after what forgets it
-        self._loaded: tuple[tuple[Path, int, dict[str, Any]], Potential] | None = None
+        self._loaded: tuple[tuple[Path, int, tuple[bool, str]], Potential] | None = None
         handlers = {"pair_style": self._pair_style, "pair_coeff": self._pair_coeff, "clear": self._forget,
                     "read_restart": self._forget, "compute": self._compute, "plugin": self._plugin}  # fmt: skip
         self._script = Script(lmp, self._command, handlers | dict.fromkeys(_RUNS, self._run))
@@ -111,15 +110,12 @@ class _Running:
         options = dict(zip(words[1::2], words[2::2], strict=False))
         every = options.pop("uncertainty", str(self.settings.every))
         compile, dtype = options.pop("compile", None), options.pop("dtype", None)
-        known = every.isdigit() and compile in (None, *_LOGICAL) and dtype in _DTYPES
+        known = every.isdigit() and compile in (None, *_LOGICAL) and dtype in (None, "float64", "float32")
         if options or len(words) % 2 == 0 or not known:
             raise ConfigError(f"pair_style {' '.join(words)}: {_SYNTAX}")
         check_lammps(self.lmp)
-        self.every, self.network = int(every), dict(self.usual)
-        if compile is not None:
-            self.network["compile"] = _LOGICAL[compile]
-        if dtype is not None:
-            self.network["dtype"] = dtype
+        compiled = self.usual[0] if compile is None else _LOGICAL[compile]
+        self.every, self.network = int(every), (compiled, dtype or self.usual[1])
         self._command("pair_style none")
 
     def _pair_coeff(self, text: str) -> None:
@@ -140,7 +136,8 @@ class _Running:
         except OSError:
             raise ConfigError(f"there is no model {path}; {_COEFF}") from None
         if self._loaded is None or self._loaded[0] != key:
-            self._loaded = key, self.load(path, **self.network)
+            compile, dtype = self.network
+            self._loaded = key, self.load(path, compile=compile, dtype=dtype)
         return self._loaded[1]
 
     def _detach(self) -> None:
