@@ -26,8 +26,8 @@ OLDEST = (3, 11)
 QUIET_SECONDS = 4.0  # between two lines where there is no terminal
 TERMINAL_SECONDS = 0.3
 # here once, instead of anew for each package that is built from source; chgnet, which has no wheel for Python 3.13,
-# needs the last two
-BUILD_TOOLS = ("setuptools>=77", "wheel", "numpy", "Cython")
+# needs the last two; matcalc, where it is a source archive, the second for its version
+BUILD_TOOLS = ("setuptools>=77", "setuptools-scm>=8", "wheel", "numpy", "Cython")
 
 
 class Teller:
