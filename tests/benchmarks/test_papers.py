@@ -1,13 +1,8 @@
 """The paper experiments run from raw data to tables, small and on the data in the repository."""
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -19,13 +14,15 @@ ROOT = Path(__file__).parents[2]
         ("mekrr", ("same set", "linear kernel", "random features", "SchNet from scratch, energies")),
     ],
 )
-def test_quick(name, expected, tmp_path):
+def test_quick(name, expected, tmp_path, warm):
     pytest.importorskip("chgnet")
-    command = [sys.executable, "-m", f"benchmarks.papers.{name}", "--quick", "--figures", str(tmp_path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, check=False, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stderr
+    process = warm.start(
+        "-m", f"benchmarks.papers.{name}", "--quick", "--figures", str(tmp_path),
+        environment={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    said, errors = process.communicate(timeout=500)
+    assert process.returncode == 0, errors
     for text in expected:
-        assert text in done.stdout
+        assert text in said
     if name == "levels":
         assert (tmp_path / "papers_torsion.png").stat().st_size > 5000

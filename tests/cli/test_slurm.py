@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,15 +19,15 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def cluster(tmp_path):
+def cluster(tmp_path, warm):
     """srun runs the command here, scontrol writes down what it was asked."""
     folder = tmp_path / "bin"
     folder.mkdir()
     commands = {
         "srun": 'while [[ "$1" == --* ]]; do shift; done\nexec "$@"',
         "scontrol": f'if [ "$1" = show ]; then echo 127.0.0.1; else echo "$@" >> {tmp_path}/scontrol.log; fi',
-        "python": f'exec {sys.executable} "$@"',
-        "torchrun": f'exec {sys.executable} -m torch.distributed.run "$@"',
+        "python": f'exec {warm.programs}/python "$@"',
+        "torchrun": f'exec {warm.programs}/python -m torch.distributed.run "$@"',
     }
     for name, text in commands.items():
         (folder / name).write_text(f"#!/bin/bash\n{text}\n")

@@ -1,6 +1,9 @@
 """The backbone's stiffness of a crystal as rows of a fit, where labels say nothing of strain."""
 
+from dataclasses import replace
+
 import ase.io
+import numpy as np
 import pytest
 import torch
 from ase.build import bulk, molecule
@@ -9,8 +12,10 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from mekrr_scale.arrays import RowKind
 from mekrr_scale.backbones import BackboneEnergies, load_backbone
+from mekrr_scale.models import Potential
 from mekrr_scale.pipeline import ExtractPlan, FitPlan, RowPlan, Validation, extract, fit
 from mekrr_scale.pipeline.fitting.data import FitData
+from mekrr_scale.solvers import Direct
 from tests.crystals import crystals
 
 
@@ -72,8 +77,6 @@ def test_rows_are_the_networks_own_stiffness(store):
 
 
 def test_they_hold_the_stiffness_that_the_data_do_not_tell(store):
-    from mekrr_scale.models import Potential
-
     network = BackboneEnergies(load_backbone("sevennet"))
     own = stiffness(network)
     errors = {}
@@ -85,10 +88,65 @@ def test_they_hold_the_stiffness_that_the_data_do_not_tell(store):
 
 
 def test_by_default_they_are_there_and_choose_nothing(store):
+    """They weigh as rows that are wrong by 0.11 eV/atom, energies as wrong as cross-validation says."""
     report = fit(store, plan())
-    assert report.solution.weights[RowKind.ELASTIC] == 3e-3
+    first = fit(store, plan(weights={"elastic": 3e-3}))
+    right = (first.chosen.rmse[RowKind.ENERGY] / 0.11) ** 2
+    assert right < 1e-5  # EMT without noise
+    assert report.solution.weights[RowKind.ELASTIC] == pytest.approx(right, rel=1e-12)
+    assert any(f"bulk modulus weigh {right:.1e}" in remark for remark in report.remarks)
+    assert sum(line is report.chosen for line in report.tried) == 1
+    assert len(report.tried) == len(first.tried)
     assert set(report.metrics()) == {"energy_mae", "energy_rmse", "force_rmse"}
     assert not any("elastic" in name for table in report.tables() for name in table.columns)
+    own = stiffness(BackboneEnergies(load_backbone("sevennet")))
+    assert stiffness(Potential(report.model)) == pytest.approx(own, rel=0.02)  # nothing but the ridge is against it
+
+
+def noisy(frames, size):
+    """Labels that are wrong by so much, eV/atom; the perfect crystal stays the lowest."""
+    found = []
+    for k, atoms in enumerate(frames):
+        copy = atoms.copy()
+        wrong = size * len(atoms) * (np.random.default_rng(k).standard_normal() if k else -2.5)
+        copy.calc = SinglePointCalculator(
+            copy, **{**atoms.calc.results, "energy": atoms.calc.results["energy"] + wrong}
+        )
+        found.append(copy)
+    return found
+
+
+@pytest.mark.parametrize("solver", ["direct", "falkon"])
+def test_the_weight_follows_the_noise(frames, tmp_path, solver):
+    """One that is right within a factor of two stays."""
+    weights = {}
+    for size in (0.0, 0.006, 0.06):
+        found = extract(noisy(frames, size), tmp_path / f"{size}", ExtractPlan(derivatives=2)).store
+        report = fit(found, replace(plan(), solver=solver, kernel={"length_scales": "4x"}))
+        weights[size] = report.solution.weights[RowKind.ELASTIC]
+        assert report.plan.rows.weights["elastic"] == (3e-3,)
+    assert weights[0.0] < 1e-4
+    assert weights[0.006] == 3e-3
+    assert weights[0.06] == pytest.approx((0.06 / 0.11) ** 2, rel=0.5)
+
+
+def test_without_folds_nothing_is_known_of_the_noise(store):
+    one = FitPlan(
+        kernel={"length_scales": "4x"}, landmarks=30, baseline="composition", solver=Direct(ridges=1e-6),
+        rows=RowPlan(weights={"force": 1e-2}), validation=Validation(folds=0, uncertainty=False),
+    )  # fmt: skip
+    assert fit(store, one).solution.weights[RowKind.ELASTIC] == 3e-3
+
+
+def test_a_weight_that_is_given_stays(store):
+    """Also one that expected errors of the labels give."""
+    for rows, weight in (
+        ({"weights": {"elastic": 3e-3}}, 3e-3),
+        ({"sigmas": "default=0.002:0.1:0.05"}, (0.002 / 0.11) ** 2),
+        ({"sigmas": "default=0.002:0.1:0.05", "weights": {"elastic": 0.0}}, 0.0),
+    ):
+        report = fit(store, plan(**rows))
+        assert report.solution.weights[RowKind.ELASTIC] == pytest.approx(weight), rows
 
 
 def test_where_labels_tell_of_strain_or_there_is_no_crystal(store, frames, spec, tmp_path):
@@ -133,8 +191,6 @@ def test_the_same_fit_to_the_bit(store):
 
 
 def test_kept_sums_are_without_them(store, tmp_path):
-    from mekrr_scale.solvers import Direct
-
     one = FitPlan(
         kernel={"length_scales": "4x"}, landmarks=30, baseline="composition", solver=Direct(ridges=1e-6),
         rows=RowPlan(weights={"energy": 1.0, "force": 1e-2}), validation=Validation(folds=0, uncertainty=False),

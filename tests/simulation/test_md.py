@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import ase.io
@@ -154,7 +152,7 @@ def test_refusals(calculator, start, tmp_path):
         run_md(start, calculator, path, plan)
 
 
-def test_a_killed_simulation_goes_on(model_file, start, tmp_path):
+def test_a_killed_simulation_goes_on(model_file, start, tmp_path, warm):
     """SIGKILL behind a restart file; the same command finishes the run, every frame once."""
     ase.io.write(tmp_path / "start.xyz", start)
     command = [
@@ -162,17 +160,16 @@ def test_a_killed_simulation_goes_on(model_file, start, tmp_path):
         "--checkpoint", "20", "--interval", "15",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    held = [sys.executable, "-m", "tests.distributed.paused", "restart", "4", str(tmp_path), *command]
-    process = subprocess.Popen(held, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    held = ("-m", "tests.distributed.paused", "restart", "4", str(tmp_path), *command)
+    process = warm.start(*held, environment=environment)
     wait_for(tmp_path / "there-0", [process])
     process.kill()
     process.communicate()
     assert json.loads((tmp_path / "run.restart.json").read_text())["step"] == 60  # the first is that of the start
-    finished = subprocess.run(
-        [sys.executable, "-m", "mekrr_scale", *command], env=environment, capture_output=True, text=True, check=False
-    )
-    assert finished.returncode == 0, finished.stderr
-    assert "150 steps, 60 of them before" in " ".join(finished.stdout.split())
+    finished = warm.start("-m", "mekrr_scale", *command, environment=environment)
+    said, errors = finished.communicate()
+    assert finished.returncode == 0, errors
+    assert "150 steps, 60 of them before" in " ".join(said.split())
     steps = [frame.info["step"] for frame in read(tmp_path / "run.xyz", ":")]
     assert steps == list(range(0, 151, 15))
 

@@ -86,6 +86,8 @@ def estimate(data: FitData) -> Resources:
     found = data.plan.solver.estimate(job)
     stages += found.stages
     if job.folds and found.stages:
+        if data.elastic_follows:
+            stages.append(_following(found, job.tried))
         stages += _validation(data, job, found)
     return Resources(
         data.group.size, job.rows, sum(job.blocks), _anonymous(), found.kept, found.row_bytes, stages,
@@ -142,6 +144,12 @@ def _work(data: FitData, columns: int, energies: int, directions: int, structure
     stored = [place.rows for store in data.stores for info in store.shards for place in info.big.values()]
     tangents = 4.0 * min(BATCH_ATOMS, sum(stored)) * dim * _DOUBLE if directions else 0.0
     return landmarks + arrays + tangents + 6.0 * min(BATCH_STRUCTURES, max(energies, 1)) * columns * _DOUBLE
+
+
+def _following(found: Estimate, tried: int) -> Stage:
+    """The candidate that was chosen once more, at most."""
+    largest, seconds = max(stage.bytes for stage in found.stages), sum(stage.seconds for stage in found.stages)
+    return Stage("weight of the bulk modulus", largest, seconds / tried, 1)
 
 
 def _validation(data: FitData, job: Job, found: Estimate) -> list[Stage]:

@@ -74,6 +74,7 @@ class FitData:
     dropped: frozenset[int] = frozenset()  # structures that are left out, by their hashes
     samples: tuple[Sample, ...] = ()  # structures whose geometries are known, one of a shard
     elastic: Iterable[FeatureBatch] = ()  # of the network's stiffness, on the first rank
+    elastic_follows: bool = False  # whether their weight follows the errors of the energies, since nobody gave one
     _transforms: dict[Standardize, Transform] = field(default_factory=dict)
     _baselines: dict[BaselineKind, Baseline] = field(default_factory=dict)
     _medians: dict[Standardize, float] = field(default_factory=dict)
@@ -121,14 +122,18 @@ class FitData:
         references = References.of(dealt, group)
         samples = tuple(samples_of(opened))
         crystals = crystals_of(samples)
+        own = not plan.rows.weights[KINDS[RowKind.ELASTIC].name] and not plan.rows.sigmas
         plan = weighed(plan, opened, bool(crystals))
         moved = any(store.n_directions for store in opened)
         derivatives = plan.rows.derivatives and moved and bool(takes.kinds & DERIVATIVES)
         _check_criterion(plan, derivatives or structures is not None)
         if structures is None:
-            stiff = group.rank == 0 and any(plan.rows.weights[KINDS[RowKind.ELASTIC].name])
-            elastic = ElasticBatches(crystals, opened[0], plan.execution.device) if stiff else ()
-            return cls(plan, dealt, derivatives, None, group, warm, references, samples=samples, elastic=elastic)
+            stiff = any(plan.rows.weights[KINDS[RowKind.ELASTIC].name])
+            elastic = ElasticBatches(crystals, opened[0], plan.execution.device) if stiff and group.rank == 0 else ()
+            return cls(
+                plan, dealt, derivatives, None, group, warm, references, samples=samples, elastic=elastic,
+                elastic_follows=stiff and own,
+            )  # fmt: skip
         if not takes.maps or moved:
             raise ConfigError(
                 "structures make force rows without stored tangents: they need --solver falkon and a store without "

@@ -17,6 +17,7 @@ from mekrr_scale.models import JSON, Model, Posterior, sample_document, self_con
 from mekrr_scale.pipeline.fitting.calibration import LARGEST_RANK, calibrate
 from mekrr_scale.pipeline.fitting.data import FitData, Stores
 from mekrr_scale.pipeline.fitting.enlarging import enlarge
+from mekrr_scale.pipeline.fitting.following import following, remark
 from mekrr_scale.pipeline.fitting.growing import frame_in, grow, keep
 from mekrr_scale.pipeline.fitting.heldout import HeldOut, out_of_fold
 from mekrr_scale.pipeline.fitting.identity import identity, of_sums, require_alike
@@ -115,6 +116,10 @@ def _fitted(data: FitData, run: Run) -> FitReport:
         data = with_learned_mixing(data, folds, run)
     best, tried = search(data, folds, run)
     best.solution.require()
+    if (weighed := following(best, data, run)) is not best:
+        tried = [weighed.tried if line is best.tried else line for line in tried]
+        best = weighed
+        remarks.add([remark(best)])
     curve: Sequence[Grown] = ()
     if data.plan.landmarks.grow_to:
         growth = enlarge(best, data, run)

@@ -8,7 +8,7 @@ from itertools import product
 
 from mekrr_scale.arrays import KINDS, ByKind, RowKind, config_hash, kind_named
 from mekrr_scale.errors import ConfigError, suggestion
-from mekrr_scale.pipeline.fitting.elastic import stiffness_is_untold
+from mekrr_scale.pipeline.fitting.elastic import EXPECTED, stiffness_is_untold
 from mekrr_scale.pipeline.fitting.plan import FitPlan
 from mekrr_scale.store import FeatureStore, configs_of
 
@@ -33,6 +33,9 @@ def weighed(plan: FitPlan, stores: Sequence[FeatureStore], crystals: bool) -> Fi
         for kind, sigma in zip(RowKind, usual, strict=False):  # kinds beyond them stay
             name = KINDS[kind].name
             weights[name] = ((usual[0] / sigma) ** 2 * (weights[name] != (0.0,)),)
+        stiff = KINDS[RowKind.ELASTIC].name
+        if not plan.rows.weights[stiff]:
+            weights[stiff] = ((usual[0] / EXPECTED) ** 2 * (weights[stiff] != (0.0,)),)
     return plan if weights == plan.rows.weights else replace(plan, rows=replace(plan.rows, weights=weights))
 
 
