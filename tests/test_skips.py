@@ -55,7 +55,7 @@ def test_expected_skips_do_not(tmp_path):
 
 def test_what_make_runs_is_strict():
     lines = (ROOT / "Makefile").read_text().splitlines()
-    for target in ("test:", "test-mace:"):
+    for target in ("suite:", "test-mace:"):
         begin = next(i for i, line in enumerate(lines) if line.startswith(target))
         recipe = list(takewhile(lambda line: line.startswith("\t"), lines[begin + 1 :]))
         tests = [line for line in recipe if "-m pytest" in line]

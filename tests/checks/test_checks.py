@@ -239,7 +239,8 @@ def test_a_fit_warns_of_what_is_unphysical(copper_store, call, tmp_path, monkeyp
     monkeypatch.setattr("mekrr_scale.checks.run.Thresholds", lambda: Thresholds(bulk_spread=1e-9))
     monkeypatch.setattr("mekrr_scale.checks.quick.seconds_of", lambda *_: 0.0)  # however slow the machine is
     monkeypatch.setattr("mekrr_scale.checks.quick.SECONDS", 500.0)
-    fitted = ("fit", "--store", copper_store.path, "--landmarks", "60", "--overwrite", "-o", tmp_path / "m.mekrr")
+    fitted = ("fit", "--store", copper_store.path, "--landmarks", "60", "--length-scale", "4x", "--overwrite",
+              "-o", tmp_path / "m.mekrr")  # fmt: skip
     code, _, err = call(*fitted)
     assert code == 0
     assert sum("eos: B0 depends on the range of strain" in line for line in err.splitlines()) == 1
