@@ -1,8 +1,9 @@
 """A step of molecular dynamics by each engine, and by the bare network: copper with 7net-0 and 2000 landmarks.
 
 Each engine integrates the same crystal at constant energy, one thread for each rank; the time of a step is that of the
-run without its first steps. The bare network has its own energies' forces, by all of its layers, and no kernel. Engines
-that are not installed, or that lack a compiler, are left out and named.
+run without its first steps. The bare network has its own energies' forces, by all of its layers, and no kernel. What runs
+in this process keeps its pages of memory (``kept_memory``), as our pair style does, but for two rows. Engines that are
+not installed, or that lack a compiler, are left out and named.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from ase.md.velocitydistribution import thermalize_momenta
 from ase.md.verlet import VelocityVerlet
 
 from benchmarks.measuring import table
+from mekrr_scale.arrays import kept_memory
 from mekrr_scale.backbones import BackboneEnergies
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.models import MekrrCalculator, PredictorCalculator
@@ -76,13 +78,13 @@ def steps_of(size: int) -> int:
     return max(3, _ATOM_STEPS // size)
 
 
-def by_ase(calculator: Calculator) -> Callable[[int], float]:
-    """Milliseconds of a step by ASE."""
+def by_ase(calculator: Calculator, keep: bool = True) -> Callable[[int], float]:
+    """Milliseconds of a step by ASE; ``keep``: pages of memory."""
 
     def measured(size: int) -> float:
         atoms = crystal(size)
         atoms.calc = calculator
-        with VelocityVerlet(atoms, _STEP * units.fs) as dynamics:
+        with kept_memory(keep), VelocityVerlet(atoms, _STEP * units.fs) as dynamics:
             dynamics.run(_WARM)
             begin = time.perf_counter()
             dynamics.run(steps_of(size))
@@ -104,7 +106,10 @@ def by_torch_sim(path: Path, systems: int) -> Callable[[int], float]:
         took = []
         for steps in (_WARM, _WARM + steps_of(size)):
             begin = time.perf_counter()
-            ts.integrate(crystals, potential, integrator=ts.nve, n_steps=steps, temperature=300, timestep=1e-3 * _STEP)
+            with kept_memory():
+                ts.integrate(
+                    crystals, potential, integrator=ts.nve, n_steps=steps, temperature=300, timestep=1e-3 * _STEP
+                )
             took.append(time.perf_counter() - begin)
         return 1e3 * (took[1] - took[0]) / steps_of(size) / systems
 
@@ -152,6 +157,10 @@ def engines(path: Path, folder: Path) -> dict[str, Callable[[int], float]]:
         bare = PredictorCalculator(BackboneEnergies(calculator.potential.backbone))
         found[f"bare network, ASE, {dtype}"] = by_ase(bare)
         found[f"ASE, {dtype}"] = by_ase(calculator)
+    whole = MekrrCalculator(path, dtype="float64")
+    own = PredictorCalculator(BackboneEnergies(whole.potential.backbone))
+    found["bare network, ASE, pages not kept, float64"] = by_ase(own, keep=False)
+    found["ASE, pages not kept, float64"] = by_ase(whole, keep=False)
     found["ASE, compiled, float64"] = by_ase(MekrrCalculator(path, dtype="float64", compile=True))
     try:
         for systems in (1, 4):
@@ -171,8 +180,10 @@ def engines(path: Path, folder: Path) -> dict[str, Callable[[int], float]]:
         from benchmarks import own_paths
 
         (folder / "own").mkdir()
-        own = own_paths.sevennets(folder / "own")
-        found["SevenNet's own pair_style e3gnn, 1 rank, float32"] = by_lammps(binary(1), own, folder / "own", "e3gnn")
+        theirs = own_paths.sevennets(folder / "own")
+        found["SevenNet's own pair_style e3gnn, 1 rank, float32"] = by_lammps(
+            binary(1), theirs, folder / "own", "e3gnn"
+        )
     except (ConfigError, ImportError) as error:
         print(f"of LAMMPS is left out: {error}")
     return found

@@ -20,6 +20,7 @@ from mekrr_scale.deprecated import install
 from mekrr_scale.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from mekrr_scale.arrays import kept_memory as kept_memory
     from mekrr_scale.backbones import Backbone as Backbone
     from mekrr_scale.backbones import BackboneSpec as BackboneSpec
     from mekrr_scale.backbones import available_backbones as available_backbones
@@ -108,6 +109,7 @@ else:
     __getattr__, __dir__, __all__ = lazy.attach(
         __name__,
         submod_attrs={
+            "arrays": ["kept_memory"],
             "backbones": ["Backbone", "BackboneSpec", "available_backbones", "load_backbone", "save_backbone"],
             "checks": ["CheckReport", "Thresholds", "check"],
             "errors": [

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from mekrr_scale.arrays import free_kept
 from mekrr_scale.backbones.base import Backbone
 from mekrr_scale.backbones.surroundings import differentiating
 from mekrr_scale.errors import BackboneError
@@ -126,7 +127,8 @@ def free_memory(device: torch.device) -> int | None:
         return None
     lines = _lines(Path("/proc/meminfo"))
     found = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")]
-    return min([*found, *_group_limits()], default=None)
+    least = min([*found, *_group_limits()], default=None)
+    return None if least is None else least + free_kept()
 
 
 def _group_limits() -> list[int]:

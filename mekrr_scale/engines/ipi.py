@@ -19,6 +19,7 @@ from ase import Atoms
 from jaxtyping import Float64
 from numpy import ndarray
 
+from mekrr_scale.arrays import keep_memory
 from mekrr_scale.errors import ConfigError, MekrrError, SimulationError, StructureError, suggestion
 from mekrr_scale.files import split_frames
 from mekrr_scale.models import ADVICE, Limits, Potential, Uncertainty
@@ -101,6 +102,7 @@ class MekrrDriver(Dummy_driver):  # type: ignore[misc]
         self.potential.model.check_species(self.template.numbers.tolist())
         if self._asks:
             self.potential.require_uncertainty()
+        keep_memory()  # i-PI and its client do nothing else
         super().__init__(verbose=verbose)
 
     @property

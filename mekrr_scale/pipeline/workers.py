@@ -25,6 +25,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 import torch
 
+from mekrr_scale.arrays import keep_memory
 from mekrr_scale.errors import ConfigError, MekrrError
 
 _AHEAD = 2  # pieces for each process, of which it works on one
@@ -33,7 +34,6 @@ _MEMORY = 2 * 1024**3  # bytes of the machine for each process, of which 7net-l3
 _IN_CACHE, _ELSEWHERE = 64, 1024  # atoms; what a GPU needs to be busy, 3 GB for eight directions of SevenNet
 _UNFORKED = frozenset(("jax", "tensorflow", "mpi4py.MPI"))  # modules whose threads no fork survives
 _DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
-_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # mallopt's M_MMAP_THRESHOLD and M_TRIM_THRESHOLD
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -182,11 +182,8 @@ def _begin(make: Callable[[Any], Any]) -> None:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with suppress(OSError, AttributeError):
-        library = ctypes.CDLL(None)
-        library.prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-        # glibc gives large pieces back and takes them anew, page by page: up to a third of a fork's CPU time
-        library.mallopt(_MMAP_THRESHOLD, 32 * 1024**2)
-        library.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    keep_memory()
 
 
 def _made(piece: Any) -> bytes:

@@ -18,6 +18,7 @@ from ase import Atoms, units
 from ase.md.md import MolecularDynamics
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
 
+from mekrr_scale.arrays import kept_memory
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.files import locked
 from mekrr_scale.models import MekrrCalculator, Model, as_calculator
@@ -145,7 +146,7 @@ def _run(
     if done and plan.ensemble == "npt":
         atoms.get_stress()  # forces come with it from then on, as they did when the state was written
     recorder = _Recorder(atoms, calculator, restart, plan, _integrator(atoms, plan, generator, state), generator)
-    with shown_progress(progress, "steps") as shown:
+    with shown_progress(progress, "steps") as shown, kept_memory(calculator.potential.max_memory is None):
         shown.stage(plan.ensemble, max(plan.steps - done, 0))
         if not done:
             recorder.look(0)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 
+from mekrr_scale.arrays import kept_memory
 from mekrr_scale.errors import ConfigError, SimulationError
 from mekrr_scale.files import locked
 from mekrr_scale.models import MekrrCalculator, Model, as_calculator
@@ -61,7 +62,8 @@ def relax(
     guard = Guard(atoms, calculator, bounds or Bounds(), path or Path("relaxed.xyz"))
     moved = FrechetCellFilter(atoms, mask=cell_mask(atoms)) if cell else atoms
     optimizer = FIRE(moved, logfile=None)
-    with shown_progress(progress, "steps") as shown, nullcontext() if path is None else locked(path):
+    keep = kept_memory(calculator.potential.max_memory is None)
+    with shown_progress(progress, "steps") as shown, nullcontext() if path is None else locked(path), keep:
         if path is not None:
             path.write_text("", encoding="utf-8")
         shown.stage("relax", steps)

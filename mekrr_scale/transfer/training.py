@@ -19,6 +19,7 @@ from typing import Any, TypedDict, cast
 import torch
 from torch import Tensor, nn
 
+from mekrr_scale.arrays import kept_memory
 from mekrr_scale.backbones import Backbone
 from mekrr_scale.distributed import Checkpoint, State
 from mekrr_scale.errors import ConfigError, SolverError
@@ -72,7 +73,7 @@ def train(
     run = _Run(backbone, parameters, rates, plan, keep_start)
     run.restore(checkpoint)
     try:
-        with shown_progress(progress, "steps") as shown:
+        with shown_progress(progress, "steps") as shown, kept_memory():
             shown.stage("train", plan.steps, "steps")
             shown.advance(run.step)
             _loop(run, training, validation, shown, checkpoint)

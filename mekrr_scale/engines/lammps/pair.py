@@ -17,6 +17,7 @@ from jaxtyping import Float64, Int32, Int64
 from numpy import ndarray
 from scipy.spatial import cKDTree
 
+from mekrr_scale.arrays import keep_memory
 from mekrr_scale.backbones import code_is_trusted
 from mekrr_scale.engines.lammps.external import numbers_of
 from mekrr_scale.errors import ConfigError, MekrrError, SimulationError, StructureError
@@ -280,4 +281,5 @@ def connect(address: int, version: int) -> None:
     """
     if version != VERSION:
         raise ConfigError("the plugin is of another version of mekrr-scale; run mekrr-scale lammps build again")
+    keep_memory()  # for lmp does nothing else
     _connection().fill(address)

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, final
 
+from mekrr_scale.arrays import kept_memory
 from mekrr_scale.engines.lammps.compiling import NAME as PLUGIN
 from mekrr_scale.engines.lammps.external import FIX, External, Settings, attach, check_lammps, failure
 from mekrr_scale.engines.lammps.library import start
@@ -69,7 +70,8 @@ def run_input(
     try:
         load = partial(Potential, device=device, dispersion=dispersion)
         running = _Running(lmp, settings or Settings(), load, (compile, dtype))
-        return running.run(path)
+        with kept_memory():
+            return running.run(path)
     finally:
         lmp.close()
 
