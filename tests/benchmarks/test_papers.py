@@ -11,6 +11,7 @@ import pytest
         ("elements", ("zero-shot", "scaled prior + kernel with 4 / scratch with 4", "finetuned / scratch:")),
         ("levels", ("delta kernel / PBE after shift", "harmonic frequency", "torsion of the hydroxyl group")),
         ("frozen", ("frozen up to conv3", "distilled student / teacher", "speed-up")),
+        ("speed", ("exact, 8 structures", "20 landmarks", "a distilled student", "the kernel's own time grows as")),
         ("mekrr", ("same set", "linear kernel", "random features", "SchNet from scratch, energies")),
     ],
 )
@@ -24,5 +25,6 @@ def test_quick(name, expected, tmp_path, warm):
     assert process.returncode == 0, errors
     for text in expected:
         assert text in said
-    if name == "levels":
-        assert (tmp_path / "papers_torsion.png").stat().st_size > 5000
+    figures = {"levels": "papers_torsion.png", "speed": "papers_speed.png"}
+    if name in figures:
+        assert (tmp_path / figures[name]).stat().st_size > 5000
