@@ -27,3 +27,23 @@ def labelled(atoms):
         copy, energy=energy, free_energy=energy, forces=atoms.get_forces(), stress=atoms.get_stress()
     )
     return copy
+
+
+def without_stress(atoms):
+    """With energy and forces of its calculator alone."""
+    atoms.calc = SinglePointCalculator(
+        atoms, energy=atoms.get_potential_energy(), forces=atoms.get_forces(apply_constraint=False)
+    )
+    return atoms
+
+
+def coppers(count):
+    """Cells of one volume without stress: the perfect crystal, and rattled ones."""
+    found = []
+    for k in range(count):
+        atoms = bulk("Cu", cubic=True, a=3.63)
+        if k:
+            atoms.rattle(0.08, seed=k)
+        atoms.calc = EMT()
+        found.append(without_stress(atoms))
+    return found

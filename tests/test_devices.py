@@ -21,6 +21,7 @@ from mekrr_scale.landmarks import WholeStructures
 from mekrr_scale.models import MekrrCalculator, Model, Potential
 from mekrr_scale.pipeline import (
     ExtractPlan,
+    FitPlan,
     KernelPlan,
     RowPlan,
     Validation,
@@ -37,6 +38,7 @@ from mekrr_scale.store import FeatureStore
 from mekrr_scale.structures import read_structures
 from tests import emulated
 from tests.backbones.networks import small_sevennet
+from tests.crystals import coppers
 from tests.solvers.test_solver_conformance import made
 
 try:
@@ -177,6 +179,20 @@ def test_fits(gpu, store, small_plan, name):
     if expected.model.posterior is not None:
         assert found.model.posterior.energy.within_68 == pytest.approx(expected.model.posterior.energy.within_68, 1e-4)
         assert found.model.posterior.force.within_68 == pytest.approx(expected.model.posterior.force.within_68, 1e-4)
+
+
+def test_rows_that_are_weighed_again(gpu, tmp_path):
+    """Those of a crystal's stiffness, once the errors of the energies are known, from rows that lie on the device."""
+    pytest.importorskip("sevenn")
+    found = extract(coppers(8), tmp_path / "s", ExtractPlan(derivatives=2)).store
+    plan = FitPlan(
+        kernel={"length_scales": "16x"}, landmarks=20, baseline="backbone", solver=Direct((1e-8,)),
+        rows=RowPlan(weights={"force": 1e-3}), validation=Validation(folds=2, uncertainty=False),
+    )  # fmt: skip
+    here, there = (fit(found, replace(plan, execution=Execution(device=device))) for device in ("cpu", gpu))
+    weights = [report.solution.weights[RowKind.ELASTIC] for report in (here, there)]
+    assert weights[0] != 3e-3
+    assert weights[1] == pytest.approx(weights[0], rel=1e-2)
 
 
 def test_sums_that_are_kept(gpu, store, small_plan, tmp_path):

@@ -21,7 +21,9 @@ import torch
 
 from benchmarks import kept
 from benchmarks.data import EXAMPLES, ROOT, apart, shared, structures
-from mekrr_scale.backbones import Backbone
+from mekrr_scale.backbones import Backbone, load_backbone
+from mekrr_scale.pipeline import ExtractPlan, extract
+from mekrr_scale.store import FeatureStore
 from mekrr_scale.structures import Predictor, geometry_hash, read_structures
 from mekrr_scale.transfer import Example, TrainReport, errors_on, read_examples
 
@@ -75,6 +77,14 @@ class Experiment:
     def structures(self, whole: str, small: str) -> list[Example]:
         """Those of the development data; with ``quick``, and never else, the few that the repository holds."""
         return read_examples(read_structures(EXAMPLES / small if self.quick else structures(whole)))
+
+    def store(self, name: str, examples: Sequence[Example], backbone: Backbone | None = None) -> FeatureStore:
+        """Features of energies alone (CHGNet's by default), extracted once."""
+        folder = self.folder / "stores" / name
+        if not (folder / "manifest.json").exists():
+            frames = [example.frame() for example in examples]
+            extract(frames, folder, ExtractPlan(), backbone or load_backbone("chgnet"))
+        return FeatureStore(folder)
 
     def run(self, key: str, work: Callable[[], dict[str, float]]) -> dict[str, float]:
         """A run's figures; what an earlier call has finished is read."""

@@ -21,13 +21,11 @@ from benchmarks.papers.levels import energies_alone
 from mekrr_scale.backbones import Backbone, BackboneEnergies, BackboneSpec, load_backbone, new_backbone, save_backbone
 from mekrr_scale.models import Model
 from mekrr_scale.pipeline import (
-    ExtractPlan,
     FitPlan,
     KernelPlan,
     LandmarkPlan,
     Validation,
     evaluate_store,
-    extract,
     fit,
     shifted_rmse,
 )
@@ -79,14 +77,6 @@ def _sets(it: Experiment) -> dict[str, Sets]:
     return found
 
 
-def _store(it: Experiment, name: str, examples: Sequence[Example], backbone: Backbone | None = None) -> FeatureStore:
-    """Features of energies alone, extracted once: in the experiment's folder, whose name is a key."""
-    folder = it.folder / "stores" / name
-    if not (folder / "manifest.json").exists():
-        extract([example.frame() for example in examples], folder, ExtractPlan(), backbone or load_backbone("chgnet"))
-    return FeatureStore(folder)
-
-
 def _plan(it: Experiment, baseline: str = "composition", **kernel: object) -> FitPlan:
     """The default: composition baseline, everything else by cross-validation; and changes of its kernel."""
     alphas = (1.0,) if it.quick else (0.5, 1.0)
@@ -108,8 +98,8 @@ def _kernel(
 ) -> dict[str, float]:
     """Learned on the training structures of one set, tested on those of another, or of the same."""
     disjoint(training=sets[source].training, test=sets[target].test)
-    training = _store(it, f"{source}-train", sets[source].training)
-    return _stored_errors(fit(training, plan or _plan(it)).model, _store(it, f"{target}-test", sets[target].test))
+    training = it.store(f"{source}-train", sets[source].training)
+    return _stored_errors(fit(training, plan or _plan(it)).model, it.store(f"{target}-test", sets[target].test))
 
 
 def _same_set(it: Experiment, sets: dict[str, Sets]) -> None:
@@ -199,8 +189,8 @@ def _on_features(
     it: Experiment, hcoo: Sets, name: str, make: Callable[[], Backbone], plan: FitPlan
 ) -> dict[str, float]:
     backbone, short = make(), name.replace(" ", "_")
-    training = _store(it, f"hcoo-{short}-train", hcoo.training, backbone)
-    return _stored_errors(fit(training, plan).model, _store(it, f"hcoo-{short}-test", hcoo.test, backbone))
+    training = it.store(f"hcoo-{short}-train", hcoo.training, backbone)
+    return _stored_errors(fit(training, plan).model, it.store(f"hcoo-{short}-test", hcoo.test, backbone))
 
 
 def _tuned_backbone(it: Experiment, hcoo: Sets) -> Backbone:

@@ -21,11 +21,10 @@ from benchmarks.measuring import alike
 from benchmarks.papers.common import Experiment, disjoint, spread, subset
 from benchmarks.papers.frozen import STUDENT
 from benchmarks.prediction import backbone_alone
-from mekrr_scale.backbones import BackboneEnergies, BackboneSpec, load_backbone, new_backbone
+from mekrr_scale.backbones import BackboneEnergies, BackboneSpec, new_backbone
 from mekrr_scale.models import Potential
-from mekrr_scale.pipeline import ExtractPlan, FitPlan, LandmarkPlan, Validation, evaluate_store, extract, fit
+from mekrr_scale.pipeline import FitPlan, LandmarkPlan, Validation, evaluate_store, fit
 from mekrr_scale.solvers import Direct, Exact
-from mekrr_scale.store import FeatureStore
 from mekrr_scale.transfer import Example
 
 SIZES, LANDMARKS = (50, 100, 200, 400, 800), (250, 500, 1000, 2000, 4000)
@@ -65,8 +64,8 @@ def _one(
         seed=seed,
     )
     name = f"train-{size}-{seed}" if exact else "train"
-    model = fit(_store(it, name, part), plan).model
-    errors = evaluate_store(model, _store(it, "test", test)).metrics()
+    model = fit(it.store(name, part), plan).model
+    errors = evaluate_store(model, it.store("test", test)).metrics()
     potential, atoms = Potential(model), test[seed].atoms
     (_, network), (_, whole) = alike(
         [partial(backbone_alone, potential, atoms), partial(potential.predict, atoms)], _repeats(it.quick)
@@ -88,13 +87,6 @@ def _student(atoms: Atoms, quick: bool) -> dict[str, float]:
 
 def _repeats(quick: bool) -> int:
     return 1 if quick else 9
-
-
-def _store(it: Experiment, name: str, examples: Sequence[Example]) -> FeatureStore:
-    folder = it.folder / "stores" / name
-    if not (folder / "manifest.json").exists():
-        extract([example.frame() for example in examples], folder, ExtractPlan(), load_backbone("chgnet"))
-    return FeatureStore(folder)
 
 
 _Runs = dict[tuple[str, int], list[dict[str, float]]]

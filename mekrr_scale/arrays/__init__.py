@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mekrr_scale.arrays.compression import Moments as Moments
     from mekrr_scale.arrays.draws import draw as draw
     from mekrr_scale.arrays.draws import uniform as uniform
+    from mekrr_scale.arrays.heap import anonymous_bytes as anonymous_bytes
     from mekrr_scale.arrays.heap import free_kept as free_kept
     from mekrr_scale.arrays.heap import keep_memory as keep_memory
     from mekrr_scale.arrays.heap import kept_memory as kept_memory
@@ -62,7 +63,7 @@ else:
             ],
             "compression": ["BasisKind", "Compression", "Moments"],
             "draws": ["draw", "uniform"],
-            "heap": ["free_kept", "keep_memory", "kept_memory"],
+            "heap": ["anonymous_bytes", "free_kept", "keep_memory", "kept_memory"],
             "kinds": ["DERIVATIVES", "KINDS", "ByKind", "KindInfo", "RowKind", "Unit", "error_text", "kind_named"],
             "landmarks": ["Landmarks", "content_hash", "fingerprint"],
             "linear": ["beyond_composition", "eigh", "minimum_norm", "rank_correlation"],

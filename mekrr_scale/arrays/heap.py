@@ -12,9 +12,11 @@ import ctypes
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # mallopt's M_...
 _PIECES, _PIECE, _END = 65536, 2**25, 2**26  # glibc's number of mapped pieces; bytes, as far as its thresholds grow
+_INFO = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
 _LOCK = threading.Lock()
 _KEEPING: list[None] = []  # an item for each block that does
 
@@ -22,21 +24,7 @@ _KEEPING: list[None] = []  # an item for each block that does
 class _Info(ctypes.Structure):
     """glibc's mallinfo2."""
 
-    _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in (
-            "arena",
-            "ordblks",
-            "smblks",
-            "hblks",
-            "hblkhd",
-            "usmblks",
-            "fsmblks",
-            "uordblks",
-            "fordblks",
-            "cost",
-        )
-    ]
+    _fields_ = [(name, ctypes.c_size_t) for name in _INFO]
 
 
 @contextmanager
@@ -74,12 +62,28 @@ def keep_memory() -> bool:
 
 
 def free_kept() -> int:
-    """Bytes that the heap holds and nothing uses, which the system counts as used."""
-    library = _glibc()
-    if library is None:
+    """Bytes that the heap holds and nothing uses, which the system counts as used.
+
+    Free pieces whose pages went back to the system are not among them, to within what Python holds beside this heap (a
+    few hundred MB): no library tells which pages are whose.
+    """
+    library, resident = _glibc(), anonymous_bytes()
+    if library is None or resident is None:
         return 0
     library.mallinfo2.restype = _Info
-    return int(library.mallinfo2().fordblks)
+    found = library.mallinfo2()
+    return max(0, min(int(found.fordblks), resident - int(found.uordblks + found.hblkhd)))
+
+
+def anonymous_bytes() -> int | None:
+    """Memory of this process now, pages of mapped files apart; None where the system does not tell."""
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("RssAnon"):
+                return 1024 * int(line.split()[1])
+    except OSError:
+        pass
+    return None
 
 
 def _give_back() -> None:

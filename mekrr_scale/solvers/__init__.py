@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mekrr_scale.solvers.base import Accumulating as Accumulating
     from mekrr_scale.solvers.base import Solver as Solver
     from mekrr_scale.solvers.base import Takes as Takes
+    from mekrr_scale.solvers.base import from_rows as from_rows
     from mekrr_scale.solvers.base import resumed as resumed
     from mekrr_scale.solvers.conjugate_gradients import ConjugateGradients as ConjugateGradients
     from mekrr_scale.solvers.direct import Direct as Direct
@@ -57,7 +58,7 @@ else:
     __getattr__, __dir__, __all__ = lazy.attach(
         __name__,
         submod_attrs={
-            "base": ["Accumulating", "DEFAULT_RIDGES", "Solver", "Takes", "resumed"],
+            "base": ["Accumulating", "DEFAULT_RIDGES", "Solver", "Takes", "from_rows", "resumed"],
             "conjugate_gradients": ["ConjugateGradients"],
             "direct": ["Direct"],
             "exact": ["Exact"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, runtime_checkable
 
 from pydantic import AfterValidator
@@ -103,6 +103,25 @@ class Accumulating(Solver, Protocol):
         shift: Tensor | None = None,
     ) -> solvers.Solution:
         """Solve from them; ``shift`` is what the baseline's energies are to be moved by."""
+
+
+def from_rows(
+    solver: Accumulating,
+    problem: regression.Problem,
+    rows: regression.Rows,
+    kinds: frozenset[RowKind],
+    run: regression.Run,
+) -> solvers.Solution:
+    """``solve`` from rows that are there already, which the solution keeps.
+
+    Args:
+        rows: on the run's device.
+        kinds: of rows that the source can hold.
+    """
+    placed = problem.of_kinds(kinds).on(run.execution.device)
+    whitening = placed.whitening(run.group)
+    sums = solver.accumulate(placed, rows, whitening, run)
+    return replace(solver.from_sums(placed, sums, whitening, run), rows=rows)
 
 
 def one_by_one(

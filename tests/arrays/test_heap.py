@@ -32,7 +32,7 @@ def resident():
         return int(file.read().split()[1]) * resource.getpagesize()
 
 
-def test_pages_are_kept_in_the_block_and_given_back_at_its_end():
+def pages_are_kept_in_the_block_and_given_back_at_its_end():
     usual, before = pages(), resident()
     with ms.kept_memory():
         pages()  # until what is left between pieces is found
@@ -46,17 +46,44 @@ def test_pages_are_kept_in_the_block_and_given_back_at_its_end():
     assert pages() > 0.5 * usual
 
 
-def test_nothing_is_kept_where_it_is_not_wanted():
+def what_went_back_to_the_system_is_not_counted_twice():
+    """Free pieces below one that is used stay in the heap's books when their pages are given back."""
+    with ms.kept_memory():
+        large = torch.ones(16 * SIZE, dtype=torch.uint8)
+        above = torch.ones(SIZE, dtype=torch.uint8)
+        del large
+        assert free_kept() >= 15 * SIZE
+    assert free_kept() < 8 * SIZE
+    assert int(above.sum()) == SIZE
+
+
+def nothing_is_kept_where_it_is_not_wanted():
     usual = pages()
     with ms.kept_memory(False):
         assert pages() > 0.5 * usual
 
 
-def test_an_error_ends_it():
+def an_error_ends_it():
     usual = pages()
     with pytest.raises(ZeroDivisionError), ms.kept_memory():
         raise ZeroDivisionError
     assert pages() > 0.5 * usual
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        pages_are_kept_in_the_block_and_given_back_at_its_end,
+        what_went_back_to_the_system_is_not_counted_twice,
+        nothing_is_kept_where_it_is_not_wanted,
+        an_error_ends_it,
+    ],
+)
+def test_pages(check, warm):
+    """In a process whose heap no other test has left pieces in."""
+    process = warm.start("-c", f"from tests.arrays.test_heap import {check.__name__} as check; check()")
+    errors = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, errors
 
 
 def test_what_is_kept_counts_as_free_memory(monkeypatch):

@@ -16,27 +16,12 @@ from mekrr_scale.models import Potential
 from mekrr_scale.pipeline import ExtractPlan, FitPlan, RowPlan, Validation, extract, fit
 from mekrr_scale.pipeline.fitting.data import FitData
 from mekrr_scale.solvers import Direct
-from tests.crystals import crystals
-
-
-def without_stress(atoms):
-    atoms.calc = SinglePointCalculator(
-        atoms, energy=atoms.get_potential_energy(), forces=atoms.get_forces(apply_constraint=False)
-    )
-    return atoms
+from tests.crystals import coppers, crystals, without_stress
 
 
 @pytest.fixture(scope="module")
 def frames():
-    """Copper of one volume by EMT, and the perfect crystal."""
-    found = []
-    for k in range(24):
-        atoms = bulk("Cu", cubic=True, a=3.63)
-        if k:
-            atoms.rattle(0.08, seed=k)
-        atoms.calc = EMT()
-        found.append(without_stress(atoms))
-    return found
+    return coppers(24)
 
 
 @pytest.fixture(scope="module")

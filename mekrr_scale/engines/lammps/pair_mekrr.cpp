@@ -101,16 +101,17 @@ std::string connect()
   char code[1024];
   snprintf(code, sizeof code,
            "import os as _os, sys as _sys\n"
-           "_mekrr_flags = _sys.getdlopenflags()\n"
            "try:\n"
-           "    _sys.setdlopenflags(_mekrr_flags | getattr(_os, 'RTLD_DEEPBIND', 0))\n"
-           "    import torch\n"
-           "    _sys.setdlopenflags(_mekrr_flags)\n"
+           "    _flags = _sys.getdlopenflags()\n"
+           "    _sys.setdlopenflags(_flags | getattr(_os, 'RTLD_DEEPBIND', 0))\n"
+           "    try:\n"
+           "        import torch as _torch\n"
+           "    finally:\n"
+           "        _sys.setdlopenflags(_flags)\n"
            "    from mekrr_scale.engines.lammps.pair import connect as _mekrr\n"
            "    _mekrr(%llu, %d)\n"
            "except BaseException as _mekrr:\n"
            "    import ctypes as _ctypes\n"
-           "    _sys.setdlopenflags(_mekrr_flags)\n"
            "    _text = f'{type(_mekrr).__name__}: {_mekrr}'.encode()[:%d]\n"
            "    _ctypes.memmove(%llu, _text, len(_text))\n",
            (unsigned long long) &table, VERSION, LENGTH - 1, (unsigned long long) message);

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from mekrr_scale.arrays import DERIVATIVES, ByKind, RowKind
+from mekrr_scale.arrays import DERIVATIVES, ByKind, RowKind, anonymous_bytes
 from mekrr_scale.distributed import ALONE, Group, share
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.pipeline.fitting.calibration import LARGEST_RANK, LOOKED_AT, MOVED_AT
@@ -25,6 +24,7 @@ from mekrr_scale.solvers import Estimate, Job, Stage
 from mekrr_scale.store import BATCH_ATOMS, BATCH_STRUCTURES, HELD_BYTES
 
 _DOUBLE = 8
+_UNTOLD = 3e8  # bytes of a process of which the system tells nothing
 _BASIS = 8.0  # operations of a fold's own basis, in cubes of columns: its whitening, and products with it
 
 
@@ -90,7 +90,7 @@ def estimate(data: FitData) -> Resources:
             stages.append(_following(found, job.tried))
         stages += _validation(data, job, found)
     return Resources(
-        data.group.size, job.rows, sum(job.blocks), _anonymous(), found.kept, found.row_bytes, stages,
+        data.group.size, job.rows, sum(job.blocks), anonymous_bytes() or _UNTOLD, found.kept, found.row_bytes, stages,
         found.seconds_iteration,
     )  # fmt: skip
 
@@ -186,14 +186,3 @@ def largest_share(data: FitData) -> tuple[int, int, int]:
         for items in dealt
     ]
     return max(found, key=lambda item: item[0] + item[1])
-
-
-def _anonymous() -> float:
-    """Memory of this process now, pages of mapped files apart."""
-    try:
-        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-            if line.startswith("RssAnon"):
-                return float(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 3e8

@@ -18,10 +18,10 @@ from mekrr_scale.arrays import Landmarks, fingerprint
 from mekrr_scale.pipeline.fitting.costs import largest_share
 from mekrr_scale.pipeline.fitting.data import FitData
 from mekrr_scale.pipeline.fitting.landmarks import joined
-from mekrr_scale.pipeline.fitting.report import Grown, Tried
+from mekrr_scale.pipeline.fitting.report import Grown
 from mekrr_scale.pipeline.fitting.search import Candidate
 from mekrr_scale.regression import KeptRows, Problem, RowBlock, Rows, Run
-from mekrr_scale.solvers import LARGEST_EIGEN, Accumulating, Solution, resumed
+from mekrr_scale.solvers import LARGEST_EIGEN, Accumulating, Solution, from_rows, resumed
 
 GAIN = 0.01  # of the error, by twice as many landmarks; less is the end
 _DOUBLE = 8
@@ -97,7 +97,7 @@ def _larger(
     part = run.part(f"grown{landmarks.n_sets}", identity)
     solve = partial(_solved, data, small, problem, new, order)
     solution = resumed(solve, problem, data.source, part)
-    return Candidate(problem, solution, Tried.of(small.tried.standardize, small.tried.baseline, problem, solution))
+    return small.again(problem, solution)
 
 
 def _solved(data: FitData, small: Candidate, problem: Problem, new: Landmarks, order: Tensor, run: Run) -> Solution:
@@ -108,11 +108,7 @@ def _solved(data: FitData, small: Candidate, problem: Problem, new: Landmarks, o
         return solver.solve(problem, source, run)
     old = small.solution.rows or small.problem.rows(source)
     rows = JoinedRows(old, replace(problem, landmarks=new).rows(source), order)
-    kept = KeptRows(rows, run.execution.memory)
-    weighed = problem.of_kinds(source.kinds)
-    whitening = weighed.whitening(run.group)
-    sums = solver.accumulate(weighed, kept, whitening, run)
-    return replace(solver.from_sums(weighed, sums, whitening, run), rows=kept)
+    return from_rows(solver, problem, KeptRows(rows, run.execution.memory), source.kinds, run)
 
 
 def _bytes(data: FitData, now: int, then: int) -> float:

@@ -18,10 +18,9 @@ import torch
 from mekrr_scale.arrays import KINDS, ByKind, RowKind, fingerprint
 from mekrr_scale.pipeline.fitting.data import FitData
 from mekrr_scale.pipeline.fitting.elastic import EXPECTED
-from mekrr_scale.pipeline.fitting.report import Tried
 from mekrr_scale.pipeline.fitting.search import Candidate
 from mekrr_scale.regression import Problem, Run
-from mekrr_scale.solvers import Accumulating, Solution, resumed
+from mekrr_scale.solvers import Accumulating, Solution, from_rows, resumed
 
 _NEAR = 2.0  # a weight that is right within this factor stays: neither energies nor stiffness tell
 
@@ -42,7 +41,7 @@ def following(best: Candidate, data: FitData, run: Run) -> Candidate:
     run.progress.stage("weight of the bulk modulus", data.n_rows)
     part = run.part("following", {"weight": right, "landmarks": fingerprint(problem.landmarks)})
     solution = resumed(partial(_solved, best, problem, data), problem, data.source, part)
-    found = Candidate(problem, solution, Tried.of(best.tried.standardize, best.tried.baseline, problem, solution))
+    found = best.again(problem, solution)
     return found if math.isfinite(found.score) else best
 
 
@@ -63,10 +62,7 @@ def _any(data: FitData) -> bool:
 
 def _solved(best: Candidate, problem: Problem, data: FitData, run: Run) -> Solution:
     """From the rows that were kept, where there are any."""
-    solver, kept = data.plan.solver, best.solution.rows
-    if kept is None or not isinstance(solver, Accumulating):
-        return solver.solve(problem, data.source, run)
-    weighed = problem.of_kinds(data.source.kinds)
-    whitening = weighed.whitening(run.group)
-    sums = solver.accumulate(weighed, kept, whitening, run)
-    return replace(solver.from_sums(weighed, sums, whitening, run), rows=kept)
+    solver, kept, source = data.plan.solver, best.solution.rows, data.source
+    if kept is not None and isinstance(solver, Accumulating):
+        return from_rows(solver, problem, kept, source.kinds, run)
+    return solver.solve(problem, source, run)

@@ -38,6 +38,10 @@ class Candidate:
     def score(self) -> float:
         return self.solution.score(self.problem.criterion)
 
+    def again(self, problem: Problem, solution: Solution) -> Candidate:
+        """The same choice of kernel and baseline, in another problem."""
+        return Candidate(problem, solution, Tried.of(self.tried.standardize, self.tried.baseline, problem, solution))
+
 
 def choices(plan: FitPlan, data: FitData) -> Iterator[Choice]:
     """What is to be tried, but for the mixings of species.

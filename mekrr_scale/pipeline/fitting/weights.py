@@ -30,12 +30,12 @@ def weighed(plan: FitPlan, stores: Sequence[FeatureStore], crystals: bool) -> Fi
     weights = {name: given or by_default(kind_named(name)) for name, given in plan.rows.weights.items()}
     if plan.rows.sigmas:
         usual = plan.rows.sigmas["default"]
-        for kind, sigma in zip(RowKind, usual, strict=False):  # kinds beyond them stay
+        sigmas = dict(zip(RowKind, usual, strict=False))  # kinds beyond them stay
+        if not plan.rows.weights[KINDS[RowKind.ELASTIC].name]:
+            sigmas[RowKind.ELASTIC] = EXPECTED
+        for kind, sigma in sigmas.items():
             name = KINDS[kind].name
             weights[name] = ((usual[0] / sigma) ** 2 * (weights[name] != (0.0,)),)
-        stiff = KINDS[RowKind.ELASTIC].name
-        if not plan.rows.weights[stiff]:
-            weights[stiff] = ((usual[0] / EXPECTED) ** 2 * (weights[stiff] != (0.0,)),)
     return plan if weights == plan.rows.weights else replace(plan, rows=replace(plan.rows, weights=weights))
 
 
