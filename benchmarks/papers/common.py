@@ -78,12 +78,18 @@ class Experiment:
         """Those of the development data; with ``quick``, and never else, the few that the repository holds."""
         return read_examples(read_structures(EXAMPLES / small if self.quick else structures(whole)))
 
-    def store(self, name: str, examples: Sequence[Example], backbone: Backbone | None = None) -> FeatureStore:
-        """Features of energies alone (CHGNet's by default), extracted once."""
+    def store(
+        self,
+        name: str,
+        examples: Sequence[Example],
+        backbone: Backbone | None = None,
+        plan: ExtractPlan | None = None,
+    ) -> FeatureStore:
+        """Features, extracted once; of energies alone unless the plan says else, CHGNet's unless a backbone is given."""
         folder = self.folder / "stores" / name
         if not (folder / "manifest.json").exists():
             frames = [example.frame() for example in examples]
-            extract(frames, folder, ExtractPlan(), backbone or load_backbone("chgnet"))
+            extract(frames, folder, plan or ExtractPlan(), backbone or load_backbone("chgnet"))
         return FeatureStore(folder)
 
     def run(self, key: str, work: Callable[[], dict[str, float]]) -> dict[str, float]:
@@ -220,6 +226,24 @@ def parted(examples: Sequence[Example], fractions: Sequence[float], seed: int = 
         parts[place] = without(parts[place], [example for part in parts[:place] for example in part])
     disjoint(**{f"part {place}": part for place, part in enumerate(parts)})
     return parts
+
+
+def dealt(examples: Sequence[Example], parts: int, together: int, most: int | None = None) -> list[list[Example]]:
+    """Equal parts at random, of so many consecutive structures that stand together; copies of a geometry are left out.
+
+    Args:
+        most: structures in all parts.
+    """
+    known: set[int] = set()
+    once = []
+    for example in examples:
+        geometry = geometry_hash(example.atoms)
+        if geometry not in known:
+            once.append(example)
+            known.add(geometry)
+    blocks = [once[i : i + together] for i in range(0, len(once), together)]
+    order = np.random.default_rng(0).permutation(len(blocks))[: most and -(-most // together)]
+    return [[example for i in order[k::parts] for example in blocks[i]] for k in range(parts)]
 
 
 def without(examples: Sequence[Example], others: Sequence[Example]) -> list[Example]:

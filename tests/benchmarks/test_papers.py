@@ -12,6 +12,8 @@ import pytest
         ("levels", ("delta kernel / PBE after shift", "harmonic frequency", "torsion of the hydroxyl group")),
         ("frozen", ("frozen up to conv3", "distilled student / teacher", "speed-up")),
         ("speed", ("exact, 8 structures", "20 landmarks", "a distilled student", "the kernel's own time grows as")),
+        ("size", ("energies and forces, direct, M = 20", "exact, energies alone:", "a dense matrix of all energies")),
+        ("parts", ("without shift", "the few, on the source's landmarks too", "together, mixing of elements learned")),
         ("mekrr", ("same set", "linear kernel", "random features", "SchNet from scratch, energies")),
     ],
 )
@@ -25,6 +27,6 @@ def test_quick(name, expected, tmp_path, warm):
     assert process.returncode == 0, errors
     for text in expected:
         assert text in said
-    figures = {"levels": "papers_torsion.png", "speed": "papers_speed.png"}
+    figures = {"levels": "torsion", "speed": "speed", "size": "size", "parts": "parts"}
     if name in figures:
-        assert (tmp_path / figures[name]).stat().st_size > 5000
+        assert (tmp_path / f"papers_{figures[name]}.png").stat().st_size > 5000

@@ -1,0 +1,307 @@
+"""From one part of a reaction, one surface or pure elements to another: the transfer of MEKRR's paper, as matrices.
+
+Falk et al. 2023 (arXiv 2306.01589) learn on one set D_i and test on another, D_j. Here formate on Cu(110) before its C-H
+bond breaks (below 1.3 A) and after (above 1.8 A), CO on Pt(111) without, with one and with three adatoms and on Pt(553),
+and the structures of elements and of their mixtures (W-Be, Mo-Nb-Ta-W). CHGNet's features, energies alone, everything by the
+package's defaults. Errors stand with and without the shift that energies per element take away; beside them how many of the
+target's structures are less certain than 95 % of the source's own held-out ones, and whether the whole set is called unlike
+the training data. Then 5, 20 and 50 structures of the target are learned as well, in several ways.
+
+    python -m benchmarks.papers.parts [--quick]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.data import shared
+from benchmarks.papers.common import Experiment, dealt, disjoint, spread
+from mekrr_scale.models import Model
+from mekrr_scale.pipeline import (
+    Evaluation,
+    FitPlan,
+    KernelPlan,
+    LandmarkPlan,
+    RowPlan,
+    Validation,
+    evaluate_store,
+    fit,
+    shifted_rmse,
+)
+from mekrr_scale.store import FeatureStore
+from mekrr_scale.transfer import Example
+
+PARTS, HELD, MOST = 5, 1, 1000  # parts of a group, those held out, most structures of a group
+FEW = (5, 20, 50)
+WAYS = {
+    "alone": "the few alone",
+    "together": "together",
+    "weighted": "together, the source weighted 0.01",
+    "landmarks": "the few, on the source's landmarks too",
+    "mixing": "together, mixing of elements learned",
+}
+
+
+@dataclass(frozen=True)
+class Family:
+    """Groups of structures of which one is learned and another tested."""
+
+    groups: Mapping[str, list[Example]]
+    pairs: Sequence[tuple[str, str]]  # of which a few target structures are learned as well
+
+
+def main() -> None:
+    it = Experiment.parse("parts")
+    families = _quick(it) if it.quick else _families(it)
+    for name, family in families.items():
+        cut = {
+            group: dealt(examples, 4 if it.quick else PARTS, 1 if it.quick else 10, MOST)
+            for group, examples in family.groups.items()
+        }
+        disjoint(**{f"{group} {k}": part for group, parts in cut.items() for k, part in enumerate(parts)})
+        it.run_all(
+            [
+                (f"{name} features {group} {k}", partial(_features, it, f"{name} {group} {k}", part))
+                for group, parts in cut.items()
+                for k, part in enumerate(parts)
+            ]
+        )
+        _matrix(it, name, family)
+        _with_few(it, name, family, cut)
+    _figure(it, families)
+    it.finish()
+
+
+def _families(it: Experiment) -> dict[str, Family]:
+    read: Callable[[str], list[Example]] = lambda name: it.structures(f"{name}.xyz.xz", "")  # noqa: E731
+    formate = read("hcoo_cu110/train") + read("hcoo_cu110/val")
+    near, far = "C-H below 1.3 Å", "C-H above 1.8 Å"
+    found = {
+        "formate": Family(
+            {near: [e for e in formate if _bond(e) < 1.3], far: [e for e in formate if _bond(e) > 1.8]},
+            ((near, far), (far, near)),
+        )
+    }
+    if (shared() / "pt_co").exists():
+        flat = read("pt_co/pt111_train") + read("pt_co/pt111_val")
+        groups = {
+            f"Pt(111), {n} adatoms": [e for e in flat if (e.atoms.numbers == 78).sum() == 64 + n] for n in (0, 1, 3)
+        }
+        groups["Pt(553)"] = read("pt_co/pt553_train") + read("pt_co/pt553_val")
+        found["platinum"] = Family(
+            groups, (("Pt(111), 1 adatoms", "Pt(553)"), ("Pt(553)", "Pt(111), 1 adatoms"), ("Pt(111), 0 adatoms", "Pt(111), 3 adatoms"))
+        )  # fmt: skip
+    if (shared() / "w_be").exists():
+        found["W-Be"] = _mixed(read("w_be/W_train") + read("w_be/Be_train"), read("w_be/WBe_train"))
+    elements = [example for z in ("Mo", "Nb", "Ta", "W") for example in read(f"monbtaw/{z}_train")]
+    found["Mo-Nb-Ta-W"] = _mixed(elements, read("monbtaw/binaries_train"))
+    return found
+
+
+def _mixed(elements: list[Example], mixtures: list[Example]) -> Family:
+    return Family({"elements": elements, "mixtures": mixtures}, (("elements", "mixtures"), ("mixtures", "elements")))
+
+
+def _quick(it: Experiment) -> dict[str, Family]:
+    examples = it.structures("", "hcoo_cu110/train.xyz.xz")[:64]
+    order = np.argsort([_bond(example) for example in examples])
+    groups = {"short": [examples[i] for i in order[:32]], "long": [examples[i] for i in order[32:]]}
+    return {"formate": Family(groups, (("short", "long"),))}
+
+
+def _bond(example: Example) -> float:
+    """The shortest C-H distance (angstrom)."""
+    numbers = example.atoms.numbers
+    carbon, hydrogen = (np.flatnonzero(numbers == z) for z in (6, 1))
+    return float(example.atoms.get_all_distances(mic=True)[np.ix_(carbon, hydrogen)].min())
+
+
+def _features(it: Experiment, name: str, part: Sequence[Example]) -> dict[str, float]:
+    return {"structures": float(it.store(name, part).n_structures)}
+
+
+def _split(it: Experiment, seed: int) -> tuple[list[int], list[int]]:
+    """Parts to learn, and those held out."""
+    order = np.random.default_rng(seed).permutation(4 if it.quick else PARTS).tolist()
+    return order[HELD:], order[:HELD]
+
+
+def _stores(it: Experiment, name: str, group: str, parts: Sequence[int]) -> list[FeatureStore]:
+    return [it.store(f"{name} {group} {k}", ()) for k in parts]
+
+
+def _plan(it: Experiment, **changes: object) -> FitPlan:
+    count, folds = (20, 2) if it.quick else (1000, 5)
+    plan = {"landmarks": LandmarkPlan(count=count), "validation": Validation(folds, uncertainty=False), **changes}
+    return FitPlan(**plan)  # type: ignore[arg-type]
+
+
+def _matrix(it: Experiment, name: str, family: Family) -> None:
+    """Every group learned, every one tested."""
+    groups = list(family.groups)
+    jobs = [(source, seed) for source in groups for seed in range(it.seeds)]
+    it.run_all([(_key(name, source, seed), partial(_learned, it, name, groups, source, seed)) for source, seed in jobs])
+    it.say(
+        f"\n| {name}: learned from | tested on | RMSE, meV/atom | without shift | less certain than 95 % of the source's | called unlike |"
+    )
+    it.say("|---|---|---|---|---|---|")
+    for source in groups:
+        for target in groups:
+            runs = [_of(it.kept(_key(name, source, seed)), target) for seed in range(it.seeds)]
+            found = 100 * np.mean([run["detected"] for run in runs])
+            it.say(
+                f"| {source} | {target} | {spread(runs, 'energy_rmse')} | {spread(runs, 'energy_rmse_shifted')} | "
+                f"{found:.0f} % | {sum(run['unlike'] for run in runs):.0f} of {len(runs)} |"
+            )
+
+
+def _key(name: str, source: str, seed: int) -> str:
+    return f"{name} from {source}-{seed}"
+
+
+def _of(run: dict[str, float], target: str) -> dict[str, float]:
+    """A model's figures on one group."""
+    return {key.removeprefix(f"{target}: "): value for key, value in run.items() if key.startswith(f"{target}: ")}
+
+
+def _model_file(it: Experiment, name: str, source: str, seed: int) -> Path:
+    return it.folder / f"{_key(name, source, seed).replace(' ', '_')}.mekrr"
+
+
+def _learned(it: Experiment, name: str, groups: Sequence[str], source: str, seed: int) -> dict[str, float]:
+    """A model of one group on what is held out of each."""
+    learned, held = _split(it, seed)
+    plan = _plan(it, seed=seed, validation=Validation(2 if it.quick else 5))
+    model = fit(_stores(it, name, source, learned), plan).model
+    model.save(_model_file(it, name, source, seed))
+    tested = {
+        group: [evaluate_store(model, store, uncertainty=True) for store in _stores(it, name, group, held)]
+        for group in groups
+    }
+    bound = float(np.quantile(np.concatenate([_widths(found) for found in tested[source]]), 0.95))
+    told: dict[str, float] = {}
+    for group, (found,) in tested.items():
+        figures = {
+            **_figures(found), "detected": float((_widths(found) > bound).mean()), "unlike": float(found.whole().unlike is True),
+        }  # fmt: skip
+        told |= {f"{group}: {key}": value for key, value in figures.items()}
+    return told
+
+
+def _widths(found: Evaluation) -> np.ndarray:
+    """Uncertainties per atom."""
+    return np.asarray(found.energy_uncertainty / found.n_atoms)
+
+
+def _figures(found: Evaluation) -> dict[str, float]:
+    metrics = found.metrics()
+    return {**{key: metrics[key] for key in ("energy_mae", "energy_rmse")}, "energy_rmse_shifted": shifted_rmse(found)}
+
+
+def _with_few(it: Experiment, name: str, family: Family, cut: Mapping[str, list[list[Example]]]) -> None:
+    """A few structures of the target beside the source."""
+    few = (4,) if it.quick else FEW
+    jobs = [
+        (pair, size, way, seed) for pair in family.pairs for size in few for way in WAYS for seed in range(it.seeds)
+    ]
+    draws = [
+        (target, size, seed)
+        for target in {pair[1] for pair in family.pairs}
+        for size in few
+        for seed in range(it.seeds)
+    ]
+    it.run_all(
+        [
+            (
+                f"{name} features {_draw(*one)}",
+                partial(_features, it, f"{name} {_draw(*one)}", _drawn(it, cut[one[0]], *one[1:])),
+            )
+            for one in draws
+        ]
+    )
+    it.run_all([(_few_key(name, *job), partial(_few, it, name, *job)) for job in jobs])
+    for pair in family.pairs:
+        it.say(f"\n| {name}: {pair[0]} to {pair[1]}, RMSE, meV/atom | " + " | ".join(map(str, few)) + " |")
+        it.say("|---|" + "---|" * len(few))
+        for way, label in WAYS.items():
+            cells = [spread(_few_runs(it, name, pair, size, way), "energy_rmse") for size in few]
+            it.say(f"| {label} | " + " | ".join(cells) + " |")
+
+
+def _few_runs(it: Experiment, name: str, pair: tuple[str, str], size: int, way: str) -> list[dict[str, float]]:
+    return [it.kept(_few_key(name, pair, size, way, seed)) for seed in range(it.seeds)]
+
+
+def _few_key(name: str, pair: tuple[str, str], size: int, way: str, seed: int) -> str:
+    return f"{name} {pair[0]} to {pair[1]} {way} {size}-{seed}"
+
+
+def _drawn(it: Experiment, parts: list[list[Example]], size: int, seed: int) -> list[Example]:
+    """Structures of the target, none of them held out; smaller draws are parts of larger ones."""
+    there = [example for k in _split(it, seed)[0] for example in parts[k]]
+    return [there[i] for i in np.random.default_rng(seed).permutation(len(there))[:size]]
+
+
+def _draw(target: str, size: int, seed: int) -> str:
+    return f"{size} of {target}, draw {seed}"
+
+
+def _few(it: Experiment, name: str, pair: tuple[str, str], size: int, way: str, seed: int) -> dict[str, float]:
+    """One way to learn from much of the source and few of the target."""
+    source, target = pair
+    learned, held = _split(it, seed)
+    few = it.store(f"{name} {_draw(target, size, seed)}", ())
+    much = _stores(it, name, source, learned)
+    model: Model
+    if way == "alone":
+        model = fit(few, _plan(it, seed=seed)).model
+    elif way == "landmarks":
+        count = LandmarkPlan(count=20 if it.quick else 1000, model=_model_file(it, name, source, seed))
+        model = fit(few, _plan(it, seed=seed, landmarks=count)).model
+    else:
+        changes: dict[str, object] = {}
+        if way == "weighted":
+            changes["rows"] = RowPlan(store_weights=(*[0.01] * len(much), 1.0))
+        if way == "mixing":
+            changes["kernel"] = KernelPlan(mixing="learn")
+        model = fit([*much, few], _plan(it, seed=seed, **changes)).model
+    (store,) = _stores(it, name, target, held)
+    return _figures(evaluate_store(model, store))
+
+
+def _figure(it: Experiment, families: Mapping[str, Family]) -> None:
+    import matplotlib.pyplot as plt
+
+    pairs = [(name, pair) for name, family in families.items() for pair in family.pairs]
+    columns = min(3, len(pairs))
+    lines = -(-len(pairs) // columns)
+    figure, grid = plt.subplots(lines, columns, figsize=(4.2 * columns, 3.1 * lines), squeeze=False)
+    few = (4,) if it.quick else FEW
+    for axis, (name, pair) in zip(grid.flat, pairs, strict=False):
+        for colour, (way, label) in enumerate(WAYS.items()):
+            runs = [[run["energy_rmse"] for run in _few_runs(it, name, pair, size, way)] for size in few]
+            values = np.array(runs)
+            axis.fill_between(few, values.min(1), values.max(1), color=f"C{colour}", alpha=0.15)
+            axis.plot(few, values.mean(1), "o-", ms=3, color=f"C{colour}", label=label)
+        alone = [_of(it.kept(_key(name, pair[0], seed)), pair[1])["energy_rmse"] for seed in range(it.seeds)]
+        axis.axhline(float(np.mean(alone)), color="0.5", ls="--", lw=1, label="the source alone")
+        axis.set(xscale="log", yscale="log", xlabel="structures of the target", ylabel="energy RMSE (meV/atom)")
+        axis.set_xticks(few, [str(size) for size in few])
+        axis.set_title(f"{name}: {pair[0]} to {pair[1]}", fontsize=8, loc="left")
+        axis.spines[["top", "right"]].set_visible(False)
+    for axis in list(grid.flat)[len(pairs) :]:
+        axis.axis("off")
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncol=3, frameon=False, fontsize=8)
+    figure.tight_layout(rect=(0, 0.08, 1, 1))
+    figure.savefig(it.figures / "papers_parts.png", dpi=120)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,334 @@
+"""Accuracy at size: more data than a dense kernel can hold, scored on real data.
+
+Tungsten, beryllium and their mixtures (Wood et al. 2019, 21,614 structures) and Mo-Nb-Ta-W alloys (Li et al. 2020, 5,280),
+on CHGNet's features. Ten consecutive frames of a file stand together, all frames are dealt into 80 equal parts, eight
+of them are held out, and 1, 2, 4 ... 72 of the others are learned: energies alone, and energies with forces along four
+random directions of each structure. Errors of energies are those of all that is held out, of forces those of a sample
+of 200. One fit has one thread; its memory is what it takes at most beside what the process held before.
+
+    python -m benchmarks.papers.size [--quick]
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.measuring import Peak, exponent
+from benchmarks.papers.common import Experiment, dealt, errors, spread
+from mekrr_scale.arrays import kept_memory
+from mekrr_scale.backbones import BackboneSpec
+from mekrr_scale.models import Model, Potential
+from mekrr_scale.pipeline import (
+    ExtractPlan,
+    FitPlan,
+    KernelPlan,
+    LandmarkPlan,
+    RowPlan,
+    Validation,
+    evaluate_store,
+    fit,
+)
+from mekrr_scale.solvers import Direct, Exact, Falkon, Solver
+from mekrr_scale.store import FeatureStore
+from mekrr_scale.transfer import Example
+
+SETS = {
+    "W-Be": ("w_be/W_train", "w_be/Be_train", "w_be/WBe_train"),
+    "Mo-Nb-Ta-W": ("monbtaw/Mo_train", "monbtaw/Nb_train", "monbtaw/Ta_train", "monbtaw/W_train", "monbtaw/binaries_train"),
+}  # fmt: skip
+PARTS, HELD, TOGETHER = 80, 8, 10
+LEARNED = (1, 2, 4, 8, 16, 32, 64, 72)
+DIRECTIONS = 4
+SAMPLE = 200  # held-out structures whose forces are compared
+SCALES = ("2x", "4x", "8x", "16x")
+RIDGES = (1e-10, 1e-9, 1e-8, 1e-7, 1e-6)
+MEMORY = 16e9  # bytes, of the machine that a dense matrix is to fit into
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is fitted: rows, solver and landmarks, and to how many parts."""
+
+    forces: bool
+    solver: str
+    landmarks: int
+    learned: Sequence[int] = LEARNED
+
+    @property
+    def name(self) -> str:
+        rows = "energies and forces" if self.forces else "energies"
+        return f"{rows}, exact" if self.solver == "exact" else f"{rows}, {self.solver}, M = {self.landmarks}"
+
+    def plan(self, scale: str, seed: int, folds: int) -> FitPlan:
+        solvers: dict[str, Solver] = {
+            "direct": Direct(ridges=RIDGES), "exact": Exact(ridges=RIDGES), "falkon": Falkon(ridges=RIDGES),
+        }  # fmt: skip
+        return FitPlan(
+            kernel=KernelPlan(length_scales=scale),
+            landmarks=LandmarkPlan(count=self.landmarks),
+            baseline="composition",
+            rows=RowPlan(derivatives=self.forces, whitening="cholesky" if self.landmarks > 4000 else "eigen"),
+            solver=solvers[self.solver],
+            validation=Validation(folds, uncertainty=False),
+            seed=seed,
+        )
+
+
+SETTINGS = (
+    *(Setting(False, "direct", count) for count in (500, 1000, 2000, 4000)),
+    Setting(False, "exact", 0, LEARNED[:6]),
+    *(Setting(True, "direct", count) for count in (500, 1000, 2000, 4000)),
+    Setting(True, "direct", 8000, LEARNED[4:]),
+)  # fmt: skip
+QUICK = (
+    Setting(False, "direct", 20, (1, 2)),
+    Setting(False, "exact", 0, (1, 2)),
+    Setting(True, "direct", 20, (1, 2)),
+)
+
+
+def main() -> None:
+    it = Experiment.parse("size")
+    found = {}
+    for name in ("formate",) if it.quick else SETS:
+        parts = _parts(it, name)
+        it.run_all([(f"{name} features {k}", partial(_features, it, name, k, part)) for k, part in enumerate(parts)])
+        found[name] = Curves.of(it, name, parts)
+        found[name].say(it)
+    _figure(it, found)
+    it.finish()
+
+
+def _parts(it: Experiment, name: str) -> list[list[Example]]:
+    """Consecutive frames stand together, a part is made of many such."""
+    if it.quick:
+        examples = it.structures("", "hcoo_cu110/train.xyz.xz")[:12]
+        return dealt(examples, 4, 1)
+    examples = [example for file in SETS[name] for example in it.structures(f"{file}.xyz.xz", "")]
+    return dealt(examples, PARTS, TOGETHER)
+
+
+def _features(it: Experiment, name: str, k: int, part: Sequence[Example]) -> dict[str, float]:
+    with kept_memory():
+        store = _stored(it, name, k, part)
+    return {
+        "structures": float(store.n_structures),
+        "atoms": float(store.n_atoms),
+        "megabytes": sum(path.stat().st_size for path in store.path.rglob("*") if path.is_file()) / 1e6,
+    }
+
+
+def _stored(it: Experiment, name: str, k: int, part: Sequence[Example] = ()) -> FeatureStore:
+    plan = ExtractPlan(BackboneSpec("chgnet"), derivatives=DIRECTIONS, workers=1)
+    return it.store(f"{name}-{k}", part, plan=plan)
+
+
+def _split(it: Experiment, seed: int) -> tuple[list[int], list[int]]:
+    """Parts to learn, in their order, and those held out."""
+    order = np.random.default_rng(seed).permutation(4 if it.quick else PARTS).tolist()
+    held = 1 if it.quick else HELD
+    return order[held:], order[:held]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """All runs of a set of data, by setting and number of parts."""
+
+    structures: dict[int, float]  # of each number of parts, in the mean
+    atoms: float  # of a structure, in the mean
+    runs: dict[Setting, dict[int, list[dict[str, float]]]]
+    features: Sequence[dict[str, float]]
+
+    @classmethod
+    def of(cls, it: Experiment, name: str, parts: list[list[Example]]) -> Curves:
+        scales = [
+            it.run(f"{name} scale {scale}", partial(_scale, it, name, scale))
+            for scale in SCALES[: 1 + 3 * (not it.quick)]
+        ]
+        scale = SCALES[int(np.argmin([run["compared"] for run in scales]))]
+        samples = [_sample(parts, _split(it, seed)[1], seed) for seed in range(it.seeds)]
+        jobs = [
+            (setting, count, seed)
+            for setting in (QUICK if it.quick else SETTINGS)
+            for count in setting.learned
+            for seed in range(it.seeds)
+        ]
+        done = it.run_all(
+            [
+                (
+                    f"{name} {setting.name} {count}-{seed}",
+                    partial(_one, it, name, setting, count, seed, scale, samples[seed]),
+                )
+                for setting, count, seed in jobs
+            ]
+        )
+        runs: dict[Setting, dict[int, list[dict[str, float]]]] = {}
+        for (setting, count, _), run in zip(jobs, done, strict=True):
+            runs.setdefault(setting, {}).setdefault(count, []).append(run)
+        features = [it.kept(f"{name} features {k}") for k in range(len(parts))]
+        total = sum(each["structures"] for each in features)
+        counts = {count for setting in runs for count in runs[setting]}
+        sizes = {
+            count: float(np.mean([run["structures"] for each in runs.values() for run in each.get(count, [])]))
+            for count in sorted(counts)
+        }
+        return cls(sizes, sum(each["atoms"] for each in features) / total, runs, features)
+
+    def say(self, it: Experiment) -> None:
+        """Tables: errors, exponents, what the fits took."""
+        total, seconds, size = (
+            sum(each[key] for each in self.features) for key in ("structures", "seconds", "megabytes")
+        )
+        it.say(
+            f"\n{total:.0f} structures of {self.atoms:.1f} atoms in the mean; features: {seconds:.0f} s of one core, {size:.0f} MB"
+        )
+        for key, unit in (
+            ("energy_rmse", "meV/atom"),
+            ("force_rmse", "meV/A"),
+            ("energy_mae", "meV/atom"),
+            ("force_mae", "meV/A"),
+        ):
+            it.say(f"\n| {key}, {unit} | " + " | ".join(f"{n:.0f}" for n in self.structures.values()) + " | exponent |")
+            it.say("|---|" + "---|" * (len(self.structures) + 1))
+            for setting, runs in self.runs.items():
+                if key.startswith("force") and not setting.forces:
+                    continue
+                cells = [spread(runs[count], key) if count in runs else "" for count in self.structures]
+                it.say(f"| {setting.name} | " + " | ".join(cells) + f" | {self.falls(setting, key):.2f} |")
+        it.say("\n| seconds of one core, and MB | " + " | ".join(f"{n:.0f}" for n in self.structures.values()) + " |")
+        it.say("|---|" + "---|" * len(self.structures))
+        for setting, runs in self.runs.items():
+            cells = [
+                f"{np.mean([run['fit_seconds'] for run in runs[count]]):.0f}, {np.mean([run['peak_mb'] for run in runs[count]]):.0f}"
+                if count in runs
+                else ""
+                for count in self.structures
+            ]
+            it.say(f"| {setting.name} | " + " | ".join(cells) + " |")
+        energies, forces = self.ends()
+        it.say(f"\nexact, energies alone: {energies:.0f} structures in 16 GB, by the memory of its largest fits")
+        it.say(
+            f"a dense matrix of all energies and force components: {forces:.0f} structures in 16 GB, without a copy of it"
+        )
+
+    def falls(self, setting: Setting, key: str) -> float:
+        """Exponent of the error over the larger half of the sizes."""
+        counts = sorted(self.runs[setting])
+        counts = counts[-max(2, len(counts) // 2) :]
+        means = [float(np.mean([run[key] for run in self.runs[setting][count]])) for count in counts]
+        return exponent([self.structures[count] for count in counts], means)
+
+    def ends(self) -> tuple[float, float]:
+        """Structures that a dense matrix can take: as ``exact`` does it, and with every force component."""
+        exact = next(setting for setting in self.runs if setting.solver == "exact")
+        largest = max(self.runs[exact])
+        peak = float(np.mean([run["peak_mb"] for run in self.runs[exact][largest]])) * 1e6
+        rows = (MEMORY / 8) ** 0.5
+        return self.structures[largest] * (MEMORY / max(peak, 1.0)) ** 0.5, rows / (1 + 3 * self.atoms)
+
+
+def _sample(parts: list[list[Example]], held: Sequence[int], seed: int) -> list[Example]:
+    """Some of the structures that are held out."""
+    examples = [example for k in held for example in parts[k]]
+    chosen = np.random.default_rng(seed).permutation(len(examples))[:SAMPLE]
+    return [examples[i] for i in chosen]
+
+
+def _scale(it: Experiment, name: str, scale: str) -> dict[str, float]:
+    """The cross-validated error of one length scale, on the first parts of the first seed."""
+    stores = [_stored(it, name, k) for k in _split(it, 0)[0][: 1 if it.quick else 8]]
+    setting = Setting(True, "direct", 20 if it.quick else 2000)
+    report = fit(stores, setting.plan(scale, 0, 2 if it.quick else 5))
+    return {"compared": report.compared, **report.metrics()}
+
+
+def _one(
+    it: Experiment, name: str, setting: Setting, count: int, seed: int, scale: str, sample: Sequence[Example]
+) -> dict[str, float]:
+    """One fit: errors on what is held out, seconds and memory."""
+    learned, held = _split(it, seed)
+    stores = [_stored(it, name, k) for k in learned[:count]]
+    plan = setting.plan(scale, seed, 2 if it.quick else 5)
+    start = time.perf_counter()
+    with Peak() as peak:
+        report = fit(stores, plan)
+    seconds = time.perf_counter() - start
+    forces = errors(Potential(report.model), sample) if setting.forces else {}
+    return {
+        **_energies(report.model, [_stored(it, name, k).path for k in held]),
+        **{key: value for key, value in forces.items() if key.startswith("force")},
+        "structures": float(sum(store.n_structures for store in stores)),
+        "fit_seconds": seconds,
+        "peak_mb": peak.added,
+        "ridge": report.solution.ridges[0],
+        "rank": float(report.solution.rank),
+    }
+
+
+def _energies(model: Model, held: Sequence[Path]) -> dict[str, float]:
+    """Errors (meV/atom) on the structures of several stores."""
+    found = [evaluate_store(model, path) for path in held]
+    wrong = np.concatenate([(each.energy_predicted - each.energy) / each.n_atoms for each in found])
+    return {"energy_mae": 1e3 * float(np.abs(wrong).mean()), "energy_rmse": 1e3 * float(np.sqrt((wrong**2).mean()))}
+
+
+def _figure(it: Experiment, found: dict[str, Curves]) -> None:
+    import matplotlib.pyplot as plt
+
+    figure, grid = plt.subplots(len(found), 4, figsize=(15, 3.6 * len(found)), squeeze=False)
+    labels = ("energy RMSE (meV/atom)", "force RMSE (meV/Å)", "memory of the fit (GB)", "fit, one core (s)")
+    keys = ("energy_rmse", "force_rmse", "peak_mb", "fit_seconds")
+    for axes, (name, curves) in zip(grid, found.items(), strict=True):
+        energies, forces = curves.ends()
+        counts = sorted({setting.landmarks for setting in curves.runs if setting.forces})
+        for axis, key, label in zip(axes, keys, labels, strict=True):
+            for setting, runs in curves.runs.items():
+                if not setting.forces and (key == "force_rmse" or setting.landmarks not in (0, counts[-1], 4000)):
+                    continue
+                sizes = [curves.structures[count] for count in runs]
+                values = np.array([[run[key] for run in each] for each in runs.values()]) * (
+                    1e-3 if key == "peak_mb" else 1
+                )
+                colour = "C3" if setting.solver == "exact" else plt.cm.viridis(counts.index(setting.landmarks) / max(len(counts), 2)) if setting.landmarks in counts else "0.5"  # fmt: skip
+                axis.fill_between(sizes, values.min(1), values.max(1), color=colour, alpha=0.2)
+                axis.plot(
+                    sizes,
+                    values.mean(1),
+                    "o-" if setting.forces else "s:",
+                    color=colour,
+                    ms=3,
+                    lw=1.2,
+                    label=setting.name,
+                )
+            end = forces if key == "force_rmse" else energies
+            axis.axvline(end, color="C3", ls="--", lw=1)
+            axis.text(
+                end,
+                0.98,
+                " dense: 16 GB",
+                color="C3",
+                fontsize=7,
+                va="top",
+                ha="left",
+                rotation=90,
+                transform=axis.get_xaxis_transform(),
+            )
+            axis.set(xscale="log", yscale="log", xlabel="structures learned", ylabel=label)
+            axis.spines[["top", "right"]].set_visible(False)
+        axes[0].set_title(name, loc="left")
+        axes[2].axhline(MEMORY / 1e9, color="0.7", lw=0.8)
+    handles, names = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="lower center", ncol=4, frameon=False, fontsize=8)
+    figure.tight_layout(rect=(0, 0.09, 1, 1))
+    figure.savefig(it.figures / "papers_size.png", dpi=120)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()
