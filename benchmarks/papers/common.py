@@ -40,6 +40,7 @@ class Experiment:
         folder: for models, stores and finished runs. Its name is a key of the package, of the scripts (which are the
             plan) and of the data; ``quick`` has a new one each time.
         recorded: take the runs of earlier days from ``records``; what is missing there is run.
+        sets: sets of data, of a script that has several.
     """
 
     name: str
@@ -48,17 +49,20 @@ class Experiment:
     figures: Path
     folder: Path
     recorded: bool = False
+    sets: Sequence[str] = ()
     rows: list[str] = field(default_factory=list)
     begin: float = field(default_factory=time.perf_counter)
 
     @classmethod
-    def parse(cls, name: str) -> Experiment:
+    def parse(cls, name: str, sets: Sequence[str] = ()) -> Experiment:
         parser = argparse.ArgumentParser(f"python -m benchmarks.papers.{name}")
         parser.add_argument("--quick", action="store_true", help="small, on the data in the repository")
         parser.add_argument("--seeds", type=int, default=3, help="subsets and initial weights")
         parser.add_argument("--figures", type=Path, default=None, help="folder for figures")
         parser.add_argument("--recorded", action="store_true", help="take the runs that the repository keeps")
         parser.add_argument("--data", help="folder of the development data; default: BENCHMARK_DATA, or ../shared/data")
+        if sets:
+            parser.add_argument("--sets", nargs="+", default=sets, choices=sets, help="sets of data; default: all")
         found = parser.parse_args()
         if found.data:
             os.environ["BENCHMARK_DATA"] = os.path.abspath(found.data)  # for processes of its own too
@@ -67,7 +71,8 @@ class Experiment:
         for each in (figures, folder):
             each.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(_cores())
-        return cls(name, found.quick, 1 if found.quick else found.seeds, figures, folder, found.recorded)
+        chosen = tuple(found.sets) if sets else ()
+        return cls(name, found.quick, 1 if found.quick else found.seeds, figures, folder, found.recorded, chosen)
 
     @property
     def work(self) -> Path:
