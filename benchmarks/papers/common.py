@@ -192,9 +192,9 @@ def ratio(upper: Sequence[dict[str, float]], lower: Sequence[dict[str, float]], 
     return _told([a[key] / b[key] for a, b in zip(upper, lower, strict=True)], 2)
 
 
-def spread(runs: Sequence[dict[str, float]], key: str = "force_rmse") -> str:
+def spread(runs: Sequence[dict[str, float]], key: str = "force_rmse", digits: int = 1) -> str:
     """Mean over the seeds, with lowest and highest."""
-    return _told([run[key] for run in runs], 1)
+    return _told([run[key] for run in runs], digits)
 
 
 def _told(values: Sequence[float], digits: int) -> str:

@@ -84,7 +84,7 @@ def _families(it: Experiment) -> dict[str, Family]:
     near, far = "C-H below 1.3 Å", "C-H above 1.8 Å"
     found = {
         "formate": Family(
-            {near: [e for e in formate if _bond(e) < 1.3], far: [e for e in formate if _bond(e) > 1.8]},
+            {near: [e for e in formate if bond(e) < 1.3], far: [e for e in formate if bond(e) > 1.8]},
             ((near, far), (far, near)),
         )
     }
@@ -110,12 +110,12 @@ def _mixed(elements: list[Example], mixtures: list[Example]) -> Family:
 
 def _quick(it: Experiment) -> dict[str, Family]:
     examples = it.structures("", "hcoo_cu110/train.xyz.xz")[:64]
-    order = np.argsort([_bond(example) for example in examples])
+    order = np.argsort([bond(example) for example in examples])
     groups = {"short": [examples[i] for i in order[:32]], "long": [examples[i] for i in order[32:]]}
     return {"formate": Family(groups, (("short", "long"),))}
 
 
-def _bond(example: Example) -> float:
+def bond(example: Example) -> float:
     """The shortest C-H distance (angstrom)."""
     numbers = example.atoms.numbers
     carbon, hydrogen = (np.flatnonzero(numbers == z) for z in (6, 1))

@@ -14,6 +14,7 @@ import pytest
         ("speed", ("exact, 8 structures", "20 landmarks", "a distilled student", "the kernel's own time grows as")),
         ("size", ("energies and forces, direct, M = 20", "exact, energies alone:", "a dense matrix of all energies")),
         ("parts", ("without shift", "the few, on the source's landmarks too", "together, mixing of elements learned")),
+        ("sensitivity", ("held-out energy", "alpha 0.5: C-H", "transition state less adsorbate")),
         ("mekrr", ("same set", "linear kernel", "random features", "SchNet from scratch, energies")),
     ],
 )
@@ -27,6 +28,6 @@ def test_quick(name, expected, tmp_path, warm):
     assert process.returncode == 0, errors
     for text in expected:
         assert text in said
-    figures = {"levels": "torsion", "speed": "speed", "size": "size", "parts": "parts"}
+    figures = {"levels": "torsion", "speed": "speed", "size": "size", "parts": "parts", "sensitivity": "contributions"}
     if name in figures:
         assert (tmp_path / f"papers_{figures[name]}.png").stat().st_size > 5000
