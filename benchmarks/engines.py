@@ -201,7 +201,9 @@ def main(sizes: Sequence[int] = tuple(SIZES), wanted: Sequence[str] = ()) -> Non
             if engine.startswith("bare network"):
                 base.setdefault(precision, times)
             bare = base.get(precision, {})  # empty where the words left it out
-            rows.append([engine, *(f"{times[s]:.0f}" + (f" ({times[s] / bare[s]:.2f})" if bare else "") for s in sizes)])
+            rows.append(
+                [engine, *(f"{times[s]:.0f}" + (f" ({times[s] / bare[s]:.2f})" if bare else "") for s in sizes)]
+            )
             print(*rows[-1], sep=" | ", flush=True)
     print("\nms for a step of one system, and over the bare network's\n")
     table(["engine", *(f"{size} atoms" for size in sizes)], rows)

@@ -39,7 +39,7 @@ class Experiment:
         quick: a few structures and steps, with the data in examples: that it runs, not what it shows.
         folder: for models, stores and finished runs. Its name is a key of the package, of the scripts (which are the
             plan) and of the data; ``quick`` has a new one each time.
-        recorded: take the runs of earlier days from ``records``; what is missing there is run.
+        recorded: take the runs of earlier days from ``records``; what is missing there is run, and joins them.
         sets: sets of data, of a script that has several.
     """
 
@@ -115,7 +115,9 @@ class Experiment:
         if self.quick or _cores() == 1:
             return list(map(self.run, keys, works))
         with ProcessPoolExecutor(_cores(), get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-            return list(pool.map(self.run, keys, works))
+            found = list(pool.map(self.run, keys, works))
+        self.record()
+        return found
 
     def rates(self, key: str, rates: Sequence[float], first: bool) -> Sequence[float]:
         """Learning rates to try: all in the first run, then the one that this (``key-0``) has chosen."""
@@ -144,10 +146,16 @@ class Experiment:
         return dict(found.get("runs", found))  # 0.1.0 wrote the runs alone
 
     def record(self) -> None:
-        """Write what is finished to ``records``, with what it was made by."""
+        """Write what is finished to ``records``, with what it was made by; where records are taken, beside these."""
         runs = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(self.folder.glob("*.json"))}
+        if self.quick or not runs:
+            return
         self.records.parent.mkdir(exist_ok=True)
-        told = {"made_by": kept.made_by(), "folder": self.folder.name, "runs": runs}
+        told = {"made_by": kept.made_by(), "folder": self.folder.name, "runs": {**self._records(), **runs}}
+        before = json.loads(self.records.read_text(encoding="utf-8")) if self._records() else {}
+        makers = {*before.get("others_made_by", []), before.get("made_by", "0.1.0")} - {told["made_by"]}
+        if before and makers:
+            told["others_made_by"] = sorted(makers)
         self.records.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
     def say(self, text: str = "") -> None:
@@ -158,8 +166,7 @@ class Experiment:
         """The tables once more in one file, the runs, and the time that all took."""
         runs = sum(json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in self.folder.glob("*.json"))
         self.say(f"\n{time.perf_counter() - self.begin:.0f} s in this call, {runs:.0f} s in all runs")
-        if not self.quick and not self.recorded:
-            self.record()
+        self.record()
         (self.folder / "tables.md").write_text("\n".join(self.rows) + "\n", encoding="utf-8")
 
 

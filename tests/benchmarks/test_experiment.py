@@ -82,6 +82,23 @@ def test_records_are_taken_where_they_are_asked_for_alone(parse, tmp_path):
     assert parse().run("a", lambda: {"force_rmse": 2.0})["force_rmse"] == 2.0
 
 
+def test_what_is_run_beside_records_joins_them(parse, tmp_path, monkeypatch):
+    first = parse()
+    write(first, "a", 1.0)
+    first.finish()
+    before = kept.made_by()
+    monkeypatch.setattr(kept, "made_by", lambda: "later")
+    second = parse("--recorded")
+    second.finish()
+    path = tmp_path / "papers" / "records" / "toy.json"
+    assert json.loads(path.read_text())["made_by"] == before  # nothing was run
+    write(second, "b", 2.0)
+    second.finish()
+    told = json.loads(path.read_text())
+    assert {key: run["force_rmse"] for key, run in told["runs"].items()} == {"a": 1.0, "b": 2.0}
+    assert (told["made_by"], told["others_made_by"]) == ("later", [before])
+
+
 def test_records_of_the_first_version_are_read(parse, tmp_path):
     path = tmp_path / "papers" / "records" / "toy.json"
     path.parent.mkdir(parents=True)
