@@ -1,1 +1,1 @@
-"""Experiments of four papers on real data, one script each; docs/papers.md has what came out."""
+"""Experiments of four papers on real data, one script each; docs/papers has what came out."""
