@@ -15,6 +15,7 @@ import pytest
         ("size", ("energies and forces, direct, M = 20", "exact, energies alone:", "a dense matrix of all energies")),
         ("parts", ("without shift", "the few, on the source's landmarks too", "together, mixing of elements learned")),
         ("sensitivity", ("held-out energy", "alpha 0.5: C-H", "transition state less adsorbate")),
+        ("freezing", ("formate: forces, meV/A", "energy of a cell (52 atoms)", "calculations saved")),
         ("mekrr", ("same set", "linear kernel", "random features", "SchNet from scratch, energies")),
     ],
 )
@@ -28,6 +29,13 @@ def test_quick(name, expected, tmp_path, warm):
     assert process.returncode == 0, errors
     for text in expected:
         assert text in said
-    figures = {"levels": "torsion", "speed": "speed", "size": "size", "parts": "parts", "sensitivity": "contributions"}
+    figures = {
+        "levels": "torsion",
+        "speed": "speed",
+        "size": "size",
+        "parts": "parts",
+        "sensitivity": "contributions",
+        "freezing": "freezing",
+    }
     if name in figures:
         assert (tmp_path / f"papers_{figures[name]}.png").stat().st_size > 5000
