@@ -1,7 +1,7 @@
 """Accuracy at size: more data than a dense kernel can hold, scored on real data.
 
-Tungsten and beryllium (Wood et al. 2019, 14,320 structures) and Mo-Nb-Ta-W alloys (Li et al. 2020, 5,280), on CHGNet's features. Ten consecutive frames of a file stand together, all frames are dealt into 80 equal parts, eight
-of them are held out, and 1, 2, 4 ... 72 of the others are learned: energies alone, and energies with forces along four
+Tungsten and beryllium (Wood et al. 2019, 14,320 structures) and Mo-Nb-Ta-W alloys (Li et al. 2020, 5,280), on CHGNet's
+features. Ten consecutive frames of a file stand together, all frames are dealt into 80 equal parts, eight of them are held out, and 1, 2, 4 ... 72 of the others are learned: energies alone, and energies with forces along four
 random directions of each structure. Errors of energies are those of all that is held out, of forces those of a sample
 of 200. One fit has one thread; its memory is what it takes at most beside what the process held before.
 
@@ -46,7 +46,7 @@ LEARNED = (1, 2, 4, 8, 16, 32, 64, 72)
 DIRECTIONS = 4
 SAMPLE = 200  # held-out structures whose forces are compared
 SCALES = ("2x", "4x", "8x", "16x")
-RIDGES = (1e-10, 1e-9, 1e-8, 1e-7, 1e-6)
+RIDGES = tuple(10.0**k for k in range(-9, -2))  # of exact, for which each is a decomposition; others have the default's
 MEMORY = 16e9  # bytes, of the machine that a dense matrix is to fit into
 
 
