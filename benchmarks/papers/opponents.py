@@ -1,0 +1,282 @@
+"""What a user would do instead: error against time for networks that learn on, other kernels, and ours.
+
+Five sets of data (formate on Cu(110), CO on Pt(111) and on Pt(553), 3BPA, molybdenum), 25 and 100 structures with forces, three
+splits. Networks learn until their validation set says that they do no better: a fifth of the structures chooses rate and
+stopping, which a kernel does by cross-validation. CHGNet and SevenNet-0 with all weights free, CHGNet frozen up to its first
+convolution, a SchNet from scratch; ridge regression and kernels on the networks' features; a kernel on SOAP (dscribe, where it
+is installed) by the same solver, beside ours on energies alone, as our store takes a descriptor's energies. franken on the same
+network is in `benchmarks against_finetuning`. Seconds are the processor's, one thread, from structures in memory to a model
+that predicts: loading, extraction, the rates that are tried.
+
+    python -m benchmarks.papers.opponents [--quick] [--sets formate]
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from benchmarks.measuring import cpu_seconds
+from benchmarks.papers.common import Experiment, dealt, disjoint, errors, spread
+from mekrr_scale.arrays import kept_memory
+from mekrr_scale.backbones import BackboneEnergies, BackboneSpec, load_backbone, new_backbone
+from mekrr_scale.pipeline import FitPlan, KernelPlan, LandmarkPlan, Validation, evaluate_store, fit
+from mekrr_scale.store import FeatureStore, FeatureWriter
+from mekrr_scale.transfer import BlockPlan, Example, TrainPlan, TrainReport, finetune, fit_kernel, pretrain
+
+SETS = {  # file, and directions of each structure
+    "formate": ("hcoo_cu110/train", 16),
+    "Pt(111)": ("pt_co/pt111_train", 16),
+    "Pt(553)": ("pt_co/pt553_train", 16),
+    "3BPA": ("mol_3bpa/train_300K", 32),
+    "molybdenum": ("mlearn/Mo_train", 16),
+}
+SIZES, TEST, TOGETHER = (25, 100), 50, 5
+STEPS, BATCH, PATIENCE = 1200, 2, 8  # validations without progress, of forty
+RATES = {"chgnet": (2e-3, 6e-3), "sevennet": (3e-4, 1e-3), "schnet": (3e-3, 1e-2)}
+SOAP = {"r_cut": 5.0, "n_max": 6, "l_max": 4, "sigma": 0.4}
+Found = dict[str, float]
+
+
+def main() -> None:
+    it = Experiment.parse("opponents", tuple(SETS))
+    sizes = (6,) if it.quick else SIZES
+    ways = {name: way for name, way in WAYS.items() if name in QUICK or not it.quick}
+    if not importlib.util.find_spec("dscribe"):
+        it.say("SOAP is left out: install dscribe")
+        ways.pop(_SOAP, None)
+    names = ("formate",) if it.quick else it.sets
+    for name in names:
+        first, *others = [_tasks(it, name, seed, sizes) for seed in range(it.seeds)]
+        for tasks in ([first], others):  # the first split chooses rates
+            jobs = [(way, task) for each in tasks for task in each for way in ways]
+            it.run_all([(_key(way, task), partial(_timed, way, task)) for way, task in jobs])
+        _table(it, name, sizes, ways)
+    _figure(it, names, sizes, ways)
+    it.finish()
+
+
+@dataclass(frozen=True)
+class Task:
+    """Structures to learn from and to test on."""
+
+    it: Experiment
+    name: str
+    learned: list[Example]
+    test: list[Example]
+    seed: int
+
+    def __post_init__(self) -> None:
+        disjoint(learned=self.learned, test=self.test)
+
+    @property
+    def directions(self) -> int:
+        return 2 if self.it.quick else SETS[self.name][1]
+
+    def plan(self, **kernel: Any) -> FitPlan:
+        """The defaults of the package, with 2000 landmarks."""
+        return FitPlan(
+            kernel=KernelPlan(**kernel),
+            landmarks=LandmarkPlan(count=20 if self.it.quick else 2000),
+            validation=Validation(2 if self.it.quick else 5, uncertainty=False),
+            seed=self.seed,
+        )
+
+
+def _tasks(it: Experiment, name: str, seed: int, sizes: Sequence[int]) -> list[Task]:
+    """Of every number of structures: the same ones are tested on, smaller sets are parts of larger ones."""
+    if it.quick:
+        examples = it.structures("", "hcoo_cu110/train.xyz.xz")[:8]
+        return [Task(it, name, examples[:6], examples[6:], seed)]
+    parts = dealt(it.structures(f"{SETS[name][0]}.xyz.xz", ""), 3, TOGETHER)
+    learned = [example for k, part in enumerate(parts) if k != seed % 3 for example in part]
+    order = np.random.default_rng(seed).permutation(len(learned))
+    test = parts[seed % 3][:TEST]
+    return [Task(it, name, [learned[i] for i in order[:size]], test, seed) for size in sizes if size <= len(learned)]
+
+
+def _key(way: str, task: Task) -> str:
+    return f"{task.name} {way} {len(task.learned)}-{task.seed}"
+
+
+def _timed(way: str, task: Task) -> Found:
+    begin = cpu_seconds()
+    with kept_memory():
+        predict = WAYS[way](task)
+        taken = cpu_seconds() - begin
+        return {**predict(), "cpu_seconds": taken}
+
+
+Learned = Callable[[], Found]  # what is left to do: the test
+
+
+def _kernel(backbone: BackboneSpec, task: Task, forces: bool = True, **kernel: Any) -> Learned:
+    """On energies and forces, or on energies alone."""
+    potential = fit_kernel(
+        task.learned, load_backbone(backbone), task.it.work, task.plan(**kernel), task.directions if forces else "none"
+    )
+
+    def test() -> Found:
+        found = errors(potential, task.test)
+        return found if forces else {key: value for key, value in found.items() if key.startswith("energy")}
+
+    return test
+
+
+def _soap(task: Task) -> Learned:
+    """The same solver and kernel on a descriptor, energies alone."""
+    species = sorted({z for example in task.learned for z in example.atoms.numbers.tolist()})
+    store = _described(task, "learned", task.learned, species)
+    model = fit(store, task.plan()).model
+
+    def test() -> Found:
+        other = _described(task, "test", task.test, species)
+        found = evaluate_store(model, other).metrics()
+        for each in (store, other):
+            shutil.rmtree(each.path)
+        return {key: found[key] for key in ("energy_mae", "energy_rmse")}
+
+    return test
+
+
+def _described(task: Task, what: str, examples: Sequence[Example], species: Sequence[int]) -> FeatureStore:
+    from dscribe import descriptors  # type: ignore[import-not-found]
+
+    descriptor = descriptors.SOAP(species=species, periodic=True, compression={"mode": "crossover"}, **SOAP)
+    folder = task.it.work / f"soap-{what}-{_key('', task)}"
+    with FeatureWriter(folder, "soap", descriptor.get_number_of_features()) as writer:
+        for example in examples:
+            atoms = example.atoms.copy()
+            if not atoms.pbc.any():  # dscribe's neighbours need a cell
+                atoms.center(vacuum=SOAP["r_cut"])
+            writer.add(
+                atoms.numbers, descriptor.create(atoms).astype(np.float32), float(example.labels.energy or np.nan)
+            )
+    return FeatureStore(folder)
+
+
+def _network(name: str, task: Task, frozen: str | None = None) -> Learned:
+    """A pretrained network that goes on learning."""
+
+    def train(learned: list[Example], held: list[Example], plan: TrainPlan) -> TrainReport:
+        return finetune(load_backbone(name), learned, held, replace(plan, blocks=BlockPlan(freeze_up_to=frozen)))
+
+    return _converged(name, task, train)
+
+
+def _scratch(task: Task) -> Learned:
+    """A SchNet of random weights, eight times the steps."""
+
+    def train(learned: list[Example], held: list[Example], plan: TrainPlan) -> TrainReport:
+        return pretrain(new_backbone(BackboneSpec("schnet")), learned, held, replace(plan, steps=8 * plan.steps))
+
+    return _converged("schnet", task, train)
+
+
+def _converged(
+    name: str, task: Task, train: Callable[[list[Example], list[Example], TrainPlan], TrainReport]
+) -> Learned:
+    """The rate and the step that the validation set likes best."""
+    held, learned = task.learned[::5], [one for place, one in enumerate(task.learned) if place % 5]
+    plan = TrainPlan(steps=2 if task.it.quick else STEPS, batch=BATCH, seed=task.seed, patience=PATIENCE)
+    rates = RATES[name][:1] if task.it.quick else RATES[name]
+    reports = [(train(learned, held, replace(plan, learning_rate=rate)), rate) for rate in rates]
+    report, rate = min(reports, key=lambda pair: pair[0].best.validation)
+    told = {"rate": rate, "steps": float(report.steps), "best_step": float(report.best.step)}
+    return lambda: {**errors(BackboneEnergies(report.backbone), task.test), **told}
+
+
+_SOAP = "energies alone: kernel, SOAP"
+_CHGNET, _SEVENNET = BackboneSpec("chgnet"), BackboneSpec("sevennet")
+WAYS: Mapping[str, Callable[[Task], Learned]] = {
+    "kernel, 7net-0 products": partial(_kernel, BackboneSpec("sevennet", invariants="products")),
+    "kernel, 7net-0": partial(_kernel, _SEVENNET),
+    "kernel, CHGNet": partial(_kernel, _CHGNET),
+    "ridge regression, 7net-0": partial(_kernel, _SEVENNET, name="linear", length_scales="1x"),
+    "SevenNet-0, all learns": partial(_network, "sevennet"),
+    "CHGNet, all learns": partial(_network, "chgnet"),
+    "CHGNet, frozen up to conv1": partial(_network, "chgnet", frozen="conv1"),
+    "SchNet from scratch": _scratch,
+    "energies alone: kernel, 7net-0": partial(_kernel, _SEVENNET, forces=False),
+    _SOAP: _soap,
+}
+QUICK = ("kernel, 7net-0", "ridge regression, 7net-0", "CHGNet, frozen up to conv1", "SchNet from scratch", _SOAP)
+
+
+def _table(it: Experiment, name: str, sizes: Sequence[int], ways: Mapping[str, object]) -> None:
+    it.say(
+        f"\n| {name} | structures | energy RMSE, meV/atom | force RMSE, meV/A | CPU seconds |\n|---|---|---|---|---|"
+    )
+    for size in sizes:
+        for way in ways:
+            runs = _runs(it, name, way, size)
+            if runs:
+                forces = spread(runs) if "force_rmse" in runs[0] else ""
+                it.say(
+                    f"| {way} | {size} | {spread(runs, 'energy_rmse', 2)} | {forces} | {spread(runs, 'cpu_seconds', 0)} |"
+                )
+        timed = {way: float(np.mean([run["cpu_seconds"] for run in _runs(it, name, way, size)])) for way in ways}
+        it.say(f"\n{name}, {size} structures: {_ahead(it, name, size, timed)}\n")
+
+
+def _runs(it: Experiment, name: str, way: str, size: int) -> list[Found]:
+    return [it.kept(f"{name} {way} {size}-{seed}") for seed in range(it.seeds)]
+
+
+def _ahead(it: Experiment, name: str, size: int, timed: Mapping[str, float]) -> str:
+    """Whether a kernel has the least force error of all that take no longer than it, and of all."""
+    wrong = {
+        way: float(np.mean([run["force_rmse"] for run in _runs(it, name, way, size)]))
+        for way in timed
+        if not way.startswith("energies")
+    }
+    ours = min((way for way in wrong if way.startswith("kernel")), key=wrong.__getitem__)
+    others = {way: error for way, error in wrong.items() if not way.startswith("kernel")}
+    quick = {way: error for way, error in others.items() if timed[way] <= timed[ours]}
+    best = min(others, key=others.__getitem__)
+    told = f"{ours} ({wrong[ours]:.1f} meV/A in {timed[ours]:.0f} s)"
+    same = (
+        "ahead of all that take no longer"
+        if all(wrong[ours] < error for error in quick.values())
+        else "behind at equal time"
+    )
+    return f"{told} is {same}; the best opponent, {best}, has {others[best]:.1f} in {timed[best]:.0f} s"
+
+
+def _figure(it: Experiment, names: Sequence[str], sizes: Sequence[int], ways: Mapping[str, object]) -> None:
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(names), figsize=(3.6 * len(names) + 1, 4.2), squeeze=False)
+    shown = [way for way in ways if not way.startswith("energies")]
+    for axis, name in zip(axes.flat, names, strict=True):
+        for colour, way in enumerate(shown):
+            for size, marker in zip(sizes, "os", strict=False):
+                runs = _runs(it, name, way, size)
+                times, wrong = ([run[key] for run in runs] for key in ("cpu_seconds", "force_rmse"))
+                axis.plot(times, wrong, marker, ms=3, color=f"C{colour}", alpha=0.4)
+                axis.plot(
+                    np.mean(times),
+                    np.mean(wrong),
+                    marker,
+                    ms=7,
+                    color=f"C{colour}",
+                    label=way if marker == "o" else None,
+                )
+        axis.set(xscale="log", yscale="log", xlabel="CPU time (s)", title=name)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_ylabel("force RMSE (meV/Å)")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncol=4, frameon=False, fontsize=8)
+    figure.tight_layout(rect=(0, 0.12, 1, 1))
+    figure.savefig(it.figures / "papers_opponents.png", dpi=120)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()
