@@ -65,13 +65,14 @@ class Setting:
         rows = "energies and forces" if self.forces else "energies"
         return f"{rows}, exact" if self.solver == "exact" else f"{rows}, {self.solver}, M = {self.landmarks}"
 
-    def plan(self, scale: str, seed: int, folds: int) -> FitPlan:
+    def plan(self, scale: str, seed: int, folds: int, atoms: int) -> FitPlan:
+        """As many landmarks as there are atoms, at most: energies alone have no tangents to displace copies along."""
         solvers: dict[str, Solver] = {
             "direct": Direct(), "exact": Exact(ridges=RIDGES), "falkon": Falkon(),
         }  # fmt: skip
         return FitPlan(
             kernel=KernelPlan(length_scales=scale),
-            landmarks=LandmarkPlan(count=self.landmarks),
+            landmarks=LandmarkPlan(count=self.landmarks if self.forces else min(self.landmarks, atoms)),
             baseline="composition",
             rows=RowPlan(derivatives=self.forces, whitening="cholesky" if self.landmarks > 4000 else "eigen"),
             solver=solvers[self.solver],
@@ -244,7 +245,7 @@ def _scale(it: Experiment, name: str, scale: str) -> dict[str, float]:
     """The cross-validated error of one length scale, on the first parts of the first seed."""
     stores = [_stored(it, name, k) for k in _split(it, 0)[0][: 1 if it.quick else 8]]
     setting = Setting(True, "direct", 20 if it.quick else 2000)
-    report = fit(stores, setting.plan(scale, 0, 2 if it.quick else 5))
+    report = fit(stores, setting.plan(scale, 0, 2 if it.quick else 5, _atoms(stores)))
     return {"compared": report.compared, **report.metrics()}
 
 
@@ -254,7 +255,7 @@ def _one(
     """One fit: errors on what is held out, seconds and memory."""
     learned, held = _split(it, seed)
     stores = [_stored(it, name, k) for k in learned[:count]]
-    plan = setting.plan(scale, seed, 2 if it.quick else 5)
+    plan = setting.plan(scale, seed, 2 if it.quick else 5, _atoms(stores))
     start = time.perf_counter()
     with Peak() as peak:
         report = fit(stores, plan)
@@ -269,6 +270,10 @@ def _one(
         "ridge": report.solution.ridges[0],
         "rank": float(report.solution.rank),
     }
+
+
+def _atoms(stores: Sequence[FeatureStore]) -> int:
+    return sum(store.n_atoms for store in stores)
 
 
 def _energies(model: Model, held: Sequence[Path]) -> dict[str, float]:
