@@ -45,7 +45,7 @@ def main() -> None:
     it = Experiment.parse("levels")
     for name, (low, high, level) in SYSTEMS.items():
         it.say(f"\n### {name}: {level} to CCSD(T)")
-        system = _System(it, name, it.structures(*low), it.structures(*high))
+        system = System(it, name, it.structures(*low), it.structures(*high))
         _errors(it, system, level)
         _frequencies(it, system, level)
         if name == "ethanol":
@@ -53,17 +53,24 @@ def main() -> None:
     it.finish()
 
 
-class _System:
+class System:
     """A molecule at two levels: sets of structures, and the network of the low level."""
 
-    def __init__(self, it: Experiment, name: str, low: list[Example], high: list[Example]) -> None:
+    def __init__(
+        self, it: Experiment, name: str, low: list[Example], high: list[Example], like: System | None = None
+    ) -> None:
         self.it, self.name = it, name
         test = 0.4 if len(high) < 1000 else 0.3
-        self.test, held, self.rest = parted(high, (test, 25 / len(high)))
-        self.held_forces, self.held = held, energies_alone(held)
+        parts = parted(high, (test, 25 / len(high))) if like is None else like.parts
+        self.parts: list[list[Example]] = (
+            parts  # of the high level: to test on, to choose by, and the rest to learn from
+        )
+        self.test, self.held_forces, self.rest = parts
+        self.held = energies_alone(self.held_forces)
         self.size = 20 if it.quick else 50
         # both levels may be of the same geometries: the low level's network learns none that it is tested on
-        self.source = self._low_level(without(low, self.test))
+        self.low = without(low, self.test)
+        self.source = self._low_level(self.low)
 
     def _low_level(self, low: list[Example]) -> BackboneSpec:
         path = self.it.folder / f"{self.name}-low.pt"
@@ -75,8 +82,8 @@ class _System:
             self.it.say(f"low level: {len(training)} structures, validation {report.best.errors}")
         return BackboneSpec("schnet", checkpoint=str(path), layer="interaction3")
 
-    def learner(self, seed: int) -> _Learner:
-        return _Learner(self, subset(self.rest, self.size, seed), seed)
+    def learner(self, seed: int) -> Learner:
+        return Learner(self, subset(self.rest, self.size, seed), seed)
 
     @property
     def minimum(self) -> Atoms:
@@ -86,14 +93,14 @@ class _System:
     def reference(self) -> Predictor:
         """As near to CCSD(T) as the data go: a kernel on energies and forces of several hundred structures."""
         chosen = subset(self.rest, 20 if self.it.quick else 400, 7)
-        return _kernel(self, chosen, 4 if self.it.quick else 24, BackboneSpec("chgnet"), 3000)
+        return corrected(self, chosen, 4 if self.it.quick else 24, BackboneSpec("chgnet"), 3000)
 
 
 @dataclass(frozen=True)
-class _Learner:
+class Learner:
     """Fifty CCSD(T) structures, and the ways to learn from them."""
 
-    system: _System
+    system: System
     training: list[Example]
     seed: int
 
@@ -101,19 +108,23 @@ class _Learner:
     def energies(self) -> list[Example]:
         return energies_alone(self.training)
 
+    def low_level(self) -> Predictor:
+        """The low level as it is."""
+        return BackboneEnergies(load_backbone(self.system.source))
+
     def low(self) -> Predictor:
         """The low level, with references fitted to the high one's energies."""
         return BackboneEnergies(adapted(load_backbone(self.system.source), self.energies))
 
     def delta(self) -> Predictor:
-        return _kernel(self.system, self.energies, 0, BackboneSpec("chgnet"))
+        return corrected(self.system, self.energies, 0, BackboneSpec("chgnet"))
 
     def delta_own(self) -> Predictor:
         """The same on the features of the low level's network itself."""
-        return _kernel(self.system, self.energies, 0, self.system.source)
+        return corrected(self.system, self.energies, 0, self.system.source)
 
     def without(self) -> Predictor:
-        return _kernel(self.system, self.energies, 0, BackboneSpec("chgnet"), corrects=False)
+        return corrected(self.system, self.energies, 0, BackboneSpec("chgnet"), corrects=False)
 
     def discriminative(self) -> Predictor:
         blocks = BlockPlan(decay=DECAY)
@@ -152,8 +163,8 @@ def energies_alone(examples: Sequence[Example]) -> list[Example]:
     return [replace(example, labels=replace(example.labels, forces=None, stress=None)) for example in examples]
 
 
-def _kernel(
-    system: _System,
+def corrected(
+    system: System,
     training: Sequence[Example],
     derivatives: int,
     features: BackboneSpec,
@@ -174,16 +185,16 @@ def _kernel(
     return fit_kernel(training, backbone, it.work, plan, derivatives or "none", prior)
 
 
-def _errors(it: Experiment, system: _System, level: str) -> None:
+def _errors(it: Experiment, system: System, level: str) -> None:
     ways = {
-        f"{level} network after shift": _Learner.low,
-        "kernel without prior": _Learner.without,
-        "delta kernel": _Learner.delta,
-        "delta kernel, the network's own features": _Learner.delta_own,
-        "discriminative fine-tuning": _Learner.discriminative,
-        "fine-tuning, one rate": _Learner.uniform,
-        "scratch on energies": _Learner.scratch,
-        "scratch on energies and forces": _Learner.scratch_forces,
+        f"{level} network after shift": Learner.low,
+        "kernel without prior": Learner.without,
+        "delta kernel": Learner.delta,
+        "delta kernel, the network's own features": Learner.delta_own,
+        "discriminative fine-tuning": Learner.discriminative,
+        "fine-tuning, one rate": Learner.uniform,
+        "scratch on energies": Learner.scratch,
+        "scratch on energies and forces": Learner.scratch_forces,
     }
     runs = it.run_all(
         [
@@ -209,11 +220,11 @@ def _errors(it: Experiment, system: _System, level: str) -> None:
     )
 
 
-def _learned(system: _System, make: Callable[[_Learner], Predictor], seed: int) -> dict[str, float]:
+def _learned(system: System, make: Callable[[Learner], Predictor], seed: int) -> dict[str, float]:
     return errors(make(system.learner(seed)), system.test)
 
 
-def _frequencies(it: Experiment, system: _System, level: str) -> None:
+def _frequencies(it: Experiment, system: System, level: str) -> None:
     """Harmonic frequencies at each model's own minimum, beside those of the reference kernel."""
     models = _models(system, level)
     tables = {}
@@ -235,7 +246,7 @@ def _frequencies(it: Experiment, system: _System, level: str) -> None:
 
 
 @cache
-def _models(system: _System, level: str) -> dict[str, Predictor]:
+def _models(system: System, level: str) -> dict[str, Predictor]:
     learner = system.learner(0)
     return {
         level: learner.low(),
@@ -258,7 +269,7 @@ def _harmonic(predictor: Predictor, atoms: Atoms, largest: float) -> dict[str, f
     return {f"mode{place:02d}": float(value) for place, value in enumerate(kept)}
 
 
-def _torsion(it: Experiment, system: _System, level: str) -> None:
+def _torsion(it: Experiment, system: System, level: str) -> None:
     """Energy along the rigid rotation of the hydroxyl group, from the reference's minimum."""
     import matplotlib.pyplot as plt
 

@@ -16,6 +16,10 @@ import pytest
         ("parts", ("without shift", "the few, on the source's landmarks too", "together, mixing of elements learned")),
         ("sensitivity", ("held-out energy", "alpha 0.5: C-H", "transition state less adsorbate")),
         ("freezing", ("formate: forces, meV/A", "energy of a cell (52 atoms)", "calculations saved")),
+        (
+            "design",
+            ("energies of the high level", "delta kernel, least sure", "16 structures, discriminative", "survived, ps"),
+        ),
         ("opponents", ("ridge regression, 7net-0", "CHGNet, frozen up to conv1", "the best opponent, ")),
         ("mekrr", ("same set", "linear kernel", "random features", "SchNet from scratch, energies")),
     ],
