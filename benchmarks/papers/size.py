@@ -85,7 +85,6 @@ SETTINGS = (
     *(Setting(False, "direct", count) for count in (1000, 4000)),
     Setting(False, "exact", 0, LEARNED[:6]),
     *(Setting(True, "direct", count) for count in (500, 1000, 2000, 4000)),
-    Setting(True, "direct", 8000, LEARNED[-1:]),
 )
 QUICK = (
     Setting(False, "direct", 20, (1, 2)),
