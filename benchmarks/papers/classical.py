@@ -58,8 +58,8 @@ def run(it: Experiment) -> None:
     """Tables and figure of the long runs."""
     it.say("\n### Long runs, with Stillinger-Weber as the truth")
     count = 12 if it.quick else 160
-    source = _source(it, _frames("Si", count, 0))
-    test, held, training = parted(_frames("Ge", count, 1), (0.4, 0.1))
+    source = silicon_network(it, frames("Si", count, 0))
+    test, held, training = parted(frames("Ge", count, 1), (0.4, 0.1))
     few, more = training[:4] if it.quick else training[:10], training[:6] if it.quick else training[:50]
     steps = 5 if it.quick else 1500
     plan = TrainPlan(steps=steps, validate_every=max(1, steps // 10))
@@ -100,7 +100,7 @@ def _cell(element: str) -> Atoms:
     return bulk(element, "diamond", LATTICE[element], cubic=True).repeat(2)
 
 
-def _frames(element: str, count: int, seed: int) -> list[Example]:
+def frames(element: str, count: int, seed: int) -> list[Example]:
     """Structures of dynamics at four temperatures in strained cells, with classical labels."""
     generator = np.random.default_rng(seed)
     found = []
@@ -126,7 +126,7 @@ def _frames(element: str, count: int, seed: int) -> list[Example]:
     return read_examples(found)
 
 
-def _source(it: Experiment, silicon: list[Example]) -> BackboneSpec:
+def silicon_network(it: Experiment, silicon: list[Example]) -> BackboneSpec:
     path = it.folder / "classical-silicon.pt"
     if not path.exists() or it.quick:
         validation, training = parted(silicon, (0.15,))

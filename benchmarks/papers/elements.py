@@ -44,32 +44,28 @@ def main() -> None:
     it = Experiment.parse("elements")
     silicon = it.structures("mlearn/Si_train.xyz.xz", "transfer/Si.xyz.xz")
     germanium = it.structures("mlearn/Ge_train.xyz.xz", "transfer/Ge.xyz.xz")
-    source = _source(it, silicon)
+    source = silicon_network(it, silicon)
     test, held, rest = parted(germanium, (0.3, 0.1))
     few, more = (4, 8) if it.quick else (10, 50)
     it.say(f"Ge: {len(test)} structures to test, {len(held)} to validate, subsets of {len(rest)}; RMSE in meV/A")
     _zero_shot(it, source, rest, test, few)
-    runs = _learning(it, source, Sets(rest, held, test), (few, more))
+    runs = learning(it, source, Sets(rest, held, test), (few, more))
     _ratios(it, runs, few, more)
     _temperature(it, source, germanium, few)
     classical.run(it)
     it.finish()
 
 
-def _source(it: Experiment, silicon: list[Example]) -> BackboneSpec:
+def silicon_network(it: Experiment, silicon: list[Example], network: str = "schnet", steps: int = 3000) -> BackboneSpec:
     """The silicon network."""
-    path = it.folder / "silicon.pt"
+    path = it.folder / f"silicon-{network}.pt"
     if not path.exists() or it.quick:
         validation, training = parted(silicon, (0.15,))
-        plan = TrainPlan(steps=10 if it.quick else 3000, learning_rate=2e-3)
-        report = pretrain(_new(), training, validation, plan)
+        plan = TrainPlan(steps=10 if it.quick else steps, learning_rate=2e-3)
+        report = pretrain(new_backbone(BackboneSpec(network)), training, validation, plan)
         save_backbone(report.backbone, path)
         it.say(f"Si: {len(training)} structures, {report.steps} steps: validation {report.best.errors}")
-    return BackboneSpec("schnet", checkpoint=str(path), layer="interaction3")
-
-
-def _new() -> Backbone:
-    return new_backbone(BackboneSpec("schnet"))
+    return BackboneSpec(network, "interaction3" if network == "schnet" else None, checkpoint=str(path))
 
 
 def _zero_shot(it: Experiment, source: BackboneSpec, rest: list[Example], test: list[Example], few: int) -> None:
@@ -88,18 +84,25 @@ def _zero_shot(it: Experiment, source: BackboneSpec, rest: list[Example], test: 
     it.say(f"| scaled by {SCALE} | {spread(rows['scaled'])} | {ratio(rows['scaled'], rows['unscaled'])} |")
 
 
-def _learning(
-    it: Experiment, source: BackboneSpec, sets: Sets, sizes: tuple[int, ...], prefix: str = ""
+def learning(
+    it: Experiment,
+    source: BackboneSpec,
+    sets: Sets,
+    sizes: tuple[int, ...],
+    prefix: str = "",
+    kernels: Sequence[int] | None = None,
+    steps: int = 600,
 ) -> dict[str, list[dict[str, float]]]:
-    """Errors of every way to learn, by name and size, over the seeds."""
-    steps = 5 if it.quick else 600
+    """Errors of every way to learn, by name and size, over the seeds; kernels of the smallest size, or of those named."""
+    steps = 5 if it.quick else steps
+    kernels = (min(sizes),) if kernels is None else kernels
     jobs: dict[tuple[str, int, int], Callable[[], dict[str, float]]] = {}
     for size in sizes:
         for seed in range(it.seeds):
-            learner = _Learner(it, source, subset(sets.rest, size, seed), sets, TrainPlan(steps=steps, seed=seed))
+            learner = Learner(it, source, subset(sets.rest, size, seed), sets, TrainPlan(steps=steps, seed=seed))
             jobs["scratch", size, seed] = learner.scratch
             jobs["finetuned", size, seed] = learner.tune
-            if size == min(sizes):
+            if size in kernels:
                 jobs["prior-kernel", size, seed] = learner.kernel
     runs = it.run_all([(f"{prefix}{name}-{size}-{seed}", work) for (name, size, seed), work in jobs.items()])
     found: dict[str, list[dict[str, float]]] = {}
@@ -109,7 +112,7 @@ def _learning(
 
 
 @dataclass(frozen=True)
-class _Learner:
+class Learner:
     """One subset of germanium, and the ways to learn from it."""
 
     it: Experiment
@@ -118,8 +121,11 @@ class _Learner:
     sets: Sets
     plan: TrainPlan
 
+    def _new(self) -> Backbone:
+        return new_backbone(BackboneSpec(self.source.name))
+
     def scratch(self) -> dict[str, float]:
-        return self._tuned(SCRATCH_RATES, lambda plan: pretrain(_new(), self.training, self.sets.held, plan))
+        return self._tuned(SCRATCH_RATES, lambda plan: pretrain(self._new(), self.training, self.sets.held, plan))
 
     def tune(self) -> dict[str, float]:
         return self._tuned(
@@ -163,14 +169,14 @@ def _ratios(it: Experiment, runs: dict[str, list[dict[str, float]]], few: int, m
 
 def _temperature(it: Experiment, source: BackboneSpec, germanium: list[Example], few: int) -> None:
     """Learned from cold dynamics, tested on the hottest."""
-    kelvin = {example.id: _kelvin(example) for example in germanium}
+    kelvin = {example.id: kelvin_of(example) for example in germanium}
     known = [value for value in kelvin.values() if value]
     cold = [example for example in germanium if kelvin[example.id] == min(known)]
     hot = [example for example in germanium if kelvin[example.id] == max(known)]
     held, rest = parted(cold, (0.25,))
     few = min(few, len(rest))
     it.say(f"\n{len(rest)} structures at {min(known)} K ({few} of them used) for {len(hot)} at {max(known)} K:")
-    runs = _learning(it, source, Sets(rest, held, hot), (few,), "hot-")
+    runs = learning(it, source, Sets(rest, held, hot), (few,), "hot-")
     it.say("\n| learned cold, tested hot | forces |\n|---|---|")
     for name, rows in runs.items():
         it.say(f"| {name} | {spread(rows)} |")
@@ -178,7 +184,7 @@ def _temperature(it: Experiment, source: BackboneSpec, germanium: list[Example],
         it.say(f"\n{name} / scratch: {ratio(runs[f'{name} {few}'], runs[f'scratch {few}'])}")
 
 
-def _kelvin(example: Example) -> int:
+def kelvin_of(example: Example) -> int:
     """The temperature that a structure's description names, or 0."""
     found = re.search(r"at (\d+) K", str(example.atoms.info.get("description", "")))
     return int(found[1]) if found else 0

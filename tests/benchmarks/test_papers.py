@@ -9,6 +9,7 @@ import pytest
     ("name", "expected"),
     [
         ("elements", ("zero-shot", "scaled prior + kernel with 4 / scratch with 4", "finetuned / scratch:")),
+        ("gain", ("fine-tuned / scratch:", "learned at 300 K, tested at 2422 K", "survived 2400 K, ps")),
         ("levels", ("delta kernel / PBE after shift", "harmonic frequency", "torsion of the hydroxyl group")),
         ("frozen", ("frozen up to conv3", "distilled student / teacher", "speed-up")),
         ("speed", ("exact, 8 structures", "20 landmarks", "a distilled student", "the kernel's own time grows as")),
