@@ -109,12 +109,19 @@ class Experiment:
         print(f"  {key}: {told}", flush=True)
         return found
 
-    def run_all(self, jobs: Sequence[tuple[str, Callable[[], dict[str, float]]]]) -> list[dict[str, float]]:
-        """Runs that need nothing of each other, at the same time: a process a core, with one thread each."""
+    def run_all(
+        self, jobs: Sequence[tuple[str, Callable[[], dict[str, float]]]], fresh: bool = False
+    ) -> list[dict[str, float]]:
+        """Runs that need nothing of each other, at the same time: a process a core, with one thread each.
+
+        Args:
+            fresh: a new process for each, whose memory is its own.
+        """
         keys, works = [key for key, _ in jobs], [work for _, work in jobs]
         if self.quick or _cores() == 1:
             return list(map(self.run, keys, works))
-        with ProcessPoolExecutor(_cores(), get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        context, tasks = get_context("spawn"), 1 if fresh else None
+        with ProcessPoolExecutor(_cores(), context, torch.set_num_threads, (1,), max_tasks_per_child=tasks) as pool:
             found = list(pool.map(self.run, keys, works))
         self.record()
         return found

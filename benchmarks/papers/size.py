@@ -44,6 +44,7 @@ SETS = {
 }  # fmt: skip
 PARTS, HELD, TOGETHER = 80, 8, 10
 LEARNED = (1, 2, 4, 8, 16, 32, 64, 72)
+MEASURED = (1, 4, 16)  # of which memory is measured, beside the most
 DIRECTIONS = 4
 SAMPLE = 200  # held-out structures whose forces are compared
 SCALES = ("2x", "4x", "8x", "16x")
@@ -83,7 +84,7 @@ class Setting:
 SETTINGS = (
     *(Setting(False, "direct", count) for count in (1000, 4000)),
     *(Setting(True, "direct", count) for count in (500, 1000, 2000, 4000)),
-    Setting(False, "exact", 0, LEARNED[:6]),
+    Setting(False, "exact", 0, LEARNED[:5]),
 )
 QUICK = (
     Setting(False, "direct", 20, (1, 2)),
@@ -93,6 +94,7 @@ QUICK = (
 
 
 def main() -> None:
+    """Every set on its own: parts, features, fits, tables; then one figure."""
     it = Experiment.parse("size", tuple(SETS))
     found = {}
     for name in ("formate",) if it.quick else it.sets:
@@ -143,6 +145,7 @@ class Curves:
     atoms: float  # of a structure, in the mean
     runs: dict[Setting, dict[int, list[dict[str, float]]]]
     features: Sequence[dict[str, float]]
+    memory: dict[Setting, dict[int, dict[str, float]]]  # of the first split
 
     @classmethod
     def of(cls, it: Experiment, name: str, parts: list[list[Example]]) -> Curves:
@@ -177,7 +180,23 @@ class Curves:
             count: float(np.mean([run["structures"] for each in runs.values() for run in each.get(count, [])]))
             for count in sorted(counts)
         }
-        return cls(sizes, sum(each["atoms"] for each in features) / total, runs, features)
+        measured = [
+            (setting, count)
+            for setting in runs
+            for count in sorted(runs[setting])
+            if count in MEASURED or count == max(runs[setting])
+        ]
+        peaks = it.run_all(
+            [
+                (f"{name} memory {setting.name} {count}", partial(_memory, it, name, setting, count, scale))
+                for setting, count in measured
+            ],
+            fresh=True,
+        )
+        memory: dict[Setting, dict[int, dict[str, float]]] = {}
+        for (setting, count), peak in zip(measured, peaks, strict=True):
+            memory.setdefault(setting, {})[count] = peak
+        return cls(sizes, sum(each["atoms"] for each in features) / total, runs, features, memory)
 
     def say(self, it: Experiment) -> None:
         """Tables: errors, exponents, what the fits took."""
@@ -188,10 +207,10 @@ class Curves:
             f"\n{total:.0f} structures of {self.atoms:.1f} atoms in the mean; features: {seconds:.0f} s of one core, {size:.0f} MB"
         )
         for key, unit in (
-            ("energy_rmse", "meV/atom"),
-            ("force_rmse", "meV/A"),
             ("energy_mae", "meV/atom"),
             ("force_mae", "meV/A"),
+            ("energy_rmse", "meV/atom"),
+            ("force_rmse", "meV/A"),
         ):
             it.say(f"\n| {key}, {unit} | " + " | ".join(f"{n:.0f}" for n in self.structures.values()) + " | exponent |")
             it.say("|---|" + "---|" * (len(self.structures) + 1))
@@ -203,12 +222,11 @@ class Curves:
         it.say("\n| seconds of one core, and MB | " + " | ".join(f"{n:.0f}" for n in self.structures.values()) + " |")
         it.say("|---|" + "---|" * len(self.structures))
         for setting, runs in self.runs.items():
-            cells = [
-                f"{np.mean([run['fit_seconds'] for run in runs[count]]):.0f}, {np.mean([run['peak_mb'] for run in runs[count]]):.0f}"
-                if count in runs
-                else ""
-                for count in self.structures
-            ]
+            cells = []
+            for count in self.structures:
+                told = [f"{np.mean([run['fit_seconds'] for run in runs[count]]):.0f}"] if count in runs else []
+                peak = self.memory[setting].get(count)
+                cells.append(", ".join([*told, *([f"{peak['peak_mb']:.0f}"] if peak else [])]))
             it.say(f"| {setting.name} | " + " | ".join(cells) + " |")
         energies, forces = self.ends()
         it.say(f"\nexact, energies alone: {energies:.0f} structures in 16 GB, by the memory of its largest fits")
@@ -223,13 +241,23 @@ class Curves:
         means = [float(np.mean([run[key] for run in self.runs[setting][count]])) for count in counts]
         return exponent([self.structures[count] for count in counts], means)
 
+    def shown(self, setting: Setting, key: str) -> tuple[list[float], np.ndarray]:
+        """Sizes, and values of all splits: memory (GB) was measured at some sizes of the first split."""
+        if key == "peak_mb":
+            measured = self.memory[setting].values()
+            return [run["structures"] for run in measured], np.array([[1e-3 * run["peak_mb"]] for run in measured])
+        runs = self.runs[setting]
+        return [self.structures[count] for count in runs], np.array(
+            [[run[key] for run in each] for each in runs.values()]
+        )
+
     def ends(self) -> tuple[float, float]:
         """Structures that a dense matrix can take: as ``exact`` does it, and with every force component."""
         exact = next(setting for setting in self.runs if setting.solver == "exact")
-        largest = max(self.runs[exact])
-        peak = float(np.mean([run["peak_mb"] for run in self.runs[exact][largest]])) * 1e6
+        largest = self.memory[exact][max(self.memory[exact])]
         rows = (MEMORY / 8) ** 0.5
-        return self.structures[largest] * (MEMORY / max(peak, 1.0)) ** 0.5, rows / (1 + 3 * self.atoms)
+        held = max(1e6 * largest["peak_mb"], 1.0)
+        return largest["structures"] * (MEMORY / held) ** 0.5, rows / (1 + 3 * self.atoms)
 
 
 def _sample(parts: list[list[Example]], held: Sequence[int], seed: int) -> list[Example]:
@@ -255,8 +283,7 @@ def _one(
     stores = [_stored(it, name, k) for k in learned[:count]]
     plan = setting.plan(scale, seed, 2 if it.quick else 5, _atoms(stores))
     start = time.perf_counter()
-    with Peak() as peak:
-        report = fit(stores, plan)
+    report = fit(stores, plan)
     seconds = time.perf_counter() - start
     forces = errors(Potential(report.model), sample) if setting.forces else {}
     return {
@@ -264,10 +291,18 @@ def _one(
         **{key: value for key, value in forces.items() if key.startswith("force")},
         "structures": float(sum(store.n_structures for store in stores)),
         "fit_seconds": seconds,
-        "peak_mb": peak.added,
         "ridge": report.solution.ridges[0],
         "rank": float(report.solution.rank),
     }
+
+
+def _memory(it: Experiment, name: str, setting: Setting, count: int, scale: str) -> dict[str, float]:
+    """What the same fit takes at most, beside what the process held before, in MB."""
+    stores = [_stored(it, name, k) for k in _split(it, 0)[0][:count]]
+    plan = setting.plan(scale, 0, 2 if it.quick else 5, _atoms(stores))
+    with Peak() as peak:
+        fit(stores, plan)
+    return {"peak_mb": peak.added, "structures": float(sum(store.n_structures for store in stores))}
 
 
 def _atoms(stores: Sequence[FeatureStore]) -> int:
@@ -285,52 +320,40 @@ def _figure(it: Experiment, found: dict[str, Curves]) -> None:
     import matplotlib.pyplot as plt
 
     figure, grid = plt.subplots(len(found), 4, figsize=(15, 3.6 * len(found)), squeeze=False)
-    labels = ("energy RMSE (meV/atom)", "force RMSE (meV/Å)", "memory of the fit (GB)", "fit, one core (s)")
-    keys = ("energy_rmse", "force_rmse", "peak_mb", "fit_seconds")
+    labels = ("energy MAE (meV/atom)", "force MAE (meV/Å)", "memory of the fit (GB)", "fit, one core (s)")
+    keys = ("energy_mae", "force_mae", "peak_mb", "fit_seconds")
     for axes, (name, curves) in zip(grid, found.items(), strict=True):
         energies, forces = curves.ends()
-        counts = sorted({setting.landmarks for setting in curves.runs if setting.forces})
         for axis, key, label in zip(axes, keys, labels, strict=True):
             for setting, runs in curves.runs.items():
-                if not setting.forces and (key == "force_rmse" or setting.landmarks not in (0, counts[-1], 4000)):
+                if not setting.forces and key == "force_mae":
                     continue
-                sizes = [curves.structures[count] for count in runs]
-                values = np.array([[run[key] for run in each] for each in runs.values()]) * (
-                    1e-3 if key == "peak_mb" else 1
-                )
-                colour = "C3" if setting.solver == "exact" else plt.cm.viridis(counts.index(setting.landmarks) / max(len(counts), 2)) if setting.landmarks in counts else "0.5"  # fmt: skip
-                axis.fill_between(sizes, values.min(1), values.max(1), color=colour, alpha=0.2)
-                axis.plot(
-                    sizes,
-                    values.mean(1),
-                    "o-" if setting.forces else "s:",
-                    color=colour,
-                    ms=3,
-                    lw=1.2,
-                    label=setting.name,
-                )
-            end = forces if key == "force_rmse" else energies
-            axis.axvline(end, color="C3", ls="--", lw=1)
-            axis.text(
-                end,
-                0.98,
-                " dense: 16 GB",
-                color="C3",
-                fontsize=7,
-                va="top",
-                ha="left",
-                rotation=90,
-                transform=axis.get_xaxis_transform(),
-            )
+                sizes, values = curves.shown(setting, key)
+                style = _style(setting)
+                axis.fill_between(sizes, values.min(1), values.max(1), color=style["color"], alpha=0.2)
+                axis.plot(sizes, values.mean(1), ms=3, lw=1.2, label=setting.name, **style)
+            for end, told in ((forces, "dense, all forces: 16 GB"), (energies, "exact: 16 GB")):
+                if told.startswith("exact") and key == "force_mae":
+                    continue
+                axis.axvline(end, color="C3", ls="--", lw=1)
+                place = {"transform": axis.get_xaxis_transform(), "va": "top", "ha": "right", "rotation": 90}
+                axis.text(end, 0.98, told, color="C3", fontsize=7, **place)
             axis.set(xscale="log", yscale="log", xlabel="structures learned", ylabel=label)
             axis.spines[["top", "right"]].set_visible(False)
         axes[0].set_title(name, loc="left")
-        axes[2].axhline(MEMORY / 1e9, color="0.7", lw=0.8)
     handles, names = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="lower center", ncol=4, frameon=False, fontsize=8)
-    figure.tight_layout(rect=(0, 0.09, 1, 1))
+    figure.tight_layout(rect=(0, 0.12 / len(found), 1, 1))
     figure.savefig(it.figures / "papers_size.png", dpi=120)
     plt.close(figure)
+
+
+def _style(setting: Setting) -> dict[str, str]:
+    if setting.solver == "exact":
+        return {"color": "C3", "marker": "s", "ls": ":"}
+    colours = {500: "#9ecae1", 1000: "#6baed6", 2000: "#3182bd", 4000: "#08519c"}
+    line = {"marker": "o", "ls": "-"} if setting.forces else {"marker": "s", "ls": ":"}
+    return {"color": colours.get(setting.landmarks, "0.4"), **line}
 
 
 if __name__ == "__main__":
