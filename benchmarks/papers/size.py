@@ -325,7 +325,7 @@ def _figure(it: Experiment, found: dict[str, Curves]) -> None:
     for axes, (name, curves) in zip(grid, found.items(), strict=True):
         energies, forces = curves.ends()
         for axis, key, label in zip(axes, keys, labels, strict=True):
-            for setting, runs in curves.runs.items():
+            for setting in curves.runs:
                 if not setting.forces and key == "force_mae":
                     continue
                 sizes, values = curves.shown(setting, key)
