@@ -137,9 +137,13 @@ def _stores(it: Experiment, name: str, group: str, parts: Sequence[int]) -> list
 
 
 def _plan(it: Experiment, **changes: object) -> FitPlan:
-    count, folds = (20, 2) if it.quick else (1000, 5)
-    plan = {"landmarks": LandmarkPlan(count=count), "validation": Validation(folds, uncertainty=False), **changes}
+    folds = Validation(2 if it.quick else 5, uncertainty=False)
+    plan = {"landmarks": LandmarkPlan(count=_count(it)), "validation": folds, **changes}
     return FitPlan(**plan)  # type: ignore[arg-type]
+
+
+def _count(it: Experiment) -> int:
+    return 20 if it.quick else 1000
 
 
 def _matrix(it: Experiment, name: str, family: Family) -> None:
@@ -260,9 +264,9 @@ def _few(it: Experiment, name: str, pair: tuple[str, str], size: int, way: str, 
     much = _stores(it, name, source, learned)
     model: Model
     if way == "alone":
-        model = fit(few, _plan(it, seed=seed)).model
+        model = fit(few, _plan(it, seed=seed, landmarks=LandmarkPlan(count=min(_count(it), few.n_atoms)))).model
     elif way == "landmarks":
-        count = LandmarkPlan(count=20 if it.quick else 1000, model=_model_file(it, name, source, seed))
+        count = LandmarkPlan(count=min(_count(it), few.n_atoms), model=_model_file(it, name, source, seed))
         model = fit(few, _plan(it, seed=seed, landmarks=count)).model
     else:
         changes: dict[str, object] = {}
