@@ -172,7 +172,8 @@ def test_pages_are_in_the_navigation_and_on_the_home_page():
 
 
 def test_figures_are_small_and_shown():
-    shown = {name for page in DOCS.rglob("*.md") for name in re.findall(r"\]\((?:\.\./)*figures/([^)]+)\)", page.read_text())}
+    figure = r"\]\((?:\.\./)*figures/([^)]+)\)"
+    shown = {name for page in DOCS.rglob("*.md") for name in re.findall(figure, page.read_text())}
     figures = list((DOCS / "figures").iterdir())
     assert shown == {figure.name for figure in figures}
     assert max(figure.stat().st_size for figure in figures) < 200_000
