@@ -6,10 +6,11 @@ import resource
 import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+
+from mekrr_scale.arrays import anonymous_bytes
 
 _EVERY = 0.005  # seconds between two looks at the memory
 
@@ -75,13 +76,8 @@ class Peak:
 
 def anonymous_mb() -> float:
     """Resident memory that is not mapped from files, now; NaN where the system does not tell."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return float("nan")
-    for line in status.read_text(encoding="ascii").splitlines():
-        if line.startswith("RssAnon"):
-            return int(line.split()[1]) * 1024 / 1e6
-    return float("nan")
+    found = anonymous_bytes()
+    return float("nan") if found is None else found / 1e6
 
 
 def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:

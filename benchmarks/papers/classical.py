@@ -82,12 +82,12 @@ def run(it: Experiment) -> None:
         f"scratch, {len(few)} cells": scratch(few),
         f"scratch, {len(more)} cells": scratch(more),
     }
-    runs = {"Stillinger-Weber": [_simulate(it, classical("Ge"), seed) for seed in range(it.seeds)]}
+    runs = {"Stillinger-Weber": [simulate(it, classical("Ge"), seed) for seed in range(it.seeds)]}
     it.say("\n| network | forces, meV/A |\n|---|---|")
     for name, network in networks.items():
         it.say(f"| {name} | {errors(BackboneEnergies(network), test)['force_rmse']:.1f} |")
         calculator = PredictorCalculator(BackboneEnergies(network))
-        runs[name] = [_simulate(it, calculator, seed) for seed in range(it.seeds)]
+        runs[name] = [simulate(it, calculator, seed) for seed in range(it.seeds)]
     _tell(it, runs)
 
 
@@ -138,14 +138,14 @@ def silicon_network(it: Experiment, silicon: list[Example]) -> BackboneSpec:
     return BackboneSpec("schnet", checkpoint=str(path))
 
 
-def _simulate(it: Experiment, calculator: Calculator, seed: int) -> Run:
+def simulate(it: Experiment, calculator: Calculator, seed: int, kelvin: float = KELVIN) -> Run:
     """Langevin dynamics of 64 atoms of germanium; ends when atoms collide or forces explode."""
     atoms = _cell("Ge")
     atoms.calc = calculator
     generator = np.random.default_rng(100 + seed)
-    MaxwellBoltzmannDistribution(atoms, temperature_K=2 * KELVIN, rng=generator)
+    MaxwellBoltzmannDistribution(atoms, temperature_K=2 * kelvin, rng=generator)
     dynamics = Langevin(
-        atoms, TIMESTEP * units.fs, temperature_K=KELVIN, friction=0.002 / units.fs, rng=generator, fixcm=False
+        atoms, TIMESTEP * units.fs, temperature_K=kelvin, friction=0.002 / units.fs, rng=generator, fixcm=False
     )
     warm, steps = (5, 20) if it.quick else (1000, 5000)
     velocities, distances, angles, pressures = [], [], [], []

@@ -169,6 +169,10 @@ class Experiment:
         print(text, flush=True)
         self.rows.append(text)
 
+    def header(self, *columns: str) -> None:
+        """The first two lines of a table."""
+        self.say("\n| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
+
     def finish(self) -> None:
         """The tables once more in one file, the runs, and the time that all took."""
         runs = sum(json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in self.folder.glob("*.json"))

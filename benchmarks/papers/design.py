@@ -22,6 +22,7 @@ from ase.md.velocitydistribution import Stationary, ZeroRotation, thermalize_mom
 from ase.md.verlet import VelocityVerlet
 
 from benchmarks.papers.common import Experiment, errors, spread, subset
+from benchmarks.papers.drawing import band, logarithmic, values_of
 from benchmarks.papers.levels import SYSTEMS, Learner, System
 from mekrr_scale.arrays import kept_memory
 from mekrr_scale.backbones import load_backbone
@@ -44,6 +45,7 @@ WAYS: Mapping[str, Callable[[Learner], Predictor]] = {
 }
 KCAL = units.kcal / units.mol * 1e3  # meV
 PICOSECONDS, TIMESTEP, KELVIN = 5.0, 0.5, 300.0
+_COLUMNS = ("forces, meV/A", "energy, meV/atom", "kcal/mol")
 BANDS = {"C-H": (2600.0, 3300.0), "O-H": (3300.0, 4200.0)}  # 1/cm
 
 
@@ -89,9 +91,7 @@ def _sizes(it: Experiment, system: System) -> _Curves:
         ]
     )
     found: _Curves = {}
-    it.say(
-        f"\n| {system.name}: energies of the high level | forces, meV/A | energy, meV/atom | kcal/mol |\n|---|---|---|---|"
-    )
+    it.header(f"{system.name}: energies of the high level", *_COLUMNS)
     for (way, size, _), run in zip(jobs, done, strict=True):
         found.setdefault(way, {}).setdefault(size, []).append(run)
     for way, curve in found.items():
@@ -122,7 +122,7 @@ def _designs(it: Experiment, system: System) -> None:
             for design, way, seed in jobs
         ]
     )
-    it.say(f"\n| {system.name}: which {count} | forces, meV/A | energy, meV/atom | kcal/mol |\n|---|---|---|---|")
+    it.header(f"{system.name}: which {count}", *_COLUMNS)
     for way in WAYS:
         if not it.quick:
             _row(
@@ -172,9 +172,7 @@ def _pretraining(it: Experiment, system: System) -> None:
             for size, way, seed in jobs
         ]
     )
-    it.say(
-        f"\n| {system.name}: {count} energies behind a low level of | forces, meV/A | energy, meV/atom | kcal/mol |\n|---|---|---|---|"
-    )
+    it.header(f"{system.name}: {count} energies behind a low level of", *_COLUMNS)
     for size in sizes:
         for way in WAYS:
             _row(
@@ -191,18 +189,16 @@ def _dynamics(it: Experiment, system: System) -> None:
     done = it.run_all(
         [(f"{system.name} dynamics {name}-{seed}", partial(_simulated, it, system, name, seed)) for name, seed in jobs]
     )
-    it.say(
-        "\n| dynamics of ethanol, 300 K | survived, ps | "
-        + " | ".join(f"{band} band, 1/cm" for band in BANDS)
-        + " | spectrum's distance from the reference's |"
-    )
-    it.say("|---|---|" + "---|" * (len(BANDS) + 1))
+    it.header(
+        "dynamics of ethanol, 300 K", "survived, ps", *(f"{name} band, 1/cm" for name in BANDS),
+        "spectrum's distance from the reference's",
+    )  # fmt: skip
     runs: dict[str, list[dict[str, float]]] = {}
     for (name, _), run in zip(jobs, done, strict=True):
         runs.setdefault(name, []).append(run)
     truth = _spectrum(runs["reference"])
     for name, each in runs.items():
-        bands = " | ".join(spread(each, band, 0) for band in BANDS)
+        bands = " | ".join(spread(each, bond, 0) for bond in BANDS)
         it.say(f"| {name} | {spread(each, 'survived')} | {bands} | {0.5 * np.abs(_spectrum(each) - truth).sum():.3f} |")
 
 
@@ -255,9 +251,9 @@ def _bands(velocities: np.ndarray, masses: np.ndarray) -> dict[str, float]:
     power = (np.abs(np.fft.rfft(velocities * window, axis=0)) ** 2 * masses[:, None]).sum((1, 2))
     wave = np.fft.rfftfreq(len(velocities), TIMESTEP * 1e-15) / 2.99792458e10
     told = {}
-    for band, (lowest, highest) in BANDS.items():
+    for name, (lowest, highest) in BANDS.items():
         within = (wave >= lowest) & (wave < highest)
-        told[band] = float((wave * power)[within].sum() / power[within].sum()) if within.any() else float("nan")
+        told[name] = float((wave * power)[within].sum() / power[within].sum()) if within.any() else float("nan")
     bins = np.histogram(wave, np.arange(0.0, 4201.0, 50.0), weights=power)[0]
     return {**told, **{f"power {50 * k:04d}": float(value) for k, value in enumerate(bins)}}
 
@@ -268,13 +264,9 @@ def _figure(it: Experiment, found: Mapping[str, _Curves]) -> None:
     figure, axes = plt.subplots(1, len(found), figsize=(4.0 * len(found), 3.5), squeeze=False)
     for axis, (name, curves) in zip(axes.flat, found.items(), strict=True):
         for colour, (way, curve) in enumerate(curves.items()):
-            values = np.array([[run["force_rmse"] for run in runs] for runs in curve.values()])
-            axis.fill_between(list(curve), values.min(1), values.max(1), color=f"C{colour}", alpha=0.15)
-            axis.plot(list(curve), values.mean(1), "o-", ms=3, color=f"C{colour}", label=way)
-        axis.set(
-            xscale="log", yscale="log", xlabel="energies of the high level", ylabel="force RMSE (meV/Å)", title=name
-        )
-        axis.spines[["top", "right"]].set_visible(False)
+            band(axis, list(curve), values_of(list(curve.values()), "force_rmse"), f"C{colour}", label=way)
+        logarithmic(axis, "energies of the high level", "force RMSE (meV/Å)")
+        axis.set_title(name)
     axes[0, 0].legend(frameon=False, fontsize=8)
     figure.tight_layout()
     figure.savefig(it.figures / "papers_design.png", dpi=120)

@@ -19,6 +19,7 @@ import numpy as np
 from ase.units import kcal, mol
 
 from benchmarks.papers.common import Experiment, dealt, disjoint, spread
+from benchmarks.papers.drawing import band, logarithmic, values_of
 from mekrr_scale.backbones import BackboneSpec
 from mekrr_scale.pipeline import FitPlan, LandmarkPlan, Validation
 from mekrr_scale.transfer import CurvePlan, Example, TrainPlan, Variant, run_curve
@@ -136,18 +137,13 @@ _Runs = Mapping[str, Mapping[float, list[dict[str, float]]]]
 def _tables(it: Experiment, name: str, split: Split, found: _Runs) -> None:
     sizes = split.sizes(it.quick)
     for key, unit in (("force_rmse", "forces, meV/A"), ("energy_rmse", "energy, meV/atom")):
-        it.say(
-            f"\n| {name}: {unit} | " + " | ".join(f"{100 * part:g} % ({size})" for part, size in sizes.items()) + " |"
-        )
-        it.say("|---|" + "---|" * len(sizes))
+        it.header(f"{name}: {unit}", *(f"{100 * part:g} % ({size})" for part, size in sizes.items()))
         for way, label in WAYS.items():
             it.say(f"| {label} | " + " | ".join(spread(found[way][part], key) for part in sizes) + " |")
-    it.say(
-        f"\n| {name}: energy of a cell ({split.atoms:.0f} atoms), meV and kcal/mol | "
-        + " | ".join(f"{100 * part:g} %" for part in sizes)
-        + " |"
+    it.header(
+        f"{name}: energy of a cell ({split.atoms:.0f} atoms), meV and kcal/mol",
+        *(f"{100 * part:g} %" for part in sizes),
     )
-    it.say("|---|" + "---|" * len(sizes))
     for way, label in WAYS.items():
         means = [split.atoms * float(np.mean([run["energy_rmse"] for run in found[way][part]])) for part in sizes]
         it.say(f"| {label} | " + " | ".join(f"{mean:.0f}, {mean / KCAL:.2f}" for mean in means) + " |")
@@ -188,11 +184,14 @@ def _figure(it: Experiment, found: Mapping[str, _Runs]) -> None:
         ):
             for colour, (way, title) in enumerate(WAYS.items()):
                 parts = list(runs[way])
-                values = np.array([[run[key] for run in runs[way][part]] for part in parts])
-                axis.fill_between(100 * np.array(parts), values.min(1), values.max(1), color=f"C{colour}", alpha=0.15)
-                axis.plot(100 * np.array(parts), values.mean(1), "o-", ms=3, color=f"C{colour}", label=title)
-            axis.set(xscale="log", yscale="log", xlabel="part of the data (%)", ylabel=label)
-            axis.spines[["top", "right"]].set_visible(False)
+                band(
+                    axis,
+                    [100 * part for part in parts],
+                    values_of([runs[way][part] for part in parts], key),
+                    f"C{colour}",
+                    label=title,
+                )
+            logarithmic(axis, "part of the data (%)", label)
         axes[0].set_title(name, loc="left")
     grid[0, 0].legend(frameon=False, fontsize=7)
     figure.tight_layout()

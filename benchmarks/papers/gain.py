@@ -10,28 +10,31 @@ which a network of Mo, Nb and Ta never saw, from few alloys that hold it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
-import numpy as np
-from ase import Atoms, units
 from ase.build import bulk
 from ase.calculators.calculator import Calculator
-from ase.filters import FrechetCellFilter
-from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import thermalize_momenta
-from ase.optimize import BFGS
 
 from benchmarks.papers import classical
 from benchmarks.papers.common import Experiment, dealt, errors, parted, ratio, spread, subset, tuned
+from benchmarks.papers.drawing import band, logarithmic, values_of
 from benchmarks.papers.elements import SCRATCH_RATES, TUNE_RATES, Sets, kelvin_of, learning, silicon_network
-from mekrr_scale.arrays import kept_memory
 from mekrr_scale.backbones import Backbone, BackboneEnergies, BackboneSpec, load_backbone, new_backbone, save_backbone
+from mekrr_scale.checks import CHECKS
+from mekrr_scale.errors import SimulationError
 from mekrr_scale.models import PredictorCalculator
-from mekrr_scale.transfer import Entry, Example, TrainPlan, finetune, pretrain
+from mekrr_scale.structures import relaxed
+from mekrr_scale.transfer import Entry, Example, TrainPlan, TrainReport, finetune, pretrain
 
 SIZES, FEW = (3, 5, 10, 25, 50), 10
-KELVIN, PICOSECONDS = (800.0, 2400.0), 4.0
+KELVIN = (800.0, 2400.0)
+PROPERTIES = {  # check and quantity
+    "lattice, A": ("lattice", "a"), "C11": ("elastic", "C11"), "C12": ("elastic", "C12"), "C44": ("elastic", "C44"),
+    "highest phonon, THz": ("phonons", "highest frequency"), "vacancy, eV": ("vacancy", "vacancy energy"),
+}  # fmt: skip
+DALTONS = 72.63  # of an atom of germanium
 UNSEEN, LIKE = 74, 73  # tungsten, which begins as tantalum
 ALLOYS = (5, 20, 50)
 
@@ -67,7 +70,7 @@ _Runs = dict[str, list[dict[str, float]]]
 
 
 def _say(it: Experiment, what: str, runs: _Runs) -> None:
-    it.say(f"\n| {what} | | forces, meV/A | energy, meV/atom |\n|---|---|---|---|")
+    it.header(what, "", "forces, meV/A", "energy, meV/atom")
     for name, rows in runs.items():
         kind, size = name.split()
         it.say(f"| {kind} | {size} | {spread(rows)} | {spread(rows, 'energy_rmse')} |")
@@ -107,7 +110,7 @@ def _properties(it: Experiment) -> None:
     )
     truth = it.run("properties of Stillinger-Weber", partial(_measured, it, classical.classical("Ge"), 0))
     names = [name for name in truth if name != "seconds"]
-    it.say("\n| germanium | forces, meV/A | " + " | ".join(names) + " |\n|---|---|" + "---|" * len(names))
+    it.header("germanium", "forces, meV/A", *names)
     it.say("| Stillinger-Weber | | " + " | ".join(f"{truth[name]:.3f}" for name in names) + " |")
     for way in ("transferred", "scratch"):
         for size in sizes:
@@ -130,107 +133,40 @@ def _measured_network(
 ) -> dict[str, float]:
     steps = 5 if it.quick else 1500
     plan = TrainPlan(steps=steps, seed=seed, validate_every=max(1, steps // 10))
-    entry = Entry(classical.SCALE, {14: 32})
-    network = _of_rates(
-        it,
-        TUNE_RATES[2:] if way == "transferred" else SCRATCH_RATES[:2],
-        (lambda rate: finetune(load_backbone(source), few, held, _at(plan, rate), entry).backbone)
-        if way == "transferred"
-        else (lambda rate: pretrain(new_backbone(BackboneSpec("schnet")), few, held, _at(plan, rate)).backbone),
-        held,
-    )
+    entry = Entry(classical.SCALE, {14: 32}) if way == "transferred" else None
+    network, _ = _learned(source, entry, few, held, plan, 1 if it.quick else 2)
     predictor = BackboneEnergies(network)
     return {**errors(predictor, test), **_measured(it, PredictorCalculator(predictor), seed)}
 
 
-def _at(plan: TrainPlan, rate: float) -> TrainPlan:
-    return TrainPlan(steps=plan.steps, seed=plan.seed, validate_every=plan.validate_every, learning_rate=rate)
+def _learned(
+    source: BackboneSpec, entry: Entry | None, few: list[Example], held: list[Example], plan: TrainPlan, rates: int
+) -> tuple[Backbone, float]:
+    """Fine-tuned from the source through an entry, by the largest rates; without an entry a new SchNet, by the smallest."""
 
+    def train(rate: float) -> TrainReport:
+        at = replace(plan, learning_rate=rate)
+        if entry is None:
+            return pretrain(new_backbone(BackboneSpec("schnet")), few, held, at)
+        return finetune(load_backbone(source), few, held, at, entry)
 
-def _of_rates(
-    it: Experiment, rates: Sequence[float], train: Callable[[float], Backbone], held: list[Example]
-) -> Backbone:
-    """The network whose forces are best on the validation set."""
-    made = [train(rate) for rate in (rates[:1] if it.quick else rates)]
-    return min(made, key=lambda network: errors(BackboneEnergies(network), held)["force_rmse"])
+    return tuned(SCRATCH_RATES[:rates] if entry is None else TUNE_RATES[-rates:], train)
 
 
 def _measured(it: Experiment, calculator: Calculator, seed: int) -> dict[str, float]:
-    """At 0 K: lattice constant (A), C11, C12, C44 (GPa), vacancy (eV), a phonon (THz); then survival (ps)."""
-    cell = bulk("Ge", "diamond", classical.LATTICE["Ge"], cubic=True)
-    cell.calc = calculator
-    BFGS(FrechetCellFilter(cell, hydrostatic_strain=True), logfile=None).run(fmax=1e-3, steps=5 if it.quick else 100)
-    constants = _elastic(cell, calculator)
-    big = cell.repeat(2)
-    found = {
-        "lattice, A": float(cell.cell.lengths()[0]),
-        "density, g/cm3": float(cell.get_masses().sum() / cell.get_volume() * 1.66053907),
-        "C11": constants[0], "C12": constants[1], "C44": constants[2],
-        "vacancy, eV": _vacancy(it, big, calculator),
-        "optical phonon, THz": _optical(cell, calculator),
-    }  # fmt: skip
-    return {
-        **found,
-        **{f"survived {kelvin:.0f} K, ps": _survived(it, big, calculator, kelvin, seed) for kelvin in KELVIN},
+    """By the package's checks at the potential's own minimum; then how long dynamics survive. NaN of what comes to no rest."""
+    found = dict.fromkeys(PROPERTIES, float("nan"))
+    try:
+        cell = relaxed(bulk("Ge", "diamond", classical.LATTICE["Ge"], cubic=True), calculator, cell=True)
+        for name, (check, quantity) in PROPERTIES.items():
+            found[name] = CHECKS[check].measure(cell.copy(), calculator)[quantity]
+    except SimulationError as error:
+        print(f"  {error}", flush=True)
+    found["density, g/cm3"] = 1.66053907 * 8 * DALTONS / found["lattice, A"] ** 3
+    lasted = {
+        f"survived {kelvin:.0f} K, ps": classical.simulate(it, calculator, seed, kelvin).survived for kelvin in KELVIN
     }
-
-
-def _elastic(cell: Atoms, calculator: Calculator) -> tuple[float, float, float]:
-    """By stresses of small strains, ions relaxed (GPa)."""
-    found = []
-    for voigt in (0, 3):
-        stresses = []
-        for size in (-0.005, 0.005):
-            strain = np.eye(3)
-            i, j = ((0, 0), (1, 2))[voigt == 3]
-            strain[i, j] += size / (1 + (i != j))
-            strain[j, i] = strain[i, j]
-            moved = cell.copy()
-            moved.set_cell(moved.cell.array @ strain, scale_atoms=True)
-            moved.calc = calculator
-            BFGS(moved, logfile=None).run(fmax=1e-3, steps=50)
-            stresses.append(moved.get_stress() / units.GPa)
-        found.append((stresses[1] - stresses[0]) / 0.01)
-    return float(found[0][0]), float(found[0][1]), float(found[1][3])
-
-
-def _vacancy(it: Experiment, big: Atoms, calculator: Calculator) -> float:
-    big.calc = calculator
-    whole = big.get_potential_energy()
-    rest = big.copy()
-    del rest[0]
-    rest.calc = calculator
-    BFGS(rest, logfile=None).run(fmax=0.01, steps=5 if it.quick else 150)
-    return float(rest.get_potential_energy() - whole * len(rest) / len(big))
-
-
-def _optical(cell: Atoms, calculator: Calculator) -> float:
-    """Of the two sublattices against each other, by the force of a small shift."""
-    primitive = bulk("Ge", "diamond", float(cell.cell.lengths()[0]))
-    primitive.positions[0, 0] += 0.01
-    primitive.calc = calculator
-    force = -primitive.get_forces()[0, 0]
-    curvature = force / 0.01 / (primitive.get_masses()[0] / 2)
-    return float(np.sign(curvature) * np.sqrt(abs(curvature)) * units.fs * 1e3 / (2 * np.pi))
-
-
-def _survived(it: Experiment, big: Atoms, calculator: Calculator, kelvin: float, seed: int) -> float:
-    """Until atoms collide or forces explode."""
-    atoms = big.copy()
-    atoms.calc = calculator
-    generator = np.random.default_rng(seed)
-    thermalize_momenta(atoms, 2 * kelvin, rng=generator)
-    dynamics = Langevin(
-        atoms, 2.0 * units.fs, temperature_K=kelvin, friction=0.01 / units.fs, rng=generator, fixcm=False
-    )
-    steps = 4 if it.quick else round(PICOSECONDS / 0.002)
-    with kept_memory():
-        for step in range(steps):
-            dynamics.run(1)
-            nearest = atoms.get_all_distances(mic=True) + 1e3 * np.eye(len(atoms))
-            if not (np.abs(atoms.get_forces()).max() < 60.0 and nearest.min() > 1.2):
-                return 0.002 * step
-    return 0.002 * steps
+    return {**found, **lasted}
 
 
 def _unseen(it: Experiment) -> None:
@@ -265,11 +201,8 @@ def _unseen(it: Experiment) -> None:
 def _tungsten(
     source: BackboneSpec, way: str, few: list[Example], held: list[Example], test: list[Example], seed: int
 ) -> dict[str, float]:
-    plan = TrainPlan(steps=600, seed=seed)
     entry = Entry(1.0, {z: z for z in (41, 42, 73)} | {LIKE: UNSEEN}) if way == "finetuned" else None
-    rates = TUNE_RATES[1:] if way == "finetuned" else SCRATCH_RATES
-    made = (lambda rate: finetune(load_backbone(source), few, held, _at(plan, rate), entry)) if entry else (lambda rate: pretrain(new_backbone(BackboneSpec("schnet")), few, held, _at(plan, rate)))  # fmt: skip
-    network, rate = tuned(rates, made)
+    network, rate = _learned(source, entry, few, held, TrainPlan(steps=600, seed=seed), 3)
     return {**errors(BackboneEnergies(network), test), "rate": rate}
 
 
@@ -281,11 +214,9 @@ def _figure(it: Experiment, curves: Mapping[str, list[dict[str, float]]], sizes:
         axes, ("force_rmse", "energy_rmse"), ("force RMSE (meV/Å)", "energy RMSE (meV/atom)"), strict=True
     ):
         for colour, (kind, title) in enumerate((("scratch", "from scratch"), ("finetuned", "fine-tuned from silicon"), ("prior-kernel", "scaled silicon as prior, kernel"))):  # fmt: skip
-            values = np.array([[run[key] for run in curves[f"{kind} {size}"]] for size in sizes])
-            axis.fill_between(sizes, values.min(1), values.max(1), color=f"C{colour}", alpha=0.15)
-            axis.plot(sizes, values.mean(1), "o-", ms=3, color=f"C{colour}", label=title)
-        axis.set(xscale="log", yscale="log", xlabel="structures of germanium", ylabel=label)
-        axis.spines[["top", "right"]].set_visible(False)
+            runs = [curves[f"{kind} {size}"] for size in sizes]
+            band(axis, sizes, values_of(runs, key), f"C{colour}", label=title)
+        logarithmic(axis, "structures of germanium", label)
     axes[0].legend(frameon=False, fontsize=8)
     figure.tight_layout()
     figure.savefig(it.figures / "papers_gain.png", dpi=120)

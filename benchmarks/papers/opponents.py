@@ -24,6 +24,7 @@ import numpy as np
 
 from benchmarks.measuring import cpu_seconds
 from benchmarks.papers.common import Experiment, dealt, disjoint, errors, spread
+from benchmarks.papers.drawing import legend_below, logarithmic
 from mekrr_scale.arrays import kept_memory
 from mekrr_scale.backbones import BackboneEnergies, BackboneSpec, load_backbone, new_backbone
 from mekrr_scale.pipeline import FitPlan, KernelPlan, LandmarkPlan, Validation, evaluate_store, fit
@@ -210,9 +211,7 @@ QUICK = ("kernel, 7net-0", "ridge regression, 7net-0", "CHGNet, frozen up to con
 
 
 def _table(it: Experiment, name: str, sizes: Sequence[int], ways: Mapping[str, object]) -> None:
-    it.say(
-        f"\n| {name} | structures | energy RMSE, meV/atom | force RMSE, meV/A | CPU seconds |\n|---|---|---|---|---|"
-    )
+    it.header(name, "structures", "energy RMSE, meV/atom", "force RMSE, meV/A", "CPU seconds")
     for size in sizes:
         for way in ways:
             runs = _runs(it, name, way, size)
@@ -268,12 +267,9 @@ def _figure(it: Experiment, names: Sequence[str], sizes: Sequence[int], ways: Ma
                     color=f"C{colour}",
                     label=way if marker == "o" else None,
                 )
-        axis.set(xscale="log", yscale="log", xlabel="CPU time (s)", title=name)
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].set_ylabel("force RMSE (meV/Å)")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncol=4, frameon=False, fontsize=8)
-    figure.tight_layout(rect=(0, 0.12, 1, 1))
+        logarithmic(axis, "CPU time (s)", "force RMSE (meV/Å)")
+        axis.set_title(name)
+    legend_below(figure, axes[0, 0], 4, 0.12)
     figure.savefig(it.figures / "papers_opponents.png", dpi=120)
     plt.close(figure)
 

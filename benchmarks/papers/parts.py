@@ -20,7 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.data import shared
-from benchmarks.papers.common import Experiment, dealt, disjoint, spread
+from benchmarks.papers.common import Experiment, disjoint, spread
+from benchmarks.papers.divided import Divided
+from benchmarks.papers.drawing import band, legend_below, logarithmic, values_of
 from mekrr_scale.models import Model
 from mekrr_scale.pipeline import (
     Evaluation,
@@ -33,7 +35,6 @@ from mekrr_scale.pipeline import (
     fit,
     shifted_rmse,
 )
-from mekrr_scale.store import FeatureStore
 from mekrr_scale.transfer import Example
 
 FAMILIES = ("formate", "platinum", "W-Be", "Mo-Nb-Ta-W")
@@ -61,17 +62,10 @@ def main() -> None:
     families = _quick(it) if it.quick else {name: family for name, family in _families(it).items() if name in it.sets}
     for name, family in families.items():
         cut = {
-            group: dealt(examples, 4 if it.quick else PARTS, 1 if it.quick else 10, MOST)
+            group: _divided(it, name, group).extract(examples, 1 if it.quick else 10, MOST)
             for group, examples in family.groups.items()
         }
         disjoint(**{f"{group} {k}": part for group, parts in cut.items() for k, part in enumerate(parts)})
-        it.run_all(
-            [
-                (f"{name} features {group} {k}", partial(_features, it, f"{name} {group} {k}", part))
-                for group, parts in cut.items()
-                for k, part in enumerate(parts)
-            ]
-        )
         _matrix(it, name, family)
         _with_few(it, name, family, cut)
     _figure(it, families)
@@ -122,18 +116,8 @@ def bond(example: Example) -> float:
     return float(example.atoms.get_all_distances(mic=True)[np.ix_(carbon, hydrogen)].min())
 
 
-def _features(it: Experiment, name: str, part: Sequence[Example]) -> dict[str, float]:
-    return {"structures": float(it.store(name, part).n_structures)}
-
-
-def _split(it: Experiment, seed: int) -> tuple[list[int], list[int]]:
-    """Parts to learn, and those held out."""
-    order = np.random.default_rng(seed).permutation(4 if it.quick else PARTS).tolist()
-    return order[HELD:], order[:HELD]
-
-
-def _stores(it: Experiment, name: str, group: str, parts: Sequence[int]) -> list[FeatureStore]:
-    return [it.store(f"{name} {group} {k}", ()) for k in parts]
+def _divided(it: Experiment, name: str, group: str) -> Divided:
+    return Divided(it, f"{name} {group}", 4 if it.quick else PARTS, HELD)
 
 
 def _plan(it: Experiment, **changes: object) -> FitPlan:
@@ -151,10 +135,10 @@ def _matrix(it: Experiment, name: str, family: Family) -> None:
     groups = list(family.groups)
     jobs = [(source, seed) for source in groups for seed in range(it.seeds)]
     it.run_all([(_key(name, source, seed), partial(_learned, it, name, groups, source, seed)) for source, seed in jobs])
-    it.say(
-        f"\n| {name}: learned from | tested on | RMSE, meV/atom | without shift | less certain than 95 % of the source's | called unlike |"
-    )
-    it.say("|---|---|---|---|---|---|")
+    it.header(
+        f"{name}: learned from", "tested on", "RMSE, meV/atom", "without shift",
+        "less certain than 95 % of the source's", "called unlike",
+    )  # fmt: skip
     for source in groups:
         for target in groups:
             runs = [_of(it.kept(_key(name, source, seed)), target) for seed in range(it.seeds)]
@@ -180,17 +164,17 @@ def _model_file(it: Experiment, name: str, source: str, seed: int) -> Path:
 
 def _learned(it: Experiment, name: str, groups: Sequence[str], source: str, seed: int) -> dict[str, float]:
     """A model of one group on what is held out of each."""
-    learned, held = _split(it, seed)
+    learned, held = _divided(it, name, source).split(seed)
     plan = _plan(it, seed=seed, validation=Validation(2 if it.quick else 5))
-    model = fit(_stores(it, name, source, learned), plan).model
+    model = fit(_divided(it, name, source).stores(learned), plan).model
     model.save(_model_file(it, name, source, seed))
-    tested = {
-        group: [evaluate_store(model, store, uncertainty=True) for store in _stores(it, name, group, held)]
-        for group in groups
-    }
-    bound = float(np.quantile(np.concatenate([_widths(found) for found in tested[source]]), 0.95))
+    tested: dict[str, Evaluation] = {}
+    for group in groups:
+        (store,) = _divided(it, name, group).stores(held)
+        tested[group] = evaluate_store(model, store, uncertainty=True)
+    bound = float(np.quantile(_widths(tested[source]), 0.95))
     told: dict[str, float] = {}
-    for group, (found,) in tested.items():
+    for group, found in tested.items():
         figures = {
             **_figures(found), "detected": float((_widths(found) > bound).mean()), "unlike": float(found.whole().unlike is True),
         }  # fmt: skip
@@ -224,15 +208,16 @@ def _with_few(it: Experiment, name: str, family: Family, cut: Mapping[str, list[
         [
             (
                 f"{name} features {_draw(*one)}",
-                partial(_features, it, f"{name} {_draw(*one)}", _drawn(it, cut[one[0]], *one[1:])),
+                partial(
+                    _features, it, f"{name} {_draw(*one)}", _drawn(_divided(it, name, one[0]), cut[one[0]], *one[1:])
+                ),
             )
             for one in draws
         ]
     )
     it.run_all([(_few_key(name, *job), partial(_few, it, name, *job)) for job in jobs])
     for pair in family.pairs:
-        it.say(f"\n| {name}: {pair[0]} to {pair[1]}, RMSE, meV/atom | " + " | ".join(map(str, few)) + " |")
-        it.say("|---|" + "---|" * len(few))
+        it.header(f"{name}: {pair[0]} to {pair[1]}, RMSE, meV/atom", *map(str, few))
         for way, label in WAYS.items():
             cells = [spread(_few_runs(it, name, pair, size, way), "energy_rmse") for size in few]
             it.say(f"| {label} | " + " | ".join(cells) + " |")
@@ -246,10 +231,14 @@ def _few_key(name: str, pair: tuple[str, str], size: int, way: str, seed: int) -
     return f"{name} {pair[0]} to {pair[1]} {way} {size}-{seed}"
 
 
-def _drawn(it: Experiment, parts: list[list[Example]], size: int, seed: int) -> list[Example]:
+def _drawn(data: Divided, parts: list[list[Example]], size: int, seed: int) -> list[Example]:
     """Structures of the target, none of them held out; smaller draws are parts of larger ones."""
-    there = [example for k in _split(it, seed)[0] for example in parts[k]]
+    there = [example for k in data.split(seed)[0] for example in parts[k]]
     return [there[i] for i in np.random.default_rng(seed).permutation(len(there))[:size]]
+
+
+def _features(it: Experiment, name: str, drawn: Sequence[Example]) -> dict[str, float]:
+    return {"structures": float(it.store(name, drawn).n_structures)}
 
 
 def _draw(target: str, size: int, seed: int) -> str:
@@ -259,9 +248,9 @@ def _draw(target: str, size: int, seed: int) -> str:
 def _few(it: Experiment, name: str, pair: tuple[str, str], size: int, way: str, seed: int) -> dict[str, float]:
     """One way to learn from much of the source and few of the target."""
     source, target = pair
-    learned, held = _split(it, seed)
+    learned, held = _divided(it, name, source).split(seed)
     few = it.store(f"{name} {_draw(target, size, seed)}", ())
-    much = _stores(it, name, source, learned)
+    much = _divided(it, name, source).stores(learned)
     model: Model
     if way == "alone":
         model = fit(few, _plan(it, seed=seed, landmarks=LandmarkPlan(count=min(_count(it), few.n_atoms)))).model
@@ -275,7 +264,7 @@ def _few(it: Experiment, name: str, pair: tuple[str, str], size: int, way: str, 
         if way == "mixing":
             changes["kernel"] = KernelPlan(mixing="learn")
         model = fit([*much, few], _plan(it, seed=seed, **changes)).model
-    (store,) = _stores(it, name, target, held)
+    (store,) = _divided(it, name, target).stores(held)
     return _figures(evaluate_store(model, store))
 
 
@@ -289,21 +278,16 @@ def _figure(it: Experiment, families: Mapping[str, Family]) -> None:
     few = (4,) if it.quick else FEW
     for axis, (name, pair) in zip(grid.flat, pairs, strict=False):
         for colour, (way, label) in enumerate(WAYS.items()):
-            runs = [[run["energy_rmse"] for run in _few_runs(it, name, pair, size, way)] for size in few]
-            values = np.array(runs)
-            axis.fill_between(few, values.min(1), values.max(1), color=f"C{colour}", alpha=0.15)
-            axis.plot(few, values.mean(1), "o-", ms=3, color=f"C{colour}", label=label)
+            runs = [_few_runs(it, name, pair, size, way) for size in few]
+            band(axis, few, values_of(runs, "energy_rmse"), f"C{colour}", label=label)
         alone = [_of(it.kept(_key(name, pair[0], seed)), pair[1])["energy_rmse"] for seed in range(it.seeds)]
         axis.axhline(float(np.mean(alone)), color="0.5", ls="--", lw=1, label="the source alone")
-        axis.set(xscale="log", yscale="log", xlabel="structures of the target", ylabel="energy RMSE (meV/atom)")
+        logarithmic(axis, "structures of the target", "energy RMSE (meV/atom)")
         axis.set_xticks(few, [str(size) for size in few])
         axis.set_title(f"{name}: {pair[0]} to {pair[1]}", fontsize=8, loc="left")
-        axis.spines[["top", "right"]].set_visible(False)
     for axis in list(grid.flat)[len(pairs) :]:
         axis.axis("off")
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncol=3, frameon=False, fontsize=8)
-    figure.tight_layout(rect=(0, 0.08, 1, 1))
+    legend_below(figure, grid[0, 0], 3, 0.08)
     figure.savefig(it.figures / "papers_parts.png", dpi=120)
     plt.close(figure)
 

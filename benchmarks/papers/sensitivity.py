@@ -20,24 +20,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from ase.data import chemical_symbols
 
-from benchmarks.papers.common import Experiment, dealt, disjoint, spread
+from benchmarks.papers.common import Experiment, spread
+from benchmarks.papers.divided import Divided
+from benchmarks.papers.drawing import band
 from benchmarks.papers.parts import bond
 from mekrr_scale.arrays import RowKind
-from mekrr_scale.backbones import BackboneSpec
 from mekrr_scale.models import Model, Potential
-from mekrr_scale.pipeline import (
-    ExtractPlan,
-    FitPlan,
-    KernelPlan,
-    LandmarkPlan,
-    RowPlan,
-    Validation,
-    evaluate_store,
-    fit,
-)
+from mekrr_scale.pipeline import FitPlan, KernelPlan, LandmarkPlan, RowPlan, Validation, evaluate_store, fit
 from mekrr_scale.simulation import explain
 from mekrr_scale.solvers import Direct
-from mekrr_scale.store import FeatureStore
 from mekrr_scale.transfer import Example
 
 if TYPE_CHECKING:
@@ -63,8 +54,11 @@ def main() -> None:
     names = ("formate",) if it.quick else it.sets
     scales, alphas = (SCALES[2:3], ALPHAS[::4]) if it.quick else (SCALES, ALPHAS)
     for name in names:
-        parts = _parts(it, name)
-        it.run_all([(f"{name} features {k}", partial(_features, it, name, k, part)) for k, part in enumerate(parts)])
+        file, most, _ = SETS[name]
+        examples = (
+            it.structures("", "hcoo_cu110/train.xyz.xz")[:24] if it.quick else it.structures(f"{file}.xyz.xz", "")
+        )
+        _divided(it, name).extract(examples, 1 if it.quick else TOGETHER, most)
         jobs = [(scale, alpha, seed) for scale in scales for alpha in alphas for seed in range(it.seeds)]
         found = it.run_all([(_key(name, *job), partial(_surface, it, name, *job)) for job in jobs])
         surfaces = Surfaces(name, scales, alphas, it.seeds, dict(zip(jobs, found, strict=True)))
@@ -75,25 +69,8 @@ def main() -> None:
     it.finish()
 
 
-def _parts(it: Experiment, name: str) -> list[list[Example]]:
-    if it.quick:
-        return dealt(it.structures("", "hcoo_cu110/train.xyz.xz")[:24], 3, 1)
-    file, most, _ = SETS[name]
-    parts = dealt(it.structures(f"{file}.xyz.xz", ""), PARTS, TOGETHER, most)
-    disjoint(**{f"part {k}": part for k, part in enumerate(parts)})
-    return parts
-
-
-def _features(it: Experiment, name: str, k: int, part: Sequence[Example]) -> dict[str, float]:
-    directions = 2 if it.quick else SETS[name][2]
-    plan = ExtractPlan(BackboneSpec("chgnet"), derivatives=directions or "none", workers=1)
-    return {"structures": float(it.store(f"{name}-{k}", part, plan=plan).n_structures)}
-
-
-def _stores(it: Experiment, name: str, seed: int) -> tuple[list[FeatureStore], FeatureStore]:
-    """What is learned, and the part that is held out."""
-    stores = [it.store(f"{name}-{k}", ()) for k in range(3 if it.quick else PARTS)]
-    return [store for k, store in enumerate(stores) if k != seed], stores[seed]
+def _divided(it: Experiment, name: str) -> Divided:
+    return Divided(it, name, 3 if it.quick else PARTS, directions=2 if it.quick else SETS[name][2])
 
 
 def _key(name: str, scale: int, alpha: float, seed: int) -> str:
@@ -102,7 +79,8 @@ def _key(name: str, scale: int, alpha: float, seed: int) -> str:
 
 def _surface(it: Experiment, name: str, scale: int, alpha: float, seed: int) -> dict[str, float]:
     """Cross-validated errors for every ridge and weight, and held-out ones of what is chosen among these."""
-    learned, held = _stores(it, name, seed)
+    data = _divided(it, name)
+    learned, (held,) = map(data.stores, data.split(seed))
     plan = FitPlan(
         kernel=KernelPlan(length_scales=f"{scale}x", alphas=alpha),
         landmarks=LandmarkPlan(count=20 if it.quick else 1000),
@@ -173,10 +151,10 @@ class Surfaces:
 
     def say(self, it: Experiment) -> None:
         """By alpha: the best of everything else."""
-        it.say(
-            f"\n| {self.name}: alpha | length scale | ridge | force weight | CV energy, meV/atom | CV forces, meV/A | held-out energy |"
-        )
-        it.say("|---|---|---|---|---|---|---|")
+        it.header(
+            f"{self.name}: alpha", "length scale", "ridge", "force weight", "CV energy, meV/atom", "CV forces, meV/A",
+            "held-out energy",
+        )  # fmt: skip
         for alpha in self.alphas:
             point = self.best(alpha=alpha)
             held = [self.runs[int(point.scale), alpha, seed] for seed in range(self.seeds)]
@@ -225,24 +203,17 @@ def _along_the_bond(it: Experiment) -> None:
     """What each element adds to the energy while the bond breaks."""
     jobs = [(alpha, seed) for alpha in SHOWN for seed in range(it.seeds)]
     examples = it.structures("hcoo_cu110/train.xyz.xz", "hcoo_cu110/train.xyz.xz")[: 24 if it.quick else None]
-    parts = dealt(examples, 3 if it.quick else PARTS, 1 if it.quick else TOGETHER)
-    it.run_all([(f"bond features {k}", partial(_plain_features, it, k, part)) for k, part in enumerate(parts)])
+    data = _bond(it)
+    parts = data.extract(examples, 1 if it.quick else TOGETHER)
+    held = {seed: [example for k in data.split(seed)[1] for example in parts[k]] for seed in range(it.seeds)}
     it.run_all(
-        [
-            (f"bond alpha {alpha:g}-{seed}", partial(_contributions, it, alpha, seed, parts[seed]))
-            for alpha, seed in jobs
-        ]
+        [(f"bond alpha {alpha:g}-{seed}", partial(_contributions, it, alpha, seed, held[seed])) for alpha, seed in jobs]
     )
     found = {alpha: [it.kept(f"bond alpha {alpha:g}-{seed}") for seed in range(it.seeds)] for alpha in SHOWN}
     places = [k for k in range(len(BINS) - 1) if all(f"{k} label" in run for runs in found.values() for run in runs)]
     elements = [chemical_symbols[z] for z in np.unique(examples[0].atoms.numbers)]
     for alpha, runs in found.items():
-        it.say(
-            f"\n| alpha {alpha:g}: C-H, Å | "
-            + " | ".join(elements)
-            + " | all | DFT |\n|---|"
-            + "---|" * (len(elements) + 2)
-        )
+        it.header(f"alpha {alpha:g}: C-H, Å", *elements, "all", "DFT")
         for k in places:
             moved = [
                 {key: run[f"{k} {key}"] - run[f"{places[0]} {key}"] for key in (*elements, "all", "label")}
@@ -255,18 +226,14 @@ def _along_the_bond(it: Experiment) -> None:
     _transition_state(it, examples, elements)
 
 
-def _plain_features(it: Experiment, k: int, part: Sequence[Example]) -> dict[str, float]:
-    return {
-        "structures": float(
-            it.store(f"bond-{k}", part, plan=ExtractPlan(BackboneSpec("chgnet"), workers=1)).n_structures
-        )
-    }
+def _bond(it: Experiment) -> Divided:
+    return Divided(it, "bond", 3 if it.quick else PARTS)
 
 
 def _bond_model(it: Experiment, alpha: float, seed: int) -> Model:
     path = it.folder / f"bond-{alpha:g}-{seed}.mekrr"
     if not path.exists():
-        stores = [it.store(f"bond-{k}", ()) for k in range(3 if it.quick else PARTS) if k != seed]
+        stores = _bond(it).stores(_bond(it).split(seed)[0])
         plan = FitPlan(
             kernel=KernelPlan(alphas=alpha),
             landmarks=LandmarkPlan(count=20 if it.quick else 1000),
@@ -307,8 +274,7 @@ def _bond_figure(
         for colour, key in enumerate((*elements, "all", "label")):
             values = np.array([[run[f"{k} {key}"] - run[f"{places[0]} {key}"] for run in runs] for k in places])
             style = {"label": {"color": "k", "ls": "--"}, "all": {"color": "k"}}.get(key, {"color": f"C{colour}"})
-            axis.fill_between(range(len(places)), values.min(1), values.max(1), color=style["color"], alpha=0.15)
-            axis.plot(range(len(places)), values.mean(1), label="DFT" if key == "label" else key, **style)
+            band(axis, range(len(places)), values, marker="", label="DFT" if key == "label" else key, **style)
         axis.set_xticks(range(len(places)), at, rotation=45, ha="right", fontsize=7)
         axis.set(title=f"alpha = {alpha:g}", xlabel="C-H distance (Å)")
         axis.spines[["top", "right"]].set_visible(False)
@@ -323,12 +289,7 @@ def _transition_state(it: Experiment, examples: Sequence[Example], elements: Seq
     """The frame whose bond is nearest to 1.6 angstrom beside one of the shortest: what is said of both."""
     middle = min(examples, key=lambda example: abs(bond(example) - 1.6))
     short = min(examples, key=bond)
-    it.say(
-        "\n| transition state less adsorbate, eV | "
-        + " | ".join(elements)
-        + " | all | likeness to the nearest landmarks: H, C |"
-    )
-    it.say("|---|" + "---|" * (len(elements) + 2))
+    it.header("transition state less adsorbate, eV", *elements, "all", "likeness to the nearest landmarks: H, C")
     for alpha in SHOWN:
         potential = Potential(_bond_model(it, alpha, 0))
         after, before = explain(potential, middle.atoms), explain(potential, short.atoms)

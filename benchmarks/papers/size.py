@@ -15,26 +15,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
 from benchmarks.measuring import Peak, exponent
-from benchmarks.papers.common import Experiment, dealt, errors, spread
-from mekrr_scale.arrays import kept_memory
-from mekrr_scale.backbones import BackboneSpec
+from benchmarks.papers.common import Experiment, errors, spread
+from benchmarks.papers.divided import Divided
+from benchmarks.papers.drawing import band, legend_below, logarithmic, values_of
 from mekrr_scale.models import Model, Potential
-from mekrr_scale.pipeline import (
-    ExtractPlan,
-    FitPlan,
-    KernelPlan,
-    LandmarkPlan,
-    RowPlan,
-    Validation,
-    evaluate_store,
-    fit,
-)
-from mekrr_scale.solvers import Direct, Exact, Falkon, Solver
+from mekrr_scale.pipeline import FitPlan, KernelPlan, LandmarkPlan, RowPlan, Validation, evaluate_store, fit
+from mekrr_scale.solvers import Direct, Exact, Solver
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.transfer import Example
 
@@ -56,40 +46,37 @@ class Setting:
     """What is fitted: rows, solver and landmarks, and to how many parts."""
 
     forces: bool
-    solver: str
-    landmarks: int
+    solver: Solver
+    landmarks: int = 0  # all structures are, of exact
     learned: Sequence[int] = LEARNED
 
     @property
     def name(self) -> str:
         rows = "energies and forces" if self.forces else "energies"
-        return f"{rows}, exact" if self.solver == "exact" else f"{rows}, {self.solver}, M = {self.landmarks}"
+        return f"{rows}, {self.solver.name}" + (f", M = {self.landmarks}" if self.landmarks else "")
 
     def plan(self, scale: str, seed: int, folds: int, atoms: int) -> FitPlan:
         """As many landmarks as there are atoms, at most: energies alone have no tangents to displace copies along."""
-        solvers: dict[str, Solver] = {
-            "direct": Direct(), "exact": Exact(), "falkon": Falkon(),
-        }  # fmt: skip
         return FitPlan(
             kernel=KernelPlan(length_scales=scale),
             landmarks=LandmarkPlan(count=self.landmarks if self.forces else min(self.landmarks, atoms)),
             baseline="composition",
-            rows=RowPlan(derivatives=self.forces, whitening="cholesky" if self.landmarks > 4000 else "eigen"),
-            solver=solvers[self.solver],
+            rows=RowPlan(derivatives=self.forces),
+            solver=self.solver,
             validation=Validation(folds, uncertainty=False),
             seed=seed,
         )
 
 
 SETTINGS = (
-    *(Setting(False, "direct", count) for count in (1000, 4000)),
-    *(Setting(True, "direct", count) for count in (500, 1000, 2000, 4000)),
-    Setting(False, "exact", 0, LEARNED[:5]),
+    *(Setting(False, Direct(), count) for count in (1000, 4000)),
+    *(Setting(True, Direct(), count) for count in (500, 1000, 2000, 4000)),
+    Setting(False, Exact(), learned=LEARNED[:5]),
 )
 QUICK = (
-    Setting(False, "direct", 20, (1, 2)),
-    Setting(False, "exact", 0, (1, 2)),
-    Setting(True, "direct", 20, (1, 2)),
+    Setting(False, Direct(), 20, (1, 2)),
+    Setting(False, Exact(), learned=(1, 2)),
+    Setting(True, Direct(), 20, (1, 2)),
 )
 
 
@@ -98,43 +85,20 @@ def main() -> None:
     it = Experiment.parse("size", tuple(SETS))
     found = {}
     for name in ("formate",) if it.quick else it.sets:
-        parts = _parts(it, name)
-        it.run_all([(f"{name} features {k}", partial(_features, it, name, k, part)) for k, part in enumerate(parts)])
-        found[name] = Curves.of(it, name, parts)
+        found[name] = Curves.of(it, _divided(it, name), _examples(it, name))
         found[name].say(it)
     _figure(it, found)
     it.finish()
 
 
-def _parts(it: Experiment, name: str) -> list[list[Example]]:
-    """Consecutive frames stand together, a part is made of many such."""
+def _divided(it: Experiment, name: str) -> Divided:
+    return Divided(it, name, *((4, 1) if it.quick else (PARTS, HELD)), DIRECTIONS)
+
+
+def _examples(it: Experiment, name: str) -> list[Example]:
     if it.quick:
-        examples = it.structures("", "hcoo_cu110/train.xyz.xz")[:12]
-        return dealt(examples, 4, 1)
-    examples = [example for file in SETS[name] for example in it.structures(f"{file}.xyz.xz", "")]
-    return dealt(examples, PARTS, TOGETHER)
-
-
-def _features(it: Experiment, name: str, k: int, part: Sequence[Example]) -> dict[str, float]:
-    with kept_memory():
-        store = _stored(it, name, k, part)
-    return {
-        "structures": float(store.n_structures),
-        "atoms": float(store.n_atoms),
-        "megabytes": sum(path.stat().st_size for path in store.path.rglob("*") if path.is_file()) / 1e6,
-    }
-
-
-def _stored(it: Experiment, name: str, k: int, part: Sequence[Example] = ()) -> FeatureStore:
-    plan = ExtractPlan(BackboneSpec("chgnet"), derivatives=DIRECTIONS, workers=1)
-    return it.store(f"{name}-{k}", part, plan=plan)
-
-
-def _split(it: Experiment, seed: int) -> tuple[list[int], list[int]]:
-    """Parts to learn, in their order, and those held out."""
-    order = np.random.default_rng(seed).permutation(4 if it.quick else PARTS).tolist()
-    held = 1 if it.quick else HELD
-    return order[held:], order[:held]
+        return it.structures("", "hcoo_cu110/train.xyz.xz")[:12]
+    return [example for file in SETS[name] for example in it.structures(f"{file}.xyz.xz", "")]
 
 
 @dataclass(frozen=True)
@@ -148,13 +112,14 @@ class Curves:
     memory: dict[Setting, dict[int, dict[str, float]]]  # of the first split
 
     @classmethod
-    def of(cls, it: Experiment, name: str, parts: list[list[Example]]) -> Curves:
+    def of(cls, it: Experiment, data: Divided, examples: Sequence[Example]) -> Curves:
+        """Features, the length scale, all fits, and what they take."""
+        name, parts = data.name, data.extract(examples, 1 if it.quick else TOGETHER)
         scales = [
-            it.run(f"{name} scale {scale}", partial(_scale, it, name, scale))
-            for scale in SCALES[: 1 + 3 * (not it.quick)]
+            it.run(f"{name} scale {scale}", partial(_scale, data, scale)) for scale in SCALES[: 1 + 3 * (not it.quick)]
         ]
         scale = SCALES[int(np.argmin([run["compared"] for run in scales]))]
-        samples = [_sample(parts, _split(it, seed)[1], seed) for seed in range(it.seeds)]
+        samples = [_sample(parts, data.split(seed)[1], seed) for seed in range(it.seeds)]
         jobs = [
             (setting, count, seed)
             for setting in (QUICK if it.quick else SETTINGS)
@@ -165,7 +130,7 @@ class Curves:
             [
                 (
                     f"{name} {setting.name} {count}-{seed}",
-                    partial(_one, it, name, setting, count, seed, scale, samples[seed]),
+                    partial(_one, data, setting, count, seed, scale, samples[seed]),
                 )
                 for setting, count, seed in jobs
             ]
@@ -173,7 +138,7 @@ class Curves:
         runs: dict[Setting, dict[int, list[dict[str, float]]]] = {}
         for (setting, count, _), run in zip(jobs, done, strict=True):
             runs.setdefault(setting, {}).setdefault(count, []).append(run)
-        features = [it.kept(f"{name} features {k}") for k in range(len(parts))]
+        features = [it.kept(data.key(k)) for k in range(len(parts))]
         total = sum(each["structures"] for each in features)
         counts = {count for setting in runs for count in runs[setting]}
         sizes = {
@@ -188,7 +153,7 @@ class Curves:
         ]
         peaks = it.run_all(
             [
-                (f"{name} memory {setting.name} {count}", partial(_memory, it, name, setting, count, scale))
+                (f"{name} memory {setting.name} {count}", partial(_memory, data, setting, count, scale))
                 for setting, count in measured
             ],
             fresh=True,
@@ -200,6 +165,7 @@ class Curves:
 
     def say(self, it: Experiment) -> None:
         """Tables: errors, exponents, what the fits took."""
+        sizes = [f"{size:.0f}" for size in self.structures.values()]
         total, seconds, size = (
             sum(each[key] for each in self.features) for key in ("structures", "seconds", "megabytes")
         )
@@ -212,15 +178,13 @@ class Curves:
             ("energy_rmse", "meV/atom"),
             ("force_rmse", "meV/A"),
         ):
-            it.say(f"\n| {key}, {unit} | " + " | ".join(f"{n:.0f}" for n in self.structures.values()) + " | exponent |")
-            it.say("|---|" + "---|" * (len(self.structures) + 1))
+            it.header(f"{key}, {unit}", *sizes, "exponent")
             for setting, runs in self.runs.items():
                 if key.startswith("force") and not setting.forces:
                     continue
                 cells = [spread(runs[count], key) if count in runs else "" for count in self.structures]
                 it.say(f"| {setting.name} | " + " | ".join(cells) + f" | {self.falls(setting, key):.2f} |")
-        it.say("\n| seconds of one core, and MB | " + " | ".join(f"{n:.0f}" for n in self.structures.values()) + " |")
-        it.say("|---|" + "---|" * len(self.structures))
+        it.header("seconds of one core, and MB", *sizes)
         for setting, runs in self.runs.items():
             cells = []
             for count in self.structures:
@@ -247,13 +211,11 @@ class Curves:
             measured = self.memory[setting].values()
             return [run["structures"] for run in measured], np.array([[1e-3 * run["peak_mb"]] for run in measured])
         runs = self.runs[setting]
-        return [self.structures[count] for count in runs], np.array(
-            [[run[key] for run in each] for each in runs.values()]
-        )
+        return [self.structures[count] for count in runs], values_of(list(runs.values()), key)
 
     def ends(self) -> tuple[float, float]:
         """Structures that a dense matrix can take: as ``exact`` does it, and with every force component."""
-        exact = next(setting for setting in self.runs if setting.solver == "exact")
+        exact = next(setting for setting in self.runs if setting.solver.whole_structures)
         largest = self.memory[exact][max(self.memory[exact])]
         rows = (MEMORY / 8) ** 0.5
         held = max(1e6 * largest["peak_mb"], 1.0)
@@ -267,27 +229,27 @@ def _sample(parts: list[list[Example]], held: Sequence[int], seed: int) -> list[
     return [examples[i] for i in chosen]
 
 
-def _scale(it: Experiment, name: str, scale: str) -> dict[str, float]:
+def _scale(data: Divided, scale: str) -> dict[str, float]:
     """The cross-validated error of one length scale, on the first parts of the first seed."""
-    stores = [_stored(it, name, k) for k in _split(it, 0)[0][: 1 if it.quick else 8]]
-    setting = Setting(True, "direct", 20 if it.quick else 2000)
-    report = fit(stores, setting.plan(scale, 0, 2 if it.quick else 5, _atoms(stores)))
+    stores = data.stores(data.split(0)[0][: 1 if data.it.quick else 8])
+    setting = Setting(True, Direct(), 20 if data.it.quick else 2000)
+    report = fit(stores, setting.plan(scale, 0, _folds(data), _atoms(stores)))
     return {"compared": report.compared, **report.metrics()}
 
 
 def _one(
-    it: Experiment, name: str, setting: Setting, count: int, seed: int, scale: str, sample: Sequence[Example]
+    data: Divided, setting: Setting, count: int, seed: int, scale: str, sample: Sequence[Example]
 ) -> dict[str, float]:
-    """One fit: errors on what is held out, seconds and memory."""
-    learned, held = _split(it, seed)
-    stores = [_stored(it, name, k) for k in learned[:count]]
-    plan = setting.plan(scale, seed, 2 if it.quick else 5, _atoms(stores))
+    """One fit: errors on what is held out, and seconds."""
+    learned, held = data.split(seed)
+    stores = data.stores(learned[:count])
+    plan = setting.plan(scale, seed, _folds(data), _atoms(stores))
     start = time.perf_counter()
     report = fit(stores, plan)
     seconds = time.perf_counter() - start
     forces = errors(Potential(report.model), sample) if setting.forces else {}
     return {
-        **_energies(report.model, [_stored(it, name, k).path for k in held]),
+        **_energies(report.model, data.stores(held)),
         **{key: value for key, value in forces.items() if key.startswith("force")},
         "structures": float(sum(store.n_structures for store in stores)),
         "fit_seconds": seconds,
@@ -296,22 +258,26 @@ def _one(
     }
 
 
-def _memory(it: Experiment, name: str, setting: Setting, count: int, scale: str) -> dict[str, float]:
+def _memory(data: Divided, setting: Setting, count: int, scale: str) -> dict[str, float]:
     """What the same fit takes at most, beside what the process held before, in MB."""
-    stores = [_stored(it, name, k) for k in _split(it, 0)[0][:count]]
-    plan = setting.plan(scale, 0, 2 if it.quick else 5, _atoms(stores))
+    stores = data.stores(data.split(0)[0][:count])
+    plan = setting.plan(scale, 0, _folds(data), _atoms(stores))
     with Peak() as peak:
         fit(stores, plan)
     return {"peak_mb": peak.added, "structures": float(sum(store.n_structures for store in stores))}
+
+
+def _folds(data: Divided) -> int:
+    return 2 if data.it.quick else 5
 
 
 def _atoms(stores: Sequence[FeatureStore]) -> int:
     return sum(store.n_atoms for store in stores)
 
 
-def _energies(model: Model, held: Sequence[Path]) -> dict[str, float]:
+def _energies(model: Model, held: Sequence[FeatureStore]) -> dict[str, float]:
     """Errors (meV/atom) on the structures of several stores."""
-    found = [evaluate_store(model, path) for path in held]
+    found = [evaluate_store(model, store) for store in held]
     wrong = np.concatenate([(each.energy_predicted - each.energy) / each.n_atoms for each in found])
     return {"energy_mae": 1e3 * float(np.abs(wrong).mean()), "energy_rmse": 1e3 * float(np.sqrt((wrong**2).mean()))}
 
@@ -329,27 +295,22 @@ def _figure(it: Experiment, found: dict[str, Curves]) -> None:
                 if not setting.forces and key == "force_mae":
                     continue
                 sizes, values = curves.shown(setting, key)
-                style = _style(setting)
-                axis.fill_between(sizes, values.min(1), values.max(1), color=style["color"], alpha=0.2)
-                axis.plot(sizes, values.mean(1), ms=3, lw=1.2, label=setting.name, **style)
+                band(axis, sizes, values, lw=1.2, label=setting.name, **_style(setting))
             for end, told in ((forces, "dense, all forces: 16 GB"), (energies, "exact: 16 GB")):
                 if told.startswith("exact") and key == "force_mae":
                     continue
                 axis.axvline(end, color="C3", ls="--", lw=1)
                 place = {"transform": axis.get_xaxis_transform(), "va": "top", "ha": "right", "rotation": 90}
                 axis.text(end, 0.98, told, color="C3", fontsize=7, **place)
-            axis.set(xscale="log", yscale="log", xlabel="structures learned", ylabel=label)
-            axis.spines[["top", "right"]].set_visible(False)
+            logarithmic(axis, "structures learned", label)
         axes[0].set_title(name, loc="left")
-    handles, names = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="lower center", ncol=4, frameon=False, fontsize=8)
-    figure.tight_layout(rect=(0, 0.12 / len(found), 1, 1))
+    legend_below(figure, grid[0, 0], 4, 0.12 / len(found))
     figure.savefig(it.figures / "papers_size.png", dpi=120)
     plt.close(figure)
 
 
 def _style(setting: Setting) -> dict[str, str]:
-    if setting.solver == "exact":
+    if setting.solver.whole_structures:
         return {"color": "C3", "marker": "s", "ls": ":"}
     colours = {500: "#9ecae1", 1000: "#6baed6", 2000: "#3182bd", 4000: "#08519c"}
     line = {"marker": "o", "ls": "-"} if setting.forces else {"marker": "s", "ls": ":"}

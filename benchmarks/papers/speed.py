@@ -19,6 +19,7 @@ from ase import Atoms
 
 from benchmarks.measuring import alike
 from benchmarks.papers.common import Experiment, disjoint, spread, subset
+from benchmarks.papers.drawing import band, logarithmic, values_of
 from benchmarks.papers.frozen import STUDENT
 from benchmarks.prediction import backbone_alone
 from mekrr_scale.backbones import BackboneEnergies, BackboneSpec, new_backbone
@@ -120,39 +121,24 @@ def _figure(it: Experiment, found: _Runs, student: list[dict[str, float]]) -> No
     figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.7))
     for kind, colour, label in (("exact", "C3", "exact"), ("landmarks", "C0", "landmarks")):
         sizes = [size for name, size in found if name == kind]
-        times, low, high = _band([found[kind, size] for size in sizes], "prediction_ms")
-        left.fill_between(sizes, low, high, color=colour, alpha=0.2)
-        left.plot(
-            sizes,
-            times,
-            "o-",
-            color=colour,
-            label=f"{label} (" + ("structures learned)" if kind == "exact" else "their number)"),
-        )
-        errors, low, high = _band([found[kind, size] for size in sizes], "energy_rmse")
-        right.fill_between(times, low, high, color=colour, alpha=0.2)
-        right.plot(times, errors, "o-", color=colour, label=label)
-        for time, error, size in zip(times, errors, sizes, strict=True):
+        runs = [found[kind, size] for size in sizes]
+        times, wrong = values_of(runs, "prediction_ms"), values_of(runs, "energy_rmse")
+        told = f"{label} (" + ("structures learned)" if kind == "exact" else "their number)")
+        band(left, sizes, times, colour, label=told)
+        band(right, times.mean(1).tolist(), wrong, colour, label=label)
+        for time, error, size in zip(times.mean(1), wrong.mean(1), sizes, strict=True):
             right.annotate(str(size), (time, error), textcoords="offset points", xytext=(4, 4), fontsize=7)
     network = float(np.mean([run["network_ms"] for runs in found.values() for run in runs]))
     for axis in (left, right):
         draw: Callable[..., object] = axis.axhline if axis is left else axis.axvline
         draw(network, color="0.5", linestyle="--", label="network alone")
         draw(float(np.mean([run["prediction_ms"] for run in student])), color="0.5", linestyle=":", label="student")
-        axis.set(xscale="log", yscale="log")
-        axis.spines[["top", "right"]].set_visible(False)
-    left.set(xlabel="structures, or landmarks", ylabel="energy and forces (ms)")
+    logarithmic(left, "structures, or landmarks", "energy and forces (ms)")
     left.legend(frameon=False, fontsize=8)
-    right.set(xlabel="energy and forces (ms)", ylabel="energy RMSE (meV/atom)")
+    logarithmic(right, "energy and forces (ms)", "energy RMSE (meV/atom)")
     figure.tight_layout()
     figure.savefig(it.figures / "papers_speed.png", dpi=130)
     plt.close(figure)
-
-
-def _band(runs: Sequence[list[dict[str, float]]], key: str) -> tuple[list[float], list[float], list[float]]:
-    """Mean, lowest and highest of each."""
-    values = [[run[key] for run in each] for each in runs]
-    return [float(np.mean(each)) for each in values], [min(each) for each in values], [max(each) for each in values]
 
 
 if __name__ == "__main__":

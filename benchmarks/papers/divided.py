@@ -1,0 +1,61 @@
+"""A set of structures in equal parts, whose features are stores of their own: some are learned, others held out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from benchmarks.papers.common import Experiment, dealt
+from mekrr_scale.arrays import kept_memory
+from mekrr_scale.backbones import BackboneSpec
+from mekrr_scale.pipeline import ExtractPlan
+from mekrr_scale.store import FeatureStore
+from mekrr_scale.transfer import Example
+
+
+@dataclass(frozen=True)
+class Divided:
+    """Args:
+    count, held: parts, and those of them that a seed holds out.
+    directions: along which CHGNet's features have tangents; 0 for energies alone.
+    """
+
+    it: Experiment
+    name: str
+    count: int
+    held: int = 1
+    directions: int = 0
+
+    def extract(self, examples: Sequence[Example], together: int, most: int | None = None) -> list[list[Example]]:
+        """The parts (see ``dealt``), after their features are there."""
+        parts = dealt(examples, self.count, together, most)
+        self.it.run_all([(self.key(k), partial(self._features, k, part)) for k, part in enumerate(parts)])
+        return parts
+
+    def key(self, k: int) -> str:
+        """Of the run that computes the features of a part."""
+        return f"{self.name} features {k}"
+
+    def split(self, seed: int) -> tuple[list[int], list[int]]:
+        """Parts to learn, in their order, and those held out."""
+        order = np.random.default_rng(seed).permutation(self.count).tolist()
+        return order[self.held :], order[: self.held]
+
+    def stores(self, parts: Sequence[int]) -> list[FeatureStore]:
+        return [self._store(k) for k in parts]
+
+    def _store(self, k: int, part: Sequence[Example] = ()) -> FeatureStore:
+        plan = ExtractPlan(BackboneSpec("chgnet"), derivatives=self.directions or "none", workers=1)
+        return self.it.store(f"{self.name}-{k}", part, plan=plan)
+
+    def _features(self, k: int, part: Sequence[Example]) -> dict[str, float]:
+        with kept_memory():
+            store = self._store(k, part)
+        return {
+            "structures": float(store.n_structures),
+            "atoms": float(store.n_atoms),
+            "megabytes": sum(path.stat().st_size for path in store.path.rglob("*") if path.is_file()) / 1e6,
+        }

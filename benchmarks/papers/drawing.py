@@ -1,0 +1,36 @@
+"""Curves with their spread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def values_of(runs: Sequence[Sequence[Mapping[str, float]]], key: str) -> np.ndarray:
+    """[points, runs]."""
+    return np.array([[run[key] for run in each] for each in runs])
+
+
+def band(axis: Axes, x: Sequence[float], values: np.ndarray, color: str, marker: str = "o", **line: object) -> None:
+    """Means of the runs [points, runs], shaded from the lowest to the highest."""
+    axis.fill_between(x, values.min(1), values.max(1), color=color, alpha=0.15)
+    axis.plot(x, values.mean(1), color=color, marker=marker, ms=3, **line)  # type: ignore[arg-type]
+
+
+def logarithmic(axis: Axes, x: str, y: str) -> None:
+    """Both axes, with their labels."""
+    axis.set(xscale="log", yscale="log", xlabel=x, ylabel=y)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def legend_below(figure: Figure, axis: Axes, columns: int, room: float) -> None:
+    """Of one axis, for all."""
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncol=columns, frameon=False, fontsize=8)
+    figure.tight_layout(rect=(0, room, 1, 1))
