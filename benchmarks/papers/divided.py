@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.papers.common import Experiment, dealt
 from mekrr_scale.arrays import kept_memory
-from mekrr_scale.backbones import BackboneSpec
+from mekrr_scale.backbones import BackboneSpec, load_backbone
 from mekrr_scale.pipeline import ExtractPlan
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.transfer import Example
@@ -20,7 +20,8 @@ from mekrr_scale.transfer import Example
 class Divided:
     """Args:
     count, held: parts, and those of them that a seed holds out.
-    directions: along which CHGNet's features have tangents; 0 for energies alone.
+    directions: along which features have tangents; 0 for energies alone.
+    backbone: of the features; as its name says.
     """
 
     it: Experiment
@@ -28,6 +29,7 @@ class Divided:
     count: int
     held: int = 1
     directions: int = 0
+    backbone: str = "chgnet"
 
     def extract(self, examples: Sequence[Example], together: int, most: int | None = None) -> list[list[Example]]:
         """The parts (see ``dealt``), after their features are there."""
@@ -48,8 +50,9 @@ class Divided:
         return [self._store(k) for k in parts]
 
     def _store(self, k: int, part: Sequence[Example] = ()) -> FeatureStore:
-        plan = ExtractPlan(BackboneSpec("chgnet"), derivatives=self.directions or "none", workers=1)
-        return self.it.store(f"{self.name}-{k}", part, plan=plan)
+        spec = BackboneSpec(self.backbone)
+        plan = ExtractPlan(spec, derivatives=self.directions or "none", workers=1)
+        return self.it.store(f"{self.name}-{k}", part, load_backbone(spec) if part else None, plan)
 
     def _features(self, k: int, part: Sequence[Example]) -> dict[str, float]:
         with kept_memory():

@@ -1,10 +1,11 @@
 """Accuracy at size: more data than a dense kernel can hold, scored on real data.
 
-Tungsten and beryllium (Wood et al. 2019, 14,320 structures) and Mo-Nb-Ta-W alloys (Li et al. 2020, 5,280), on CHGNet's
-features. Ten consecutive frames of a file stand together, all frames are dealt into 80 equal parts, eight of them are held
+Tungsten and beryllium (Wood et al. 2019, 14,320 structures) on CHGNet's features and on SevenNet-0's, Mo-Nb-Ta-W alloys (Li
+et al. 2020, 5,280) on CHGNet's. Ten consecutive frames of a file stand together, all frames are dealt into 80 equal parts, eight of them are held
 out, and 1, 2, 4 ... 72 of the others are learned: energies alone, and energies with forces along four random directions of
 each structure. Errors of energies are those of all that is held out, of forces those of a sample of 200. One fit has one
-thread; its memory is what it takes at most beside what the process held before.
+thread; its memory is what it takes at most beside what the process held before: as it comes, with up to 2 GB of rows that
+are kept, and bounded, with none.
 
     python -m benchmarks.papers.size [--quick] [--sets 'W and Be']
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -24,17 +25,15 @@ from benchmarks.papers.divided import Divided
 from benchmarks.papers.drawing import band, legend_below, logarithmic, values_of
 from mekrr_scale.models import Model, Potential
 from mekrr_scale.pipeline import FitPlan, KernelPlan, LandmarkPlan, RowPlan, Validation, evaluate_store, fit
-from mekrr_scale.solvers import Direct, Exact, Solver
+from mekrr_scale.regression import Execution
+from mekrr_scale.solvers import Direct, Exact, Falkon, Solver
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.transfer import Example
 
-SETS = {
-    "W and Be": ("w_be/W_train", "w_be/Be_train"),
-    "Mo-Nb-Ta-W": ("monbtaw/Mo_train", "monbtaw/Nb_train", "monbtaw/Ta_train", "monbtaw/W_train", "monbtaw/binaries_train"),
-}  # fmt: skip
 PARTS, HELD, TOGETHER = 80, 8, 10
 LEARNED = (1, 2, 4, 8, 16, 32, 64, 72)
 MEASURED = (1, 4, 16)  # of which memory is measured, beside the most
+FULL = LEARNED[-1:]
 DIRECTIONS = 4
 SAMPLE = 200  # held-out structures whose forces are compared
 SCALES = ("2x", "4x", "8x", "16x")
@@ -68,11 +67,32 @@ class Setting:
         )
 
 
-SETTINGS = (
+@dataclass(frozen=True)
+class Data:
+    """Files, the backbone of the features, and what is fitted to these."""
+
+    files: Sequence[str]
+    settings: Sequence[Setting]
+    backbone: str = "chgnet"
+
+
+_BOTH = (
     *(Setting(False, Direct(), count) for count in (1000, 4000)),
-    *(Setting(True, Direct(), count) for count in (500, 1000, 2000, 4000)),
-    Setting(False, Exact(), learned=LEARNED[:5]),
+    *(Setting(True, Direct(), count) for count in (1000, 4000)),
 )
+_EXACT = Setting(False, Exact(), learned=LEARNED[:5])
+_PURE = ("w_be/W_train", "w_be/Be_train")
+SETS = {
+    "W and Be": Data(
+        _PURE,
+        (
+            *_BOTH, *(Setting(True, Direct(), count) for count in (500, 2000)), _EXACT,
+            Setting(True, Direct(), 8000, FULL), *(Setting(True, Falkon(), count, FULL) for count in (4000, 8000)),
+        ),
+    ),
+    "W and Be, SevenNet": Data(_PURE, (*_BOTH, Setting(True, Direct(), 8000, FULL), replace(_EXACT, learned=LEARNED[:4])), "sevennet"),
+    "Mo-Nb-Ta-W": Data(tuple(f"monbtaw/{name}_train" for name in ("Mo", "Nb", "Ta", "W", "binaries")), (*_BOTH, _EXACT)),
+}  # fmt: skip
 QUICK = (
     Setting(False, Direct(), 20, (1, 2)),
     Setting(False, Exact(), learned=(1, 2)),
@@ -92,13 +112,15 @@ def main() -> None:
 
 
 def _divided(it: Experiment, name: str) -> Divided:
-    return Divided(it, name, *((4, 1) if it.quick else (PARTS, HELD)), DIRECTIONS)
+    if it.quick:
+        return Divided(it, name, 4, 1, DIRECTIONS)
+    return Divided(it, name, PARTS, HELD, DIRECTIONS, SETS[name].backbone)
 
 
 def _examples(it: Experiment, name: str) -> list[Example]:
     if it.quick:
         return it.structures("", "hcoo_cu110/train.xyz.xz")[:12]
-    return [example for file in SETS[name] for example in it.structures(f"{file}.xyz.xz", "")]
+    return [example for file in SETS[name].files for example in it.structures(f"{file}.xyz.xz", "")]
 
 
 @dataclass(frozen=True)
@@ -122,7 +144,7 @@ class Curves:
         samples = [_sample(parts, data.split(seed)[1], seed) for seed in range(it.seeds)]
         jobs = [
             (setting, count, seed)
-            for setting in (QUICK if it.quick else SETTINGS)
+            for setting in (QUICK if it.quick else SETS[name].settings)
             for count in setting.learned
             for seed in range(it.seeds)
         ]
@@ -151,16 +173,21 @@ class Curves:
             for count in sorted(runs[setting])
             if count in MEASURED or count == max(runs[setting])
         ]
+        taken = [(setting, count, bounded) for setting, count in measured for bounded in (False, True)]
         peaks = it.run_all(
             [
-                (f"{name} memory {setting.name} {count}", partial(_memory, data, setting, count, scale))
-                for setting, count in measured
+                (
+                    f"{name} {'bounded ' * bounded}memory {setting.name} {count}",
+                    partial(_memory, data, setting, count, scale, bounded),
+                )
+                for setting, count, bounded in taken
             ],
             fresh=True,
         )
         memory: dict[Setting, dict[int, dict[str, float]]] = {}
-        for (setting, count), peak in zip(measured, peaks, strict=True):
-            memory.setdefault(setting, {})[count] = peak
+        for (setting, count, bounded), peak in zip(taken, peaks, strict=True):
+            one = memory.setdefault(setting, {}).setdefault(count, {})
+            one |= {f"{'bounded_' * bounded}{key}": value for key, value in peak.items()}
         return cls(sizes, sum(each["atoms"] for each in features) / total, runs, features, memory)
 
     def say(self, it: Experiment) -> None:
@@ -183,14 +210,16 @@ class Curves:
                 if key.startswith("force") and not setting.forces:
                     continue
                 cells = [spread(runs[count], key) if count in runs else "" for count in self.structures]
-                it.say(f"| {setting.name} | " + " | ".join(cells) + f" | {self.falls(setting, key):.2f} |")
-        it.header("seconds of one core, and MB", *sizes)
+                told = f"{self.falls(setting, key):.2f}" if len(runs) > 1 else ""
+                it.say(f"| {setting.name} | " + " | ".join(cells) + f" | {told} |")
+        it.header("seconds of one core; MB, and MB without rows that are kept", *sizes)
         for setting, runs in self.runs.items():
             cells = []
             for count in self.structures:
                 told = [f"{np.mean([run['fit_seconds'] for run in runs[count]]):.0f}"] if count in runs else []
                 peak = self.memory[setting].get(count)
-                cells.append(", ".join([*told, *([f"{peak['peak_mb']:.0f}"] if peak else [])]))
+                told += [f"{peak['peak_mb']:.0f}, {peak['bounded_peak_mb']:.0f}"] if peak else []
+                cells.append("; ".join(told))
             it.say(f"| {setting.name} | " + " | ".join(cells) + " |")
         energies, forces = self.ends()
         it.say(f"\nexact, energies alone: {energies:.0f} structures in 16 GB, by the memory of its largest fits")
@@ -207,9 +236,9 @@ class Curves:
 
     def shown(self, setting: Setting, key: str) -> tuple[list[float], np.ndarray]:
         """Sizes, and values of all splits: memory (GB) was measured at some sizes of the first split."""
-        if key == "peak_mb":
+        if key.endswith("peak_mb"):
             measured = self.memory[setting].values()
-            return [run["structures"] for run in measured], np.array([[1e-3 * run["peak_mb"]] for run in measured])
+            return [run["structures"] for run in measured], np.array([[1e-3 * run[key]] for run in measured])
         runs = self.runs[setting]
         return [self.structures[count] for count in runs], values_of(list(runs.values()), key)
 
@@ -258,13 +287,21 @@ def _one(
     }
 
 
-def _memory(data: Divided, setting: Setting, count: int, scale: str) -> dict[str, float]:
-    """What the same fit takes at most, beside what the process held before, in MB."""
+def _memory(data: Divided, setting: Setting, count: int, scale: str, bounded: bool) -> dict[str, float]:
+    """What the same fit takes at most, beside what the process held before, in MB; ``bounded`` keeps no rows."""
     stores = data.stores(data.split(0)[0][:count])
     plan = setting.plan(scale, 0, _folds(data), _atoms(stores))
+    if bounded:
+        plan = replace(plan, execution=Execution(memory=0))
+    start = time.perf_counter()
     with Peak() as peak:
         fit(stores, plan)
-    return {"peak_mb": peak.added, "structures": float(sum(store.n_structures for store in stores))}
+    seconds = time.perf_counter() - start
+    return {
+        "peak_mb": peak.added,
+        "structures": float(sum(store.n_structures for store in stores)),
+        "fit_seconds": seconds,
+    }
 
 
 def _folds(data: Divided) -> int:
@@ -286,7 +323,12 @@ def _figure(it: Experiment, found: dict[str, Curves]) -> None:
     import matplotlib.pyplot as plt
 
     figure, grid = plt.subplots(len(found), 4, figsize=(15, 3.6 * len(found)), squeeze=False)
-    labels = ("energy MAE (meV/atom)", "force MAE (meV/Å)", "memory of the fit (GB)", "fit, one core (s)")
+    labels = (
+        "energy MAE (meV/atom)",
+        "force MAE (meV/Å)",
+        "memory of the fit (GB; dashed: no rows kept)",
+        "fit, one core (s)",
+    )
     keys = ("energy_mae", "force_mae", "peak_mb", "fit_seconds")
     for axes, (name, curves) in zip(grid, found.items(), strict=True):
         energies, forces = curves.ends()
@@ -294,8 +336,10 @@ def _figure(it: Experiment, found: dict[str, Curves]) -> None:
             for setting in curves.runs:
                 if not setting.forces and key == "force_mae":
                     continue
-                sizes, values = curves.shown(setting, key)
-                band(axis, sizes, values, lw=1.2, label=setting.name, **_style(setting))
+                band(axis, *curves.shown(setting, key), lw=1.2, label=setting.name, **_style(setting))
+                if key == "peak_mb":
+                    bounded = {**_style(setting), "ls": "--", "marker": "", "alpha": 0.6}
+                    band(axis, *curves.shown(setting, f"bounded_{key}"), lw=1.0, **bounded)
             for end, told in ((forces, "dense, all forces: 16 GB"), (energies, "exact: 16 GB")):
                 if told.startswith("exact") and key == "force_mae":
                     continue
@@ -312,8 +356,10 @@ def _figure(it: Experiment, found: dict[str, Curves]) -> None:
 def _style(setting: Setting) -> dict[str, str]:
     if setting.solver.whole_structures:
         return {"color": "C3", "marker": "s", "ls": ":"}
-    colours = {500: "#9ecae1", 1000: "#6baed6", 2000: "#3182bd", 4000: "#08519c"}
+    colours = {500: "#9ecae1", 1000: "#6baed6", 2000: "#3182bd", 4000: "#08519c", 8000: "#041f40"}
     line = {"marker": "o", "ls": "-"} if setting.forces else {"marker": "s", "ls": ":"}
+    if isinstance(setting.solver, Falkon):
+        line = {"marker": "x", "ls": "-"}
     return {"color": colours.get(setting.landmarks, "0.4"), **line}
 
 
