@@ -154,7 +154,10 @@ class Experiment:
 
     def record(self) -> None:
         """Write what is finished to ``records``, with what it was made by; where records are taken, beside these."""
-        runs = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(self.folder.glob("*.json"))}
+        runs = {
+            path.stem: _rounded(json.loads(path.read_text(encoding="utf-8")))
+            for path in sorted(self.folder.glob("*.json"))
+        }
         if self.quick or not runs:
             return
         self.records.parent.mkdir(exist_ok=True)
@@ -179,6 +182,11 @@ class Experiment:
         self.say(f"\n{time.perf_counter() - self.begin:.0f} s in this call, {runs:.0f} s in all runs")
         self.record()
         (self.folder / "tables.md").write_text("\n".join(self.rows) + "\n", encoding="utf-8")
+
+
+def _rounded(run: dict[str, float]) -> dict[str, float]:
+    """To six digits."""
+    return {key: float(f"{value:.6g}") for key, value in run.items()}
 
 
 def _fresh(name: str) -> Path:

@@ -278,7 +278,7 @@ def _bond_figure(
         axis.set_xticks(range(len(places)), at, rotation=45, ha="right", fontsize=7)
         axis.set(title=f"alpha = {alpha:g}", xlabel="C-H distance (Å)")
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].set_ylabel("energy beyond that of the shortest bonds (eV)")
+    axes[0, 0].set_ylabel("energy since the shortest bonds (eV)")
     axes[0, 0].legend(frameon=False, fontsize=8)
     figure.tight_layout()
     figure.savefig(it.figures / "papers_contributions.png", dpi=120)

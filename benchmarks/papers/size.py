@@ -12,14 +12,13 @@ are kept, and bounded, with none.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
-from benchmarks.measuring import Peak, exponent
+from benchmarks.measuring import Peak, cpu_seconds, exponent
 from benchmarks.papers.common import Experiment, errors, spread
 from benchmarks.papers.divided import Divided
 from benchmarks.papers.drawing import band, legend_below, logarithmic, values_of
@@ -273,9 +272,9 @@ def _one(
     learned, held = data.split(seed)
     stores = data.stores(learned[:count])
     plan = setting.plan(scale, seed, _folds(data), _atoms(stores))
-    start = time.perf_counter()
+    start = cpu_seconds()
     report = fit(stores, plan)
-    seconds = time.perf_counter() - start
+    seconds = cpu_seconds() - start
     forces = errors(Potential(report.model), sample) if setting.forces else {}
     return {
         **_energies(report.model, data.stores(held)),
@@ -293,10 +292,10 @@ def _memory(data: Divided, setting: Setting, count: int, scale: str, bounded: bo
     plan = setting.plan(scale, 0, _folds(data), _atoms(stores))
     if bounded:
         plan = replace(plan, execution=Execution(memory=0))
-    start = time.perf_counter()
+    start = cpu_seconds()
     with Peak() as peak:
         fit(stores, plan)
-    seconds = time.perf_counter() - start
+    seconds = cpu_seconds() - start
     return {
         "peak_mb": peak.added,
         "structures": float(sum(store.n_structures for store in stores)),
