@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from jaxtyping import Float64
@@ -17,6 +17,8 @@ from mekrr_scale.errors import ConfigError, SolverError
 from mekrr_scale.models import Whitening
 from mekrr_scale.regression import RowBlock, Rows
 from mekrr_scale.solvers.solution import PathPoint
+
+T = TypeVar("T")
 
 FEW = 16  # structures of a fold: errors of fewer scatter too much to be told apart
 
@@ -210,16 +212,20 @@ def cross_validated(
     Args:
         left_out: by kind, and fold by fold, sums of squared errors at each ridge, and what to divide them by.
     """
-    means, typical = {}, {}
+    means, typical, apart = {}, {}, {}
     for kind, folds in left_out.items():
         squares, shares = [square for square, _ in folds], [share for _, share in folds]
         means[kind] = root_mean(torch.stack(squares).sum(0), sum(shares)).tolist()
         typical[kind] = typical_error(squares, shares).tolist()
+        apart[kind] = list(zip(*told_apart(squares, shares).tolist(), strict=True)) if all(shares) else []
 
-    def at(place: int, errors: Mapping[RowKind, list[float]]) -> ByKind[float]:
-        return ByKind.of({kind: found[place] for kind, found in errors.items()}, math.nan)
+    def at(place: int, errors: Mapping[RowKind, Sequence[T]], missing: T) -> ByKind[T]:
+        return ByKind.of({kind: found[place] for kind, found in errors.items() if found}, missing)
 
-    return [PathPoint(ridge, weights, at(i, means), at(i, typical)) for i, ridge in enumerate(ridges)]
+    return [
+        PathPoint(ridge, weights, at(i, means, math.nan), at(i, typical, math.nan), at(i, apart, ()))
+        for i, ridge in enumerate(ridges)
+    ]
 
 
 def typical_error(squares: Sequence[Float64[Tensor, " ridges"]], shares: Sequence[float]) -> Float64[Tensor, " ridges"]:
@@ -230,11 +236,20 @@ def typical_error(squares: Sequence[Float64[Tensor, " ridges"]], shares: Sequenc
     most, and how it happens to fall then decides. Folds of fewer than sixteen structures are not told apart, since
     their errors scatter too much.
     """
-    there = [(square, share) for square, share in zip(squares, shares, strict=True) if share]
-    if not there or min(share for _, share in there) < FEW:
+    apart = told_apart(squares, shares)
+    if not len(apart):
         return root_mean(torch.stack([*squares]).sum(0), sum(shares))
-    logs = torch.stack([root_mean(square, share).log() for square, share in there])
-    return logs.mean(0).exp().nan_to_num(nan=torch.inf, posinf=torch.inf)
+    return apart.log().mean(0).exp().nan_to_num(nan=torch.inf, posinf=torch.inf)
+
+
+def told_apart(
+    squares: Sequence[Float64[Tensor, " ridges"]], shares: Sequence[float]
+) -> Float64[Tensor, "folds ridges"]:
+    """The root mean squared errors of the folds that hold rows; none where the smallest holds too few structures."""
+    there = [root_mean(square, share) for square, share in zip(squares, shares, strict=True) if share]
+    if not there or min(share for share in shares if share) < FEW:
+        return torch.empty(0, len(squares[0]), dtype=torch.float64)
+    return torch.stack(there)
 
 
 MomentTable = dict[RowKind, list[Moments]]  # by kind and fold

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any, NotRequired, TypedDict, cast
 
+import numpy as np
 from jaxtyping import Float64
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from mekrr_scale.errors import ConfigError, SolverError
 from mekrr_scale.regression import ENERGY_ALONE, Balanced, Criterion, Rows, score
 
 _FLAT = 0.02  # a smaller part of a score is no reason to look further
+_DISAGREE = 0.5  # standard deviation of the logarithms of the folds' errors: a factor of 1.6
 
 
 class Result(Enum):
@@ -42,6 +44,7 @@ class PathPoint:
     weights: ByKind[float]
     rmse: ByKind[float]  # eV/atom, eV/angstrom, virial per atom in eV; NaN without rows, infinite if not a number
     typical: ByKind[float] | None = None  # the same, folds told apart (``typical_error``); None of version 0.1.0
+    folds: ByKind[tuple[float, ...]] | None = None  # the same of every fold, where they are told apart
 
     @classmethod
     def untested(cls, ridge: float, weights: ByKind[float]) -> PathPoint:
@@ -61,18 +64,28 @@ class PathPoint:
         """Kinds whose errors are known."""
         return frozenset(kind for kind, value in self.rmse.items() if not math.isnan(value))
 
+    def logarithms(self, criterion: Balanced) -> Float64[np.ndarray, "kinds folds"] | None:
+        """Of the folds' errors that count; None where folds are not told apart, or an error is not finite."""
+        found = [self.folds[kind] for kind in RowKind if self.folds and kind in criterion.kinds & self.kinds()]
+        if not found or not all(found) or not np.isfinite(found).all():
+            return None
+        return np.log(found)
+
     def to_dict(self) -> dict[str, object]:
         """As JSON holds it."""
         errors = {f"{KINDS[kind].name}_rmse": value for kind, value in self.rmse.items()}
         typical = {} if self.typical is None else {"typical": self.typical.listed(math.nan)}
-        return {"ridge": self.ridge, "weights": self.weights.listed(0.0), **errors, **typical}
+        folds = {} if self.folds is None else {"folds": self.folds.listed(())}
+        return {"ridge": self.ridge, "weights": self.weights.listed(0.0), **errors, **typical, **folds}
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> PathPoint:
         """The inverse of ``to_dict``; kinds that an older version did not know are without rows."""
         errors = {kind: document.get(f"{info.name}_rmse", math.nan) for kind, info in KINDS.items()}
         typical = ByKind.from_list(document["typical"], math.nan) if "typical" in document else None
-        return cls(document["ridge"], ByKind.from_list(document["weights"], 0.0), ByKind.of(errors, math.nan), typical)
+        folds = ByKind.from_list([tuple(each) for each in document["folds"]], ()) if "folds" in document else None
+        weights = ByKind.from_list(document["weights"], 0.0)
+        return cls(document["ridge"], weights, ByKind.of(errors, math.nan), typical, folds)
 
 
 @dataclass(frozen=True)
@@ -82,6 +95,30 @@ class Path:
     points: tuple[PathPoint, ...]
 
     def best(self, criterion: Criterion = ENERGY_ALONE) -> PathPoint:
+        """The point to take: the lowest, unless folds disagree so much that it is lowest by chance.
+
+        They do where some of them hold structures far outside of all others: the standard deviation of ln RMSE over the
+        folds is above one half. A small ridge that happens to suit these may then be wrong by any amount elsewhere.
+        Of the same weights the largest ridge is taken up to which the score is within one standard error of the lowest,
+        that of ln(score / lowest) over the folds (Breiman, Friedman, Olshen and Stone 1984, Classification and
+        Regression Trees, section 3.4.3, of paired differences).
+        """
+        lowest = self.lowest(criterion)
+        if not isinstance(criterion, Balanced) or (least := lowest.logarithms(criterion)) is None:
+            return lowest
+        above = [point for point in self.points if point.weights == lowest.weights and point.ridge > lowest.ridge]
+        taken, apart = lowest, _apart(least)
+        for point in sorted(above, key=lambda point: point.ridge):
+            errors = point.logarithms(criterion)
+            if errors is None:
+                continue
+            apart = max(apart, _apart(errors))
+            rise = (errors - least).mean(0)
+            if rise.mean() <= rise.std(ddof=1) / len(rise) ** 0.5:
+                taken = point
+        return taken if apart > _DISAGREE else lowest
+
+    def lowest(self, criterion: Criterion = ENERGY_ALONE) -> PathPoint:
         """The point with the lowest score; one that has no finite error never wins."""
         if not self.points:
             raise ConfigError("nothing was cross-validated; solve with folds, or choose a ridge yourself")
@@ -89,17 +126,22 @@ class Path:
         return min(self.points, key=lambda point: point.score(criterion, known))
 
     def end(self, criterion: Criterion = ENERGY_ALONE) -> int:
-        """Whether the best point is at an end of the ridges towards which errors fall: -1 the smallest, 1 the largest.
+        """Whether the lowest point is at an end of the ridges that errors fall towards: -1 the smallest, 1 the largest.
 
         Zero where it lies between, or where the end is flat: a score within 2 % of its neighbour's (1 % of the error).
         """
-        best = self.best(criterion)
+        best = self.lowest(criterion)
         ridges = sorted({point.ridge for point in self.points})
         if len(ridges) < 2 or ridges[0] < best.ridge < ridges[-1]:
             return 0
         side, beside = (-1, ridges[1]) if best.ridge == ridges[0] else (1, ridges[-2])
         scores = {point.ridge: point.score(criterion) for point in self.points if point.weights == best.weights}
         return side if scores[best.ridge] < (1 - _FLAT) * scores[beside] else 0
+
+
+def _apart(errors: Float64[np.ndarray, "kinds folds"]) -> float:
+    """How far the folds' errors are from one another, in their logarithms; of the kind where it is most."""
+    return float(errors.std(axis=1, ddof=1).max())
 
 
 @dataclass(frozen=True)

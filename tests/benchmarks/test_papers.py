@@ -16,6 +16,7 @@ import pytest
         ("size", ("energies and forces, direct, M = 20", "exact, energies alone:", "a dense matrix of all energies")),
         ("parts", ("without shift", "the few, on the source's landmarks too", "together, mixing of elements learned")),
         ("sensitivity", ("held-out energy", "alpha 0.5: C-H", "transition state less adsorbate")),
+        ("ridges", ("formate, energies and forces, 2", "another ridge")),
         ("freezing", ("formate: forces, meV/A", "energy of a cell (52 atoms)", "calculations saved")),
         (
             "design",
@@ -38,5 +39,5 @@ def test_quick(name, expected, tmp_path, warm):
     for text in expected:
         assert text in said
     figure = {"levels": "torsion", "sensitivity": "contributions"}.get(name, name)
-    if name not in {"elements", "frozen", "mekrr"}:
+    if name not in {"elements", "frozen", "mekrr", "ridges"}:
         assert (tmp_path / f"papers_{figure}.png").stat().st_size > 5000

@@ -310,3 +310,56 @@ def test_balanced_compares_what_is_typical_and_weights_what_is_the_mean():
     assert again.typical is not None
     assert again.score(BALANCED) == at.score(BALANCED)
     assert point(1e-3, energy=2.0, force=4.0).score(BALANCED) == pytest.approx(8.0)  # of 0.1.0
+
+
+def told_apart(ridge, energy, weights=ENERGY_ALONE):
+    """A point by its folds' errors of energies."""
+    errors = torch.tensor(energy, dtype=torch.float64)
+    by_kind = (errors.square().mean().sqrt().item(), errors.log().mean().exp().item())
+    rmse, typical = (ByKind.of({ENERGY: value}, math.nan) for value in by_kind)
+    return PathPoint(ridge, weights, rmse, typical, ByKind.of({ENERGY: tuple(energy)}, ()))
+
+
+DISAGREE = [
+    told_apart(1e-8, [1.0, 1.0, 1.0, 6.0]),  # the lowest
+    told_apart(1e-6, [1.1, 1.1, 1.1, 4.9]),
+    told_apart(1e-5, [1.6, 1.6, 1.6, 6.0]),  # too high: ln(rise) is 0.35 +- 0.12
+    told_apart(1e-4, [1.3, 1.3, 1.3, 3.2]),  # 0.04 +- 0.22
+    told_apart(1e-2, [1.6, 1.6, 1.6, 6.0]),
+    told_apart(1e-3, [1.0, 1.0, 1.0, 6.0], BOTH),  # other weights
+]
+
+
+def test_where_folds_disagree_the_largest_ridge_within_one_standard_error_is_taken():
+    path = Path(tuple(DISAGREE))
+    assert path.lowest(BALANCED) is DISAGREE[0]
+    assert path.best(BALANCED) is DISAGREE[3]
+    assert path.best(weighted(1.0)) is path.lowest(weighted(1.0))  # a sum that somebody chose
+    again = Path(tuple(PathPoint.from_dict(point.to_dict()) for point in path.points))
+    assert again.best(BALANCED) == DISAGREE[3]
+    older = Path(tuple(replace(point, folds=None) for point in path.points))
+    assert older.best(BALANCED).ridge == 1e-8
+    broken = replace(DISAGREE[3], folds=ByKind.of({ENERGY: (1.0, 1.0, math.inf, 1.0)}, ()))
+    assert Path((*DISAGREE[:3], broken)).best(BALANCED) is DISAGREE[1]
+
+
+def test_where_folds_agree_the_lowest_is_taken():
+    """Errors that differ by less than a factor of 1.6, though another ridge is within a standard error."""
+    points = (told_apart(1e-8, [1.0, 1.2, 1.4, 1.6]), told_apart(1e-6, [1.1, 1.3, 1.5, 1.5]))
+    assert Path(points).best(BALANCED) is points[0]
+    apart = (points[0], told_apart(1e-6, [1.0, 1.1, 1.3, 2.6]), told_apart(1e-5, [0.8, 1.0, 1.2, 4.0]))
+    assert Path(apart).best(BALANCED) is apart[2]  # they disagree at a larger one
+
+
+@pytest.mark.parametrize("solver", [Direct, Exact, Falkon])
+def test_every_solver_tells_the_folds_apart(solver):
+    problem, source = made(n=96, folds=3)
+    found = solver((1e-4, 1e-2)).solve(problem, source)
+    for point in found.path.points:
+        assert point.folds is not None
+        errors = torch.tensor(point.folds[ENERGY], dtype=torch.float64)
+        assert len(errors) == 3
+        assert errors.log().mean().exp().item() == pytest.approx(point.typical[ENERGY], rel=1e-12)
+        assert errors.min() < point.rmse[ENERGY] < errors.max()
+    few = solver((1e-4, 1e-2)).solve(*made(n=18, folds=3))
+    assert not any(point.folds[ENERGY] for point in few.path.points)  # six structures a fold

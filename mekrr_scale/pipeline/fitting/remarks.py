@@ -34,7 +34,7 @@ def at_an_end(best: Candidate) -> list[str]:
     """A warning where the ridge that was chosen is the last one towards which errors still fall."""
     path = best.solution.path
     end = path.end(best.problem.criterion) if path.points else 0
-    if not end:
+    if not end or _lowest(best) != best.tried.ridge:
         return []
     which, more = ("smallest", "smaller") if end < 0 else ("largest", "larger")
     ridge = best.tried.ridge
@@ -43,6 +43,21 @@ def at_an_end(best: Candidate) -> list[str]:
         f"the ridge chosen, {ridge:.1e}, is the {which} of those tried, and errors still fall towards it; try {more} "
         f"ones (--ridge {given})"
     ]
+
+
+def cautious(best: Candidate) -> list[str]:
+    """Where the ridge is not the one of the lowest error (see ``Path.best``)."""
+    if not best.solution.path.points or (lowest := _lowest(best)) == best.tried.ridge:
+        return []
+    return [
+        "the folds disagree on the ridge, as where some structures are far outside of all others: taken is not "
+        f"{lowest:.1e}, with the lowest error, but {best.tried.ridge:.1e}, the largest within one standard error of it"
+    ]
+
+
+def _lowest(best: Candidate) -> float:
+    """The ridge with the lowest cross-validated error."""
+    return best.solution.path.lowest(best.problem.criterion).ridge
 
 
 def first_of_several(data: FitData, folds: Folds | None) -> list[str]:

@@ -23,7 +23,7 @@ from mekrr_scale.pipeline.fitting.heldout import HeldOut, out_of_fold
 from mekrr_scale.pipeline.fitting.identity import identity, of_sums, require_alike
 from mekrr_scale.pipeline.fitting.outliers import by_structure
 from mekrr_scale.pipeline.fitting.plan import FitPlan
-from mekrr_scale.pipeline.fitting.remarks import Remarks, at_an_end, fewer_landmarks, first_of_several
+from mekrr_scale.pipeline.fitting.remarks import Remarks, at_an_end, cautious, fewer_landmarks, first_of_several
 from mekrr_scale.pipeline.fitting.report import FitReport, Grown, Tried
 from mekrr_scale.pipeline.fitting.search import Candidate, choices, search, with_learned_mixing
 from mekrr_scale.progress import Progress, shown_progress
@@ -127,7 +127,7 @@ def _fitted(data: FitData, run: Run) -> FitReport:
         remarks.add([f"landmarks grown from {curve[0].landmarks} to {best.problem.landmarks.n_sets}: {growth.ended}"])
     warnings = [] if best.solution.result is Result.SUCCESS else [best.solution.result.value]
     warnings += at_an_end(best)
-    remarks.add([*first_of_several(data, folds), *fewer_landmarks(best.problem, data.plan)])
+    remarks.add([*cautious(best), *first_of_several(data, folds), *fewer_landmarks(best.problem, data.plan)])
     held = out_of_fold(best.problem, best.solution, data, run)
     if held.spread > _SUSPICIOUS:
         warnings.append(
