@@ -98,24 +98,23 @@ class Path:
         """The point to take: the lowest, unless folds disagree so much that it is lowest by chance.
 
         They do where some of them hold structures far outside of all others: the standard deviation of ln RMSE over the
-        folds is above one half. A small ridge that happens to suit these may then be wrong by any amount elsewhere.
-        Of the same weights the largest ridge is taken up to which the score is within one standard error of the lowest,
-        that of ln(score / lowest) over the folds (Breiman, Friedman, Olshen and Stone 1984, Classification and
-        Regression Trees, section 3.4.3, of paired differences).
+        folds is above one half, at either ridge or between them. A small ridge that happens to suit these may be wrong
+        by any amount elsewhere. Of the same weights the largest ridge is taken whose score is within one standard error
+        of the lowest, that of the mean of ln(score / lowest) over the folds (Breiman, Friedman, Olshen and Stone 1984,
+        Classification and Regression Trees, section 3.4.3; here of paired differences).
         """
         lowest = self.lowest(criterion)
         if not isinstance(criterion, Balanced) or (least := lowest.logarithms(criterion)) is None:
             return lowest
         above = [point for point in self.points if point.weights == lowest.weights and point.ridge > lowest.ridge]
-        taken, apart = lowest, _apart(least)
+        taken, apart, between = lowest, 0.0, _apart(least)
         for point in sorted(above, key=lambda point: point.ridge):
-            errors = point.logarithms(criterion)
-            if errors is None:
+            if (errors := point.logarithms(criterion)) is None:
                 continue
-            apart = max(apart, _apart(errors))
+            between = max(between, _apart(errors))
             rise = (errors - least).mean(0)
             if rise.mean() <= rise.std(ddof=1) / len(rise) ** 0.5:
-                taken = point
+                taken, apart = point, between
         return taken if apart > _DISAGREE else lowest
 
     def lowest(self, criterion: Criterion = ENERGY_ALONE) -> PathPoint:
