@@ -13,19 +13,20 @@ the training data. Then 5, 20 and 50 structures of the target are learned as wel
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.data import shared
-from benchmarks.papers.common import Experiment, disjoint, spread
+from benchmarks.papers.common import Experiment, disjoint, errors, spread
 from benchmarks.papers.divided import Divided
 from benchmarks.papers.drawing import band, legend_below, logarithmic, values_of
-from mekrr_scale.models import Model
+from mekrr_scale.models import Model, Potential
 from mekrr_scale.pipeline import (
     Evaluation,
+    ExtractPlan,
     FitPlan,
     KernelPlan,
     LandmarkPlan,
@@ -35,6 +36,7 @@ from mekrr_scale.pipeline import (
     fit,
     shifted_rmse,
 )
+from mekrr_scale.store import FeatureStore
 from mekrr_scale.transfer import Example
 
 FAMILIES = ("formate", "platinum", "W-Be", "Mo-Nb-Ta-W")
@@ -45,6 +47,7 @@ WAYS = {
     "together": "together",
     "weighted": "together, the source weighted 0.01",
     "landmarks": "the few, on the source's landmarks too",
+    "prior": "the few correct the source's model",
     "mixing": "together, mixing of elements learned",
 }
 
@@ -215,7 +218,7 @@ def _with_few(it: Experiment, name: str, family: Family, cut: Mapping[str, list[
             for one in draws
         ]
     )
-    it.run_all([(_few_key(name, *job), partial(_few, it, name, *job)) for job in jobs])
+    it.run_all([(_few_key(name, *job), partial(_few, it, name, *job, cut)) for job in jobs])
     for pair in family.pairs:
         it.header(f"{name}: {pair[0]} to {pair[1]}, RMSE, meV/atom", *map(str, few))
         for way, label in WAYS.items():
@@ -245,18 +248,33 @@ def _draw(target: str, size: int, seed: int) -> str:
     return f"{size} of {target}, draw {seed}"
 
 
-def _few(it: Experiment, name: str, pair: tuple[str, str], size: int, way: str, seed: int) -> dict[str, float]:
+def _few(
+    it: Experiment,
+    name: str,
+    pair: tuple[str, str],
+    size: int,
+    way: str,
+    seed: int,
+    cut: Mapping[str, list[list[Example]]],
+) -> dict[str, float]:
     """One way to learn from much of the source and few of the target."""
     source, target = pair
+    data = _divided(it, name, target)
     learned, held = _divided(it, name, source).split(seed)
+    if way == "prior":
+        drawn = _drawn(data, cut[target], size, seed)
+        prior = ExtractPlan(prior=_model_file(it, name, source, seed))
+        few = it.store(f"{name} {source} corrected by {_draw(target, size, seed)}", drawn, plan=prior)
+        potential = Potential(fit(few, _plan(it, seed=seed, landmarks=_some(it, few))).model)
+        return errors(potential, [example for k in data.split(seed)[1] for example in cut[target][k]])
     few = it.store(f"{name} {_draw(target, size, seed)}", ())
     much = _divided(it, name, source).stores(learned)
     model: Model
     if way == "alone":
-        model = fit(few, _plan(it, seed=seed, landmarks=LandmarkPlan(count=min(_count(it), few.n_atoms)))).model
+        model = fit(few, _plan(it, seed=seed, landmarks=_some(it, few))).model
     elif way == "landmarks":
-        count = LandmarkPlan(count=min(_count(it), few.n_atoms), model=_model_file(it, name, source, seed))
-        model = fit(few, _plan(it, seed=seed, landmarks=count)).model
+        landmarks = replace(_some(it, few), model=_model_file(it, name, source, seed))
+        model = fit(few, _plan(it, seed=seed, landmarks=landmarks)).model
     else:
         changes: dict[str, object] = {}
         if way == "weighted":
@@ -264,8 +282,13 @@ def _few(it: Experiment, name: str, pair: tuple[str, str], size: int, way: str, 
         if way == "mixing":
             changes["kernel"] = KernelPlan(mixing="learn")
         model = fit([*much, few], _plan(it, seed=seed, **changes)).model
-    (store,) = _divided(it, name, target).stores(held)
+    (store,) = data.stores(held)
     return _figures(evaluate_store(model, store))
+
+
+def _some(it: Experiment, few: FeatureStore) -> LandmarkPlan:
+    """As many landmarks as there are atoms, at most."""
+    return LandmarkPlan(count=min(_count(it), few.n_atoms))
 
 
 def _figure(it: Experiment, families: Mapping[str, Family]) -> None:
