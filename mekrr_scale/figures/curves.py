@@ -165,7 +165,8 @@ def power_axes(
         factor, exponent = law
         ends = [shown[0], 2 * shown[-1]]
         values = [factor * size**-exponent for size in ends]
-        axes.plot(ends, values, color=GREY, linewidth=1.0, linestyle="--", label=f"~ N^-{exponent:.2f}")
+        told = f"~ N^-{exponent:.2f}" if exponent >= 0.005 else "no less with more data"
+        axes.plot(ends, values, color=GREY, linewidth=1.0, linestyle="--", label=told)
         axes.plot(ends[1:], values[1:], marker="o", markersize=6, markerfacecolor="none", color=ORANGE, linestyle="",
                   label="twice the data")  # fmt: skip
         shown.append(ends[1])

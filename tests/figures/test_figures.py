@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mekrr_scale.errors import ConfigError
-from mekrr_scale.figures import Cloud, TextTable, centred, choice_axes, new_axes, parity_axes, spread_axes
+from mekrr_scale.figures import Cloud, TextTable, centred, choice_axes, new_axes, parity_axes, power_axes, spread_axes
 from mekrr_scale.models import Model, Potential
 from mekrr_scale.pipeline import ExtractPlan, ExtractReport, evaluate, extract, transfer_table
 from mekrr_scale.report import dressed, parity_plot, species_plot, training_plot, transfer_plot
@@ -129,3 +129,10 @@ def test_no_structure_is_lost_between_the_bars(largest, scale):
     assert (sum(heights[:30]), sum(heights[30:])) == (40, 5)
     assert axes.get_xscale() == scale
     assert choice_axes(values[::-1][:9], values[::-1][:9], "uncertainty (meV/atom)").get_yscale() == scale
+
+
+@pytest.mark.parametrize(("exponent", "told"), [(0.254, "~ N^-0.25"), (0.0, "no less with more data")])
+def test_a_learning_curve_tells_its_exponent_where_there_is_one(exponent, told):
+    axes = power_axes([10, 20, 40], [3.0, 2.5, 2.0], (5.0, exponent), "energy RMSE (meV/atom)")
+    labels = axes.get_legend_handles_labels()[1]
+    assert labels == ["cross-validated", told, "twice the data"]
