@@ -19,6 +19,7 @@ from mekrr_scale.regression import ENERGY_ALONE, Balanced, Criterion, Rows, scor
 
 _FLAT = 0.02  # a smaller part of a score is no reason to look further
 _DISAGREE = 0.5  # standard deviation of the logarithms of the folds' errors: a factor of 1.6
+_DEAR = 0.1  # logarithm of the factor that a safer ridge may cost at most
 
 
 class Result(Enum):
@@ -99,9 +100,10 @@ class Path:
 
         They do where some of them hold structures far outside of all others: the standard deviation of ln RMSE over the
         folds is above one half, at either ridge or between them. A small ridge that happens to suit these may be wrong
-        by any amount elsewhere. Of the same weights the largest ridge is taken whose score is within one standard error
-        of the lowest, that of the mean of ln(score / lowest) over the folds (Breiman, Friedman, Olshen and Stone 1984,
-        Classification and Regression Trees, section 3.4.3; here of paired differences).
+        by any amount elsewhere. Of the same weights the largest ridge is taken whose error is within one standard error
+        of the lowest, that of the mean of ln(error / lowest) over the folds (Breiman, Friedman, Olshen and Stone 1984,
+        Classification and Regression Trees, section 3.4.3; here of paired differences), and at most a tenth above it:
+        where only a few structures are far outside, their folds would else outweigh what all others lose.
         """
         lowest = self.lowest(criterion)
         if not isinstance(criterion, Balanced) or (least := lowest.logarithms(criterion)) is None:
@@ -113,7 +115,7 @@ class Path:
                 continue
             between = max(between, _apart(errors))
             rise = (errors - least).mean(0)
-            if rise.mean() <= rise.std(ddof=1) / len(rise) ** 0.5:
+            if rise.mean() <= min(rise.std(ddof=1) / len(rise) ** 0.5, _DEAR):
                 taken, apart = point, between
         return taken if apart > _DISAGREE else lowest
 

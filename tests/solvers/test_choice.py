@@ -343,6 +343,15 @@ def test_where_folds_disagree_the_largest_ridge_within_one_standard_error_is_tak
     assert Path((*DISAGREE[:3], broken)).best(BALANCED) is DISAGREE[1]
 
 
+def test_a_safer_ridge_costs_a_tenth_at_most():
+    """One fold far worse than the others, at a ridge that suits these: they would lose a factor of four."""
+    lowest = told_apart(1e-8, [0.005, 0.005, 0.006, 0.006, 0.58])
+    dear = told_apart(1e-2, [0.023, 0.023, 0.025, 0.025, 0.05])  # ln(rise) 0.67 +- 0.78
+    cheap = told_apart(1e-6, [0.0055, 0.0055, 0.0068, 0.0068, 0.48])  # 0.05 +- 0.06
+    assert Path((lowest, dear)).best(BALANCED) is lowest
+    assert Path((lowest, dear, cheap)).best(BALANCED) is cheap
+
+
 def test_where_folds_agree_the_lowest_is_taken():
     """Errors that differ by less than a factor of 1.6, though another ridge is within a standard error."""
     points = (told_apart(1e-8, [1.0, 1.2, 1.4, 1.6]), told_apart(1e-6, [1.1, 1.3, 1.5, 1.5]))

@@ -51,7 +51,8 @@ def cautious(best: Candidate) -> list[str]:
         return []
     return [
         "the folds disagree on the ridge, as where some structures are far outside of all others: taken is not "
-        f"{lowest:.1e}, with the lowest error, but {best.tried.ridge:.1e}, the largest within one standard error of it"
+        f"{lowest:.1e}, with the lowest error, but {best.tried.ridge:.1e}, the largest within one standard error of it "
+        "and a tenth"
     ]
 
 
