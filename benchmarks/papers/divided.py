@@ -11,7 +11,8 @@ import numpy as np
 from benchmarks.papers.common import Experiment, dealt
 from mekrr_scale.arrays import kept_memory
 from mekrr_scale.backbones import BackboneSpec, load_backbone
-from mekrr_scale.pipeline import ExtractPlan
+from mekrr_scale.models import Model
+from mekrr_scale.pipeline import ExtractPlan, evaluate_store
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.transfer import Example
 
@@ -48,6 +49,17 @@ class Divided:
 
     def stores(self, parts: Sequence[int]) -> list[FeatureStore]:
         return [self._store(k) for k in parts]
+
+    def sample(self, parts: list[list[Example]], seed: int, most: int) -> list[Example]:
+        """Some of the structures that a seed holds out."""
+        examples = [example for k in self.split(seed)[1] for example in parts[k]]
+        return [examples[i] for i in np.random.default_rng(seed).permutation(len(examples))[:most]]
+
+    def energy_errors(self, model: Model, parts: Sequence[int]) -> dict[str, float]:
+        """Of the structures of some parts (meV/atom)."""
+        found = [evaluate_store(model, store) for store in self.stores(parts)]
+        wrong = np.concatenate([(each.energy_predicted - each.energy) / each.n_atoms for each in found])
+        return {"energy_mae": 1e3 * float(np.abs(wrong).mean()), "energy_rmse": 1e3 * float(np.sqrt((wrong**2).mean()))}
 
     def _store(self, k: int, part: Sequence[Example] = ()) -> FeatureStore:
         spec = BackboneSpec(self.backbone)

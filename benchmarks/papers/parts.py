@@ -218,7 +218,13 @@ def _with_few(it: Experiment, name: str, family: Family, cut: Mapping[str, list[
             for one in draws
         ]
     )
-    it.run_all([(_few_key(name, *job), partial(_few, it, name, *job, cut)) for job in jobs])
+    work = {(_few_key(name, *job)): partial(_few, it, name, *job) for job in jobs if job[2] != "prior"}
+    for pair, size, way, seed in (job for job in jobs if job[2] == "prior"):
+        data = _divided(it, name, pair[1])
+        held = [example for k in data.split(seed)[1] for example in cut[pair[1]][k]]
+        drawn = _drawn(data, cut[pair[1]], size, seed)
+        work[_few_key(name, pair, size, way, seed)] = partial(_corrected, it, name, pair, size, seed, drawn, held)
+    it.run_all(list(work.items()))
     for pair in family.pairs:
         it.header(f"{name}: {pair[0]} to {pair[1]}, RMSE, meV/atom", *map(str, few))
         for way, label in WAYS.items():
@@ -248,25 +254,27 @@ def _draw(target: str, size: int, seed: int) -> str:
     return f"{size} of {target}, draw {seed}"
 
 
-def _few(
+def _corrected(
     it: Experiment,
     name: str,
     pair: tuple[str, str],
     size: int,
-    way: str,
     seed: int,
-    cut: Mapping[str, list[list[Example]]],
+    drawn: Sequence[Example],
+    held: Sequence[Example],
 ) -> dict[str, float]:
+    """The few correct what the source's model says of them."""
+    source, target = pair
+    prior = ExtractPlan(prior=_model_file(it, name, source, seed))
+    few = it.store(f"{name} {source} corrected by {_draw(target, size, seed)}", drawn, plan=prior)
+    model = fit(few, _plan(it, seed=seed, landmarks=_some(it, few))).model
+    return errors(Potential(model), held)
+
+
+def _few(it: Experiment, name: str, pair: tuple[str, str], size: int, way: str, seed: int) -> dict[str, float]:
     """One way to learn from much of the source and few of the target."""
     source, target = pair
-    data = _divided(it, name, target)
     learned, held = _divided(it, name, source).split(seed)
-    if way == "prior":
-        drawn = _drawn(data, cut[target], size, seed)
-        prior = ExtractPlan(prior=_model_file(it, name, source, seed))
-        few = it.store(f"{name} {source} corrected by {_draw(target, size, seed)}", drawn, plan=prior)
-        potential = Potential(fit(few, _plan(it, seed=seed, landmarks=_some(it, few))).model)
-        return errors(potential, [example for k in data.split(seed)[1] for example in cut[target][k]])
     few = it.store(f"{name} {_draw(target, size, seed)}", ())
     much = _divided(it, name, source).stores(learned)
     model: Model
@@ -282,7 +290,7 @@ def _few(
         if way == "mixing":
             changes["kernel"] = KernelPlan(mixing="learn")
         model = fit([*much, few], _plan(it, seed=seed, **changes)).model
-    (store,) = data.stores(held)
+    (store,) = _divided(it, name, target).stores(held)
     return _figures(evaluate_store(model, store))
 
 

@@ -13,14 +13,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
-
 from benchmarks.papers import sensitivity, size
 from benchmarks.papers.common import Experiment, errors, spread
 from benchmarks.papers.divided import Divided
 from mekrr_scale.arrays import KINDS, RowKind
-from mekrr_scale.models import Potential
-from mekrr_scale.pipeline import FitPlan, KernelPlan, LandmarkPlan, RowPlan, Validation, evaluate_store, fit
+from mekrr_scale.models import Model, Potential
+from mekrr_scale.pipeline import FitPlan, KernelPlan, LandmarkPlan, RowPlan, Validation, fit
 from mekrr_scale.regression import Balanced
 from mekrr_scale.solvers import Direct, PathPoint
 from mekrr_scale.transfer import Example
@@ -28,6 +26,8 @@ from mekrr_scale.transfer import Example
 METALS = "W and Be"
 LEARNED = {METALS: (2, 4, 8, 16, 32)}  # parts; all that are not held out of the other sets
 SAMPLE = 40
+RULES = ("lowest", "chosen")
+ERRORS = {"energy_mae": "energy MAE", "energy_rmse": "RMSE", "force_rmse": "force RMSE"}
 
 
 def main() -> None:
@@ -39,9 +39,8 @@ def main() -> None:
         for forces in (True, False) if data.directions else (False,):
             for count in LEARNED.get(name, (data.count - data.held,)):
                 key = f"{name}, {'energies and forces' if forces else 'energies'}, {count}"
-                samples = [_sample(parts, data.split(seed)[1], seed) for seed in range(it.seeds)]
                 jobs = [
-                    (f"{key}-{seed}", partial(_both, data, forces, count, seed, samples[seed]))
+                    (f"{key}-{seed}", partial(_both, data, forces, count, seed, data.sample(parts, seed, SAMPLE)))
                     for seed in range(it.seeds)
                 ]
                 rows.append((key, it.run_all(jobs)))
@@ -65,12 +64,6 @@ def _extracted(it: Experiment, data: Divided) -> list[list[Example]]:
     return data.extract([e for file in files for e in it.structures(f"{file}.xyz.xz", "")], size.TOGETHER, most)
 
 
-def _sample(parts: list[list[Example]], held: Sequence[int], seed: int) -> list[Example]:
-    """Some of the structures that are held out."""
-    examples = [example for k in held for example in parts[k]]
-    return [examples[i] for i in np.random.default_rng(seed).permutation(len(examples))[:SAMPLE]]
-
-
 def _both(data: Divided, forces: bool, count: int, seed: int, sample: Sequence[Example]) -> dict[str, float]:
     """Held-out errors of what is chosen, and of the lowest point where that is another."""
     learned, held = data.split(seed)
@@ -87,27 +80,21 @@ def _both(data: Divided, forces: bool, count: int, seed: int, sample: Sequence[E
     )
     report = fit(stores, plan)
     lowest = report.solution.path.lowest(Balanced(frozenset(kinds)))
-    told: dict[str, float] = {}
-    for rule, point in (("chosen", report.chosen), ("lowest", lowest)):
-        if rule == "lowest" and point.ridge == report.chosen.ridge:
-            told |= {key.replace("chosen", rule): value for key, value in told.items()}
-            continue
-        model = report.model if rule == "chosen" else fit(stores, _of(plan, lowest)).model
-        wrong = np.concatenate(
-            [
-                (each.energy_predicted - each.energy) / each.n_atoms
-                for each in map(partial(evaluate_store, model), data.stores(held))
-            ]
-        )
-        told |= {
-            f"{rule} energy_mae": 1e3 * np.abs(wrong).mean(),
-            f"{rule} energy_rmse": 1e3 * np.sqrt((wrong**2).mean()),
-        }
-        told[f"{rule} ridge"] = point.ridge
-        if forces:
-            found = errors(Potential(model), sample)
-            told |= {f"{rule} {key}": value for key, value in found.items() if key.startswith("force")}
-    return {key: float(value) for key, value in told.items()}
+    chosen = _errors(data, report.model, held, sample if forces else ())
+    other = chosen
+    if lowest.ridge != report.chosen.ridge:
+        other = _errors(data, fit(stores, _of(plan, lowest)).model, held, sample if forces else ())
+    told = {"chosen": {**chosen, "ridge": report.chosen.ridge}, "lowest": {**other, "ridge": lowest.ridge}}
+    return {f"{rule} {key}": value for rule, each in told.items() for key, value in each.items()}
+
+
+def _errors(data: Divided, model: Model, held: Sequence[int], sample: Sequence[Example]) -> dict[str, float]:
+    """Of all energies that are held out, and of the forces of a sample where there is one."""
+    forces = errors(Potential(model), sample) if sample else {}
+    return {
+        **data.energy_errors(model, held),
+        **{key: value for key, value in forces.items() if key.startswith("force")},
+    }
 
 
 def _of(plan: FitPlan, point: PathPoint) -> FitPlan:
@@ -117,22 +104,13 @@ def _of(plan: FitPlan, point: PathPoint) -> FitPlan:
 
 
 def _say(it: Experiment, rows: Sequence[tuple[str, list[dict[str, float]]]]) -> None:
-    it.header(
-        "set, rows, parts",
-        "another ridge",
-        "energy MAE: lowest",
-        "chosen",
-        "RMSE: lowest",
-        "chosen",
-        "force RMSE: lowest",
-        "chosen",
-    )
+    it.header("set, rows, parts", "another ridge", *(f"{error}: {rule}" for error in ERRORS.values() for rule in RULES))
     for key, runs in rows:
         other = sum(run["chosen ridge"] != run["lowest ridge"] for run in runs)
         cells = [
             spread(runs, f"{rule} {error}") if f"{rule} {error}" in runs[0] else ""
-            for error in ("energy_mae", "energy_rmse", "force_rmse")
-            for rule in ("lowest", "chosen")
+            for error in ERRORS
+            for rule in RULES
         ]
         it.say(f"| {key} | {other} of {len(runs)} | " + " | ".join(cells) + " |")
     it.say("\nmeV/atom and meV/A")

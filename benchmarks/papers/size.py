@@ -22,8 +22,8 @@ from benchmarks.measuring import Peak, cpu_seconds, exponent
 from benchmarks.papers.common import Experiment, errors, spread
 from benchmarks.papers.divided import Divided
 from benchmarks.papers.drawing import band, legend_below, logarithmic, values_of
-from mekrr_scale.models import Model, Potential
-from mekrr_scale.pipeline import FitPlan, KernelPlan, LandmarkPlan, RowPlan, Validation, evaluate_store, fit
+from mekrr_scale.models import Potential
+from mekrr_scale.pipeline import FitPlan, KernelPlan, LandmarkPlan, RowPlan, Validation, fit
 from mekrr_scale.regression import Execution
 from mekrr_scale.solvers import Direct, Exact, Falkon, Solver
 from mekrr_scale.store import FeatureStore
@@ -140,7 +140,7 @@ class Curves:
             it.run(f"{name} scale {scale}", partial(_scale, data, scale)) for scale in SCALES[: 1 + 3 * (not it.quick)]
         ]
         scale = SCALES[int(np.argmin([run["compared"] for run in scales]))]
-        samples = [_sample(parts, data.split(seed)[1], seed) for seed in range(it.seeds)]
+        samples = [data.sample(parts, seed, SAMPLE) for seed in range(it.seeds)]
         jobs = [
             (setting, count, seed)
             for setting in (QUICK if it.quick else SETS[name].settings)
@@ -250,13 +250,6 @@ class Curves:
         return largest["structures"] * (MEMORY / held) ** 0.5, rows / (1 + 3 * self.atoms)
 
 
-def _sample(parts: list[list[Example]], held: Sequence[int], seed: int) -> list[Example]:
-    """Some of the structures that are held out."""
-    examples = [example for k in held for example in parts[k]]
-    chosen = np.random.default_rng(seed).permutation(len(examples))[:SAMPLE]
-    return [examples[i] for i in chosen]
-
-
 def _scale(data: Divided, scale: str) -> dict[str, float]:
     """The cross-validated error of one length scale, on the first parts of the first seed."""
     stores = data.stores(data.split(0)[0][: 1 if data.it.quick else 8])
@@ -277,7 +270,7 @@ def _one(
     seconds = cpu_seconds() - start
     forces = errors(Potential(report.model), sample) if setting.forces else {}
     return {
-        **_energies(report.model, data.stores(held)),
+        **data.energy_errors(report.model, held),
         **{key: value for key, value in forces.items() if key.startswith("force")},
         "structures": float(sum(store.n_structures for store in stores)),
         "fit_seconds": seconds,
@@ -309,13 +302,6 @@ def _folds(data: Divided) -> int:
 
 def _atoms(stores: Sequence[FeatureStore]) -> int:
     return sum(store.n_atoms for store in stores)
-
-
-def _energies(model: Model, held: Sequence[FeatureStore]) -> dict[str, float]:
-    """Errors (meV/atom) on the structures of several stores."""
-    found = [evaluate_store(model, store) for store in held]
-    wrong = np.concatenate([(each.energy_predicted - each.energy) / each.n_atoms for each in found])
-    return {"energy_mae": 1e3 * float(np.abs(wrong).mean()), "energy_rmse": 1e3 * float(np.sqrt((wrong**2).mean()))}
 
 
 def _figure(it: Experiment, found: dict[str, Curves]) -> None:
