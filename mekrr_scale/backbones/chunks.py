@@ -21,6 +21,7 @@ from mekrr_scale.structures import Graph
 # the argument of a function of rows: row r is the tensor's row ``places[r]``, or its row r
 Rows: TypeAlias = tuple[Tensor, Int[Tensor, " rows"] | None]
 RowFunction: TypeAlias = Callable[..., Tensor]
+PartsFunction: TypeAlias = Callable[..., Tensor | Sequence[Tensor]]  # columns of the parts lie side by side
 
 
 def rows_of(graph: Graph, tensor: Tensor, places: Int[Tensor, " rows"]) -> Rows:
@@ -39,22 +40,33 @@ def of_rows(graph: Graph, function: RowFunction, *inputs: Rows) -> Tensor:
     return _chunked(_Job(function, graph.at_once, tuple(places for _, places in inputs)), inputs)
 
 
-def sum_rows(graph: Graph, index: Int[Tensor, " rows"], size: int, function: RowFunction, *inputs: Rows) -> Tensor:
+def sum_rows(graph: Graph, index: Int[Tensor, " rows"], size: int, function: PartsFunction, *inputs: Rows) -> Tensor:
     """Sums of the function's values over the rows that belong together.
 
     Args:
         index: which of ``size`` sums each row belongs to.
-        function: see ``of_rows``.
+        function: see ``of_rows``; it may give its values in several parts, which are joined when they are summed.
     """
     if graph.at_once is None:
-        values = function(*(_taken(given) for given in inputs))
-        return values.new_zeros(size, values.shape[1]).index_add(0, index, values)
+        parts = _parts(function(*(_taken(given) for given in inputs)))
+        sums = [part.new_zeros(size, part.shape[1]).index_add(0, index, part) for part in parts]
+        return sums[0] if len(sums) == 1 else torch.cat(sums, 1)
     return _chunked(_Job(function, graph.at_once, tuple(places for _, places in inputs), index, size), inputs)
 
 
 def _taken(given: Rows) -> Tensor:
     tensor, places = given
     return tensor if places is None else tensor[places]
+
+
+def _parts(values: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
+    return [values] if isinstance(values, Tensor) else values
+
+
+def _divided(joined: Tensor, parts: Sequence[Tensor]) -> Sequence[Tensor]:
+    """What of the joined columns belongs to each part."""
+    found: Sequence[Tensor] = joined.split([part.shape[1] for part in parts], 1)
+    return found
 
 
 def _chunked(job: _Job, inputs: Sequence[Rows]) -> Tensor:
@@ -66,7 +78,7 @@ def _chunked(job: _Job, inputs: Sequence[Rows]) -> Tensor:
 class _Job:
     """A function of rows, and what becomes of its values."""
 
-    function: RowFunction
+    function: PartsFunction
     at_once: int
     places: tuple[Int[Tensor, " rows"] | None, ...]
     index: Int[Tensor, " rows"] | None = None
@@ -89,14 +101,15 @@ class _Job:
         """Of all rows, or their sums."""
         found: Tensor | None = None
         for rows in self.chunks(tensors):
-            values = self.function(*self.inputs(tensors, rows))
+            parts = _parts(self.function(*self.inputs(tensors, rows)))
             if found is None:
                 size = self.rows(tensors) if self.index is None else self.size
-                found = values.new_zeros(size, *values.shape[1:])
-            if self.index is None:
-                found[rows] = values
-            else:
-                found.index_add_(0, self.index[rows], values)
+                found = torch.cat([part.new_zeros(size, *part.shape[1:]) for part in parts], 1)
+            for into, part in zip(_divided(found, parts), parts, strict=True):
+                if self.index is None:
+                    into[rows] = part
+                else:
+                    into.index_add_(0, self.index[rows], part)
         assert found is not None
         return found
 
@@ -107,10 +120,10 @@ class _Job:
             inputs = self.inputs(tensors, rows)
             moved = [given.detach().requires_grad_(want) for given, want in zip(inputs, wanted, strict=True)]
             with torch.enable_grad():
-                values = self.function(*moved)
+                parts = _parts(self.function(*moved))
             seeds = by_values[rows] if self.index is None else by_values[self.index[rows]]
             asked = [given for given, want in zip(moved, wanted, strict=True) if want]
-            found = iter(torch.autograd.grad(values, asked, seeds, allow_unused=True))
+            found = iter(torch.autograd.grad(parts, asked, _divided(seeds, parts), allow_unused=True))
             for into, places in zip(total, self.places, strict=True):
                 slope = None if into is None else next(found)
                 if into is None or slope is None:

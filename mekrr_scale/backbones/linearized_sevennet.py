@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mekrr_scale.backbones.chunks import Rows, sum_rows
 from mekrr_scale.backbones.derivatives import moved_edges
 from mekrr_scale.backbones.messages import Coupling, Edges, push_messages
 from mekrr_scale.structures import Graph
@@ -28,6 +29,7 @@ class Stage:
     """A convolution, and the modules behind it up to the next one."""
 
     convolution: Any  # None in front of the first one
+    coupling: Coupling | None  # its tensor product; None where that is of another kind than e3nn's own
     modules: list[tuple[str, nn.Module]]
 
 
@@ -114,18 +116,16 @@ def linearized(
     for stage, coupling in zip(stages[1:], couplings, strict=True):
         weights = _derived(stage.convolution.weight_nn, data["edge_embedding"], steep)
         sent = data["x"]
-        summed = _summed(stage.convolution, data, weights[0])
+        summed = _summed(graph, coupling, data, weights[0]) / stage.convolution.denominator
         layers.append(_Layer(stage, coupling, weights, sent, summed, dict(data)))
         data, _ = through(stage, {**data, "x": summed})
     return Linearized(graph, vectors, edges, layers, through)
 
 
-def _summed(convolution: Any, data: _Data, weight: Tensor) -> Tensor:
+def _summed(graph: Graph, coupling: Coupling, data: _Data, weight: Tensor) -> Tensor:
     centre, neighbour = data["edge_index"]
-    message = convolution.convolution(data["x"][neighbour], data["edge_attr"], weight)
-    total = message.new_zeros(len(data["x"]), message.shape[1]).index_add(0, centre, message)
-    mean: Tensor = total / convolution.denominator
-    return mean
+    inputs: list[Rows] = [(data["x"], neighbour), (data["edge_attr"], None), (weight, None)]
+    return sum_rows(graph, centre, len(data["x"]), coupling.messages, *inputs)
 
 
 def _derived(function: Callable[[Tensor], Tensor], at: Tensor, move: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Equivariant messages, pushed forward: derivatives of a convolution along many directions at once.
+"""Equivariant messages, and pushed forward: derivatives of a convolution along many directions at once.
 
 A message is bilinear in what its sender holds and in functions of its edge, ``sum_j w(r_ij) (x_j (x) Y(r_ij))``. So its
 derivative has two parts, both linear maps with matrices that all directions share:
@@ -13,27 +13,42 @@ Derivatives through the network that makes ``w``, and of the spherical harmonics
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 _BLOCK = 1 << 20  # numbers in the matrices of atoms that are treated together: they stay in the cache
 _BLOCK_ON_DEVICE = 1 << 25  # where many are needed to keep a GPU busy
 
 
+class _Path(NamedTuple):
+    """One path of a tensor product."""
+
+    weights: int  # which of the weights' parts are its own
+    output: int  # which of the message's parts it makes
+    width: int  # 2 l + 1
+
+
 @dataclass(frozen=True)
 class _Paths:
     """What one block of the senders' channels takes part in; its paths' outputs lie side by side."""
 
-    start: int  # of the block in x
+    number: int  # of the block in x
+    start: int  # where it begins
     mul: int  # channels
     dim: int  # 2 l + 1
     coupling: Float[Tensor, "dim harmonics outputs"]
     weights: Int[Tensor, "mul outputs"]  # which of an edge's weights
     places: Int[Tensor, "mul outputs"]  # where in the message
+    paths: tuple[_Path, ...]
+
+    def turned(self, harmonics: Float[Tensor, "edges harmonics"]) -> Float[Tensor, "edges dim outputs"]:
+        """The matrix of each edge that takes a channel of its sender to the paths' outputs, but for the weights."""
+        flat = self.coupling.permute(1, 0, 2).flatten(1).to(harmonics)
+        return (harmonics @ flat).reshape(len(harmonics), self.dim, self.coupling.shape[2])
 
 
 @dataclass(frozen=True)
@@ -42,10 +57,13 @@ class Coupling:
 
     blocks: tuple[_Paths, ...]
     order: Int[Tensor, " message"]  # takes the blocks' outputs to their places
+    sent: tuple[int, ...]  # widths of all of the senders' blocks
+    weighed: tuple[int, ...]  # numbers of weights of the paths
+    received: int  # parts of a message
 
     @classmethod
-    def of(cls, product: Any, device: torch.device, dtype: torch.dtype) -> Coupling | None:
-        """Of an e3nn tensor product whose paths keep channels apart ("uvu"); None for another."""
+    def of(cls, product: Any) -> Coupling | None:
+        """Of an e3nn tensor product whose paths keep channels apart ("uvu"), in float64; None for another."""
         from e3nn.o3 import TensorProduct
 
         if not isinstance(product, TensorProduct):
@@ -53,34 +71,78 @@ class Coupling:
         sent, harmonics, received = product.irreps_in1, product.irreps_in2, product.irreps_out
         weights: dict[int, list[Tensor]] = {}
         places: dict[int, list[Tensor]] = {}
+        paths: dict[int, list[_Path]] = {}
         offset = 0
-        for step in product.instructions:
+        for number, step in enumerate(product.instructions):
             if step.connection_mode != "uvu" or not step.has_weight or harmonics[step.i_in2].mul != 1:
                 return None
             channel, size = torch.arange(sent[step.i_in1].mul)[:, None], received[step.i_out].ir.dim
             weights.setdefault(step.i_in1, []).append((offset + channel).expand(-1, size))
             first = received.slices()[step.i_out].start
             places.setdefault(step.i_in1, []).append(first + channel * size + torch.arange(size))
+            paths.setdefault(step.i_in1, []).append(_Path(number, step.i_out, size))
             offset += len(channel)
         if len({step.i_out for step in product.instructions}) != len(received):
             return None
         blocks = []
         for number, parts in weights.items():
             start, mul, dim = sent.slices()[number].start, sent[number].mul, sent[number].ir.dim
-            place, weight = torch.cat(places[number], 1).to(device), torch.cat(parts, 1).to(device)
-            coupling = _coupling(product, start, dim, torch.ones(offset).to(device, dtype))[:, :, place[0]]
-            blocks.append(_Paths(start, mul, dim, coupling, weight, place))
+            place, weight = torch.cat(places[number], 1), torch.cat(parts, 1)
+            coupling = _coupling(product, start, dim, offset)[:, :, place[0]]
+            blocks.append(_Paths(number, start, mul, dim, coupling, weight, place, tuple(paths[number])))
         order = torch.argsort(torch.cat([block.places.flatten() for block in blocks]))
-        return cls(tuple(blocks), order)
+        weighed = tuple(sent[step.i_in1].mul for step in product.instructions)
+        return cls(tuple(blocks), order, tuple(part.dim for part in sent), weighed, len(received))
+
+    def on(self, device: torch.device, dtype: torch.dtype) -> Coupling:
+        """The same on a device, in a precision."""
+        blocks = [
+            replace(
+                block,
+                coupling=block.coupling.to(device, dtype),
+                weights=block.weights.to(device),
+                places=block.places.to(device),
+            )
+            for block in self.blocks
+        ]
+        return replace(self, blocks=tuple(blocks), order=self.order.to(device))
+
+    def messages(
+        self,
+        sent: Float[Tensor, "edges channels"],
+        harmonics: Float[Tensor, "edges harmonics"],
+        weights: Float[Tensor, "edges weights"],
+    ) -> list[Float[Tensor, "edges _"]]:
+        """What the senders' channels become, in parts that lie side by side in a message.
+
+        They are better summed than joined: for each slice of a wide matrix torch makes another matrix as wide, most of
+        it zeros, when it differentiates twice.
+        """
+        channels, weighed = sent.split(self.sent, 1), weights.split(self.weighed, 1)
+        found = [weights[:, :0]] * self.received
+        for block in self.blocks:
+            x, turned = channels[block.number].unflatten(1, (block.mul, block.dim)), block.turned(harmonics)
+            widths = [path.width for path in block.paths]
+            # of scalars the weights first: they are narrower than what comes out
+            outputs = turned.split(widths, 2) if block.dim == 1 else (x @ turned).split(widths, 2)
+            for path, output in zip(block.paths, outputs, strict=True):
+                weight = weighed[path.weights][:, :, None]
+                part = (x * weight) * output if block.dim == 1 else output * weight
+                found[path.output] = part.flatten(1)
+        return found
 
 
-def _coupling(product: Any, start: int, dim: int, weights: Tensor) -> Float[Tensor, "dim harmonics message"]:
+def _coupling(product: Any, start: int, dim: int, n_weights: int) -> Float64[Tensor, "dim harmonics message"]:
     """What the product makes of unit vectors: its own constants, as they were rounded when it was built."""
     width = product.irreps_in2.dim
-    x = torch.zeros(dim, product.irreps_in1.dim).to(weights)
-    x[:, start : start + dim] = torch.eye(dim).to(weights)
-    y = torch.eye(width).to(weights)
-    rows = product(x.repeat_interleave(width, 0), y.repeat(dim, 1), weights.expand(dim * width, -1))
+    x = torch.zeros(dim, product.irreps_in1.dim, dtype=torch.float64)
+    x[:, start : start + dim] = torch.eye(dim, dtype=torch.float64)
+    y = torch.eye(width, dtype=torch.float64)
+    weights = torch.ones(1, n_weights, dtype=torch.float64).expand(dim * width, -1)
+    here = next(product.buffers())
+    product.to("cpu", torch.float64)  # itself: in copies e3nn's constants are rounded once more
+    rows: Tensor = product(x.repeat_interleave(width, 0), y.repeat(dim, 1), weights)
+    product.to(here.device, here.dtype)
     found: Tensor = rows.unflatten(0, (dim, width))
     return found
 
@@ -178,13 +240,11 @@ def _rows(moved: Tensor, block: _Paths) -> Float[Tensor, "rows width"]:
 def _turning(block: _Paths, edges: Edges, at: Tensor, sent: Tensor, w: Tensor, slope: Tensor) -> Tensor:
     """Derivatives of messages by the edges' vectors: [edges, 3, mul, outputs]."""
     x = sent[:, block.start : block.start + block.mul * block.dim].reshape(len(at), block.mul, block.dim)
-    flat = block.coupling.permute(1, 0, 2).flatten(1)
-    size = (len(at), block.dim, block.coupling.shape[2])
     steep = slope.index_select(1, block.weights.flatten()).unflatten(1, block.weights.shape)
-    steep = steep * (x @ (edges.harmonics[at] @ flat).reshape(size))
+    steep = steep * (x @ block.turned(edges.harmonics[at]))
     found = w.new_empty(len(at), 3, *w.shape[1:])
     for c in range(3):
-        torch.mul(w, x @ (edges.slopes[c, at] @ flat).reshape(size), out=found[:, c])
+        torch.mul(w, x @ block.turned(edges.slopes[c, at]), out=found[:, c])
         found[:, c].addcmul_(steep, edges.units[at, c, None, None])
     return found
 
@@ -192,7 +252,6 @@ def _turning(block: _Paths, edges: Edges, at: Tensor, sent: Tensor, w: Tensor, s
 def _carrying(block: _Paths, edges: Edges, at: Tensor, w: Tensor, shape: tuple[int, int]) -> Tensor:
     """The matrices from senders to messages: [atoms x mul, neighbours x dim, outputs]."""
     size, near = shape
-    flat = block.coupling.permute(1, 0, 2).flatten(1)
-    coupled = (edges.harmonics[at] @ flat).reshape(size, 1, near, block.dim, -1)
+    coupled = block.turned(edges.harmonics[at]).reshape(size, 1, near, block.dim, -1)
     w = w.reshape(size, near, block.mul, 1, -1).transpose(1, 2)
     return (w * coupled).reshape(size * block.mul, near * block.dim, -1)

@@ -20,6 +20,8 @@ from mekrr_scale.backbones import (
 from mekrr_scale.backbones import tangents_of_each as of_each
 from mekrr_scale.backbones.messages import Coupling, hoods
 from mekrr_scale.errors import BackboneError
+from mekrr_scale.structures import edge_vectors
+from tests.backbones.networks import small_sevennet
 
 pytest.importorskip("chgnet")
 
@@ -137,7 +139,56 @@ def test_torch_does_what_no_linearization_does(monkeypatch):
         part.twoBody_atom.activation = torch.nn.Tanh()
     assert plain.linearize(graph) is None
     close(tangents(plain, graph, directions).features, forward(plain, atoms, directions))
-    assert Coupling.of(torch.nn.Linear(2, 2), torch.device("cpu"), torch.float64) is None
+    assert Coupling.of(torch.nn.Linear(2, 2)) is None
+
+
+def derivatives(backbone, atoms):
+    """Energies, forces, and how the square of the forces depends on the weights: what training needs."""
+    graph = backbone.graph(atoms)
+    weights = [weight.requires_grad_(True) for weight in backbone.module.parameters()]
+    positions = graph.positions.clone().requires_grad_(True)
+    found = backbone.forward(graph, positions)
+    energy = found.energy(graph)
+    (slopes,) = torch.autograd.grad(energy.sum(), positions, create_graph=True)
+    by_weights = torch.autograd.grad(slopes.square().sum(), weights, allow_unused=True, materialize_grads=True)
+    for weight in weights:
+        weight.requires_grad_(False)
+    return [
+        found.features.detach(),
+        energy.detach(),
+        slopes.detach(),
+        torch.cat([each.flatten() for each in by_weights]),
+    ]
+
+
+@pytest.mark.parametrize("parity", [False, True])
+def test_messages_are_those_of_the_networks_own_product(parity, tmp_path, monkeypatch):
+    """To rounding, with derivatives of both orders; a product of another kind does its work itself."""
+    pytest.importorskip("sevenn")
+    options = {"checkpoint": small_sevennet(tmp_path / "small.pt", parity), "layer": "gate1+gate3"}
+    ours = load_backbone("sevennet", **options).to(dtype=torch.float64)
+    monkeypatch.setattr(Coupling, "of", lambda product: None)
+    own = load_backbone("sevennet", **options).to(dtype=torch.float64)
+    frames = [silica(), Atoms("Si"), molecule("H2O")]
+    assert own.linearize(own.graph(frames)) is None
+    assert ours.linearize(ours.graph(frames)) is not None
+    for found, expected in zip(derivatives(ours, frames), derivatives(own, frames), strict=True):
+        assert float(expected.abs().max()) > 0
+        close(found, expected)
+
+
+def test_constants_of_a_product_are_exact_in_float64(sevennet):
+    """Loaded in float32 and moved to float64, energies are those of SevenNet's own code in float64."""
+    graph = sevennet.graph(silica())
+    data = {
+        "x": sevennet.types[graph.numbers], "edge_index": graph.edge_index, "batch": graph.owner,
+        "edge_vec": edge_vectors(graph, graph.positions),
+    }  # fmt: skip
+    for name, module in sevennet.parts(energies=True).modules:
+        data = module(data)
+        if name == "onehot_idx_to_onehot":
+            data["x"] = data["node_attr"] = data["x"].double()
+    close(sevennet.forward(graph, graph.positions).energies, data["atomic_energy"][:, 0])
 
 
 def test_every_edge_is_in_one_hood():
