@@ -42,6 +42,7 @@ NAMES = (
     "extraction",
     "large_cells",
     "compiled",
+    "messages",
     "engines",
     "lammps_md",
 )

@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -114,17 +114,20 @@ class Experiment:
     ) -> list[dict[str, float]]:
         """Runs that need nothing of each other, at the same time: a process a core, with one thread each.
 
+        What is finished is recorded, also where the rest is interrupted.
+
         Args:
             fresh: a new process for each, whose memory is its own.
         """
         keys, works = [key for key, _ in jobs], [work for _, work in jobs]
-        if self.quick or _cores() == 1:
-            return list(map(self.run, keys, works))
-        context, tasks = get_context("spawn"), 1 if fresh else None
-        with ProcessPoolExecutor(_cores(), context, torch.set_num_threads, (1,), max_tasks_per_child=tasks) as pool:
-            found = list(pool.map(self.run, keys, works))
-        self.record()
-        return found
+        try:
+            if self.quick or _cores() == 1:
+                return list(map(self.run, keys, works))
+            context, tasks = get_context("spawn"), 1 if fresh else None
+            with ProcessPoolExecutor(_cores(), context, torch.set_num_threads, (1,), max_tasks_per_child=tasks) as pool:
+                return list(pool.map(self.run, keys, works))
+        finally:
+            self.record()
 
     def rates(self, key: str, rates: Sequence[float], first: bool) -> Sequence[float]:
         """Learning rates to try: all in the first run, then the one that this (``key-0``) has chosen."""
@@ -211,6 +214,11 @@ def _cores() -> int:
 def errors(predictor: Predictor, test: Sequence[Example]) -> dict[str, float]:
     """Errors in meV/atom and meV/angstrom, by name."""
     return asdict(errors_on(predictor, test))
+
+
+def energies_alone(examples: Sequence[Example]) -> list[Example]:
+    """Without forces and stress."""
+    return [replace(example, labels=replace(example.labels, forces=None, stress=None)) for example in examples]
 
 
 def ratio(upper: Sequence[dict[str, float]], lower: Sequence[dict[str, float]], key: str = "force_rmse") -> str:

@@ -23,7 +23,7 @@ from ase import Atoms
 from ase.optimize import BFGS
 from ase.vibrations import Vibrations
 
-from benchmarks.papers.common import Experiment, errors, parted, ratio, spread, subset, tuned, without
+from benchmarks.papers.common import Experiment, energies_alone, errors, parted, ratio, spread, subset, tuned, without
 from mekrr_scale.backbones import BackboneEnergies, BackboneSpec, load_backbone, new_backbone, save_backbone
 from mekrr_scale.models import PredictorCalculator, PriorSpec
 from mekrr_scale.pipeline import FitPlan, KernelPlan, LandmarkPlan, LengthScale, Validation
@@ -157,10 +157,6 @@ class Learner:
         steps = 5 if self.system.it.quick else 600
         plan = TrainPlan(steps=steps, batch=10, seed=self.seed, validate_every=max(1, steps // 12))
         return BackboneEnergies(tuned(rates, lambda rate: train(replace(plan, learning_rate=rate)))[0])
-
-
-def energies_alone(examples: Sequence[Example]) -> list[Example]:
-    return [replace(example, labels=replace(example.labels, forces=None, stress=None)) for example in examples]
 
 
 def corrected(

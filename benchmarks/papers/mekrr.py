@@ -16,8 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from benchmarks.data import shared
-from benchmarks.papers.common import Experiment, disjoint, errors, parted, ratio, spread, tuned
-from benchmarks.papers.levels import energies_alone
+from benchmarks.papers.common import Experiment, disjoint, energies_alone, errors, parted, ratio, spread, tuned
 from mekrr_scale.backbones import Backbone, BackboneEnergies, BackboneSpec, load_backbone, new_backbone, save_backbone
 from mekrr_scale.models import Model
 from mekrr_scale.pipeline import (

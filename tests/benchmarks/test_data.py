@@ -15,7 +15,16 @@ from mekrr_scale.store import FeatureStore
 
 # those that need none of the development data, or another library before them
 FREE = {"kernel_rows", "store_reading", "molecular_dynamics", "ranks", "restarts", "sizes", "gpu"}
-FREE |= {"franken_comparison", "falkon_library", "extraction", "large_cells", "compiled", "engines", "lammps_md"}
+FREE |= {
+    "franken_comparison",
+    "falkon_library",
+    "extraction",
+    "large_cells",
+    "compiled",
+    "messages",
+    "engines",
+    "lammps_md",
+}
 
 
 @pytest.fixture

@@ -65,11 +65,11 @@ def test_forces_and_stress_are_derivatives_of_the_energy(potential):
             return float(potential.predict(moved, forces=False).energy[0])
 
         expected = -slope(lambda t, energy=energy: energy(t, 0.0))
-        assert float((found.forces.numpy() * direction).sum()) == pytest.approx(expected, rel=1e-6, abs=1e-9)
+        assert float((found.forces.numpy() * direction).sum()) == pytest.approx(expected, rel=5e-6, abs=1e-9)
         assert np.abs(found.forces.numpy().sum(0)).max() < 1e-8
         if periodic:
             expected = slope(lambda t, energy=energy: energy(0.0, t)) / atoms.get_volume()
-            assert float((found.stress[0].numpy() * strain).sum()) == pytest.approx(expected, rel=1e-6, abs=1e-10)
+            assert float((found.stress[0].numpy() * strain).sum()) == pytest.approx(expected, rel=5e-6, abs=1e-10)
 
 
 def test_symmetries(potential):
