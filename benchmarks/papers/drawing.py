@@ -24,13 +24,27 @@ def band(axis: Axes, x: Sequence[float], values: np.ndarray, color: str, marker:
 
 
 def logarithmic(axis: Axes, x: str, y: str) -> None:
-    """Both axes, with their labels."""
+    """Both axes, with their labels; upwards there are numbers at 1, 2 and 5."""
+    from matplotlib.ticker import LogLocator, StrMethodFormatter
+
     axis.set(xscale="log", yscale="log", xlabel=x, ylabel=y)
+    axis.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    for set_formatter in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+        set_formatter(StrMethodFormatter("{x:g}"))
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def legend_below(figure: Figure, axis: Axes, columns: int, room: float) -> None:
+def numbers_at(axis: Axes, values: Sequence[float]) -> None:
+    """Along x, and none elsewhere."""
+    from matplotlib.ticker import NullLocator
+
+    axis.set_xticks(values, [f"{value:g}" for value in values])
+    axis.xaxis.set_minor_locator(NullLocator())
+
+
+def legend_below(figure: Figure, axis: Axes, columns: int) -> None:
     """Of one axis, for all."""
     handles, labels = axis.get_legend_handles_labels()
+    lines = -(-len(labels) // columns)
     figure.legend(handles, labels, loc="lower center", ncol=columns, frameon=False, fontsize=8)
-    figure.tight_layout(rect=(0, room, 1, 1))
+    figure.tight_layout(rect=(0, (0.1 + 0.18 * lines) / figure.get_figheight(), 1, 1))

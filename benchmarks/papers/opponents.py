@@ -276,7 +276,7 @@ def _figure(it: Experiment, names: Sequence[str], ways: Mapping[str, object]) ->
                 )
         logarithmic(axis, "CPU time (s)", "force RMSE (meV/Å)")
         axis.set_title(name)
-    legend_below(figure, axes[0, 0], 4, 0.12)
+    legend_below(figure, axes[0, 0], 4)
     figure.savefig(it.figures / "papers_opponents.png", dpi=120)
     plt.close(figure)
 

@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.data import shared
 from benchmarks.papers.common import Experiment, disjoint, energies_alone, errors, spread
 from benchmarks.papers.divided import Divided
-from benchmarks.papers.drawing import band, legend_below, logarithmic, values_of
+from benchmarks.papers.drawing import band, legend_below, logarithmic, numbers_at, values_of
 from mekrr_scale.models import Model, Potential
 from mekrr_scale.pipeline import (
     Evaluation,
@@ -315,11 +315,11 @@ def _figure(it: Experiment, families: Mapping[str, Family]) -> None:
         alone = [_of(it.kept(_key(name, pair[0], seed)), pair[1])["energy_rmse"] for seed in range(it.seeds)]
         axis.axhline(float(np.mean(alone)), color="0.5", ls="--", lw=1, label="the source alone")
         logarithmic(axis, "structures of the target", "energy RMSE (meV/atom)")
-        axis.set_xticks(few, [str(size) for size in few])
+        numbers_at(axis, few)
         axis.set_title(f"{name}: {pair[0]} to {pair[1]}", fontsize=8, loc="left")
     for axis in list(grid.flat)[len(pairs) :]:
         axis.axis("off")
-    legend_below(figure, grid[0, 0], 3, 0.08)
+    legend_below(figure, grid[0, 0], 3)
     figure.savefig(it.figures / "papers_parts.png", dpi=120)
     plt.close(figure)
 

@@ -333,7 +333,7 @@ def _figure(it: Experiment, found: dict[str, Curves]) -> None:
                 axis.text(end, 0.98, told, color="C3", fontsize=7, **place)
             logarithmic(axis, "structures learned", label)
         axes[0].set_title(name, loc="left")
-    legend_below(figure, grid[0, 0], 4, 0.12 / len(found))
+    legend_below(figure, grid[0, 0], 4)
     figure.savefig(it.figures / "papers_size.png", dpi=120)
     plt.close(figure)
 
