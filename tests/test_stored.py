@@ -1,13 +1,13 @@
 """Files as 0.1.0 wrote them (tests/stored) are read, used and gone on with by this version, with the same numbers.
 
-The same bits, where the machine is like the one that they were made on; else what rounding leaves. There states of fits
-and trainings may be refused, as those of others: their identity holds bits that another processor rounds otherwise.
+The same bits, where the machine is like the one that they were made on; else what rounding leaves.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import sys
 from functools import partial
@@ -21,6 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from mekrr_scale import cli
+from mekrr_scale.backbones import identity_of, load_backbone
 from mekrr_scale.distributed import Checkpoint, State
 from mekrr_scale.pipeline import FitPlan, KernelPlan
 from mekrr_scale.store import FeatureStore
@@ -29,12 +30,13 @@ from tests.stored import make
 STORED = Path(__file__).parent / "stored" / "0.1.0"
 EXPECTED = json.loads((STORED / "expected.json").read_text(encoding="utf-8"))
 ALIKE = make.machine() == EXPECTED["machine"]
-LOOSE = 3e-4  # relative, on another machine
+LOOSE = 1e-5  # relative, on another machine
+ROUNDED = 3e-4  # meV, there: float32 features of another processor, times coefficients
 
 
 @pytest.fixture
 def run(monkeypatch, capsys, tmp_path):
-    """The command line in a copy of the stored files, which ends with a code (None: any); returns what was printed."""
+    """The command line in a copy of the stored files; returns all that was printed. No code: however it ends."""
     shutil.copytree(STORED, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TMPDIR", "/tmp")
@@ -64,39 +66,75 @@ def same_weights(path, expected):
     assert not ALIKE or make.weights(path) == expected
 
 
-def of_another_machine(told):
-    """Whether a state was refused for bits that were rounded otherwise; nothing is lost then."""
-    refused = "is the state of another" in told
-    assert not (refused and ALIKE), told
-    return refused
+def same(found, expected, place="", rel=1e-10, rounded=1e-12):
+    """All that is expected is found; there may be more.
 
-
-def same(found, expected, place="", rel=1e-10, loose=LOOSE):
-    """All that is expected is found; there may be more."""
+    Args:
+        rounded: of numbers that a network is run for anew, on another machine.
+    """
     if isinstance(expected, dict):
         for key, value in expected.items():
             assert key in found, f"{place}/{key}"
-            same(found[key], value, f"{place}/{key}", rel, loose)
+            same(found[key], value, f"{place}/{key}", rel, rounded)
     elif isinstance(expected, list):
         assert len(found) == len(expected), place
         for i, pair in enumerate(zip(found, expected, strict=True)):
-            same(*pair, f"{place}[{i}]", rel, loose)
+            same(*pair, f"{place}[{i}]", rel, rounded)
     elif isinstance(expected, float):
-        assert found == pytest.approx(expected, rel=rel if ALIKE else loose, abs=1e-12, nan_ok=True), place
+        bounds = (rel, 1e-12) if ALIKE else (LOOSE, rounded)
+        assert found == pytest.approx(expected, rel=bounds[0], abs=bounds[1], nan_ok=True), place
     else:
         assert found == expected, place
 
 
 def tampered(path):
     """Let a state be that of another problem; its numbers stay."""
+    renamed(path, {"version": "of another problem"})
+
+
+def renamed(path, changes):
+    """Let a state be of another identity, where it has such a part."""
     with safe_open(path, "pt") as archive:
         header = dict(archive.metadata())
-    identity = {**json.loads(header["identity"]), "version": "of another problem"}
+    before = json.loads(header["identity"])
+    identity = {**before, **{key: value for key, value in changes.items() if key in before}}
     tensors = load_file(path)
     if "seal" in header:  # by this version
         Checkpoint(Path(path).parent, identity).save(Path(path).stem, State(tensors, json.loads(header["values"])))
     else:
         save_file(tensors, path, {**header, "identity": json.dumps(identity)})
+
+
+def brought_here(run, folder, *fit):
+    """On another machine, let a fit's states be of this one, where they would be refused.
+
+    Their identity holds hashes of numbers whose last bits are the processor's: of these, and of nothing else.
+    """
+    if ALIKE:
+        return
+    shutil.copytree(folder, "probe")
+    told = run(*fit, "-o", "probe.mekrr", "--checkpoint", "probe", code=None)
+    now = dict(re.findall(r'(\w+) was "[0-9a-f]{16}", now "([0-9a-f]{16})"', told))
+    assert set(now) <= {"baseline", "transform"}
+    assert bool(now) == ("is the state of another fit" in told), told
+    for path in Path(folder).glob("*.safetensors"):
+        renamed(path, now)
+
+
+def training_brought_here(run, folder):
+    """Likewise of a training: the reference energies that it begins with hold the rounding of a network in float32."""
+    if ALIKE:
+        return
+    run(*make.TRAIN[:-1], 0, "-o", "start.pt")
+    now = identity_of(load_backbone("schnet", checkpoint="start.pt"))
+    path = Path(folder) / "training.safetensors"
+    with safe_open(path, "pt") as archive:
+        before = json.loads(archive.metadata()["identity"])["backbone"]
+    assert {key for key in before if before[key] != now[key]} <= {"options"}
+    options, others = dict(before["options"]), dict(now["options"])
+    assert options.keys() == others.keys()
+    assert {key for key in options if options[key] != others[key]} <= {"scaling_references"}
+    renamed(path, {"backbone": now})
 
 
 @pytest.mark.parametrize(("name", "structures"), [("h2co", 24), ("more", 4), ("si", 4), ("own", 8)])
@@ -118,7 +156,7 @@ def test_extraction_goes_on_with_a_store(run):
 @pytest.mark.parametrize("name", ["model", "delta", "student", "schema-1.0", "schema-1.1"])
 def test_models(run, name):
     run("evaluate", f"{name}.mekrr", "more.xyz", "--json", "found.json")
-    same(json.loads(Path("found.json").read_text()), EXPECTED["evaluate"][name])
+    same(json.loads(Path("found.json").read_text()), EXPECTED["evaluate"][name], rounded=ROUNDED)
     if name != "delta":  # which corrects another prior than the store's
         run("evaluate", f"{name}.mekrr", "h2co", "--json", "found.json")
         same(json.loads(Path("found.json").read_text()), EXPECTED["evaluate"][f"{name} on the store"])
@@ -177,11 +215,9 @@ STOPPED = [
 @pytest.mark.parametrize(("name", "options"), [("direct", make.DIRECT), ("falkon", make.FALKON)])
 def test_stopped_fits_go_on(run, name, options):
     """To the coefficients of a fit that was not stopped."""
-    fit = ("fit", "--store", "h2co", *make.FIT, *options, "-o", "found.mekrr")
-    if of_another_machine(run(*fit, "--checkpoint", f"fit-{name}", code=None)):
-        assert Path(f"fit-{name}").exists()
-        assert not Path("found.mekrr").exists()
-        return
+    fit = ("fit", "--store", "h2co", *make.FIT, *options)
+    brought_here(run, f"fit-{name}", *fit)
+    run(*fit, "-o", "found.mekrr", "--checkpoint", f"fit-{name}")
     same_coefficients("found.mekrr", EXPECTED[f"fit-{name}"])
     assert not Path(f"fit-{name}").exists()
 
@@ -189,9 +225,11 @@ def test_stopped_fits_go_on(run, name, options):
 @pytest.mark.parametrize(("name", "options", "state"), STOPPED)
 def test_states_are_looked_at(run, name, options, state):
     """That of another problem is refused: so the fit above did not just begin anew."""
+    fit = ("fit", "--store", "h2co", *make.FIT, *options)
+    brought_here(run, f"fit-{name}", *fit)
     tampered(f"fit-{name}/{state}.safetensors")
-    told = run("fit", "--store", "h2co", *make.FIT, *options, "-o", "m.mekrr", "--checkpoint", f"fit-{name}", code=2)
-    assert "of another problem" in told or of_another_machine(told)
+    told = run(*fit, "-o", "m.mekrr", "--checkpoint", f"fit-{name}", code=2)
+    assert "of another problem" in told
 
 
 def test_sums_grow(run):
@@ -214,12 +252,12 @@ def test_simulations_go_on(run):
 
 def test_trainings_go_on(run):
     """To the weights of a training that was not stopped; the state of another one is refused."""
+    training_brought_here(run, "training")
     shutil.copytree("training", "other")
-    told = run(*make.TRAIN, "-o", "found.pt", "--state", "training", "--json", "found.json", code=None)
-    if not of_another_machine(told):
-        same_weights("found.pt", EXPECTED["schnet"]["sha256"])
-        history = json.loads(Path("schnet.json").read_text())
-        same(json.loads(Path("found.json").read_text()), history if ALIKE else {"steps": history["steps"]})
+    run(*make.TRAIN, "-o", "found.pt", "--state", "training", "--json", "found.json")
+    same_weights("found.pt", EXPECTED["schnet"]["sha256"])
+    history = json.loads(Path("schnet.json").read_text())
+    same(json.loads(Path("found.json").read_text()), history if ALIKE else {"steps": history["steps"]})
     tampered("other/training.safetensors")
     assert "of another problem" in run(*make.TRAIN, "-o", "other.pt", "--state", "other", code=2)
 
@@ -248,11 +286,14 @@ def test_students(run, as_before):
     student = ("--student", "kernel:chgnet", "--landmarks", 8, "--derivatives", 2, "-o", "found.mekrr")
     unlabelled = ("--unlabelled", "h2co.xyz", "--test", "more.xyz", "--folder", "labelled")
     run("distill", "--teacher", "model.mekrr", *unlabelled, *student, "--json", "found.json")
-    expected = json.loads(Path("student.json").read_text())
+    found, expected = (json.loads(Path(name).read_text()) for name in ("found.json", "student.json"))
     del expected["seconds"]
+    if not ALIKE:  # structures are drawn by their labels too, of which the teacher's last bits are the processor's
+        for key in ("student_to_teacher", "student_to_truth"):
+            drawn = expected.pop(key)
+            assert all(found[key][error] < 2 * drawn[error] for error in drawn), key
     if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13):  # trajectories of an older torch part
-        # tangents have other last bits; with eight landmarks rounding may choose another ridge on another machine
-        same(json.loads(Path("found.json").read_text()), expected, rel=1e-6, loose=1.0)
+        same(found, expected, rel=1e-6, rounded=ROUNDED)  # tangents have other last bits
     assert Path("found.mekrr").exists()
 
 

@@ -14,13 +14,14 @@ from mekrr_scale.landmarks import Uniform, median_distance
 from mekrr_scale.models import Baseline, Model, Potential
 
 STEP = 1e-4
+ROUGH_STEP = 3e-4  # where energies are small sums of large terms, whose rounding a small step enlarges
 STEPS = (-2 * STEP, -STEP, STEP, 2 * STEP)
 
 
-def slope(function):
+def slope(function, step=STEP):
     """Fourth-order central difference at zero."""
-    near, far = function(STEP) - function(-STEP), function(2 * STEP) - function(-2 * STEP)
-    return (8 * near - far) / (12 * STEP)
+    near, far = function(step) - function(-step), function(2 * step) - function(-2 * step)
+    return (8 * near - far) / (12 * step)
 
 
 def kernels(length):
