@@ -1,12 +1,13 @@
 """What a user would do instead: error against time for networks that learn on, other kernels, and ours.
 
-Five sets of data (3BPA, molybdenum, formate on Cu(110), CO on Pt(111) and on Pt(553)), 25 structures with forces, of the first three
-100 as well, three splits. Networks learn until their validation set says that they do no better: a fifth of the structures chooses
-stopping and, in the first split, the rate, which a kernel does by cross-validation. CHGNet and SevenNet-0 with all weights free, CHGNet frozen up to its first
-convolution, a SchNet from scratch; ridge regression and kernels on the networks' features; a kernel on SOAP (dscribe, where it
-is installed) by the same solver, beside ours on energies alone, as our store takes a descriptor's energies. franken on the same
-network is in `benchmarks against_finetuning`. Seconds are the processor's, one thread, from structures in memory to a model
-that predicts: loading, extraction, and in the first split the rates that are tried; sets are compared by the mean of the others.
+Five sets of data (3BPA, molybdenum, formate on Cu(110), CO on Pt(111) and on Pt(553)), 25 structures with forces, of
+the first three 100 as well, three splits. Networks learn until their validation set says that they do no better: a fifth of the
+structures chooses stopping and, in the first split, the rate, which a kernel does by cross-validation. CHGNet and
+SevenNet-0 with all weights free, CHGNet frozen up to its first convolution, a SchNet from scratch; ridge regression
+and kernels on the networks' features; a kernel on SOAP (dscribe, where it is installed) by the same solver, beside
+ours on energies alone, as our store takes a descriptor's energies. franken on the same network is in `benchmarks
+against_finetuning`. Seconds are the processor's, one thread, from structures in memory to a model that predicts:
+loading, extraction, and in the first split the rates that are tried; sets are compared by the mean of the others.
 
     python -m benchmarks.papers.opponents [--quick] [--sets formate]
 """
@@ -54,10 +55,12 @@ def main() -> None:
     names = ("formate",) if it.quick else it.sets
     for name in names:
         sizes = _sizes(it, name)
-        first, *others = [_tasks(it, name, seed, sizes) for seed in range(it.seeds)]
-        for tasks in ([first], others):  # the first split chooses rates
-            jobs = [(way, task) for each in tasks for task in each for way in ways]
-            it.run_all([(_key(way, task), partial(_timed, way, task)) for way, task in jobs])
+        for splits in zip(
+            *(_tasks(it, name, seed, sizes) for seed in range(it.seeds)), strict=True
+        ):  # the smallest first
+            for tasks in (splits[:1], splits[1:]):  # the first split chooses rates
+                jobs = [(way, task) for task in tasks for way in ways]
+                it.run_all([(_key(way, task), partial(_timed, way, task)) for way, task in jobs])
         _table(it, name, sizes, ways)
     _figure(it, names, ways)
     it.finish()
