@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import fcntl
 import json
 import os
+import pickle
 import shutil
 import sys
 import tempfile
@@ -21,7 +23,7 @@ import torch
 
 from benchmarks import kept
 from benchmarks.data import EXAMPLES, ROOT, apart, shared, structures
-from mekrr_scale.backbones import Backbone, load_backbone
+from mekrr_scale.backbones import Backbone, BackboneSpec, load_backbone
 from mekrr_scale.pipeline import ExtractPlan, extract
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.structures import Predictor, geometry_hash, read_structures
@@ -83,19 +85,37 @@ class Experiment:
         """Those of the development data; with ``quick``, and never else, the few that the repository holds."""
         return read_examples(read_structures(EXAMPLES / small if self.quick else structures(whole)))
 
+    def remember(self, name: str, examples: Sequence[Example]) -> None:
+        """The structures of a store, for when it is asked for: where all runs are recorded nobody does."""
+        path = self._stores / f"{name}.structures"
+        if not path.exists():
+            self._stores.mkdir(exist_ok=True)
+            path.write_bytes(pickle.dumps(list(examples)))
+
     def store(
         self,
         name: str,
-        examples: Sequence[Example],
-        backbone: Backbone | None = None,
+        examples: Sequence[Example] = (),
+        backbone: BackboneSpec | Backbone | None = None,
         plan: ExtractPlan | None = None,
     ) -> FeatureStore:
-        """Features, extracted once; of energies alone unless the plan says else, CHGNet's unless a backbone is given."""
-        folder = self.folder / "stores" / name
-        if not (folder / "manifest.json").exists():
-            frames = [example.frame() for example in examples]
-            extract(frames, folder, plan or ExtractPlan(), backbone or load_backbone("chgnet"))
+        """Features, extracted once, of what is remembered unless structures are given.
+
+        Of energies alone unless the plan says else, CHGNet's unless a backbone is given.
+        """
+        folder = self._stores / name
+        self._stores.mkdir(exist_ok=True)
+        with (self._stores / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be about it
+            if not (folder / "manifest.json").exists():
+                examples = examples or pickle.loads((self._stores / f"{name}.structures").read_bytes())
+                network = backbone if isinstance(backbone, Backbone) else load_backbone(backbone or "chgnet")
+                extract([example.frame() for example in examples], folder, plan or ExtractPlan(), network)
         return FeatureStore(folder)
+
+    @property
+    def _stores(self) -> Path:
+        return self.folder / "stores"
 
     def run(self, key: str, work: Callable[[], dict[str, float]]) -> dict[str, float]:
         """A run's figures; what an earlier call has finished is read."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.papers.common import Experiment, dealt
 from mekrr_scale.arrays import kept_memory
-from mekrr_scale.backbones import BackboneSpec, load_backbone
+from mekrr_scale.backbones import BackboneSpec
 from mekrr_scale.models import Model
 from mekrr_scale.pipeline import ExtractPlan, evaluate_store
 from mekrr_scale.store import FeatureStore
@@ -33,9 +33,11 @@ class Divided:
     backbone: str = "chgnet"
 
     def extract(self, examples: Sequence[Example], together: int, most: int | None = None) -> list[list[Example]]:
-        """The parts (see ``dealt``), after their features are there."""
+        """The parts (see ``dealt``), after their features are there, or are recorded."""
         parts = dealt(examples, self.count, together, most)
-        self.it.run_all([(self.key(k), partial(self._features, k, part)) for k, part in enumerate(parts)])
+        for k, part in enumerate(parts):
+            self.it.remember(f"{self.name}-{k}", part)
+        self.it.run_all([(self.key(k), partial(self._features, k)) for k in range(len(parts))])
         return parts
 
     def key(self, k: int) -> str:
@@ -61,14 +63,14 @@ class Divided:
         wrong = np.concatenate([(each.energy_predicted - each.energy) / each.n_atoms for each in found])
         return {"energy_mae": 1e3 * float(np.abs(wrong).mean()), "energy_rmse": 1e3 * float(np.sqrt((wrong**2).mean()))}
 
-    def _store(self, k: int, part: Sequence[Example] = ()) -> FeatureStore:
+    def _store(self, k: int) -> FeatureStore:
         spec = BackboneSpec(self.backbone)
         plan = ExtractPlan(spec, derivatives=self.directions or "none", workers=1)
-        return self.it.store(f"{self.name}-{k}", part, load_backbone(spec) if part else None, plan)
+        return self.it.store(f"{self.name}-{k}", backbone=spec, plan=plan)
 
-    def _features(self, k: int, part: Sequence[Example]) -> dict[str, float]:
+    def _features(self, k: int) -> dict[str, float]:
         with kept_memory():
-            store = self._store(k, part)
+            store = self._store(k)
         return {
             "structures": float(store.n_structures),
             "atoms": float(store.n_atoms),

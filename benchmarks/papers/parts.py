@@ -162,15 +162,19 @@ def _of(run: dict[str, float], target: str) -> dict[str, float]:
 
 
 def _model_file(it: Experiment, name: str, source: str, seed: int) -> Path:
-    return it.folder / f"{_key(name, source, seed).replace(' ', '_')}.mekrr"
+    """The model of one group, fitted where it is not there yet."""
+    path = it.folder / f"{_key(name, source, seed).replace(' ', '_')}.mekrr"
+    if not path.exists():
+        data = _divided(it, name, source)
+        plan = _plan(it, seed=seed, validation=Validation(2 if it.quick else 5))
+        fit(data.stores(data.split(seed)[0]), plan).model.save(path)
+    return path
 
 
 def _learned(it: Experiment, name: str, groups: Sequence[str], source: str, seed: int) -> dict[str, float]:
     """A model of one group on what is held out of each."""
-    learned, held = _divided(it, name, source).split(seed)
-    plan = _plan(it, seed=seed, validation=Validation(2 if it.quick else 5))
-    model = fit(_divided(it, name, source).stores(learned), plan).model
-    model.save(_model_file(it, name, source, seed))
+    held = _divided(it, name, source).split(seed)[1]
+    model = Model.load(_model_file(it, name, source, seed))
     tested: dict[str, Evaluation] = {}
     for group in groups:
         (store,) = _divided(it, name, group).stores(held)
@@ -201,23 +205,11 @@ def _with_few(it: Experiment, name: str, family: Family, cut: Mapping[str, list[
     jobs = [
         (pair, size, way, seed) for pair in family.pairs for size in few for way in WAYS for seed in range(it.seeds)
     ]
-    draws = [
-        (target, size, seed)
-        for target in {pair[1] for pair in family.pairs}
-        for size in few
-        for seed in range(it.seeds)
-    ]
-    it.run_all(
-        [
-            (
-                f"{name} features {_draw(*one)}",
-                partial(
-                    _features, it, f"{name} {_draw(*one)}", _drawn(_divided(it, name, one[0]), cut[one[0]], *one[1:])
-                ),
-            )
-            for one in draws
-        ]
-    )
+    for target in {pair[1] for pair in family.pairs}:
+        for size in few:
+            for seed in range(it.seeds):
+                drawn = _drawn(_divided(it, name, target), cut[target], size, seed)
+                it.remember(f"{name} {_draw(target, size, seed)}", drawn)
     work = {(_few_key(name, *job)): partial(_few, it, name, *job) for job in jobs if job[2] != "prior"}
     for pair, size, way, seed in (job for job in jobs if job[2] == "prior"):
         data = _divided(it, name, pair[1])
@@ -246,10 +238,6 @@ def _drawn(data: Divided, parts: list[list[Example]], size: int, seed: int) -> l
     return [there[i] for i in np.random.default_rng(seed).permutation(len(there))[:size]]
 
 
-def _features(it: Experiment, name: str, drawn: Sequence[Example]) -> dict[str, float]:
-    return {"structures": float(it.store(name, drawn).n_structures)}
-
-
 def _draw(target: str, size: int, seed: int) -> str:
     return f"{size} of {target}, draw {seed}"
 
@@ -276,7 +264,7 @@ def _few(it: Experiment, name: str, pair: tuple[str, str], size: int, way: str, 
     """One way to learn from much of the source and few of the target."""
     source, target = pair
     learned, held = _divided(it, name, source).split(seed)
-    few = it.store(f"{name} {_draw(target, size, seed)}", ())
+    few = it.store(f"{name} {_draw(target, size, seed)}")
     much = _divided(it, name, source).stores(learned)
     model: Model
     if way == "alone":
