@@ -124,8 +124,9 @@ def linearized(
 
 def _summed(graph: Graph, coupling: Coupling, data: _Data, weight: Tensor) -> Tensor:
     centre, neighbour = data["edge_index"]
-    inputs: list[Rows] = [(data["x"], neighbour), (data["edge_attr"], None), (weight, None)]
-    return sum_rows(graph, centre, len(data["x"]), coupling.messages, *inputs)
+    channels = coupling.by_component(data["x"])
+    inputs: list[Rows] = [(channels, neighbour), (data["edge_attr"], None), (weight, None)]
+    return coupling.by_channel(sum_rows(graph, centre, len(channels), coupling.messages, *inputs))
 
 
 def _derived(function: Callable[[Tensor], Tensor], at: Tensor, move: Tensor) -> tuple[Tensor, Tensor]:

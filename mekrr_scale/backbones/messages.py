@@ -12,7 +12,7 @@ Derivatives through the network that makes ``w``, and of the spherical harmonics
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -30,6 +30,13 @@ class _Path(NamedTuple):
     weights: int  # which of the weights' parts are its own
     output: int  # which of the message's parts it makes
     width: int  # 2 l + 1
+
+
+class _Shape(NamedTuple):
+    """Of irreducible representations of one kind."""
+
+    mul: int  # channels
+    dim: int  # 2 l + 1
 
 
 @dataclass(frozen=True)
@@ -57,9 +64,9 @@ class Coupling:
 
     blocks: tuple[_Paths, ...]
     order: Int[Tensor, " message"]  # takes the blocks' outputs to their places
-    sent: tuple[int, ...]  # widths of all of the senders' blocks
+    sent: tuple[_Shape, ...]  # of the senders' blocks
     weighed: tuple[int, ...]  # numbers of weights of the paths
-    received: int  # parts of a message
+    received: tuple[_Shape, ...]  # of the parts of a message
 
     @classmethod
     def of(cls, product: Any) -> Coupling | None:
@@ -92,7 +99,7 @@ class Coupling:
             blocks.append(_Paths(number, start, mul, dim, coupling, weight, place, tuple(paths[number])))
         order = torch.argsort(torch.cat([block.places.flatten() for block in blocks]))
         weighed = tuple(sent[step.i_in1].mul for step in product.instructions)
-        return cls(tuple(blocks), order, tuple(part.dim for part in sent), weighed, len(received))
+        return cls(tuple(blocks), order, _shapes(sent), weighed, _shapes(received))
 
     def on(self, device: torch.device, dtype: torch.dtype) -> Coupling:
         """The same on a device, in a precision."""
@@ -107,29 +114,53 @@ class Coupling:
         ]
         return replace(self, blocks=tuple(blocks), order=self.order.to(device))
 
+    def by_component(self, x: Float[Tensor, "atoms channels"]) -> Float[Tensor, "atoms channels"]:
+        """What ``messages`` takes: e3nn has the components of a channel side by side, here channels are.
+
+        Products with a number for each channel then go along memory, which is a quarter of the time.
+        """
+        return _turned_over(x, [(shape.mul, shape.dim) for shape in self.sent])
+
+    def by_channel(self, sums: Float[Tensor, "atoms message"]) -> Float[Tensor, "atoms message"]:
+        """Sums of ``messages`` as e3nn has them."""
+        return _turned_over(sums, [(shape.dim, shape.mul) for shape in self.received])
+
     def messages(
         self,
         sent: Float[Tensor, "edges channels"],
         harmonics: Float[Tensor, "edges harmonics"],
         weights: Float[Tensor, "edges weights"],
     ) -> list[Float[Tensor, "edges _"]]:
-        """What the senders' channels become, in parts that lie side by side in a message.
+        """What the senders' channels (see ``by_component``) become, in parts that lie side by side in a message.
 
         They are better summed than joined: for each slice of a wide matrix torch makes another matrix as wide, most of
         it zeros, when it differentiates twice.
         """
-        channels, weighed = sent.split(self.sent, 1), weights.split(self.weighed, 1)
-        found = [weights[:, :0]] * self.received
+        channels, weighed = (
+            sent.split([shape.mul * shape.dim for shape in self.sent], 1),
+            weights.split(self.weighed, 1),
+        )
+        found = [weights[:, :0]] * len(self.received)
         for block in self.blocks:
-            x, turned = channels[block.number].unflatten(1, (block.mul, block.dim)), block.turned(harmonics)
+            x, turned = channels[block.number].unflatten(1, (block.dim, block.mul)), block.turned(harmonics).mT
             widths = [path.width for path in block.paths]
             # of scalars the weights first: they are narrower than what comes out
-            outputs = turned.split(widths, 2) if block.dim == 1 else (x @ turned).split(widths, 2)
+            outputs = turned.split(widths, 1) if block.dim == 1 else (turned @ x).split(widths, 1)
             for path, output in zip(block.paths, outputs, strict=True):
-                weight = weighed[path.weights][:, :, None]
-                part = (x * weight) * output if block.dim == 1 else output * weight
+                weight = weighed[path.weights][:, None]
+                part = output * (x * weight) if block.dim == 1 else output * weight
                 found[path.output] = part.flatten(1)
         return found
+
+
+def _turned_over(x: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
+    """Each part of the columns transposed."""
+    parts = x.split([rows * columns for rows, columns in shapes], 1)
+    return torch.cat([part.unflatten(1, shape).mT.flatten(1) for part, shape in zip(parts, shapes, strict=True)], 1)
+
+
+def _shapes(irreps: Any) -> tuple[_Shape, ...]:
+    return tuple(_Shape(part.mul, part.ir.dim) for part in irreps)
 
 
 def _coupling(product: Any, start: int, dim: int, n_weights: int) -> Float64[Tensor, "dim harmonics message"]:
