@@ -136,10 +136,8 @@ class Coupling:
         They are better summed than joined: for each slice of a wide matrix torch makes another matrix as wide, most of
         it zeros, when it differentiates twice.
         """
-        channels, weighed = (
-            sent.split([shape.mul * shape.dim for shape in self.sent], 1),
-            weights.split(self.weighed, 1),
-        )
+        channels = sent.split([shape.mul * shape.dim for shape in self.sent], 1)
+        weighed = weights.split(self.weighed, 1)
         found = [weights[:, :0]] * len(self.received)
         for block in self.blocks:
             x, turned = channels[block.number].unflatten(1, (block.dim, block.mul)), block.turned(harmonics).mT

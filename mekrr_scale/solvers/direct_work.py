@@ -22,7 +22,7 @@ from mekrr_scale.solvers.grid import further
 from mekrr_scale.solvers.job import DOUBLE, Estimate, Job, Stage
 from mekrr_scale.solvers.learning import learning_curve, solved_at
 from mekrr_scale.solvers.moments import MomentTable, accumulate, cross_validated
-from mekrr_scale.solvers.path import Decompositions, Normal, Weights, ridge_path, weight_paths
+from mekrr_scale.solvers.path import SHORT, Decompositions, Normal, Weights, ridge_path, weight_paths
 from mekrr_scale.solvers.preconditioners import LARGEST_EIGEN
 from mekrr_scale.solvers.solution import Effort, LearningPoint, Path, PathPoint, Result, Solution
 
@@ -225,7 +225,7 @@ def normals(
             target += part.target if shift is None else part.target - part.counts @ shift
         factors = [part.factor for part in parts]
         kept = [factor for factor in factors if factor is not None]
-        if len(kept) == len(parts) and sum(map(len, kept)) <= rank // 2:
+        if len(kept) == len(parts) and sum(map(len, kept)) < rank:
             found[kind] = Normal(None, torch.cat([*kept, target.new_zeros(0, rank)]), target)
             continue
         gram = parts[0].gram.clone()
@@ -253,11 +253,13 @@ def estimate(direct: Solver, job: Job) -> Estimate:
     seconds = job.make + job.whiten + job.rows * 2.0 * job.columns**2 * job.rates.flop
     seconds += 4 * job.rows * job.columns * DOUBLE * job.rates.copy
     own_folds = -(-folds // job.ranks)
-    solving = (own_folds + 1 / 3) * job.rates.eigen * float(job.columns) ** 3
-    # energies that are fewer than a third of the rank cost no decomposition for each ratio of weights
+    learned = job.rows * job.ranks * (1 - 1 / folds if job.folds else 1)
+    size = learned if learned <= SHORT * job.columns else job.columns  # of a system (``in_span``)
+    solving = (own_folds + 1 / 3) * job.rates.eigen * float(size) ** 3
+    # energies that are fewer than a third of the system cost no decomposition for each ratio of weights
     others = job.energies * job.ranks * (1 - 1 / folds)
-    ratios = job.n_ratios if 3 * others <= job.columns else job.n_weights
-    decomposed = own_folds * ratios * job.square if job.folds else 0.0
+    ratios = job.n_ratios if 3 * others <= size else job.n_weights
+    decomposed = own_folds * ratios * size**2 * DOUBLE if job.folds else 0.0
     decomposed = min(decomposed, _room(direct, job.execution))
     while_solving = held + in_memory * (kept == "memory") + decomposed + 6 * job.square
     stages = [

@@ -11,7 +11,7 @@ from torch import Tensor
 from mekrr_scale.arrays import ByKind, RowKind
 from mekrr_scale.regression import Problem
 from mekrr_scale.solvers.moments import MomentTable, root_mean
-from mekrr_scale.solvers.path import Normal, Weights
+from mekrr_scale.solvers.path import Normal, Weights, in_span
 from mekrr_scale.solvers.solution import LearningPoint, PathPoint
 
 Solve = Callable[[Sequence[int]], tuple[Float64[Tensor, "rank one"], Float64[Tensor, " species"]]]
@@ -54,6 +54,7 @@ def _point(moments: MomentTable, folds: int, size: int, solve: Solve) -> Learnin
 
 def solved_at(kinds: Mapping[RowKind, Normal], weights: Weights, ridge: float) -> Float64[Tensor, "rank one"] | None:
     """(sum of w G + lambda I)^-1 (sum of w g) by Cholesky; None where rounding makes the matrix indefinite."""
+    kinds, whole = in_span(kinds)
     rank = len(next(iter(kinds.values())).target)
     gram = ridge * torch.eye(rank, dtype=torch.float64)
     target = torch.zeros(rank, dtype=torch.float64)
@@ -64,4 +65,4 @@ def solved_at(kinds: Mapping[RowKind, Normal], weights: Weights, ridge: float) -
             gram.add_(normal.gram, alpha=weights[kind])
         target += weights[kind] * normal.target
     lower, failed = torch.linalg.cholesky_ex(gram)
-    return None if bool(failed) else torch.cholesky_solve(target[:, None], lower)
+    return None if bool(failed) else whole(torch.cholesky_solve(target[:, None], lower))

@@ -8,6 +8,9 @@ is that of the heavy kinds alone on V, plus a small Schur complement on U. The h
 matrix on V is diagonalised once for every ratio of their weights; all light weights and ridges
 then cost no further decomposition. Block elimination of a positive definite matrix is as stable
 as Cholesky; the low-rank update formula of Woodbury, which would do the same, is not.
+
+Where all kinds have fewer rows than the rank, solutions lie in the span of these rows, and everything is done in an
+orthonormal basis of it (Householder again): the system is as large as the rows are many.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from torch import Tensor
 from mekrr_scale.arrays import ByKind, RowKind, eigh
 
 Weights = ByKind[float]
+SHORT = 0.9  # rows over the rank: the span of fewer is worth its basis
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ def weight_paths(
         system: which of those that share ``kept`` this is.
     """
     kept = kept or Decompositions(0.0)
+    kinds, whole = in_span(kinds)
     rank = len(next(iter(kinds.values())).target)
     light = [kind for kind, normal in kinds.items() if normal.factor is not None]
     while sum(len(_rows(kinds[i])) for i in light) > rank // 3:
@@ -96,8 +101,30 @@ def weight_paths(
             for kind, target in targets.items():
                 right = right + combination[kind] * target
             solved[combination] = decomposed.solve(scale, small, right[:, 0], ridges)
-    joined = basis.back(torch.cat(list(solved.values()), 1)).split(len(ridges), 1)
+    joined = whole(basis.back(torch.cat(list(solved.values()), 1))).split(len(ridges), 1)
     return dict(zip(solved, joined, strict=True))
+
+
+def in_span(kinds: Mapping[RowKind, Normal]) -> tuple[Mapping[RowKind, Normal], Callable[[Tensor], Tensor]]:
+    """The same system in the span of its rows, with the way back for solutions; unchanged if that is hardly smaller."""
+    rank = len(next(iter(kinds.values())).target)
+    rows = [normal.factor for normal in kinds.values() if normal.factor is not None]
+    count = sum(map(len, rows))
+    if len(rows) < len(kinds) or not 0 < count <= SHORT * rank:
+        return kinds, lambda solutions: solutions
+    rotation = _Rotation.of(rows, rank)
+    lengths = [len(normal.factor) for normal in kinds.values() if normal.factor is not None]
+    spanned = rotation.reflectors[:count].triu().T.split(lengths)  # rows = (Q R)'
+    found = {
+        kind: Normal(None, factor.contiguous(), rotation.into(normal.target[:, None])[:count, 0])
+        for (kind, normal), factor in zip(kinds.items(), spanned, strict=True)
+    }
+
+    def whole(solutions: Tensor) -> Tensor:
+        outside = solutions.new_zeros(rank - count, solutions.shape[1])
+        return rotation.back(torch.cat([solutions, outside]))
+
+    return found, whole
 
 
 def ridge_path(

@@ -14,7 +14,17 @@ from mekrr_scale.pipeline import ExtractPlan
 from mekrr_scale.store import FeatureStore
 
 # those that need none of the development data, or another library before them
-FREE = {"kernel_rows", "store_reading", "molecular_dynamics", "messages", "ranks", "restarts", "sizes", "gpu"}
+FREE = {
+    "kernel_rows",
+    "store_reading",
+    "molecular_dynamics",
+    "messages",
+    "few_rows",
+    "ranks",
+    "restarts",
+    "sizes",
+    "gpu",
+}
 FREE |= {"franken_comparison", "falkon_library", "extraction", "large_cells", "compiled", "engines", "lammps_md"}
 
 

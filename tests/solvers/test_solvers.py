@@ -356,13 +356,16 @@ def test_no_usable_rows():
         fit_baseline([batch], "composition")
 
 
-@pytest.mark.parametrize(("light", "middle"), [(5, 200), (0, 200), (5, 8), (30, 200)])
-def test_weight_paths_equal_refits(light, middle):
-    """Few energies split off, two heavy kinds, rows alone: every ridge and weight as one dense solve gives it."""
+@pytest.mark.parametrize(
+    ("light", "middle", "heavy"),
+    [(5, 200, 50), (0, 200, 50), (5, 8, 50), (30, 200, 50), (4, 6, 20), (4, 0, 7), (20, 6, 13)],
+)
+def test_weight_paths_equal_refits(light, middle, heavy):
+    """Few energies split off, two heavy kinds, rows alone, fewer rows than the rank: as one dense solve gives it."""
     generator = torch.Generator().manual_seed(light + middle)
     rank, ridges = 40, (1e-6, 1e-3, 1.0)
     weights = [weighted(1.0, 1.0), weighted(1.0, 1e-3), weighted(2.0, 0.1, 0.3), weighted(1.0)]
-    factors = [torch.randn(n, rank, generator=generator, dtype=torch.float64) for n in (light, middle, 50)]
+    factors = [torch.randn(n, rank, generator=generator, dtype=torch.float64) for n in (light, middle, heavy)]
     factors[0][:, :3] *= 1e3  # energies see directions that forces hardly do
     factors[1][:, :3] *= 1e-2
     targets = [f.T @ torch.randn(len(f), generator=generator, dtype=torch.float64) for f in factors]
