@@ -1,7 +1,7 @@
 """What a user would do instead: error against time for networks that learn on, other kernels, and ours.
 
 Five sets of data (3BPA, molybdenum, formate on Cu(110), CO on Pt(111) and on Pt(553)), 25 structures with forces, of
-the first three 100 as well, three splits. Networks learn until their validation set says that they do no better: a fifth of the
+3BPA 100 as well, three splits. Networks learn until their validation set says that they do no better: a fifth of the
 structures chooses stopping and, in the first split, the rate, which a kernel does by cross-validation. CHGNet and
 SevenNet-0 with all weights free, CHGNet frozen up to its first convolution, a SchNet from scratch; ridge regression
 and kernels on the networks' features; a kernel on SOAP (dscribe, where it is installed) by the same solver, beside
@@ -34,8 +34,8 @@ from mekrr_scale.transfer import BlockPlan, Example, TrainPlan, TrainReport, fin
 
 SETS = {  # file, directions of each structure, and how many are learned
     "3BPA": ("mol_3bpa/train_300K", 32, (25, 100)),
-    "molybdenum": ("mlearn/Mo_train", 16, (25, 100)),
-    "formate": ("hcoo_cu110/train", 16, (25, 100)),
+    "molybdenum": ("mlearn/Mo_train", 16, (25,)),
+    "formate": ("hcoo_cu110/train", 16, (25,)),
     "Pt(111)": ("pt_co/pt111_train", 16, (25,)),
     "Pt(553)": ("pt_co/pt553_train", 16, (25,)),
 }

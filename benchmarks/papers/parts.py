@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.data import shared
 from benchmarks.papers.common import Experiment, disjoint, energies_alone, errors, spread
 from benchmarks.papers.divided import Divided
 from benchmarks.papers.drawing import band, legend_below, logarithmic, numbers_at, values_of
@@ -39,7 +38,7 @@ from mekrr_scale.pipeline import (
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.transfer import Example
 
-FAMILIES = ("formate", "platinum", "W-Be", "Mo-Nb-Ta-W")
+Read = Callable[[str], list[Example]]  # a file of the development data
 PARTS, HELD, MOST = 5, 1, 1000  # parts of a group, those held out, most structures of a group
 FEW = (5, 20, 50)
 WAYS = {
@@ -61,8 +60,9 @@ class Family:
 
 
 def main() -> None:
-    it = Experiment.parse("parts", FAMILIES)
-    families = _quick(it) if it.quick else {name: family for name, family in _families(it).items() if name in it.sets}
+    it = Experiment.parse("parts", tuple(FAMILIES))
+    read: Read = lambda name: it.structures(f"{name}.xyz.xz", "")  # noqa: E731
+    families = _quick(it) if it.quick else {name: FAMILIES[name](read) for name in it.sets}
     for name, family in families.items():
         cut = {
             group: _divided(it, name, group).extract(examples, 1 if it.quick else 10, MOST)
@@ -75,34 +75,43 @@ def main() -> None:
     it.finish()
 
 
-def _families(it: Experiment) -> dict[str, Family]:
-    read: Callable[[str], list[Example]] = lambda name: it.structures(f"{name}.xyz.xz", "")  # noqa: E731
-    formate = read("hcoo_cu110/train") + read("hcoo_cu110/val")
+def _formate(read: Read) -> Family:
+    examples = read("hcoo_cu110/train") + read("hcoo_cu110/val")
     near, far = "C-H below 1.3 Å", "C-H above 1.8 Å"
-    found = {
-        "formate": Family(
-            {near: [e for e in formate if bond(e) < 1.3], far: [e for e in formate if bond(e) > 1.8]},
-            ((near, far), (far, near)),
-        )
+    groups = {near: [e for e in examples if bond(e) < 1.3], far: [e for e in examples if bond(e) > 1.8]}
+    return Family(groups, ((near, far), (far, near)))
+
+
+def _platinum(read: Read) -> Family:
+    flat = read("pt_co/pt111_train") + read("pt_co/pt111_val")
+    none, one, three = (f"Pt(111), {n} adatoms" for n in (0, 1, 3))
+    groups = {
+        name: [e for e in flat if (e.atoms.numbers == 78).sum() == 64 + n]
+        for name, n in ((none, 0), (one, 1), (three, 3))
     }
-    if (shared() / "pt_co").exists():
-        flat = read("pt_co/pt111_train") + read("pt_co/pt111_val")
-        groups = {
-            f"Pt(111), {n} adatoms": [e for e in flat if (e.atoms.numbers == 78).sum() == 64 + n] for n in (0, 1, 3)
-        }
-        groups["Pt(553)"] = read("pt_co/pt553_train") + read("pt_co/pt553_val")
-        found["platinum"] = Family(
-            groups, (("Pt(111), 1 adatoms", "Pt(553)"), ("Pt(553)", "Pt(111), 1 adatoms"), ("Pt(111), 0 adatoms", "Pt(111), 3 adatoms"))
-        )  # fmt: skip
-    if (shared() / "w_be").exists():
-        found["W-Be"] = _mixed(read("w_be/W_train") + read("w_be/Be_train"), read("w_be/WBe_train"))
+    groups["Pt(553)"] = read("pt_co/pt553_train") + read("pt_co/pt553_val")
+    return Family(groups, ((one, "Pt(553)"), ("Pt(553)", one), (none, three)))
+
+
+def _metals(read: Read) -> Family:
+    return _mixed(read("w_be/W_train") + read("w_be/Be_train"), read("w_be/WBe_train"))
+
+
+def _alloys(read: Read) -> Family:
     elements = [example for z in ("Mo", "Nb", "Ta", "W") for example in read(f"monbtaw/{z}_train")]
-    found["Mo-Nb-Ta-W"] = _mixed(elements, read("monbtaw/binaries_train"))
-    return found
+    return _mixed(elements, read("monbtaw/binaries_train"))
 
 
 def _mixed(elements: list[Example], mixtures: list[Example]) -> Family:
     return Family({"elements": elements, "mixtures": mixtures}, (("elements", "mixtures"), ("mixtures", "elements")))
+
+
+FAMILIES: Mapping[str, Callable[[Read], Family]] = {
+    "formate": _formate,
+    "platinum": _platinum,
+    "W-Be": _metals,
+    "Mo-Nb-Ta-W": _alloys,
+}
 
 
 def _quick(it: Experiment) -> dict[str, Family]:
@@ -308,7 +317,7 @@ def _figure(it: Experiment, families: Mapping[str, Family]) -> None:
     for axis in list(grid.flat)[len(pairs) :]:
         axis.axis("off")
     legend_below(figure, grid[0, 0], 3)
-    figure.savefig(it.figures / "papers_parts.png", dpi=120)
+    figure.savefig(it.figures / "papers_parts.png", dpi=100)
     plt.close(figure)
 
 
