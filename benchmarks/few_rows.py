@@ -9,7 +9,6 @@ the processor, one thread. "Off by" is the largest difference of predictions of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from unittest.mock import patch
 
 import torch
@@ -32,24 +31,21 @@ def rows_of(count: int, rank: int) -> tuple[Tensor, Tensor]:
     return rows, torch.randn(count, generator=generator, dtype=torch.float64)
 
 
-def whole(rows: Tensor, labels: Tensor, energies: int) -> dict[RowKind, Normal]:
-    """Gram matrices of kinds with more rows than half the rank."""
-    found = {}
-    for kind, part, r in _kinds(rows, labels, energies):
-        many = len(part) > rows.shape[1] // 2
-        found[kind] = Normal(part.T @ part if many else None, None if many else part, part.T @ r)
-    return found
-
-
-def spanned(rows: Tensor, labels: Tensor, energies: int) -> dict[RowKind, Normal]:
-    return {kind: Normal(None, part, part.T @ r) for kind, part, r in _kinds(rows, labels, energies)}
-
-
-def _kinds(rows: Tensor, labels: Tensor, energies: int) -> list[tuple[RowKind, Tensor, Tensor]]:
-    return [
-        (RowKind.ENERGY, rows[:energies], labels[:energies]),
-        (RowKind.FORCE, rows[energies:], labels[energies:]),
-    ]
+def timed(rows: Tensor, labels: Tensor, span: bool) -> tuple[float, Tensor]:
+    """Seconds, and predictions of the rows."""
+    energies = len(rows) // 10
+    most = len(rows) if span else rows.shape[1] // 2  # rows of a kind that are no Gram matrix
+    with patch.object(path, "SHORT", path.SHORT if span else 0.0):
+        begin = cpu_seconds()
+        kinds = {}
+        for kind, part, r in zip(
+            (RowKind.ENERGY, RowKind.FORCE), rows.tensor_split([energies]), labels.tensor_split([energies]), strict=True
+        ):
+            few = len(part) <= most
+            kinds[kind] = Normal(None if few else part.T @ part, part if few else None, part.T @ r)
+        found = weight_paths(kinds, WEIGHTS, RIDGES)
+        taken = cpu_seconds() - begin
+    return taken, rows @ torch.cat(list(found.values()), 1)
 
 
 def main() -> None:
@@ -58,26 +54,13 @@ def main() -> None:
     for rank in RANKS:
         for part in PARTS:
             count = round(part * rank)
-            given = (*rows_of(count, rank), count // 10)
-            turns = [(_before(*given), _after(*given)) for _ in range(TURNS)]
+            given = rows_of(count, rank)
+            turns = [(timed(*given, span=False), timed(*given, span=True)) for _ in range(TURNS)]
             before, after = (min(seconds for seconds, _ in each) for each in zip(*turns, strict=True))
-            first, second = (given[0] @ torch.cat(list(found.values()), 1) for _, found in turns[0])
+            first, second = (found for _, found in turns[0])
             off = float((first - second).abs().max() / first.abs().max())
             lines.append([rank, count, before, after, before / after, f"{off:.0e}"])
     table(["rank", "rows", "whole matrices, s", "span of the rows, s", "ratio", "off by"], lines)
-
-
-def _before(rows: Tensor, labels: Tensor, energies: int) -> tuple[float, Mapping[object, Tensor]]:
-    with patch.object(path, "SHORT", 0.0):
-        begin = cpu_seconds()
-        found = weight_paths(whole(rows, labels, energies), WEIGHTS, RIDGES)
-        return cpu_seconds() - begin, dict(found)
-
-
-def _after(rows: Tensor, labels: Tensor, energies: int) -> tuple[float, Mapping[object, Tensor]]:
-    begin = cpu_seconds()
-    found = weight_paths(spanned(rows, labels, energies), WEIGHTS, RIDGES)
-    return cpu_seconds() - begin, dict(found)
 
 
 if __name__ == "__main__":

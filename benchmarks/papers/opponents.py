@@ -55,9 +55,8 @@ def main() -> None:
     names = ("formate",) if it.quick else it.sets
     for name in names:
         sizes = _sizes(it, name)
-        for splits in zip(
-            *(_tasks(it, name, seed, sizes) for seed in range(it.seeds)), strict=True
-        ):  # the smallest first
+        tasks_of = [_tasks(it, name, seed, sizes) for seed in range(it.seeds)]
+        for splits in zip(*tasks_of, strict=True):  # the smallest first
             for tasks in (splits[:1], splits[1:]):  # the first split chooses rates
                 jobs = [(way, task) for task in tasks for way in ways]
                 it.run_all([(_key(way, task), partial(_timed, way, task)) for way, task in jobs])

@@ -61,7 +61,10 @@ class Family:
 
 def main() -> None:
     it = Experiment.parse("parts", tuple(FAMILIES))
-    read: Read = lambda name: it.structures(f"{name}.xyz.xz", "")  # noqa: E731
+
+    def read(name: str) -> list[Example]:
+        return it.structures(f"{name}.xyz.xz", "")
+
     families = _quick(it) if it.quick else {name: FAMILIES[name](read) for name in it.sets}
     for name, family in families.items():
         cut = {

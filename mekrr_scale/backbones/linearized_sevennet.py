@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mekrr_scale.backbones.chunks import Rows, sum_rows
 from mekrr_scale.backbones.derivatives import moved_edges
 from mekrr_scale.backbones.messages import Coupling, Edges, push_messages
 from mekrr_scale.structures import Graph
@@ -123,10 +122,7 @@ def linearized(
 
 
 def _summed(graph: Graph, coupling: Coupling, data: _Data, weight: Tensor) -> Tensor:
-    centre, neighbour = data["edge_index"]
-    channels = coupling.by_component(data["x"])
-    inputs: list[Rows] = [(channels, neighbour), (data["edge_attr"], None), (weight, None)]
-    return coupling.by_channel(sum_rows(graph, centre, len(channels), coupling.messages, *inputs))
+    return coupling.summed(graph, coupling.messages, [(weight, None), (data["edge_attr"], None)], data["x"])
 
 
 def _derived(function: Callable[[Tensor], Tensor], at: Tensor, move: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,9 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
+from mekrr_scale.backbones.chunks import PartsFunction, Rows, sum_rows
+from mekrr_scale.structures import Graph
+
 _BLOCK = 1 << 20  # numbers in the matrices of atoms that are treated together: they stay in the cache
 _BLOCK_ON_DEVICE = 1 << 25  # where many are needed to keep a GPU busy
 
@@ -114,24 +117,30 @@ class Coupling:
         ]
         return replace(self, blocks=tuple(blocks), order=self.order.to(device))
 
-    def by_component(self, x: Float[Tensor, "atoms channels"]) -> Float[Tensor, "atoms channels"]:
-        """What ``messages`` takes: e3nn has the components of a channel side by side, here channels are.
+    def summed(
+        self,
+        graph: Graph,
+        made: PartsFunction,
+        inputs: Sequence[Rows],
+        channels: Float[Tensor, "atoms channels"],
+    ) -> Float[Tensor, "atoms message"]:
+        """Sums over neighbours of what ``made`` gives of an edge's inputs and its sender's channels, by ``messages``.
 
-        Products with a number for each channel then go along memory, which is a quarter of the time.
+        e3nn has the components of a channel side by side, and so have ``channels`` and the sums; in between channels
+        are, so that products with a number for each channel go along memory, in a quarter of the time.
         """
-        return _turned_over(x, [(shape.mul, shape.dim) for shape in self.sent])
-
-    def by_channel(self, sums: Float[Tensor, "atoms message"]) -> Float[Tensor, "atoms message"]:
-        """Sums of ``messages`` as e3nn has them."""
+        centre, neighbour = graph.edge_index
+        sent = _turned_over(channels, [(shape.mul, shape.dim) for shape in self.sent])
+        sums = sum_rows(graph, centre, len(channels), made, *inputs, (sent, neighbour))
         return _turned_over(sums, [(shape.dim, shape.mul) for shape in self.received])
 
     def messages(
         self,
-        sent: Float[Tensor, "edges channels"],
-        harmonics: Float[Tensor, "edges harmonics"],
         weights: Float[Tensor, "edges weights"],
+        harmonics: Float[Tensor, "edges harmonics"],
+        sent: Float[Tensor, "edges channels"],
     ) -> list[Float[Tensor, "edges _"]]:
-        """What the senders' channels (see ``by_component``) become, in parts that lie side by side in a message.
+        """What the senders' channels, component by component, become, in parts that lie side by side in a message.
 
         They are better summed than joined: for each slice of a wide matrix torch makes another matrix as wide, most of
         it zeros, when it differentiates twice.

@@ -215,27 +215,23 @@ class Sevennet(Backbone):
 def _convolve(graph: Graph, stage: Stage, data: dict[str, Tensor]) -> Tensor:
     """The module's convolution, with a sum that can be vectorised over directions, or made in chunks."""
     centre, neighbour = data["edge_index"]
-    embedding, harmonics, sent = data["edge_embedding"], data["edge_attr"], data["x"]
+    module, coupling, sent = stage.convolution, stage.coupling, data["x"]
+    inputs: list[Rows] = [(data["edge_embedding"], None), (data["edge_attr"], None)]
     # the compiler joins the steps of e3nn's code itself, and takes many times as long for ours
-    coupling = None if torch.compiler.is_compiling() else stage.coupling
-    inputs: list[Rows] = [(embedding, None), (harmonics, None)]
-    if coupling is None:
-        total = sum_rows(graph, centre, len(sent), partial(_own_messages, stage), *inputs, (sent, neighbour))
+    if coupling is None or torch.compiler.is_compiling():
+        total = sum_rows(graph, centre, len(sent), partial(_own_messages, module), *inputs, (sent, neighbour))
     else:
-        channels = coupling.by_component(sent)
-        made = partial(_messages, stage.convolution.weight_nn, coupling)
-        total = coupling.by_channel(sum_rows(graph, centre, len(sent), made, *inputs, (channels, neighbour)))
-    return cast(Tensor, total / stage.convolution.denominator)
+        total = coupling.summed(graph, partial(_messages, module, coupling), inputs, sent)
+    return cast(Tensor, total / module.denominator)
 
 
-def _own_messages(stage: Stage, embedding: Tensor, harmonics: Tensor, sent: Tensor) -> Tensor:
+def _own_messages(module: Any, embedding: Tensor, harmonics: Tensor, sent: Tensor) -> Tensor:
     """By the network's own code."""
-    weight = stage.convolution.weight_nn(embedding)
-    return cast(Tensor, stage.convolution.convolution(sent, harmonics, weight))
+    return cast(Tensor, module.convolution(sent, harmonics, module.weight_nn(embedding)))
 
 
-def _messages(weigh: nn.Module, coupling: Coupling, embedding: Tensor, harmonics: Tensor, sent: Tensor) -> list[Tensor]:
-    return coupling.messages(sent, harmonics, weigh(embedding))
+def _messages(module: Any, coupling: Coupling, embedding: Tensor, harmonics: Tensor, sent: Tensor) -> list[Tensor]:
+    return coupling.messages(module.weight_nn(embedding), harmonics, sent)
 
 
 def _invariants(module: nn.Module, kind: InvariantKind, number: int) -> Invariants:

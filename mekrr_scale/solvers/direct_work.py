@@ -20,9 +20,9 @@ from mekrr_scale.solvers.base import DEFAULT_RIDGES, Solver, check
 from mekrr_scale.solvers.falkon import Falkon
 from mekrr_scale.solvers.grid import further
 from mekrr_scale.solvers.job import DOUBLE, Estimate, Job, Stage
-from mekrr_scale.solvers.learning import learning_curve, solved_at
+from mekrr_scale.solvers.learning import learning_curve
 from mekrr_scale.solvers.moments import MomentTable, accumulate, cross_validated
-from mekrr_scale.solvers.path import SHORT, Decompositions, Normal, Weights, ridge_path, weight_paths
+from mekrr_scale.solvers.path import SHORT, Decompositions, Normal, Weights, solution_at, weight_paths
 from mekrr_scale.solvers.preconditioners import LARGEST_EIGEN
 from mekrr_scale.solvers.solution import Effort, LearningPoint, Path, PathPoint, Result, Solution
 
@@ -90,11 +90,11 @@ def from_sums(
         path = _path(ridges, moments, folds, problem.weights)
     del kept
     best = path.best(problem.criterion) if folds else PathPoint.untested(ridges[0], problem.weights[0])
+    curve = _curve(problem, moments, best) if folds else ()
     everything = normals(moments, range(max(problem.n_folds, 1)), shift)
-    beta = run.group.broadcast(_solved(everything, best.weights, best.ridge).contiguous())
+    beta = run.group.broadcast(solution_at(everything, best.weights, best.ridge).contiguous())
     place = ridges.index(best.ridge)
     finite = bool(torch.isfinite(beta).all())
-    curve = _curve(problem, moments, best) if folds else ()
     return Solution(
         value=whitening.coefficients(beta),
         ridges=(best.ridge,),
@@ -167,9 +167,7 @@ def _curve(problem: Problem, moments: MomentTable, best: PathPoint) -> tuple[Lea
 
     def solve(learned: Sequence[int]) -> tuple[Tensor, Tensor]:
         shift = _shift(problem, moments, learned)
-        kinds = normals(moments, learned, shift)
-        beta = solved_at(kinds, best.weights, best.ridge)
-        return _solved(kinds, best.weights, best.ridge) if beta is None else beta, shift
+        return solution_at(normals(moments, learned, shift), best.weights, best.ridge), shift
 
     return learning_curve(problem, moments, best, solve)
 
@@ -196,27 +194,13 @@ def _errors(
     return cross_validated(ridges, weights, left_out)
 
 
-def _solved(kinds: dict[RowKind, Normal], weights: Weights, ridge: float) -> Float64[Tensor, "rank one"]:
-    """The one solution that is kept."""
-    if all(normal.factor is not None for normal in kinds.values()):
-        return weight_paths(kinds, [weights], (ridge,))[weights]
-    rank = len(next(iter(kinds.values())).target)
-    gram, target = torch.zeros(rank, rank, dtype=torch.float64), torch.zeros(rank, dtype=torch.float64)
-    for kind, normal in kinds.items():
-        weight = weights[kind]
-        if normal.factor is not None:
-            gram.addmm_(weight * normal.factor.T, normal.factor)
-        elif normal.gram is not None:
-            gram.add_(normal.gram, alpha=weight)
-        target += weight * normal.target
-    return ridge_path(gram, target, (ridge,))
-
-
 def normals(
     moments: MomentTable, folds: Sequence[int], shift: Float64[Tensor, " species"] | None = None
 ) -> dict[RowKind, Normal]:
     """The normal equations of some folds, kind by kind; without rows a kind is empty."""
     rank = _rank(moments)
+    # rows stand for themselves where their span is solved in, or where they are so few that their products are cheap
+    most = rank if sum(moments[kind][fold].rows for kind in RowKind for fold in folds) <= SHORT * rank else rank // 2
     found = {}
     for kind in RowKind:
         parts = [moments[kind][fold] for fold in folds if moments[kind][fold].rows]
@@ -225,7 +209,7 @@ def normals(
             target += part.target if shift is None else part.target - part.counts @ shift
         factors = [part.factor for part in parts]
         kept = [factor for factor in factors if factor is not None]
-        if len(kept) == len(parts) and sum(map(len, kept)) < rank:
+        if len(kept) == len(parts) and sum(map(len, kept)) <= most:
             found[kind] = Normal(None, torch.cat([*kept, target.new_zeros(0, rank)]), target)
             continue
         gram = parts[0].gram.clone()
@@ -254,8 +238,10 @@ def estimate(direct: Solver, job: Job) -> Estimate:
     seconds += 4 * job.rows * job.columns * DOUBLE * job.rates.copy
     own_folds = -(-folds // job.ranks)
     learned = job.rows * job.ranks * (1 - 1 / folds if job.folds else 1)
-    size = learned if learned <= SHORT * job.columns else job.columns  # of a system (``in_span``)
+    spanned = learned <= SHORT * job.columns and 2 * job.rows * job.ranks <= folds * job.columns
+    size = learned if spanned else job.columns  # of a system (``in_span``); folds keep rows up to half of the rank
     solving = (own_folds + 1 / 3) * job.rates.eigen * float(size) ** 3
+    solving += (own_folds + 1) * 2.0 * job.columns * learned**2 * job.rates.flop * spanned
     # energies that are fewer than a third of the system cost no decomposition for each ratio of weights
     others = job.energies * job.ranks * (1 - 1 / folds)
     ratios = job.n_ratios if 3 * others <= size else job.n_weights

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float64
@@ -11,7 +11,6 @@ from torch import Tensor
 from mekrr_scale.arrays import ByKind, RowKind
 from mekrr_scale.regression import Problem
 from mekrr_scale.solvers.moments import MomentTable, root_mean
-from mekrr_scale.solvers.path import Normal, Weights, in_span
 from mekrr_scale.solvers.solution import LearningPoint, PathPoint
 
 Solve = Callable[[Sequence[int]], tuple[Float64[Tensor, "rank one"], Float64[Tensor, " species"]]]
@@ -50,19 +49,3 @@ def _point(moments: MomentTable, folds: int, size: int, solve: Solve) -> Learnin
         for kind, square in squares.items()
     }
     return LearningPoint(seen / folds, ByKind.of(errors, float("nan")))
-
-
-def solved_at(kinds: Mapping[RowKind, Normal], weights: Weights, ridge: float) -> Float64[Tensor, "rank one"] | None:
-    """(sum of w G + lambda I)^-1 (sum of w g) by Cholesky; None where rounding makes the matrix indefinite."""
-    kinds, whole = in_span(kinds)
-    rank = len(next(iter(kinds.values())).target)
-    gram = ridge * torch.eye(rank, dtype=torch.float64)
-    target = torch.zeros(rank, dtype=torch.float64)
-    for kind, normal in kinds.items():
-        if normal.factor is not None:
-            gram.addmm_(normal.factor.T, normal.factor, alpha=weights[kind])
-        elif normal.gram is not None:
-            gram.add_(normal.gram, alpha=weights[kind])
-        target += weights[kind] * normal.target
-    lower, failed = torch.linalg.cholesky_ex(gram)
-    return None if bool(failed) else whole(torch.cholesky_solve(target[:, None], lower))

@@ -108,16 +108,17 @@ def weight_paths(
 def in_span(kinds: Mapping[RowKind, Normal]) -> tuple[Mapping[RowKind, Normal], Callable[[Tensor], Tensor]]:
     """The same system in the span of its rows, with the way back for solutions; unchanged if that is hardly smaller."""
     rank = len(next(iter(kinds.values())).target)
-    rows = [normal.factor for normal in kinds.values() if normal.factor is not None]
-    count = sum(map(len, rows))
+    rows = {kind: normal.factor for kind, normal in kinds.items() if normal.factor is not None}
+    lengths = [len(factor) for factor in rows.values()]
+    count = sum(lengths)
     if len(rows) < len(kinds) or not 0 < count <= SHORT * rank:
         return kinds, lambda solutions: solutions
-    rotation = _Rotation.of(rows, rank)
-    lengths = [len(normal.factor) for normal in kinds.values() if normal.factor is not None]
-    spanned = rotation.reflectors[:count].triu().T.split(lengths)  # rows = (Q R)'
+    rotation = _Rotation.of(list(rows.values()), rank)
+    factors = rotation.reflectors[:count].triu().T.split(lengths)  # rows = (Q R)'
+    targets = rotation.into(torch.stack([kinds[kind].target for kind in rows], 1))[:count]
     found = {
-        kind: Normal(None, factor.contiguous(), rotation.into(normal.target[:, None])[:count, 0])
-        for (kind, normal), factor in zip(kinds.items(), spanned, strict=True)
+        kind: Normal(None, factor.contiguous(), target.contiguous())
+        for kind, factor, target in zip(rows, factors, targets.unbind(1), strict=True)
     }
 
     def whole(solutions: Tensor) -> Tensor:
@@ -125,6 +126,20 @@ def in_span(kinds: Mapping[RowKind, Normal]) -> tuple[Mapping[RowKind, Normal], 
         return rotation.back(torch.cat([solutions, outside]))
 
     return found, whole
+
+
+def solution_at(kinds: Mapping[RowKind, Normal], weights: Weights, ridge: float) -> Float64[Tensor, "rank one"]:
+    """(sum of w G + lambda)^-1 (sum of w g) for one ridge and combination of weights, which need no decomposition."""
+    kinds, whole = in_span(kinds)
+    rank = len(next(iter(kinds.values())).target)
+    gram, target = torch.zeros(rank, rank, dtype=torch.float64), torch.zeros(rank, dtype=torch.float64)
+    for kind, normal in kinds.items():
+        if normal.factor is not None:
+            gram.addmm_(normal.factor.T, normal.factor, alpha=weights[kind])
+        elif normal.gram is not None:
+            gram.add_(normal.gram, alpha=weights[kind])
+        target += weights[kind] * normal.target
+    return whole(ridge_path(gram, target, (ridge,)))
 
 
 def ridge_path(

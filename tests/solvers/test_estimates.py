@@ -60,24 +60,40 @@ def test_direct_holds_what_was_said(singletons):
     assert (kept.kept, kept.row_bytes) == ("memory", 8 * 40 * whitening.rank)
     assert kept.held_bytes == kept.row_bytes
     solving = kept.stages[1].bytes
-    assert solving == first.bytes - job.work + 6 * job.square + 4 * job.square  # decompositions of four folds
+    # decompositions of four folds, each in the span of the 30 rows that it learns where they are fewer than the rank
+    decomposed = 4 * 8 * min(30, whitening.rank) ** 2
+    assert solving == first.bytes - job.work + 6 * job.square + decomposed
     poor = Direct().estimate(replace(job, execution=Execution(memory=512, scratch=None)))
     assert (poor.kept, poor.held_bytes) == ("nothing", 0.0)
     assert poor.stages[0].bytes == first.bytes - kept.row_bytes + 512
-    assert poor.stages[1].bytes == solving - kept.row_bytes - 4 * job.square + 256  # half of the memory for them
+    assert poor.stages[1].bytes == solving - kept.row_bytes - decomposed + 256  # half of the memory for them
 
 
 def test_operations_of_a_direct_fit():
     """N M^2 multiplications and additions, the same for whitening; every fold and a third for the whole decomposed."""
-    job = replace(JOB, directions=10, tried=3)
-    assert seconds(Direct(), job, flop=1.0) == [3 * (50 * 2 * 60**2 + 50 * 2 * 60**2), 0.0]
+    job = replace(JOB, directions=40, tried=3)
+    assert seconds(Direct(), job, flop=1.0) == [3 * (80 * 2 * 60**2 + 80 * 2 * 60**2), 0.0]
     assert seconds(Direct(), job, kernel=1.0) == [3 * 40, 0.0]
-    assert seconds(Direct(), job, derivative=1.0) == [3 * 10, 0.0]
-    assert seconds(Direct(), job, copy=1.0) == [3 * 4 * 50 * 60 * 8, 0.0]
+    assert seconds(Direct(), job, derivative=1.0) == [3 * 40, 0.0]
+    assert seconds(Direct(), job, copy=1.0) == [3 * 4 * 80 * 60 * 8, 0.0]
     assert seconds(Direct(), job, eigen=1.0) == [0.0, pytest.approx(3 * (4 + 1 / 3) * 60**3)]
     assert seconds(Direct(), replace(job, ranks=3), eigen=1.0) == [0.0, pytest.approx(3 * (2 + 1 / 3) * 60**3)]
     assert seconds(Direct(), replace(job, folds=0), eigen=1.0) == [0.0, pytest.approx(3 * (1 + 1 / 3) * 60**3)]
     assert [stage.passes for stage in Direct().estimate(job).stages] == [3, 0]
+
+
+def test_operations_of_few_rows():
+    """Of 40 energies and 8 directions folds learn 36 rows, whose span is solved in: a QR decomposition leads there."""
+    job = replace(JOB, directions=8, tried=3)
+    assert seconds(Direct(), job, eigen=1.0) == [0.0, pytest.approx(3 * (4 + 1 / 3) * 36**3)]
+    assert seconds(Direct(), job, flop=1.0)[1] == pytest.approx(3 * 5 * 2 * 60 * 36**2)
+    for more in (
+        replace(job, directions=40),
+        replace(job, ranks=3),
+        replace(job, folds=0),
+    ):  # too many to keep, or learn
+        assert seconds(Direct(), more, flop=1.0)[1] == 0.0
+        assert seconds(Direct(), more, eigen=1.0)[1] >= 3 * (1 + 1 / 3) * 60**3
 
 
 def test_operations_of_iterations():
