@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from mekrr_scale.backbones.spec import STRESS_TRAINED as STRESS_TRAINED
     from mekrr_scale.backbones.spec import BackboneSpec as BackboneSpec
     from mekrr_scale.backbones.spec import InvariantKind as InvariantKind
-    from mekrr_scale.backbones.surroundings import differentiating as differentiating
+    from mekrr_scale.backbones.surroundings import evaluating as evaluating
     from mekrr_scale.backbones.trust import UnsafeCheckpoint as UnsafeCheckpoint
     from mekrr_scale.backbones.trust import code_is_trusted as code_is_trusted
     from mekrr_scale.backbones.trust import trusting_code as trusting_code
@@ -80,7 +80,7 @@ else:
             "schnet": ["Schnet", "new_schnet", "save_schnet"],
             "sevennet": ["Sevennet"],
             "spec": ["STRESS_TRAINED", "BackboneSpec", "InvariantKind"],
-            "surroundings": ["differentiating"],
+            "surroundings": ["evaluating"],
             "trust": ["UnsafeCheckpoint", "code_is_trusted", "trusting_code"],
             "weights": ["OwnFile", "WeightsFile", "read_own"],
         },

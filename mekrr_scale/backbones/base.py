@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mekrr_scale.backbones.derivatives import Directions, tangents
 from mekrr_scale.backbones.output import BackboneOutput
 from mekrr_scale.backbones.spec import Architecture
-from mekrr_scale.backbones.surroundings import building, differentiating
+from mekrr_scale.backbones.surroundings import building, evaluating
 from mekrr_scale.backbones.weights import Origin
 from mekrr_scale.errors import BackboneError
 from mekrr_scale.files import Document
@@ -132,7 +132,7 @@ class Backbone(ABC):
     @final
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Backbone:
         """Move the weights; returns itself."""
-        with differentiating():
+        with evaluating():
             self.module.to(device=device, dtype=dtype)
         return self
 
@@ -175,7 +175,7 @@ class Backbone(ABC):
     @final
     def graph(self, atoms: Atoms | Sequence[Atoms]) -> Graph:
         """Neighbour lists as this backbone needs them, on its device and in its precision."""
-        with differentiating(False):
+        with evaluating(False):
             graph = build_graph(atoms, self.cutoff)
             self.check_species(graph.numbers.unique().tolist())
             return self.prepare(graph).to(self.device, self.dtype)
@@ -189,7 +189,7 @@ class Backbone(ABC):
     def features(self, atoms: Atoms | Sequence[Atoms]) -> Float[Tensor, "atoms dim"]:
         """Features of structures, without gradients."""
         graph = self.graph(atoms)
-        with differentiating(False):
+        with evaluating(False):
             return self.forward(graph, graph.positions, energies=False).features
 
     @final

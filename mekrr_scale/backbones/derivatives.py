@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mekrr_scale.backbones.output import Network
-from mekrr_scale.backbones.surroundings import differentiating
+from mekrr_scale.backbones.surroundings import evaluating
 from mekrr_scale.errors import BackboneError, suggestion
 from mekrr_scale.structures import Graph
 
@@ -145,7 +145,7 @@ def tangents_of_each(
                 f"[directions, {n}, 3] for a structure of {n} atoms"
             )
     count = max((len(part) for part in directions), default=0)
-    with differentiating(False):
+    with evaluating(False):
         moves = torch.cat([_padded(part.displacements, count) for part in directions], 1)
         strains = torch.stack([_padded(part.strains, count) for part in directions], 1)
         moves, strains = moves.to(network.device, network.dtype), strains.to(network.device, network.dtype)
@@ -203,7 +203,7 @@ def _energy_slopes(
     """Derivatives of the energies, scalars: one reverse sweep serves all directions."""
     positions = graph.positions.detach().clone().requires_grad_(True)
     strain = positions.new_zeros(graph.n_structures, 3, 3).requires_grad_(True)
-    with torch.enable_grad():
+    with evaluating():
         energy = network.forward(graph, positions, strain).energy(graph).sum()
         if not energy.requires_grad:
             return positions.new_zeros(strains.shape[:2]).detach()
@@ -258,7 +258,7 @@ class Reversed:
         self.width = network.dim
         positions = graph.positions.detach().clone().requires_grad_(True)
         strain = positions.new_zeros(graph.n_structures, 3, 3).requires_grad_(True)
-        with torch.enable_grad():
+        with evaluating():
             features = network.forward(graph, positions, strain, energies=False).features
             self._seed = torch.zeros_like(features, requires_grad=True)
             self._pulled = torch.autograd.grad(

@@ -11,7 +11,7 @@ from ase import Atoms
 
 from mekrr_scale.backbones.base import Backbone
 from mekrr_scale.backbones.memory import within_memory
-from mekrr_scale.backbones.surroundings import differentiating
+from mekrr_scale.backbones.surroundings import evaluating
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.structures import Graph, Prediction, require_finite
 
@@ -36,7 +36,7 @@ class BackboneEnergies:
             raise ConfigError(f"backbone {self.backbone.name} gives no energies and cannot be a prior")
 
     def predict(self, atoms: Atoms | Sequence[Atoms], forces: bool = True, stress: bool = False) -> Prediction:
-        with differentiating(forces or stress):
+        with evaluating(forces or stress):
             found = self._predict(self.backbone.graph(atoms), forces, stress)
         require_finite(found, [atoms] if isinstance(atoms, Atoms) else list(atoms))
         return found

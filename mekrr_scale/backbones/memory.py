@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mekrr_scale.arrays import free_kept
 from mekrr_scale.backbones.base import Backbone
-from mekrr_scale.backbones.surroundings import differentiating
+from mekrr_scale.backbones.surroundings import evaluating
 from mekrr_scale.errors import BackboneError
 from mekrr_scale.structures import Graph, edge_vectors
 
@@ -110,7 +110,7 @@ def _kept(backbone: Backbone, graph: Graph, energies: bool) -> _Kept:
             found[storage.data_ptr()] = storage.nbytes(), len(tensor) == atoms if tensor.dim() else False
         return tensor
 
-    with differentiating(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with evaluating(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         vectors = edge_vectors(graph, graph.positions).detach().requires_grad_(True)
         output = backbone.on_edges(graph, vectors, energies)
     sizes = [sum(size for size, of_atoms in found.values() if of_atoms is kind) for kind in (True, False)]

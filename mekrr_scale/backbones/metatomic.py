@@ -22,7 +22,7 @@ from mekrr_scale.backbones.base import Backbone
 from mekrr_scale.backbones.derivatives import Reversed
 from mekrr_scale.backbones.output import BackboneOutput
 from mekrr_scale.backbones.spec import Architecture
-from mekrr_scale.backbones.surroundings import differentiating
+from mekrr_scale.backbones.surroundings import evaluating
 from mekrr_scale.backbones.trust import require_trust
 from mekrr_scale.backbones.unfolding import unfolded
 from mekrr_scale.errors import BackboneError, suggestion
@@ -187,7 +187,7 @@ class Metatomic(Backbone):
             owner=torch.zeros(1, dtype=torch.int64),
             edge_owner=torch.zeros(6, dtype=torch.int64),
         ).to(self.device, torch.float64)
-        with differentiating():
+        with evaluating():
             inputs = [graph.shifts @ graph.cell[0], graph.positions.clone(), graph.cell.clone()]
             vectors, positions, cell = (one.detach().requires_grad_(True) for one in inputs)
             features = self._output(graph, vectors, positions, cell, energies=False).features

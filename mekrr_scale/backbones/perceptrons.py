@@ -1,9 +1,9 @@
-"""Gated perceptrons, pushed forward: derivatives of CHGNet's messages along many directions at once.
+"""CHGNet's gated perceptrons, and their derivatives along many directions at once.
 
 A message ``silu(N(f(x))) * sigmoid(N'(g(x)))`` takes atoms, bonds and angles side by side; f and g are perceptrons of
-one or two layers, N and N' layer norms. Its derivative by x is a product of matrices that all messages share and of
-factors that all directions share, so that only the former are applied to each. The first matrix is applied to atoms,
-bonds and angles before they are gathered: there are far fewer of them than of messages.
+one or two layers, N and N' layer norms. The first matrix is applied to atoms, bonds and angles before they are
+gathered: there are far fewer of them than of messages. The derivative by x is a product of matrices that all messages
+share and of factors that all directions share, so that only the former are applied to each direction.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from mekrr_scale.backbones.chunks import RowFunction, Rows
 
 _BLOCK = 1 << 18  # numbers in an array of messages that are treated together: they stay in the cache
 
@@ -80,6 +82,39 @@ class Gated:
                 share = torch.bmm(parts[i], unit[:, :, None])
                 parts[i] = torch.baddbmm(parts[i], share, unit[:, None], alpha=-1 / unit.shape[1])
         return (parts[0] * self.factors[0][rows, None]).addcmul_(parts[1], self.factors[1][rows, None])
+
+
+def messages(module: Any, inputs: Sequence[Rows]) -> tuple[RowFunction, list[Rows]]:
+    """A gated perceptron of inputs side by side: a function of rows, and what to give it.
+
+    Args:
+        inputs: those that belong to atoms or bonds, with their places, are multiplied by their part of the first matrix
+            here; what has a row of its own for each message, by the function.
+    """
+    firsts, rests = zip(*(_divided(mlp) for mlp in (module.mlp_core, module.mlp_gate)), strict=True)
+    parts = torch.cat([layer.weight for layer in firsts]).split([tensor.shape[1] for tensor, _ in inputs], 1)
+    bias = torch.cat([layer.bias for layer in firsts])
+    rows: list[Rows] = []
+    for (tensor, places), part in zip(inputs, parts, strict=True):
+        rows.append((tensor, None) if places is None else (tensor @ part.T, places))
+
+    def message(*given: Tensor) -> Tensor:
+        hidden = bias
+        for (_, places), part, tensor in zip(inputs, parts, given, strict=True):
+            hidden = hidden + (tensor @ part.T if places is None else tensor)
+        core, gate = (rest(half) for rest, half in zip(rests, hidden.chunk(2, 1), strict=True))
+        if module.norm is not None:
+            core, gate = module.bn1(core), module.bn2(gate)
+        product: Tensor = module.activation(core) * module.sigmoid(gate)
+        return product
+
+    return message, rows
+
+
+def _divided(mlp: Any) -> tuple[nn.Linear, nn.Sequential]:
+    """The first matrix, and what is behind it."""
+    place = next(i for i, layer in enumerate(mlp.layers) if isinstance(layer, nn.Linear))
+    return mlp.layers[place], mlp.layers[place + 1 :]
 
 
 def gated(module: Any, x: Float[Tensor, "rows width"]) -> Gated | None:

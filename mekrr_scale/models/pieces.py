@@ -18,7 +18,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from mekrr_scale.arrays import FeatureBatch
-from mekrr_scale.backbones import BackboneOutput, differentiating
+from mekrr_scale.backbones import BackboneOutput, evaluating
 from mekrr_scale.errors import ModelError
 from mekrr_scale.models.posterior import Variances
 from mekrr_scale.models.potential import Potential
@@ -118,7 +118,7 @@ def evaluate_piece(potential: Potential, graph: Graph, own: int, images: Images 
         part, kept = folded(graph, own, images), torch.arange(own)
     backbone.check_species(part.numbers.unique().tolist())
     potential.model.check_species(part.numbers.unique().tolist())
-    with differentiating():
+    with evaluating():
         part = backbone.prepare(part).to(backbone.device, backbone.dtype)
         part = potential.within_memory(part, potential.adds_own)
         vectors = edge_vectors(part, part.positions).detach().requires_grad_(True)

@@ -19,7 +19,7 @@ from mekrr_scale.backbones import (
     BackboneSpec,
     Compiled,
     Directions,
-    differentiating,
+    evaluating,
     load_backbone,
     tangents,
     trusting_code,
@@ -191,7 +191,7 @@ class Potential:
         """
         posterior = self._posterior
         found, features, graph = self._predicted(atoms, forces, stress, neighbours)
-        with differentiating(False):
+        with evaluating(False):
             return found, self._uncertainty(features, graph, posterior)
 
     def _predicted(
@@ -203,7 +203,7 @@ class Potential:
         else:
             graph = self.backbone.graph([atoms] if isinstance(atoms, Atoms) else list(atoms))
         self._check(graph, [atoms] if isinstance(atoms, Atoms) else atoms)
-        with differentiating(forces or stress):
+        with evaluating(forces or stress):
             found, features = self._corrections(graph, forces, stress)
         require_finite(found, [atoms] if isinstance(atoms, Atoms) else list(atoms))
         for other in (self._prior, self.dispersion):
@@ -274,7 +274,7 @@ class Potential:
         if forces and posterior.force is None:
             raise ModelError("the model was fitted without forces, so that it cannot tell how sure they are")
         structures = [atoms] if isinstance(atoms, Atoms) else list(atoms)
-        with differentiating(False):
+        with evaluating(False):
             found = self._uncertainty(*self._features(structures), posterior)
             if not forces or posterior.force is None:
                 return found
@@ -319,7 +319,7 @@ class Potential:
         graph = self.backbone.graph(structures)
         self._check(graph, structures)
         graph = self.within_memory(graph, energies=False)
-        with differentiating(False):
+        with evaluating(False):
             features = self.backbone.forward(graph, graph.positions, energies=False).features.cpu().double()
         require_finite_atoms(features.isfinite().all(1), structures)
         return features, graph

@@ -8,7 +8,7 @@ from ase import Atoms
 from jaxtyping import Float64
 from torch import Tensor
 
-from mekrr_scale.backbones import differentiating
+from mekrr_scale.backbones import evaluating
 from mekrr_scale.errors import ModelError
 from mekrr_scale.models.potential import Potential
 
@@ -34,7 +34,7 @@ def atomic_stresses(potential: Potential, atoms: Atoms) -> Float64[Tensor, "atom
     count = len(atoms)
     apart = replace(graph, cell=graph.cell.expand(count, 3, 3), edge_owner=graph.edge_index[0], volume=None)
     apart = potential.within_memory(apart, potential.adds_own)
-    with differentiating():
+    with evaluating():
         strain = graph.positions.new_zeros(count, 3, 3).requires_grad_(True)
         output = backbone.forward(apart, graph.positions.detach().clone(), strain, energies=potential.adds_own)
         _, gradient = potential.head.atoms(output.features.detach(), graph.numbers.cpu(), graph.owner.cpu(), 1, True)

@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from mekrr_scale.arrays import FeatureBatch, Landmarks, RowKind, SpeciesRun, bounds, draw, species_runs
-from mekrr_scale.backbones import Backbone, Directions, tangents
+from mekrr_scale.backbones import Backbone, Directions, evaluating, tangents
 from mekrr_scale.distributed import ALONE, Group
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.kernels import SetKernel
@@ -54,10 +54,10 @@ class ForceMap:
     def shape(self) -> tuple[int, int]:
         return 3 * len(self.graph.numbers), self.kernel.n_columns(self.landmarks)
 
+    @evaluating()
     def __matmul__(self, vectors: Float64[Tensor, "columns k"]) -> Float64[Tensor, "rows k"]:
         positions = self.graph.positions.detach().clone().requires_grad_(True)
-        with torch.enable_grad():
-            features = self.backbone.forward(self.graph, positions, energies=False).features
+        features = self.backbone.forward(self.graph, positions, energies=False).features
         runs, places = self._runs(features.detach())
         n_atoms = self.graph.n_atoms.cpu()
         prepared = self.kernel.prepare(self.landmarks, torch.float64)
@@ -89,7 +89,7 @@ class ForceMap:
             moves = torch.eye(3 * n)[part].reshape(-1, n, 3)
             single = self.graph.one(i)
             pushed = tangents(self.backbone, single, Directions.of_displacements(moves)).features
-            with torch.no_grad():
+            with evaluating(False):
                 features = self.backbone.forward(single, single.positions, energies=False).features
             batch = FeatureBatch.unlabelled(
                 features.cpu(), single.numbers.cpu(), single.n_atoms.cpu(), pushed.cpu().double()
@@ -109,7 +109,7 @@ class ForceMap:
             value, slope = torch.func.jvp(features, (self.graph.positions,), (move,))[:2]
             return value, slope
 
-        with torch.no_grad():
+        with evaluating(False):
             values, pushed = torch.func.vmap(push)(directions)
         numbers, n_atoms = self.graph.numbers.cpu(), self.graph.n_atoms.cpu()
         found = []
@@ -148,7 +148,7 @@ class ModeCosts:
 
         def reverse() -> None:
             positions = graph.positions.detach().clone().requires_grad_(True)
-            with torch.enable_grad():
+            with evaluating():
                 features = backbone.forward(graph, positions, energies=False).features
                 torch.autograd.grad(features.sum(), positions)[0].cpu()  # waits for a GPU
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from mekrr_scale.arrays import kept_memory
-from mekrr_scale.backbones import Backbone
+from mekrr_scale.backbones import Backbone, evaluating
 from mekrr_scale.distributed import Checkpoint, State
 from mekrr_scale.errors import ConfigError, SolverError
 from mekrr_scale.progress import Progress, shown_progress
@@ -73,7 +73,7 @@ def train(
     run = _Run(backbone, parameters, rates, plan, keep_start)
     run.restore(checkpoint)
     try:
-        with shown_progress(progress, "steps") as shown, kept_memory():
+        with shown_progress(progress, "steps") as shown, kept_memory(), evaluating():
             shown.stage("train", plan.steps, "steps")
             shown.advance(run.step)
             _loop(run, training, validation, shown, checkpoint)

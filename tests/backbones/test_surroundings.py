@@ -1,6 +1,8 @@
 """Torch's global state: what a caller has set changes no result, and loading changes nothing of it."""
 
 import os
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 from ase.build import bulk
+from ase.calculators.singlepoint import SinglePointCalculator
 
-from mekrr_scale.backbones import BackboneEnergies, Directions, load_backbone, tangents
+from mekrr_scale.backbones import BackboneEnergies, Directions, evaluating, load_backbone, new_backbone, tangents
 from mekrr_scale.models import MekrrCalculator, Potential
+from mekrr_scale.transfer import TrainPlan, pretrain, read_examples
 
 
 @pytest.fixture(scope="module")
@@ -129,3 +133,50 @@ def test_forks_predict_after_their_parent_used_threads(potential, atoms):
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
+
+
+TINY = 1e-39  # float32 has 1.2e-38 as its smallest number of full precision
+
+
+@pytest.mark.parametrize("flushing", [False, True])
+def test_tiny_numbers_are_zero_for_networks_alone(potential, atoms, flushing):
+    tiny = torch.full((8,), TINY)
+    torch.set_flush_denormal(flushing)
+    try:
+        with evaluating(False):
+            with evaluating():
+                assert not tiny.mul(1.0).any()
+            assert not tiny.mul(1.0).any()  # the inner block leaves what the outer one has set
+        results(potential, atoms)
+        with pytest.raises(ZeroDivisionError), evaluating():
+            raise ZeroDivisionError
+        assert bool(tiny.mul(1.0).any()) != flushing
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def test_tiny_numbers_are_zero_in_all_threads():
+    code = (
+        "import torch; from mekrr_scale.backbones import evaluating\n"
+        f"numbers = torch.full((2**20,), {TINY}) + 0.0  # threads are at work before a network is\n"
+        "with evaluating(): print(torch.get_num_threads(), int(numbers.mul(1.0).count_nonzero()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"OMP_NUM_THREADS": "2"}, capture_output=True, check=True
+    )
+    assert done.stdout.split() == [b"2", b"0"]
+
+
+def test_training_takes_tiny_numbers_for_zero(atoms, spec, monkeypatch):
+    """By the mode in which the optimiser steps."""
+    seen = []
+    step = torch.optim.AdamW.step
+    monkeypatch.setattr(
+        torch.optim.AdamW, "step", lambda *given: seen.append(torch.tensor([TINY]).mul(1.0).any()) or step(*given)
+    )
+    labelled = atoms[:2]
+    labelled.calc = SinglePointCalculator(labelled, energy=0.1)
+    examples = read_examples([labelled])
+    with torch.no_grad():
+        pretrain(new_backbone(spec), examples, examples, TrainPlan(steps=2))
+    assert [bool(one) for one in seen] == [False, False]

@@ -15,7 +15,7 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from mekrr_scale.arrays import ISOLATED, RowKind
-from mekrr_scale.backbones import Backbone, Directions, TangentOutput, tangents_of_each
+from mekrr_scale.backbones import Backbone, Directions, TangentOutput, evaluating, tangents_of_each
 from mekrr_scale.errors import MekrrError
 from mekrr_scale.pipeline.extraction.plan import ExtractPlan
 from mekrr_scale.store import Origin, RecordTangents, StructureRecord
@@ -45,7 +45,7 @@ def records(
         predictor: the prior; None for the backbone's own energies.
     """
     graph = backbone.graph([item.atoms for item in batch])
-    with torch.no_grad():
+    with evaluating(False):
         output = backbone.forward(graph, graph.positions, energies=predictor is None)
     features = output.features.cpu().numpy()
     ends = np.cumsum([len(item.atoms) for item in batch])

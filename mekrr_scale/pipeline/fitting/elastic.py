@@ -31,6 +31,7 @@ from mekrr_scale.backbones import (
     BackboneEnergies,
     BackboneSpec,
     Directions,
+    evaluating,
     load_backbone,
     tangents,
     with_compression,
@@ -133,7 +134,7 @@ def _pair(backbone: Backbone, atoms: Atoms, strain: float) -> FeatureBatch:
         strained = atoms.copy()
         strained.set_cell(atoms.cell.array * (1.0 + side * strain), scale_atoms=True)
         graph = backbone.graph([strained])
-        with torch.no_grad():
+        with evaluating(False):
             features.append(backbone.forward(graph, graph.positions, energies=False).features.cpu())
         found = tangents(backbone, graph, isotropic, energies=True)
         assert found.energy is not None
