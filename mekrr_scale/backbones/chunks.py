@@ -26,7 +26,7 @@ PartsFunction: TypeAlias = Callable[..., Tensor | Sequence[Tensor]]  # columns o
 
 def rows_of(graph: Graph, tensor: Tensor, places: Int[Tensor, " rows"]) -> Rows:
     """Rows that several steps take: made once and kept, or in chunks taken anew by each."""
-    return (tensor[places], None) if graph.at_once is None else (tensor, places)
+    return (_taken((tensor, places)), None) if graph.at_once is None else (tensor, places)
 
 
 def of_rows(graph: Graph, function: RowFunction, *inputs: Rows) -> Tensor:
@@ -56,7 +56,7 @@ def sum_rows(graph: Graph, index: Int[Tensor, " rows"], size: int, function: Par
 
 def _taken(given: Rows) -> Tensor:
     tensor, places = given
-    return tensor if places is None else tensor[places]
+    return tensor if places is None else tensor.index_select(0, places)
 
 
 def _parts(values: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
@@ -95,7 +95,7 @@ class _Job:
 
     def inputs(self, tensors: Sequence[Tensor], rows: slice) -> list[Tensor]:
         pairs = zip(tensors, self.places, strict=True)
-        return [tensor[rows] if places is None else tensor[places[rows]] for tensor, places in pairs]
+        return [tensor[rows] if places is None else _taken((tensor, places[rows])) for tensor, places in pairs]
 
     def values(self, tensors: Sequence[Tensor]) -> Tensor:
         """Of all rows, or their sums."""
