@@ -43,6 +43,7 @@ NAMES = (
     "large_cells",
     "compiled",
     "messages",
+    "subnormals",
     "few_rows",
     "engines",
     "lammps_md",

@@ -136,7 +136,7 @@ class Chgnet(Backbone):
             if not energies and self._chosen[-1] in found:
                 break
             around: list[Rows] = [(atom, centre), (bond, links.edge_bond), (atom, neighbour)]
-            message, inputs = messages(conv.twoBody_atom, around)
+            message, inputs = messages(graph, conv.twoBody_atom, *around)
             atom = atom + conv.mlp_out(sum_rows(graph, centre, len(atom), _weighted(message), *inputs, atom_gate))
             last = depth == len(net.atom_conv_layers) - 1
             if last and net.readout_norm is not None:
@@ -146,12 +146,12 @@ class Chgnet(Backbone):
                 break
             if not last:
                 update, turn = net.bond_conv_layers[depth], net.angle_layers[depth]
-                message, inputs = messages(update.twoBody_bond, _angle_input(bond, angle, atom, links))
+                message, inputs = messages(graph, update.twoBody_bond, *_angle_input(bond, angle, atom, links))
                 inputs.append((bond_gate, None))
                 turned = sum_rows(graph, links.angle_bond, len(bond), _weighted(message), *inputs)
                 bond = bond + update.mlp_out(turned)
                 if depth + 1 < updates or f"angle{depth + 1}" in self._chosen:  # nothing else asks for the angles
-                    message, inputs = messages(turn.twoBody_bond, _angle_input(bond, angle, atom, links))
+                    message, inputs = messages(graph, turn.twoBody_bond, *_angle_input(bond, angle, atom, links))
                     angle = angle + of_rows(graph, message, *inputs)
                 found |= sums.of(self._chosen, depth + 1, bond, angle)
         chosen = [found[part] for part in self._chosen]  # of one layer itself: bits of gradients

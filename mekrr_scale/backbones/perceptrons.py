@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mekrr_scale.backbones.chunks import RowFunction, Rows
+from mekrr_scale.structures import Graph
 
 _BLOCK = 1 << 18  # numbers in an array of messages that are treated together: they stay in the cache
 
@@ -84,29 +86,31 @@ class Gated:
         return (parts[0] * self.factors[0][rows, None]).addcmul_(parts[1], self.factors[1][rows, None])
 
 
-def messages(module: Any, inputs: Sequence[Rows]) -> tuple[RowFunction, list[Rows]]:
+def messages(graph: Graph, module: Any, *inputs: Rows) -> tuple[RowFunction, list[Rows]]:
     """A gated perceptron of inputs side by side: a function of rows, and what to give it.
 
-    Args:
-        inputs: those that belong to atoms or bonds, with their places, are multiplied by their part of the first matrix
-            here; what has a row of its own for each message, by the function.
+    Inputs that are taken from atoms or bonds are multiplied by their part of the first matrix before. In chunks they
+    are not: what is made of a row within a chunk is forgotten.
     """
     firsts, rests = zip(*(_divided(mlp) for mlp in (module.mlp_core, module.mlp_gate)), strict=True)
     parts = torch.cat([layer.weight for layer in firsts]).split([tensor.shape[1] for tensor, _ in inputs], 1)
     bias = torch.cat([layer.bias for layer in firsts])
+    products = [partial(nn.functional.linear, weight=part, bias=None if i else bias) for i, part in enumerate(parts)]
+    before = [places is not None and graph.at_once is None for _, places in inputs]
     rows: list[Rows] = []
-    for (tensor, places), part in zip(inputs, parts, strict=True):
-        rows.append((tensor, None) if places is None else (tensor @ part.T, places))
+    for (tensor, places), product, early in zip(inputs, products, before, strict=True):
+        rows.append((product(tensor) if early else tensor, places))
 
     def message(*given: Tensor) -> Tensor:
-        hidden = bias
-        for (_, places), part, tensor in zip(inputs, parts, given, strict=True):
-            hidden = hidden + (tensor @ part.T if places is None else tensor)
+        terms = [
+            tensor if early else product(tensor) for tensor, product, early in zip(given, products, before, strict=True)
+        ]
+        hidden = reduce(torch.add, terms)
         core, gate = (rest(half) for rest, half in zip(rests, hidden.chunk(2, 1), strict=True))
         if module.norm is not None:
             core, gate = module.bn1(core), module.bn2(gate)
-        product: Tensor = module.activation(core) * module.sigmoid(gate)
-        return product
+        found: Tensor = module.activation(core) * module.sigmoid(gate)
+        return found
 
     return message, rows
 

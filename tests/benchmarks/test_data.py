@@ -19,6 +19,7 @@ FREE = {
     "store_reading",
     "molecular_dynamics",
     "messages",
+    "subnormals",
     "few_rows",
     "ranks",
     "restarts",
