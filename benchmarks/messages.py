@@ -1,7 +1,7 @@
-"""SevenNet's and CHGNet's messages: the package's products beside those of e3nn and of the wheel, in turns.
+"""SevenNet's messages: the package's products beside those of e3nn's own code, in one process that takes turns.
 
 Features, forces, and a step of training (the square of the forces by all weights), which differentiates twice. Best of
-some turns, in seconds of the processor, one thread, in one process. No data are needed: crystals are made here.
+some turns, in seconds of the processor, one thread. No data are needed: crystals are made here.
 
     python -m benchmarks messages
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -18,19 +17,15 @@ from torch import Tensor
 
 from benchmarks.compiled import crystal
 from benchmarks.measuring import cpu_seconds, table
-from mekrr_scale.backbones import Backbone, chgnet, evaluating, load_backbone
-from mekrr_scale.backbones.chunks import RowFunction, Rows
+from mekrr_scale.backbones import Backbone, evaluating, load_backbone
 from mekrr_scale.backbones.messages import Coupling
 from mekrr_scale.structures import Graph
 
-CASES = (  # network, weights, precision, and cells of eight atoms
-    ("sevennet", "7net-0", torch.float32, (2, 2, 2)),
-    ("sevennet", "7net-0", torch.float32, (5, 5, 1)),
-    ("sevennet", "7net-0", torch.float64, (2, 2, 2)),
-    ("sevennet", "7net-l3i5", torch.float32, (2, 2, 2)),
-    ("chgnet", "0.3.0", torch.float32, (2, 2, 2)),
-    ("chgnet", "0.3.0", torch.float32, (5, 5, 1)),
-    ("chgnet", "0.3.0", torch.float64, (2, 2, 2)),
+CASES = (  # weights, precision, and cells of eight atoms
+    ("7net-0", torch.float32, (2, 2, 2)),
+    ("7net-0", torch.float32, (5, 5, 1)),
+    ("7net-0", torch.float64, (2, 2, 2)),
+    ("7net-l3i5", torch.float32, (2, 2, 2)),
 )
 TURNS = 4  # the first one of each fills memory
 
@@ -68,25 +63,16 @@ WORKS: dict[str, Work] = {"features": features, "forces": forces, "training step
 def main() -> None:
     torch.set_num_threads(1)
     rows: list[list[object]] = []
-    for network, version, dtype, cell in CASES:
-        ours = load_backbone(network, version=version).to(dtype=dtype)
+    for version, dtype, cell in CASES:
+        ours = load_backbone("sevennet", version=version).to(dtype=dtype)
         graph = ours.graph(crystal(cell, 5.43))
         with patch.object(Coupling, "of", return_value=None):  # the network's own product is taken where there is none
-            own = load_backbone(network, version=version).to(dtype=dtype)
+            own = load_backbone("sevennet", version=version).to(dtype=dtype)
         for name, work in WORKS.items():
-            before, after, off = compared(work, graph, (own, _as_published), (ours, nullcontext))
+            before, after, off = compared(work, graph, (own, nullcontext), (ours, nullcontext))
             precision = str(dtype).removeprefix("torch.")
             rows.append([version, precision, len(graph.numbers), name, before, after, before / after, f"{off:.0e}"])
-    table(["weights", "precision", "atoms", "work", "as published, ms", "ours, ms", "ratio", "off by"], rows)
-
-
-def _as_published() -> AbstractContextManager[object]:
-    """CHGNet's perceptrons take rows that are gathered and put side by side."""
-
-    def side_by_side(graph: Graph, module: Any, *inputs: Rows) -> tuple[RowFunction, list[Rows]]:
-        return lambda *given: module(torch.cat(given, 1)), list(inputs)
-
-    return patch.object(chgnet, "messages", side_by_side)
+    table(["weights", "precision", "atoms", "work", "e3nn, ms", "ours, ms", "ratio", "off by"], rows)
 
 
 Way = tuple[Backbone, Callable[[], AbstractContextManager[object]]]  # a network, and within what it works

@@ -48,6 +48,7 @@ WAYS = {
     "landmarks": "the few, on the source's landmarks too",
     "prior": "the few correct the source's model",
     "mixing": "together, mixing of elements learned",
+    "smooth": "together, length scale 16x",
 }
 
 
@@ -290,6 +291,8 @@ def _few(it: Experiment, name: str, pair: tuple[str, str], size: int, way: str, 
             changes["rows"] = RowPlan(store_weights=(*[0.01] * len(much), 1.0))
         if way == "mixing":
             changes["kernel"] = KernelPlan(mixing="learn")
+        if way == "smooth":
+            changes["kernel"] = KernelPlan(length_scales="16x")
         model = fit([*much, few], _plan(it, seed=seed, **changes)).model
     (store,) = _divided(it, name, target).stores(held)
     return _figures(evaluate_store(model, store))

@@ -24,7 +24,6 @@ from mekrr_scale.backbones.base import Backbone
 from mekrr_scale.backbones.chunks import RowFunction, Rows, of_rows, rows_of, sum_rows
 from mekrr_scale.backbones.linearized_chgnet import Embedded, LinearizedChgnet, Links, Parts, linearized_chgnet
 from mekrr_scale.backbones.output import BackboneOutput
-from mekrr_scale.backbones.perceptrons import messages
 from mekrr_scale.backbones.spec import Architecture, layers_of
 from mekrr_scale.backbones.weights import Source, plain, require_own
 from mekrr_scale.errors import BackboneError, suggestion
@@ -135,9 +134,8 @@ class Chgnet(Backbone):
         for depth, conv in enumerate(net.atom_conv_layers):
             if not energies and self._chosen[-1] in found:
                 break
-            around: list[Rows] = [(atom, centre), (bond, links.edge_bond), (atom, neighbour)]
-            message, inputs = messages(graph, conv.twoBody_atom, *around)
-            atom = atom + conv.mlp_out(sum_rows(graph, centre, len(atom), _weighted(message), *inputs, atom_gate))
+            around: list[Rows] = [(atom, centre), (bond, links.edge_bond), (atom, neighbour), atom_gate]
+            atom = atom + conv.mlp_out(sum_rows(graph, centre, len(atom), _gated(conv.twoBody_atom), *around))
             last = depth == len(net.atom_conv_layers) - 1
             if last and net.readout_norm is not None:
                 atom = net.readout_norm(atom)
@@ -146,13 +144,11 @@ class Chgnet(Backbone):
                 break
             if not last:
                 update, turn = net.bond_conv_layers[depth], net.angle_layers[depth]
-                message, inputs = messages(graph, update.twoBody_bond, *_angle_input(bond, angle, atom, links))
-                inputs.append((bond_gate, None))
-                turned = sum_rows(graph, links.angle_bond, len(bond), _weighted(message), *inputs)
-                bond = bond + update.mlp_out(turned)
+                gated = _gated(update.twoBody_bond)
+                inputs = [*_angle_input(bond, angle, atom, links), (bond_gate, None)]
+                bond = bond + update.mlp_out(sum_rows(graph, links.angle_bond, len(bond), gated, *inputs))
                 if depth + 1 < updates or f"angle{depth + 1}" in self._chosen:  # nothing else asks for the angles
-                    message, inputs = messages(graph, turn.twoBody_bond, *_angle_input(bond, angle, atom, links))
-                    angle = angle + of_rows(graph, message, *inputs)
+                    angle = angle + of_rows(graph, _joined(turn.twoBody_bond), *_angle_input(bond, angle, atom, links))
                 found |= sums.of(self._chosen, depth + 1, bond, angle)
         chosen = [found[part] for part in self._chosen]  # of one layer itself: bits of gradients
         features = chosen[0] if len(chosen) == 1 else torch.cat(chosen, 1)
@@ -226,7 +222,7 @@ class _Sums:
         if f"angle{depth}" in chosen:
             weight = _envelope(self.basis.rbf_expansion_bg, self.bond_lengths[:, None])
             pairs: list[Rows] = [(angle, None), (weight, links.angle_bond), (weight, links.angle_other)]
-            found[f"angle{depth}"] = self._sum(links.angle_centre, _between, pairs) / ANGLES
+            found[f"angle{depth}"] = self._sum(links.angle_centre, _weighted, pairs) / ANGLES
         return found
 
     def _sum(self, index: Int[Tensor, " rows"], function: RowFunction, inputs: Sequence[Rows]) -> Tensor:
@@ -237,17 +233,27 @@ def _same(values: Tensor) -> Tensor:
     return values
 
 
-def _between(angle: Tensor, weight: Tensor, other: Tensor) -> Tensor:
+def _weighted(angle: Tensor, weight: Tensor, other: Tensor) -> Tensor:
     return angle * (weight * other)
 
 
-def _weighted(message: RowFunction) -> RowFunction:
-    """A message times the last input."""
+def _gated(layer: nn.Module) -> RowFunction:
+    """A layer of several inputs side by side, times the last one."""
 
-    def weighted(*inputs: Tensor) -> Tensor:
-        return message(*inputs[:-1]) * inputs[-1]
+    def gated(*inputs: Tensor) -> Tensor:
+        message: Tensor = layer(torch.cat(inputs[:-1], 1))
+        return message * inputs[-1]
 
-    return weighted
+    return gated
+
+
+def _joined(layer: nn.Module) -> RowFunction:
+    """A layer of several inputs side by side."""
+
+    def joined(*inputs: Tensor) -> Tensor:
+        return cast(Tensor, layer(torch.cat(inputs, 1)))
+
+    return joined
 
 
 def _links(graph: Graph, bond_cutoff: float) -> Links:

@@ -1,24 +1,20 @@
-"""CHGNet's gated perceptrons, and their derivatives along many directions at once.
+"""Gated perceptrons, pushed forward: derivatives of CHGNet's messages along many directions at once.
 
 A message ``silu(N(f(x))) * sigmoid(N'(g(x)))`` takes atoms, bonds and angles side by side; f and g are perceptrons of
-one or two layers, N and N' layer norms. The first matrix is applied to atoms, bonds and angles before they are
-gathered: there are far fewer of them than of messages. The derivative by x is a product of matrices that all messages
-share and of factors that all directions share, so that only the former are applied to each direction.
+one or two layers, N and N' layer norms. Its derivative by x is a product of matrices that all messages share and of
+factors that all directions share, so that only the former are applied to each. The first matrix is applied to atoms,
+bonds and angles before they are gathered: there are far fewer of them than of messages.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial, reduce
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-
-from mekrr_scale.backbones.chunks import RowFunction, Rows
-from mekrr_scale.structures import Graph
 
 _BLOCK = 1 << 18  # numbers in an array of messages that are treated together: they stay in the cache
 
@@ -84,41 +80,6 @@ class Gated:
                 share = torch.bmm(parts[i], unit[:, :, None])
                 parts[i] = torch.baddbmm(parts[i], share, unit[:, None], alpha=-1 / unit.shape[1])
         return (parts[0] * self.factors[0][rows, None]).addcmul_(parts[1], self.factors[1][rows, None])
-
-
-def messages(graph: Graph, module: Any, *inputs: Rows) -> tuple[RowFunction, list[Rows]]:
-    """A gated perceptron of inputs side by side: a function of rows, and what to give it.
-
-    Inputs that are taken from atoms or bonds are multiplied by their part of the first matrix before. In chunks they
-    are not: what is made of a row within a chunk is forgotten.
-    """
-    firsts, rests = zip(*(_divided(mlp) for mlp in (module.mlp_core, module.mlp_gate)), strict=True)
-    parts = torch.cat([layer.weight for layer in firsts]).split([tensor.shape[1] for tensor, _ in inputs], 1)
-    bias = torch.cat([layer.bias for layer in firsts])
-    products = [partial(nn.functional.linear, weight=part, bias=None if i else bias) for i, part in enumerate(parts)]
-    before = [places is not None and graph.at_once is None for _, places in inputs]
-    rows: list[Rows] = []
-    for (tensor, places), product, early in zip(inputs, products, before, strict=True):
-        rows.append((product(tensor) if early else tensor, places))
-
-    def message(*given: Tensor) -> Tensor:
-        terms = [
-            tensor if early else product(tensor) for tensor, product, early in zip(given, products, before, strict=True)
-        ]
-        hidden = reduce(torch.add, terms)
-        core, gate = (rest(half) for rest, half in zip(rests, hidden.chunk(2, 1), strict=True))
-        if module.norm is not None:
-            core, gate = module.bn1(core), module.bn2(gate)
-        found: Tensor = module.activation(core) * module.sigmoid(gate)
-        return found
-
-    return message, rows
-
-
-def _divided(mlp: Any) -> tuple[nn.Linear, nn.Sequential]:
-    """The first matrix, and what is behind it."""
-    place = next(i for i, layer in enumerate(mlp.layers) if isinstance(layer, nn.Linear))
-    return mlp.layers[place], mlp.layers[place + 1 :]
 
 
 def gated(module: Any, x: Float[Tensor, "rows width"]) -> Gated | None:
