@@ -246,9 +246,19 @@ def _few_key(name: str, pair: tuple[str, str], size: int, way: str, seed: int) -
 
 
 def _drawn(data: Divided, parts: list[list[Example]], size: int, seed: int) -> list[Example]:
-    """Structures of the target, none of them held out; smaller draws are parts of larger ones."""
+    """Structures of the target, none of them held out; smaller draws are parts of larger ones.
+
+    At random, but that the first ones that bring an element come first: no model predicts one that it has not seen.
+    """
     there = [example for k in data.split(seed)[0] for example in parts[k]]
-    return [there[i] for i in np.random.default_rng(seed).permutation(len(there))[:size]]
+    order = np.random.default_rng(seed).permutation(len(there)).tolist()
+    seen: set[int] = set()
+    first = []
+    for i in order:
+        if not seen.issuperset(there[i].atoms.numbers):
+            seen.update(there[i].atoms.numbers)
+            first.append(i)
+    return [there[i] for i in dict.fromkeys([*first, *order])][:size]
 
 
 def _draw(target: str, size: int, seed: int) -> str:
