@@ -31,7 +31,8 @@ TURNS = 4  # the first one of each fills memory
 
 
 def features(backbone: Backbone, graph: Graph) -> Tensor:
-    return backbone.forward(graph, graph.positions, energies=False).features.detach()
+    with torch.no_grad():
+        return backbone.forward(graph, graph.positions, energies=False).features
 
 
 def forces(backbone: Backbone, graph: Graph) -> Tensor:
@@ -84,7 +85,7 @@ def compared(work: Work, graph: Graph, *ways: Way) -> tuple[float, float, float]
     found = [torch.zeros(()), torch.zeros(())]
     for _ in range(TURNS):
         for place, (backbone, within) in enumerate(ways):
-            with evaluating(work is not features), within():
+            with evaluating(), within():
                 begin = cpu_seconds()
                 found[place] = work(backbone, graph)
                 times[place].append(cpu_seconds() - begin)

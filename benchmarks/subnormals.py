@@ -8,8 +8,8 @@ one thread, in one process that takes turns. SchNet has random weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
+from functools import partial
 
 import torch
 from ase import Atoms
@@ -19,6 +19,7 @@ from benchmarks.data import EXAMPLES
 from benchmarks.measuring import table
 from benchmarks.messages import WORKS, compared
 from mekrr_scale.backbones import Backbone, BackboneSpec, load_backbone, new_backbone
+from mekrr_scale.backbones.surroundings import flushing
 from mekrr_scale.structures import read_structures
 
 NETWORKS = ("schnet", "chgnet", "sevennet")
@@ -32,7 +33,9 @@ def main() -> None:
             backbone = _backbone(network)
             graph = backbone.graph(atoms)
             for name, work in WORKS.items():
-                before, after, off = compared(work, graph, (backbone, _with_them), (backbone, nullcontext))
+                before, after, off = compared(
+                    work, graph, (backbone, partial(flushing, False)), (backbone, nullcontext)
+                )
                 rows.append([network, structure, len(graph.numbers), name, before, after, before / after, f"{off:.0e}"])
     table(["network", "structures", "atoms", "work", "with them, ms", "without, ms", "ratio", "off by"], rows)
 
@@ -46,15 +49,6 @@ def _structures() -> dict[str, list[Atoms]]:
 
 def _backbone(network: str) -> Backbone:
     return new_backbone(BackboneSpec(network)) if network == "schnet" else load_backbone(network)
-
-
-@contextmanager
-def _with_them() -> Iterator[None]:
-    torch.set_flush_denormal(False)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(True)
 
 
 if __name__ == "__main__":

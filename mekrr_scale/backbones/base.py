@@ -211,14 +211,17 @@ def identity_of(backbone: Backbone) -> Document:
 def weight_hash(module: nn.Module) -> str:
     """sha256 over names, shapes and values of parameters and buffers, as float64 if floating.
 
-    Float32 weights keep their hash when the module is moved to float64.
+    Float32 weights keep their hash when the module is moved to float64, and where numbers below float32's smallest
+    normal one are taken for zero (``flushing``).
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         if "._tensor_constant" in name:  # of compiled code (e3nn), in copies of a network alone
             continue
         values = tensor.detach().cpu()
-        values = values.double() if values.is_floating_point() else values
+        if values.is_floating_point():
+            values = values.double()
+            values = values * (values.abs() >= torch.finfo(torch.float32).tiny)  # zeros keep their signs
         digest.update(f"{name}{tuple(values.shape)}".encode())
         digest.update(values.contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -203,7 +203,7 @@ def _energy_slopes(
     """Derivatives of the energies, scalars: one reverse sweep serves all directions."""
     positions = graph.positions.detach().clone().requires_grad_(True)
     strain = positions.new_zeros(graph.n_structures, 3, 3).requires_grad_(True)
-    with evaluating():
+    with torch.enable_grad():
         energy = network.forward(graph, positions, strain).energy(graph).sum()
         if not energy.requires_grad:
             return positions.new_zeros(strains.shape[:2]).detach()
@@ -258,7 +258,7 @@ class Reversed:
         self.width = network.dim
         positions = graph.positions.detach().clone().requires_grad_(True)
         strain = positions.new_zeros(graph.n_structures, 3, 3).requires_grad_(True)
-        with evaluating():
+        with torch.enable_grad():
             features = network.forward(graph, positions, strain, energies=False).features
             self._seed = torch.zeros_like(features, requires_grad=True)
             self._pulled = torch.autograd.grad(

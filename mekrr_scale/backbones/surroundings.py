@@ -14,20 +14,20 @@ _GRAIN = 2**15  # numbers from which on torch gives work to one more thread
 
 @contextmanager
 def evaluating(gradients: bool = True) -> Iterator[None]:
-    """Gradients on or off, also within the caller's ``torch.no_grad`` or ``torch.inference_mode``; see ``flushing``."""
+    """Gradients on or off, also within the caller's ``torch.no_grad`` or ``torch.inference_mode``; ``flushing``."""
     with torch.inference_mode(False), torch.set_grad_enabled(gradients), flushing():
         yield
 
 
 @contextmanager
-def flushing() -> Iterator[None]:
-    """Take numbers below the smallest normal one (1.2e-38 in float32) for zero, in this thread.
+def flushing(wanted: bool = True) -> Iterator[None]:
+    """Take numbers below the smallest normal one (1.2e-38 in float32) for zero, in this thread; or do not.
 
     A processor takes a hundred times as long for such a number, and closed gates and Gaussians far from their centres
-    are full of them: they took half of the time of SchNet's training, a third of CHGNet's (docs/benchmarks.md).
+    are full of them: they took two thirds of the time of SchNet's training, a third of CHGNet's (docs/benchmarks.md).
     """
     before = _flushes()
-    torch.set_flush_denormal(True)
+    torch.set_flush_denormal(wanted)
     try:
         yield
     finally:

@@ -167,6 +167,24 @@ def test_tiny_numbers_are_zero_in_all_threads():
     assert done.stdout.split() == [b"2", b"0"]
 
 
+@pytest.mark.parametrize("flushing", [False, True])
+def test_tiny_weights_leave_the_identity(spec, flushing):
+    backbone = load_backbone(spec)
+    weight = next(weight for weight in backbone.module.parameters() if weight.numel() > 1)
+    expected = []
+    torch.set_flush_denormal(flushing)
+    try:
+        for tiny in (TINY, -TINY, 0.0, -0.0):
+            with torch.no_grad():
+                weight.view(-1)[0] = tiny
+            expected.append(backbone.to(dtype=torch.float32).identity())
+            assert backbone.to(dtype=torch.float64).identity() == expected[-1]
+            backbone.to(dtype=torch.float32)
+    finally:
+        torch.set_flush_denormal(False)
+    assert expected[:2] == expected[2:]
+
+
 def test_training_takes_tiny_numbers_for_zero(atoms, spec, monkeypatch):
     """By the mode in which the optimiser steps."""
     seen = []
