@@ -27,7 +27,7 @@ _WHAT = {"energy": "energies per atom", "force": "along the stored directions", 
 
 
 def held_out(fit: FitReport, stores: Sequence[FeatureStore], seen: Survey) -> Measured:
-    """What cross-validation left out, with errors by element and configuration type."""
+    """What cross-validation left out, with errors by element, configuration type and store."""
     place_of = {int(number): place for place, number in enumerate(seen.ids.tolist())}
     quantities = []
     for kind, rows in sorted(fit.rows.items()):
@@ -57,6 +57,7 @@ def held_out(fit: FitReport, stores: Sequence[FeatureStore], seen: Survey) -> Me
                     short(interval[shown]) if np.isfinite(interval).all() else [],
                 ),
                 None if sure is None or not np.isfinite(interval).all() else sure.within_95 / sure.within_68,
+                scores_by(reference, predicted, ids, {n: rows.stores.numpy() == k for k, n in enumerate(fit.stores)}),
             )
         )  # fmt: skip
     structures = max((each.total.structures for each in quantities), default=0)

@@ -86,6 +86,7 @@ class Quantity:
     by_element: Mapping[str, Score]
     rows: Rows
     ratio_95: float | None = None  # 95 % intervals over those of 68 %
+    by_store: Mapping[str, Score] = field(default_factory=dict)  # where there are several
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,11 @@ def check_fits(group: Group, path: Path) -> Model:
         assert repr(together.solution.path) == repr(alone.solution.path)  # NaN of kinds without rows
         assert together.solution.effort.iterations == alone.solution.effort.iterations
         assert together.solution.effort.rows == alone.solution.effort.rows
+    together, alone = fit([path, path], PLAN, group=group), fit([path, path], PLAN)
+    assert list(together.stores) == list(alone.stores) == [f"{path} (1)", f"{path} (2)"]
+    for ours, its in zip(together.stores.values(), alone.stores.values(), strict=True):
+        assert {kind: each.count for kind, each in ours.items()} == {kind: each.count for kind, each in its.items()}
+        assert all(abs(ours[kind].rmse / its[kind].rmse - 1) < 1e-6 for kind in its)
     for plan in (PLAN, replace(PLAN, kernel=KernelPlan(length_scales="2x", alphas=(0.3, 1.0)))):
         together, alone = fit(path, plan, group=group), fit(path, plan)
         assert together.solution.ridges == alone.solution.ridges

@@ -1,10 +1,14 @@
 """Wrong labels stand out among those that the models of the other folds give."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from mekrr_scale.pipeline import ExtractPlan, FitPlan, RowPlan, Validation, extract, fit
+from mekrr_scale.arrays import RowKind
+from mekrr_scale.pipeline import ExtractPlan, FitPlan, KernelPlan, LandmarkPlan, RowPlan, Validation, extract, fit
+from mekrr_scale.report import results_of
 from mekrr_scale.structures import LabelKeys
 from tests.crystals import crystals
 
@@ -54,3 +58,60 @@ def test_right_labels_are_mostly_silent(toy_structures, spec, tmp_path):
     report = fit(store, FitPlan(landmarks=40))
     assert len(report.outliers) <= 2
     assert np.isfinite([item.ratio for item in report.outliers]).all()
+
+
+SMALL = FitPlan(KernelPlan(length_scales="2x"), LandmarkPlan(count=40), "composition", validation=Validation(folds=3))
+
+
+def two_stores(frames, spec, folder, names=("few", "many")):
+    """The first third of some structures, and the others."""
+    plan = ExtractPlan(spec, derivatives=3, strain=True)
+    parts = frames[: len(frames) // 3], frames[len(frames) // 3 :]
+    return [extract(part, folder / name, plan).store for name, part in zip(names, parts, strict=True)]
+
+
+def test_each_of_several_stores_has_its_errors(toy_structures, spec, tmp_path):
+    stores = two_stores(toy_structures, spec, tmp_path)
+    report = fit(stores, replace(SMALL, rows=RowPlan(store_weights=(1.0, 0.1))))
+    assert list(report.stores) == ["few", "many"]
+    for store, found in zip(stores, report.stores.values(), strict=True):
+        own = {int(number) for batch in store for number in batch.ids}
+        assert found[RowKind.ENERGY].count == store.n_structures
+        for kind, rows in report.rows.items():
+            squares = {number: [] for number in own}
+            errors = (rows.predicted - rows.reference).square().tolist()
+            for number, square in zip(rows.ids.tolist(), errors, strict=True):
+                if number in own:
+                    squares[number].append(square)
+            means = [np.mean(each) for each in squares.values() if each]
+            assert found[kind].rmse == pytest.approx(np.sqrt(np.mean(means)), rel=1e-9)
+    told = report.to_dict()["stores"]["few"]
+    assert told["energy_rmse"] == 1e3 * report.stores["few"][RowKind.ENERGY].rmse
+    table = next(each for each in report.tables() if each.title == "Cross-validated errors by store")
+    assert [row[:2] for row in table.rows] == [("few", "8"), ("many", "16")]
+    page = next(each for each in results_of(report, stores).measured if not each.test)
+    assert page.quantity("energy").by_store["many"].structures == 16
+    assert page.quantity("energy").by_store["few"].rmse == pytest.approx(told["energy_rmse"])
+
+
+def test_stores_in_folders_of_one_name_are_told_by_their_paths(toy_structures, spec, tmp_path):
+    stores = two_stores(toy_structures, spec, tmp_path, ("a/features", "b/features"))
+    report = fit(stores, SMALL)
+    assert list(report.stores) == [f"{store.path} ({place})" for place, store in enumerate(stores, 1)]
+
+
+def test_a_store_whose_structures_weigh_nothing_is_listed_without_errors(toy_structures, spec, tmp_path):
+    """Errors of the other do not come to stand in its place."""
+    frames = [atoms.copy() for atoms in toy_structures]
+    for place, (atoms, labelled) in enumerate(zip(frames, toy_structures, strict=True)):
+        atoms.calc = labelled.calc
+        atoms.info["config_weight"] = float(place >= 8)
+    report = fit(two_stores(frames, spec, tmp_path), SMALL)
+    assert report.stores["few"] == {}
+    assert report.stores["many"][RowKind.ENERGY].count == 16
+    table = next(each for each in report.tables() if each.title == "Cross-validated errors by store")
+    assert table.rows[0] == ("few", "0", "-", "-", "-")
+
+
+def test_one_store_has_no_errors_of_its_own(planted):
+    assert not fit(planted, SMALL).stores

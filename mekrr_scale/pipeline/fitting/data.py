@@ -179,6 +179,11 @@ class FitData:
     def moved(self) -> Iterable[FeatureBatch]:
         return self._chained(tuple(replace(store, tangents=True) for store in self.stores))
 
+    def of_store(self, place: int) -> Iterable[FeatureBatch]:
+        """This rank's batches of one store, unweighted; with tangents where these are used."""
+        store = self.stores[place]
+        return replace(self._chained((replace(store, tangents=True) if self.derivatives else store,)), weights=())
+
     def _chained(self, stores: tuple[FeatureStore, ...]) -> Chained:
         return Chained(
             stores, self.plan.rows.store_weights, bool(self.references), config_factors(self.plan), self.dropped

@@ -1,14 +1,14 @@
-"""Held-out errors structure by structure: by configuration type, and those far from what the other folds give.
+"""Held-out errors structure by structure: by store, by configuration type, and those that are far off.
 
-Wrong labels stand out among the latter. An error counts by the interval that the posterior gives it, so that what is
-merely unlike the others is not listed before what cannot be right. Intervals are scaled to hold 95 % of all structures,
-which a few wrong labels hardly move.
+Wrong labels are far from what the models of the other folds give. An error counts by the interval that the posterior
+gives it, so that what is merely unlike the others is not listed before what cannot be right. Intervals are scaled to
+hold 95 % of all structures, which a few wrong labels hardly move.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -20,7 +20,7 @@ from mekrr_scale.figures import TextTable
 from mekrr_scale.models import JSON, Posterior, Variances, raw_variance
 from mekrr_scale.pipeline.fitting.data import FitData
 from mekrr_scale.pipeline.fitting.heldout import by_others
-from mekrr_scale.pipeline.fitting.single import HeldRows
+from mekrr_scale.pipeline.fitting.single import HeldRows, Singles, joined
 from mekrr_scale.regression import Errors, Precision, Problem, RowBlock, Run, Source
 from mekrr_scale.solvers import Solution
 from mekrr_scale.store import configs_of, names_of
@@ -29,8 +29,7 @@ FAR = 3.0  # times its interval: of Gaussian errors one in 10^8 is
 _KEPT = 100  # that a report lists
 _FEWEST = 20  # structures that tell what is usual
 
-# hashes, errors, what these are divided by, and hashes of configuration types
-_Columns = dict[RowKind, tuple[Tensor, Tensor, Tensor, Tensor]]
+_ByKind = Mapping[RowKind, Singles]
 
 
 @dataclass(frozen=True)
@@ -68,17 +67,17 @@ class Outlier:
         )
 
 
-def config_table(found: Mapping[str, Mapping[RowKind, Errors]]) -> TextTable:
-    """Errors by configuration type."""
+def group_table(what: str, found: Mapping[str, Mapping[RowKind, Errors]]) -> TextTable:
+    """Errors by ``what``: store or configuration type."""
     kinds = [kind for kind in RowKind if any(kind in errors for errors in found.values())]
     rows = []
     for name, errors in found.items():
         scaled = [errors[kind].scaled(KINDS[kind].unit.factor) if kind in errors else None for kind in kinds]
-        count = max(each.count for each in errors.values())
+        count = max((each.count for each in errors.values()), default=0)
         rows.append((name, str(count), *("-" if each is None else f"{each.rmse:.3g}" for each in scaled)))
     units = ", ".join(f"{KINDS[kind].name} {KINDS[kind].unit.text}" for kind in kinds)
-    names = ("configuration type", "structures", *(f"{KINDS[kind].name} RMSE" for kind in kinds))
-    return TextTable("Cross-validated errors by configuration type", names, tuple(rows), units)
+    names = (what, "structures", *(f"{KINDS[kind].name} RMSE" for kind in kinds))
+    return TextTable(f"Cross-validated errors by {what}", names, tuple(rows), units)
 
 
 def outlier_table(found: Sequence[Outlier], shown: int = 10) -> TextTable:
@@ -100,6 +99,7 @@ class ByStructure:
 
     outliers: Sequence[Outlier] = ()  # the farthest first
     configs: Mapping[str, Mapping[RowKind, Errors]] = field(default_factory=dict)  # by configuration type
+    stores: Mapping[str, Mapping[RowKind, Errors]] = field(default_factory=dict)  # by store, where there are several
     rows: Mapping[RowKind, HeldRows] = field(default_factory=dict)  # of some thousand structures, each row
 
 
@@ -115,29 +115,48 @@ def by_structure(
         return ByStructure()
     sums = _Sums.of(problem, solution, posterior, data, run)
     found = sums.everyones()
-    rows = {kind: HeldRows.joined(parts, data.group) for kind, parts in sums.rows.items()}
+    rows = {kind: joined(HeldRows, parts, data.group) for kind, parts in sums.rows.items()}
     return ByStructure(
-        _outliers(found, data), _by_config(found, data), {kind: part for kind, part in rows.items() if len(part.ids)}
-    )
+        _outliers(found, data), _by_config(found, data), _by_store(found, data),
+        {kind: part for kind, part in rows.items() if len(part.ids)},
+    )  # fmt: skip
 
 
-def _by_config(columns: _Columns, data: FitData) -> dict[str, dict[RowKind, Errors]]:
-    """Errors of structures: of energies, and root mean squares of those along directions."""
-    if not any(bool(configs.any()) for _, _, _, configs in columns.values()):
+def _by_config(singles: _ByKind, data: FitData) -> dict[str, dict[RowKind, Errors]]:
+    if not any(bool(each.configs.any()) for each in singles.values()):
         return {}
     names = sorted({name for store in data.stores for name in configs_of(store)})
-    found: dict[str, dict[RowKind, Errors]] = {}
-    for name in names:
-        for kind, (_, errors, _, configs) in columns.items():
-            own = errors[configs == config_hash(name)].numpy()
-            if len(own):
-                found.setdefault(name, {})[kind] = Errors.of(own)
-    return found
+    places = {name: {kind: each.configs == config_hash(name) for kind, each in singles.items()} for name in names}
+    return _grouped(singles, places)
 
 
-def _outliers(columns: _Columns, data: FitData) -> list[Outlier]:
+def _by_store(singles: _ByKind, data: FitData) -> dict[str, dict[RowKind, Errors]]:
+    """How well each store is learned beside the others: by its folder's name, or its path where names are the same."""
+    if len(data.stores) == 1:
+        return {}
+    names = [store.path.name for store in data.stores]
+    if len(set(names)) < len(names):
+        names = [f"{store.path} ({place})" for place, store in enumerate(data.stores, 1)]
+    places = {name: {kind: each.stores == k for kind, each in singles.items()} for k, name in enumerate(names)}
+    return _grouped(singles, places)
+
+
+def _grouped(singles: _ByKind, places: Mapping[str, Mapping[RowKind, Tensor]]) -> dict[str, dict[RowKind, Errors]]:
+    """Errors of each group's structures, of the kinds that it has rows of."""
+    return {
+        name: {
+            kind: Errors.of(each.errors[chosen[kind]].numpy())
+            for kind, each in singles.items()
+            if bool(chosen[kind].any())
+        }
+        for name, chosen in places.items()
+    }
+
+
+def _outliers(singles: _ByKind, data: FitData) -> list[Outlier]:
     found: dict[int, Outlier] = {}
-    for kind, (ids, errors, scales, _) in columns.items():
+    for kind, each in singles.items():
+        ids, errors, scales = each.ids, each.errors, each.scales
         if len(ids) < _FEWEST:
             continue
         usual = float((errors / scales).quantile(0.95))
@@ -159,7 +178,7 @@ class _Sums:
     solution: Solution
     variances: Variances | None
     data: FitData
-    found: dict[RowKind, list[tuple[Tensor, ...]]]
+    found: dict[RowKind, list[Singles]]
     rows: dict[RowKind, list[HeldRows]]
 
     @classmethod
@@ -176,24 +195,17 @@ class _Sums:
             {kind: [] for kind in RowKind},
             {kind: [] for kind in RowKind},
         )
-        batches: Iterable[FeatureBatch] = data.moved if data.derivatives else data.energies
-        for batch in batches:
-            run.progress.advance(batch.n_structures)
-            sums._add(batch)
+        for place in range(len(data.stores)):
+            for batch in data.of_store(place):
+                run.progress.advance(batch.n_structures)
+                sums._add(batch, place)
         return sums
 
-    def everyones(self) -> _Columns:
-        """Hashes, errors, what these are divided by, and hashes of configuration types, of all ranks."""
-        whole, real = torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.float64)
-        joined = {}
-        for kind, parts in self.found.items():
-            columns = zip(*parts, strict=True) if parts else [()] * 4
-            found = [torch.cat([none, *one]) for none, one in zip((whole, real, real, whole), columns, strict=True)]
-            ids, errors, scales, configs = map(self.data.group.joined, found)
-            joined[kind] = ids, errors, scales, configs
-        return joined
+    def everyones(self) -> _ByKind:
+        """Of all ranks."""
+        return {kind: joined(Singles, parts, self.data.group) for kind, parts in self.found.items()}
 
-    def _add(self, batch: FeatureBatch) -> None:
+    def _add(self, batch: FeatureBatch, store: int) -> None:
         source = Source((batch,), (batch,) if self.data.derivatives else None)
         for block in self.problem.rows(source, {kind for kind in (RowKind.ENERGY, *DERIVATIVES) if KINDS[kind].judged}):
             energies = block.kind is RowKind.ENERGY
@@ -207,11 +219,13 @@ class _Sums:
             totals = torch.zeros(2, len(structures), dtype=torch.float64).index_add_(1, inverse, squares)
             means = (totals / torch.bincount(inverse)).sqrt()
             configs = torch.zeros_like(batch.ids) if batch.configs is None else batch.configs
-            self.found[block.kind].append((batch.ids[structures], means[0], means[1], configs[structures]))
+            stores = torch.full_like(places, store)
+            here = torch.full_like(structures, store)
+            self.found[block.kind].append(Singles(batch.ids[structures], configs[structures], here, *means))
             prior = self._prior(batch, block)
             interval = self._within(block.kind) * deviations
             columns = torch.stack([block.target + prior, block.target + prior + errors, interval]) / unit
-            listed = HeldRows(batch.ids[places], block.fold, configs[places], batch.n_atoms[places], *columns)
+            listed = HeldRows(batch.ids[places], block.fold, configs[places], stores, batch.n_atoms[places], *columns)
             self.rows[block.kind].append(listed.some(self.data.n_structures))
 
     def _prior(self, batch: FeatureBatch, block: RowBlock) -> Float64[Tensor, " rows"]:

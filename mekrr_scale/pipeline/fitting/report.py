@@ -17,7 +17,7 @@ from mekrr_scale.kernels import Standardize
 from mekrr_scale.models import JSON, BaselineKind, Model
 from mekrr_scale.pipeline.evaluation.report import parity_of_folds
 from mekrr_scale.pipeline.fitting.data import criterion_of
-from mekrr_scale.pipeline.fitting.outliers import Outlier, config_table, outlier_table
+from mekrr_scale.pipeline.fitting.outliers import Outlier, group_table, outlier_table
 from mekrr_scale.pipeline.fitting.plan import FitPlan
 from mekrr_scale.pipeline.fitting.single import HeldRows
 from mekrr_scale.plans import to_dict
@@ -126,6 +126,9 @@ class FitReport(Shown):
     warnings: Sequence[str] = ()
     remarks: Sequence[str] = ()  # what was done with the data, and why
     configs: Mapping[str, Mapping[RowKind, Errors]] = field(default_factory=dict)  # errors by configuration type
+    stores: Mapping[str, Mapping[RowKind, Errors]] = field(
+        default_factory=dict
+    )  # and by store, where there are several
     outliers: Sequence[Outlier] = ()  # labels far from what the other folds' models give, the farthest first
     rows: Mapping[RowKind, HeldRows] = field(default_factory=dict)  # held-out labels and predictions, row by row
     growth: Sequence[Grown] = ()  # numbers of landmarks that were tried, where they grow (landmarks.grow_to)
@@ -153,12 +156,8 @@ class FitReport(Shown):
             "chosen": self.chosen.to_dict(),
             "candidates": [line.to_dict() for line in self.tried],
             "growth": [step.to_dict() for step in self.growth],
-            "configuration_types": {
-                name: {
-                    f"{KINDS[kind].name}_rmse": KINDS[kind].unit.factor * errors.rmse for kind, errors in found.items()
-                }
-                for name, found in self.configs.items()
-            },
+            "stores": _by_group(self.stores),
+            "configuration_types": _by_group(self.configs),
             "outliers": [item.to_dict() for item in self.outliers],
             "model": {
                 "landmarks": model.landmarks.n_sets,
@@ -182,7 +181,7 @@ class FitReport(Shown):
     def tables(self) -> list[TextTable]:
         """Every candidate with its cross-validated errors: the best by the criterion first, the one saved marked; then
         the numbers of landmarks that were tried for it, where they grew; then errors
-        by configuration type, and outliers, where there are any."""
+        by store and by configuration type, and outliers, where there are any."""
         there = {kind for line in self.tried for kind in line.kinds if KINDS[kind].judged}
         shown = sorted(there | {RowKind.ENERGY})
         weighed = [
@@ -199,7 +198,8 @@ class FitReport(Shown):
         rows = tuple(_cells(line, any(line is one for one in saved), weighed, shown) for line in best_first)
         found = TextTable("Candidates, cross-validated", names, rows, caption, left=(0, 1, 2))
         grown = [self._growth(weighed, shown)] if self.growth else []
-        grown += [config_table(self.configs)] if self.configs else []
+        groups = {"store": self.stores, "configuration type": self.configs}
+        grown += [group_table(what, found) for what, found in groups.items() if found]
         return [found, *grown, *([outlier_table(self.outliers)] if self.outliers else [])]
 
     def _growth(self, weighed: Sequence[RowKind], shown: Sequence[RowKind]) -> TextTable:
@@ -220,6 +220,14 @@ class FitReport(Shown):
         if not len(self.reference):
             raise ConfigError("nothing was cross-validated, so that there is nothing to draw; fit with folds")
         return parity_of_folds((self.reference.numpy(), self.predicted.numpy()), axes)
+
+
+def _by_group(found: Mapping[str, Mapping[RowKind, Errors]]) -> dict[str, dict[str, float]]:
+    """As reports hold them (meV)."""
+    return {
+        name: {f"{KINDS[kind].name}_rmse": KINDS[kind].unit.factor * each.rmse for kind, each in errors.items()}
+        for name, errors in found.items()
+    }
 
 
 def _cells(line: Tried, saved: bool, weighed: Sequence[RowKind], shown_kinds: Sequence[RowKind]) -> tuple[str, ...]:

@@ -139,8 +139,9 @@ def _fitted(data: FitData, run: Run) -> FitReport:
     run.progress.stage("outliers", data.n_structures)
     single = by_structure(best.problem, best.solution, posterior, data, run)
     return replace(
-        found, remarks=remarks.lines, growth=curve, outliers=single.outliers, configs=single.configs, rows=single.rows
-    )
+        found, remarks=remarks.lines, growth=curve, outliers=single.outliers, rows=single.rows, configs=single.configs,
+        stores=single.stores,
+    )  # fmt: skip
 
 
 def _without_outliers(first: FitReport, data: FitData, run: Run) -> FitReport:

@@ -1,9 +1,10 @@
-"""Held-out labels beside predictions, row by row, of some thousand structures: what pages of errors are made of."""
+"""What cross-validation left out, row by row and structure by structure: what tables and pages tell of errors."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from mekrr_scale.arrays import uniform
 from mekrr_scale.distributed import Group
 
 LISTED = 20_000  # structures whose rows are kept
+_INTEGERS = frozenset({"ids", "fold", "configs", "stores", "n_atoms"})
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class HeldRows:
     ids: Int64[Tensor, " rows"]  # hash of the structure's content
     fold: Int64[Tensor, " rows"]
     configs: Int64[Tensor, " rows"]  # configuration types (``config_hash``); 0: not told
+    stores: Int64[Tensor, " rows"]  # place of the structure's store in the fit's
     n_atoms: Int64[Tensor, " rows"]
     reference: Float64[Tensor, " rows"]
     predicted: Float64[Tensor, " rows"]
@@ -36,14 +39,26 @@ class HeldRows:
         chosen = torch.from_numpy(uniform(self.ids.numpy().astype(np.uint64), seed) < LISTED / total)
         return HeldRows(*(getattr(self, each.name)[chosen] for each in fields(self)))
 
-    @classmethod
-    def joined(cls, parts: Sequence[HeldRows], group: Group) -> HeldRows:
-        """Those of all batches and ranks."""
-        whole, real = torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.float64)
-        nothing = [whole] * 4 + [real] * 3
-        return cls(
-            *(
-                group.joined(torch.cat([none, *(getattr(part, each.name) for part in parts)]))
-                for none, each in zip(nothing, fields(cls), strict=True)
-            )
-        )
+
+@dataclass(frozen=True)
+class Singles:
+    """Held-out errors of structures, of one kind of rows: root mean squares of a structure's."""
+
+    ids: Int64[Tensor, " structures"]  # hashes of their content
+    configs: Int64[Tensor, " structures"]  # hashes of configuration types
+    stores: Int64[Tensor, " structures"]  # places of their stores in the fit's
+    errors: Float64[Tensor, " structures"]  # eV/atom, eV/angstrom, virial in eV/atom
+    scales: Float64[Tensor, " structures"]  # what errors are divided by to be compared
+
+
+Columns = TypeVar("Columns", HeldRows, Singles)
+
+
+def joined(of: type[Columns], parts: Sequence[Columns], group: Group) -> Columns:
+    """Those of all batches and ranks, column by column."""
+
+    def column(name: str) -> Tensor:
+        nothing = torch.zeros(0, dtype=torch.int64 if name in _INTEGERS else torch.float64)
+        return group.joined(torch.cat([nothing, *(getattr(part, name) for part in parts)]))
+
+    return of(*(column(each.name) for each in fields(of)))

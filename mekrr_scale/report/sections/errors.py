@@ -1,4 +1,4 @@
-"""Errors by element and configuration type, parity, and errors against forces and grades."""
+"""Errors by element, configuration type and store, parity, and errors against forces and grades."""
 
 from __future__ import annotations
 
@@ -40,6 +40,8 @@ def _tables(each: Measured, quantity: Quantity) -> Iterator[Part]:
     if any(score.structures < quantity.total.structures for score in quantity.by_element.values()) or forces:
         of = "structures that hold it" if quantity.name == "energy" else "its atoms"
         yield _scores(f"{each.name}: {quantity.name} by element ({of})", "element", quantity.by_element, unit)
+    if quantity.by_store:
+        yield _scores(f"{each.name}: {quantity.name} by store", "store", quantity.by_store, unit)
     if len(quantity.by_config) > 1:
         yield _scores(f"{each.name}: {quantity.name} by configuration type", "type", quantity.by_config, unit)
 
