@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,13 @@ import numpy as np
 from benchmarks.papers.common import Experiment, disjoint, energies_alone, errors, spread
 from benchmarks.papers.divided import Divided
 from benchmarks.papers.drawing import band, legend_below, logarithmic, numbers_at, values_of
+from mekrr_scale.arrays import RowKind
 from mekrr_scale.models import Model, Potential
 from mekrr_scale.pipeline import (
     Evaluation,
     ExtractPlan,
     FitPlan,
+    FitReport,
     KernelPlan,
     LandmarkPlan,
     RowPlan,
@@ -49,6 +52,7 @@ WAYS = {
     "prior": "the few correct the source's model",
     "mixing": "together, mixing of elements learned",
     "smooth": "together, length scale 16x",
+    "judged": "together, chosen by the few's own errors",
 }
 
 
@@ -292,6 +296,12 @@ def _few(it: Experiment, name: str, pair: tuple[str, str], size: int, way: str, 
     model: Model
     if way == "alone":
         model = fit(few, _plan(it, seed=seed, landmarks=_some(it, few))).model
+    elif way == "judged":
+        candidates = [
+            _plan(it, seed=seed, kernel=KernelPlan(length_scales=length), baseline=baseline)
+            for length, baseline in product(("4x", "16x"), ("backbone", "composition"))
+        ]
+        model = min((fit([*much, few], plan) for plan in candidates), key=_own_error).model
     elif way == "landmarks":
         landmarks = replace(_some(it, few), model=_model_file(it, name, source, seed))
         model = fit(few, _plan(it, seed=seed, landmarks=landmarks)).model
@@ -306,6 +316,11 @@ def _few(it: Experiment, name: str, pair: tuple[str, str], size: int, way: str, 
         model = fit([*much, few], _plan(it, seed=seed, **changes)).model
     (store,) = _divided(it, name, target).stores(held)
     return _figures(evaluate_store(model, store))
+
+
+def _own_error(report: FitReport) -> float:
+    """Cross-validated, of the last store."""
+    return [*report.stores.values()][-1][RowKind.ENERGY].rmse
 
 
 def _some(it: Experiment, few: FeatureStore) -> LandmarkPlan:
