@@ -4,7 +4,8 @@ Five sets of data (3BPA, molybdenum, formate on Cu(110), CO on Pt(111) and on Pt
 3BPA 100 as well, three splits. Networks learn until their validation set says that they do no better: a fifth of the
 structures chooses stopping and, in the first split, the rate, which a kernel does by cross-validation. CHGNet and
 SevenNet-0 with all weights free, CHGNet frozen up to its first convolution, a SchNet from scratch; ridge regression
-and kernels on the networks' features; a kernel on SOAP (dscribe, where it is installed) by the same solver, beside
+and kernels on the networks' features, one of them on those of 7net-l3i5, whose weights are in the same wheel, along four
+times as many directions; a kernel on SOAP (dscribe, where it is installed) by the same solver, beside
 ours on energies alone, as our store takes a descriptor's energies. franken on the same network is in `benchmarks
 against_finetuning`. Seconds are the processor's, one thread, from structures in memory to a model that predicts:
 loading, extraction, and in the first split the rates that are tried; sets are compared by the mean of the others.
@@ -19,7 +20,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -32,7 +33,7 @@ from mekrr_scale.pipeline import FitPlan, KernelPlan, LandmarkPlan, Validation, 
 from mekrr_scale.store import FeatureStore, FeatureWriter
 from mekrr_scale.transfer import BlockPlan, Example, TrainPlan, TrainReport, finetune, fit_kernel, pretrain
 
-SETS = {  # file, directions of each structure, and how many are learned
+SETS = {  # file, directions of each structure, and how many structures are learned
     "3BPA": ("mol_3bpa/train_300K", 32, (25, 100)),
     "molybdenum": ("mlearn/Mo_train", 16, (25,)),
     "formate": ("hcoo_cu110/train", 16, (25,)),
@@ -125,9 +126,10 @@ def _timed(way: str, task: Task) -> Found:
 Learned = Callable[[], Found]  # what is left to do: the test
 
 
-def _kernel(backbone: BackboneSpec, task: Task, forces: bool = True, **kernel: Any) -> Learned:
-    """On energies and forces, or on energies alone."""
-    plan, directions = task.plan(forces, **kernel), task.directions if forces else "none"
+def _kernel(backbone: BackboneSpec, task: Task, forces: bool = True, more: int = 1, **kernel: Any) -> Learned:
+    """On energies and forces, along so many times the directions (all, where there are no more), or on energies alone."""
+    directions: int | Literal["none"] = more * task.directions if forces else "none"
+    plan = task.plan(forces, **kernel)
     potential = fit_kernel(task.learned, load_backbone(backbone), task.it.work, plan, directions)
 
     def test() -> Found:
@@ -203,6 +205,9 @@ def _converged(
 _SOAP = "energies alone: kernel, SOAP"
 _CHGNET, _SEVENNET = BackboneSpec("chgnet"), BackboneSpec("sevennet")
 WAYS: Mapping[str, Callable[[Task], Learned]] = {
+    "kernel, 7net-l3i5 products, more directions": partial(
+        _kernel, BackboneSpec("sevennet", version="7net-l3i5", invariants="products"), more=4
+    ),
     "kernel, 7net-0 products": partial(_kernel, BackboneSpec("sevennet", invariants="products")),
     "kernel, 7net-0": partial(_kernel, _SEVENNET),
     "kernel, CHGNet": partial(_kernel, _CHGNET),
