@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import final
+from weakref import WeakKeyDictionary
 
 import torch
 from ase import Atoms
@@ -23,6 +24,8 @@ from mekrr_scale.backbones.weights import Origin
 from mekrr_scale.errors import BackboneError
 from mekrr_scale.files import Document
 from mekrr_scale.structures import Graph, build_graph, edge_vectors
+
+_FREE: WeakKeyDictionary[nn.Module, frozenset[str]] = WeakKeyDictionary()  # what training may change of each network
 
 
 @dataclass(frozen=True)
@@ -142,8 +145,11 @@ class Backbone(ABC):
 
         Those that the architecture keeps fixed (denominators, masks, ...) are left out.
         """
-        with building():
-            free = {name for name, weight in self.fresh().named_parameters() if weight.requires_grad}
+        free = _FREE.get(self.module)
+        if free is None:
+            with building():
+                free = frozenset(name for name, weight in self.fresh().named_parameters() if weight.requires_grad)
+            _FREE[self.module] = free
         names = {id(weight): name for name, weight in self.module.named_parameters()}
         found: dict[str, dict[str, nn.Parameter]] = {}
         for block, modules in self.blocks().items():

@@ -91,10 +91,10 @@ def reset_blocks(backbone: Backbone, names: Sequence[str], seed: int) -> None:
     Raises:
         ConfigError: an unknown block.
     """
+    if not names:
+        return
     parameters = backbone.parameters()
     chosen = {block for name in names for block in matching(name, list(parameters))}
-    if not chosen:
-        return
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         fresh = dict(backbone.fresh().named_parameters())

@@ -2,11 +2,10 @@
 
 import pytest
 
+from mekrr_scale.backbones import Rescaled, Scaling, load_backbone
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.structures import parse_species_map
-from mekrr_scale.transfer import (
-    BlockPlan,
-)
+from mekrr_scale.transfer import BlockPlan, reset_blocks
 
 BLOCKS = ["embedding", "interaction1", "interaction2", "readout"]
 
@@ -51,3 +50,19 @@ def test_species_maps():
     ):
         with pytest.raises(ConfigError, match=message):
             parse_species_map(text)
+
+
+def test_a_network_is_made_once_to_know_what_learns(spec, monkeypatch):
+    """Making SevenNet's takes seconds; whatever stands around it has the same weights."""
+    made = []
+    schnet = load_backbone(spec)
+    fresh = schnet.fresh
+    monkeypatch.setattr(schnet, "fresh", lambda: made.append(1) or fresh())
+    around = Rescaled(schnet, Scaling())
+    reset_blocks(schnet, [], 0)
+    assert not made
+    inner, outer = schnet.parameters(), around.parameters()
+    assert {block: list(named) for block, named in inner.items()} == {
+        block: list(named) for block, named in outer.items()
+    }
+    assert len(made) == 1
