@@ -44,6 +44,7 @@ NAMES = (
     "compiled",
     "messages",
     "subnormals",
+    "frozen_steps",
     "few_rows",
     "engines",
     "lammps_md",

@@ -9,7 +9,7 @@ some turns, in seconds of the processor, one thread. No data are needed: crystal
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from unittest.mock import patch
 
 import torch
@@ -70,24 +70,21 @@ def main() -> None:
         with patch.object(Coupling, "of", return_value=None):  # the network's own product is taken where there is none
             own = load_backbone("sevennet", version=version).to(dtype=dtype)
         for name, work in WORKS.items():
-            before, after, off = compared(work, graph, (own, nullcontext), (ours, nullcontext))
+            before, after, off = compared(partial(work, own, graph), partial(work, ours, graph))
             precision = str(dtype).removeprefix("torch.")
             rows.append([version, precision, len(graph.numbers), name, before, after, before / after, f"{off:.0e}"])
     table(["weights", "precision", "atoms", "work", "e3nn, ms", "ours, ms", "ratio", "off by"], rows)
 
 
-Way = tuple[Backbone, Callable[[], AbstractContextManager[object]]]  # a network, and within what it works
-
-
-def compared(work: Work, graph: Graph, *ways: Way) -> tuple[float, float, float]:
+def compared(*ways: Callable[[], Tensor]) -> tuple[float, float, float]:
     """Best ms of the processor of two ways that take turns, and how far the second is off, of the largest value."""
     times: list[list[float]] = [[], []]
     found = [torch.zeros(()), torch.zeros(())]
     for _ in range(TURNS):
-        for place, (backbone, within) in enumerate(ways):
-            with evaluating(), within():
+        for place, way in enumerate(ways):
+            with evaluating():
                 begin = cpu_seconds()
-                found[place] = work(backbone, graph)
+                found[place] = way()
                 times[place].append(cpu_seconds() - begin)
     before, after = (1e3 * min(each) for each in times)
     return before, after, float((found[1] - found[0]).abs().max() / found[0].abs().max())

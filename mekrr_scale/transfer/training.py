@@ -133,7 +133,7 @@ class _Run:
     def update(self, loss: Tensor) -> None:
         """One step of the optimiser, and of the average."""
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.backward(inputs=list(self.weights.values()))  # and not of positions, which nobody asks for
         nn.utils.clip_grad_norm_(list(self.weights.values()), _CLIP)
         factor = self.plan.factor(self.step)
         for group, rate in zip(self.optimizer.param_groups, self.scales, strict=True):

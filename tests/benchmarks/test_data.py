@@ -20,6 +20,7 @@ FREE = {
     "molecular_dynamics",
     "messages",
     "subnormals",
+    "frozen_steps",
     "few_rows",
     "ranks",
     "restarts",

@@ -141,6 +141,27 @@ def test_training_learns(examples):
     assert constant.best.errors.forces < constant.history[0].errors.forces
 
 
+def test_second_derivatives_by_positions_are_not_computed(examples, monkeypatch):
+    """A step goes back to the positions once, for the forces; the loss goes back to the weights alone."""
+    network = small()
+    passes = []
+
+    class Watched(torch.autograd.Function):
+        @staticmethod
+        def forward(context, vectors):
+            return vectors.clone()
+
+        @staticmethod
+        def backward(context, slopes):
+            passes.append(1)
+            return slopes.clone()
+
+    inside = network.on_edges
+    monkeypatch.setattr(network, "on_edges", lambda graph, vectors, *rest: inside(graph, Watched.apply(vectors), *rest))
+    train(network, examples[:4], examples[4:6], TrainPlan(steps=3, batch=2, validate_every=3))
+    assert len(passes) == 3 + 2  # and one for each validation
+
+
 def test_frozen_blocks_stay(source, examples):
     before = weights_of(load_backbone("schnet", checkpoint=str(source)))
     plan = TrainPlan(steps=5, blocks=BlockPlan(freeze_up_to="interaction1"))
