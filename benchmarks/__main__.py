@@ -44,7 +44,7 @@ NAMES = (
     "compiled",
     "messages",
     "subnormals",
-    "frozen_steps",
+    "training_steps",
     "few_rows",
     "engines",
     "lammps_md",

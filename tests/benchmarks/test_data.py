@@ -20,7 +20,7 @@ FREE = {
     "molecular_dynamics",
     "messages",
     "subnormals",
-    "frozen_steps",
+    "training_steps",
     "few_rows",
     "ranks",
     "restarts",

@@ -1,10 +1,10 @@
-"""A step of training by what is frozen: gradients of the weights that learn alone, and of the positions as well.
+"""A step of training on forces, by what is frozen: gradients of the weights that learn alone, and of the positions as well.
 
 Forces are derivatives by positions, which stay variables when the loss is differentiated: unless they are left out,
 their second derivatives are computed through every block, also of those that are frozen. In one process that takes turns,
 float32, one thread, best of some turns; two formate structures of the repository (52 atoms each).
 
-    python -m benchmarks frozen_steps
+    python -m benchmarks training_steps
 """
 
 from __future__ import annotations
@@ -36,9 +36,8 @@ def main() -> None:
     for network, levels in LEVELS.items():
         backbone = load_backbone(network)
         for level in levels:
-            learning = _learning(backbone, level)
-            step = partial(_step, backbone, examples, learning)
-            before, after, off = compared(partial(step, None), partial(step, learning))
+            step = partial(_step, backbone, examples, _learning(backbone, level))
+            before, after, off = compared(partial(step, alone=False), step)
             rows.append([network, level or "nothing", before, after, before / after, f"{off:.0e}"])
     table(["network", "frozen up to", "of positions too, ms", "of weights alone, ms", "ratio", "off by"], rows)
 
@@ -54,13 +53,13 @@ def _learning(backbone: Backbone, frozen: str | None) -> list[nn.Parameter]:
 
 
 def _step(
-    backbone: Backbone, examples: Sequence[Example], learning: Sequence[nn.Parameter], inputs: Sequence[Tensor] | None
+    backbone: Backbone, examples: Sequence[Example], learning: Sequence[nn.Parameter], alone: bool = True
 ) -> Tensor:
-    """The gradients of the weights that learn."""
+    """The gradients of the weights that learn, alone or beside those of all other variables."""
     for weight in learning:
         weight.grad = None
     loss = batch_loss(backbone, batch_of(examples, backbone), TrainPlan(), create_graph=True)[0]
-    loss.backward(inputs=inputs)
+    loss.backward(inputs=learning if alone else None)
     return torch.cat([weight.grad.flatten() for weight in learning if weight.grad is not None])
 
 
