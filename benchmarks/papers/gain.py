@@ -19,7 +19,7 @@ from ase.calculators.calculator import Calculator
 
 from benchmarks.papers import classical
 from benchmarks.papers.common import Experiment, dealt, errors, parted, ratio, spread, subset, tuned
-from benchmarks.papers.drawing import band, logarithmic, values_of
+from benchmarks.papers.drawing import band, logarithmic, numbers_at, values_of
 from benchmarks.papers.elements import SCRATCH_RATES, TUNE_RATES, Sets, kelvin_of, learning, silicon_network
 from mekrr_scale.backbones import Backbone, BackboneEnergies, BackboneSpec, load_backbone, new_backbone, save_backbone
 from mekrr_scale.checks import CHECKS
@@ -217,6 +217,7 @@ def _figure(it: Experiment, curves: Mapping[str, list[dict[str, float]]], sizes:
             runs = [curves[f"{kind} {size}"] for size in sizes]
             band(axis, sizes, values_of(runs, key), f"C{colour}", label=title)
         logarithmic(axis, "structures of germanium", label)
+        numbers_at(axis, sizes)
     axes[0].legend(frameon=False, fontsize=8)
     figure.tight_layout()
     figure.savefig(it.figures / "papers_gain.png", dpi=120)
