@@ -132,9 +132,10 @@ class _Run:
 
     def update(self, loss: Tensor) -> None:
         """One step of the optimiser, and of the average."""
+        weights = list(self.weights.values())
         self.optimizer.zero_grad()
-        loss.backward(inputs=list(self.weights.values()))  # and not of positions, which nobody asks for
-        nn.utils.clip_grad_norm_(list(self.weights.values()), _CLIP)
+        loss.backward(inputs=weights)  # and not by positions, which nobody asks for
+        nn.utils.clip_grad_norm_(weights, _CLIP)
         factor = self.plan.factor(self.step)
         for group, rate in zip(self.optimizer.param_groups, self.scales, strict=True):
             group["lr"] = rate * factor

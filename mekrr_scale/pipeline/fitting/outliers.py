@@ -126,8 +126,8 @@ def _by_config(singles: _ByKind, data: FitData) -> dict[str, dict[RowKind, Error
     if not any(bool(each.configs.any()) for each in singles.values()):
         return {}
     names = sorted({name for store in data.stores for name in configs_of(store)})
-    places = {name: {kind: each.configs == config_hash(name) for kind, each in singles.items()} for name in names}
-    return _grouped(singles, places)
+    found = _grouped(singles, "configs", {name: config_hash(name) for name in names})
+    return {name: errors for name, errors in found.items() if errors}
 
 
 def _by_store(singles: _ByKind, data: FitData) -> dict[str, dict[RowKind, Errors]]:
@@ -137,20 +137,16 @@ def _by_store(singles: _ByKind, data: FitData) -> dict[str, dict[RowKind, Errors
     names = [store.path.name for store in data.stores]
     if len(set(names)) < len(names):
         names = [f"{store.path} ({place})" for place, store in enumerate(data.stores, 1)]
-    places = {name: {kind: each.stores == k for kind, each in singles.items()} for k, name in enumerate(names)}
-    return _grouped(singles, places)
+    return _grouped(singles, "stores", {name: place for place, name in enumerate(names)})
 
 
-def _grouped(singles: _ByKind, places: Mapping[str, Mapping[RowKind, Tensor]]) -> dict[str, dict[RowKind, Errors]]:
-    """Errors of each group's structures, of the kinds that it has rows of."""
-    return {
-        name: {
-            kind: Errors.of(each.errors[chosen[kind]].numpy())
-            for kind, each in singles.items()
-            if bool(chosen[kind].any())
-        }
-        for name, chosen in places.items()
-    }
+def _grouped(singles: _ByKind, column: str, groups: Mapping[str, int]) -> dict[str, dict[RowKind, Errors]]:
+    """Errors of the structures that have each group's number in a column, of the kinds that there are rows of."""
+    found: dict[str, dict[RowKind, Errors]] = {}
+    for name, number in groups.items():
+        own = {kind: each.errors[getattr(each, column) == number].numpy() for kind, each in singles.items()}
+        found[name] = {kind: Errors.of(errors) for kind, errors in own.items() if len(errors)}
+    return found
 
 
 def _outliers(singles: _ByKind, data: FitData) -> list[Outlier]:
@@ -219,13 +215,15 @@ class _Sums:
             totals = torch.zeros(2, len(structures), dtype=torch.float64).index_add_(1, inverse, squares)
             means = (totals / torch.bincount(inverse)).sqrt()
             configs = torch.zeros_like(batch.ids) if batch.configs is None else batch.configs
-            stores = torch.full_like(places, store)
-            here = torch.full_like(structures, store)
-            self.found[block.kind].append(Singles(batch.ids[structures], configs[structures], here, *means))
+            stores = torch.full_like(batch.ids, store)
+            columns = (column[structures] for column in (batch.ids, configs, stores))
+            self.found[block.kind].append(Singles(*columns, *means))
             prior = self._prior(batch, block)
             interval = self._within(block.kind) * deviations
-            columns = torch.stack([block.target + prior, block.target + prior + errors, interval]) / unit
-            listed = HeldRows(batch.ids[places], block.fold, configs[places], stores, batch.n_atoms[places], *columns)
+            values = torch.stack([block.target + prior, block.target + prior + errors, interval]) / unit
+            listed = HeldRows(
+                batch.ids[places], block.fold, configs[places], stores[places], batch.n_atoms[places], *values
+            )
             self.rows[block.kind].append(listed.some(self.data.n_structures))
 
     def _prior(self, batch: FeatureBatch, block: RowBlock) -> Float64[Tensor, " rows"]:

@@ -126,9 +126,7 @@ class FitReport(Shown):
     warnings: Sequence[str] = ()
     remarks: Sequence[str] = ()  # what was done with the data, and why
     configs: Mapping[str, Mapping[RowKind, Errors]] = field(default_factory=dict)  # errors by configuration type
-    stores: Mapping[str, Mapping[RowKind, Errors]] = field(
-        default_factory=dict
-    )  # and by store, where there are several
+    stores: Mapping[str, Mapping[RowKind, Errors]] = field(default_factory=dict)  # by store, where there are several
     outliers: Sequence[Outlier] = ()  # labels far from what the other folds' models give, the farthest first
     rows: Mapping[RowKind, HeldRows] = field(default_factory=dict)  # held-out labels and predictions, row by row
     growth: Sequence[Grown] = ()  # numbers of landmarks that were tried, where they grow (landmarks.grow_to)

@@ -15,7 +15,6 @@ from mekrr_scale.arrays import uniform
 from mekrr_scale.distributed import Group
 
 LISTED = 20_000  # structures whose rows are kept
-_INTEGERS = frozenset({"ids", "fold", "configs", "stores", "n_atoms"})
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,8 @@ Columns = TypeVar("Columns", HeldRows, Singles)
 def joined(of: type[Columns], parts: Sequence[Columns], group: Group) -> Columns:
     """Those of all batches and ranks, column by column."""
 
-    def column(name: str) -> Tensor:
-        nothing = torch.zeros(0, dtype=torch.int64 if name in _INTEGERS else torch.float64)
+    def column(name: str, annotation: object) -> Tensor:
+        nothing = torch.zeros(0, dtype=torch.int64 if "Int64" in str(annotation) else torch.float64)
         return group.joined(torch.cat([nothing, *(getattr(part, name) for part in parts)]))
 
-    return of(*(column(each.name) for each in fields(of)))
+    return of(*(column(each.name, each.type) for each in fields(of)))
