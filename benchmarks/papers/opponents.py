@@ -3,12 +3,13 @@
 Five sets of data (3BPA, molybdenum, formate on Cu(110), CO on Pt(111) and on Pt(553)), 25 structures with forces, of
 3BPA 100 as well, three splits. Networks learn until their validation set says that they do no better: a fifth of the
 structures chooses stopping and, in the first split, the rate, which a kernel does by cross-validation. CHGNet and
-SevenNet-0 with all weights free, CHGNet frozen up to its first convolution, a SchNet from scratch; ridge regression
-and kernels on the networks' features, one of them on those of 7net-l3i5, whose weights are in the same wheel, along four
-times as many directions; a kernel on SOAP (dscribe, where it is installed) by the same solver, beside
-ours on energies alone, as our store takes a descriptor's energies. franken on the same network is in `benchmarks
-against_finetuning`. Seconds are the processor's, one thread, from structures in memory to a model that predicts:
-loading, extraction, and in the first split the rates that are tried; sets are compared by the mean of the others.
+SevenNet-0 with all weights free, SevenNet-0 by schedules as short as a kernel takes as well, CHGNet frozen up to its
+first convolution, a SchNet from scratch; ridge regression and kernels on the networks' features, one of them on those
+of 7net-l3i5, whose weights are in the same wheel, along four times as many directions; a kernel on SOAP (dscribe,
+where it is installed) by the same solver, beside ours on energies alone, as our store takes a descriptor's energies.
+franken on the same network is in `benchmarks against_finetuning`. Seconds are the processor's, one thread, from
+structures in memory to a model that predicts: loading, extraction, and in the first split the rates that are tried;
+sets are compared by the mean of the others.
 
     python -m benchmarks.papers.opponents [--quick] [--sets formate]
 """
@@ -42,6 +43,7 @@ SETS = {  # file, directions of each structure, and how many structures are lear
 }
 TEST, TOGETHER = 50, 5
 STEPS, BATCH, PATIENCE = 1200, 2, 8  # validations without progress, of forty
+SHORT = (150, 300)  # steps of whole schedules that take about as long as a kernel
 RATES = {"chgnet": (2e-3, 6e-3), "sevennet": (3e-4, 1e-3), "schnet": (3e-3, 1e-2)}
 SOAP = {"r_cut": 5.0, "n_max": 6, "l_max": 4, "sigma": 0.4}
 Found = dict[str, float]
@@ -173,30 +175,30 @@ def _described(task: Task, what: str, examples: Sequence[Example], species: Sequ
     return FeatureStore(folder)
 
 
-def _network(name: str, task: Task, frozen: str | None = None) -> Learned:
+def _network(name: str, task: Task, frozen: str | None = None, steps: int = STEPS) -> Learned:
     """A pretrained network that goes on learning."""
 
     def train(learned: list[Example], held: list[Example], plan: TrainPlan) -> TrainReport:
         return finetune(load_backbone(name), learned, held, replace(plan, blocks=BlockPlan(freeze_up_to=frozen)))
 
-    return _converged(name, task, train)
+    return _converged(name, task, train, steps)
 
 
 def _scratch(task: Task) -> Learned:
     """A SchNet of random weights, eight times the steps."""
 
     def train(learned: list[Example], held: list[Example], plan: TrainPlan) -> TrainReport:
-        return pretrain(new_backbone(BackboneSpec("schnet")), learned, held, replace(plan, steps=8 * plan.steps))
+        return pretrain(new_backbone(BackboneSpec("schnet")), learned, held, plan)
 
-    return _converged("schnet", task, train)
+    return _converged("schnet", task, train, 8 * STEPS)
 
 
 def _converged(
-    name: str, task: Task, train: Callable[[list[Example], list[Example], TrainPlan], TrainReport]
+    name: str, task: Task, train: Callable[[list[Example], list[Example], TrainPlan], TrainReport], steps: int
 ) -> Learned:
-    """The rate and the step that the validation set likes best."""
+    """The rate and the step that the validation set likes best, of a schedule of at most so many steps."""
     held, learned = task.learned[::5], [one for place, one in enumerate(task.learned) if place % 5]
-    plan = TrainPlan(steps=2 if task.it.quick else STEPS, batch=BATCH, seed=task.seed, patience=PATIENCE)
+    plan = TrainPlan(steps=2 if task.it.quick else steps, batch=BATCH, seed=task.seed, patience=PATIENCE)
     rates = task.it.rates(_key(task.way, task)[:-2], RATES[name], first=not task.seed)
     reports = [(train(learned, held, replace(plan, learning_rate=rate)), rate) for rate in rates]
     report, rate = min(reports, key=lambda pair: pair[0].best.validation)
@@ -205,6 +207,8 @@ def _converged(
 
 
 _SOAP = "energies alone: kernel, SOAP"
+_LEARNS = "SevenNet-0, all learns"
+_SHORTER = {f"{_LEARNS}, {steps} steps": steps for steps in SHORT}
 _CHGNET, _SEVENNET = BackboneSpec("chgnet"), BackboneSpec("sevennet")
 WAYS: Mapping[str, Callable[[Task], Learned]] = {
     "kernel, 7net-l3i5 products, more directions": partial(
@@ -214,7 +218,8 @@ WAYS: Mapping[str, Callable[[Task], Learned]] = {
     "kernel, 7net-0": partial(_kernel, _SEVENNET),
     "kernel, CHGNet": partial(_kernel, _CHGNET),
     "ridge regression, 7net-0": partial(_kernel, _SEVENNET, name="linear", length_scales="1x"),
-    "SevenNet-0, all learns": partial(_network, "sevennet"),
+    _LEARNS: partial(_network, "sevennet"),
+    **{way: partial(_network, "sevennet", steps=steps) for way, steps in _SHORTER.items()},
     "CHGNet, all learns": partial(_network, "chgnet"),
     "CHGNet, frozen up to conv1": partial(_network, "chgnet", frozen="conv1"),
     "SchNet from scratch": _scratch,
@@ -272,20 +277,19 @@ def _figure(it: Experiment, names: Sequence[str], ways: Mapping[str, object]) ->
 
     figure, axes = plt.subplots(1, len(names), figsize=(3.6 * len(names) + 1.5, 4.6), squeeze=False)
     shown = [way for way in ways if not way.startswith("energies")]
+    colours = {way: f"C{place}" for place, way in enumerate(way for way in shown if way not in _SHORTER)}
     for axis, name in zip(axes.flat, names, strict=True):
-        for colour, way in enumerate(shown):
-            for size, marker in zip(_sizes(it, name), "os", strict=False):
-                runs = _runs(it, name, way, size)
+        for size, marker in zip(_sizes(it, name), "os", strict=False):
+            means = {}
+            for way in shown:
+                runs, colour = _runs(it, name, way, size), colours.get(way, colours.get(_LEARNS))
                 times, wrong = ([run[key] for run in runs] for key in ("cpu_seconds", "force_rmse"))
-                axis.plot(times, wrong, marker, ms=3, color=f"C{colour}", alpha=0.4)
-                axis.plot(
-                    _seconds(runs),
-                    np.mean(wrong),
-                    marker,
-                    ms=7,
-                    color=f"C{colour}",
-                    label=way if marker == "o" else None,
-                )
+                axis.plot(times, wrong, marker, ms=3, color=colour, alpha=0.4)
+                means[way] = _seconds(runs), float(np.mean(wrong))
+                label = way if marker == "o" and way in colours else None
+                axis.plot(*means[way], marker, ms=7, color=colour, label=label)
+            schedules = np.array([means[way] for way in (*_SHORTER, _LEARNS) if way in means])
+            axis.plot(*schedules.reshape(-1, 2).T, color=colours.get(_LEARNS), lw=1)
         logarithmic(axis, "CPU time (s)", "force RMSE (meV/Å)")
         axis.set_title(name)
     legend_below(figure, axes[0, 0], 2 if len(names) == 1 else 4)
