@@ -7,6 +7,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import final
 from weakref import WeakKeyDictionary
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from mekrr_scale.backbones.derivatives import Directions, tangents
 from mekrr_scale.backbones.output import BackboneOutput
-from mekrr_scale.backbones.spec import Architecture
+from mekrr_scale.backbones.spec import Architecture, InvariantKind
 from mekrr_scale.backbones.surroundings import building, evaluating
 from mekrr_scale.backbones.weights import Origin
 from mekrr_scale.errors import BackboneError
@@ -85,6 +86,10 @@ class Backbone(ABC):
     @abstractmethod
     def hops(self, energies: bool) -> int:
         """How many edges lie at most between an atom and what its features (or its energy) depend on."""
+
+    def columns(self, kind: InvariantKind) -> list[int]:
+        """Which of its features it would have with these invariants of its channels, if with fewer."""
+        raise BackboneError(f"{self.name} knows no invariants; name others of its layers instead")
 
     @property
     def extensive(self) -> bool:
@@ -212,6 +217,14 @@ class Backbone(ABC):
 def identity_of(backbone: Backbone) -> Document:
     """A backbone's identity as JSON holds it."""
     return dict(json.loads(json.dumps(backbone.identity().to_dict())))
+
+
+def spec_of(backbone: Backbone) -> Document:
+    """How to load a backbone again, from any folder."""
+    spec = dict(backbone.spec)
+    if "checkpoint" in spec:
+        spec["checkpoint"] = str(Path(str(spec["checkpoint"])).resolve())
+    return dict(spec)
 
 
 def weight_hash(module: nn.Module) -> str:

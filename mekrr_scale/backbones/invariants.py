@@ -82,6 +82,11 @@ class Invariants:
         products = sum(N_PRODUCTS for one in self.channels if one.signs is not None)
         return self.scalars + sum(one.count for one in self.channels) + products
 
+    def columns(self, kind: InvariantKind) -> list[int]:
+        """Which of these a lesser kind has too: they are the same numbers."""
+        norms = sum(one.count for one in self.channels) if kind != "scalars" else 0
+        return list(range(self.dim if kind == "products" else self.scalars + norms))
+
     def __call__(self, components: Float[Tensor, "atoms components"]) -> Float[Tensor, "atoms dim"]:
         if not self.channels:
             return components[:, : self.scalars]
@@ -93,6 +98,16 @@ class Invariants:
             if one.signs is not None
         ]
         return torch.cat([components[:, : self.scalars], *norms, *products], 1)
+
+
+def columns_of(layers: Iterable[Invariants], kind: InvariantKind) -> list[int]:
+    """Which features of several layers, one behind the other, a lesser kind has too."""
+    found: list[int] = []
+    start = 0
+    for layer in layers:
+        found += [start + column for column in layer.columns(kind)]
+        start += layer.dim
+    return found
 
 
 def require_channels(kind: InvariantKind, layers: Sequence[Invariants], name: str) -> None:

@@ -23,6 +23,7 @@ from mekrr_scale.backbones.base import Backbone
 from mekrr_scale.backbones.derivatives import LinearMap
 from mekrr_scale.backbones.outer import Outer, OuterMap
 from mekrr_scale.backbones.output import BackboneOutput
+from mekrr_scale.backbones.spec import InvariantKind
 from mekrr_scale.backbones.weights import OwnFile, SavedScaling, Source, own_file, read_own, save
 from mekrr_scale.errors import BackboneError
 from mekrr_scale.files import Document
@@ -61,6 +62,9 @@ class Rescaled(Outer):
         self._references = torch.zeros(120, dtype=torch.float64)
         for z, energy in scaling.references.items():
             self._references[z] = energy
+
+    def columns(self, kind: InvariantKind) -> list[int]:
+        return self.inner.columns(kind)
 
     def on_edges(self, graph: Graph, vectors: Float[Tensor, "edges 3"], energies: bool = True) -> BackboneOutput:
         found = self.inner.on_edges(self._seen(graph), vectors * self.scaling.length, energies)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from mekrr_scale.store.reader import VerifyLevel as VerifyLevel
     from mekrr_scale.store.reader import deal as deal
     from mekrr_scale.store.reader import open_store as open_store
+    from mekrr_scale.store.reduction import Columns as Columns
     from mekrr_scale.store.reduction import Reduction as Reduction
     from mekrr_scale.store.shard import RecordTangents as RecordTangents
     from mekrr_scale.store.shard import StructureRecord as StructureRecord
@@ -74,7 +75,7 @@ else:
                 "deal",
                 "open_store",
             ],
-            "reduction": ["Reduction"],
+            "reduction": ["Columns", "Reduction"],
             "shard": ["RecordTangents", "StructureRecord"],
             "overlaps": ["shared"],
             "surveys": ["DrawnAtoms", "Survey", "drawn_atoms", "survey"],

@@ -12,7 +12,7 @@ from typing import Literal
 import xxhash
 
 from mekrr_scale.arrays import Compression
-from mekrr_scale.errors import StoreError
+from mekrr_scale.errors import ConfigError, StoreError
 from mekrr_scale.files import file_hash, publish_text, sweep, temporary_path
 from mekrr_scale.store.axes import publish_axes
 from mekrr_scale.store.documents import EXCLUSIONS, MANIFEST, SIDECAR, OnDuplicate, again
@@ -21,7 +21,7 @@ from mekrr_scale.store.energies import common_energy, define_energy, energy_defi
 from mekrr_scale.store.format import ShardInfo, StoreHeader, document, sealed
 from mekrr_scale.store.parts import Lack, Part, missing, parts_in
 from mekrr_scale.store.reader import FeatureStore
-from mekrr_scale.store.reduction import Reduction, axes_for, reduced
+from mekrr_scale.store.reduction import Columns, Reduction, axes_for, reduced
 from mekrr_scale.store.shard import StructureRecord, records_of
 from mekrr_scale.store.sidecars import Sidecar, sidecars_in
 from mekrr_scale.store.writer import ShardWriter
@@ -129,6 +129,7 @@ def repack(
     keep: Callable[[StructureRecord], bool] = lambda record: True,
     reduction: Reduction | None = None,
     tangent_dtype: Literal["same", "float16"] = "same",
+    columns: Columns | None = None,
 ) -> FeatureStore:
     """Write a store anew with shards of another size, leaving out structures if asked to, and those that do not count.
 
@@ -137,16 +138,21 @@ def repack(
         reduction: compress features to coordinates along principal axes, which all structures of the store that count
             decide.
         tangent_dtype: ``float16`` halves tangents that are in float32; what is float16 stays so.
+        columns: take some of the numbers of each feature vector, as features of another backbone; not with a reduction.
 
     Raises:
+        ConfigError: columns that features do not have, or of a reduction.
         StoreError: a damaged source, nothing left, a folder that holds something else, or a store that is compressed
             already.
     """
+    if reduction is not None and columns is not None:
+        raise ConfigError("columns of compressed features are asked for; take the columns first, and compress these")
     store = FeatureStore(Path(source))
     name = f"repack {store.id[:16]}"
     folder = _new_folder(target, lambda item: item.info.input == name)
     axes = axes_for(store, folder, reduction)
-    writer = ShardWriter(folder, _header_of(store, axes, tangent_dtype))
+    header = _header_of(store, axes, tangent_dtype)
+    writer = ShardWriter(folder, header if columns is None else columns.header(header))
     finished = _finished(writer.folder)  # by the same call, whose end a kill may have cut off; else it is refused
     pending: list[StructureRecord] = []
     names: set[str] = set()
@@ -167,6 +173,7 @@ def repack(
     count = 0
     for found in filter(keep, _records(store)):
         record = replace(found if reduction is None or axes is None else reduced(found, axes), index=count)
+        record = record if columns is None else columns.of(record)
         pending.append(record)
         count += 1
         size += record.features.nbytes + (0 if record.tangents is None else record.tangents.features.nbytes)

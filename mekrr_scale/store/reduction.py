@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from mekrr_scale.arrays import BasisKind, Compression, Moments
 from mekrr_scale.errors import ConfigError, StoreError
 from mekrr_scale.files import Document
 from mekrr_scale.store.axes import axes_asked_for, publish_axes
+from mekrr_scale.store.format import StoreHeader
 from mekrr_scale.store.reader import FeatureStore
 from mekrr_scale.store.shard import RecordTangents, StructureRecord
 
@@ -88,6 +90,42 @@ class Reduction:
         if found is None:
             raise StoreError(f"{self.like} is not compressed: its features are as the backbone gives them")
         return found
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Some of the numbers of each feature vector, which are the features of another backbone.
+
+    Args:
+        places: where they stand.
+        backbone, spec: identity of the other backbone, and how to load it (``StoreHeader``).
+    """
+
+    places: Sequence[int]
+    backbone: Document
+    spec: Document
+
+    def header(self, header: StoreHeader) -> StoreHeader:
+        """Of the store that holds these alone.
+
+        Raises:
+            StoreError: features are compressed, so that no number is one of the backbone's.
+            ConfigError: numbers that features do not have.
+        """
+        if header.compression:
+            raise StoreError("the features are compressed; take columns of the store that they were compressed from")
+        if not self.places or not 0 <= min(self.places) <= max(self.places) < header.dim:
+            raise ConfigError(
+                f"columns of {header.dim} features have numbers from 0 to {header.dim - 1}; name some of these"
+            )
+        return replace(header, dim=len(self.places), backbone=self.backbone, spec=self.spec)
+
+    def of(self, record: StructureRecord) -> StructureRecord:
+        """A structure with these alone."""
+        tangents = record.tangents
+        if tangents is not None:
+            tangents = replace(tangents, features=np.ascontiguousarray(tangents.features[..., self.places]))
+        return replace(record, features=np.ascontiguousarray(record.features[:, self.places]), tangents=tangents)
 
 
 def axes_for(store: FeatureStore, target: Path, wanted: Reduction | None) -> Compression | None:

@@ -8,11 +8,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import torch
 from ase import Atoms
 
-from mekrr_scale.backbones import Backbone, BackboneSpec, Directions, available_backbones, load_backbone, tangents
+from mekrr_scale.backbones import (
+    Backbone,
+    BackboneSpec,
+    Directions,
+    InvariantKind,
+    available_backbones,
+    load_backbone,
+    tangents,
+)
 from mekrr_scale.errors import BackboneError
 from mekrr_scale.files import Document
 from mekrr_scale.tuning.plan import TunePlan
@@ -24,6 +33,7 @@ _PROBED = (4, 24)  # directions that a probe pushes through the network: many co
 _WORTH: Mapping[str, Sequence[Mapping[str, str]]] = {
     "sevennet": (
         {"version": "7net-l3i5", "layer": "gate1+gate2", "invariants": "products"},
+        {"version": "7net-l3i5", "layer": "gate1+gate2", "invariants": "scalars"},
         {"version": "7net-0", "layer": "gate1+gate2", "invariants": "products"},
         {"version": "7net-0", "layer": "gate1+gate2", "invariants": "scalars"},
     ),
@@ -50,6 +60,13 @@ class Arm:
     def slug(self) -> str:
         """For files."""
         return re.sub(r"[^A-Za-z0-9.+-]+", "-", self.name)[-80:].strip("-")
+
+    @property
+    def richer(self) -> tuple[Arm, ...]:
+        """Ways whose features hold these: other invariants of the same layers."""
+        kinds = get_args(InvariantKind)
+        place = kinds.index(self.spec.invariants or kinds[0])
+        return tuple(Arm(replace(self.spec, invariants=kind)) for kind in kinds[place + 1 :])
 
     def document(self) -> Document:
         return {key: value for key, value in asdict(self.spec).items() if value is not None}

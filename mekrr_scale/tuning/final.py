@@ -15,7 +15,7 @@ from mekrr_scale.pipeline import FitPlan, KernelPlan, fit, resources
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.tuning.arms import Arm
 from mekrr_scale.tuning.journal import number, shown_time
-from mekrr_scale.tuning.race import Raced
+from mekrr_scale.tuning.race import Raced, needed
 from mekrr_scale.tuning.scores import Score, shown_errors
 from mekrr_scale.tuning.state import Tuning, quick_plan
 
@@ -47,7 +47,8 @@ def in_full(tuning: Tuning, race: Raced) -> list[Search]:
     found = [gathered_features(tuning, race, first)]
     much, taken = found[0].amount, number(found[0].kernel, "seconds")
     for arm in others:
-        need = tuning.pace(arm) * remaining(tuning, race, arm, much.frames, much.directions) + taken
+        work = remaining(tuning, race, arm, much.frames, much.directions)
+        need = tuning.pace(arm) * work * needed(arm, [search.arm for search in found]) + taken
         if not tuning.time_for(f"full-{arm.slug}", partial(float, need), TEST * tuning.plan.budget, ANOTHER):
             tuning.progress.tell(f"no time is left to try {arm.name} in full")
             continue

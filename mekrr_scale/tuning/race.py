@@ -9,7 +9,7 @@ that are left at the end may be tried in full.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, cast
@@ -79,7 +79,10 @@ def raced(tuning: Tuning) -> Raced:
     course = course_of(tuning, list(costs), costs)
     alive, scores, frames = list(course.arms[plan.part[0] - 1 :: plan.part[1]]), [], course.first
     while alive:
-        found = [_scored(tuning, arm, costs[arm], frames, course) for arm in alive]
+        # those first whose features hold others'
+        found = [
+            _scored(tuning, arm, costs[arm], frames, course) for arm in sorted(alive, key=lambda arm: len(arm.richer))
+        ]
         scores += found
         able = [score for score in found if not score.failed]
         if not able:
@@ -133,7 +136,7 @@ def course_of(tuning: Tuning, arms: Sequence[Arm], costs: dict[Arm, Cost]) -> Co
         while True:
             for first in sizes:
                 atoms, moves = tuning.atoms(first), tuning.directions(directions)
-                taken = sum(costs[arm].frames(atoms, moves) + _FIT for arm in running)
+                taken = sum(costs[arm].frames(atoms, moves) * needed(arm, running) + _FIT for arm in running)
                 if taken <= room:
                     return {"arms": [arm.name for arm in running], "first": first}
             if len(running) == 1:
@@ -190,9 +193,9 @@ def kept_of(
     alike = [arm for arm in order if expected[arm] <= expected[order[0]] * math.exp(CHANCE / math.sqrt(frames))]
     atoms, moves = tuning.atoms(more) - tuning.atoms(frames), tuning.directions(course.directions)
     room = _SHARE * tuning.plan.budget - tuning.journal.clock.used
-    need = {arm: tuning.pace(arm) * costs[arm].frames(atoms, moves) + _FIT for arm in alike}
+    need = {arm: tuning.pace(arm) * costs[arm].frames(atoms, moves) for arm in alike}
     bearable = list(alike)
-    while len(bearable) > 1 and sum(need[arm] for arm in bearable) > room:
+    while len(bearable) > 1 and sum(need[arm] * needed(arm, bearable) + _FIT for arm in bearable) > room:
         bearable.pop()
     over = len(bearable) == 1 or more == frames
     return {
@@ -201,6 +204,11 @@ def kept_of(
         "slope": steepness,
         "projected": {arm.name: expected[arm] for arm in order},
     }
+
+
+def needed(arm: Arm, others: Iterable[Arm]) -> bool:
+    """Whether features have to be made, since no other of these candidates holds them."""
+    return not set(arm.richer) & set(others)
 
 
 def reachable(tuning: Tuning, arm: Arm, cost: Cost) -> int:

@@ -8,11 +8,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
-from mekrr_scale.backbones import Backbone, load_backbone
+from mekrr_scale.backbones import Backbone, InvariantKind, identity_of, load_backbone, spec_of
 from mekrr_scale.files import Document
 from mekrr_scale.pipeline import ExtractPlan, FitPlan, KernelPlan, LandmarkPlan, Validation, extract
 from mekrr_scale.progress import LOGGER
-from mekrr_scale.store import FeatureStore
+from mekrr_scale.store import Columns, FeatureStore, repack
 from mekrr_scale.tuning.arms import Arm, Cost
 from mekrr_scale.tuning.frames import Data
 from mekrr_scale.tuning.journal import Journal, Timed, number
@@ -84,12 +84,17 @@ class Tuning:
         return found + (6.0 if self.strained else 0.0)
 
     def store(self, arm: Arm, cost: Cost, directions: int | str, first: int, last: int) -> FeatureStore:
-        """Features of a run of the training frames; what was made before is found."""
-        where = self.folder / "stores" / arm.slug / f"{directions}-directions" / f"{first}-{last}"
+        """Features of a run of the training frames; what was made before is found, as itself or among others."""
+        run = f"{directions}-{first}-{last}"
+        where = self._place(arm, directions, first, last)
+        holder = next((other for other in arm.richer if self.journal.has(f"made-{other.slug}-{run}")), None)
 
         def make() -> Document:
             where.parent.mkdir(parents=True, exist_ok=True)
             self.progress.before = f"{arm.name}, frames {first} to {last}"
+            if holder is not None:
+                repack(self._place(holder, directions, first, last), where, columns=self._columns(arm, holder))
+                return {"foreseen": 0.0}
             how, frames = self.extraction(arm, directions), self.data.training[first:last]
             report = extract(frames, where, how, self._loaded(arm), self.progress)
             for warning in report.warnings:
@@ -97,13 +102,24 @@ class Tuning:
             share = report.written / max(report.written + report.resumed, 1)
             return {"foreseen": share * self.foreseen(cost, directions, first, last)}
 
-        name = f"made-{arm.slug}-{directions}-{first}-{last}"
-        if not self.journal.has(name):
+        name = f"made-{arm.slug}-{run}"
+        if holder is not None:
+            self.paces[arm] = self.pace(holder)
+        elif not self.journal.has(name):
             self._loaded(arm)  # whose time is no feature's
         made = self.journal.step(name, make)
         if foreseen := number(made, "foreseen"):
             self.paces[arm] = max(number(made, "seconds") / foreseen, _LEAST_PACE)
         return FeatureStore(where)
+
+    def _place(self, arm: Arm, directions: int | str, first: int, last: int) -> Path:
+        return self.folder / "stores" / arm.slug / f"{directions}-directions" / f"{first}-{last}"
+
+    def _columns(self, arm: Arm, holder: Arm) -> Columns:
+        """Where the features of a candidate stand among those of one that holds them."""
+        places = self._loaded(holder).columns(cast(InvariantKind, arm.spec.invariants or "scalars"))
+        network = self._loaded(arm)
+        return Columns(places, identity_of(network), spec_of(network))
 
     def pace(self, arm: Arm) -> float:
         """What the probe's seconds have to be multiplied by."""

@@ -11,14 +11,24 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, molecule
+from ase.calculators.singlepoint import SinglePointCalculator
 
-from mekrr_scale.backbones import BackboneSpec, Directions, check_backbone, load_backbone, new_backbone, tangents
+from mekrr_scale.backbones import (
+    BackboneSpec,
+    Directions,
+    check_backbone,
+    identity_of,
+    load_backbone,
+    new_backbone,
+    spec_of,
+    tangents,
+)
 from mekrr_scale.backbones.invariants import N_PRODUCTS, Invariants
 from mekrr_scale.cli import main
 from mekrr_scale.errors import BackboneError, ConfigError, ModelError, StoreError
 from mekrr_scale.models import Potential
 from mekrr_scale.pipeline import ExtractPlan, FitPlan, LandmarkPlan, Validation, evaluate, extract, fit
-from mekrr_scale.store import FeatureStore
+from mekrr_scale.store import Columns, FeatureStore, Reduction, repack
 from mekrr_scale.structures import LabelKeys
 from mekrr_scale.transfer import StudentSpec
 from tests import reference
@@ -119,6 +129,39 @@ def test_more_kinds_and_layers_add_columns(small, second):
     assert joined.layer == "gate2+gate3"
     assert joined.dim == 140 + 4  # the last layer has scalars alone
     assert torch.equal(joined.features(atoms)[:, :140], products)
+    for kind, found in zip(KINDS, (scalars, norms, products), strict=True):
+        assert torch.equal(products[:, second["products"].columns(kind)], found)
+    assert joined.columns("scalars") == [*range(4), *range(140, 144)]
+    assert load_backbone("sevennet:gate3+gate2:norms", checkpoint=small).columns("norms") == list(range(16))
+    with pytest.raises(BackboneError, match="chgnet knows no invariants"):
+        load_backbone("chgnet").columns("norms")
+
+
+def test_a_store_holds_those_of_lesser_kinds(small, tmp_path):
+    """Taken out of it, they are a store as an extraction of them makes it."""
+    frames = bulk_frames()
+    kinds = {kind: BackboneSpec("sevennet", "gate2+gate3", checkpoint=small, invariants=kind) for kind in KINDS[::2]}
+    networks = {kind: load_backbone(spec) for kind, spec in kinds.items()}
+    for kind, spec in kinds.items():
+        extract(frames, tmp_path / kind, ExtractPlan(spec, derivatives=3), networks[kind])
+    lesser = networks["scalars"]
+    places = networks["products"].columns("scalars")
+    columns = Columns(places, identity_of(lesser), spec_of(lesser))
+    found = repack(tmp_path / "products", tmp_path / "taken", columns=columns)
+    expected = FeatureStore(tmp_path / "scalars")
+    assert found.header == expected.header
+    for one, other in zip(replace(found, tangents=True), replace(expected, tangents=True), strict=True):
+        assert torch.equal(one.ids, other.ids)
+        for run, same in zip(one.runs, other.runs, strict=True):
+            assert torch.equal(run.features, same.features)
+            torch.testing.assert_close(run.tangents.features, same.tangents.features, rtol=1e-3, atol=1e-6)  # float16
+    with pytest.raises(ConfigError, match="from 0 to 143"):
+        repack(tmp_path / "products", tmp_path / "none", columns=replace(columns, places=[144]))
+    with pytest.raises(ConfigError, match="take the columns first"):
+        repack(tmp_path / "products", tmp_path / "none", reduction=Reduction(3), columns=columns)
+    few = repack(tmp_path / "products", tmp_path / "few", reduction=Reduction(3))
+    with pytest.raises(StoreError, match="compressed"):
+        repack(few.path, tmp_path / "none", columns=columns)
 
 
 def test_layers_of_chgnet_side_by_side():
@@ -166,6 +209,17 @@ def test_perfect_crystals_are_differentiable(second):
     moves = torch.randn(2, 2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for mode in ("forward", "reverse"):
         assert bool(torch.isfinite(tangents(backbone, graph, Directions.of_displacements(moves), mode).features).all())
+
+
+def bulk_frames():
+    """Displaced crystals with energies and forces."""
+    frames = []
+    for seed in range(3):
+        atoms = bulk("Cu", cubic=True)
+        atoms.rattle(0.1, seed=seed)
+        atoms.calc = SinglePointCalculator(atoms, energy=-1.0 * seed, forces=np.zeros((4, 3)))
+        frames.append(atoms)
+    return frames
 
 
 def labelled(*names):

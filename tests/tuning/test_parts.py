@@ -21,9 +21,10 @@ from mekrr_scale.tuning.arms import Arm, Cost, arms_of
 from mekrr_scale.tuning.final import amount_of
 from mekrr_scale.tuning.frames import gathered
 from mekrr_scale.tuning.journal import Clock, Journal, Timed
-from mekrr_scale.tuning.race import Course, Raced, course_of, kept_of
+from mekrr_scale.tuning.race import Course, Raced, course_of, kept_of, needed
 from mekrr_scale.tuning.scores import Score, fitted, projected, slope
 from mekrr_scale.tuning.state import Tuning
+from tests.backbones.networks import small_sevennet
 
 
 @pytest.mark.parametrize(
@@ -300,6 +301,44 @@ def test_half_of_the_frames_come_first(tuning):
     assert (found.first, found.after(found.first)) == (12, 25)
     assert found.cuts(25) == [0, 12, 25]
     assert Course([ARM], 16, 849, 4).cuts(200) == [0, 16, 32, 64, 128, 200]
+
+
+HOLDER, HELD = (
+    Arm(BackboneSpec("sevennet", "gate2", version="7net-0", invariants=kind)) for kind in ("products", "scalars")
+)
+
+
+def test_features_that_another_holds_cost_nothing(tuning):
+    """Scalars beside products are a fit more; alone, and in the final extraction, they are made."""
+    assert [needed(HELD, others) for others in ([HOLDER, HELD], [HELD], [])] == [False, True, True]
+    assert needed(HOLDER, [HOLDER, HELD])
+    tuning.plan = replace(tuning.plan, budget=400.0)
+    costs = {arm: Cost(0.25, 0.0, 64) for arm in (HOLDER, HELD, ARM)}
+    assert course_of(tuning, [HOLDER, HELD], costs).first == 100
+    course = Course([HOLDER, HELD], 16, 200, 4)
+
+    def kept(arm):
+        at = [Score(one, 16, "4", {"energy_rmse": 1.0}, 1.0) for one in (HOLDER, arm)]
+        return kept_of(tuning, at, at, costs, 200, course)["over"]
+
+    assert not kept(HELD)
+    assert kept(ARM)
+
+
+def test_features_that_another_holds_are_taken_from_it(tuning, tmp_path):
+    pytest.importorskip("sevenn")
+    network = small_sevennet(tmp_path / "small.pt")
+    holder, held = (replace(arm, spec=replace(arm.spec, version=None, checkpoint=network)) for arm in (HOLDER, HELD))
+    cost = Cost(1e-3, 1e-3, 4)
+    made = tuning.store(holder, cost, 2, 0, 8)
+    taken = tuning.store(held, cost, 2, 0, 8)
+    assert tuning.journal.step(f"made-{held.slug}-2-0-8", dict)["foreseen"] == 0.0
+    assert tuning.pace(held) == tuning.pace(holder)
+    assert (taken.n_structures, taken.n_directions) == (made.n_structures, made.n_directions) == (8, 16)
+    assert taken.header.backbone["options"] == []
+    own = tuning.store(held, cost, 2, 8, 12)  # nobody has these
+    assert own.header == taken.header
+    assert tuning.journal.step(f"made-{held.slug}-2-8-12", dict)["foreseen"] > 0.0
 
 
 SLOW, QUICK, OTHER = (Arm(BackboneSpec("chgnet", f"conv{i}")) for i in (3, 1, 2))

@@ -20,6 +20,7 @@ from mekrr_scale.backbones import (
     BackboneEnergies,
     identity_of,
     load_backbone,
+    spec_of,
     trusting_code,
     with_compression,
 )
@@ -118,7 +119,7 @@ def _extracted(
     backbone.to(plan.device, torch.float64 if plan.dtype == "float64" else torch.float32)
     prior = None if plan.prior is None else plan.prior.pinned()
     of_prior = {} if prior is None else prior.to_dict()
-    spec = _spec(backbone)
+    spec = spec_of(backbone)
     usable = (item for item in _usable(source, plan, backbone) if isinstance(item, Accepted))
     axes = axes_of(folder, plan, backbone, usable, progress)
     backbone = with_compression(backbone, axes)
@@ -278,14 +279,6 @@ def _origins(chunk: Sequence[Accepted]) -> Origins:
     """Where the structures of a chunk are from, now."""
     runs = tuple((origin, len(list(items))) for origin, items in groupby(chunk, key=lambda item: item.origin))
     return Origins(np.array([geometry_hash(item.atoms) for item in chunk], dtype=np.uint64), runs)
-
-
-def _spec(backbone: Backbone) -> dict[str, str | int]:
-    """How to load the backbone again, from any folder."""
-    spec = dict(backbone.spec)
-    if "checkpoint" in spec:
-        spec["checkpoint"] = str(Path(str(spec["checkpoint"])).resolve())
-    return spec
 
 
 def _prediction_warnings(chunk: Sequence[Accepted], keys: LabelKeys) -> list[str]:
