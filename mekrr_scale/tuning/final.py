@@ -61,7 +61,7 @@ def gathered_features(tuning: Tuning, race: Raced, arm: Arm) -> Search:
 
     Pieces are short beside the budget, and the next one is begun only where there is time for it.
     """
-    wanted = tuning.journal.decision(f"amount-{arm.slug}", lambda before: amount_of(tuning, race, arm, before))
+    wanted = _amount(tuning, race, arm)
     directions = cast("int | str", wanted["directions"])
     cuts = cast("list[int]", wanted["cuts"])
     cost, reserve = race.costs[arm], number(wanted, "reserve")
@@ -77,6 +77,25 @@ def gathered_features(tuning: Tuning, race: Raced, arm: Arm) -> Search:
     done = cuts[: len(found) + 1]
     tuning.progress.tell(f"{arm.name}: features of {done[-1]} frames, directions: {directions}")
     return Search(tuning, arm, Amount(done[-1], directions, done), found)
+
+
+def _amount(tuning: Tuning, race: Raced, arm: Arm) -> Document:
+    """What to make features of: as the first piece of them says, where that took longer than foreseen."""
+
+    def decided(name: str) -> Document:
+        return tuning.journal.decision(name, lambda before: amount_of(tuning, race, arm, before))
+
+    foreseen, cost = decided(f"amount-{arm.slug}"), race.costs[arm]
+    directions, cuts = cast("int | str", foreseen["directions"]), cast("list[int]", foreseen["cuts"])
+    tuning.store(arm, cost, directions, cuts[0], cuts[1])
+    rest = tuning.pace(arm) * tuning.foreseen(cost, directions, max(cuts[1], made(race, arm, directions)), cuts[-1])
+    if tuning.time_for(f"all-{arm.slug}", partial(float, rest), number(foreseen, "reserve")):
+        return foreseen
+    measured = decided(f"amount-{arm.slug}-measured")
+    if measured["directions"] == directions:
+        return foreseen
+    tuning.progress.tell(f"features take longer than foreseen: directions {measured['directions']}, not {directions}")
+    return measured
 
 
 def amount_of(tuning: Tuning, race: Raced, arm: Arm, before: Document | None = None) -> Document:

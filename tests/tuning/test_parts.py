@@ -16,9 +16,10 @@ from mekrr_scale.backbones import BackboneSpec
 from mekrr_scale.distributed import claim
 from mekrr_scale.errors import BackboneError, ConfigError, StructureError
 from mekrr_scale.progress import Silent
+from mekrr_scale.store import FeatureStore
 from mekrr_scale.tuning import TunePlan, parse_seconds
 from mekrr_scale.tuning.arms import Arm, Cost, arms_of
-from mekrr_scale.tuning.final import amount_of
+from mekrr_scale.tuning.final import amount_of, gathered_features
 from mekrr_scale.tuning.frames import gathered
 from mekrr_scale.tuning.journal import Clock, Journal, Timed
 from mekrr_scale.tuning.race import Course, Raced, course_of, kept_of, needed
@@ -301,6 +302,29 @@ def test_half_of_the_frames_come_first(tuning):
     assert (found.first, found.after(found.first)) == (12, 25)
     assert found.cuts(25) == [0, 12, 25]
     assert Course([ARM], 16, 849, 4).cuts(200) == [0, 16, 32, 64, 128, 200]
+
+
+class Slower(Tuning):
+    """A machine on which features take so many times as long as foreseen."""
+
+    times = 1.0
+
+    def store(self, arm, cost, directions, first, last):
+        self.paces[arm] = self.times
+        self.journal.step(f"made-{directions}-{first}-{last}", lambda: {"foreseen": 0.0})
+        return object.__new__(FeatureStore)  # which nobody reads
+
+
+@pytest.mark.parametrize(("times", "directions"), [(1.0, "all"), (10.0, "all"), (11.0, 2), (20.0, 1), (50.0, 1)])
+def test_the_first_piece_tells_how_long_features_take(tuning, times, directions):
+    """Fewer directions of all frames, where all directions would leave most of the frames out."""
+    slower = Slower(tuning.plan, tuning.data, tuning.folder, tuning.journal, tuning.progress)
+    slower.times = times
+    race = race_of(Cost(1e-3, 2e-3, 64), frames=0)
+    found = gathered_features(slower, race, ARM)
+    assert found.amount.directions == directions
+    assert (found.amount.frames == 200) == (times < 50)
+    assert gathered_features(slower, race, ARM).amount == found.amount
 
 
 HOLDER, HELD = (
