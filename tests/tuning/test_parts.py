@@ -304,9 +304,7 @@ def test_half_of_the_frames_come_first(tuning):
     assert Course([ARM], 16, 849, 4).cuts(200) == [0, 16, 32, 64, 128, 200]
 
 
-class Slower(Tuning):
-    """A machine on which features take so many times as long as foreseen."""
-
+class Slower(Tuning):  # features take so many times as long as foreseen
     times = 1.0
 
     def store(self, arm, cost, directions, first, last):
@@ -333,9 +331,7 @@ HOLDER, HELD = (
 
 
 def test_features_that_another_holds_cost_nothing(tuning):
-    """Scalars beside products are a fit more; alone, and in the final extraction, they are made."""
-    assert [needed(HELD, others) for others in ([HOLDER, HELD], [HELD], [])] == [False, True, True]
-    assert needed(HOLDER, [HOLDER, HELD])
+    assert [needed(arm, [HOLDER, HELD]) for arm in (HOLDER, HELD)] == [needed(HELD, [HELD]), False] == [True, False]
     tuning.plan = replace(tuning.plan, budget=400.0)
     costs = {arm: Cost(0.25, 0.0, 64) for arm in (HOLDER, HELD, ARM)}
     assert course_of(tuning, [HOLDER, HELD], costs).first == 100
@@ -360,8 +356,7 @@ def test_features_that_another_holds_are_taken_from_it(tuning, tmp_path):
     assert tuning.pace(held) == tuning.pace(holder)
     assert (taken.n_structures, taken.n_directions) == (made.n_structures, made.n_directions) == (8, 16)
     assert taken.header.backbone["options"] == []
-    own = tuning.store(held, cost, 2, 8, 12)  # nobody has these
-    assert own.header == taken.header
+    assert tuning.store(held, cost, 2, 8, 12).header == taken.header  # nobody else has these
     assert tuning.journal.step(f"made-{held.slug}-2-8-12", dict)["foreseen"] > 0.0
 
 
