@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import final
+from typing import final, get_args
 from weakref import WeakKeyDictionary
 
 import torch
@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mekrr_scale.backbones.derivatives import Directions, tangents
+from mekrr_scale.backbones.invariants import Invariants, columns_of
 from mekrr_scale.backbones.output import BackboneOutput
 from mekrr_scale.backbones.spec import Architecture, InvariantKind
 from mekrr_scale.backbones.surroundings import building, evaluating
@@ -87,9 +88,22 @@ class Backbone(ABC):
     def hops(self, energies: bool) -> int:
         """How many edges lie at most between an atom and what its features (or its energy) depend on."""
 
+    def invariants(self) -> Sequence[Invariants]:
+        """What its features are of equivariant channels, layer by layer; none where it has no choice of these."""
+        return ()
+
+    @final
     def columns(self, kind: InvariantKind) -> list[int]:
-        """Which of its features it would have with these invariants of its channels, if with fewer."""
-        raise BackboneError(f"{self.name} knows no invariants; name others of its layers instead")
+        """Which of its features it would have with these invariants of its channels, or fewer.
+
+        Raises:
+            BackboneError: it does not have them.
+        """
+        kinds, layers = get_args(InvariantKind), self.invariants()
+        own = dict(self.options).get("invariants", kinds[0])
+        if not layers or kinds.index(kind) > kinds.index(own):
+            raise BackboneError(f"the features of {self!r} do not hold {kind} of equivariant channels")
+        return columns_of(layers, kind)
 
     @property
     def extensive(self) -> bool:
@@ -224,7 +238,7 @@ def spec_of(backbone: Backbone) -> Document:
     spec = dict(backbone.spec)
     if "checkpoint" in spec:
         spec["checkpoint"] = str(Path(str(spec["checkpoint"])).resolve())
-    return dict(spec)
+    return spec
 
 
 def weight_hash(module: nn.Module) -> str:

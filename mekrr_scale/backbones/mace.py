@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mekrr_scale.backbones.base import Backbone
-from mekrr_scale.backbones.invariants import Invariants, columns_of, require_channels
+from mekrr_scale.backbones.invariants import Invariants, require_channels
 from mekrr_scale.backbones.output import BackboneOutput
 from mekrr_scale.backbones.spec import Architecture, InvariantKind, layers_of
 from mekrr_scale.backbones.trust import read_foreign, trusting_code
@@ -111,8 +111,8 @@ class Mace(Backbone):
             named[f"interaction{i + 1}"] = pair
         return named | {"readout": [net.readouts]}
 
-    def columns(self, kind: InvariantKind) -> list[int]:
-        return columns_of(self.taken.values(), kind)
+    def invariants(self) -> Sequence[Invariants]:
+        return list(self.taken.values())
 
     def hops(self, energies: bool) -> int:
         return len(cast(Any, self.module).interactions) if energies else 1 + max(self.taken)

@@ -10,7 +10,7 @@ with g the length scale; forces and tangents follow by the chain rule.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import final
@@ -21,9 +21,9 @@ from torch import Tensor
 
 from mekrr_scale.backbones.base import Backbone
 from mekrr_scale.backbones.derivatives import LinearMap
+from mekrr_scale.backbones.invariants import Invariants
 from mekrr_scale.backbones.outer import Outer, OuterMap
 from mekrr_scale.backbones.output import BackboneOutput
-from mekrr_scale.backbones.spec import InvariantKind
 from mekrr_scale.backbones.weights import OwnFile, SavedScaling, Source, own_file, read_own, save
 from mekrr_scale.errors import BackboneError
 from mekrr_scale.files import Document
@@ -63,8 +63,8 @@ class Rescaled(Outer):
         for z, energy in scaling.references.items():
             self._references[z] = energy
 
-    def columns(self, kind: InvariantKind) -> list[int]:
-        return self.inner.columns(kind)
+    def invariants(self) -> Sequence[Invariants]:
+        return self.inner.invariants()
 
     def on_edges(self, graph: Graph, vectors: Float[Tensor, "edges 3"], energies: bool = True) -> BackboneOutput:
         found = self.inner.on_edges(self._seen(graph), vectors * self.scaling.length, energies)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mekrr_scale.backbones.base import Backbone
 from mekrr_scale.backbones.chunks import Rows, sum_rows
-from mekrr_scale.backbones.invariants import Invariants, columns_of, require_channels
+from mekrr_scale.backbones.invariants import Invariants, require_channels
 from mekrr_scale.backbones.linearized_sevennet import Linearized, Stage, linearized
 from mekrr_scale.backbones.messages import Coupling
 from mekrr_scale.backbones.output import BackboneOutput
@@ -131,8 +131,8 @@ class Sevennet(Backbone):
             named.setdefault(block, []).append(module)
         return dict(named)
 
-    def columns(self, kind: InvariantKind) -> list[int]:
-        return columns_of(self._gates.values(), kind)
+    def invariants(self) -> Sequence[Invariants]:
+        return list(self._gates.values())
 
     def hops(self, energies: bool) -> int:
         return sum(stage.convolution is not None for stage in self._stages(energies))

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import get_args
+from typing import cast, get_args
 
 import torch
 from ase import Atoms
@@ -62,14 +62,26 @@ class Arm:
         return re.sub(r"[^A-Za-z0-9.+-]+", "-", self.name)[-80:].strip("-")
 
     @property
+    def invariants(self) -> InvariantKind:
+        return cast(InvariantKind, self.spec.invariants or "scalars")
+
+    @property
     def richer(self) -> tuple[Arm, ...]:
         """Ways whose features hold these: other invariants of the same layers."""
         kinds = get_args(InvariantKind)
-        place = kinds.index(self.spec.invariants or kinds[0])
-        return tuple(Arm(replace(self.spec, invariants=kind)) for kind in kinds[place + 1 :])
+        more = kinds[kinds.index(self.invariants) + 1 :]
+        return tuple(Arm(replace(self.spec, invariants=kind)) for kind in more)
 
     def document(self) -> Document:
         return {key: value for key, value in asdict(self.spec).items() if value is not None}
+
+
+def families(arms: Sequence[Arm]) -> list[list[Arm]]:
+    """Those of the same layers together, the richest first: features of the others are among its own."""
+    found: dict[BackboneSpec, list[Arm]] = {}
+    for arm in arms:
+        found.setdefault(replace(arm.spec, invariants=None), []).append(arm)
+    return [sorted(family, key=lambda arm: len(arm.richer)) for family in found.values()]
 
 
 def arms_of(plan: TunePlan) -> list[Arm]:

@@ -17,7 +17,7 @@ from typing import Any, cast
 from mekrr_scale.errors import BackboneError, MekrrError, SolverError
 from mekrr_scale.files import Document
 from mekrr_scale.pipeline import fit
-from mekrr_scale.tuning.arms import Arm, Cost, arms_of, measured
+from mekrr_scale.tuning.arms import Arm, Cost, arms_of, families, measured
 from mekrr_scale.tuning.journal import number, shown_time
 from mekrr_scale.tuning.plan import TunePlan
 from mekrr_scale.tuning.scores import Score, projected, shown_errors, slope
@@ -77,12 +77,11 @@ def raced(tuning: Tuning) -> Raced:
     plan, journal = tuning.plan, tuning.journal
     costs = _costs(tuning, arms_of(plan))
     course = course_of(tuning, list(costs), costs)
-    alive, scores, frames = list(course.arms[plan.part[0] - 1 :: plan.part[1]]), [], course.first
+    own = families(course.arms)[plan.part[0] - 1 :: plan.part[1]]
+    alive, scores, frames = [arm for family in own for arm in family], [], course.first
     while alive:
-        # those first whose features hold others'
-        found = [
-            _scored(tuning, arm, costs[arm], frames, course) for arm in sorted(alive, key=lambda arm: len(arm.richer))
-        ]
+        order = [arm for family in families(alive) for arm in family]
+        found = [_scored(tuning, arm, costs[arm], frames, course) for arm in order]
         scores += found
         able = [score for score in found if not score.failed]
         if not able:

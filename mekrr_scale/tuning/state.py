@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
-from mekrr_scale.backbones import Backbone, InvariantKind, identity_of, load_backbone, spec_of
+from mekrr_scale.backbones import Backbone, identity_of, load_backbone, spec_of
 from mekrr_scale.files import Document
 from mekrr_scale.pipeline import ExtractPlan, FitPlan, KernelPlan, LandmarkPlan, Validation, extract
 from mekrr_scale.progress import LOGGER
@@ -117,7 +117,7 @@ class Tuning:
 
     def _columns(self, arm: Arm, holder: Arm) -> Columns:
         """Where the features of a candidate stand among those of one that holds them."""
-        places = self._loaded(holder).columns(cast(InvariantKind, arm.spec.invariants or "scalars"))
+        places = self._loaded(holder).columns(arm.invariants)
         network = self._loaded(arm)
         return Columns(places, identity_of(network), spec_of(network))
 

@@ -6,7 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from mekrr_scale.progress import Silent
 from mekrr_scale.tuning import TunePlan, tune
+from mekrr_scale.tuning.frames import gathered
+from mekrr_scale.tuning.journal import Clock, Journal, Timed
+from mekrr_scale.tuning.state import Tuning
+from tests.tuning.toys import frame
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +34,13 @@ def molecules(toy_structures):
 def tuned(molecules, tune_plan, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tunings") / "toy"
     return tune(molecules[:14], folder, tune_plan, molecules[14:])
+
+
+@pytest.fixture
+def tuning(tmp_path):
+    """Two hundred frames, a hundred seconds, of which fifty have passed."""
+    plan = TunePlan(budget=100.0)
+    data = gathered([frame(1 + 0.001 * i) for i in range(200)], None, replace(plan, test_share=0.0))
+    now = iter((0.0,))
+    clock = Clock(tmp_path / "clock.json", plan.budget, lambda: next(now, 50.0))
+    return Tuning(plan, data, tmp_path, Journal(tmp_path, clock), Timed(Silent(), clock))

@@ -15,17 +15,14 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from mekrr_scale.backbones import BackboneSpec
 from mekrr_scale.distributed import claim
 from mekrr_scale.errors import BackboneError, ConfigError, StructureError
-from mekrr_scale.progress import Silent
-from mekrr_scale.store import FeatureStore
 from mekrr_scale.tuning import TunePlan, parse_seconds
 from mekrr_scale.tuning.arms import Arm, Cost, arms_of
-from mekrr_scale.tuning.final import amount_of, gathered_features
+from mekrr_scale.tuning.final import amount_of
 from mekrr_scale.tuning.frames import gathered
-from mekrr_scale.tuning.journal import Clock, Journal, Timed
-from mekrr_scale.tuning.race import Course, Raced, course_of, kept_of, needed
+from mekrr_scale.tuning.journal import Clock, Journal
+from mekrr_scale.tuning.race import Course, course_of, kept_of
 from mekrr_scale.tuning.scores import Score, fitted, projected, slope
-from mekrr_scale.tuning.state import Tuning
-from tests.backbones.networks import small_sevennet
+from tests.tuning.toys import ARM, frame, race_of
 
 
 @pytest.mark.parametrize(
@@ -48,12 +45,6 @@ def test_what_is_no_time_is_refused(text):
 def test_plans_outside_their_range_are_refused(given):
     with pytest.raises(ConfigError):
         TunePlan(**given)
-
-
-def frame(x, energy=-1.0, symbol="H", **info):
-    atoms = Atoms(f"{symbol}2", positions=[[0, 0, 0], [0, 0, x]], info=info)
-    atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=np.zeros((2, 3)))
-    return atoms
 
 
 def test_each_geometry_counts_once():
@@ -208,24 +199,6 @@ def test_a_damaged_claim_is_told(tmp_path):
         claim(tmp_path / "plan.json", "a tuning", {"seed": 0}, frozenset())
 
 
-@pytest.fixture
-def tuning(tmp_path):
-    """Two hundred frames, a hundred seconds, of which fifty have passed."""
-    plan = TunePlan(budget=100.0)
-    data = gathered([frame(1 + 0.001 * i) for i in range(200)], None, replace(plan, test_share=0.0))
-    now = iter((0.0,))
-    clock = Clock(tmp_path / "clock.json", plan.budget, lambda: next(now, 50.0))
-    return Tuning(plan, data, tmp_path, Journal(tmp_path, clock), Timed(Silent(), clock))
-
-
-ARM = Arm(BackboneSpec("chgnet", "conv3"))
-
-
-def race_of(cost, frames=16):
-    course = Course([ARM], 16, 200, 4)
-    return Raced([ARM], {ARM: cost}, [Score(ARM, frames, "4", {"energy_rmse": 1.0}, 1.0)], course)
-
-
 @pytest.mark.parametrize(
     ("features", "direction", "frames", "directions"),
     [
@@ -302,62 +275,6 @@ def test_half_of_the_frames_come_first(tuning):
     assert (found.first, found.after(found.first)) == (12, 25)
     assert found.cuts(25) == [0, 12, 25]
     assert Course([ARM], 16, 849, 4).cuts(200) == [0, 16, 32, 64, 128, 200]
-
-
-class Slower(Tuning):  # features take so many times as long as foreseen
-    times = 1.0
-
-    def store(self, arm, cost, directions, first, last):
-        self.paces[arm] = self.times
-        self.journal.step(f"made-{directions}-{first}-{last}", lambda: {"foreseen": 0.0})
-        return object.__new__(FeatureStore)  # which nobody reads
-
-
-@pytest.mark.parametrize(("times", "directions"), [(1.0, "all"), (10.0, "all"), (11.0, 2), (20.0, 1), (50.0, 1)])
-def test_the_first_piece_tells_how_long_features_take(tuning, times, directions):
-    """Fewer directions of all frames, where all directions would leave most of the frames out."""
-    slower = Slower(tuning.plan, tuning.data, tuning.folder, tuning.journal, tuning.progress)
-    slower.times = times
-    race = race_of(Cost(1e-3, 2e-3, 64), frames=0)
-    found = gathered_features(slower, race, ARM)
-    assert found.amount.directions == directions
-    assert (found.amount.frames == 200) == (times < 50)
-    assert gathered_features(slower, race, ARM).amount == found.amount
-
-
-HOLDER, HELD = (
-    Arm(BackboneSpec("sevennet", "gate2", version="7net-0", invariants=kind)) for kind in ("products", "scalars")
-)
-
-
-def test_features_that_another_holds_cost_nothing(tuning):
-    assert [needed(arm, [HOLDER, HELD]) for arm in (HOLDER, HELD)] == [needed(HELD, [HELD]), False] == [True, False]
-    tuning.plan = replace(tuning.plan, budget=400.0)
-    costs = {arm: Cost(0.25, 0.0, 64) for arm in (HOLDER, HELD, ARM)}
-    assert course_of(tuning, [HOLDER, HELD], costs).first == 100
-    course = Course([HOLDER, HELD], 16, 200, 4)
-
-    def kept(arm):
-        at = [Score(one, 16, "4", {"energy_rmse": 1.0}, 1.0) for one in (HOLDER, arm)]
-        return kept_of(tuning, at, at, costs, 200, course)["over"]
-
-    assert not kept(HELD)
-    assert kept(ARM)
-
-
-def test_features_that_another_holds_are_taken_from_it(tuning, tmp_path):
-    pytest.importorskip("sevenn")
-    network = small_sevennet(tmp_path / "small.pt")
-    holder, held = (replace(arm, spec=replace(arm.spec, version=None, checkpoint=network)) for arm in (HOLDER, HELD))
-    cost = Cost(1e-3, 1e-3, 4)
-    made = tuning.store(holder, cost, 2, 0, 8)
-    taken = tuning.store(held, cost, 2, 0, 8)
-    assert tuning.journal.step(f"made-{held.slug}-2-0-8", dict)["foreseen"] == 0.0
-    assert tuning.pace(held) == tuning.pace(holder)
-    assert (taken.n_structures, taken.n_directions) == (made.n_structures, made.n_directions) == (8, 16)
-    assert taken.header.backbone["options"] == []
-    assert tuning.store(held, cost, 2, 8, 12).header == taken.header  # nobody else has these
-    assert tuning.journal.step(f"made-{held.slug}-2-8-12", dict)["foreseen"] > 0.0
 
 
 SLOW, QUICK, OTHER = (Arm(BackboneSpec("chgnet", f"conv{i}")) for i in (3, 1, 2))
