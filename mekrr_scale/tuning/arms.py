@@ -26,7 +26,9 @@ from mekrr_scale.errors import BackboneError
 from mekrr_scale.files import Document
 from mekrr_scale.tuning.plan import TunePlan
 
-_PROBED = (4, 24)  # directions that a probe pushes through the network: many cost less each
+# directions that a probe pushes through a network: up to two dozen take as long as one, and then time is in their
+# proportion (docs/benchmarks.md, One command)
+_PROBED = (8, 64)
 
 # what is worth trying of each network that carries weights, the most promising first (docs/benchmarks.md, Invariants
 # and layers, and the study): products hold scalars and norms and are better for molecules, scalars for alloys
@@ -125,7 +127,6 @@ class Cost:
 
     features: float
     direction: float
-    dim: int
     shared: float = 0.0
 
     def frames(self, atoms: int, directions: float) -> float:
@@ -151,12 +152,13 @@ def measured(arm: Arm, atoms: Atoms, device: str, with_tangents: bool, workers: 
             features = (time.perf_counter() - begin) / (len(atoms) * workers)
             direction = shared = 0.0
             if with_tangents:
+                _pushed(backbone, atoms, _PROBED[0])
                 few, many = (_pushed(backbone, atoms, count) / (len(atoms) * workers) for count in _PROBED)
                 direction = max((many - few) / (_PROBED[1] - _PROBED[0]), 0.01 * few)
                 shared = max(few - _PROBED[0] * direction, 0.0)
     except BackboneError as error:
         return {"failed": str(error)}
-    return asdict(Cost(features, direction, backbone.dim, shared))
+    return asdict(Cost(features, direction, shared))
 
 
 @contextmanager

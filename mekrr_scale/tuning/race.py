@@ -102,11 +102,15 @@ def _part(plan: TunePlan) -> str:
 
 
 def _costs(tuning: Tuning, arms: Sequence[Arm]) -> dict[Arm, Cost]:
-    """Of the candidates that know the elements."""
+    """Of the candidates that know the elements; one pass of a network gives all invariants of its layers."""
     found: dict[Arm, Cost] = {}
     reasons = []
     tuning.progress.stage("look at networks", len(arms), "candidates")
-    for arm in arms:
+    for arm in (arm for family in families(arms) for arm in family):
+        if holder := next((other for other in arm.richer if other in found), None):
+            found[arm] = found[holder]
+            tuning.progress.advance()
+            continue
         frame, moved = tuning.data.middle, tuning.moved or tuning.strained
         workers = tuning.extraction(arm, "none").processes(len(tuning.data.training))
         probe = partial(measured, arm, frame, tuning.plan.device, moved, workers)
@@ -119,7 +123,7 @@ def _costs(tuning: Tuning, arms: Sequence[Arm]) -> dict[Arm, Cost]:
         found[arm] = Cost(**{of.name: cast(Any, cost[of.name]) for of in fields(Cost)})
     if not found:
         raise BackboneError(f"no candidate can be used: {'; '.join(reasons)}")
-    return found
+    return {arm: found[arm] for arm in arms if arm in found}
 
 
 def course_of(tuning: Tuning, arms: Sequence[Arm], costs: dict[Arm, Cost]) -> Course:

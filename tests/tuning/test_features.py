@@ -6,13 +6,28 @@ import pytest
 
 from mekrr_scale.backbones import BackboneSpec
 from mekrr_scale.store import FeatureStore
-from mekrr_scale.tuning.arms import Arm, Cost, families
+from mekrr_scale.tuning import arms
+from mekrr_scale.tuning.arms import Arm, Cost, families, measured
 from mekrr_scale.tuning.final import gathered_features
-from mekrr_scale.tuning.race import Course, course_of, kept_of, needed
+from mekrr_scale.tuning.race import Course, course_of, kept_of, needed, raced
 from mekrr_scale.tuning.scores import Score
 from mekrr_scale.tuning.state import Tuning
 from tests.backbones.networks import small_sevennet
-from tests.tuning.toys import ARM, race_of
+from tests.tuning.toys import ARM, frame, race_of
+
+
+def test_the_probe_sees_what_many_directions_take(spec, monkeypatch):
+    """The first pass compiles, and up to two dozen directions cost as much as one: neither is the slope of all."""
+    now, cold = [0.0], [10.0]
+
+    def pushed(backbone, graph, directions, energies):
+        now[0] += 1.0 + 0.1 * max(24, len(directions)) + (cold.pop() if cold else 0.0)
+
+    monkeypatch.setattr(arms.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(arms, "tangents", pushed)
+    found = measured(Arm(spec), frame(1.0), "cpu", with_tangents=True, workers=1)
+    foreseen = Cost(found["features"], found["direction"], found["shared"]).frames(2, 300)
+    assert foreseen == pytest.approx(31.0, rel=0.3)
 
 
 class Slower(Tuning):  # features take so many times as long as foreseen
@@ -29,7 +44,7 @@ def test_the_first_piece_tells_how_long_features_take(tuning, times, directions)
     """Fewer directions of all frames, where all directions would leave most of the frames out."""
     slower = Slower(tuning.plan, tuning.data, tuning.folder, tuning.journal, tuning.progress)
     slower.times = times
-    race = race_of(Cost(1e-3, 2e-3, 64), frames=0)
+    race = race_of(Cost(1e-3, 2e-3), frames=0)
     found = gathered_features(slower, race, ARM)
     assert found.amount.directions == directions
     assert (found.amount.frames == 200) == (times < 50)
@@ -45,7 +60,7 @@ def test_features_that_another_holds_cost_nothing(tuning):
     assert families([HELD, ARM, HOLDER]) == [[HOLDER, HELD], [ARM]]
     assert [needed(arm, [HOLDER, HELD]) for arm in (HOLDER, HELD)] == [needed(HELD, [HELD]), False] == [True, False]
     tuning.plan = replace(tuning.plan, budget=400.0)
-    costs = {arm: Cost(0.25, 0.0, 64) for arm in (HOLDER, HELD, ARM)}
+    costs = {arm: Cost(0.25, 0.0) for arm in (HOLDER, HELD, ARM)}
     assert course_of(tuning, [HOLDER, HELD], costs).first == 100
     course = Course([HOLDER, HELD], 16, 200, 4)
 
@@ -57,11 +72,28 @@ def test_features_that_another_holds_cost_nothing(tuning):
     assert kept(ARM)
 
 
-def test_features_that_another_holds_are_taken_from_it(tuning, tmp_path):
+@pytest.fixture
+def pair(tmp_path):
+    """Products and scalars of a small network."""
     pytest.importorskip("sevenn")
     network = small_sevennet(tmp_path / "small.pt")
-    holder, held = (replace(arm, spec=replace(arm.spec, version=None, checkpoint=network)) for arm in (HOLDER, HELD))
-    cost = Cost(1e-3, 1e-3, 4)
+    return [Arm(replace(arm.spec, version=None, checkpoint=network)) for arm in (HOLDER, HELD)]
+
+
+def test_features_of_one_pass_are_probed_once(tuning, pair):
+    holder, held = pair
+    tuning.plan = replace(tuning.plan, backbones=(held.spec, holder.spec))
+    tuning.data = replace(tuning.data, training=tuning.data.training[:12])
+    race = raced(tuning)
+    assert list(race.costs) == [held, holder]
+    assert race.costs[held] == race.costs[holder]
+    assert [tuning.journal.has(f"cost-{arm.slug}") for arm in pair] == [True, False]
+    assert {score.arm for score in race.scores} == set(pair)
+
+
+def test_features_that_another_holds_are_taken_from_it(tuning, pair):
+    holder, held = pair
+    cost = Cost(1e-3, 1e-3)
     made = tuning.store(holder, cost, 2, 0, 8)
     taken = tuning.store(held, cost, 2, 0, 8)
     assert tuning.journal.step(f"made-{held.slug}-2-0-8", dict)["foreseen"] == 0.0

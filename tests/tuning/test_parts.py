@@ -209,7 +209,7 @@ def test_a_damaged_claim_is_told(tmp_path):
     ],
 )
 def test_time_goes_into_frames_first_and_directions_then(tuning, features, direction, frames, directions):
-    found = amount_of(tuning, race_of(Cost(features, direction, 64)), ARM)
+    found = amount_of(tuning, race_of(Cost(features, direction)), ARM)
     assert found["cuts"][-1] == pytest.approx(frames, abs=2)
     assert found["directions"] == directions
     assert found["cuts"][0] == 0
@@ -218,7 +218,7 @@ def test_time_goes_into_frames_first_and_directions_then(tuning, features, direc
 
 def test_what_the_race_has_made_is_of_use(tuning):
     """Four directions of all frames are too dear, but not of those that the race has left."""
-    cost = Cost(0.01, 0.018, 64)
+    cost = Cost(0.01, 0.018)
     assert amount_of(tuning, race_of(cost), ARM)["directions"] == 2
     found = amount_of(tuning, race_of(cost, 128), ARM)
     assert found["directions"] == 4
@@ -226,7 +226,7 @@ def test_what_the_race_has_made_is_of_use(tuning):
 
 
 def test_more_time_never_makes_less(tuning):
-    race = race_of(Cost(0.01, 0.02, 64))
+    race = race_of(Cost(0.01, 0.02))
     before = amount_of(tuning, race, ARM)
     tuning.paces[ARM] = 10.0
     assert amount_of(tuning, race, ARM, before) == before
@@ -238,7 +238,7 @@ def test_more_time_never_makes_less(tuning):
 
 def test_a_little_less_time_makes_the_same(tuning):
     """As after a kill."""
-    race = race_of(Cost(0.01, 0.02, 64))
+    race = race_of(Cost(0.01, 0.02))
     before = amount_of(tuning, race, ARM)
     tuning.paces[ARM] = 1.03
     after = amount_of(tuning, race, ARM)
@@ -247,7 +247,7 @@ def test_a_little_less_time_makes_the_same(tuning):
 
 def test_a_slow_machine_makes_less(tuning):
     tuning.paces[ARM] = 10.0
-    assert amount_of(tuning, race_of(Cost(0.01, 0.02, 64)), ARM)["cuts"][-1] < 150
+    assert amount_of(tuning, race_of(Cost(0.01, 0.02)), ARM)["cuts"][-1] < 150
 
 
 @pytest.mark.parametrize(("atoms", "directions"), [(1, "all"), (2, "all"), (3, 16)])
@@ -256,12 +256,12 @@ def test_directions_are_powers_of_two_or_all(tuning, atoms, directions):
     tuning.data = replace(tuning.data, training=large)
     assert tuning.options[0] == "all"
     assert all(2 * low == high for high, low in pairwise(tuning.options[1:]))
-    assert course_of(tuning, [ARM], {ARM: Cost(1e-4, 1e-4, 64)}).directions == directions
+    assert course_of(tuning, [ARM], {ARM: Cost(1e-4, 1e-4)}).directions == directions
 
 
 def test_networks_that_are_too_slow_do_not_run(tuning):
     arms = [Arm(BackboneSpec("chgnet", f"conv{i}")) for i in (1, 2, 3)]
-    costs = {arm: Cost(10.0**i * 1e-3, 0.0, 64) for i, arm in enumerate(arms)}
+    costs = {arm: Cost(10.0**i * 1e-3, 0.0) for i, arm in enumerate(arms)}
     found = course_of(tuning, arms, costs)
     assert arms[2] not in found.arms
     assert arms[0] in found.arms
@@ -271,7 +271,7 @@ def test_networks_that_are_too_slow_do_not_run(tuning):
 def test_half_of_the_frames_come_first(tuning):
     """Where there is time: two subsets are a learning curve."""
     tuning.data = replace(tuning.data, training=tuning.data.training[:25])
-    found = course_of(tuning, [ARM], {ARM: Cost(1e-4, 1e-4, 64)})
+    found = course_of(tuning, [ARM], {ARM: Cost(1e-4, 1e-4)})
     assert (found.first, found.after(found.first)) == (12, 25)
     assert found.cuts(25) == [0, 12, 25]
     assert Course([ARM], 16, 849, 4).cuts(200) == [0, 16, 32, 64, 128, 200]
@@ -282,7 +282,7 @@ SLOW, QUICK, OTHER = (Arm(BackboneSpec("chgnet", f"conv{i}")) for i in (3, 1, 2)
 
 def test_the_race_looks_at_what_errors_will_be(tuning):
     """A network that is ahead, and so slow that it never sees all the data, is left behind."""
-    costs = {SLOW: Cost(1.0, 0.2, 64), QUICK: Cost(1e-4, 1e-4, 64)}
+    costs = {SLOW: Cost(1.0, 0.2), QUICK: Cost(1e-4, 1e-4)}
     course = Course([SLOW, QUICK], 16, 200, 4)
     at = [Score(SLOW, 16, "4", {"energy_rmse": 0.95}, 0.95), Score(QUICK, 16, "4", {"energy_rmse": 1.0}, 1.0)]
     kept = kept_of(tuning, at, at, costs, 32, course)
@@ -295,7 +295,7 @@ def test_what_chance_may_have_done_drops_none(tuning):
     """Half as much again on sixteen frames is nothing; on two hundred it is; all go on as far as time allows."""
     course = Course([SLOW, QUICK, OTHER], 16, 200, 4)
     values = {SLOW: 1.0, QUICK: 1.5, OTHER: 1.8}
-    quick = dict.fromkeys(values, Cost(1e-4, 1e-4, 64))
+    quick = dict.fromkeys(values, Cost(1e-4, 1e-4))
 
     def kept(frames, more, costs):
         at = [Score(arm, frames, "4", {"energy_rmse": value}, value) for arm, value in values.items()]
@@ -305,7 +305,7 @@ def test_what_chance_may_have_done_drops_none(tuning):
     assert kept(16, 32, quick)["arms"] == [SLOW.name, QUICK.name]
     assert not kept(16, 32, quick)["over"]
     assert kept(200, 200, quick)["arms"] == [SLOW.name]
-    dear = dict.fromkeys(values, Cost(8.0, 0.0, 64))
+    dear = dict.fromkeys(values, Cost(8.0, 0.0))
     ended = kept(16, 32, dear)
     assert ended["over"]
     assert ended["arms"] == [SLOW.name, QUICK.name]  # both may be tried in full
