@@ -80,6 +80,17 @@ class StoppedError(MekrrError):
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
 
+def unexpected(given: object, expected: str, *parts: str) -> str:
+    """What to say of an argument of another kind, and of which of its parts may have been meant.
+
+    >>> unexpected(3, "the path of a model's file")
+    "the path of a model's file is expected, not int"
+    """
+    kind = "None" if given is None else type(given).__name__
+    held = next((f"; give its .{part}" for part in parts if hasattr(given, part)), "")
+    return f"{expected} is expected, not {kind}{held}"
+
+
 def suggestion(name: str, options: Iterable[str]) -> str:
     """The end of an error message: the closest of the options, and all of them.
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import xxhash
 
-from mekrr_scale.errors import ConfigError, StructureError
+from mekrr_scale.errors import ConfigError, MekrrError, StructureError, unexpected
 
 if TYPE_CHECKING:
     JSON: TypeAlias = bool | int | float | str | Sequence["JSON"] | Mapping[str, "JSON"] | None
@@ -40,6 +40,18 @@ _SEAL = "seal"
 _PIECE = 8 * 1024 * 1024
 _FRAMES = re.compile(r"-?\d+|(-?\d+)?:(-?\d+)?(:(-?\d+)?)?", re.ASCII)
 _UNITS = {"": 1, "B": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
+
+
+def path_of(given: object, expected: str, error: type[MekrrError], *parts: str) -> Path:
+    """A path of what a caller gave; what is none is told in words.
+
+    Args:
+        expected: what it should be, for the message.
+        parts: of other objects that may have been meant.
+    """
+    if isinstance(given, str | os.PathLike):
+        return Path(given)
+    raise error(unexpected(given, expected, *parts))
 
 
 def split_frames(path: Path | str) -> tuple[Path, int | slice | None]:

@@ -20,7 +20,7 @@ import pydantic.dataclasses
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from mekrr_scale.errors import ConfigError, MekrrError, suggestion
+from mekrr_scale.errors import ConfigError, MekrrError, suggestion, unexpected
 
 T = TypeVar("T")
 Kept_co = TypeVar("Kept_co", covariant=True)
@@ -71,6 +71,19 @@ def preset(default: Any = ..., **limits: Any) -> Any:
         limits: other arguments of ``pydantic.Field``, ``default_factory`` and ``ge`` among them.
     """
     return Field(**limits) if default is ... else Field(default=default, **limits)
+
+
+def plan_of(given: T | None, kind: type[T]) -> T:
+    """The plan that was given, or the kind's default.
+
+    Raises:
+        ConfigError: it is none of the kind.
+    """
+    if given is None:
+        return kind()
+    if isinstance(given, kind):
+        return given
+    raise ConfigError(f"{unexpected(given, f'a plan of the kind {kind.__name__}')}: {given!r}")
 
 
 # what people write for candidates

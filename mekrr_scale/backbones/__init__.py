@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from mekrr_scale.backbones.base import Backbone as Backbone
     from mekrr_scale.backbones.base import BackboneIdentity as BackboneIdentity
     from mekrr_scale.backbones.base import identity_of as identity_of
+    from mekrr_scale.backbones.base import require_backbone as require_backbone
     from mekrr_scale.backbones.base import spec_of as spec_of
     from mekrr_scale.backbones.base import weight_hash as weight_hash
     from mekrr_scale.backbones.chgnet import Chgnet as Chgnet
@@ -62,7 +63,7 @@ else:
     __getattr__, __dir__, __all__ = lazy.attach(
         __name__,
         submod_attrs={
-            "base": ["Backbone", "BackboneIdentity", "identity_of", "spec_of", "weight_hash"],
+            "base": ["Backbone", "BackboneIdentity", "identity_of", "require_backbone", "spec_of", "weight_hash"],
             "invariants": ["Invariants"],
             "compiled": ["Compiled"],
             "compressed": ["Compressed", "with_compression"],

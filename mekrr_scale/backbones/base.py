@@ -23,7 +23,7 @@ from mekrr_scale.backbones.output import BackboneOutput
 from mekrr_scale.backbones.spec import Architecture, InvariantKind
 from mekrr_scale.backbones.surroundings import building, evaluating
 from mekrr_scale.backbones.weights import Origin
-from mekrr_scale.errors import BackboneError
+from mekrr_scale.errors import BackboneError, unexpected
 from mekrr_scale.files import Document
 from mekrr_scale.structures import Graph, build_graph, edge_vectors
 
@@ -226,6 +226,17 @@ class Backbone(ABC):
         ``mekrr_scale.backbones.tangents`` does strains and energies too.
         """
         return tangents(self, graph, Directions.of_displacements(directions), chunk=chunk).features
+
+
+def require_backbone(given: object) -> Backbone:
+    """What was given, if it is a backbone.
+
+    Raises:
+        BackboneError: it is something else, such as the name of one.
+    """
+    if isinstance(given, Backbone):
+        return given
+    raise BackboneError(unexpected(given, "a backbone, as load_backbone makes it,", "backbone"))
 
 
 def identity_of(backbone: Backbone) -> Document:

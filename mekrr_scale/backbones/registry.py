@@ -11,7 +11,7 @@ from typing import Any
 from mekrr_scale import backbones
 from mekrr_scale.backbones.spec import BackboneSpec, Given
 from mekrr_scale.backbones.trust import trusting_code
-from mekrr_scale.errors import BackboneError, suggestion
+from mekrr_scale.errors import BackboneError, suggestion, unexpected
 from mekrr_scale.files import file_hash
 
 
@@ -41,6 +41,8 @@ def load_backbone(
             names = set(BackboneSpec.__dataclass_fields__) - {"name", "sha256"}
             raise BackboneError(f"backbones take no option {unknown[0]!r}. {suggestion(unknown[0], names)}")
         spec = replace(BackboneSpec.parse(spec), **options)
+    if not isinstance(spec, BackboneSpec):
+        raise BackboneError(unexpected(spec, "a backbone's name or a BackboneSpec"))
     adapter, given = _asked(spec)
     source = spec.checkpoint if weights is None else weights
     taken = given if weights is None else {**given, "checkpoint": weights}

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, final
 import numpy as np
 import torch
 from ase import Atoms
-from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.calculators.calculator import BaseCalculator, Calculator, PropertyNotImplementedError, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 from jaxtyping import Float64
 from numpy import ndarray
@@ -167,4 +167,4 @@ def as_calculator(given: MekrrCalculator | Model | Path | str) -> MekrrCalculato
     Raises:
         ModelError: see ``Model.load`` and ``Potential``.
     """
-    return MekrrCalculator(given) if isinstance(given, Model | Path | str) else given
+    return given if isinstance(given, BaseCalculator) else MekrrCalculator(given)

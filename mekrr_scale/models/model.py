@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mekrr_scale.arrays import Compression, FeatureBatch, Landmarks, error_text
 from mekrr_scale.errors import ConfigError, MekrrError, ModelError
-from mekrr_scale.files import is_whole, replacing, sealed, warn_unsealed
+from mekrr_scale.files import is_whole, path_of, replacing, sealed, warn_unsealed
 from mekrr_scale.kernels import Head, SetKernel, SpeciesMixing, Transform, atom_kernel
 from mekrr_scale.models.baselines import Baseline
 from mekrr_scale.models.choices import JSON, Document
@@ -267,7 +267,7 @@ class Model:
         Raises:
             ModelError: missing, damaged, not a model, or of a newer schema.
         """
-        path = Path(path)
+        path = path_of(path, "a model or the path of its file", ModelError, "model", "potential")
         if not path.is_file():
             raise ModelError(f"there is no model file {path}; fit one with `mekrr-scale fit`")
         try:

@@ -21,6 +21,7 @@ from mekrr_scale.backbones import (
     Directions,
     evaluating,
     load_backbone,
+    require_backbone,
     tangents,
     trusting_code,
     with_compression,
@@ -93,7 +94,7 @@ class Potential:
         self._compile = compile
         with trusting_code(trust_code):
             self._prior = self._prior_of(self.model, prior, precision, device, self.max_memory)
-            backbone = self._backbone_of(self.model) if backbone is None else backbone
+            backbone = self._backbone_of(self.model) if backbone is None else require_backbone(backbone)
         self.backbone = with_compression(backbone, self.model.compression).to(device, precision)
         self.model.require_backbone(self.backbone.identity().to_dict(), "the backbone given")
         self.device = device

@@ -23,6 +23,7 @@ from mekrr_scale.errors import ConfigError
 from mekrr_scale.files import locked
 from mekrr_scale.models import MekrrCalculator, Model, as_calculator
 from mekrr_scale.outputs import STREAM, check_output
+from mekrr_scale.plans import plan_of
 from mekrr_scale.progress import Progress, shown_progress
 from mekrr_scale.simulation.bounds import Bounds, Guard, append_frame, frame_with, moving
 from mekrr_scale.simulation.cells import warn_of_cell
@@ -114,7 +115,7 @@ def run_md(
         ConfigError: the trajectory is another simulation's, no simulation's, or being written; or the ensemble needs
             a cell.
     """
-    plan, calculator = plan or MdPlan(), as_calculator(calculator)
+    plan, calculator = plan_of(plan, MdPlan), as_calculator(calculator)
     path = check_output(trajectory, STREAM, overwrite=True)  # whether it may be replaced, its restart file tells
     atoms = moving(atoms)
     atoms.calc = calculator

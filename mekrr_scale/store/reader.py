@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mekrr_scale.arrays import Compression, FeatureBatch, RowKind
 from mekrr_scale.distributed import share
 from mekrr_scale.errors import StoreError
-from mekrr_scale.files import file_hash
+from mekrr_scale.files import file_hash, path_of
 from mekrr_scale.store.axes import read_axes
 from mekrr_scale.store.documents import BLOCK_BYTES, MANIFEST, OnDuplicate, StoreDocument, again, typed
 from mekrr_scale.store.format import BigDataset, ShardInfo, StoreHeader, header_and_shards, meta_hash, read_sealed
@@ -191,7 +191,7 @@ class FeatureStore:
     )
 
     def __post_init__(self) -> None:
-        path = Path(self.path)
+        path = path_of(self.path, "a store or its folder", StoreError, "store")
         if not path.is_dir():
             raise StoreError(f"there is no store {path}; make one with `mekrr-scale extract`")
         if not (path / MANIFEST).exists():
@@ -323,7 +323,7 @@ def open_store(path: Path | str, tangents: bool = False) -> FeatureStore:
     Raises:
         StoreError: no manifest, damage, an unknown version, or missing shards.
     """
-    return FeatureStore(Path(path), tangents=tangents)
+    return FeatureStore(path, tangents=tangents)  # type: ignore[arg-type]
 
 
 def deal(

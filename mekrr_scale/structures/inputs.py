@@ -6,16 +6,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import xxhash
 from ase import Atoms
 
-from mekrr_scale.errors import StructureError
-from mekrr_scale.files import file_hash, split_frames
+from mekrr_scale.errors import StructureError, unexpected
+from mekrr_scale.files import file_hash, path_of, split_frames
 from mekrr_scale.structures.labels import geometry_hash
 from mekrr_scale.structures.reading import count_structures, read_structures, require_file
 
+T = TypeVar("T")
+_EXPECTED = "a file or a structure (ase.Atoms), or a list of files or of structures,"
 Frames: TypeAlias = Path | str | Atoms | Iterable[Atoms] | Sequence[Path | str]
 
 
@@ -27,7 +29,7 @@ def structures_from(given: Frames, format: str | None = None, keep_unreadable: b
         keep_unreadable: see ``read_structures``.
 
     Raises:
-        StructureError: a file that is not there or cannot be read.
+        StructureError: a file that is not there or cannot be read; what is neither.
     """
     if isinstance(given, Atoms):
         return [given]
@@ -35,7 +37,13 @@ def structures_from(given: Frames, format: str | None = None, keep_unreadable: b
         return read_structures(given, format, keep_unreadable)
     if isinstance(given, Sequence) and given and not isinstance(given[0], Atoms):
         return read_structures(Inputs.of(list(given), format).files, format, keep_unreadable)
-    return given
+    return _several(given)
+
+
+def _several(given: Iterable[T]) -> Iterable[T]:
+    if isinstance(given, Iterable):
+        return given
+    raise StructureError(unexpected(given, _EXPECTED))
 
 
 @dataclass(frozen=True)
@@ -51,11 +59,11 @@ class Inputs:
         """From paths or structures.
 
         Raises:
-            StructureError: a file that is not there, or both at once.
+            StructureError: a file that is not there, both at once, or neither.
         """
-        items = [given] if isinstance(given, str | Path | Atoms) else list(given)
+        items = [given] if isinstance(given, str | Path | Atoms) else list(_several(given))
         atoms = [item for item in items if isinstance(item, Atoms)]
-        files = [Path(item) for item in items if not isinstance(item, Atoms)]
+        files = [path_of(item, _EXPECTED, StructureError) for item in items if not isinstance(item, Atoms)]
         if bool(atoms) == bool(files):
             raise StructureError("give files or structures, one of the two")
         for file in files:

@@ -23,6 +23,7 @@ from mekrr_scale.backbones import (
 )
 from mekrr_scale.distributed import Checkpoint
 from mekrr_scale.errors import ConfigError
+from mekrr_scale.plans import plan_of
 from mekrr_scale.progress import LOGGER, Progress
 from mekrr_scale.structures import Entry, LabelKeys, compared, species_counts
 from mekrr_scale.transfer.blocks import copy_species, randomize, reset_blocks
@@ -62,7 +63,7 @@ def pretrain(
     Raises:
         ConfigError: see ``train``.
     """
-    plan = plan or TrainPlan()
+    plan = plan_of(plan, TrainPlan)
     if not isinstance(backbone, Backbone):
         spec = BackboneSpec.parse(backbone) if isinstance(backbone, str) else backbone
         backbone = new_backbone(spec, trust_code=trust_code)
@@ -104,7 +105,7 @@ def finetune(
     Raises:
         ConfigError: see ``adapted`` and ``train``.
     """
-    plan = plan or TrainPlan()
+    plan = plan_of(plan, TrainPlan)
     if not isinstance(backbone, Backbone):
         backbone = load_backbone(backbone, trust_code)
     learned, held = example_sets(training, validation, keys)

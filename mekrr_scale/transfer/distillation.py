@@ -24,6 +24,7 @@ from mekrr_scale.figures import Shown, TextTable, error_bars
 from mekrr_scale.models import Model, Potential, PredictorCalculator, PriorSpec, load_prior
 from mekrr_scale.outputs import LABELLED, LABELLED_BY, check_output
 from mekrr_scale.pipeline import FitPlan
+from mekrr_scale.plans import plan_of
 from mekrr_scale.progress import Progress, shown_progress
 from mekrr_scale.regression import UNITS
 from mekrr_scale.structures import (
@@ -221,7 +222,7 @@ def distill(
     Path(folder).mkdir(parents=True, exist_ok=True)
     check_output(Path(folder) / "labelled.xyz", LABELLED, overwrite)
     predictor = as_teacher(teacher)
-    how = _How(Path(folder), train_plan, fit_plan, derivatives, sample or SamplePlan(), valid_fraction)
+    how = _How(Path(folder), train_plan, fit_plan, derivatives, plan_of(sample, SamplePlan), valid_fraction)
     with shown_progress(progress) as shown:
         return _distilled(predictor, learned, held, student, how, keys or LabelKeys(), shown)
 

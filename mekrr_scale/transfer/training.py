@@ -23,6 +23,7 @@ from mekrr_scale.arrays import kept_memory
 from mekrr_scale.backbones import Backbone, evaluating
 from mekrr_scale.distributed import Checkpoint, State
 from mekrr_scale.errors import ConfigError, SolverError
+from mekrr_scale.plans import plan_of
 from mekrr_scale.progress import Progress, shown_progress
 from mekrr_scale.transfer.examples import Batch, Example, batch_of, epoch_order
 from mekrr_scale.transfer.plan import TrainPlan
@@ -60,7 +61,7 @@ def train(
         SolverError: the loss is no longer a number.
         StoppedError: asked to stop by a signal; the state is in the checkpoint.
     """
-    plan = plan or TrainPlan()
+    plan = plan_of(plan, TrainPlan)
     for name, examples in (("training", training), ("validation", validation)):
         if not examples:
             raise ConfigError(f"the {name} set is empty; give structures for it")

@@ -19,7 +19,7 @@ from mekrr_scale.files import JSON, Document, Lock, file_hash, publish_text
 from mekrr_scale.models import Potential, load_model, load_prior
 from mekrr_scale.outputs import check_folder, write_report
 from mekrr_scale.pipeline import FitPlan, evaluate, fit
-from mekrr_scale.plans import to_dict
+from mekrr_scale.plans import plan_of, to_dict
 from mekrr_scale.progress import Progress, shown_progress
 from mekrr_scale.report import (
     page_beside,
@@ -77,7 +77,7 @@ def tune(
         BackboneError: no network to try.
         SolverError: nothing could be fitted.
     """
-    plan, folder = plan or TunePlan(), Path(folder)
+    plan, folder = plan_of(plan, TunePlan), Path(folder)
     check_folder(folder, "--output")
     with shown_progress(progress) as shown, trusting_code(trust_code):
         shown.stage("read structures")

@@ -20,6 +20,7 @@ from mekrr_scale.backbones import (
     BackboneEnergies,
     identity_of,
     load_backbone,
+    require_backbone,
     spec_of,
     trusting_code,
     with_compression,
@@ -32,6 +33,7 @@ from mekrr_scale.pipeline.extraction.plan import ExtractPlan
 from mekrr_scale.pipeline.extraction.records import Accepted, batches, n_directions, records
 from mekrr_scale.pipeline.extraction.report import ExtractReport
 from mekrr_scale.pipeline.workers import Workers
+from mekrr_scale.plans import plan_of
 from mekrr_scale.progress import LOGGER, Progress, shown_progress
 from mekrr_scale.store import (
     Origin,
@@ -99,7 +101,7 @@ def extract(
         StoreError: the folder holds other features, or cannot be written.
     """
     with shown_progress(progress) as shown, trusting_code(trust_code):
-        return _extracted(structures, Path(folder), plan or ExtractPlan(), backbone, shown)
+        return _extracted(structures, Path(folder), plan_of(plan, ExtractPlan), backbone, shown)
 
 
 def _extracted(
@@ -115,7 +117,7 @@ def _extracted(
     plan = replace(plan, keys=survey.settled).settled(header_in(folder))
     for line in label_lines(survey, plan):
         progress.note(line)
-    backbone = backbone or load_backbone(plan.backbone)
+    backbone = load_backbone(plan.backbone) if backbone is None else require_backbone(backbone)
     backbone.to(plan.device, torch.float64 if plan.dtype == "float64" else torch.float32)
     prior = None if plan.prior is None else plan.prior.pinned()
     of_prior = {} if prior is None else prior.to_dict()

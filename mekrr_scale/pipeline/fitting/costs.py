@@ -20,6 +20,7 @@ from mekrr_scale.pipeline.fitting.plan import FitPlan
 from mekrr_scale.pipeline.fitting.rates import Sample, measured
 from mekrr_scale.pipeline.fitting.search import choices
 from mekrr_scale.pipeline.fitting.weights import combinations
+from mekrr_scale.plans import plan_of
 from mekrr_scale.solvers import Estimate, Job, Stage
 from mekrr_scale.store import BATCH_ATOMS, BATCH_STRUCTURES, HELD_BYTES
 
@@ -62,7 +63,7 @@ def resources(stores: Stores, plan: FitPlan | None = None, group: Group = ALONE)
     Raises:
         ConfigError, StoreError: as ``fit``, as far as they show before it runs.
     """
-    data = FitData.open(stores, plan or FitPlan(), group=group)
+    data = FitData.open(stores, plan_of(plan, FitPlan), group=group)
     require_alike(data)
     return estimate(data)
 

@@ -22,7 +22,7 @@ from mekrr_scale.arrays import (
 )
 from mekrr_scale.backbones import BackboneSpec, load_backbone, with_compression
 from mekrr_scale.distributed import ALONE, Group
-from mekrr_scale.errors import ConfigError
+from mekrr_scale.errors import ConfigError, StoreError, unexpected
 from mekrr_scale.kernels import SetKernel, Standardize, Transform, fit_transform
 from mekrr_scale.models import Baseline, BaselineKind, Model, fit_baseline
 from mekrr_scale.pipeline.fitting.coordinates import check_axes
@@ -45,7 +45,7 @@ from mekrr_scale.regression import (
     Structures,
     assign_folds,
 )
-from mekrr_scale.store import FeatureStore, Sample, deal, samples_of
+from mekrr_scale.store import FeatureStore, Sample, deal, open_store, samples_of
 from mekrr_scale.structures import LabelKeys, read_labels, read_weights, structure_hash
 
 Stores = Sequence[FeatureStore | Path | str] | FeatureStore | Path | str
@@ -95,10 +95,10 @@ class FitData:
             StoreError: stores of different kinds.
             ModelError: landmarks of a model with another backbone.
         """
-        listed = [stores] if isinstance(stores, FeatureStore | Path | str) else list(stores)
+        listed = [stores] if isinstance(stores, FeatureStore | Path | str) else _several(stores)
         if not listed:
             raise ConfigError("no store was given to fit")
-        opened = [s if isinstance(s, FeatureStore) else FeatureStore(Path(s)) for s in listed]
+        opened = [s if isinstance(s, FeatureStore) else open_store(s) for s in listed]
         weights, takes = plan.rows.store_weights, plan.solver.takes
         if weights and len(weights) != len(opened):
             raise ConfigError(f"{len(weights)} weights for {len(opened)} stores; give one for each")
@@ -281,6 +281,12 @@ class FitData:
         kernels = self.kernels(choice)
         baseline, landmarks = self.baseline(choice.baseline), self.landmarks(kernels[0])
         return [problem_of(self.plan, kernel, landmarks, baseline, folds) for kernel in kernels]
+
+
+def _several(stores: Sequence[FeatureStore | Path | str]) -> list[FeatureStore | Path | str]:
+    if isinstance(stores, Iterable):
+        return list(stores)
+    raise StoreError(unexpected(stores, "a store or its folder, or a list of these,", "store"))
 
 
 def _check_criterion(plan: FitPlan, derivatives: bool) -> None:

@@ -26,6 +26,7 @@ from mekrr_scale.pipeline.fitting.plan import FitPlan
 from mekrr_scale.pipeline.fitting.remarks import Remarks, at_an_end, cautious, fewer_landmarks, first_of_several
 from mekrr_scale.pipeline.fitting.report import FitReport, Grown, Tried
 from mekrr_scale.pipeline.fitting.search import Candidate, choices, search, with_learned_mixing
+from mekrr_scale.plans import plan_of
 from mekrr_scale.progress import Progress, shown_progress
 from mekrr_scale.regression import ModeCosts, Run, Structures
 from mekrr_scale.solvers import Result
@@ -73,9 +74,7 @@ def fit(
         StoppedError: asked to stop by a signal.
         RankError: another rank failed.
     """
-    plan = FitPlan() if plan is None else plan
-    if not isinstance(plan, FitPlan):
-        raise ConfigError(f"the plan of a fit is {plan!r}; give a FitPlan, e.g. FitPlan(solver='exact')")
+    plan = plan_of(plan, FitPlan)
     with shown_progress(progress, "rows") as shown:
         run = Run(plan.execution, group, checkpoint, shown)
         with trusting_code(trust_code):
