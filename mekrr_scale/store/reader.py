@@ -191,7 +191,7 @@ class FeatureStore:
     )
 
     def __post_init__(self) -> None:
-        path = path_of(self.path, "a store or its folder", StoreError, "store")
+        path = Path(self.path)
         if not path.is_dir():
             raise StoreError(f"there is no store {path}; make one with `mekrr-scale extract`")
         if not (path / MANIFEST).exists():
@@ -321,9 +321,9 @@ def open_store(path: Path | str, tangents: bool = False) -> FeatureStore:
         tangents: whether batches carry tangents.
 
     Raises:
-        StoreError: no manifest, damage, an unknown version, or missing shards.
+        StoreError: no manifest, damage, an unknown version, or missing shards; what is no path.
     """
-    return FeatureStore(path, tangents=tangents)  # type: ignore[arg-type]
+    return FeatureStore(path_of(path, "a store or its folder", StoreError, "store"), tangents=tangents)
 
 
 def deal(
