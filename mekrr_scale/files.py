@@ -86,7 +86,7 @@ def read_toml(path: Path | str, what: str = "configuration file") -> dict[str, A
     Raises:
         ConfigError: no such file, it cannot be read, or it is no TOML.
     """
-    path = Path(path)
+    path = path_of(path, f"the path of a {what}", ConfigError)
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:

@@ -215,6 +215,7 @@ def distill(
         ConfigError: nothing to label, or too few; or the labelled structures cannot or must not be written.
         SimulationError: the teacher's dynamics left what it knows at once, from every start.
     """
+    sample = plan_of(sample, SamplePlan)
     learned, held = list(structures_from(structures)), list(structures_from(test))
     if not learned:
         raise ConfigError("there are no structures to label; give some with --unlabelled")
@@ -222,7 +223,7 @@ def distill(
     Path(folder).mkdir(parents=True, exist_ok=True)
     check_output(Path(folder) / "labelled.xyz", LABELLED, overwrite)
     predictor = as_teacher(teacher)
-    how = _How(Path(folder), train_plan, fit_plan, derivatives, plan_of(sample, SamplePlan), valid_fraction)
+    how = _How(Path(folder), train_plan, fit_plan, derivatives, sample, valid_fraction)
     with shown_progress(progress) as shown:
         return _distilled(predictor, learned, held, student, how, keys or LabelKeys(), shown)
 

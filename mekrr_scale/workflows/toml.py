@@ -8,7 +8,7 @@ from typing import Any
 
 from mekrr_scale.backbones import BackboneSpec
 from mekrr_scale.errors import ConfigError, suggestion
-from mekrr_scale.files import read_toml
+from mekrr_scale.files import path_of, read_toml
 from mekrr_scale.pipeline import ExtractPlan, FitPlan
 from mekrr_scale.plans import fields_of, sections
 from mekrr_scale.structures import LabelKeys
@@ -24,7 +24,7 @@ def load_learn_plan(path: Path | str) -> LearnPlan:
     Raises:
         ConfigError: no such file, broken TOML, an unknown key (the closest is named) or a bad value.
     """
-    path = Path(path)
+    path = path_of(path, "a LearnPlan or the path of its file", ConfigError)
     data = read_toml(path)
     _check(data, LearnPlan, "", path)
     _place(data, path)

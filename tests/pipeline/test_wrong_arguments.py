@@ -6,6 +6,7 @@ import jaxtyping
 import pytest
 
 import mekrr_scale as ms
+from mekrr_scale.config import load_config
 
 
 @pytest.fixture(autouse=True)
@@ -115,6 +116,12 @@ def test_what_is_no_plan(given, store, tmp_path):
     for kind, called in calls.items():
         with pytest.raises(ms.ConfigError, match=f"a plan of the kind {kind} is expected, not (dict|str|int): "):
             called()
+    with pytest.raises(ms.ConfigError, match="a LearnPlan or the path of its file is expected, not dict"):
+        ms.learn({"seed": 1}, tmp_path)
+    with pytest.raises(ms.ConfigError, match="a plan of the kind SamplePlan is expected, not int: 3"):
+        ms.distill(given["model"], [given["atoms"]], folder=tmp_path / "student", sample=3)
+    with pytest.raises(ms.ConfigError, match="the path of a configuration file is expected, not dict"):
+        load_config({"seed": 1})
     assert not list(tmp_path.iterdir())
 
 
@@ -129,5 +136,6 @@ def test_what_is_no_backbone(given, spec, tmp_path):
     for called in calls:
         with pytest.raises(ms.BackboneError, match="a backbone, as load_backbone makes it, is expected, not str"):
             called()
+    assert not list(tmp_path.iterdir())
     with pytest.raises(ms.BackboneError, match=r"not Potential; give its \.backbone"):
         ms.Potential(given["model"], given["potential"])

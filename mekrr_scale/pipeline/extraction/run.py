@@ -111,13 +111,15 @@ def _extracted(
     backbone: Backbone | None,
     progress: Progress,
 ) -> ExtractReport:
+    if backbone is not None:
+        require_backbone(backbone)
     source = Inputs.of(structures, plan.format)
     progress.stage("look at labels", source.count())
     survey = survey_of(source, plan, progress)
     plan = replace(plan, keys=survey.settled).settled(header_in(folder))
     for line in label_lines(survey, plan):
         progress.note(line)
-    backbone = load_backbone(plan.backbone) if backbone is None else require_backbone(backbone)
+    backbone = backbone or load_backbone(plan.backbone)
     backbone.to(plan.device, torch.float64 if plan.dtype == "float64" else torch.float32)
     prior = None if plan.prior is None else plan.prior.pinned()
     of_prior = {} if prior is None else prior.to_dict()
