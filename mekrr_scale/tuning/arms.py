@@ -141,9 +141,12 @@ def measured(arm: Arm, atoms: Atoms, device: str, with_tangents: bool, workers: 
 
     Args:
         workers: processes that will share the work, with one thread each if they are several.
+
+    Raises:
+        BackboneError: it cannot be loaded.
     """
+    backbone = load_backbone(arm.spec)
     try:
-        backbone = load_backbone(arm.spec)
         backbone.to(device, torch.float32)
         with _threads(None if workers == 1 else 1):
             backbone.features(atoms)  # what is made once is made

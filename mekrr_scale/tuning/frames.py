@@ -20,6 +20,8 @@ from mekrr_scale.structures import (
     check_structure,
     geometry_hash,
     read_labels,
+    read_weights,
+    structure_hash,
 )
 from mekrr_scale.tuning.plan import TunePlan
 
@@ -60,6 +62,16 @@ class Data:
         """A frame of the middle size."""
         usual = [atoms for atoms in self.training if len(atoms) > 1] or list(self.training)
         return sorted(usual, key=len)[len(usual) // 2]
+
+    def content(self, atoms: Atoms) -> Sequence[object]:
+        """All of a frame that shapes a model: geometry, labels, weights and trajectory."""
+        labels = read_labels(atoms, self.keys, ())
+        try:
+            read = read_weights(atoms)
+            weights: object = (read.kinds, read.config, read.atoms is not None and read.atoms.tolist())
+        except StructureError as error:
+            weights = str(error)
+        return structure_hash(atoms, labels), weights, self.survey.group_key and atoms.info.get(self.survey.group_key)
 
 
 def gathered(structures: Frames, test: Frames | None, plan: TunePlan) -> Data:
@@ -166,6 +178,7 @@ def _held_out(frames: Sequence[Atoms], plan: TunePlan) -> tuple[list[Atoms], lis
         if total + counts[name] <= max(plan.test_share * len(frames), size):
             held.add(name)
             total += counts[name]
+    held = held or {min(names, key=lambda name: counts[name])}  # none is as small as the share
     kept = [_isolated(atoms) or name not in held for atoms, name in zip(frames, of, strict=True)]
     test = [atoms for atoms, keep in zip(frames, kept, strict=True) if not keep]
     training = [atoms for atoms, keep in zip(frames, kept, strict=True) if keep]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, cast
 
-from mekrr_scale.errors import BackboneError, MekrrError, SolverError
+from mekrr_scale.errors import BackboneError, MekrrError, SolverError, StoreError
 from mekrr_scale.files import Document
 from mekrr_scale.pipeline import fit
 from mekrr_scale.tuning.arms import Arm, Cost, arms_of, families, measured
@@ -71,7 +71,8 @@ def raced(tuning: Tuning) -> Raced:
     """The best candidates by their cross-validated errors, as they will be with the data that the budget allows.
 
     Raises:
-        BackboneError: no candidate can be loaded.
+        BackboneError: no candidate can be loaded, or one of those that were named.
+        StoreError: features cannot be written.
         SolverError: no candidate could be fitted.
     """
     plan, journal = tuning.plan, tuning.journal
@@ -102,7 +103,10 @@ def _part(plan: TunePlan) -> str:
 
 
 def _costs(tuning: Tuning, arms: Sequence[Arm]) -> dict[Arm, Cost]:
-    """Of the candidates that know the elements; one pass of a network gives all invariants of its layers."""
+    """Of the candidates that know the elements; one pass of a network gives all invariants of its layers.
+
+    Why one cannot be loaded is not kept, since that can be mended: the same tuning asks again.
+    """
     found: dict[Arm, Cost] = {}
     reasons = []
     tuning.progress.stage("look at networks", len(arms), "candidates")
@@ -114,7 +118,12 @@ def _costs(tuning: Tuning, arms: Sequence[Arm]) -> dict[Arm, Cost]:
         frame, moved = tuning.data.middle, tuning.moved or tuning.strained
         workers = tuning.extraction(arm, "none").processes(len(tuning.data.training))
         probe = partial(measured, arm, frame, tuning.plan.device, moved, workers)
-        cost = tuning.journal.step(f"cost-{arm.slug}", probe)
+        try:
+            cost = tuning.journal.step(f"cost-{arm.slug}", probe)
+        except BackboneError as error:
+            if tuning.plan.backbones is not None:
+                raise
+            cost = {"failed": str(error)}
         tuning.progress.advance()
         if "failed" in cost:
             reasons.append(f"{arm.name}: {cost['failed']}")
@@ -133,26 +142,30 @@ def course_of(tuning: Tuning, arms: Sequence[Arm], costs: dict[Arm, Cost]) -> Co
     # two of them are a learning curve
     sizes = sorted({min(first, max(n // 2, _FIRST[-1]), n) for first in _FIRST}, reverse=True)
 
+    def seconds(running: Sequence[Arm], first: int) -> float:
+        atoms, moves = tuning.atoms(first), tuning.directions(directions)
+        return sum(costs[arm].frames(atoms, moves) * needed(arm, running) + _FIT for arm in running)
+
     def choose() -> Document:
-        running = list(arms)
+        running, slow = list(arms), []
         room = _FIRST_SHARE * _SHARE * tuning.plan.budget * tuning.plan.part[1]  # each with a clock of its own
-        while True:
-            for first in sizes:
-                atoms, moves = tuning.atoms(first), tuning.directions(directions)
-                taken = sum(costs[arm].frames(atoms, moves) * needed(arm, running) + _FIT for arm in running)
-                if taken <= room:
-                    return {"arms": [arm.name for arm in running], "first": first}
-            if len(running) == 1:
-                return {"arms": [arm.name for arm in running], "first": sizes[-1]}
-            running.remove(max(running, key=lambda arm: costs[arm].frames(1, moves)))
+        while (first := next((size for size in sizes if seconds(running, size) <= room), 0)) == 0 and len(running) > 1:
+            slow.append(max(running, key=lambda arm: costs[arm].frames(1, tuning.directions(directions))))
+            running.remove(slow[-1])
+        return {"arms": _names(running), "first": first or sizes[-1], "slow": _names(slow)}
 
     found = tuning.journal.step("course", choose)
-    names = cast("list[str]", found["arms"])
+    names, slow = cast("list[str]", found["arms"]), cast("list[str]", found["slow"])
     running = [arm for arm in arms if arm.name in names]
-    dropped = [arm.name for arm in arms if arm.name not in names]
-    if dropped:
-        tuning.progress.tell(f"too slow for the budget: {', '.join(dropped)}")
+    if slow:
+        tuning.progress.tell(f"too slow for the budget: {', '.join(slow)}")
+    if late := set(_names(arms)) - {*names, *slow}:
+        tuning.progress.tell(f"the race began without {', '.join(sorted(late))}; another folder (-o) takes all")
     return Course(running, int(number(found, "first")), n, directions)
+
+
+def _names(arms: Iterable[Arm]) -> list[str]:
+    return [arm.name for arm in arms]
 
 
 def _scored(tuning: Tuning, arm: Arm, cost: Cost, frames: int, course: Course) -> Score:
@@ -177,6 +190,8 @@ def _fitted(tuning: Tuning, arm: Arm, cost: Cost, frames: int, course: Course) -
         stores = tuning.stores(arm, cost, course.directions, course.cuts(frames))
         tuning.progress.before = f"{arm.name}, {frames} frames"
         report = fit(stores, quick_plan(tuning, stores), tuning.progress)
+    except StoreError:  # as of a full disk, which is no fault of the candidate
+        raise
     except MekrrError as error:
         return {"failed": str(error)}
     found: Document = {"errors": report.chosen.errors(), "chosen": report.chosen.header()}

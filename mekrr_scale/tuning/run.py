@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,7 +32,7 @@ from mekrr_scale.report import (
     write_page,
 )
 from mekrr_scale.store import FeatureStore
-from mekrr_scale.structures import Frames, geometry_hash
+from mekrr_scale.structures import Frames
 from mekrr_scale.tuning.arms import Cost
 from mekrr_scale.tuning.final import EVALUATION, TEST, Amount, in_full
 from mekrr_scale.tuning.frames import Data, gathered, label_table
@@ -42,6 +43,16 @@ from mekrr_scale.tuning.report import TuneReport
 from mekrr_scale.tuning.state import Tuning
 from mekrr_scale.version import __version__
 
+_WRITTEN = (
+    "model.mekrr",
+    "model.html",
+    "config.toml",
+    "tune.json",
+    "test.json",
+    "summary.txt",
+    "race.png",
+    "parity.png",
+)
 _FREE = frozenset({"budget", "part", "device"})  # may differ when a tuning goes on
 _CHECKS = 0.03  # of the budget, for the quick checks
 _FEWEST = 20  # frames of the test, whatever the time
@@ -81,19 +92,21 @@ def tune(
     check_folder(folder, "--output")
     with shown_progress(progress) as shown, trusting_code(trust_code):
         shown.stage("read structures")
-        if plan.prior is not None:
-            load_prior(plan.prior.pinned())  # before any work
+        prior = None if plan.prior is None else plan.prior.pinned()
+        if prior is not None:
+            load_prior(prior)  # before any work
         data = gathered(structures, test, plan)
         for name, value in label_table(data):
             shown.note(f"{name:22}{value}")
         for line in data.remarks:
             shown.note(line)
+        _check_files(folder)
         (folder / "steps").mkdir(parents=True, exist_ok=True)
         index, count = plan.part
         own = "" if count == 1 else f"-{index}-of-{count}"
         lock = Lock(folder / f".lock{own}", f"the tuning in {folder}")
         try:
-            claim(folder / "plan.json", "a tuning", _claim(plan, data), _FREE)
+            claim(folder / "plan.json", "a tuning", _claim(replace(plan, prior=prior), data), _FREE)
             clock = Clock(folder / f"clock{own}.json", plan.budget)
             tuning = Tuning(plan, data, folder, Journal(folder / "steps", clock), Timed(shown, clock))
             return _tuned(tuning)
@@ -101,9 +114,17 @@ def tune(
             lock.release()
 
 
+def _check_files(folder: Path) -> None:
+    """Nothing of another's is replaced: a folder of no tuning holds none of the files that one writes."""
+    written = [folder / name for name in _WRITTEN]
+    there = [] if (folder / "plan.json").exists() else [path.name for path in written if path.exists()]
+    if there:
+        raise ConfigError(f"{folder} is no folder of a tuning, and {', '.join(there)} would be replaced; name another")
+
+
 def _claim(plan: TunePlan, data: Data) -> dict[str, JSON]:
     """What has to be the same when a tuning goes on."""
-    frames = hashlib.sha256(repr([geometry_hash(atoms) for atoms in (*data.training, *data.test)]).encode())
+    frames = hashlib.sha256(repr([data.content(atoms) for atoms in (*data.training, *data.test)]).encode())
     found: dict[str, JSON] = {**cast(Any, to_dict(plan)), "frames": frames.hexdigest(), "version": __version__}
     for spec in plan.backbones or ():
         if spec.checkpoint is not None and Path(spec.checkpoint).is_file():

@@ -100,6 +100,15 @@ def test_rare_elements_and_isolated_atoms_come_first():
     assert all(len(atoms) == 2 for atoms in data.test)
 
 
+def test_large_trajectories_are_held_out_too():
+    """Six alike, of which each is more than the share: one of them, and not none."""
+    frames = [frame(1 + 0.001 * i, trajectory=f"t{i // 20}") for i in range(120)]
+    data = gathered(frames, None, TunePlan(group_key="trajectory"))
+    assert len(data.test) == 20
+    assert len({atoms.info["trajectory"] for atoms in data.test}) == 1
+    assert any("20 of 120 frames are held out" in line for line in data.remarks)
+
+
 def test_frames_without_an_energy_are_told():
     bare = Atoms("H2", positions=[[0, 0, 0], [0, 0, 1]])
     data = gathered([frame(1.0), frame(1.1), bare], None, TunePlan())

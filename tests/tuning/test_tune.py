@@ -8,13 +8,21 @@ from dataclasses import replace
 
 import pytest
 import torch
+from ase.calculators.singlepoint import SinglePointCalculator
 
 from mekrr_scale.config import load_config
-from mekrr_scale.errors import ConfigError, StructureError
+from mekrr_scale.errors import BackboneError, ConfigError, StoreError, StructureError
 from mekrr_scale.models import Potential, load_model
 from mekrr_scale.pipeline import evaluate, fit
 from mekrr_scale.progress import Silent
 from mekrr_scale.tuning import TunePlan, tune
+
+
+def raising(error):
+    def fails(*given, **named):
+        raise error
+
+    return fails
 
 
 def scores(folder):
@@ -155,6 +163,55 @@ def test_another_tuning_is_refused(tuned, molecules, tune_plan):
     with pytest.raises(ConfigError, match="other frames"):
         tune(molecules[:13], tuned.folder, tune_plan, molecules[14:])
     assert scores(tuned.folder) == before
+
+
+def changed(atoms, energy=0.0, **info):
+    copy = atoms.copy()
+    results = dict(atoms.calc.results)
+    results |= {name: results[name] + energy for name in ("energy", "free_energy") if name in results}
+    copy.calc = SinglePointCalculator(copy, **results)
+    copy.info.update(info)
+    return copy
+
+
+@pytest.mark.parametrize("change", [{"energy": 0.5}, {"trajectory": "another"}, {"energy_weight": 2.0}])
+def test_labels_that_were_corrected_are_another_tuning(tuned, molecules, tune_plan, change):
+    """At the same geometries: a report of the old labels, or of both, would be wrong."""
+    before = scores(tuned.folder)
+    with pytest.raises(ConfigError, match="other frames; name another folder"):
+        tune([changed(molecules[0], **change), *molecules[1:14]], tuned.folder, tune_plan, molecules[14:])
+    with pytest.raises(ConfigError, match="other frames; name another folder"):
+        tune(molecules[:14], tuned.folder, tune_plan, [*molecules[14:-1], changed(molecules[-1], **change)])
+    assert scores(tuned.folder) == before
+
+
+def test_what_could_not_be_loaded_is_asked_again(tuned, molecules, tune_plan, tmp_path, monkeypatch):
+    """A network that was named and cannot be loaded ends the tuning, which goes on once that is mended."""
+    with monkeypatch.context() as patch:
+        patch.setattr("mekrr_scale.tuning.arms.load_backbone", raising(BackboneError("install it")))
+        with pytest.raises(BackboneError, match="install it"):
+            tune(molecules[:14], tmp_path / "t", tune_plan, molecules[14:], Silent())
+    assert not scores(tmp_path / "t")
+    report = tune(molecules[:14], tmp_path / "t", tune_plan, molecules[14:], Silent())
+    assert report.arm == tuned.arm
+
+
+def test_a_full_disk_is_no_fault_of_a_candidate(tuned, molecules, tune_plan, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("mekrr_scale.tuning.state.extract", raising(StoreError("free some space")))
+        with pytest.raises(StoreError, match="free some space"):
+            tune(molecules[:14], tmp_path / "t", tune_plan, molecules[14:], Silent())
+    report = tune(molecules[:14], tmp_path / "t", tune_plan, molecules[14:], Silent())
+    assert len(report.scores) == len(tuned.scores)
+    assert report.arm == tuned.arm
+
+
+@pytest.mark.parametrize("name", ["model.mekrr", "config.toml", "summary.txt"])
+def test_files_of_another_are_not_replaced(molecules, tune_plan, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ConfigError, match=f"is no folder of a tuning, and {name} would be replaced"):
+        tune(molecules[:14], tmp_path, tune_plan, molecules[14:], Silent())
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_a_longer_budget_is_the_same_tuning(tuned, molecules, tune_plan):
