@@ -123,7 +123,7 @@ def _dispatched(func, args, kwargs):
     result = func(*tree_map(_held, args), **tree_map(_held, plain))
     name = func._schema.name
     if func is _aten.copy_.default or (name.endswith("_") and not name.endswith("__")):
-        return args[0]
+        return args[0] if func._schema.returns else None  # of a list of tensors: nothing
     if "out" in kwargs:
         return kwargs["out"]
     if device is not None:

@@ -23,6 +23,7 @@ from mekrr_scale.pipeline import (
     ExtractPlan,
     FitPlan,
     KernelPlan,
+    LandmarkPlan,
     RowPlan,
     Validation,
     evaluate,
@@ -36,6 +37,7 @@ from mekrr_scale.simulation import MdPlan, explain, relax, run_md
 from mekrr_scale.solvers import SOLVERS, Direct, Exact, Falkon, preconditioners
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.structures import read_structures
+from mekrr_scale.transfer import StudentSpec, TrainPlan, distill
 from tests import emulated
 from tests.backbones.networks import small_sevennet
 from tests.crystals import coppers
@@ -234,6 +236,21 @@ def test_extraction(gpu, toy_file, spec, store, tmp_path):
     close(
         moved[1].runs[0].tangents.features[:width].double(), moved[0].runs[0].tangents.features[:width].double(), 1e-6
     )
+
+
+@pytest.mark.parametrize("kind", ["network", "kernel"])
+def test_students(gpu, model_file, toy_structures, spec, tmp_path, kind):
+    """They learn as on the CPU; of one teacher, since directions and landmarks are drawn by its labels."""
+    student = StudentSpec("schnet-tiny") if kind == "network" else StudentSpec(kernel=spec)
+    teacher, found = Potential(model_file), []
+    small = [atoms for atoms in toy_structures if len(atoms) < 6][:12]
+    for where in ("cpu", gpu):
+        plan = FitPlan(landmarks=LandmarkPlan(count=20), solver=Direct(1e-4), execution=where)
+        given = (teacher, small, student, tmp_path / where, small[:2], TrainPlan(steps=3), plan, 2)
+        report = distill(*given, device=where)
+        assert report.predictor.backbone.device.type == torch.device(where).type
+        found.append(report.to_teacher.force_rmse)
+    assert found[1] == pytest.approx(found[0], rel=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,7 @@ def distill(
     """
     from mekrr_scale.models import load_prior
     from mekrr_scale.pipeline import FitPlan, LandmarkPlan
+    from mekrr_scale.regression import Execution
     from mekrr_scale.report import distill_table
     from mekrr_scale.transfer import SamplePlan, StudentSpec, TrainPlan, distill
 
@@ -136,11 +137,11 @@ def distill(
     )
     structures, held = read_frames(unlabelled, format), read_frames(test, format)
     predictor = load_prior(prior.pinned(), device=device_of(device))
+    fit_plan = FitPlan(landmarks=LandmarkPlan(count=landmarks), seed=seed, execution=Execution(device=device))
     with progress_bar() as bar:
         report = distill(
-            predictor, structures, chosen, where, held, plan,
-            FitPlan(landmarks=LandmarkPlan(count=landmarks), seed=seed), derivatives, sample, keys, bar,
-            overwrite=overwrite,
+            predictor, structures, chosen, where, held, plan, fit_plan, derivatives, sample, keys, bar,
+            overwrite=overwrite, device=device,
         )  # fmt: skip
     save_student(report, output, prior)
     show(distill_table(report))

@@ -26,7 +26,7 @@ from mekrr_scale.outputs import LABELLED, LABELLED_BY, check_output
 from mekrr_scale.pipeline import FitPlan
 from mekrr_scale.plans import plan_of
 from mekrr_scale.progress import Progress, shown_progress
-from mekrr_scale.regression import UNITS
+from mekrr_scale.regression import UNITS, Execution
 from mekrr_scale.structures import (
     Entry,
     Frames,
@@ -194,6 +194,7 @@ def distill(
     progress: Progress | None = None,
     valid_fraction: float = 0.1,
     overwrite: bool = False,
+    device: str = "cpu",
 ) -> DistillReport:
     """Label structures with a teacher and train a student on them.
 
@@ -210,6 +211,7 @@ def distill(
         keys: where the labels of the test structures are, if they have any.
         progress: what shows how far it is; by default a bar in terminals and notebooks.
         overwrite: a ``labelled.xyz`` in the folder that ``distill`` did not write may be replaced.
+        device: torch device that the student learns and predicts on, and a teacher that is loaded here.
 
     Raises:
         ConfigError: nothing to label, or too few; or the labelled structures cannot or must not be written.
@@ -222,13 +224,13 @@ def distill(
     student = StudentSpec.parse(student) if isinstance(student, str) else student
     Path(folder).mkdir(parents=True, exist_ok=True)
     check_output(Path(folder) / "labelled.xyz", LABELLED, overwrite)
-    predictor = as_teacher(teacher)
-    how = _How(Path(folder), train_plan, fit_plan, derivatives, sample, valid_fraction)
+    predictor = as_teacher(teacher, device)
+    how = _How(Path(folder), train_plan, fit_plan, derivatives, sample, valid_fraction, device)
     with shown_progress(progress) as shown:
         return _distilled(predictor, learned, held, student, how, keys or LabelKeys(), shown)
 
 
-def as_teacher(given: Predictor | Model | Path | str) -> Predictor:
+def as_teacher(given: Predictor | Model | Path | str, device: str = "cpu") -> Predictor:
     """What predicts, of whatever a caller has.
 
     Raises:
@@ -237,8 +239,8 @@ def as_teacher(given: Predictor | Model | Path | str) -> Predictor:
     if isinstance(given, Predictor):
         return given
     if isinstance(given, Model):
-        return Potential(given)
-    return load_prior(PriorSpec.parse(str(given), Entry()).pinned())
+        return Potential(given, device=device)
+    return load_prior(PriorSpec.parse(str(given), Entry()).pinned(), device=device)
 
 
 @dataclass(frozen=True)
@@ -249,6 +251,7 @@ class _How:
     derivatives: int
     sample: SamplePlan
     valid_fraction: float
+    device: str
 
 
 def _distilled(
@@ -274,11 +277,16 @@ def _distilled(
     predictor: Predictor
     if student.network is not None:
         plan = how.train_plan or TrainPlan(learning_rate=2e-3)
-        found = pretrain(NETWORKS[student.network].new(), labelled, how.valid_fraction, plan, progress).backbone
+        network = NETWORKS[student.network].new()
+        network.to(how.device)
+        found = pretrain(network, labelled, how.valid_fraction, plan, progress).backbone
         predictor = BackboneEnergies(found)
     else:
         backbone = load_backbone(student.kernel or BackboneSpec())
-        predictor = fit_kernel(labelled, backbone, folder, how.fit_plan, how.derivatives, progress=progress)
+        fit_plan = how.fit_plan or FitPlan(execution=Execution(device=how.device))
+        predictor = fit_kernel(
+            labelled, backbone, folder, fit_plan, how.derivatives, progress=progress, device=how.device
+        )
         found = predictor.model
     truth = [_truth(atoms, keys) for atoms in held]
     by_teacher, by_student = ([predicted(one, atoms) for atoms in held] for one in (teacher, predictor))

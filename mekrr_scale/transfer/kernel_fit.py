@@ -24,6 +24,7 @@ def fit_kernel(
     prior: PriorSpec | None = None,
     progress: Progress | None = None,
     keep: bool = False,
+    device: str = "cpu",
 ) -> Potential:
     """Extract features, fit, and join the model with its backbone.
 
@@ -32,6 +33,7 @@ def fit_kernel(
         backbone: as ``load_backbone`` gives it, or trained; of the latter the model's file cannot tell.
         folder: for the store.
         keep: the store, as ``features``; otherwise it has a name of its own and is deleted in the end.
+        device: torch device of features and predictions; of the fit, see ``plan``.
 
     Raises:
         StructureError, ConfigError, SolverError: see ``extract`` and ``fit``.
@@ -40,11 +42,10 @@ def fit_kernel(
     frames = [example.frame() for example in examples]
     try:
         with shown_progress(progress) as shown:
-            extract(
-                frames, store, ExtractPlan(derivatives=derivatives, prior=prior, tangent_dtype="same"), backbone, shown
-            )
+            how = ExtractPlan(derivatives=derivatives, prior=prior, tangent_dtype="same", device=device)
+            extract(frames, store, how, backbone, shown)
             model = fit(store, plan, shown).model
     finally:
         if not keep:
             shutil.rmtree(store, ignore_errors=True)
-    return Potential(model, backbone)
+    return Potential(model, backbone, device=device)
