@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import torch
@@ -138,12 +138,13 @@ def _fold_solutions(
     solutions = []
     weights = problem.weights
     rank = _rank(moments)
-    for fold in range(problem.n_folds):
-        others = [i for i in range(problem.n_folds) if i != fold]
+    systems = [[i for i in range(problem.n_folds) if i != fold] for fold in range(problem.n_folds)]
+    by_rows = standing(moments, systems) if systems else ()
+    for fold, others in enumerate(systems):
         shift = _shift(problem, moments, others)
         solved = torch.zeros(len(weights), rank, len(ridges), dtype=torch.float64)
         if fold % group.size == group.rank:
-            paths = weight_paths(normals(moments, others, shift), weights, ridges, kept, fold)
+            paths = weight_paths(normals(moments, others, shift, by_rows), weights, ridges, kept, fold)
             solved = torch.stack([paths[combination] for combination in weights])
         solutions.append((solved, shift))
     return [
@@ -195,21 +196,27 @@ def _errors(
 
 
 def normals(
-    moments: MomentTable, folds: Sequence[int], shift: Float64[Tensor, " species"] | None = None
+    moments: MomentTable,
+    folds: Sequence[int],
+    shift: Float64[Tensor, " species"] | None = None,
+    by_rows: Collection[RowKind] | None = None,
 ) -> dict[RowKind, Normal]:
-    """The normal equations of some folds, kind by kind; without rows a kind is empty."""
+    """The normal equations of some folds, kind by kind; without rows a kind is empty.
+
+    Args:
+        by_rows: kinds whose rows stand for themselves; see ``standing``.
+    """
     rank = _rank(moments)
-    # rows stand for themselves where their span is solved in, or where they are so few that their products are cheap
-    most = rank if sum(moments[kind][fold].rows for kind in RowKind for fold in folds) <= SHORT * rank else rank // 2
+    by_rows = standing(moments, [folds]) if by_rows is None else by_rows
     found = {}
     for kind in RowKind:
         parts = [moments[kind][fold] for fold in folds if moments[kind][fold].rows]
         target = torch.zeros(rank, dtype=torch.float64)
         for part in parts:
             target += part.target if shift is None else part.target - part.counts @ shift
-        factors = [part.factor for part in parts]
-        kept = [factor for factor in factors if factor is not None]
-        if len(kept) == len(parts) and sum(map(len, kept)) <= most:
+        if kind in by_rows or not parts:
+            factors = [part.factor for part in parts]
+            kept = [factor for factor in factors if factor is not None]
             found[kind] = Normal(None, torch.cat([*kept, target.new_zeros(0, rank)]), target)
             continue
         gram = parts[0].gram.clone()
@@ -217,6 +224,23 @@ def normals(
             gram += part.gram
         found[kind] = Normal(gram, None, target)
     return found
+
+
+def standing(moments: MomentTable, systems: Sequence[Sequence[int]]) -> frozenset[RowKind]:
+    """Kinds whose rows stand for themselves in several systems, each of some folds.
+
+    All where their span is solved in, or those that are so few that their products are cheap. One answer for all
+    systems, however uneven the folds: rows are no longer kept once their products are made, and a system that is solved
+    again for further ridges has to be what it was.
+    """
+    rank = _rank(moments)
+
+    def most(*kinds: RowKind) -> int:
+        return max(sum(moments[kind][fold].rows for kind in kinds for fold in folds) for folds in systems)
+
+    kept = [kind for kind in RowKind if all(moments[kind][fold].keeps_rows for folds in systems for fold in folds)]
+    spanned = len(kept) == len(RowKind) and most(*RowKind) <= SHORT * rank
+    return frozenset(kind for kind in kept if spanned or most(kind) <= rank // 2)
 
 
 def _rank(moments: MomentTable) -> int:

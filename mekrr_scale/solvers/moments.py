@@ -123,9 +123,14 @@ class Moments:
         )  # fmt: skip
 
     @property
+    def keeps_rows(self) -> bool:
+        """Whether the rows are there; they are not once there are many, or their products were asked for."""
+        return self._summed is None
+
+    @property
     def factor(self) -> Float64[Tensor, "rows rank"] | None:
-        """W^1/2 Phi, or None where there are too many rows to keep them."""
-        if self._summed is not None:
+        """W^1/2 Phi, or None where the rows are not kept."""
+        if not self.keeps_rows:
             return None
         return torch.cat(self._kept) if self._kept else self.target.new_zeros(0, len(self.target))
 
