@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from ase import Atoms
 
+from mekrr_scale.arrays import config_hash
 from mekrr_scale.store.documents import SIDECAR
 from mekrr_scale.store.reader import FeatureStore
 from mekrr_scale.store.shard import config_names, sample_place
@@ -49,8 +50,9 @@ def origins_of(stores: Sequence[FeatureStore], ids: Iterable[int]) -> dict[int, 
     found: dict[int, Named] = {}
     for store in stores:
         for info in store.shards:
-            small = store.open(info).small
-            places = np.flatnonzero(np.isin(small["/structure/id"], wanted))
+            shard = store.open(info)
+            small = shard.small
+            places = np.flatnonzero(shard.counting & np.isin(small["/structure/id"], wanted))
             if not len(places):
                 continue
             sidecar = Sidecar.read(store.path / f"{info.path}{SIDECAR}")
@@ -64,8 +66,13 @@ def origins_of(stores: Sequence[FeatureStore], ids: Iterable[int]) -> dict[int, 
 
 
 def configs_of(store: FeatureStore) -> tuple[str, ...]:
-    """The configuration types of a store's structures, in order."""
-    return tuple(sorted({name for info in store.shards for name in config_names(store.open(info).small)}))
+    """The configuration types of a store's structures that count, in order."""
+    found: set[str] = set()
+    for shard in map(store.open, store.shards):
+        if "/structure/config" in shard.small:
+            own = set(shard.small["/structure/config"][shard.counting].tolist())
+            found.update(name for name in config_names(shard.small) if config_hash(name) in own)
+    return tuple(sorted(found))
 
 
 @dataclass(frozen=True)
