@@ -70,6 +70,7 @@ class Decision:
     excluded: dict[str, set[int]] = field(default_factory=dict)  # by the shard's name
     remarks: list[str] = field(default_factory=list)
     conflict: str = ""  # labels that differ between sources
+    mattered: bool = False  # whether another policy would have other structures count
 
 
 def decide(listed: Sequence[Sidecar], policy: OnDuplicate, already: Mapping[str, set[int]]) -> Decision:
@@ -248,7 +249,7 @@ class _Judge:
 
     def decision(self) -> Decision:
         """All that was decided."""
-        found = Decision(self.excluded)
+        found = Decision(self.excluded, mattered=bool(self.kept or self.repeated))
         for source, count in self.copies.items():
             found.remarks.append(f"duplicates (same geometry, same labels) in {source}: {_n(count)}, each counts once")
         for source, count in self.repeated.items():

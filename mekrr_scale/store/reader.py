@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from mekrr_scale.distributed import share
 from mekrr_scale.errors import StoreError
 from mekrr_scale.files import file_hash, path_of
 from mekrr_scale.store.axes import read_axes
-from mekrr_scale.store.documents import BLOCK_BYTES, MANIFEST, OnDuplicate, StoreDocument, again, typed
+from mekrr_scale.store.documents import BLOCK_BYTES, MANIFEST, OnDuplicate, StoreDocument, again, policy_of, typed
 from mekrr_scale.store.format import BigDataset, ShardInfo, StoreHeader, header_and_shards, meta_hash, read_sealed
 from mekrr_scale.store.hdf5 import read_small
 from mekrr_scale.store.parts import Lack
@@ -261,8 +261,7 @@ class FeatureStore:
     @property
     def on_duplicate(self) -> OnDuplicate:
         """What was said about labels that differ between sources."""
-        found = self.manifest.get("on_duplicate")
-        return cast(OnDuplicate, found) if found in get_args(OnDuplicate) else "error"
+        return policy_of(self.manifest.get("on_duplicate"))
 
     @property
     def incomplete(self) -> Mapping[str, Lack]:

@@ -1,6 +1,8 @@
-"""Structures that do not count are in nothing that is told of a store."""
+"""What was said to count is remembered; structures that do not count are in nothing that is told of a store."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import ase.io
 import numpy as np
@@ -8,8 +10,9 @@ import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from mekrr_scale.errors import StoreError
 from mekrr_scale.pipeline import ExtractPlan, FitPlan, extract, fit
-from mekrr_scale.store import configs_of, isolated_atoms, names_of
+from mekrr_scale.store import configs_of, finalize, isolated_atoms, names_of, repack
 
 
 def frame(symbols, positions, energy, config):
@@ -58,3 +61,47 @@ def test_a_structure_is_named_where_it_counts(tmp_path, spec):
     named = names_of([store], [int(number) for batch in store for number in batch.ids])
     places = (("a.xyz", 1), ("b.xyz", 0), ("b.xyz", 1))
     assert set(named.values()) == {f"structure {place} of {tmp_path / name}" for name, place in places}
+
+
+@pytest.fixture
+def rivals(tmp_path):
+    """Two files with the same dimers, of which the later one has other energies."""
+    dimers = [("Cu2", [[0, 0, 0], [0, 0, 2.2 + 0.1 * i]]) for i in range(4)]
+    for name, energy in (("a.xyz", -7.0), ("b.xyz", -8.0)):
+        ase.io.write(tmp_path / name, [frame(*dimer, energy, "dimer") for dimer in dimers], format="extxyz")
+    return [tmp_path / "a.xyz", tmp_path / "b.xyz"]
+
+
+def energies(store):
+    return sorted(energy for batch in store for energy in batch.energy.tolist())
+
+
+def test_copies_that_are_kept_stay_without_a_conflict(tmp_path, spec):
+    """A later finalize and a repack do not forget; where nothing is kept twice the manifest says nothing."""
+    twice = [frame("Cu2", [[0, 0, 0], [0, 0, z]], -7.0, "dimer") for z in (2.2, 2.3, 2.2)]
+    ase.io.write(tmp_path / "a.xyz", twice, format="extxyz")
+    kept = extract(tmp_path / "a.xyz", tmp_path / "s", ExtractPlan(spec, on_duplicate="keep")).store
+    assert kept.n_structures == 3
+    assert finalize(kept.path).id == kept.id
+    packed = repack(kept.path, tmp_path / "packed")
+    assert packed.n_structures == finalize(packed.path).n_structures == 3
+    assert repack(tmp_path / "packed", tmp_path / "again").n_structures == 3
+    once = finalize(kept.path, "error")
+    assert once.n_structures == 2
+    assert repack(once.path, tmp_path / "once").n_structures == 2
+    assert "on_duplicate" not in finalize(once.path, "newest").manifest
+
+
+def test_parts_know_what_they_were_told(tmp_path, spec, rivals):
+    plan = ExtractPlan(spec, shard_bytes=1)
+    for folder, said in (("newest", "newest"), ("keep", "keep"), ("silent", "error")):
+        for i in (1, 2):
+            extract(rivals, tmp_path / folder, replace(plan, part=(i, 2), on_duplicate=said))
+    assert energies(finalize(tmp_path / "newest")) == [-8.0] * 4
+    assert energies(finalize(tmp_path / "keep")) == [-8.0] * 4 + [-7.0] * 4
+    with pytest.raises(StoreError, match="Say which are right"):
+        finalize(tmp_path / "silent")
+    assert energies(finalize(tmp_path / "newest", "keep")) == [-8.0] * 4 + [-7.0] * 4
+    assert len(energies(finalize(tmp_path / "newest"))) == 8  # what was said last
+    extract(rivals, tmp_path / "newest", replace(plan, part=(1, 2), on_duplicate="newest"))
+    assert energies(finalize(tmp_path / "newest")) == [-8.0] * 4

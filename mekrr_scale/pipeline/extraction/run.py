@@ -175,7 +175,7 @@ def _part(source: Inputs, plan: ExtractPlan) -> Part:
     if plan.config_key != CONFIG_KEY:  # which was not asked for before: versions stay what they were
         way = (*way, plan.config_key)
     version = xxhash.xxh3_128_hexdigest(f"{source.fingerprint} {way!r}".encode())
-    return Part(*plan.part, version, source.sources, time.time_ns())
+    return Part(*plan.part, version, source.sources, time.time_ns(), on_duplicate=plan.on_duplicate)
 
 
 @dataclass(frozen=True)
