@@ -30,7 +30,7 @@ from mekrr_scale.models import load_prior
 from mekrr_scale.pipeline.extraction.axes import axes_of
 from mekrr_scale.pipeline.extraction.labels import label_lines, one_energy, survey_of
 from mekrr_scale.pipeline.extraction.plan import ExtractPlan
-from mekrr_scale.pipeline.extraction.records import Accepted, batches, n_directions, records
+from mekrr_scale.pipeline.extraction.records import Accepted, batches, beside, n_directions, records
 from mekrr_scale.pipeline.extraction.report import ExtractReport
 from mekrr_scale.pipeline.workers import Workers
 from mekrr_scale.plans import plan_of
@@ -342,4 +342,5 @@ def _chunk_key(chunk: Sequence[Accepted], plan: ExtractPlan) -> str:
         if not item.weights.plain or item.weights.config:
             digest.update(repr(item.weights).encode())
             digest.update(b"" if item.weights.atoms is None else item.weights.atoms.tobytes())
+        digest.update(beside(item, plan))
     return digest.hexdigest()
