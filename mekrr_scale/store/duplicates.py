@@ -291,7 +291,9 @@ class _Judge:
         return f"other labels in one source than in another: {_n(len(self.kept))}, first {' and '.join(names)}{shown}"
 
     def _index(self, place: Place) -> int:
-        return int(self.open(place[0]).small["/structure/index"][place[1]])
+        """In its source."""
+        index = int(self.open(place[0]).small["/structure/index"][place[1]])
+        return index - self.origins[place[0]][place[1]].first
 
     def _leave_out(self, place: Place, winner: Place, everywhere: bool) -> None:
         agrees = self._known(place).agrees(self._known(winner), everywhere)

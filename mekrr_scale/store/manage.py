@@ -175,12 +175,13 @@ def repack(
         if finished and not (writer.folder / shard).exists():
             raise _taken(writer.folder)
         if not writer.published(key.hexdigest()):
-            writer.write(pending, name, key.hexdigest(), pending[0].index, pending[-1].index + 1)
+            writer.write(pending, name, key.hexdigest(), count - len(pending), count)
         pending, size = [], 0
 
     count = 0
     for found in filter(keep, _records(store)):
-        record = replace(found if reduction is None or axes is None else reduced(found, axes), index=count)
+        index = count if found.geometry is None else found.index  # in its source, where that is known
+        record = replace(found if reduction is None or axes is None else reduced(found, axes), index=index)
         record = record if columns is None else columns.of(record)
         pending.append(record)
         count += 1

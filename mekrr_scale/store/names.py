@@ -22,7 +22,7 @@ class Named:
     """Where a structure came from."""
 
     source: str  # a file, or what made it
-    index: int  # counted from 0 in what was extracted
+    index: int  # counted from 0 in its source
     geometry: int  # hash that equal structures share, whatever their labels
 
     @property
@@ -32,7 +32,7 @@ class Named:
 
 
 def names_of(stores: Sequence[FeatureStore], ids: Iterable[int]) -> dict[int, str]:
-    """Names of some structures, counted from 0 in what was extracted.
+    """Names of some structures, counted from 0 in their files.
 
     Args:
         ids: hashes of their content (``FeatureBatch.ids``).
@@ -58,8 +58,9 @@ def origins_of(stores: Sequence[FeatureStore], ids: Iterable[int]) -> dict[int, 
             sidecar = Sidecar.read(store.path / f"{info.path}{SIDECAR}")
             origins, geometries = sidecar.each(), None if sidecar.origins is None else sidecar.origins.geometries
             for place in places.tolist():
-                index = int(small["/structure/index"][place])
-                source = origins[place].source or info.input
+                origin = origins[place]
+                index = int(small["/structure/index"][place]) - origin.first
+                source = origin.source or info.input
                 geometry = 0 if geometries is None else int(geometries[place])
                 found.setdefault(int(small["/structure/id"][place]), Named(source, index, geometry))
     return found

@@ -99,7 +99,9 @@ def test_parts_know_what_they_were_told(tmp_path, spec, rivals):
             extract(rivals, tmp_path / folder, replace(plan, part=(i, 2), on_duplicate=said))
     assert energies(finalize(tmp_path / "newest")) == [-8.0] * 4
     assert energies(finalize(tmp_path / "keep")) == [-8.0] * 4 + [-7.0] * 4
-    with pytest.raises(StoreError, match="Say which are right"):
+    with pytest.raises(
+        StoreError, match=r"structure 0 of \S*a\.xyz and structure 0 of \S*b\.xyz .*Say which are right"
+    ):
         finalize(tmp_path / "silent")
     assert energies(finalize(tmp_path / "newest", "keep")) == [-8.0] * 4 + [-7.0] * 4
     assert len(energies(finalize(tmp_path / "newest"))) == 8  # what was said last

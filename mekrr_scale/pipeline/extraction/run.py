@@ -250,7 +250,9 @@ def _usable(
     """Structures with usable labels, and why the others are not."""
     needed: dict[Kind, bool] = {"energy": plan.need_energy, "forces": True, "stress": plan.strain}
     wanted = [kind for kind, there in needed.items() if there]  # labels that must be usable where they are there
+    first, file = 0, ""
     for index, (name, atoms) in enumerate(source.named()):
+        first, file = (first if name == file else index), name
         try:
             labels = read_labels(atoms, plan.keys, wanted)
             weights = read_weights(atoms, plan.config_key)
@@ -259,7 +261,7 @@ def _usable(
         except MekrrError as error:
             yield Reject(source.name, index, str(error))
             continue
-        origin = Origin() if part is None else Origin(name, part.version, part.time)
+        origin = Origin() if part is None else Origin(name, part.version, part.time, first)
         yield Accepted(atoms, labels, structure_hash(atoms, labels), index, origin, weights)
 
 
