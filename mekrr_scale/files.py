@@ -33,7 +33,7 @@ HashName = Literal["sha256", "xxh3_128"]  # of models and downloads; of the stor
 TEMPORARY = ".tmp-"  # how names of files begin that are not published yet
 _HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 _TEMPORARY_NAME = re.compile(re.escape(TEMPORARY) + r"([0-9a-f]{8})-(\d+)-[0-9a-f]{32}")
-_OLD_NAME = re.compile(r"\..+\.[0-9a-f]{32}")  # of 0.1.0's models, backbones and restart files
+_OLD_NAME = re.compile(r"\..+\.(mekrr|pt|restart\.json)\.[0-9a-f]{32}")  # 0.1.0's models, backbones, restart files
 _DEAD_SECONDS = 600.0  # a file of a dead process is left alone for so long, one of an unknown process for a day
 _UNKNOWN_SECONDS = 24 * 3600.0
 _SEAL = "seal"
@@ -271,7 +271,8 @@ def sweep(folder: Path, own: bool = False) -> None:
 
 def _stale(entry: os.DirEntry[str], own: bool) -> bool:
     found = _TEMPORARY_NAME.match(entry.name)
-    if found is None and not (_OLD_NAME.fullmatch(entry.name) or (own and entry.name.startswith(TEMPORARY))):
+    old = _OLD_NAME.fullmatch(entry.name) is not None and entry.is_file(follow_symlinks=False)
+    if found is None and not (old or (own and entry.name.startswith(TEMPORARY))):
         return False
     state = entry.stat(follow_symlinks=False)
     age = time.time() - state.st_mtime

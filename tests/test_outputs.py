@@ -274,11 +274,13 @@ def test_what_dead_processes_left_is_swept(tmp_path, monkeypatch):
     gone = [
         left(f".tmp-{mine}-{number}-{unique}.xyz", 1), left(f".tmp-{there}-1-{unique}", 25),
         left(f".tmp-{mine}-{number}-{unique}-folder", 1), left(f".m.mekrr.{unique}", 25),
+        left(f".b.pt.{unique}", 25), left(f".run.restart.json.{unique}", 25),
     ]  # fmt: skip
     kept = [
         left(f".tmp-{mine}-{os.getpid()}-{unique}.xyz", 1000), left(f".tmp-{mine}-{number}-{unique[:-1]}1", 0.1),
         left(f".tmp-{there}-1-{unique[:-1]}1", 2), left(f".m.mekrr.{unique[:-1]}1", 2), left(".tmp-notes", 1000),
-        left("a.xyz", 1000),
+        left("a.xyz", 1000), left(f".cache.{unique}", 1000), left(f".folder.{unique}", 1000),
+        left(f".folder.mekrr.{unique}", 1000),
     ]  # fmt: skip
     with monkeypatch.context() as patch:
         patch.setattr(files.os, "getuid", lambda: 123456)

@@ -22,6 +22,8 @@ from torch.distributed.rendezvous import rendezvous
 
 from mekrr_scale.errors import ConfigError, RankError
 
+_STEP = 12361  # between the ports of a job's steps, which may share a node with each other and with the next jobs
+
 
 @dataclass(frozen=True)
 class Group:
@@ -159,10 +161,10 @@ def place_of(environment: Any) -> tuple[int, int, int, dict[str, str]] | None:
         return rank, size, _number(environment, "LOCAL_RANK", 0), {}
     if _number(environment, "SLURM_STEP_NUM_TASKS", 1) > 1 and "SLURM_PROCID" in environment:
         nodes = environment.get("SLURM_STEP_NODELIST", environment.get("SLURM_JOB_NODELIST", ""))
-        job = _number(environment, "SLURM_JOB_ID", 0)
+        job, step = _number(environment, "SLURM_JOB_ID", 0), _number(environment, "SLURM_STEP_ID", 0)
         found = {
             "MASTER_ADDR": environment.get("MASTER_ADDR", first_host(nodes)),
-            "MASTER_PORT": environment.get("MASTER_PORT", str(20000 + job % 20000)),
+            "MASTER_PORT": environment.get("MASTER_PORT", str(20000 + (job + _STEP * step) % 20000)),
             "RANK": environment["SLURM_PROCID"],
             "WORLD_SIZE": environment["SLURM_STEP_NUM_TASKS"],
         }

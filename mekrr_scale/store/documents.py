@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict, cast, get_args
 
 from mekrr_scale.errors import StoreError
 from mekrr_scale.files import Document
@@ -86,7 +86,7 @@ class StoreDocument(TypedDict):
     origins: NotRequired[Document]  # of a sidecar: what is known of each structure, beside the shard
     shards: NotRequired[list[ShardDocument]]
     superseded: NotRequired[Mapping[str, int]]  # shards none of whose structures count: how many they hold
-    on_duplicate: NotRequired[str]  # which of conflicting labels were taken
+    on_duplicate: NotRequired[str]  # which labels of a geometry count, where another choice would take others
     incomplete: NotRequired[Mapping[str, Document]]  # what is missing, by the version of what was extracted
     id: NotRequired[str]
 
@@ -94,6 +94,11 @@ class StoreDocument(TypedDict):
 def again(folder: Path) -> str:
     """What mends a shard or a sidecar."""
     return f"run the same `mekrr-scale extract` into {folder} again, it makes what is missing or damaged anew"
+
+
+def policy_of(said: object) -> OnDuplicate:
+    """What a document says of labels that differ between sources; ``error`` where it says nothing."""
+    return cast(OnDuplicate, said) if said in get_args(OnDuplicate) else "error"
 
 
 def typed(data: Any, where: str, kind: type, *names: str) -> None:

@@ -70,6 +70,7 @@ class Decision:
     excluded: dict[str, set[int]] = field(default_factory=dict)  # by the shard's name
     remarks: list[str] = field(default_factory=list)
     conflict: str = ""  # labels that differ between sources
+    mattered: bool = False  # whether another policy would have other structures count
 
 
 def decide(listed: Sequence[Sidecar], policy: OnDuplicate, already: Mapping[str, set[int]]) -> Decision:
@@ -248,7 +249,7 @@ class _Judge:
 
     def decision(self) -> Decision:
         """All that was decided."""
-        found = Decision(self.excluded)
+        found = Decision(self.excluded, mattered=bool(self.kept or self.repeated))
         for source, count in self.copies.items():
             found.remarks.append(f"duplicates (same geometry, same labels) in {source}: {_n(count)}, each counts once")
         for source, count in self.repeated.items():
@@ -290,7 +291,9 @@ class _Judge:
         return f"other labels in one source than in another: {_n(len(self.kept))}, first {' and '.join(names)}{shown}"
 
     def _index(self, place: Place) -> int:
-        return int(self.open(place[0]).small["/structure/index"][place[1]])
+        """In its source."""
+        index = int(self.open(place[0]).small["/structure/index"][place[1]])
+        return index - self.origins[place[0]][place[1]].first
 
     def _leave_out(self, place: Place, winner: Place, everywhere: bool) -> None:
         agrees = self._known(place).agrees(self._known(winner), everywhere)

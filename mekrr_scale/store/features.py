@@ -6,12 +6,15 @@ import time
 from collections import Counter
 from pathlib import Path
 from types import TracebackType
+from typing import Literal, cast
 
 import numpy as np
 import xxhash
 from jaxtyping import Float, Int64
 from numpy import ndarray
+from numpy.typing import DTypeLike
 
+from mekrr_scale.errors import ConfigError
 from mekrr_scale.progress import LOGGER
 from mekrr_scale.store.format import ShardInfo, StoreHeader
 from mekrr_scale.store.manage import finalize
@@ -30,13 +33,20 @@ class FeatureWriter:
     ...     writer.add(np.array([1, 8]), np.zeros((2, 2)), energy=-1.0)
     >>> writer.info[0].structures
     1
+
+    Args:
+        dtype: float32 or float64, by name or as numpy has it.
+
+    Raises:
+        ConfigError: another dtype.
+        StoreError: a folder that holds other features, or cannot be written.
     """
 
     def __init__(
-        self, folder: Path | str, name: str, dim: int, dtype: str = "float32", shard_bytes: int = 256 * 1024**2
+        self, folder: Path | str, name: str, dim: int, dtype: DTypeLike = "float32", shard_bytes: int = 256 * 1024**2
     ) -> None:
         backbone = {"name": name, "version": "", "weight_hash": "", "layer": "", "options": []}
-        self.writer = ShardWriter(folder, StoreHeader(backbone, dim, "float64" if dtype == "float64" else "float32"))
+        self.writer = ShardWriter(folder, StoreHeader(backbone, dim, _precision(dtype)))
         self.shard_bytes = shard_bytes
         self.info: list[ShardInfo] = []
         self._records: list[StructureRecord] = []
@@ -53,7 +63,7 @@ class FeatureWriter:
         energy: float = float("nan"),
         group: int = -1,
     ) -> None:
-        """Add one structure.
+        """Add one structure; arrays are copied, so that theirs may be filled again.
 
         Args:
             numbers: atomic numbers.
@@ -63,7 +73,7 @@ class FeatureWriter:
         Raises:
             StoreError: shapes that do not fit, or features that are not finite.
         """
-        numbers, features = np.asarray(numbers, dtype=np.int64), np.asarray(features)
+        numbers, features = np.asarray(numbers).astype(np.int64), np.asarray(features).copy()
         digest = xxhash.xxh3_64(np.ascontiguousarray(numbers).tobytes())
         digest.update(np.ascontiguousarray(features).tobytes())
         self._seen[digest.intdigest()] += 1  # equal features of one run are structures of their own
@@ -99,3 +109,18 @@ class FeatureWriter:
         self._origin = self._origin or f"features#{self._records[0].id:x}"
         self.info.append(self.writer.write(self._records, self._origin, f"{start}-{key}", start, self._count))
         self._records, self._bytes = [], 0
+
+
+def _precision(dtype: DTypeLike) -> Literal["float32", "float64"]:
+    """The name of what a store can hold.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    try:
+        name = np.dtype(dtype).name
+    except TypeError:
+        name = ""
+    if name not in ("float32", "float64"):
+        raise ConfigError(f"features of dtype {dtype} cannot be written; give 'float32' or 'float64'")
+    return cast(Literal["float32", "float64"], name)

@@ -11,13 +11,14 @@ from mekrr_scale.store.reader import FeatureStore
 
 
 def isolated_atoms(store: FeatureStore) -> dict[int, list[float]]:
-    """Energies (eV) of the isolated atoms in the shards that a rank owns, by atomic number; NaN where unknown.
+    """Energies (eV) of the isolated atoms that count in a rank's shards, by atomic number; NaN where unknown.
 
     No features are read.
     """
     found: dict[int, list[float]] = {}
     for shard in map(store.open, store.own_shards):
-        for place in np.flatnonzero(shard.small["/structure/group"] == ISOLATED).tolist():
+        lone = shard.counting & (shard.small["/structure/group"] == ISOLATED)
+        for place in np.flatnonzero(lone).tolist():
             z = int(shard.z[shard.atoms[:, place].argmax()])
             found.setdefault(z, []).append(float(shard.small["/structure/energy"][place]))
     return found

@@ -48,7 +48,8 @@ def finalize(
 
     Args:
         on_duplicate: where labels of a geometry differ between sources: ``error``, take the ``newest``, or ``keep``
-            all; by default what an earlier ``finalize`` of the folder was told, else ``error``.
+            all; by default what an earlier ``finalize`` of the folder or the parts of its extraction were told, where
+            that made a difference, else ``error``.
         allow_incomplete: make a store though parts of an extraction are not done; it says so ever after.
 
     Raises:
@@ -71,9 +72,16 @@ def finalize(
         )
     known = {part.version for part in parts}
     before = {} if earlier is None else {v: lack for v, lack in earlier.incomplete.items() if v not in known}
-    told = on_duplicate or ("error" if earlier is None else earlier.on_duplicate)
-    kept = _Kept(on_duplicate=told, incomplete={**before, **lacking})
+    kept = _Kept(on_duplicate=on_duplicate or _told(folder, earlier, parts), incomplete={**before, **lacking})
     return _published(folder, listed, kept, f"mekrr-scale store finalize {folder} --on-duplicate newest")
+
+
+def _told(folder: Path, earlier: FeatureStore | None, parts: Sequence[Part]) -> OnDuplicate:
+    """What was said last about labels that differ: for the manifest, or for a part of an extraction."""
+    said = [(part.time, part.on_duplicate) for part in parts]
+    if earlier is not None:
+        said.append(((folder / MANIFEST).stat().st_mtime_ns, earlier.on_duplicate))
+    return max((each for each in said if each[1] != "error"), default=(0, "error"))[1]
 
 
 def has_rivals(folder: Path | str, part: Part) -> bool:
@@ -167,12 +175,13 @@ def repack(
         if finished and not (writer.folder / shard).exists():
             raise _taken(writer.folder)
         if not writer.published(key.hexdigest()):
-            writer.write(pending, name, key.hexdigest(), pending[0].index, pending[-1].index + 1)
+            writer.write(pending, name, key.hexdigest(), count - len(pending), count)
         pending, size = [], 0
 
     count = 0
     for found in filter(keep, _records(store)):
-        record = replace(found if reduction is None or axes is None else reduced(found, axes), index=count)
+        index = count if found.geometry is None else found.index  # in its source, where that is known
+        record = replace(found if reduction is None or axes is None else reduced(found, axes), index=index)
         record = record if columns is None else columns.of(record)
         pending.append(record)
         count += 1
@@ -186,7 +195,7 @@ def repack(
     _require_same(writer.folder, names if finished else None)
     define_energy(writer.folder, energy_definition(store.path))
     listed = [Sidecar.read(path) for path in sidecars_in(writer.folder)]
-    kept = _Kept(on_duplicate=store.on_duplicate, incomplete=store.incomplete)
+    kept = _Kept(on_duplicate="keep", incomplete=store.incomplete)  # the source has decided already
     return _published(writer.folder, listed, kept, f"mekrr-scale store repack {source} -o {target}")
 
 
@@ -235,7 +244,7 @@ def _extras(shards: Sequence[ShardInfo], decision: Decision, header: StoreHeader
     partly = any(info.excluded for info in shards if info.structures)
     found = {
         "superseded": {info.path: len(info.excluded) for info in shards if not info.structures},
-        "on_duplicate": kept.on_duplicate if decision.conflict else None,
+        "on_duplicate": kept.on_duplicate if decision.mattered else None,
         "incomplete": {version: lack.to_dict() for version, lack in kept.incomplete.items()},
         "required_features": [*header.required_features, EXCLUSIONS] if partly else None,
     }

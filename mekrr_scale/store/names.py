@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from ase import Atoms
 
+from mekrr_scale.arrays import config_hash
 from mekrr_scale.store.documents import SIDECAR
 from mekrr_scale.store.reader import FeatureStore
 from mekrr_scale.store.shard import config_names, sample_place
@@ -21,7 +22,7 @@ class Named:
     """Where a structure came from."""
 
     source: str  # a file, or what made it
-    index: int  # counted from 0 in what was extracted
+    index: int  # counted from 0 in its source
     geometry: int  # hash that equal structures share, whatever their labels
 
     @property
@@ -31,7 +32,7 @@ class Named:
 
 
 def names_of(stores: Sequence[FeatureStore], ids: Iterable[int]) -> dict[int, str]:
-    """Names of some structures, counted from 0 in what was extracted.
+    """Names of some structures, counted from 0 in their files.
 
     Args:
         ids: hashes of their content (``FeatureBatch.ids``).
@@ -49,23 +50,30 @@ def origins_of(stores: Sequence[FeatureStore], ids: Iterable[int]) -> dict[int, 
     found: dict[int, Named] = {}
     for store in stores:
         for info in store.shards:
-            small = store.open(info).small
-            places = np.flatnonzero(np.isin(small["/structure/id"], wanted))
+            shard = store.open(info)
+            small = shard.small
+            places = np.flatnonzero(shard.counting & np.isin(small["/structure/id"], wanted))
             if not len(places):
                 continue
             sidecar = Sidecar.read(store.path / f"{info.path}{SIDECAR}")
             origins, geometries = sidecar.each(), None if sidecar.origins is None else sidecar.origins.geometries
             for place in places.tolist():
-                index = int(small["/structure/index"][place])
-                source = origins[place].source or info.input
+                origin = origins[place]
+                index = int(small["/structure/index"][place]) - origin.first
+                source = origin.source or info.input
                 geometry = 0 if geometries is None else int(geometries[place])
                 found.setdefault(int(small["/structure/id"][place]), Named(source, index, geometry))
     return found
 
 
 def configs_of(store: FeatureStore) -> tuple[str, ...]:
-    """The configuration types of a store's structures, in order."""
-    return tuple(sorted({name for info in store.shards for name in config_names(store.open(info).small)}))
+    """The configuration types of a store's structures that count, in order."""
+    found: set[str] = set()
+    for shard in map(store.open, store.shards):
+        if "/structure/config" in shard.small:
+            own = set(shard.small["/structure/config"][shard.counting].tolist())
+            found.update(name for name in config_names(shard.small) if config_hash(name) in own)
+    return tuple(sorted(found))
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ class Origin:
     source: str = ""  # a file, or what made them; what stands there later is newer
     version: str = ""  # hash of what the source held and of how it was read; "": unknown
     time: int = 0  # nanoseconds since 1970, at the start of the latest extraction that found them so
+    first: int = 0  # index in the input of the source's first structure, where several files were read
 
 
 UNKNOWN = Origin()
@@ -92,7 +93,9 @@ class Origins:
         for run in data["runs"]:
             typed(run, "an origin", str, "source", "version")
             typed(run, "an origin", int, "time", "structures")
-            runs.append((Origin(run["source"], run["version"], run["time"]), run["structures"]))
+            first = run.get("first", 0)  # which was not told before
+            typed({"first": first}, "an origin", int, "first")
+            runs.append((Origin(run["source"], run["version"], run["time"], first), run["structures"]))
         if len(hashes) != structures or sum(count for _, count in runs) != structures:
             raise StoreError(f"geometries or origins of more or fewer than its {structures} structures; {MADE_UP}")
         return cls(hashes.astype(np.uint64), tuple(runs))

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from mekrr_scale.errors import StoreError
 from mekrr_scale.files import Document, publish_text
-from mekrr_scale.store.documents import typed
+from mekrr_scale.store.documents import OnDuplicate, policy_of, typed
 from mekrr_scale.store.format import StoreHeader, document, read_sealed, sealed
 
 _NAME = re.compile(r"part-(\d{1,9})-of-(\d{1,9})-([0-9a-f]{8})\.part")
@@ -29,6 +29,7 @@ class Part:
     done: bool = False
     structures: int = 0  # of the whole input that can be used; 0 until it is done
     own: int = 0  # of these, those in shards of this part
+    on_duplicate: OnDuplicate = "error"  # what was said about labels that differ between sources
 
     def path(self, folder: Path) -> Path:
         return folder / f"part-{self.index}-of-{self.count}-{self.version[:8]}.part"
@@ -50,7 +51,8 @@ class Part:
         except StoreError:
             return None
         numbers = {name: data[name] for name in ("index", "count", "time", "structures", "own")}
-        return cls(version=data["version"], sources=sources, done=data.get("done") is True, **numbers)
+        done, said = data.get("done") is True, policy_of(data.get("on_duplicate"))
+        return cls(version=data["version"], sources=sources, done=done, on_duplicate=said, **numbers)
 
 
 @dataclass(frozen=True)

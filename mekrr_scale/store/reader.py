@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from mekrr_scale.distributed import share
 from mekrr_scale.errors import StoreError
 from mekrr_scale.files import file_hash, path_of
 from mekrr_scale.store.axes import read_axes
-from mekrr_scale.store.documents import BLOCK_BYTES, MANIFEST, OnDuplicate, StoreDocument, again, typed
+from mekrr_scale.store.documents import BLOCK_BYTES, MANIFEST, OnDuplicate, StoreDocument, again, policy_of, typed
 from mekrr_scale.store.format import BigDataset, ShardInfo, StoreHeader, header_and_shards, meta_hash, read_sealed
 from mekrr_scale.store.hdf5 import read_small
 from mekrr_scale.store.parts import Lack
@@ -57,8 +57,8 @@ class Shard:
                 raise StoreError(f"{path} is damaged outside its features; {again(path.parent)}")
             self._verified[""] = np.ones(1, dtype=np.bool_)
         file = _mapped(path, info.bytes)
-        self.small = read_small(path, file, info)
-        self._counts = ~np.isin(np.arange(len(self.small["/structure/id"])), info.excluded)
+        self.small = read_small(path, file, info)  # structures that do not count included
+        self.counting = ~np.isin(np.arange(len(self.small["/structure/id"])), info.excluded)
         self._hashes = self.small["/block/xxh3"]
         self._cuts: dict[tuple[int, bool], list[tuple[int, int]]] = {}
         self._check_blocks = level == "lazy"
@@ -96,7 +96,7 @@ class Shard:
         if "/tangent/kind" not in self.small:
             return False
         known = (self.small["/tangent/kind"] == kind) & np.isfinite(self.small["/tangent/label"])
-        return bool((known & self._counts.repeat(self.directions)).any())
+        return bool((known & self.counting.repeat(self.directions)).any())
 
     def ranges(self, at: int) -> list[tuple[int, int]]:
         """The rows of a structure's atoms, for each species from the first to one past the last."""
@@ -127,11 +127,11 @@ class Shard:
     def batch(self, first: int, last: int, tangents: bool) -> FeatureBatch:
         """Those of consecutive structures that count."""
         found = batch_of(self.small, self.rows, first, last, tangents)
-        return found.kept(torch.from_numpy(self._counts[first:last]))
+        return found.kept(torch.from_numpy(self.counting[first:last]))
 
     def counted(self, first: int, last: int) -> bool:
         """Whether any of consecutive structures counts."""
-        return bool(self._counts[first:last].any())
+        return bool(self.counting[first:last].any())
 
     def arrays(self) -> Arrays:
         """All arrays, the big ones and structures that do not count included."""
@@ -261,8 +261,7 @@ class FeatureStore:
     @property
     def on_duplicate(self) -> OnDuplicate:
         """What was said about labels that differ between sources."""
-        found = self.manifest.get("on_duplicate")
-        return cast(OnDuplicate, found) if found in get_args(OnDuplicate) else "error"
+        return policy_of(self.manifest.get("on_duplicate"))
 
     @property
     def incomplete(self) -> Mapping[str, Lack]:

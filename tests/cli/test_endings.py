@@ -162,6 +162,7 @@ def test_texts_that_are_none(call, tmp_path, words, text):
         ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "?"}, "LOCAL_RANK is"),
         ({"SLURM_STEP_NUM_TASKS": "two", "SLURM_PROCID": "0"}, "SLURM_STEP_NUM_TASKS is"),
         ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "x", "SLURM_STEP_NODELIST": "n1"}, "SLURM_PROCID is"),
+        ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0", "SLURM_STEP_ID": "x"}, "SLURM_STEP_ID is"),
     ],
 )
 def test_launchers_that_say_nonsense(call, monkeypatch, environment, text):

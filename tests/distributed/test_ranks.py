@@ -339,6 +339,14 @@ def test_launchers_are_recognised():
     rank, size, local, found = place_of(slurm)
     assert (rank, size, local) == (5, 16, 1)
     assert (found["MASTER_ADDR"], found["MASTER_PORT"]) == ("gpu07", "23456")
+    steps = [
+        {**slurm, "SLURM_JOB_ID": job, "SLURM_STEP_ID": str(step)} for job in ("123456", "123457") for step in "012"
+    ]
+    ports = [place_of(step)[3]["MASTER_PORT"] for step in steps]
+    assert len(set(ports)) == 6  # steps that run side by side do not meet one another
+    assert ports[0] == "23456"
+    assert all(20000 <= int(port) < 40000 for port in ports)
+    assert place_of({**steps[1], "SLURM_PROCID": "9"})[3]["MASTER_PORT"] == ports[1]
     assert first_host("a-b3,c4") == "a-b3"
 
 

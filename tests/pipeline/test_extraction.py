@@ -14,6 +14,7 @@ from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from mekrr_scale.errors import ConfigError, StoreError, StructureError
+from mekrr_scale.models import PriorSpec
 from mekrr_scale.pipeline import (
     ExtractPlan,
     FitPlan,
@@ -22,7 +23,7 @@ from mekrr_scale.pipeline import (
     fit,
 )
 from mekrr_scale.store import FeatureStore, finalize, verify
-from mekrr_scale.structures import LabelKeys, read_labels
+from mekrr_scale.structures import Entry, LabelKeys, read_labels
 
 
 def bad_structures():
@@ -136,6 +137,34 @@ def test_another_grouping_is_not_taken_for_the_same_work(tmp_path, toy_file, spe
     (batch,) = extract(toy_file, tmp_path / "a", ExtractPlan(spec, group_key="trajectory")).store
     assert batch.n_structures == first.n_structures
     assert len(batch.groups.unique()) == 6  # the newer ones
+
+
+def test_corrected_trajectories_and_labels_of_the_prior(tmp_path, toy_structures, spec):
+    """Of the same file, whose structures and labels are as before: nothing of the old shards is taken."""
+    frames = [atoms.copy() for atoms in toy_structures[:6]]
+
+    def extracted(runs, low, **options):
+        for place, (atoms, whole) in enumerate(zip(frames, toy_structures, strict=False)):
+            energy = whole.get_potential_energy()
+            atoms.info.update(run=runs[place], REF_energy=energy, low_energy=energy - low)
+        ase.io.write(tmp_path / "a.xyz", frames, format="extxyz")
+        keys = LabelKeys("REF_energy")
+        report = extract(tmp_path / "a.xyz", tmp_path / options.pop("folder"), ExtractPlan(spec, keys=keys, **options))
+        return report, [torch.cat([getattr(batch, name) for batch in report.store]) for name in ("groups", "prior")]
+
+    grouped = {"folder": "grouped", "group_key": "run"}
+    _, (before, _) = extracted("aaabbb", 1.0, **grouped)
+    report, (after, _) = extracted("aabbcc", 1.0, **grouped)
+    assert (report.written, report.store.n_structures) == (6, 6)
+    assert len(before.unique()) == 2
+    assert len(after.unique()) == 3
+    assert extracted("aabbcc", 1.0, **grouped)[0].resumed == 6
+    low = {"folder": "low", "prior": PriorSpec.parse("labels", Entry(), LabelKeys("low_energy"))}
+    _, (_, before) = extracted("aaabbb", 1.0, **low)
+    report, (_, after) = extracted("aaabbb", 2.0, **low)
+    torch.testing.assert_close(after, before - 1.0, rtol=0, atol=1e-6)
+    assert report.store.n_structures == 6
+    assert extracted("aaabbb", 2.0, **low)[0].resumed == 6
 
 
 def strained_features(backbone, atoms, i, j, step=1e-5):

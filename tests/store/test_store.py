@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from mekrr_scale.errors import StoreError
+from mekrr_scale.errors import ConfigError, StoreError
 from mekrr_scale.files import publish_text
 from mekrr_scale.pipeline import ExtractPlan, extract
 from mekrr_scale.store import FeatureStore, FeatureWriter, ShardWriter, StructureRecord, finalize, merge, repack, verify
@@ -160,6 +160,35 @@ def test_refusals(tmp_path, store):
     ):
         with pytest.raises(StoreError, match=message):
             writer.add(np.array(numbers), features)
+
+
+def test_an_array_that_is_filled_again(tmp_path):
+    """What was added stays, whatever becomes of the arrays; a tensor's view too."""
+    numbers, features, tensor = np.array([1, 8]), np.empty((2, 3), np.float32), torch.empty(2, 3)
+    with FeatureWriter(tmp_path / "s", "mine", 3) as writer:
+        for value in range(4):
+            numbers[:], features[:] = value + 1, value
+            writer.add(numbers, features, energy=float(value))
+            tensor[:] = 10 + value
+            writer.add(numbers, tensor.numpy(), energy=10.0 + value)
+    for batch in FeatureStore(tmp_path / "s"):
+        energies = batch.energy.tolist()
+        assert batch.n_structures == 8
+        for run in batch.runs:
+            expected = [e for e in energies for _ in range(2) if e % 10 + 1 == run.z]
+            assert run.features[:, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.dtype("float64"), "float64", "f8", float])
+def test_dtypes_of_features(tmp_path, dtype):
+    assert FeatureWriter(tmp_path / "s", "mine", 3, dtype).writer.header.dtype == "float64"
+
+
+@pytest.mark.parametrize("dtype", ["float16", np.int64, "double precision"])
+def test_dtypes_that_no_features_have(tmp_path, dtype):
+    with pytest.raises(ConfigError, match="give 'float32' or 'float64'"):
+        FeatureWriter(tmp_path / "s", "mine", 3, dtype)
+    assert not (tmp_path / "s").exists()
 
 
 def test_versions(tmp_path):

@@ -19,7 +19,17 @@ from mekrr_scale.backbones import Backbone, Directions, TangentOutput, evaluatin
 from mekrr_scale.errors import MekrrError
 from mekrr_scale.pipeline.extraction.plan import ExtractPlan
 from mekrr_scale.store import Origin, RecordTangents, StructureRecord
-from mekrr_scale.structures import FrameWeights, Labels, Prediction, Predictor, in_batches, slopes
+from mekrr_scale.structures import (
+    FrameWeights,
+    LabelKeys,
+    Labels,
+    Prediction,
+    Predictor,
+    in_batches,
+    read_labels,
+    slopes,
+    structure_hash,
+)
 
 _STRAINS = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # Voigt order
 
@@ -77,6 +87,19 @@ def _prior(item: Accepted, plan: ExtractPlan, predictor: Predictor) -> Predictio
         return predictor.predict(item.atoms, forces=n_directions(item, plan) > 0, stress=strained)
     except MekrrError as error:
         raise type(error)(f"structure {item.index}, the prior: {error}") from error
+
+
+def beside(item: Accepted, plan: ExtractPlan) -> bytes:
+    """What of a record neither the structure's id nor its weights tell: its trajectory, and its prior's labels."""
+    group = _group(item, plan, isolated=False)
+    found = b"" if group == -1 else b"group" + group.to_bytes(8, "little")
+    if plan.prior is not None and plan.prior.kind == "labels":
+        try:
+            labels = read_labels(item.atoms, plan.prior.keys or LabelKeys())
+        except MekrrError:  # which is told when the record is made
+            return found + b"prior"
+        found += b"prior" + structure_hash(item.atoms, labels).to_bytes(8, "little")
+    return found
 
 
 def _group(item: Accepted, plan: ExtractPlan, isolated: bool) -> int:

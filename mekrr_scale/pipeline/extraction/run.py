@@ -30,7 +30,7 @@ from mekrr_scale.models import load_prior
 from mekrr_scale.pipeline.extraction.axes import axes_of
 from mekrr_scale.pipeline.extraction.labels import label_lines, one_energy, survey_of
 from mekrr_scale.pipeline.extraction.plan import ExtractPlan
-from mekrr_scale.pipeline.extraction.records import Accepted, batches, n_directions, records
+from mekrr_scale.pipeline.extraction.records import Accepted, batches, beside, n_directions, records
 from mekrr_scale.pipeline.extraction.report import ExtractReport
 from mekrr_scale.pipeline.workers import Workers
 from mekrr_scale.plans import plan_of
@@ -175,7 +175,7 @@ def _part(source: Inputs, plan: ExtractPlan) -> Part:
     if plan.config_key != CONFIG_KEY:  # which was not asked for before: versions stay what they were
         way = (*way, plan.config_key)
     version = xxhash.xxh3_128_hexdigest(f"{source.fingerprint} {way!r}".encode())
-    return Part(*plan.part, version, source.sources, time.time_ns())
+    return Part(*plan.part, version, source.sources, time.time_ns(), on_duplicate=plan.on_duplicate)
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,9 @@ def _usable(
     """Structures with usable labels, and why the others are not."""
     needed: dict[Kind, bool] = {"energy": plan.need_energy, "forces": True, "stress": plan.strain}
     wanted = [kind for kind, there in needed.items() if there]  # labels that must be usable where they are there
+    first, file = 0, ""
     for index, (name, atoms) in enumerate(source.named()):
+        first, file = (first if name == file else index), name
         try:
             labels = read_labels(atoms, plan.keys, wanted)
             weights = read_weights(atoms, plan.config_key)
@@ -259,7 +261,7 @@ def _usable(
         except MekrrError as error:
             yield Reject(source.name, index, str(error))
             continue
-        origin = Origin() if part is None else Origin(name, part.version, part.time)
+        origin = Origin() if part is None else Origin(name, part.version, part.time, first)
         yield Accepted(atoms, labels, structure_hash(atoms, labels), index, origin, weights)
 
 
@@ -342,4 +344,5 @@ def _chunk_key(chunk: Sequence[Accepted], plan: ExtractPlan) -> str:
         if not item.weights.plain or item.weights.config:
             digest.update(repr(item.weights).encode())
             digest.update(b"" if item.weights.atoms is None else item.weights.atoms.tobytes())
+        digest.update(beside(item, plan))
     return digest.hexdigest()
