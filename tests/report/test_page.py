@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 import matplotlib
 import numpy as np
 import pytest
+from ase.io import write
 
 from mekrr_scale.arrays import KINDS, ByKind, RowKind
 from mekrr_scale.errors import ConfigError
@@ -249,6 +250,15 @@ def test_a_page_beside_the_model_is_taken_where_it_is_of_that_model(fitted, stor
     assert list(with_test.chart.error[:trained]) == list(found.chart.error)
     save_html(found.but(about=replace(found.about, coefficients="another")), tmp_path / "m.html")
     assert results_beside(fitted.model, tmp_path / "m.mekrr").data is None
+
+
+def test_tests_of_one_name_are_told_apart(results, fitted, toy_structures, tmp_path):
+    files = [tmp_path / folder / "test.xyz" for folder in "ab"]
+    for path, frames in zip(files, (toy_structures[:2], toy_structures[2:5]), strict=True):
+        path.parent.mkdir()
+        write(path, frames, format="extxyz")
+    found = with_tests(results, fitted.model, files)
+    assert {each.name: each.structures for each in found.measured[-2:]} == {str(files[0]): 2, str(files[1]): 3}
 
 
 def test_figures_as_files(results, tmp_path):
