@@ -81,6 +81,9 @@ def _read(path: Path, solver: object) -> _Table:
         data["store"] = [_beside(path, "store", item) for item in _listed(data["store"])]
     if isinstance(data.get("landmarks"), dict) and "model" in data["landmarks"]:
         data["landmarks"]["model"] = _beside(path, "landmarks.model", data["landmarks"]["model"])
+    execution = data.get("execution")
+    if isinstance(execution, dict) and str(execution.get("scratch", "none")).lower() != "none":
+        execution["scratch"] = _beside(path, "execution.scratch", execution["scratch"])
     if "output" in data:
         data["output"] = _beside(path, "output", data["output"])
     return data

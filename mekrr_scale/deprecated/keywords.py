@@ -150,9 +150,8 @@ def moved_keys(data: Mapping[str, object], path: Path, opened: _Opened, solver: 
             place[name] = _as_dict(name, place.get(name), opened)
             place = place[name]
         held = place.get(last)
-        if isinstance(held, dict) and (not names or last == "weights"):  # a section that old keys began
-            value = {**_as_dict(last, value, opened), **held}
-        place[last] = value
+        begun = held if isinstance(held, dict) and (not names or last == "weights") else None  # by old keys
+        place[last] = value if begun is None else {**_as_dict(last, value, opened), **begun}
     if moved:
         warnings.warn(f"{path}: {'; '.join(moved)}", DeprecationWarning, stacklevel=2)
     return found

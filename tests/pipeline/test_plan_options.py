@@ -1,6 +1,7 @@
 """Options are the fields of a plan."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -174,3 +175,10 @@ def test_flags_change_one_of_the_weights_that_a_text_gives(tmp_path):
     path = tmp_path / "fit.toml"
     path.write_text('store = "features"\n[rows]\nweights = "2,0.1"')
     assert load_config(path, {"rows.weights.force": "0.2"}).plan.rows.weights == RowPlan(weights=[2.0, 0.2]).weights
+
+
+def test_the_scratch_folder_of_a_file_counts_from_the_file(tmp_path):
+    path = tmp_path / "fit.toml"
+    for text, expected in (("rows", tmp_path / "rows"), ("/local", Path("/local")), ("None", None)):
+        path.write_text(f'store = "features"\n[execution]\nscratch = "{text}"')
+        assert load_config(path).plan.execution.scratch == expected
