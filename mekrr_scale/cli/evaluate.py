@@ -33,7 +33,7 @@ from mekrr_scale.cli.options import (
     device_of,
     label_keys,
 )
-from mekrr_scale.errors import ConfigError, ModelError, StructureError
+from mekrr_scale.errors import BackboneError, ConfigError, ModelError, StructureError
 from mekrr_scale.files import parse_bytes, split_frames
 from mekrr_scale.outputs import FIGURE, PAGE, REPORT, check_outputs, figure_of, write_report
 from mekrr_scale.progress import LOGGER, Progress
@@ -103,6 +103,9 @@ def evaluate(
     stores = [path for path in data if (path / "manifest.json").exists()]
     if stores and len(data) > 1:
         raise ConfigError(f"{stores[0]} is a store, which is evaluated alone; give one store, or files of structures")
+    if species_figure is not None and (stores or not forces):
+        why = "--no-forces leaves them out" if not stores else f"{stores[0]} is a store, of which energies are compared"
+        raise ConfigError(f"--species-plot draws errors of forces, and {why}; leave one of the two")
     prediction = _Prediction(chosen, None if max_memory is None else parse_bytes(max_memory), d3)
     pairs = [_loaded(model, data, prediction), *(_pair(text, prediction) for text in transfer or [])]
     if transfer_plot is not None and len(pairs) == 1:
@@ -213,7 +216,7 @@ class _Comparison:
                     continue
                 try:
                     found[i, j] = self.evaluate(source, target.data, uncertainty=False)
-                except (ModelError, StructureError) as error:
+                except (BackboneError, ConfigError, ModelError, StructureError) as error:
                     self.progress.note(f"{source.path.name} on {target.name}: {error}")
         return transfer_table([pair.path.name for pair in pairs], [pair.name for pair in pairs], found)
 
