@@ -125,6 +125,8 @@ class CurvePlan:
     def __post_init__(self) -> None:
         if not self.sizes or min(self.sizes) < 1 or self.repeats < 1 or not self.variants or not self.rates:
             raise ConfigError("a learning curve needs sizes, repeats, variants and learning rates, all positive")
+        if self.derivatives < 1:
+            raise ConfigError(f"{self.derivatives} directions per structure asked for; give a positive number")
         for rate in self.rates:
             replace(self.train, learning_rate=rate)
 
