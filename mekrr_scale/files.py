@@ -14,6 +14,7 @@ import tempfile
 import time
 import tomllib
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -75,6 +76,18 @@ def split_frames(path: Path | str) -> tuple[Path, int | slice | None]:
     if chosen.step == 0:
         raise StructureError(f"{path}: a step of zero; write {name}@::10 for every tenth frame")
     return path.with_name(name), chosen
+
+
+def told_apart(paths: Sequence[Path]) -> list[str]:
+    """Names for tables: each file's or folder's own, its path where several have one name, numbered where that is one.
+
+    >>> told_apart([Path("a/test.xyz"), Path("b/test.xyz"), Path("c/bulk.xyz")])
+    ['a/test.xyz', 'b/test.xyz', 'bulk.xyz']
+    """
+    bases = Counter(path.name for path in paths)
+    names = [path.name if bases[path.name] == 1 else str(path) for path in paths]
+    alike = Counter(names)
+    return [name if alike[name] == 1 else f"{name} ({place})" for place, name in enumerate(names, 1)]
 
 
 def read_toml(path: Path | str, what: str = "configuration file") -> dict[str, Any]:

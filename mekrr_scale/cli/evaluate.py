@@ -33,7 +33,7 @@ from mekrr_scale.cli.options import (
     device_of,
     label_keys,
 )
-from mekrr_scale.errors import ConfigError, ModelError, StructureError
+from mekrr_scale.errors import BackboneError, ConfigError, ModelError, StructureError
 from mekrr_scale.files import parse_bytes, split_frames
 from mekrr_scale.outputs import FIGURE, PAGE, REPORT, check_outputs, figure_of, write_report
 from mekrr_scale.progress import LOGGER, Progress
@@ -100,13 +100,12 @@ def evaluate(
     figures = Figures(json_file, figure_of(plot), figure_of(species_figure), figure_of(transfer_plot), page)
     others = [Path(piece) for text in transfer or [] for piece in text.split(":", 1)]
     check_outputs(figures.outputs(), [model, *data, *others], overwrite)
-    stores = [path for path in data if (path / "manifest.json").exists()]
-    if stores and len(data) > 1:
-        raise ConfigError(f"{stores[0]} is a store, which is evaluated alone; give one store, or files of structures")
+    check_evaluate(
+        data=data, species_figure=species_figure, transfer=transfer, transfer_plot=transfer_plot, forces=forces,
+        max_memory=max_memory, units=units,
+    )  # fmt: skip
     prediction = _Prediction(chosen, None if max_memory is None else parse_bytes(max_memory), d3)
     pairs = [_loaded(model, data, prediction), *(_pair(text, prediction) for text in transfer or [])]
-    if transfer_plot is not None and len(pairs) == 1:
-        raise ConfigError("--transfer-plot draws a table of models and data; name others with --transfer MODEL:DATA")
     keys = label_keys(energy_key, forces_key, stress_key, units)
     with job(timeout) as group:
         with job_bar(group) as bar:
@@ -115,6 +114,37 @@ def evaluate(
             table = comparison.transfer(pairs, found) if len(pairs) > 1 else None
         if group.rank == 0:
             deliver(found, pairs[0], figures, table)
+
+
+def check_evaluate(
+    *,
+    data: Sequence[Path],
+    species_figure: Path | None,
+    transfer: Sequence[str] | None,
+    transfer_plot: Path | None,
+    forces: bool,
+    max_memory: str | None,
+    units: str,
+    **_: object,
+) -> None:
+    """Refuse options that a batch job would refuse only when its turn has come.
+
+    Raises:
+        ConfigError, StructureError: a text that says nothing, or what does not go together.
+    """
+    stores = [path for path in data if (path / "manifest.json").exists()]
+    if stores and len(data) > 1:
+        raise ConfigError(f"{stores[0]} is a store, which is evaluated alone; give one store, or files of structures")
+    if species_figure is not None and (stores or not forces):
+        why = f"{stores[0]} is a store, of which energies are compared" if stores else "--no-forces leaves them out"
+        raise ConfigError(f"--species-plot draws errors of forces, and {why}; leave one of the two")
+    if transfer_plot is not None and not transfer:
+        raise ConfigError("--transfer-plot draws a table of models and data; name others with --transfer MODEL:DATA")
+    for text in transfer or ():
+        _named(text)
+    if max_memory is not None:
+        parse_bytes(max_memory)
+    label_keys(None, None, None, units)
 
 
 @dataclass(frozen=True)
@@ -213,7 +243,7 @@ class _Comparison:
                     continue
                 try:
                     found[i, j] = self.evaluate(source, target.data, uncertainty=False)
-                except (ModelError, StructureError) as error:
+                except (BackboneError, ConfigError, ModelError, StructureError) as error:
                     self.progress.note(f"{source.path.name} on {target.name}: {error}")
         return transfer_table([pair.path.name for pair in pairs], [pair.name for pair in pairs], found)
 
@@ -226,12 +256,17 @@ def _loaded(model: Path, data: Sequence[Path], prediction: _Prediction) -> Loade
 
 def _pair(text: str, prediction: _Prediction) -> Loaded:
     """A model and data, as MODEL:DATA."""
-    model, _, data = text.partition(":")
-    if not model or not data:
-        raise ConfigError(f"--transfer {text!r}: write MODEL:DATA, e.g. pt553.mekrr:pt553.xyz")
+    model, data = _named(text)
     if not split_frames(data)[0].exists():
         raise ConfigError(f"--transfer {text!r}: there is no {data}")
     return _loaded(Path(model), [Path(data)], prediction)
+
+
+def _named(text: str) -> tuple[str, str]:
+    model, _, data = text.partition(":")
+    if not model or not data:
+        raise ConfigError(f"--transfer {text!r}: write MODEL:DATA, e.g. pt553.mekrr:pt553.xyz")
+    return model, data
 
 
 def deliver(found: Evaluation, of: Loaded, figures: Figures, table: TransferTable | None) -> None:

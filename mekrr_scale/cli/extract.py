@@ -41,6 +41,7 @@ from mekrr_scale.progress import Silent
 from mekrr_scale.version import __version__
 
 if TYPE_CHECKING:
+    from mekrr_scale.backbones import InvariantKind
     from mekrr_scale.distributed import Group
     from mekrr_scale.pipeline import ExtractPlan, ExtractReport
 
@@ -212,33 +213,46 @@ def _tell(report: ExtractReport, store: Path, part: str) -> None:
         )
 
 
-def check_texts(
+def check_extract(
     *,
     backbone: str,
+    layer: str | None,
+    invariants: InvariantKind | None,
     derivatives: str,
     part: str,
     shard_size: str,
+    shard_work: int,
     units: str,
-    compress: str | None = None,
-    residual: float | None = None,
-    basis: Literal["species", "common"] = "species",
+    compress: str | None,
+    residual: float | None,
+    basis: Literal["species", "common"],
+    workers: int | None,
+    seed: int,
     **_: object,
 ) -> None:
     """Refuse options that a batch job would refuse only when its turn has come.
 
     Raises:
-        ConfigError, StructureError: a text that says nothing.
+        ConfigError, StructureError: a text that says nothing, or a value outside its range.
         BackboneError: no such backbone.
     """
-    from mekrr_scale.backbones import BackboneSpec, packages_of
-    from mekrr_scale.store import Reduction
+    from mekrr_scale.backbones import packages_of
+    from mekrr_scale.pipeline import ExtractPlan
 
-    packages_of(BackboneSpec.parse(backbone).name)
-    Reduction.given(compress, residual, basis)
-    derivatives_of(derivatives)
-    part_of(part)
-    parse_bytes(shard_size)
-    label_keys(None, None, None, units)
+    plan = ExtractPlan(
+        backbone=backbone_spec(backbone, layer=layer, invariants=invariants),
+        keys=label_keys(None, None, None, units),
+        derivatives=derivatives_of(derivatives),
+        part=part_of(part),
+        shard_bytes=parse_bytes(shard_size),
+        shard_work=shard_work,
+        compress=compress,
+        residual=residual,
+        basis=basis,
+        workers=workers,
+        seed=seed,
+    )
+    packages_of(plan.backbone.name)
 
 
 def derivatives_of(text: str) -> int | Literal["all", "none"]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -23,6 +24,7 @@ from mekrr_scale.cli.options import (
     device_of,
 )
 from mekrr_scale.errors import ConfigError, SimulationError
+from mekrr_scale.files import parse_bytes
 from mekrr_scale.outputs import FIGURE, STREAM, STRUCTURE, check_outputs, figure_of
 from mekrr_scale.simulation import Ensemble
 
@@ -83,8 +85,7 @@ def md(
         ensemble, steps, timestep, temperature, friction, pressure, interval, checkpoint, seed,
         _bounds(max_force, max_uncertainty, max_grade, every),
     )  # fmt: skip
-    if len(structure) > 1:
-        raise ConfigError(f"md starts from one structure, {len(structure)} files are given; give each a run of its own")
+    _check_one(structure)
     plot = figure_of(plot)
     check_outputs([(output, STREAM, "--output")], [model, *structure], overwrite=True)  # a run that is there goes on
     check_outputs([(plot, FIGURE, "--plot")], [model, *structure], overwrite)
@@ -100,6 +101,27 @@ def md(
     drift = "" if report.drift != report.drift else f"; energy drift {report.drift:.3g} meV/atom per 10 ps"
     say(f"{output}: {report.steps} steps{resumed}{drift}")
     _draw_run(plot, output, plan)
+
+
+def check_md(**given: Any) -> None:
+    """Refuse options that a batch job would refuse only when its turn has come.
+
+    Raises:
+        ConfigError: a value outside its range, or several structures.
+    """
+    from mekrr_scale.simulation import MdPlan
+
+    own = {field.name: given[field.name] for field in fields(MdPlan) if field.name in given}
+    bounds = (given[name] for name in ("max_force", "max_uncertainty", "max_grade", "every"))
+    MdPlan(**own, bounds=_bounds(*bounds))
+    _check_one(given["structure"])
+    if given["max_memory"] is not None:
+        parse_bytes(given["max_memory"])
+
+
+def _check_one(structure: Sequence[Path]) -> None:
+    if len(structure) > 1:
+        raise ConfigError(f"md starts from one structure, {len(structure)} files are given; give each a run of its own")
 
 
 def _draw_run(plot: Path | None, trajectory: Path, plan: MdPlan, beyond: Atoms | None = None) -> None:

@@ -20,10 +20,14 @@ from mekrr_scale.cli.batch_scripts import (
     tune_script,
 )
 from mekrr_scale.cli.console import say
-from mekrr_scale.cli.extract import check_texts
+from mekrr_scale.cli.evaluate import check_evaluate
+from mekrr_scale.cli.extract import check_extract
 from mekrr_scale.cli.fit import settings_given
 from mekrr_scale.cli.learn import check_loop
 from mekrr_scale.cli.options import EXIT_CODES, Overwrite, commands
+from mekrr_scale.cli.simulate import check_md
+from mekrr_scale.cli.train import check_finetune
+from mekrr_scale.cli.transfer import curve_plan
 from mekrr_scale.cli.tune import check_plan
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.files import publish_text
@@ -57,7 +61,7 @@ def extract(
     """
     second = _two_scripts(script, "finalize", structures, overwrite)
     further, files, where = _split(options), [str(path.resolve()) for path in structures], str(store.resolve())
-    check_texts(**_inner("extract", [*files, "--store", where, *further]))
+    check_extract(**_inner("extract", [*files, "--store", where, *further]))
     publish_text(script, extract_script(batch, files, where, parts, further))
     publish_text(second, finalize_script(batch, where))
     _say_two(script, second, "afterok")
@@ -153,7 +157,7 @@ def _job(
     example: str,
     *without: str,
     resumes: bool = True,
-    check: Callable[..., None] | None = None,
+    check: Callable[..., object],
 ) -> None:
     """Add the command that writes a script of one other command.
 
@@ -173,9 +177,7 @@ def _job(
     ) -> None:
         check_outputs([(script, SCRIPT, "--script")], [], overwrite)
         line = [*words, *_split(options)]
-        given = _inner(name, line)
-        if check is not None:
-            check(**given)
+        check(**_inner(name, line))
         publish_text(script, command_script(batch, [name, *line], resumes))
         say(f"{script}; submit with\n  sbatch {script}")
 
@@ -189,16 +191,19 @@ _job(
     "model.mekrr test.xyz --gpus 1 --options '--json errors.json'",
     *("notice", "requeues"),  # it would begin anew
     resumes=False,
+    check=check_evaluate,
 )
 _job(
     "md",
     "Molecular dynamics that goes on from its restart file when its time is over.",
     "model.mekrr start.xyz --gpus 1 --options '-o run.xyz --steps 1000000'",
+    check=check_md,
 )
 _job(
     "finetune",
     "Training of a backbone that goes on from its state when its time is over.",
     "train.xyz --gpus 1 --options '-o tuned.pt --steps 20000'",
+    check=check_finetune,
 )
 _job(
     "learn",
@@ -212,6 +217,7 @@ _job(
     "Errors against the number of training structures; runs that are finished are not made again.",
     "train.xyz --options '--test test.xyz -o curve'",
     "gpus",  # it runs on CPUs
+    check=curve_plan,
 )
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -36,7 +36,7 @@ from mekrr_scale.progress import Progress
 if TYPE_CHECKING:
     from mekrr_scale.distributed import Checkpoint
     from mekrr_scale.structures import LabelKeys
-    from mekrr_scale.transfer import Example, TrainPlan, TrainReport
+    from mekrr_scale.transfer import BlockPlan, Example, TrainPlan, TrainReport
 
 app = commands()
 
@@ -192,11 +192,11 @@ def finetune(
     """
     from mekrr_scale.backbones import load_backbone
     from mekrr_scale.structures import Entry, parse_species_map
-    from mekrr_scale.transfer import BlockPlan, TrainPlan, finetune
+    from mekrr_scale.transfer import TrainPlan, finetune
 
     outputs = Outputs(output, figure_of(plot), json_file, state or Path(f"{output}.state"), state_interval)
     outputs.check([*structures, *(valid or []), checkpoint], overwrite)
-    blocks = BlockPlan(names(train_blocks), freeze_up_to, named_numbers("--lr-map", lr_map), lr_decay, names(reset))
+    blocks = _blocks(train_blocks, freeze_up_to, lr_map, lr_decay, reset)
     plan = TrainPlan(
         steps, batch, lr, blocks, schedule, warmup, cycles, energy_weight, force_weight, stress_weight, huber,
         weight_decay, average, patience, validate_every, seed,
@@ -210,6 +210,34 @@ def finetune(
     _trained(
         lambda bar, kept: finetune(chosen, training, validation, plan, entry, bar, kept), outputs, plan, len(training)
     )
+
+
+def check_finetune(**given: Any) -> None:
+    """Refuse options that a batch job would refuse only when its turn has come.
+
+    Raises:
+        ConfigError, StructureError: a text that says nothing, or a value outside its range.
+        BackboneError: no such backbone.
+    """
+    from mekrr_scale.backbones import packages_of
+    from mekrr_scale.structures import Entry, parse_species_map
+    from mekrr_scale.transfer import TrainPlan
+
+    names_of_blocks = ("train_blocks", "freeze_up_to", "lr_map", "lr_decay", "reset")
+    own = {field.name: given[field.name] for field in fields(TrainPlan) if field.name in given}
+    TrainPlan(**own, learning_rate=given["lr"], blocks=_blocks(*(given[name] for name in names_of_blocks)))
+    Entry(given["length_scale"], parse_species_map(given["species_map"]))
+    label_keys(None, None, None, given["units"])
+    packages_of(backbone_spec(given["backbone"]).name)
+
+
+def _blocks(
+    train: str | None, freeze_up_to: str | None, rates: str | None, decay: float, reset: str | None
+) -> BlockPlan:
+    """Which blocks learn, of the texts of the options."""
+    from mekrr_scale.transfer import BlockPlan
+
+    return BlockPlan(names(train), freeze_up_to, named_numbers("--lr-map", rates), decay, names(reset))
 
 
 def training_sets(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,8 +38,9 @@ from mekrr_scale.errors import ConfigError
 from mekrr_scale.outputs import BACKBONE, LABELLED, MODEL, REPORT, check_folder, check_outputs, write_report
 
 if TYPE_CHECKING:
+    from mekrr_scale.backbones import InvariantKind
     from mekrr_scale.models import PriorSpec
-    from mekrr_scale.transfer import DistillReport
+    from mekrr_scale.transfer import CurvePlan, DistillReport
 
 app = commands()
 
@@ -202,29 +204,18 @@ def curve(
 
         mekrr-scale curve train.xyz --test test.xyz -o curve --sizes 10,30
     """
-    from mekrr_scale.pipeline import FitPlan, LandmarkPlan, Validation
     from mekrr_scale.report import curve_plot, curve_table
     from mekrr_scale.structures import read_structures
-    from mekrr_scale.transfer import CurvePlan, TrainPlan, Variant, expanded, read_examples, run_curve
+    from mekrr_scale.transfer import expanded, read_examples, run_curve
 
     keys = label_keys(energy_key, forces_key, None, units)
     check_folder(output, "--output")
-    spec = backbone_spec(backbone, weights, checkpoint, layer, invariants=invariants)
-    plan = CurvePlan(
-        sizes=tuple(_positive("--sizes", text) for text in names(sizes)),
-        variants=expanded([Variant.parse(text) for text in names(variants)], spec),
-        backbone=spec,
-        repeats=repeats,
-        rates=numbers("--lr", lr) or (),
-        train=TrainPlan(steps=steps, batch=batch, energy_weight=energy_weight, force_weight=force_weight),
-        kernel=FitPlan(
-            landmarks=LandmarkPlan(count=landmarks),
-            validation=Validation(uncertainty=False),
-            seed=seed,
-        ),
-        derivatives=derivatives,
-        seed=seed,
-    )
+    plan = curve_plan(
+        sizes=sizes, variants=variants, repeats=repeats, lr=lr, steps=steps, batch=batch, landmarks=landmarks,
+        energy_weight=energy_weight, force_weight=force_weight, derivatives=derivatives, seed=seed, units=units,
+        backbone=backbone, weights=weights, checkpoint=checkpoint, layer=layer, invariants=invariants,
+    )  # fmt: skip
+    plan = replace(plan, variants=expanded(plan.variants, plan.backbone))
     training, validation = training_sets(structures, valid, valid_fraction, keys, format)
     held = read_examples(read_structures(test, format), keys, "test")
     with progress_bar("runs") as bar:
@@ -232,6 +223,53 @@ def curve(
     show(curve_table(points))
     draw(output / "curve.png", lambda path: curve_plot(path, points, overwrite=True))
     say(f"{output}: curve.csv, curve.png")
+
+
+def curve_plan(
+    *,
+    sizes: str,
+    variants: str,
+    repeats: int,
+    lr: str,
+    steps: int,
+    batch: int,
+    energy_weight: float,
+    force_weight: float,
+    landmarks: int,
+    derivatives: int,
+    seed: int,
+    units: str,
+    backbone: str,
+    weights: str | None,
+    checkpoint: Path | None,
+    layer: str | None,
+    invariants: InvariantKind | None,
+    **_: object,
+) -> CurvePlan:
+    """The plan that options say; ``frozen`` stands for all levels still.
+
+    Raises:
+        ConfigError, StructureError: a text that says nothing, or a value outside its range.
+        BackboneError: no such backbone.
+    """
+    from mekrr_scale.backbones import packages_of
+    from mekrr_scale.pipeline import FitPlan, LandmarkPlan, Validation
+    from mekrr_scale.transfer import CurvePlan, TrainPlan, Variant
+
+    label_keys(None, None, None, units)
+    spec = backbone_spec(backbone, weights, checkpoint, layer, invariants=invariants)
+    packages_of(spec.name)
+    return CurvePlan(
+        sizes=tuple(_positive("--sizes", text) for text in names(sizes)),
+        variants=tuple(Variant.parse(text) for text in names(variants)),
+        backbone=spec,
+        repeats=repeats,
+        rates=numbers("--lr", lr) or (),
+        train=TrainPlan(steps=steps, batch=batch, energy_weight=energy_weight, force_weight=force_weight),
+        kernel=FitPlan(landmarks=LandmarkPlan(count=landmarks), validation=Validation(uncertainty=False), seed=seed),
+        derivatives=derivatives,
+        seed=seed,
+    )
 
 
 def _positive(option: str, text: str) -> int:

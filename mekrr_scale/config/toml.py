@@ -14,7 +14,7 @@ from mekrr_scale.arrays import KINDS
 from mekrr_scale.deprecated import moved_keys
 from mekrr_scale.errors import ConfigError, suggestion
 from mekrr_scale.files import read_toml
-from mekrr_scale.pipeline import SHORT, FitPlan, section_of
+from mekrr_scale.pipeline import FitPlan, section_of
 from mekrr_scale.plans import fields_of, sections, to_dict
 
 _Table = dict[str, Any]  # of a file
@@ -76,11 +76,14 @@ def _without_nothing(table: Mapping[str, object]) -> _Table:
 
 
 def _read(path: Path, solver: object) -> _Table:
-    data = moved_keys(read_toml(path), path, solver)
+    data = moved_keys(read_toml(path), path, section_of, solver)
     if "store" in data:
         data["store"] = [_beside(path, "store", item) for item in _listed(data["store"])]
     if isinstance(data.get("landmarks"), dict) and "model" in data["landmarks"]:
         data["landmarks"]["model"] = _beside(path, "landmarks.model", data["landmarks"]["model"])
+    execution = data.get("execution")
+    if isinstance(execution, dict) and str(execution.get("scratch", "none")).lower() != "none":
+        execution["scratch"] = _beside(path, "execution.scratch", execution["scratch"])
     if "output" in data:
         data["output"] = _beside(path, "output", data["output"])
     return data
@@ -112,14 +115,9 @@ def _put(data: _Table, key: str, value: object) -> None:
     for name in names:
         found = place.setdefault(name, {})
         if not isinstance(found, dict):
-            found = place[name] = _opened(name, found)
+            found = place[name] = section_of(name, found)
         place = found
     place[last] = value
-
-
-def _opened(name: str, value: object) -> _Table:
-    """The table that one value, or the list of weights, stands for."""
-    return section_of(name, value) if name in SHORT else dict(zip(_kinds(), _listed(value), strict=False))
 
 
 def _kinds() -> list[str]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 _Table = dict[str, Any]  # a TOML file, or keywords
+_Opened = Callable[[str, object], _Table]  # the section that one value stands for, by the section's name
 
 # flat field of FitPlan -> (section, field) of the nested one
 _FIELDS: dict[str, tuple[str, str]] = {
@@ -42,7 +43,6 @@ _FIELDS: dict[str, tuple[str, str]] = {
     "memory_bytes": ("execution", "memory"),
     "scratch": ("execution", "scratch"),
 }
-_NAMES = {"kernel": "name", "landmarks": "method", "solver": "name"}  # what a section's own value is
 
 # key of a TOML file -> dotted key today
 _KEYS = {
@@ -66,8 +66,16 @@ _KEYS = {
 }
 
 
-def flat_keywords(cls: type[T]) -> type[T]:
-    """A nested plan that also takes the flat keywords of version 0.1.0, also from ``dataclasses.replace``."""
+def flat_keywords(opened: _Opened) -> Callable[[type[T]], type[T]]:
+    """Makes a nested plan take the flat keywords of version 0.1.0, too, also from ``dataclasses.replace``.
+
+    Args:
+        opened: the section that one value stands for, by the section's name.
+    """
+    return functools.partial(_with_flat, opened)
+
+
+def _with_flat(opened: _Opened, cls: type[T]) -> type[T]:
     nested = cls.__init__
 
     def __init__(self: Any, *args: Any, **given: Any) -> None:  # noqa: N807  it becomes the class's
@@ -80,51 +88,48 @@ def flat_keywords(cls: type[T]) -> type[T]:
                 DeprecationWarning,
                 stacklevel=2,
             )
-            given |= _nested(given, old)
+            given |= _nested(given, old, opened)
         nested(self, *args, **given)
 
     cls.__init__ = functools.wraps(nested)(__init__)  # type: ignore[method-assign]
     return cls
 
 
-def _nested(given: Mapping[str, object], old: _Table) -> _Table:
+def _nested(given: Mapping[str, object], old: _Table, opened: _Opened) -> _Table:
     """Sections with old fields put into them."""
     if not old.pop("learn_mixing", False):
         old = dict(old)
     else:
         old["mixing"] = "learn"
-    sections = {_FIELDS[name][0]: _as_dict(given.get(_FIELDS[name][0]), _FIELDS[name][0]) for name in old}
+    sections = {name: _as_dict(name, given.get(name), opened) for name in {_FIELDS[name][0] for name in old}}
     options = old.pop("falkon", {})
     for name, value in old.items():
         section, field = _FIELDS[name]
         inner, _, kind = field.partition(".")
-        if kind:
-            sections[section].setdefault(inner, {})
-            sections[section][inner] = {**sections[section][inner], kind: value}
-        else:
-            sections[section][inner] = value
+        own = sections[section]
+        own[inner] = {**_as_dict(inner, own.get(inner), opened), kind: value} if kind else value
     if options and sections["solver"].get("name") == "falkon":  # others passed them over
         sections["solver"] |= options
     return sections
 
 
-def _as_dict(value: Any, section: str) -> _Table:
+def _as_dict(section: str, value: Any, opened: _Opened) -> _Table:
     if value is None:
         return {}
-    if isinstance(value, str):
-        return {_NAMES[section]: value}
     if isinstance(value, Mapping):
         return dict(value)
-    if isinstance(value, int):  # a number of landmarks
-        return {"count": value}
+    value = value() if isinstance(value, type) else value
+    if not hasattr(value, "__dataclass_fields__"):
+        return opened(section, value)
     found = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     return {"name": value.name, **found} if section == "solver" else found
 
 
-def moved_keys(data: Mapping[str, object], path: Path, solver: object = None) -> _Table:
+def moved_keys(data: Mapping[str, object], path: Path, opened: _Opened, solver: object = None) -> _Table:
     """A TOML file's data under the keys of today.
 
     Args:
+        opened: the section that one value stands for, by the section's name.
         solver: the flag's, which goes before the file's.
     """
     found: _Table = {}
@@ -142,8 +147,11 @@ def moved_keys(data: Mapping[str, object], path: Path, solver: object = None) ->
         *names, last = (new or key).split(".")
         place = found
         for name in names:
-            place = place.setdefault(name, {})
-        place[last] = value
+            place[name] = _as_dict(name, place.get(name), opened)
+            place = place[name]
+        held = place.get(last)
+        begun = held if isinstance(held, dict) and (not names or last == "weights") else None  # by old keys
+        place[last] = value if begun is None else {**_as_dict(last, value, opened), **begun}
     if moved:
         warnings.warn(f"{path}: {'; '.join(moved)}", DeprecationWarning, stacklevel=2)
     return found

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from mekrr_scale.pipeline.extraction import ExtractPlan as ExtractPlan
     from mekrr_scale.pipeline.extraction import ExtractReport as ExtractReport
     from mekrr_scale.pipeline.extraction import extract as extract
-    from mekrr_scale.pipeline.fitting import SHORT as SHORT
     from mekrr_scale.pipeline.fitting import BaselinePlan as BaselinePlan
     from mekrr_scale.pipeline.fitting import FitData as FitData
     from mekrr_scale.pipeline.fitting import FitPlan as FitPlan
@@ -64,7 +63,6 @@ else:
                 "Outlier",
                 "Resources",
                 "RowPlan",
-                "SHORT",
                 "Tried",
                 "Validation",
                 "estimate",

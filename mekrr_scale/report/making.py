@@ -8,6 +8,7 @@ from pathlib import Path
 from ase import Atoms
 
 from mekrr_scale.checks import CheckReport
+from mekrr_scale.files import told_apart
 from mekrr_scale.models import Model, Potential, as_potential
 from mekrr_scale.pipeline import Evaluation, FitReport, evaluate
 from mekrr_scale.progress import Progress
@@ -83,7 +84,8 @@ def with_tests(
 
     Args:
         model: a model is enough for stores.
-        tests: files of labelled structures, or stores, whose energies are compared alone.
+        tests: files of labelled structures, or stores, whose energies are compared alone. Those of one name are
+            told apart by their paths.
         stores: that the model was fitted to; the map of environments is drawn again with the tests on it. Without
             them those of the page are taken, where they are still there.
     """
@@ -92,16 +94,16 @@ def with_tests(
     if opened:
         found = found.but(data=found.data or surveyed_data(given, opened, survey(opened)))
     atoms: list[SetAtoms] = []
-    for path in tests:
-        sure = given.posterior is not None
+    sure = given.posterior is not None
+    for path, name in zip(tests, told_apart(tests), strict=True):
         if path.is_dir() and not is_deepmd(path):
-            found = with_evaluation(found, evaluate(given, path, uncertainty=sure, progress=progress), path.name)
+            found = with_evaluation(found, evaluate(given, path, uncertainty=sure, progress=progress), name)
             continue
         potential = as_potential(model)
         frames: list[Atoms] = list(read_structures(path, format))
         one = evaluate(potential, frames, keys, progress=progress, uncertainty=sure, workers=workers)
-        found = with_evaluation(found, one, path.name, frames)
-        atoms.append(atoms_of_test(potential, one, frames, path.name))
+        found = with_evaluation(found, one, name, frames)
+        atoms.append(atoms_of_test(potential, one, frames, name))
     if opened and (atoms or found.chart is None):
         found = found.but(chart=charted(opened, {}, atoms, found.chart))
     return found.but(advice=advice(found))

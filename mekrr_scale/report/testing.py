@@ -76,18 +76,17 @@ def _forces(found: Evaluation, named: ndarray) -> Quantity | None:
     if not len(found.forces):
         return None
     unit = UNITS["force"]
-    owner = forces_owner(found)
+    owner = found.force_owner()
     rows = owner.repeat(3)
     reference, predicted = unit.factor * found.forces.ravel(), unit.factor * found.forces_predicted.ravel()
     total = scored(reference, predicted, rows)
     assert total is not None
     species = found.species.repeat(3)
     elements = {chemical_symbols[z]: species == z for z in np.unique(species).tolist()}
-    whole = len(owner) == int(found.n_atoms.sum())
-    configs = {n: (named == n)[owner].repeat(3) for n in sorted(set(named)) if n} if whole else {}
+    configs = {n: (named == n)[owner].repeat(3) for n in sorted(set(named[owner])) if n}
     shown = listed("force", len(reference))
     size = unit.factor * np.linalg.norm(found.forces, axis=1).repeat(3)
-    grade = found.grade[owner].repeat(3) if whole and len(found.grade) else np.empty(0)
+    grade = found.grade[owner].repeat(3) if len(found.grade) else np.empty(0)
     return Quantity(
         "force", "components", unit.text, total, scores_by(reference, predicted, rows, configs),
         scores_by(reference, predicted, rows, elements),
@@ -98,29 +97,23 @@ def _forces(found: Evaluation, named: ndarray) -> Quantity | None:
     )  # fmt: skip
 
 
-def forces_owner(found: Evaluation) -> Int64[ndarray, " moved"]:
-    """The structure that each row of forces is of; where some structures have none, each atom counts for itself."""
-    if len(found.forces) == int(found.n_atoms.sum()):
-        return np.repeat(np.arange(len(found.n_atoms)), found.n_atoms)
-    return np.arange(len(found.forces))
-
-
 def _worst(found: Evaluation, name: str, chosen: Sequence[Atoms]) -> list[Worst]:
-    """The structures with the largest force errors, or energy errors where there are no forces."""
-    whole = len(found.forces) > 0 and len(found.forces) == int(found.n_atoms.sum())
-    if whole:
-        owner = forces_owner(found)
+    """The structures with the largest force errors, or energy errors where none has forces."""
+    if len(found.forces):
+        own, owner = np.unique(found.force_owner(), return_inverse=True)
         squares = np.bincount(owner, weights=((found.forces_predicted - found.forces) ** 2).mean(1))
-        errors, kind = np.sqrt(squares / found.n_atoms), "force"
+        errors, kind = np.sqrt(squares / found.n_atoms[own]), "force"
     else:
-        errors, kind = np.abs(found.energy_predicted - found.energy) / found.n_atoms, "energy"
+        own, kind = np.arange(len(found.energy)), "energy"
+        errors = np.abs(found.energy_predicted - found.energy) / found.n_atoms
     unit, middle = UNITS[kind], float(np.median(errors)) if len(errors) else 0.0
     listed = []
-    for at in np.argsort(-errors, kind="stable")[:_WORST].tolist():
-        times = f"{errors[at] / middle:.1f} times that of the middle structure" if middle > 0 else ""
+    for rank in np.argsort(-errors, kind="stable")[:_WORST].tolist():
+        at = int(own[rank])
+        times = f"{errors[rank] / middle:.1f} times that of the middle structure" if middle > 0 else ""
         grade = f", grade {found.grade[at]:.2g}" if len(found.grade) else ""
         place = int(found.index[at]) if len(found.index) else at
         drawn = picture(chosen[at]) if chosen else None
-        error = unit.factor * float(errors[at])
+        error = unit.factor * float(errors[rank])
         listed.append(Worst(f"structure {place} of {name}", kind, error, unit.text, f"{times}{grade}", picture=drawn))
     return listed

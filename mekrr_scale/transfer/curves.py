@@ -31,7 +31,7 @@ from mekrr_scale.pipeline import FitPlan, Validation, identity_text
 from mekrr_scale.progress import LOGGER, Progress, Silent, shown_progress
 from mekrr_scale.structures import Predictor
 from mekrr_scale.transfer.adapt import finetune, pretrain
-from mekrr_scale.transfer.blocks import BlockPlan, matching
+from mekrr_scale.transfer.blocks import BlockPlan
 from mekrr_scale.transfer.errors import errors_on
 from mekrr_scale.transfer.examples import Example
 from mekrr_scale.transfer.kernel_fit import fit_kernel
@@ -52,17 +52,23 @@ class Variant:
     ``discriminative:0.5`` (rates that fall by the factor from block to block), ``kernel``,
     ``kernel-finetuned`` or ``kernel-finetuned:BLOCK`` (a kernel on the features of a fine-tuned
     backbone, frozen up to that block).
+
+    Raises:
+        ConfigError: a factor of ``discriminative`` that is none.
     """
 
     kind: str
     option: str = ""
+
+    def __post_init__(self) -> None:
+        self.block_plan()
 
     @classmethod
     def parse(cls, text: str) -> Variant:
         """From what a user types.
 
         Raises:
-            ConfigError: an unknown variant; the closest is named.
+            ConfigError: an unknown variant (the closest is named), or an option that it does not take.
         """
         kind, _, option = text.partition(":")
         kinds = ("scratch", "finetune", "frozen", "discriminative", "kernel", "kernel-finetuned")
@@ -85,7 +91,11 @@ class Variant:
     def block_plan(self) -> BlockPlan:
         """Which blocks learn, and how fast."""
         if self.kind == "discriminative":
-            return BlockPlan(decay=float(self.option or _DECAY))
+            try:
+                return BlockPlan(decay=float(self.option or _DECAY))
+            except ValueError:
+                advice = f"give a factor between 0 and 1, e.g. discriminative:{_DECAY}"
+                raise ConfigError(f"variant {str(self)!r}: {advice}") from None
         frozen = self.option if self.kind in ("frozen", "kernel-finetuned") else ""
         return BlockPlan(freeze_up_to=frozen or None)
 
@@ -115,6 +125,10 @@ class CurvePlan:
     def __post_init__(self) -> None:
         if not self.sizes or min(self.sizes) < 1 or self.repeats < 1 or not self.variants or not self.rates:
             raise ConfigError("a learning curve needs sizes, repeats, variants and learning rates, all positive")
+        if self.derivatives < 1:
+            raise ConfigError(f"{self.derivatives} directions per structure asked for; give a positive number")
+        for rate in self.rates:
+            replace(self.train, learning_rate=rate)
 
 
 @dataclass(frozen=True)
@@ -161,9 +175,12 @@ def run_curve(
         validation: chooses learning rates and when to stop, never the test set.
         folder: a file for each run; ``curve.csv`` and what ``report.curve_plot`` draws are the sums.
 
+    Returns:
+        All runs that are in the folder, those of other variants, sizes and repeats of earlier calls too.
+
     Raises:
-        ConfigError: more structures asked for than there are, an unknown block, or a folder of another
-            curve.
+        ConfigError: more structures asked for than there are, an unknown block, one that leaves none to
+            learn, or a folder of another curve.
         StructureError: a structure that cannot be used.
     """
     if max(plan.sizes) > len(training):
@@ -195,8 +212,9 @@ def _all_runs(
     with shown_progress(progress, "runs") as shown:
         shown.stage("learning curve", len(jobs), "runs")
         for variant, size, repeat in jobs:
-            path = folder / f"{str(variant).replace(':', '-')}-n{size}-r{repeat}.json"
-            point = finished(path, (str(variant), size, repeat))
+            asked = (str(variant), size, repeat)
+            path = _file(folder, *asked)
+            point = finished(path, asked)
             if point is None:
                 order = np.random.default_rng([plan.seed, repeat]).permutation(len(training))[:size]
                 point = _run([training[i] for i in order], validation, test, variant, repeat, plan, folder / "work")
@@ -207,8 +225,25 @@ def _all_runs(
                 )
             points.append(point)
             shown.advance()
+    points = _with_earlier(points, folder, [str(variant) for variant in plan.variants])
     _write_table(folder / "curve.csv", points)
     return points
+
+
+def _file(folder: Path, variant: str, size: int, repeat: int) -> Path:
+    """Where a run is kept."""
+    return folder / f"{variant.replace(':', '-')}-n{size}-r{repeat}.json"
+
+
+def _with_earlier(points: Sequence[CurvePoint], folder: Path, variants: Sequence[str]) -> list[CurvePoint]:
+    """Runs beside those of earlier calls that were not asked for now; of each repeat and size, ours first."""
+    found = {_file(folder, point.variant, point.size, point.repeat): point for point in points}
+    for path in sorted(set(folder.glob("*-n*-r*.json")) - set(found)):
+        point = _point(path)
+        if point is not None and _file(folder, point.variant, point.size, point.repeat) == path:
+            found[path] = point
+    order = {variant: place for place, variant in enumerate(variants)}
+    return sorted(found.values(), key=lambda one: (one.repeat, one.size, order.get(one.variant, len(order))))
 
 
 def summarized(points: Sequence[CurvePoint], key: str) -> dict[tuple[str, int], tuple[float, float, float]]:
@@ -277,13 +312,16 @@ def _kernel(examples: Sequence[Example], backbone: Backbone, plan: CurvePlan, wo
 
 
 def _check_blocks(plan: CurvePlan) -> None:
-    """A misspelt block is refused before anything runs."""
-    named = [v.option for v in plan.variants if v.kind in ("frozen", "kernel-finetuned") and v.option]
+    """A misspelt block, or one that leaves none to learn, is refused before anything runs."""
+    named = [v for v in plan.variants if v.kind in ("frozen", "kernel-finetuned") and v.option]
     if any(variant.kind == "frozen" and not variant.option for variant in plan.variants):
         raise ConfigError("variant 'frozen' needs a block, e.g. frozen:conv3; `expanded` makes one of every block")
     blocks = list(new_backbone(plan.backbone).blocks()) if named else []
-    for name in named:
-        matching(name, blocks)
+    for variant in named:
+        try:
+            variant.block_plan().learning_rates(blocks, plan.rates[0])
+        except ConfigError as error:
+            raise ConfigError(f"variant {str(variant)!r}: {error}") from None
 
 
 def _text(value: object) -> str:
@@ -320,12 +358,17 @@ def finished(path: Path, asked: tuple[str, int, int]) -> CurvePoint | None:
     """A run that is done; a damaged one, or another under this name, is run again."""
     if not path.exists():
         return None
-    found = read_document(path)
-    try:
-        point = CurvePoint(**cast("dict[str, Any]", found))
-        return point if (point.variant, point.size, point.repeat) == asked else None
-    except TypeError:
+    point = _point(path)
+    if point is None:
         LOGGER.warning("%s is damaged; the run is made again", path)
+    return None if point is None or (point.variant, point.size, point.repeat) != asked else point
+
+
+def _point(path: Path) -> CurvePoint | None:
+    """The run that a file keeps; None where it is damaged."""
+    try:
+        return CurvePoint(**cast("dict[str, Any]", read_document(path)))
+    except TypeError:
         return None
 
 

@@ -20,7 +20,7 @@ from mekrr_scale.outputs import check_folder, write_report
 from mekrr_scale.plans import to_dict
 from mekrr_scale.progress import Progress, shown_progress
 from mekrr_scale.regression import UNITS
-from mekrr_scale.structures import bare, read_labels, read_structures, without_results
+from mekrr_scale.structures import Inputs, bare, read_labels, read_structures, without_results
 from mekrr_scale.version import __version__
 from mekrr_scale.workflows.generation import Generation, Loop, Waiting
 from mekrr_scale.workflows.plan import LearnPlan
@@ -101,11 +101,20 @@ def _claim(plan: LearnPlan) -> dict[str, JSON]:
     found: dict[str, Any] = {**to_dict(plan), "version": __version__}
     files = {"frames": plan.frames, "test": (plan.test,), "explore.structures": (plan.explore.structures,)}
     for name, paths in files.items():  # by what they hold, wherever they lie
-        known = [file_hash(Path(path), "xxh3_128") for path in paths if path is not None]
+        known = [_content(Path(path)) for path in paths if path is not None]
         found[f"files of {name}"] = hashlib.sha256("".join(known).encode()).hexdigest()[:16]
     for section, key in ((found, "frames"), (found, "test"), (found["explore"], "structures")):
         section.pop(key, None)
     return cast("dict[str, JSON]", json.loads(json.dumps(found, default=str)))
+
+
+def _content(path: Path) -> str:
+    """A hash of the structures that a path stands for.
+
+    Raises:
+        StructureError: there are none.
+    """
+    return file_hash(path, "xxh3_128") if path.is_file() else Inputs.of(path, None).fingerprint
 
 
 def looped(loop: Loop, first: list[Atoms]) -> LearnReport:

@@ -68,12 +68,19 @@ def _place(data: dict[str, Any], path: Path) -> None:
     for table, key in ((data, "frames"), (data, "test"), (data.get("explore"), "structures")):
         if isinstance(table, dict):
             placed(table, key)
-    features = data.get("features")
-    if isinstance(features, dict) and isinstance(features.get("backbone"), dict):
-        placed(features["backbone"], "checkpoint")
-    fit = data.get("fit")
-    if isinstance(fit, dict) and isinstance(fit.get("landmarks"), dict):
-        placed(fit["landmarks"], "model")
+    features, fit = (data[key] if isinstance(data.get(key), dict) else {} for key in ("features", "fit"))
+    if _is_there(features.get("prior"), path):  # or the name of a backbone
+        placed(features, "prior")
+    if not str(features.get("compress")).isdigit():  # or a number of coordinates
+        placed(features, "compress")
+    checkpoint, model = (features.get("backbone"), "checkpoint"), (fit.get("landmarks"), "model")
+    for section, key in (checkpoint, model, (fit.get("execution"), "scratch")):
+        if isinstance(section, dict) and str(section.get(key)).lower() != "none":  # a word for no scratch
+            placed(section, key)
+
+
+def _is_there(name: object, path: Path) -> bool:
+    return isinstance(name, str) and (path.parent / name).is_file()
 
 
 def _by_key(text: str) -> str:

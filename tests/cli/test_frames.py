@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import ase.io
 import numpy as np
@@ -107,6 +108,28 @@ def test_evaluate_tells_the_errors_of_each_file(run, model_file, frames, tmp_pat
     assert [each["structures"] for each in found["sets"].values()] == [3, 1]
     assert run("evaluate", model_file, "a.xyz@:1", "--transfer", f"{model_file}:a.xyz@-1", "--json", "t.json")[0] == 0
     assert json.loads((tmp_path / "t.json").read_text())["transfer"]["targets"] == ["a.xyz@:1", "a.xyz@-1"]
+
+
+def test_forces_that_are_not_compared_are_not_drawn(run, model_file, store, frames, tmp_path):
+    for given in (["a.xyz", "--no-forces"], [store]):
+        code, _, err = run("evaluate", model_file, *given, "--species-plot", "s.png", "--json", "e.json")
+        assert code == 2
+        assert "--species-plot draws errors of forces" in err
+    assert not (tmp_path / "e.json").exists()
+
+
+def test_a_model_without_its_backbone_leaves_its_row_empty(
+    run, store, fitted, model_file, checkpoint, frames, tmp_path
+):
+    shutil.copyfile(checkpoint, tmp_path / "w.pt")
+    spec = {**fitted.model.spec, "checkpoint": str(tmp_path / "w.pt")}
+    replace(fitted.model, spec=spec, weights=None).save(tmp_path / "bare.mekrr")
+    (tmp_path / "w.pt").unlink()
+    code, _, err = run("evaluate", model_file, "a.xyz", "--transfer", "bare.mekrr:b.xyz", "--json", "t.json")
+    assert code == 0, err
+    assert "bare.mekrr on a.xyz" in err
+    found = json.loads((tmp_path / "t.json").read_text())["transfer"]["energy_rmse"]
+    assert [[value is None for value in row] for row in found] == [[False, False], [True, True]]
 
 
 def test_a_store_is_evaluated_alone(run, model_file, store, frames, tmp_path):

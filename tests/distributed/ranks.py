@@ -171,6 +171,8 @@ def check_evaluation(group: Group, model: Model, file: Path) -> None:
         assert abs(found.mean_within_95[0] / alone.mean_within_95[0] - 1) < 1e-6
         assert (found.limit, found.whole().unlike) == (alone.limit, alone.whole().unlike)
         assert found.forces.shape == alone.forces.shape
+        owner, atoms = found.force_owner(), found.n_atoms.tolist()
+        assert owner.tolist() == [place for place, number in enumerate(atoms) for _ in range(number)]
         for name, value in {**alone.metrics(), **alone.coverage()}.items():
             assert abs({**found.metrics(), **found.coverage()}[name] - value) <= 1e-5 * abs(value), name
 

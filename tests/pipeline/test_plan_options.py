@@ -1,6 +1,7 @@
 """Options are the fields of a plan."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -126,3 +127,58 @@ def test_the_page_names_every_field_and_every_option():
         assert f"`{option.flag.names[0]}`" in page, option
     assert on_page_markdown("made when the documentation is built", SimpleNamespace(title="Configuration")) == page
     assert on_page_markdown("another page", SimpleNamespace(title="Concepts")) == "another page"
+
+
+MIXED = [  # a section's one value beside an old key of the section
+    ("validation = 10\nuncertainty = false", "[validation]\nfolds = 10\nuncertainty = false"),
+    ("uncertainty = false\nvalidation = 10", "[validation]\nfolds = 10\nuncertainty = false"),
+    ('execution = "cuda"\n[solver]\nmemory = "4G"', '[execution]\ndevice = "cuda"\nmemory = "4G"'),
+    ("[rows]\nweights = [2.0, 0.1]\n[solver]\nforce_weight = 0.2", "[rows]\nweights = [2.0, 0.2]"),
+    ("[solver]\nforce_weight = 0.2\n[rows]\nweights = [2.0, 0.1]", "[rows]\nweights = [2.0, 0.2]"),
+    ("rows = [2.0, 0.1]\n[solver]\ncut = 1e-9", "[rows]\nweights = [2.0, 0.1]\ncut = 1e-9"),
+]
+
+
+@pytest.mark.parametrize(("mixed", "new"), MIXED)
+def test_old_keys_go_into_sections_of_one_value(tmp_path, mixed, new):
+    path = tmp_path / "fit.toml"
+    path.write_text(f'store = "features"\n{mixed}')
+    with pytest.warns(DeprecationWarning, match="is now"):
+        found = load_config(path)
+    path.write_text(f'store = "features"\n{new}')
+    assert found == load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("mixed", "new"),
+    [
+        (
+            {"baseline": "composition", "isolated": {"H": -13.6}},
+            {"baseline": BaselinePlan("composition", {"H": -13.6})},
+        ),
+        (
+            {"baseline": ["backbone", "isolated"], "isolated": {"H": -1.0}},
+            {"baseline": BaselinePlan("backbone,isolated", {"H": -1.0})},
+        ),
+        ({"execution": "cuda", "memory_bytes": 9}, {"execution": Execution("cuda", memory=9)}),
+        ({"validation": 10, "uncertainty": False}, {"validation": Validation(10, uncertainty=False)}),
+        ({"rows": {"weights": [2.0, 0.1]}, "force_weights": 0.2}, {"rows": RowPlan(weights=[2.0, 0.2])}),
+        ({"solver": Falkon, "ridges": 1e-6}, {"solver": Falkon(1e-6)}),
+    ],
+)
+def test_flat_keywords_go_into_sections_of_one_value(mixed, new):
+    with pytest.warns(DeprecationWarning, match="is deprecated"):
+        assert FitPlan(**mixed) == FitPlan(**new)
+
+
+def test_flags_change_one_of_the_weights_that_a_text_gives(tmp_path):
+    path = tmp_path / "fit.toml"
+    path.write_text('store = "features"\n[rows]\nweights = "2,0.1"')
+    assert load_config(path, {"rows.weights.force": "0.2"}).plan.rows.weights == RowPlan(weights=[2.0, 0.2]).weights
+
+
+def test_the_scratch_folder_of_a_file_counts_from_the_file(tmp_path):
+    path = tmp_path / "fit.toml"
+    for text, expected in (("rows", tmp_path / "rows"), ("/local", Path("/local")), ("None", None)):
+        path.write_text(f'store = "features"\n[execution]\nscratch = "{text}"')
+        assert load_config(path).plan.execution.scratch == expected

@@ -179,6 +179,16 @@ def test_labels_of_another_kind_are_told_from_foreign_structures(model_file, toy
     assert other.whole().unlike is False
 
 
+def test_files_of_one_name_are_sets_of_their_own(model_file, toy_structures, tmp_path):
+    files = [tmp_path / "a" / "test.xyz", tmp_path / "b" / "test.xyz", tmp_path / "b" / "bulk.xyz"]
+    for path, atoms in zip(files, toy_structures[:3], strict=True):
+        path.parent.mkdir(exist_ok=True)
+        write(path, atoms, format="extxyz")
+    found = evaluate(model_file, files)
+    assert found.set_names == (str(files[0]), str(files[1]), "bulk.xyz")
+    assert [one.errors.count for one in found.sets()] == [1, 1, 1]
+
+
 def test_files_and_groups_are_sets(run, model_file, toy_structures, tmp_path):
     for name, part in (("a", slice(0, 12)), ("b", slice(12, 24))):
         write(tmp_path / f"{name}.xyz", toy_structures[part], format="extxyz")

@@ -12,6 +12,8 @@ from html.parser import HTMLParser
 import matplotlib
 import numpy as np
 import pytest
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
 
 from mekrr_scale.arrays import KINDS, ByKind, RowKind
 from mekrr_scale.errors import ConfigError
@@ -105,6 +107,33 @@ def test_test_errors_are_those_of_the_evaluation(results, tested):
     assert largest.name == f"structure {int(np.argmax(each))} of toy.xyz"
     assert len(largest.picture.numbers) == tested.n_atoms[int(np.argmax(each))]
     assert len(test.quantity("energy").rows.grade) == 24
+
+
+def test_force_rows_stay_with_their_structures_where_one_has_none(results, model_file, toy_structures):
+    """Errors are counted, drawn and ranked by structure, as where all have forces."""
+    frames = [atoms.copy() for atoms in toy_structures[:8]]
+    for place, (atoms, known) in enumerate(zip(frames, toy_structures, strict=False)):
+        labels = {"energy": known.get_potential_energy(), **({} if place == 2 else {"forces": known.get_forces()})}
+        atoms.calc = SinglePointCalculator(atoms, **labels)
+        atoms.info["config_type"] = "ab"[place % 2]
+    rest = [*frames[:2], *frames[3:]]
+    found, expected = (
+        with_evaluation(results, evaluate(model_file, given, uncertainty=True), "t", given).measured[-1]
+        for given in (frames, rest)
+    )
+    assert found.quantity("energy").total.structures == found.structures == 8
+    mine, its = found.quantity("force"), expected.quantity("force")
+    assert mine.total.structures == 7
+    assert mine.rows.grade == pytest.approx(its.rows.grade, rel=1e-3)
+    assert mine.total.rmse_95 == pytest.approx(its.total.rmse_95, rel=1e-4)
+    rmse = {name: score.rmse for name, score in its.by_config.items()}
+    assert list(rmse) == ["a", "b"]
+    assert {name: score.rmse for name, score in mine.by_config.items()} == pytest.approx(rmse, rel=1e-4)
+    errors = [each.error for each in expected.worst]
+    assert {each.quantity for each in found.worst} == {"force"}
+    assert [each.error for each in found.worst] == pytest.approx(errors, rel=1e-4)
+    places = [int(each.name.split()[1]) for each in expected.worst]
+    assert [each.name for each in found.worst] == [f"structure {at + (at >= 2)} of t" for at in places]
 
 
 @pytest.mark.parametrize("choice", ["", "@:12"])
@@ -249,6 +278,15 @@ def test_a_page_beside_the_model_is_taken_where_it_is_of_that_model(fitted, stor
     assert list(with_test.chart.error[:trained]) == list(found.chart.error)
     save_html(found.but(about=replace(found.about, coefficients="another")), tmp_path / "m.html")
     assert results_beside(fitted.model, tmp_path / "m.mekrr").data is None
+
+
+def test_tests_of_one_name_are_told_apart(results, fitted, toy_structures, tmp_path):
+    files = [tmp_path / folder / "test.xyz" for folder in "ab"]
+    for path, frames in zip(files, (toy_structures[:2], toy_structures[2:5]), strict=True):
+        path.parent.mkdir()
+        write(path, frames, format="extxyz")
+    found = with_tests(results, fitted.model, files)
+    assert {each.name: each.structures for each in found.measured[-2:]} == {str(files[0]): 2, str(files[1]): 3}
 
 
 def test_figures_as_files(results, tmp_path):

@@ -1,5 +1,6 @@
 """Folders of transfers: whose they are is looked at first, and what lies in them of others stays."""
 
+import csv
 import json
 from dataclasses import replace
 
@@ -10,7 +11,16 @@ from mekrr_scale.backbones import load_backbone
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.files import Lock
 from mekrr_scale.pipeline import FitPlan, LandmarkPlan, Validation
-from mekrr_scale.transfer import CurvePlan, StudentSpec, Variant, distill, fit_kernel, read_examples, run_curve
+from mekrr_scale.transfer import (
+    CurvePlan,
+    StudentSpec,
+    TrainPlan,
+    Variant,
+    distill,
+    fit_kernel,
+    read_examples,
+    run_curve,
+)
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +46,20 @@ def test_a_curve_keeps_out_of_other_folders(examples, plan, checkpoint, tmp_path
     with pytest.raises(ConfigError, match="is a file, not a folder"):
         run_curve(*sets, checkpoint, plan)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_of_earlier_calls_stay_in_the_table(examples, plan, tmp_path):
+    sets = examples[:8], examples[8:10], examples[10:12]
+    kernel = FitPlan(landmarks=LandmarkPlan(count=5), validation=Validation(folds=2, uncertainty=False))
+    train = TrainPlan(steps=1, stress_weight=0.0)
+    plan = replace(plan, kernel=kernel, derivatives=2, train=train, rates=(1e-3,))
+    first = run_curve(*sets, tmp_path / "c", replace(plan, variants=(Variant("finetune"),)))
+    (tmp_path / "c" / "finetune-n5-r0.json").write_text("{torn")
+    points = run_curve(*sets, tmp_path / "c", plan)
+    assert [point.variant for point in points] == ["kernel", "finetune"]
+    assert points[1:] == first
+    with (tmp_path / "c" / "curve.csv").open() as stream:
+        assert [row["variant"] for row in csv.DictReader(stream)] == ["kernel", "finetune"]
 
 
 def test_a_curve_knows_the_weights_by_content(examples, plan, checkpoint, spec, tmp_path):

@@ -98,3 +98,24 @@ def test_a_frozen_variant_names_its_block(spec, toy_structures, tmp_path):
     for text, message in (("scratch:big", "variant 'scratch:big': .*schnet-small"), ("finetune:x", "takes no option")):
         with pytest.raises(ConfigError, match=message):
             Variant.parse(text)
+
+
+@pytest.mark.parametrize("option", ["fast", "2", "nan", "0"])
+def test_factors_of_variants_are_looked_at_when_they_are_read(option):
+    with pytest.raises(ConfigError, match=f"variant 'discriminative:{option}': give a factor between 0 and 1"):
+        Variant.parse(f"discriminative:{option}")
+
+
+def test_learning_rates_of_curves_are_looked_at_when_they_are_planned():
+    with pytest.raises(ConfigError, match="learning_rate = -0.1 is outside its range"):
+        CurvePlan(sizes=(2,), variants=(Variant("kernel"),), rates=(1e-3, -0.1))
+
+
+@pytest.mark.parametrize("kind", ["frozen", "kernel-finetuned"])
+def test_a_variant_of_which_no_block_learns_is_refused_before_any_runs(spec, toy_structures, tmp_path, kind):
+    examples = read_examples(toy_structures[:4])
+    variants = Variant("kernel"), Variant(kind, "readout")
+    plan = CurvePlan(sizes=(2,), variants=variants, backbone=spec, repeats=1)
+    with pytest.raises(ConfigError, match=f"variant '{kind}:readout': no block is left that learns"):
+        run_curve(examples, examples[:1], examples[1:], tmp_path / "c", plan)
+    assert not (tmp_path / "c").exists()

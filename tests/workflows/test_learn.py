@@ -18,7 +18,7 @@ from mekrr_scale.models import load_model
 from mekrr_scale.progress import Silent
 from mekrr_scale.store import open_store
 from mekrr_scale.structures import LabelKeys, read_labels, read_structures
-from mekrr_scale.workflows import learn, load_learn_plan
+from mekrr_scale.workflows import LearnReport, learn, load_learn_plan
 
 
 @pytest.fixture(scope="session")
@@ -229,6 +229,37 @@ def test_a_plan_of_a_file(tmp_path):
     assert plan.frames == (str(tmp_path / "start.xyz"),)
     assert (plan.explore.temperatures, plan.features.backbone.name) == ((300.0,), "chgnet")
     assert (plan.features.derivatives, plan.fit.landmarks.count) == (16, 50)
+
+
+def test_features_of_a_file_name_what_lies_beside_it(tmp_path, model_file):
+    shutil.copyfile(model_file, tmp_path / "low.mekrr")
+    path = tmp_path / "loop.toml"
+    path.write_text(TOML.replace("[fit", 'prior = "low.mekrr"\ncompress = "axes"\n[fit'))
+    plan = load_learn_plan(path)
+    assert plan.features.prior.path == str(tmp_path / "low.mekrr")
+    assert plan.features.compress == str(tmp_path / "axes")
+    path.write_text(path.read_text().replace("low.mekrr", "chgnet").replace('"axes"', '"64"'))
+    plan = load_learn_plan(path)
+    assert (plan.features.prior.backbone.name, plan.features.compress) == ("chgnet", "64")
+
+
+def test_some_of_a_files_frames_are_what_a_loop_begins_with(loop_plan, start_file, tmp_path, monkeypatch):
+    """And what it is known by: other frames of the file are another loop."""
+    begun = []
+
+    def looped(loop, first):
+        begun.append(len(first))
+        return LearnReport(loop.folder, "budget", [])
+
+    monkeypatch.setattr("mekrr_scale.workflows.learning.looped", looped)
+    chosen = replace(loop_plan, frames=f"{start_file}@::3")
+    for _ in range(2):
+        learn(chosen, tmp_path / "loop", Silent())
+    assert begun == [8, 8]
+    with pytest.raises(ConfigError, match="files of frames"):
+        learn(replace(loop_plan, frames=f"{start_file}@::4"), tmp_path / "loop", Silent())
+    with pytest.raises(StructureError, match="there is no file nowhere.xyz"):
+        learn(replace(loop_plan, test="nowhere.xyz"), tmp_path / "other", Silent())
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 from ase.data import chemical_symbols
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from numpy import ndarray
 from numpy.typing import NDArray
 
@@ -60,7 +60,8 @@ class Evaluation(Shown):
     # place of each structure's set among the names, -1 of none; empty: all are one set
     places: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     set_names: Sequence[str] = ()
-    force_places: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))  # the same of rows of forces
+    # how many rows of ``forces`` are each structure's: its atoms, or none; empty: those of all, or of none
+    force_rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     # half-widths (eV/atom, 95 %) of the mean error of all structures, and of each set; empty: unknown
     mean_within_95: Sequence[float] = ()
     typical: float = math.nan  # eV/atom, 68 %, of half of the structures that cross-validation left out, and what
@@ -139,7 +140,7 @@ class Evaluation(Shown):
             )
         shift = Shift.of(error, self.counts[at] if len(self.counts) else None)
         errors = self.errors()["energy"] if self.totals is not None and not place else Errors.of(error)
-        moved = np.ones(len(self.forces), bool) if not place else self.force_places == place - 1
+        moved = at[self.force_owner()]
         forces = Errors.of(self._differences()["force"][moved]) if len(moved) and moved.any() else None
         return SetErrors(name, errors, forces, shift, sure, is_unlike(len(error), sure))
 
@@ -150,6 +151,11 @@ class Evaluation(Shown):
             "force": self.forces_predicted - self.forces,
             "stress": self.stress_predicted - self.stress,
         }
+
+    def force_owner(self) -> Int64[ndarray, " moved"]:
+        """The structure that each row of ``forces`` is of."""
+        rows = self.n_atoms if len(self.forces) else np.zeros_like(self.n_atoms)
+        return np.repeat(np.arange(len(self.n_atoms)), self.force_rows if len(self.force_rows) else rows)
 
     def force_errors_by_species(self) -> dict[str, tuple[int, float, float]]:
         """Atoms, MAE and RMSE of the force components (meV/angstrom) for each element."""

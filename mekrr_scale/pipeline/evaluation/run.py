@@ -197,7 +197,7 @@ class _Rows:
     grade: list[float] = field(default_factory=list)  # the largest of the atoms
     index: list[int] = field(default_factory=list)  # in the input
     places: list[int] = field(default_factory=list)  # of the structures' sets
-    force_places: list[ndarray] = field(default_factory=list)
+    force_rows: list[int] = field(default_factory=list)  # of each structure
     ratio: float = math.nan
     rejected: list[str] = field(default_factory=list)
 
@@ -212,11 +212,12 @@ class _Rows:
             self.grade.append(float(sure.grade[part].max()))
             self.ratio = sure.energy_ratio_95
         self._add_energy(atoms, labels, float(found.energy[i]))
+        moved = labels.forces is not None and found.forces is not None
+        self.force_rows.append(len(atoms) if moved else 0)
         if labels.forces is not None and found.forces is not None:
             self.forces.append(labels.forces)
             self.forces_predicted.append(found.forces[part].numpy())
             self.species.append(atoms.numbers)
-            self.force_places.append(np.full(len(atoms), item.place))
         if labels.stress is not None and found.stress is not None:
             self.stress.append(labels.stress)
             self.stress_predicted.append(full_3x3_to_voigt_6_stress(found.stress[i].numpy()))
@@ -252,7 +253,7 @@ class _Rows:
             isolated_energy=np.array(lone.energy, dtype=np.float64),
             isolated_predicted=np.array(lone.predicted, dtype=np.float64),
             places=np.array(self.places, dtype=np.int64),
-            force_places=np.concatenate([np.empty(0, np.int64), *self.force_places]).astype(np.int64),
+            force_rows=np.array(self.force_rows, dtype=np.int64),
             beyond=np.array(self.beyond, dtype=np.float64),
             grade=np.array(self.grade, dtype=np.float64),
             index=np.array(self.index, dtype=np.int64),

@@ -11,6 +11,7 @@ import torch
 from ase import Atoms
 
 from mekrr_scale.distributed import Group
+from mekrr_scale.files import told_apart
 from mekrr_scale.models import Model, PerAtom, Posterior, SetSums
 from mekrr_scale.pipeline.evaluation.shifts import FEWEST, Shift
 from mekrr_scale.regression import UNITS, Errors
@@ -44,9 +45,9 @@ class SetNames:
         return self._each(Inputs.of(self.files, format).files, format)
 
     def _each(self, files: Sequence[Path], format: str | None) -> Iterator[Atoms]:
-        for path in files:
+        for path, name in zip(files, told_apart(files), strict=True):
             for atoms in read_structures(path, format, keep_unreadable=True):
-                self._origins.append(path.name)
+                self._origins.append(name)
                 yield atoms
 
     def place(self, atoms: Atoms, index: int) -> int:

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from mekrr_scale.pipeline.fitting.identity import flat_plan as flat_plan
     from mekrr_scale.pipeline.fitting.identity import identity_text as identity_text
     from mekrr_scale.pipeline.fitting.outliers import Outlier as Outlier
-    from mekrr_scale.pipeline.fitting.plan import SHORT as SHORT
     from mekrr_scale.pipeline.fitting.plan import BaselinePlan as BaselinePlan
     from mekrr_scale.pipeline.fitting.plan import FitPlan as FitPlan
     from mekrr_scale.pipeline.fitting.plan import KernelPlan as KernelPlan
@@ -34,7 +33,6 @@ else:
             "identity": ["flat_plan", "identity_text"],
             "outliers": ["Outlier"],
             "plan": [
-                "SHORT",
                 "BaselinePlan",
                 "FitPlan",
                 "KernelPlan",

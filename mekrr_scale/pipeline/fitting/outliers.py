@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mekrr_scale.arrays import DERIVATIVES, KINDS, FeatureBatch, RowKind, config_hash
 from mekrr_scale.figures import TextTable
+from mekrr_scale.files import told_apart
 from mekrr_scale.models import JSON, Posterior, Variances, raw_variance
 from mekrr_scale.pipeline.fitting.data import FitData
 from mekrr_scale.pipeline.fitting.heldout import by_others
@@ -134,9 +135,7 @@ def _by_store(singles: _ByKind, data: FitData) -> dict[str, dict[RowKind, Errors
     """How well each store is learned beside the others: by its folder's name, or its path where names are the same."""
     if len(data.stores) == 1:
         return {}
-    names = [store.path.name for store in data.stores]
-    if len(set(names)) < len(names):
-        names = [f"{store.path} ({place})" for place, store in enumerate(data.stores, 1)]
+    names = told_apart([store.path for store in data.stores])
     return _grouped(singles, "stores", {name: place for place, name in enumerate(names)})
 
 

@@ -27,6 +27,7 @@ from mekrr_scale.pipeline.fitting.values import (
     factors_by_config,
     kernel_parameters,
     mixing_rows,
+    named_by_kind,
     nonempty,
     numbers,
     sigmas_by_config,
@@ -244,12 +245,17 @@ SHORT = {
 
 
 def section_of(name: str, value: object) -> dict[str, object]:
-    """The section that one value stands for; ``landmarks`` may be their number as well as a method."""
+    """The section that one value stands for; ``landmarks`` may be their number as well as a method.
+
+    Also of ``weights``: those by kind of rows, of a list or a text in their order.
+    """
+    if name == "weights":
+        return named_by_kind(value)
     number = isinstance(value, int) and not isinstance(value, bool)
     return {"count" if name == "landmarks" and number else SHORT[name]: value}
 
 
-@flat_keywords
+@flat_keywords(section_of)
 @plan
 class FitPlan:
     """What to fit. Lists are candidates; cross-validation chooses among them.

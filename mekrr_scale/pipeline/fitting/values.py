@@ -143,16 +143,25 @@ def by_kind(default: Mapping[str, object], convert: Callable[[Any], object]) -> 
     return BeforeValidator(lambda value: _by_kind(value, default, convert))
 
 
-def _by_kind(value: Any, default: Mapping[str, object], convert: Callable[[Any], object]) -> dict[str, object]:
+def named_by_kind(value: Any) -> dict[str, object]:
+    """What is given by kind of rows, or as a list or text in their order, by the kinds' names.
+
+    Raises:
+        ConfigError: neither, or more than there are kinds.
+    """
     names = [info.name for info in KINDS.values()]
     if isinstance(value, str):
         value = [piece.strip() for piece in value.split(",")]
     if isinstance(value, Mapping):
-        given = {_kind_name(key, names): item for key, item in value.items()}
-    elif isinstance(value, Sequence) and len(value) <= len(names):
-        given = dict(zip(names, value, strict=False))
-    else:
-        raise ConfigError(f"{value!r}: give a number for each kind of rows, {', '.join(names)}")
+        return {_kind_name(key, names): item for key, item in value.items()}
+    if isinstance(value, Sequence) and len(value) <= len(names):
+        return dict(zip(names, value, strict=False))
+    raise ConfigError(f"{value!r}: give a number for each kind of rows, {', '.join(names)}")
+
+
+def _by_kind(value: Any, default: Mapping[str, object], convert: Callable[[Any], object]) -> dict[str, object]:
+    names = [info.name for info in KINDS.values()]
+    given = named_by_kind(value)
     for key in given:
         if key not in names:
             raise ConfigError(f"there is no kind of rows {key!r}. {suggestion(key, names)}")
