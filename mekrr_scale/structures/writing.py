@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import ase.db
 import ase.io
-import numpy as np
 from ase import Atoms
 from ase.io.trajectory import TrajectoryWriter
 
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.files import replacing
-from mekrr_scale.structures.databases import data_of
+from mekrr_scale.structures.databases import json_database_of, write_row
 from mekrr_scale.structures.formats import format_of_frames, opener_of
 
 
@@ -45,8 +44,14 @@ def write_structure(path: Path | str, atoms: Atoms | Sequence[Atoms]) -> None:
     if format_of_frames(path) is not None:
         write_structures(path, [atoms] if isinstance(atoms, Atoms) else atoms)
         return
+    format = filetype(path, read=False)
     with replacing(path) as temporary:
-        ase.io.write(temporary, atoms, format=filetype(path, read=False))
+        if format == "json":
+            with json_database_of(temporary) as database:
+                for each in [atoms] if isinstance(atoms, Atoms) else atoms:
+                    write_row(database, each)
+        else:
+            ase.io.write(temporary, atoms, format=format)
 
 
 def check_written_format(path: Path | str, several: bool = False) -> None:
@@ -78,20 +83,7 @@ def _adder(path: Path, temporary: Path, opened: ExitStack) -> Callable[[Atoms], 
     if format == "db":
         temporary.unlink()  # a database makes its file itself
         database = opened.enter_context(ase.db.connect(temporary, type="db", use_lock_file=False))
-        return lambda atoms: database.write(atoms, key_value_pairs=_pairs(atoms), data=data_of(atoms))
+        return partial(write_row, database)
     opener = opener_of(path) or open
     stream = opened.enter_context(opener(temporary, "wt", encoding="utf-8"))
     return lambda atoms: ase.io.write(stream, atoms, format="extxyz")
-
-
-def _pairs(atoms: Atoms) -> dict[str, Any]:
-    """What a database finds structures by: numbers and words under names that it allows."""
-    from ase.db.core import check
-
-    found = {}
-    for key, value in atoms.info.items():
-        plain = value.item() if isinstance(value, np.generic) else value
-        with suppress(ValueError):
-            check({key: plain})
-            found[key] = plain
-    return found
