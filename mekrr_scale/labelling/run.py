@@ -125,7 +125,7 @@ def _results(atoms: Atoms, calculator: BaseCalculator | None) -> dict[str, JSON]
     """
     frame = atoms.copy()
     frame.calc = calculator
-    found: dict[str, Any] = {"energy": float(frame.get_potential_energy())}
+    found: dict[str, Any] = {"energy": float(frame.get_potential_energy(apply_constraint=False))}
     free = getattr(calculator, "results", {}).get("free_energy")
     if free is not None:
         found["free_energy"] = float(free)

@@ -9,7 +9,7 @@ from ase.build import bulk, molecule
 from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.constraints import FixAtoms
+from ase.constraints import ExternalForce, FixAtoms, Hookean
 
 from mekrr_scale.backbones import trusting_code
 from mekrr_scale.errors import ConfigError, StructureError
@@ -76,6 +76,19 @@ def test_labels_are_the_calculators_and_extraction_reads_them(frames, tmp_path):
         assert not {"predicted_energy", "total_energy"} & set(atoms.info)
         assert atoms.get_tags().tolist() == [0, 1, 2, 3]
     assert not journal_beside(tmp_path / "out.xyz").exists()
+
+
+@pytest.mark.parametrize("constraint", [Hookean(0, 1, k=10.0, rt=1.0), ExternalForce(0, 1, 2.0)])
+def test_labels_have_nothing_of_constraints(tmp_path, constraint):
+    """Energies that are added to those of the calculator belong to a simulation, as forces that are."""
+    atoms = bulk("Cu", cubic=True)
+    atoms.rattle(0.1, seed=0)
+    held = atoms.copy()
+    held.set_constraint(constraint)
+    label([atoms, held], tmp_path / "out.traj", Moody())  # which gives no free energy, as EMT does
+    free, same = (read_labels(found, LabelKeys()) for found in read_structures(tmp_path / "out.traj"))
+    assert same.energy == free.energy
+    np.testing.assert_array_equal(same.forces, free.forces)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
