@@ -58,8 +58,8 @@ def label(
     The output holds the frames in their order, with what they carried (tags, info, constraints) but older results.
     Those that fail are left out and listed in ``<output>.failed.json``. Every result is kept beside the output until
     all are there (``<output>.labels.jsonl``): the same call after a kill goes on, and ends with the same file to the
-    bit; called again after failures it tries these again. Where the calculator is an instance, or made of a file, one
-    frame is first labelled again, to see that it is the calculator of before.
+    bit (a ``.db`` but for its times); called again after failures it tries these again. Where the calculator is an
+    instance, or made of a file, one frame is first labelled again, to see that it is the calculator of before.
 
     Args:
         calculator: as a text (``"emt"``, ``"tblite(method='GFN2-xTB')"``, ``"module:Class(arg=1)"``,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -84,6 +86,15 @@ def _adder(path: Path, temporary: Path, opened: ExitStack) -> Callable[[Atoms], 
         temporary.unlink()  # a database makes its file itself
         database = opened.enter_context(ase.db.connect(temporary, type="db", use_lock_file=False))
         return partial(write_row, database)
-    opener = opener_of(path) or open
-    stream = opened.enter_context(opener(temporary, "wt", encoding="utf-8"))
+    stream = _text(path, temporary, opened)
     return lambda atoms: ase.io.write(stream, atoms, format="extxyz")
+
+
+def _text(path: Path, temporary: Path, opened: ExitStack) -> io.TextIOWrapper:
+    """What takes text, and compresses it as a name says. Equal text becomes equal bytes."""
+    opener = opener_of(path) or open
+    if opener is not gzip.open:
+        return opened.enter_context(opener(temporary, "wt", encoding="utf-8"))
+    plain = opened.enter_context(temporary.open("wb"))  # gzip.open would keep the time and the temporary name
+    packed = opened.enter_context(gzip.GzipFile("", "wb", fileobj=plain, mtime=0))
+    return opened.enter_context(io.TextIOWrapper(packed, encoding="utf-8"))
