@@ -2,7 +2,7 @@
 
 A plan is a pydantic dataclass. The sentence under a field says what it means, its unit and when to change it; the
 documentation and ``--help`` show it. Whatever a person would write is accepted: ``"2x,4x"`` or ``"2x"`` for a list of
-length scales, ``"2G"`` for a size, the name of a solver for the solver. Nothing here imports torch.
+length scales or an array of them, ``"2G"`` for a size, the name of a solver for the solver. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -13,7 +13,17 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, dataclass_transform, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Protocol,
+    Self,
+    TypeVar,
+    dataclass_transform,
+    overload,
+    runtime_checkable,
+)
 
 import pydantic
 import pydantic.dataclasses
@@ -86,8 +96,15 @@ def plan_of(given: T | None, kind: type[T]) -> T:
     raise ConfigError(f"{unexpected(given, f'a plan of the kind {kind.__name__}')}: {given!r}")
 
 
+@runtime_checkable
+class Array(Protocol):
+    """What holds numbers as numpy, torch and pandas do."""
+
+    def tolist(self) -> Any: ...
+
+
 # what people write for candidates
-Numbers = float | str | Sequence[float]
+Numbers = float | str | Sequence[float] | Array
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(Field, dataclasses.field, preset))
@@ -106,12 +123,19 @@ def plan(cls: type[T]) -> type[T]:
 
     def __init__(self: Any, *args: Any, **given: Any) -> None:  # noqa: N807  it becomes the class's
         try:
-            checked(self, *args, **given)
+            checked(self, *map(_listed, args), **{name: _listed(value) for name, value in given.items()})
         except ValidationError as error:
             raise _explained(error, made) from error
 
     made.__init__ = functools.wraps(checked)(__init__)  # type: ignore[method-assign]
     return typing.cast("type[T]", made)
+
+
+def _listed(value: Any) -> Any:
+    """Arrays as lists of Python's numbers, by name too; all else as it is."""
+    if type(value) is dict:
+        return {key: _listed(item) for key, item in value.items()}
+    return value.tolist() if isinstance(value, Array) else value
 
 
 def flag(*names: str, choices: Iterable[str] = ()) -> Flag:

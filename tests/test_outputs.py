@@ -242,6 +242,17 @@ def test_structures_come_back_in_every_format(name, toy_structures, tmp_path):
         assert b.info["trajectory"] == a.info["trajectory"]
 
 
+@pytest.mark.parametrize("name", ["a.xyz", "a.xyz.gz", "a.xyz.xz", "a.xyz.bz2", "a.traj"])
+def test_the_same_structures_are_the_same_bytes(name, toy_structures, tmp_path, monkeypatch):
+    """Whenever they are written, and wherever."""
+    found = []
+    for moment in (1.0e9, 1.5e9):
+        monkeypatch.setattr(time, "time", lambda moment=moment: moment)
+        write_structures(tmp_path / f"{moment:g}{name}", toy_structures[:3])
+        found.append((tmp_path / f"{moment:g}{name}").read_bytes())
+    assert found[0] == found[1]
+
+
 def test_a_structure_in_any_format_of_ase(tmp_path):
     atoms = Atoms("H", cell=[4, 4, 4], pbc=True)
     for name in ("a.cif", "POSCAR", "a.vasp", "a.xyz.gz", "a.traj"):

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import torch
+
 import mekrr_scale as ms
 
 
@@ -26,6 +29,8 @@ def written() -> list[object]:
         ms.Validation(criterion="1,1e-4"),
         ms.Execution(memory="2G", scratch="none"),
         ms.Direct(ridges="1e-8,1e-6"),
+        ms.Falkon(ridges=np.logspace(-9, -3, 7)),
+        ms.KernelPlan(length_scales=np.array([2.0, 3.0]), alphas=torch.tensor([0.5, 1.0])),
         ms.ExtractPlan(backbone="chgnet:conv3", derivatives=3, shard_bytes="8M", prior="chgnet"),
     ]
 

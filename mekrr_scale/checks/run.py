@@ -92,6 +92,7 @@ class _Subject:
     def __init__(self, name: str, atoms: Atoms, model: Calculator, backbone: Calculator | None) -> None:
         self.name, self.kind = name, kind_of(atoms)
         self.atoms = checked_cell(atoms)
+        self.atoms.set_constraint()  # the potential is looked at, not what somebody holds or pulls
         self.model, self.backbone = model, backbone
         self._relaxed: dict[Calculator, Atoms | SimulationError] = {}
 

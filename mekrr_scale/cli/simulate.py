@@ -232,7 +232,7 @@ def _relax_all(
                 relaxed += [] if error.atoms is None else [error.atoms]
             else:
                 relaxed.append(frame_with(found, {PREDICTED_BY: WRITER}, all_properties))
-                say(f"{output}: {named}energy {found.get_potential_energy():.6f} eV")
+                say(f"{output}: {named}energy {found.get_potential_energy(apply_constraint=False):.6f} eV")
     if relaxed:
         write_structure(output, relaxed if len(frames) > 1 else relaxed[0])
     if failed and len(frames) == 1:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -84,6 +85,12 @@ class CalculatorSpec:
     def shared(self) -> bool:
         """Whether one serves all frames without a trace of those before: a network does."""
         return not self.module
+
+    @property
+    def reads_files(self) -> bool:
+        """Whether an argument names a file, which may be another one tomorrow: weights, a model, parameters."""
+        given = [part for value in self.arguments.values() for part in (value if isinstance(value, list) else [value])]
+        return any(isinstance(part, str) and os.path.isfile(part) for part in given)
 
     def make(self) -> BaseCalculator:
         """The calculator.

@@ -58,6 +58,13 @@ class LabelJournal:
         if not end:
             self._append({"format": _FORMAT, **self.identity})
 
+    def empty(self) -> None:
+        """Throw the results away."""
+        self.places.clear()
+        with self.path.open("rb+") as stream:
+            stream.truncate(0)
+        self._append({"format": _FORMAT, **self.identity})
+
     def _known(self, stream: BinaryIO) -> int:
         """Note where results are; returns the end of the last whole line."""
         while True:

@@ -16,8 +16,8 @@ from ase.calculators.calculator import BaseCalculator, PropertyNotImplementedErr
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from mekrr_scale.backbones import trusting_code
-from mekrr_scale.errors import MekrrError, StructureError
-from mekrr_scale.files import JSON, locked, publish_text
+from mekrr_scale.errors import ConfigError, MekrrError, StructureError
+from mekrr_scale.files import locked, publish_text
 from mekrr_scale.labelling.calculators import CalculatorSpec
 from mekrr_scale.labelling.journal import LabelJournal, journal_beside
 from mekrr_scale.labelling.report import LabelReport, failed_beside
@@ -38,6 +38,7 @@ from mekrr_scale.structures import (
 )
 
 _NONE = Labels(None, None, None)
+_SAME_ENERGY, _SAME_FORCES = 1e-4, 1e-2  # eV/atom, eV/angstrom: by which a calculation that is repeated may differ
 _SEVERAL = 1_000_000  # frames, where their number is not known
 
 
@@ -57,7 +58,8 @@ def label(
     The output holds the frames in their order, with what they carried (tags, info, constraints) but older results.
     Those that fail are left out and listed in ``<output>.failed.json``. Every result is kept beside the output until
     all are there (``<output>.labels.jsonl``): the same call after a kill goes on, and ends with the same file to the
-    bit; called again after failures it tries these again.
+    bit (a ``.db`` but for its times); called again after failures it tries these again. Where the calculator is an
+    instance, or made of a file, one frame is first labelled again, to see that it is the calculator of before.
 
     Args:
         calculator: as a text (``"emt"``, ``"tblite(method='GFN2-xTB')"``, ``"module:Class(arg=1)"``,
@@ -65,7 +67,7 @@ def label(
         workers: processes side by side; by default one for each core that may be used.
         reuse: one calculator for all frames of a process, where making one takes long. By default each frame has a
             new one, so that its labels do not depend on the frames before it.
-        overwrite: replace an output, or results, that are another labelling's.
+        overwrite: replace an output, or results, that are another labelling's; the same labelling still goes on.
         format: ASE's name of the files' format, where their names do not tell.
         trust_code: checkpoints that hold code are from where you trust.
 
@@ -81,9 +83,11 @@ def label(
         kept = reuse or not isinstance(spec, CalculatorSpec) or spec.shared
         labeller = _Labeller(spec, made if kept else None)
         source = Inputs.of(structures, format)
-        journal = LabelJournal(path, {"calculator": labeller.name, "frames": source.fingerprint})
+        journal = LabelJournal(path, {"calculator": labeller.name, "frames": source.calculated})
         with locked(journal.path):
             journal.begin(overwrite)
+            if journal.places and labeller.may_be_another:
+                _require_the_same(source, labeller, journal, overwrite)
             return _labelled(source, labeller, journal, workers, shown)
 
 
@@ -103,7 +107,12 @@ class _Labeller:
         given = json.dumps(getattr(self.spec, "parameters", {}), default=str, sort_keys=True)
         return f"{type(self.spec).__module__}:{type(self.spec).__name__}{given}"
 
-    def __call__(self, item: tuple[int, Atoms]) -> dict[str, JSON]:
+    @property
+    def may_be_another(self) -> bool:
+        """Whether one of the same name may give other labels: an instance whose parts have no names, another file."""
+        return not isinstance(self.spec, CalculatorSpec) or self.spec.reads_files
+
+    def __call__(self, item: tuple[int, Atoms]) -> dict[str, Any]:
         """Results as JSON holds them, or the reason why there are none."""
         _, atoms = item
         try:
@@ -117,7 +126,7 @@ class _Labeller:
             return {"reason": f"{type(error).__name__}: {error}"}
 
 
-def _results(atoms: Atoms, calculator: BaseCalculator | None) -> dict[str, JSON]:
+def _results(atoms: Atoms, calculator: BaseCalculator | None) -> dict[str, Any]:
     """What the calculator says of a frame; a property that it has not is left out.
 
     Raises:
@@ -125,7 +134,7 @@ def _results(atoms: Atoms, calculator: BaseCalculator | None) -> dict[str, JSON]
     """
     frame = atoms.copy()
     frame.calc = calculator
-    found: dict[str, Any] = {"energy": float(frame.get_potential_energy())}
+    found: dict[str, Any] = {"energy": float(frame.get_potential_energy(apply_constraint=False))}
     free = getattr(calculator, "results", {}).get("free_energy")
     if free is not None:
         found["free_energy"] = float(free)
@@ -138,6 +147,33 @@ def _results(atoms: Atoms, calculator: BaseCalculator | None) -> dict[str, JSON]
         if not np.isfinite(value).all():
             raise StructureError(f"{name} not finite (NaN or infinite)")
     return found
+
+
+def _require_the_same(source: Inputs, labeller: _Labeller, journal: LabelJournal, anew: bool) -> None:
+    """Label one of the frames in the journal again: a calculator does not tell all that it is made of.
+
+    Args:
+        anew: throw the results of another one away.
+
+    Raises:
+        ConfigError: the results are another calculator's.
+    """
+    index = sorted(journal.places)[len(journal.places) // 2]  # the first frames may be isolated atoms
+    item = next(item for item in _numbered(source, []) if item[0] == index)
+    before, now = journal.result(index), labeller(item)
+    if "reason" in now:  # which says nothing of those of before
+        return
+    off = abs(now["energy"] - before["energy"]) / len(item[1])
+    turned = np.abs(np.subtract(now.get("forces", 0.0), before.get("forces", 0.0))).max()
+    if off < _SAME_ENERGY and turned < _SAME_FORCES:
+        return
+    if not anew:
+        raise ConfigError(
+            f"{journal.path} is of another calculator: frame {index} has {before['energy']:.6f} eV there and "
+            f"{now['energy']:.6f} eV now, with forces up to {turned:.2g} eV/angstrom apart; name another output, or "
+            "begin anew with --overwrite"
+        )
+    journal.empty()
 
 
 def _labelled(

@@ -112,13 +112,19 @@ def _factor(labels: Tensor, predicted: Tensor, message: str, units: Mapping[str,
         return None
     near = {}
     for name, value in units.items():
-        near[f"the labels are in {name} (--units {name.split('/a')[0]})"] = 1 / value
+        near[f"the labels are in {name} (--units {_option(name)})"] = 1 / value
         near[f"the prediction is in {name}"] = value
     ratios = {text: max(factor / value, value / factor) for text, value in near.items()}
     likely = sorted((text for text in ratios if ratios[text] < _NEAR), key=ratios.__getitem__)
     if likely:
         raise ConfigError(f"{message.format(factor)}: {', or '.join(likely)}")
     return message.format(factor)
+
+
+def _option(name: str) -> str:
+    """A unit as ``LabelKeys.parse_units`` reads it: the energy, and a length other than angstrom."""
+    energy, _, length = name.rpartition("/")
+    return name if name in _ENERGY else energy if length == "angstrom" else f"{energy},{length}"
 
 
 def _rms(values: Tensor) -> float:

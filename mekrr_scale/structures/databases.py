@@ -1,16 +1,18 @@
-"""ASE's databases: SQLite (``.db``) and LMDB (``.aselmdb``)."""
+"""ASE's databases: SQLite (``.db``), JSON (``.json``) and LMDB (``.aselmdb``)."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import ase.db
 import numpy as np
 from ase import Atoms
+from ase.db.core import check, object_to_bytes
+from ase.db.row import AtomsRow
 
 from mekrr_scale.errors import StructureError
 
@@ -25,6 +27,13 @@ def database_of(path: Path) -> Iterator[Any]:
         if plain.execute("SELECT 1 FROM sqlite_master WHERE name = 'systems'").fetchone() is None:
             raise StructureError(f"{path} is no database of ASE's: it has no table of systems")
     with ase.db.connect(path, type="db") as database:
+        yield database
+
+
+@contextmanager
+def json_database_of(path: Path) -> Iterator[Any]:
+    """A database of ASE's in a text."""
+    with ase.db.connect(path, type="json", use_lock_file=False) as database:
         yield database
 
 
@@ -54,20 +63,69 @@ def lmdb_database_of(path: Path) -> Iterator[Any]:
 
 
 def atoms_of_row(row: Any) -> Atoms:
-    """A structure with what the package has put into its row (``data_of``)."""
+    """A structure with what its row says of it: pairs of keys and values, and its data, in ``info``.
+
+    Those who publish sets in databases mean it so (OMol25's charges and spins are data). Of others' data numbers, words
+    and tables of them are taken; what the package put there (``data_of``) comes back whole, arrays of the atoms too.
+    """
     atoms = row.toatoms()
-    atoms.info |= row.key_value_pairs
-    data: Mapping[str, Any] = row.data if _ARRAYS in row.data else {}
+    atoms.info |= {key: vars(row)[key] for key in row.key_value_pairs}  # row[key] of charge, mass, ... is ASE's own
+    data: Mapping[str, Any] = row.data
     for key, value in data.items():
-        if key in data[_ARRAYS]:
-            atoms.arrays[key] = np.asarray(value)
-        elif key != _ARRAYS:
+        if key in data.get(_ARRAYS, ()):
+            atoms.arrays[key] = np.array(value)
+        elif key != _ARRAYS and (_ARRAYS in data or _is_table(value)):
             atoms.info.setdefault(key, value)
     return atoms
 
 
+def _is_table(value: Any) -> bool:
+    """Whether every format of frames holds it: not where rows are unequally long."""
+    try:
+        return np.asarray(value).dtype.kind in "biufU"
+    except ValueError:
+        return False
+
+
+def write_row(database: Any, atoms: Atoms) -> None:
+    """Put a structure into a database, with all that it carries."""
+    database.write(atoms, key_value_pairs=_pairs(atoms), data=data_of(atoms))
+
+
 def data_of(atoms: Atoms) -> dict[str, Any]:
-    """What a database has no columns for."""
-    found = {key: value for key, value in atoms.info.items() if isinstance(value, str | int | float | np.ndarray)}
-    arrays = {key: value for key, value in atoms.arrays.items() if key not in _COLUMNS}
-    return found | arrays | {_ARRAYS: list(arrays)}
+    """What a database has no columns for; values that it cannot hold are left out."""
+    arrays = {key: _held(value) for key, value in atoms.arrays.items() if key not in _COLUMNS}
+    found = {str(key): _held(value) for key, value in atoms.info.items()} | arrays
+    return {key: value for key, value in found.items() if _can_be_held(value)} | {_ARRAYS: list(arrays)}
+
+
+def _held(value: Any) -> Any:
+    """A value in the types that a database knows: of numpy's, arrays of numbers."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value if value.dtype.kind in "biufc" else _held(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_held(item) for item in value]
+    return {str(key): _held(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _can_be_held(value: Any) -> bool:
+    try:
+        object_to_bytes(value)
+    except (AssertionError, AttributeError, TypeError, ValueError):
+        return False
+    return True
+
+
+def _pairs(atoms: Atoms) -> dict[str, Any]:
+    """What a database finds structures by: numbers and words under names that mean nothing else there."""
+    found = {}
+    for key, value in atoms.info.items():
+        if key in _COLUMNS or hasattr(AtomsRow, str(key)):  # charge, mass, ...: readers would be given ASE's own
+            continue
+        plain = value.item() if isinstance(value, np.generic) else value
+        with suppress(TypeError, ValueError):
+            check({key: plain})
+            found[key] = plain
+    return found

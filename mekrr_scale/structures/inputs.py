@@ -8,11 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
+import numpy as np
 import xxhash
 from ase import Atoms
 
 from mekrr_scale.errors import StructureError, unexpected
 from mekrr_scale.files import file_hash, path_of, split_frames
+from mekrr_scale.structures.electrons import CHARGE, SPIN, said
 from mekrr_scale.structures.labels import geometry_hash
 from mekrr_scale.structures.reading import count_structures, read_structures, require_file
 
@@ -93,6 +95,21 @@ class Inputs:
                 digest.update(file_hash(file, "xxh3_128").encode())
             digest.update(b"" if choice is None else repr(choice).encode())
         return digest.hexdigest()
+
+    @cached_property
+    def calculated(self) -> str:
+        """``fingerprint``, where a calculator looks at more than the geometry of structures in memory.
+
+        That is charge and spin, charges and moments of atoms to begin with, and a cell around what is not periodic.
+        """
+        found: list[str] = []
+        for place, atoms in enumerate(self.atoms):
+            seen = {name: atoms.arrays[name] for name in ("initial_charges", "initial_magmoms") if atoms.has(name)}
+            seen |= {name: said(atoms, names) for name, names in (("charge", CHARGE), ("spin", SPIN))}
+            seen["cell"] = atoms.cell.array[~atoms.pbc]
+            given = {name: np.asarray(value).tolist() for name, value in seen.items() if np.any(value)}
+            found += [f"{place} {given}"] if given else []
+        return xxhash.xxh3_128_hexdigest(f"{self.fingerprint} {found}".encode()) if found else self.fingerprint
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from ase import Atoms
 
 from mekrr_scale.errors import MekrrError, StructureError
 from mekrr_scale.files import split_frames
-from mekrr_scale.structures.databases import atoms_of_row, database_of, lmdb_database_of
+from mekrr_scale.structures.databases import atoms_of_row, database_of, json_database_of, lmdb_database_of
 from mekrr_scale.structures.deepmd import count_deepmd, read_deepmd
 from mekrr_scale.structures.formats import format_of_frames, is_extended, opener_of, plain_name, read_by_package
 from mekrr_scale.structures.mlab import read_mlab
@@ -28,6 +28,7 @@ from mekrr_scale.structures.unreadable import Unreadable
 from mekrr_scale.structures.vasprun import read_vasprun
 from mekrr_scale.structures.xyz import blocks, read_xyz
 
+_DATABASES = {"db": database_of, "json": json_database_of, "aselmdb": lmdb_database_of}
 _MOST_EXPANSION, _SMALL = 200, 64 * 1024**2  # of compressed files: times their size, and bytes that are always fine
 
 
@@ -185,9 +186,11 @@ def _frames(path: Path, format: str | None, keep_unreadable: bool) -> Iterator[A
 
 def _frames_of_ase(path: Path, format: str | None, keep_unreadable: bool) -> Iterator[Atoms]:
     """What ASE reads; of its databases and trajectories frame by frame."""
-    named = read_by_package(path, format) or format_of_frames(path)
-    if named in ("db", "aselmdb"):
-        with database_of(path) if named == "db" else lmdb_database_of(path) as database:
+    named: str | None = read_by_package(path, format) or format_of_frames(path)
+    if named is None and (format == "json" or (format is None and path.suffix.lower() == ".json")):
+        named = "json"
+    if named in _DATABASES:
+        with _DATABASES[named](path) as database:
             for row in database.select():
                 yield _kept(lambda row=row: atoms_of_row(row), f"row {row.id}", keep_unreadable)  # type: ignore[misc]
     elif keep_unreadable and format in (None, "traj") and named == "traj":

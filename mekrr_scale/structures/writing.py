@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import ase.db
 import ase.io
-import numpy as np
 from ase import Atoms
 from ase.io.trajectory import TrajectoryWriter
 
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.files import replacing
-from mekrr_scale.structures.databases import data_of
+from mekrr_scale.structures.databases import json_database_of, write_row
 from mekrr_scale.structures.formats import format_of_frames, opener_of
 
 
@@ -45,8 +46,14 @@ def write_structure(path: Path | str, atoms: Atoms | Sequence[Atoms]) -> None:
     if format_of_frames(path) is not None:
         write_structures(path, [atoms] if isinstance(atoms, Atoms) else atoms)
         return
+    format = filetype(path, read=False)
     with replacing(path) as temporary:
-        ase.io.write(temporary, atoms, format=filetype(path, read=False))
+        if format == "json":
+            with json_database_of(temporary) as database:
+                for each in [atoms] if isinstance(atoms, Atoms) else atoms:
+                    write_row(database, each)
+        else:
+            ase.io.write(temporary, atoms, format=format)
 
 
 def check_written_format(path: Path | str, several: bool = False) -> None:
@@ -78,20 +85,16 @@ def _adder(path: Path, temporary: Path, opened: ExitStack) -> Callable[[Atoms], 
     if format == "db":
         temporary.unlink()  # a database makes its file itself
         database = opened.enter_context(ase.db.connect(temporary, type="db", use_lock_file=False))
-        return lambda atoms: database.write(atoms, key_value_pairs=_pairs(atoms), data=data_of(atoms))
-    opener = opener_of(path) or open
-    stream = opened.enter_context(opener(temporary, "wt", encoding="utf-8"))
+        return partial(write_row, database)
+    stream = _text(path, temporary, opened)
     return lambda atoms: ase.io.write(stream, atoms, format="extxyz")
 
 
-def _pairs(atoms: Atoms) -> dict[str, Any]:
-    """What a database finds structures by: numbers and words under names that it allows."""
-    from ase.db.core import check
-
-    found = {}
-    for key, value in atoms.info.items():
-        plain = value.item() if isinstance(value, np.generic) else value
-        with suppress(ValueError):
-            check({key: plain})
-            found[key] = plain
-    return found
+def _text(path: Path, temporary: Path, opened: ExitStack) -> io.TextIOWrapper:
+    """What takes text, and compresses it as a name says. Equal text becomes equal bytes."""
+    opener = opener_of(path) or open
+    if opener is not gzip.open:
+        return opened.enter_context(opener(temporary, "wt", encoding="utf-8"))
+    plain = opened.enter_context(temporary.open("wb"))  # gzip.open would keep the time and the temporary name
+    packed = opened.enter_context(gzip.GzipFile("", "wb", fileobj=plain, mtime=0))
+    return opened.enter_context(io.TextIOWrapper(packed, encoding="utf-8"))

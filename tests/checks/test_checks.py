@@ -11,6 +11,7 @@ from ase.build import bulk, fcc111, molecule
 from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
+from ase.constraints import FixAtoms, Hookean
 
 import mekrr_scale as ms
 from mekrr_scale.checks import (
@@ -101,6 +102,19 @@ def test_a_frame_that_comes_to_rest_as_a_crystal_is_measured_in_its_cell(copper_
     for name in ("C11", "C12", "C44"):
         assert elastic[name].value == pytest.approx(of_crystal[1][name].value, rel=0.02)
     assert lattice["a"].value == pytest.approx(of_crystal[0]["a"].value, rel=1e-3)
+
+
+@pytest.mark.parametrize("constraint", [FixAtoms([0, 1]), Hookean(0, 1, k=5.0, rt=1.0)])
+def test_a_structure_that_is_held_is_measured_as_others(copper_model, constraint):
+    slab = fcc111("Cu", (1, 1, 3), vacuum=6, periodic=True)
+    held = slab.copy()
+    held.set_constraint(constraint)
+    given = {"free": slab, "held": held}
+    report = ms.check(copper_model, given, ["derivatives", "motion", "extensivity"], backbone=False)
+    found = [{k: v.value for k, v in finding.model.quantities.items()} for finding in report.findings]
+    assert found[3:] == found[:3]
+    assert not report.failed
+    assert len(held.constraints) == 1
 
 
 def test_a_sharp_well_fails():

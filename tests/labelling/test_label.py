@@ -1,6 +1,7 @@
 """Labels by a calculator: what is written, what goes on after a kill, what is refused."""
 
 import json
+from pathlib import Path
 
 import ase.io
 import numpy as np
@@ -9,7 +10,7 @@ from ase.build import bulk, molecule
 from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.constraints import FixAtoms
+from ase.constraints import ExternalForce, FixAtoms, Hookean
 
 from mekrr_scale.backbones import trusting_code
 from mekrr_scale.errors import ConfigError, StructureError
@@ -78,6 +79,19 @@ def test_labels_are_the_calculators_and_extraction_reads_them(frames, tmp_path):
     assert not journal_beside(tmp_path / "out.xyz").exists()
 
 
+@pytest.mark.parametrize("constraint", [Hookean(0, 1, k=10.0, rt=1.0), ExternalForce(0, 1, 2.0)])
+def test_labels_have_nothing_of_constraints(tmp_path, constraint):
+    """Energies that are added to those of the calculator belong to a simulation, as forces that are."""
+    atoms = bulk("Cu", cubic=True)
+    atoms.rattle(0.1, seed=0)
+    held = atoms.copy()
+    held.set_constraint(constraint)
+    label([atoms, held], tmp_path / "out.traj", Moody())  # which gives no free energy, as EMT does
+    free, same = (read_labels(found, LabelKeys()) for found in read_structures(tmp_path / "out.traj"))
+    assert same.energy == free.energy
+    np.testing.assert_array_equal(same.forces, free.forces)
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_processes_and_kills_change_no_bit(frames, tmp_path, workers):
     whole, other = tmp_path / "whole.xyz", tmp_path / "other.xyz"
@@ -122,6 +136,67 @@ def test_a_torn_line_is_made_again(frames, tmp_path, monkeypatch):
     report = label(frames, output, "emt", workers=1)
     assert (kept, report.resumed) == ([0, 1, 2, 3], 3)
     assert output.read_bytes() == whole.read_bytes()
+
+
+def killed(frames, output, calculator, after=3):
+    """A labelling that ends after some frames."""
+    calculator.dies_after = after
+    with pytest.raises(KeyboardInterrupt):
+        label(frames, output, calculator)
+    assert journal_beside(output).exists()
+
+
+class Unnamed(Moody):
+    """One that does not tell its parameters, as sums of calculators do not; from a file if one is given."""
+
+    def __init__(self, strength=1.0, file=None):
+        super().__init__(strength if file is None else float(Path(file).read_text()))
+        self.parameters = {}
+
+
+def test_another_calculator_of_the_same_name_does_not_go_on(frames, tmp_path):
+    whole, output = tmp_path / "whole.xyz", tmp_path / "out.xyz"
+    label(frames, whole, Unnamed(2.0))
+    killed(frames, output, Unnamed(1.0))
+    with pytest.raises(ConfigError, match="is of another calculator: frame 1 has .* begin anew with --overwrite"):
+        label(frames, output, Unnamed(2.0))
+    assert label(frames, output, Unnamed(2.0), overwrite=True).resumed == 0
+    assert output.read_bytes() == whole.read_bytes()
+    output.unlink()
+    killed(frames, output, Unnamed(2.0))
+    assert label(frames, output, Unnamed(2.0)).resumed == 3
+    assert output.read_bytes() == whole.read_bytes()
+
+
+def test_a_calculator_of_a_file_is_looked_at_when_it_goes_on(tmp_path):
+    """A file may have been written anew under its name."""
+    (tmp_path / "weights").write_text("1.0")
+    text = f"{HERE}:Unnamed(file='{tmp_path / 'weights'}')"
+    mixed = [molecule("H2"), molecule("H2O"), molecule("CH4")]
+    assert len(label(mixed, tmp_path / "out.xyz", text, workers=1).failed) == 1
+    assert label(mixed, tmp_path / "out.xyz", text, workers=1).resumed == 2
+    (tmp_path / "weights").write_text("2.0")
+    with pytest.raises(ConfigError, match="is of another calculator"):
+        label(mixed, tmp_path / "out.xyz", text, workers=1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda atoms: atoms.set_initial_charges([1.0, 0.0, 0.0]),
+        lambda atoms: atoms.set_initial_magnetic_moments([0.0, 1.0, 0.0]),
+        lambda atoms: atoms.info.update(charge=1),
+        lambda atoms: atoms.info.update(spin=3),
+        lambda atoms: atoms.set_cell([9.0, 9.0, 9.0]),
+    ],
+)
+def test_structures_in_memory_are_what_a_calculator_sees(tmp_path, change):
+    given = [molecule("H2O"), molecule("H2")]
+    assert len(label(given, tmp_path / "out.xyz", Moody()).failed) == 1
+    assert label(given, tmp_path / "out.xyz", Moody()).resumed == 1
+    change(given[0])
+    with pytest.raises(ConfigError, match="another frames"):
+        label(given, tmp_path / "out.xyz", Moody())
 
 
 def test_failed_frames_are_listed_and_tried_again(frames, tmp_path, run):

@@ -8,7 +8,9 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from mekrr_scale.arrays import KINDS, RowKind
 from mekrr_scale.config import load_config
@@ -314,6 +316,16 @@ WRITTEN = [
     ({"execution": {"memory": "2G"}}, {"execution": Execution(memory=2 * 1024**3)}),
     ({"execution": {"scratch": "/local"}}, {"execution": Execution(scratch=Path("/local"))}),
     ({"execution": {"scratch": "none"}}, {"execution": Execution(scratch=None)}),
+    # as scientific Python writes them
+    ({"solver": {"ridges": np.logspace(-9, -7, 3)}}, {"solver": Direct((1e-9, 1e-8, 1e-7))}),
+    ({"kernel": {"alphas": np.array(0.5)}}, {"kernel": KernelPlan(alphas=0.5)}),
+    ({"kernel": {"alphas": torch.tensor([0.0, 0.5])}}, {"kernel": KernelPlan(alphas=(0.0, 0.5))}),
+    ({"kernel": {"length_scales": np.array([2.0, 3.0])}}, {"kernel": KernelPlan(length_scales=(2.0, 3.0))}),
+    ({"kernel": {"mixing": {"H": np.array([1, 0]), "O": [0, 1]}}}, {"kernel": {"mixing": {"H": (1, 0), "O": (0, 1)}}}),
+    ({"landmarks": np.int64(80)}, {"landmarks": LandmarkPlan(count=80)}),
+    ({"rows": np.array([1.0, 0.1])}, {"rows": [1, 0.1]}),
+    ({"rows": {"weights": {"force": np.array([0.1, 0.2])}}}, {"rows": {"weights": {"force": (0.1, 0.2)}}}),
+    ({"validation": {"criterion": np.array([1.0, 0.1])}}, {"validation": {"criterion": (1.0, 0.1)}}),
 ]  # fmt: skip
 
 
@@ -322,6 +334,11 @@ def test_what_a_person_would_write_is_accepted(written, meant):
     found, expected = FitPlan(**written), FitPlan(**meant)
     assert found == expected
     assert identity_text(found) == identity_text(expected)  # types too: 1 is 1.0
+
+
+def test_arrays_of_more_than_a_row_are_no_lists():
+    with pytest.raises(ConfigError, match="write numbers, several separated by commas"):
+        Direct(ridges=np.ones((2, 2)))
 
 
 def test_plans_cannot_be_changed():

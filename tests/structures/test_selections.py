@@ -134,7 +134,7 @@ def test_what_structures_carry_is_written_and_read(tmp_path, name):
     (found,) = read_structures(tmp_path / name)
     assert found.constraints[0].index.tolist() == [0, 3]
     assert found.get_tags().tolist() == list(range(8))
-    if name != "a.traj":  # whose format knows neither info nor arrays of others
-        assert found.info["vec"].tolist() == [1.0, 2.0, 3.0]
-        assert found.info["id"] == "x 7"
+    assert found.info["vec"].tolist() == [1.0, 2.0, 3.0]
+    assert found.info["id"] == "x 7"
+    if name != "a.traj":  # whose format knows no arrays of others
         assert found.arrays["layer"].tolist() == (np.arange(8) * 0.5).tolist()

@@ -11,6 +11,7 @@ from ase import Atoms
 from mekrr_scale.errors import ConfigError, StructureError
 from mekrr_scale.structures import (
     ENERGY_UNITS,
+    LENGTH_UNITS,
     Entering,
     Entry,
     LabelKeys,
@@ -34,6 +35,20 @@ def test_every_unit_that_can_be_read_is_told_from_the_factor(unit):
         check_energies(energies / ENERGY_UNITS[unit], energies, counts, "the prior")
     assert check_forces(own, own, "the prior") is None
     assert check_energies(energies, energies, counts, "the prior") is None
+
+
+@pytest.mark.parametrize(
+    ("energy", "length"),
+    [*((name, "angstrom") for name in ENERGY_UNITS if name != "eV"), ("Hartree", "bohr"), ("Ry", "bohr")],
+)
+def test_units_of_forces_are_advised_as_they_are_read(energy, length):
+    own = torch.randn(20, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with pytest.raises(ConfigError, match="labels are in") as raised:
+        check_forces(own * LENGTH_UNITS[length] / ENERGY_UNITS[energy], own, "the prior")
+    first, *others = re.findall(r"--units ([^ )]+)\)", str(raised.value))
+    keys = LabelKeys(**LabelKeys.parse_units(first))
+    assert (keys.energy_unit, keys.length_unit) == (energy, length)
+    assert all(LabelKeys(**LabelKeys.parse_units(other)) for other in others)
 
 
 def test_unknown_units_are_refused_with_the_closest():

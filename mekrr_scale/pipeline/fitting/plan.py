@@ -47,7 +47,7 @@ class KernelPlan:
     """Kernel between the features of two atoms. gaussian is right unless you know better."""
 
     length_scales: Annotated[
-        Given[tuple[InstanceOf[LengthScale], ...], LengthScale | float | str | Sequence[LengthScale | float | str]],
+        Given[tuple[InstanceOf[LengthScale], ...], LengthScale | Numbers | Sequence[LengthScale | float | str]],
         nonempty("length_scales"),
         listed(LengthScale.parse),
         flag("--length-scale"),
