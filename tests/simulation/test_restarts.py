@@ -244,9 +244,9 @@ def test_a_continued_run_is_the_uninterrupted_one_bit_by_bit(model_file, start, 
 
 def test_a_continued_run_knows_what_was_known_of_the_uncertainty(potential, start, tmp_path):
     """Until it is due to be looked at again; bounds are no part of a run, and without them nothing is known."""
-    plan = replace(PLAN, steps=6, checkpoint=3, bounds=Bounds(None, grade=1e9, every=4))
+    plan = replace(PLAN, steps=6, bounds=Bounds(None, grade=1e9, every=4))
     run_md(start, potential, tmp_path / "whole.xyz", plan)
-    for steps in (3, 6):
+    for steps in (2, 6):
         run_md(start, potential, tmp_path / "parts.xyz", replace(plan, steps=steps))
     assert all("largest_grade" in frame.info for frame in read(tmp_path / "parts.xyz", ":"))
     assert (tmp_path / "parts.xyz").read_bytes() == (tmp_path / "whole.xyz").read_bytes()
