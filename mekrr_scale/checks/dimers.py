@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import combinations_with_replacement
 from typing import ClassVar, final
 
@@ -17,6 +16,7 @@ from mekrr_scale.checks.base import Check
 from mekrr_scale.checks.kinds import ANY, StructureKind
 from mekrr_scale.checks.measured import Curve, Measured, Panel, Quantity
 from mekrr_scale.checks.thresholds import Thresholds
+from mekrr_scale.structures import electrons_info
 
 _CLOSEST, _FAR, _POINTS = 0.4, 2.5, 64  # of the sum of covalent radii
 _DEPTH = 0.05  # eV of a minimum that counts
@@ -40,7 +40,8 @@ class DimerCheck(Check):
             pair = f"{chemical_symbols[a]}-{chemical_symbols[b]}"
             size = covalent_radii[a] + covalent_radii[b]
             places = np.linspace(_CLOSEST, _FAR, _POINTS)
-            energies = np.array([_energy((a, b), size * place, calculator) for place in places])
+            pairs = [_pair(a, b, size * place, atoms, calculator) for place in places]
+            energies = np.array([each.get_potential_energy() for each in pairs])
             relative = energies - energies[-1]
             quantities[f"{pair} lowest at"] = Quantity(float(places[energies.argmin()]), "covalent radii")
             quantities[f"{pair} bound at"] = Quantity(_closest_bound(places, energies), "covalent radii")
@@ -50,8 +51,7 @@ class DimerCheck(Check):
     def effort(self, atoms: Atoms) -> tuple[Atoms, int]:
         """A scan of each pair."""
         elements = sorted(set(atoms.numbers.tolist()))
-        pair = Atoms(elements[:2] * (3 - len(elements[:2])), positions=[[0, 0, 0], [0, 0, _NEAR]])
-        return pair, _POINTS * len(elements) * (len(elements) + 1) // 2
+        return _pair(elements[0], elements[:2][-1], _NEAR, atoms), _POINTS * len(elements) * (len(elements) + 1) // 2
 
     def failures(self, model: Measured, backbone: Measured | None, limits: Thresholds) -> list[str]:
         wrong = []
@@ -65,9 +65,10 @@ class DimerCheck(Check):
         return wrong
 
 
-def _energy(numbers: Sequence[int], distance: float, calculator: Calculator) -> float:
-    pair = Atoms(numbers, positions=[[0, 0, 0], [0, 0, distance]], calculator=calculator)
-    return float(pair.get_potential_energy())
+def _pair(a: int, b: int, distance: float, atoms: Atoms, calculator: Calculator | None = None) -> Atoms:
+    """Two atoms (angstrom apart) that say the charge and spin of the structure: others the model refuses."""
+    info = electrons_info(atoms)
+    return Atoms([a, b], [[0, 0, 0], [0, 0, distance]], calculator=calculator, info=info)
 
 
 def _closest_bound(places: Float64[ndarray, " points"], energies: Float64[ndarray, " points"]) -> float:

@@ -13,6 +13,7 @@ from mekrr_scale.checks.base import Check
 from mekrr_scale.checks.kinds import ANY, StructureKind, kind_of
 from mekrr_scale.checks.measured import Measured, Quantity
 from mekrr_scale.checks.thresholds import Thresholds
+from mekrr_scale.structures import electrons_info
 
 _APART = 40.0  # angstrom
 
@@ -28,7 +29,7 @@ class ExtensivityCheck(Check):
     def measure(self, atoms: Atoms, calculator: Calculator) -> Measured:
         """The energy that is too much."""
         if kind_of(atoms) == "molecule":
-            single = Atoms(atoms.numbers, atoms.positions)
+            single = Atoms(atoms.numbers, atoms.positions, info=electrons_info(atoms))
             away = np.array([_APART + np.ptp(atoms.positions[:, 0]), 0.0, 0.0])
             twice = single + Atoms(atoms.numbers, atoms.positions + away)
         else:
@@ -65,6 +66,7 @@ class MotionCheck(Check):
             atoms.positions[order] @ turn + generator.normal(size=3),
             cell=atoms.cell.array @ turn,
             pbc=atoms.pbc,
+            info=electrons_info(atoms),
         )
         first.calc = calculator
         energy, forces = first.get_potential_energy(), first.get_forces()

@@ -14,6 +14,7 @@ from mekrr_scale.checks.kinds import CRYSTALS, StructureKind, repeats
 from mekrr_scale.checks.measured import Curve, Measured, Panel, Quantity
 from mekrr_scale.checks.thresholds import Thresholds
 from mekrr_scale.errors import ConfigError
+from mekrr_scale.structures import electrons_info
 
 _LENGTH = 9.0  # angstrom between images of a displaced atom
 _DISPLACEMENT = 0.01  # angstrom
@@ -44,7 +45,7 @@ class PhononCheck(Check):
             phonon = Phonopy(cell, np.diag(repeats(atoms, _LENGTH)), primitive_matrix="auto", log_level=0)
         phonon.generate_displacements(distance=_DISPLACEMENT)
         supercells = phonon.supercells_with_displacements or []
-        phonon.forces = np.array([_moved(displaced, calculator) for displaced in supercells])
+        phonon.forces = np.array([_moved(displaced, atoms, calculator) for displaced in supercells])
         phonon.produce_force_constants()
         phonon.symmetrize_force_constants()
         phonon.run_mesh([_MESH] * 3, is_gamma_center=True)
@@ -65,13 +66,14 @@ class PhononCheck(Check):
         return [f"an imaginary mode of {-model['lowest frequency']:.2f}i THz: the crystal is not stable at its minimum"]
 
 
-def _moved(displaced: object, calculator: Calculator) -> np.ndarray:
+def _moved(displaced: object, cell: Atoms, calculator: Calculator) -> np.ndarray:
     """Forces (eV/angstrom) of a supercell of phonopy's."""
     atoms = Atoms(
         displaced.symbols,  # type: ignore[attr-defined]
         scaled_positions=displaced.scaled_positions,  # type: ignore[attr-defined]
         cell=displaced.cell,  # type: ignore[attr-defined]
         pbc=True,
+        info=electrons_info(cell),
         calculator=calculator,
     )
     found: np.ndarray = atoms.get_forces()

@@ -20,10 +20,12 @@ from mekrr_scale.checks.measured import Finding, Measured, Quantity
 from mekrr_scale.checks.references import References
 from mekrr_scale.checks.report import CheckReport
 from mekrr_scale.checks.thresholds import Thresholds
-from mekrr_scale.errors import ConfigError, MekrrError, SimulationError
+from mekrr_scale.errors import ConfigError, MekrrError, SimulationError, StructureError
 from mekrr_scale.models import MekrrCalculator, Model, PredictorCalculator
 from mekrr_scale.progress import Progress, shown_progress
 from mekrr_scale.structures import without_results
+
+_FELL_APART = (SimulationError, StructureError)  # of a structure that was in order: it did not come to rest, atoms met
 
 
 def check(
@@ -42,7 +44,8 @@ def check(
     Args:
         structures: by the names under which they are reported; or one. Default: the one that the model brings along,
             of lowest energy per atom of its training data. Crystals are taken to their conventional cell and,
-            like molecules, relaxed by each potential first where a check wants that.
+            like molecules, relaxed by each potential first where a check wants that. Constraints are taken off: forces
+            that are set to zero are no derivatives of the energy.
         names: of the checks; default: all but those that want to be asked for.
         reference: values to compare with.
         thresholds: what counts as failed.
@@ -64,7 +67,9 @@ def check(
     with shown_progress(progress, "checks") as shown:
         shown.stage("check", len(given) * len(chosen))
         for name, atoms in given.items():
-            subject = _Subject(name, without_results(atoms), *potentials)
+            free = without_results(atoms)
+            free.set_constraint()
+            subject = _Subject(name, free, *potentials)
             for each in chosen:
                 if subject.kind in each.kinds:
                     findings.append(subject.finding(each, limits, known, each.name in names))
@@ -92,9 +97,8 @@ class _Subject:
     def __init__(self, name: str, atoms: Atoms, model: Calculator, backbone: Calculator | None) -> None:
         self.name, self.kind = name, kind_of(atoms)
         self.atoms = checked_cell(atoms)
-        self.atoms.set_constraint()  # the potential is looked at, not what somebody holds or pulls
         self.model, self.backbone = model, backbone
-        self._relaxed: dict[Calculator, Atoms | SimulationError] = {}
+        self._relaxed: dict[Calculator, Atoms | MekrrError] = {}
 
     def finding(self, check: Check, limits: Thresholds, known: References, asked: bool) -> Finding:
         """Of one check.
@@ -110,8 +114,8 @@ class _Subject:
             model = self._measured(check, self.model)
         except (ConfigError, OutOfTimeError) as error:
             return Finding(check.name, self.name, skipped=str(error))
-        except SimulationError as error:
-            if check.relaxed and not fresh and isinstance(self._relaxed[self.model], SimulationError):
+        except _FELL_APART as error:
+            if check.relaxed and not fresh and isinstance(self._relaxed[self.model], MekrrError):
                 return Finding(check.name, self.name, skipped="there is no relaxed structure to run it on")
             return Finding(check.name, self.name, failures=(str(error),))
         backbone = None
@@ -127,7 +131,7 @@ class _Subject:
         """What one potential gives.
 
         Raises:
-            SimulationError: the structure does not come to rest, or falls apart.
+            SimulationError, StructureError: the structure does not come to rest, or falls apart.
             MekrrError: see ``Check.measure``.
         """
         if not check.relaxed:
@@ -135,9 +139,9 @@ class _Subject:
         if calculator not in self._relaxed:
             try:
                 self._relaxed[calculator] = settled(self.atoms, calculator)
-            except SimulationError as error:
+            except _FELL_APART as error:
                 self._relaxed[calculator] = error
         found = self._relaxed[calculator]
-        if isinstance(found, SimulationError):
+        if isinstance(found, MekrrError):
             raise found
         return check.measure(found.copy(), calculator)

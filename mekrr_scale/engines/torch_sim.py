@@ -19,6 +19,7 @@ from torch import Tensor
 from mekrr_scale.backbones import Backbone
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.models import Dispersion, Model, Potential
+from mekrr_scale.structures import electrons_info
 
 try:
     from torch_sim.models.interface import ModelInterface
@@ -69,7 +70,8 @@ class MekrrModel(ModelInterface):  # type: ignore[misc]
         """Properties of a state, or of the dictionary of one."""
         if isinstance(state, dict):
             state = SimState(**state, masses=torch.ones_like(state["positions"][:, 0]))
-        found = self.potential.predict(_structures(state), self._compute_forces, self._compute_stress)
+        structures = _structures(state, self.potential.model)
+        found = self.potential.predict(structures, self._compute_forces, self._compute_stress)
         stress = found.stress
         if stress is not None and not bool(torch.as_tensor(state.pbc).any()):
             stress = torch.zeros_like(stress)
@@ -77,12 +79,14 @@ class MekrrModel(ModelInterface):  # type: ignore[misc]
         return {name: value.to(self._device, self._dtype) for name, value in values.items() if value is not None}
 
 
-def _structures(state: SimState) -> list[Atoms]:
-    """The systems of a state; torch-sim's cells are made of columns."""
+def _structures(state: SimState, model: Model) -> list[Atoms]:
+    """The systems of a state, of the model's charge and spin; torch-sim's cells are made of columns."""
     positions = state.positions.detach().cpu().double().numpy()
     numbers, owner = state.atomic_numbers.cpu().numpy(), state.system_idx.cpu().numpy()
     cells = state.cell.detach().mT.cpu().double().numpy()
     pbc = torch.as_tensor(state.pbc).cpu().numpy()
+    info = electrons_info(model.electrons)
     return [
-        Atoms(numbers[owner == i], positions=positions[owner == i], cell=cells[i], pbc=pbc) for i in range(len(cells))
+        Atoms(numbers[owner == i], positions=positions[owner == i], cell=cells[i], pbc=pbc, info=info)
+        for i in range(len(cells))
     ]

@@ -98,7 +98,9 @@ class Model:
         """One of its training structures: of lowest energy per atom, among periodic ones where there are any."""
         from ase import Atoms
 
-        return Atoms(**cast(Any, dict(self.sample))) if self.sample else None
+        from mekrr_scale.structures import electrons_info
+
+        return Atoms(**cast(Any, dict(self.sample)), info=electrons_info(self.electrons)) if self.sample else None
 
     @property
     def knows_stress(self) -> bool:

@@ -72,6 +72,18 @@ class Guard:
         self.known: dict[str, float] = {}
         self.step: int | None = None  # that was looked at last
 
+    def resume(self, step: int, known: Mapping[str, float]) -> None:
+        """Go on behind a state that an earlier run left: its frame is the last good one, if the bounds allow it.
+
+        Args:
+            known: of the uncertainty, when it was looked at last.
+        """
+        asks = self.bounds.asks_uncertainty
+        self.step, self.known = step, dict(known) if asks else {}
+        if not (asks and self._asked()[1]):
+            self.good = self.atoms.copy()
+            self.good.info["step"] = step
+
     def look(self, step: int) -> Mapping[str, float]:
         """What is known of the uncertainty.
 
@@ -88,7 +100,9 @@ class Guard:
             )
         due = step % self.bounds.every == 0
         if self.bounds.asks_uncertainty and due:
-            self._ask(step)
+            self.known, broken = self._asked()
+            if broken:
+                self._stop(step, broken, frame_with(self.atoms, {"step": step, **self.known}))
         self.step = step
         if due or not self.bounds.asks_uncertainty:  # a frame whose uncertainty nobody saw may be beyond its bound
             self.good = frame_with(self.atoms, {"step": step, **self.known})
@@ -119,13 +133,12 @@ class Guard:
                     return
             yield item
 
-    def _ask(self, step: int) -> None:
+    def _asked(self) -> tuple[dict[str, float], str]:
+        """What the uncertainty is now, and which bound it exceeds, in words."""
         sure = self.calculator.potential.uncertainty(self.atoms)
         energy, grade = float(sure.energy[0]) / len(self.atoms), float(sure.grade.max())
-        self.known = {"uncertainty_per_atom": energy, "largest_grade": grade}
         broken = self.bounds.limits.broken(energy, sure.grade, list(self.atoms.symbols), range(len(self.atoms)))
-        if broken:
-            self._stop(step, broken, frame_with(self.atoms, {"step": step, **self.known}))
+        return {"uncertainty_per_atom": energy, "largest_grade": grade}, broken
 
     def _stop(self, step: int, reason: str, beyond: Atoms | None = None) -> None:
         kept = ""

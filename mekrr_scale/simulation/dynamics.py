@@ -152,10 +152,12 @@ def _run(
         if not done:
             recorder.look(0)
             recorder.write(0)
+        elif state is not None and done < plan.steps:
+            recorder.guard.resume(done, state.get("known", {}))
         for step in range(done + 1, plan.steps + 1):
             recorder.move(step)
             shown.advance()
-    return MdReport(atoms, plan.steps, done, recorder.drift())
+    return MdReport(atoms, max(plan.steps, done), done, recorder.drift())
 
 
 def _state_of(restart: RestartFile, atoms: Atoms, overwrite: bool) -> RestartState | None:
@@ -239,7 +241,7 @@ class _Recorder:
 
     def save(self, step: int) -> None:
         held = {name: float(getattr(self.integrator, name)) for name in _BAROSTAT if hasattr(self.integrator, name)}
-        self.restart.save(self.atoms, step, self.generator, held)
+        self.restart.save(self.atoms, step, self.generator, held, self.known)
 
     def _forget(self, step: int) -> None:
         """What a continued run does not have either, so that both go on alike, bit by bit."""

@@ -35,6 +35,7 @@ class RestartState(TypedDict):
     generator: Mapping[str, object]
     p_eps: float  # momentum of the barostat
     force_eps: NotRequired[float]  # force on it, from before the last half step; 0.1.0 did not keep it
+    known: NotRequired[Mapping[str, float]]  # of the uncertainty, when it was looked at last
     trajectory_bytes: int
     trajectory_xxh3: NotRequired[str]  # of these bytes; files of 0.1.0 have none
     trajectory: NotRequired[str]  # its name; files of 0.1.0 do not tell
@@ -63,12 +64,18 @@ class RestartFile:
         return beside(self.trajectory, "restart.json")
 
     def save(
-        self, atoms: Atoms, step: int, generator: np.random.Generator, barostat: Mapping[str, float] | None = None
+        self,
+        atoms: Atoms,
+        step: int,
+        generator: np.random.Generator,
+        barostat: Mapping[str, float] | None = None,
+        known: Mapping[str, float] | None = None,
     ) -> None:
         """Atomically; with it goes the length of the trajectory.
 
         Args:
             barostat: its ``p_eps`` and ``force_eps``.
+            known: what frames say of the uncertainty until it is looked at again.
         """
         held = barostat or {}
         state: RestartState = {
@@ -87,6 +94,8 @@ class RestartFile:
         }
         if "force_eps" in held:
             state["force_eps"] = held["force_eps"]
+        if known:
+            state["known"] = dict(known)
         publish_text(self.path, json.dumps(sealed(cast(Document, state))))
 
     def read(self, atoms: Atoms) -> RestartState | None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mekrr_scale.structures.electrons import Electrons as Electrons
     from mekrr_scale.structures.electrons import common_electrons as common_electrons
     from mekrr_scale.structures.electrons import differing_electrons as differing_electrons
+    from mekrr_scale.structures.electrons import electrons_info as electrons_info
     from mekrr_scale.structures.electrons import require_electrons as require_electrons
     from mekrr_scale.structures.electrons import require_same_electrons as require_same_electrons
     from mekrr_scale.structures.entry import Entering as Entering
@@ -85,6 +86,7 @@ else:
                 "Electrons",
                 "common_electrons",
                 "differing_electrons",
+                "electrons_info",
                 "require_electrons",
                 "require_same_electrons",
             ],

@@ -9,6 +9,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator
 
 from mekrr_scale.errors import ConfigError, SimulationError
+from mekrr_scale.structures.electrons import electrons_info
 
 _EMPTY = 6.0  # angstrom without atoms; layered crystals have 3.5
 _ALIKE = 1e-3  # angstrom by which atoms of one lattice may be off
@@ -59,7 +60,9 @@ def conventional_cell(atoms: Atoms, alike: float = _NEARLY) -> Atoms:
         ConfigError: spglib is not there.
     """
     found = _standard(atoms, primitive=False, alike=alike)
-    return Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True) if found is None else found
+    if found is not None:
+        return found
+    return Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True, info=electrons_info(atoms))
 
 
 def _standard(atoms: Atoms, primitive: bool, alike: float) -> Atoms | None:
@@ -73,7 +76,7 @@ def _standard(atoms: Atoms, primitive: bool, alike: float) -> Atoms | None:
     if found is None:
         return None
     lattice, places, numbers = found
-    return Atoms(numbers, scaled_positions=places, cell=lattice, pbc=True)
+    return Atoms(numbers, scaled_positions=places, cell=lattice, pbc=True, info=electrons_info(atoms))
 
 
 def relaxed(atoms: Atoms, calculator: Calculator, cell: bool, force: float = 1e-3, steps: int = 500) -> Atoms:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -86,6 +87,19 @@ def said(atoms: Atoms, names: tuple[str, ...]) -> float | None:
     return None
 
 
+def electrons_info(given: Atoms | Document | None) -> dict[str, Any]:
+    """``info`` of a structure that is made of another one, or for a model by what hands over no charge and spin.
+
+    Args:
+        given: the other structure, or what the model was fitted to, see ``Electrons.document``.
+
+    >>> electrons_info(Atoms("H", info={"charge": 1, "name": "proton"})), electrons_info({"charge": -1.0})
+    ({'charge': 1}, {'charge': -1.0})
+    """
+    known = given.info if isinstance(given, Atoms) else given or {}
+    return {name: known[name] for name in (*CHARGE, *SPIN) if name in known}
+
+
 def require_electrons(known: Document, atoms: Atoms, takes: frozenset[str]) -> None:
     """Refuse a structure of another charge or spin than what a model was fitted to.
 
@@ -147,8 +161,10 @@ def require_same_electrons(known: Document, others: Document, what: str) -> None
 
 def _refused(what: str, found: float, expected: float) -> ModelError:
     names = CHARGE if what == "charge" else SPIN
+    remedy = f"take the key off the structure (info: {', '.join(names)})"
+    if what == "charge" and expected:  # which is 0 without a key
+        remedy = f"set info charge={expected:g} of the structure"
     return ModelError(
         f"the structure has {what} {found:g}, the model was fitted to {what} {expected:g} and does not see it: fit a "
-        f"model to structures of that {what}; or, if it is to be used all the same, take the key off the structure "
-        f"(info: {', '.join(names)})"
+        f"model to structures of that {what}; or, if it is to be used all the same, {remedy}"
     )

@@ -18,6 +18,7 @@ from numpy import ndarray
 
 from mekrr_scale.errors import StructureError, suggestion
 from mekrr_scale.structures.columns import Kind, is_virial, near_names, numbers
+from mekrr_scale.structures.electrons import electrons_info
 from mekrr_scale.structures.neighbours import volume_of
 from mekrr_scale.structures.units import ENERGY_UNITS, LENGTH_UNITS, STRESS_UNITS
 from mekrr_scale.structures.unreadable import check_readable
@@ -83,8 +84,8 @@ class Labels:
 
 
 def bare(atoms: Atoms) -> Atoms:
-    """A copy of elements, positions, cell and periodicity alone: no labels, constraints or calculator."""
-    return Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    """A copy of elements, positions, cell, periodicity, charge and spin alone: no labels, constraints or calculator."""
+    return Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc, info=electrons_info(atoms))
 
 
 def read_labels(atoms: Atoms, keys: LabelKeys, wanted: Collection[Kind] = KINDS) -> Labels:

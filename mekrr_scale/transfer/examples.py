@@ -21,6 +21,7 @@ from mekrr_scale.structures import (
     Graph,
     LabelKeys,
     Labels,
+    bare,
     check_structure,
     read_labels,
     structure_hash,
@@ -38,7 +39,7 @@ class Example:
 
     def frame(self) -> Atoms:
         """A plain structure with the labels as ASE's results, in eV and angstrom."""
-        frame = Atoms(self.atoms.numbers, positions=self.atoms.positions, cell=self.atoms.cell, pbc=self.atoms.pbc)
+        frame = bare(self.atoms)
         known = {key: value for key, value in vars(self.labels).items() if value is not None}
         frame.calc = SinglePointCalculator(frame, **known)
         return frame

@@ -24,7 +24,8 @@ from mekrr_scale.checks import (
     read_references,
     read_thresholds,
 )
-from mekrr_scale.errors import ConfigError, SimulationError
+from mekrr_scale.errors import ConfigError, SimulationError, StructureError
+from mekrr_scale.models import MekrrCalculator
 from mekrr_scale.structures import conventional_cell, relaxed
 from tests.crystals import crystals
 
@@ -308,6 +309,40 @@ def test_thresholds(tmp_path):
     with pytest.raises(ConfigError, match="there is no file of thresholds"):
         read_thresholds(tmp_path / "none.toml")
     assert read_thresholds(None) == Thresholds()
+
+
+def test_constraints_are_no_fault_of_the_model(model_file):
+    """Forces of fixed atoms are set to zero, which a turned copy's and finite differences are not."""
+    free, held = molecule("H2O"), molecule("H2O")
+    held.set_constraint(FixAtoms([0]))
+    names = ["motion", "derivatives"]
+    report = ms.check(model_file, {"free": free, "held": held}, names, backbone=False)
+    of_free, of_held = [
+        [finding.model for finding in report.findings if finding.structure == n] for n in ("free", "held")
+    ]
+    assert not report.failed
+    assert of_free == of_held
+    assert held.constraints
+
+
+class Collapsing(MekrrCalculator):
+    """Its atoms meet after some calls."""
+
+    left = 5
+
+    def calculate(self, *args, **kwargs):
+        self.left -= 1
+        if self.left < 0:
+            raise StructureError("atoms 0 and 1 are at one place")
+        super().calculate(*args, **kwargs)
+
+
+def test_a_structure_that_falls_apart_is_a_finding(model_file):
+    """What was found before stays, and what wants no dynamics is found."""
+    names = ["motion", "nve", "vibrations"]
+    found = ms.check(Collapsing(model_file, dtype="float64"), molecule("H2O"), names, backbone=False).findings
+    assert [finding.verdict for finding in found] == ["passed", "failed", "failed"]
+    assert all(finding.failures == ("atoms 0 and 1 are at one place",) for finding in found[1:])
 
 
 def test_what_cannot_be_asked(copper_model):

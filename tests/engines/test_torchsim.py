@@ -1,6 +1,7 @@
 """The model in torch-sim gives what the ASE calculator gives, for many systems at once."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -62,6 +63,14 @@ def test_dispersion_is_added(model_file, cells):
     cells[1].calc = MekrrCalculator(model_file, dtype="float64", dispersion="pbe")
     assert float(found["energy"][0]) == pytest.approx(cells[1].get_potential_energy(), abs=1e-9)
     np.testing.assert_allclose(found["stress"][0].numpy(), cells[1].get_stress(voigt=False), atol=1e-10)
+
+
+def test_a_state_says_no_charge(model, model_file, cells):
+    from mekrr_scale.engines import MekrrModel
+
+    state = ts.initialize_state(cells, device=torch.device("cpu"), dtype=torch.float64)
+    cation = MekrrModel(replace(Model.load(model_file), electrons={"charge": 1.0}))
+    assert bool((cation(state)["energy"] == model(state)["energy"]).all())
 
 
 def test_molecules_have_no_stress(model):

@@ -2,18 +2,31 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import molecule
+from ase.build import bulk, molecule
 
+from mekrr_scale.checks import CHECKS, check
+from mekrr_scale.engines.lammps import External, Settings
 from mekrr_scale.errors import ModelError, StoreError, StructureError
 from mekrr_scale.models import MekrrCalculator, Model, Potential
 from mekrr_scale.pipeline import ExtractPlan, evaluate, evaluate_store, extract, fit, predict
 from mekrr_scale.store import FeatureStore, merge
-from mekrr_scale.structures import Electrons, require_electrons
+from mekrr_scale.structures import (
+    Calculated,
+    Electrons,
+    Entering,
+    Entry,
+    Labels,
+    bare,
+    conventional_cell,
+    require_electrons,
+)
+from mekrr_scale.transfer import Example
 from mekrr_scale.tuning import TunePlan
 from mekrr_scale.tuning.frames import gathered
 
@@ -109,10 +122,50 @@ def test_predictions_are_of_the_charge_that_was_learned(cation, toy_structures):
     found = list(predict(potential, [ion, neutral], failed=failed))
     assert found[0].calc is not None
     assert found[1].calc is None
-    assert "take the key off the structure (info: charge, total_charge)" in str(failed[0])
+    assert "set info charge=1 of the structure" in str(failed[0])
     told = evaluate(potential, [*charged(toy_structures), toy_structures[0]])
     assert len(told.n_atoms) == len(toy_structures)
     assert "charge 0" in told.rejected[0]
+
+
+def test_a_model_takes_what_it_brings_along(cation, tmp_path):
+    """Of crystals the conventional cell is checked, of molecules copies; all say the charge that the sample says."""
+    cation[1].save(tmp_path / "m.mekrr")
+    model = Model.load(tmp_path / "m.mekrr")
+    assert model.structure.info == {"charge": 1.0}
+    assert Potential(model).predict(model.structure).energy.isfinite().all()
+    ion = charged([molecule("H2O")], "total_charge")[0]
+    every = ["motion", "extensivity", "dimers"]
+    found = check(model, {"sample": model.structure, "ion": ion}, every, backbone=False).findings
+    assert [finding.model is not None for finding in found] == [True] * 6
+    assert conventional_cell(charged([bulk("C")])[0]).info == {"charge": 1}
+    assert all(each.effort(ion)[0].info == {"total_charge": 1} for each in (CHECKS["dimers"], CHECKS["vibrations"]))
+
+
+def test_engines_that_say_no_charge_are_of_the_models(cation):
+    """LAMMPS' atoms have none (``lammps run``); the compiled pair style and exports do not look at it."""
+    potential, water = Potential(cation[1], dtype="float64"), molecule("H2O")
+    box = [0, 0, 0], [20, 20, 20], 0, 0, 0, [0, 0, 0], 0
+    types = SimpleNamespace(extract_atom=lambda name: np.array([1, 2, 2]))
+    external = External(SimpleNamespace(extract_box=lambda: box, numpy=types), potential, ["O", "H"], Settings())
+    atoms, _ = external.structure(np.array([1, 2, 3]), water.positions + 10.0)
+    ion = charged([water])[0]
+    assert float(potential.predict(atoms).energy) == pytest.approx(float(potential.predict(ion).energy), abs=1e-12)
+
+
+def test_priors_and_starts_keep_the_charge(cation):
+    """Of a structure that enters another model, or that sampling begins from, nothing else of info is kept."""
+    ion = charged([molecule("H2O")])[0]
+    ion.info |= {"energy": 3.0, "name": "water", "multiplicity": 2}
+    assert bare(ion).info == {"charge": 1, "multiplicity": 2}
+    direct = Potential(cation[1]).predict(ion).energy
+    entered = Entering(Potential(cation[1]), Entry(species={8: 8})).predict(ion).energy
+    assert (
+        float(entered)
+        == float(direct)
+        == pytest.approx(float(Calculated(MekrrCalculator(cation[1])).predict(ion).energy))
+    )
+    assert Example(ion, Labels(1.0, None, None), 0).frame().info == {"charge": 1, "multiplicity": 2}
 
 
 def test_a_store_of_another_charge_is_not_compared(cation, store):
@@ -123,7 +176,7 @@ def test_a_store_of_another_charge_is_not_compared(cation, store):
 def test_a_neutral_model_takes_no_ions(model_file):
     potential = Potential(model_file)
     assert potential.model.electrons == {}
-    with pytest.raises(ModelError, match="has charge -1, the model was fitted to charge 0"):
+    with pytest.raises(ModelError, match="has charge -1, the model was fitted to charge 0 .* take the key off"):
         potential.predict(charged([molecule("H2O")], values=(-1,)))
     assert potential.predict(charged([molecule("H2O")], "multiplicity", (3,))).energy.isfinite().all()  # nobody said
 

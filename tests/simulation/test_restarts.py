@@ -13,7 +13,7 @@ from ase.constraints import FixAtoms
 from ase.io import read
 
 from mekrr_scale.cli import main
-from mekrr_scale.errors import ConfigError, SimulationError
+from mekrr_scale.errors import ConfigError, SimulationError, StructureError
 from mekrr_scale.files import Lock
 from mekrr_scale.models import MekrrCalculator, Model
 from mekrr_scale.simulation import Bounds, MdPlan, dynamics, relax, run_md
@@ -240,6 +240,49 @@ def test_a_continued_run_is_the_uninterrupted_one_bit_by_bit(model_file, start, 
     for name in ("positions", "momenta"):
         assert np.array_equal(part.atoms.arrays[name], whole.arrays[name]), name
     assert np.array_equal(part.atoms.cell.array, whole.cell.array)
+
+
+def test_a_continued_run_knows_what_was_known_of_the_uncertainty(potential, start, tmp_path):
+    """Until it is due to be looked at again; bounds are no part of a run, and without them nothing is known."""
+    plan = replace(PLAN, steps=6, bounds=Bounds(None, grade=1e9, every=4))
+    run_md(start, potential, tmp_path / "whole.xyz", plan)
+    for steps in (2, 6):
+        run_md(start, potential, tmp_path / "parts.xyz", replace(plan, steps=steps))
+    assert all("largest_grade" in frame.info for frame in read(tmp_path / "parts.xyz", ":"))
+    assert (tmp_path / "parts.xyz").read_bytes() == (tmp_path / "whole.xyz").read_bytes()
+    run_md(start, potential, tmp_path / "parts.xyz", replace(plan, steps=7, bounds=Bounds(None)))
+    assert "largest_grade" not in read(tmp_path / "parts.xyz").info
+
+
+def test_a_continued_run_has_its_last_good_frame_from_the_start(model_file, potential, start, tmp_path, monkeypatch):
+    """What stops it in its first step leaves the frame that it began with, unless that is beyond a bound."""
+    path, good = tmp_path / "run.xyz", tmp_path / "run.last-good.xyz"
+    plan = replace(PLAN, bounds=Bounds(None, grade=1e9, every=4))  # not due at step 2
+    end = run_md(start, potential, path, plan).atoms
+    farther = replace(plan, steps=4)
+    with pytest.raises(SimulationError, match=r"stopped at step 3: a force .*the last good frame") as error:
+        run_md(start, potential, path, replace(farther, bounds=Bounds(1e-9, grade=1e9, every=4)))
+    assert np.array_equal(error.value.atoms.positions, end.positions)
+    assert read(good).info["step"] == 2
+    good.unlink()
+    with pytest.raises(SimulationError, match=r"stopped at step 3: a force") as error:
+        run_md(start, potential, path, replace(farther, bounds=Bounds(1e-9, grade=1e-9, every=4)))
+    assert error.value.atoms is None
+    assert not good.exists()
+    calculator = MekrrCalculator(model_file)
+
+    def meeting(*_, **__):
+        raise StructureError("atoms 0 and 1 overlap")
+
+    monkeypatch.setattr(calculator.potential, "predict", meeting)
+    with pytest.raises(SimulationError, match=r"stopped at step 3: atoms 0 and 1 overlap; the last good frame"):
+        run_md(start, calculator, path, farther)
+
+
+def test_a_run_that_is_farther_than_asked_for_says_where_it_is(potential, start, tmp_path):
+    run_md(start, potential, tmp_path / "run.xyz", PLAN)
+    report = run_md(start, potential, tmp_path / "run.xyz", replace(PLAN, steps=1))
+    assert (report.steps, report.resumed) == (2, 2)
 
 
 def carrying(start):

@@ -30,7 +30,7 @@ from numpy import ndarray
 from mekrr_scale.engines.lammps.library import told
 from mekrr_scale.errors import ConfigError, SimulationError, StructureError, suggestion
 from mekrr_scale.models import ADVICE, Limits, Model, Potential, Uncertainty
-from mekrr_scale.structures import Prediction, SkinList
+from mekrr_scale.structures import Prediction, SkinList, electrons_info
 
 FIX = "mekrr"  # fix, variables and per-atom property are named after it
 _ATOMS = f"{FIX}_atoms"
@@ -128,7 +128,8 @@ class External:
         cell = [[lengths[0], 0, 0], [xy, lengths[1], 0], [xz, yz, lengths[2]]]
         types = self.lmp.numpy.extract_atom("type")[: len(ids)]
         numbers = self.numbers[types[order]]
-        return Atoms(numbers, positions=positions[order] - low, cell=cell, pbc=np.array(periodic, dtype=bool)), order
+        info = electrons_info(self.potential.model.electrons)  # LAMMPS says nothing of them
+        return Atoms(numbers, positions[order] - low, cell=cell, pbc=np.array(periodic, bool), info=info), order
 
     def _evaluate(
         self,
