@@ -311,20 +311,6 @@ def test_thresholds(tmp_path):
     assert read_thresholds(None) == Thresholds()
 
 
-def test_constraints_are_no_fault_of_the_model(model_file):
-    """Forces of fixed atoms are set to zero, which a turned copy's and finite differences are not."""
-    free, held = molecule("H2O"), molecule("H2O")
-    held.set_constraint(FixAtoms([0]))
-    names = ["motion", "derivatives"]
-    report = ms.check(model_file, {"free": free, "held": held}, names, backbone=False)
-    of_free, of_held = [
-        [finding.model for finding in report.findings if finding.structure == n] for n in ("free", "held")
-    ]
-    assert not report.failed
-    assert of_free == of_held
-    assert held.constraints
-
-
 class Collapsing(MekrrCalculator):
     """Its atoms meet after some calls."""
 
