@@ -20,7 +20,7 @@ from mekrr_scale.models.dispersion import Dispersion
 from mekrr_scale.models.model import Model
 from mekrr_scale.models.potential import Potential
 from mekrr_scale.models.stresses import atomic_stresses
-from mekrr_scale.structures import Calculated, Predictor, SkinList
+from mekrr_scale.structures import Calculated, Predictor, SkinList, require_skin
 
 
 class PredictorCalculator(Calculator):  # type: ignore[misc]
@@ -97,6 +97,7 @@ class MekrrCalculator(Calculator):  # type: ignore[misc]
 
     Raises:
         ModelError: see ``Model.load`` and ``Potential``.
+        ConfigError: a skin below 0; see ``Potential``.
     """
 
     implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "energies", "forces", "stress", "stresses"]
@@ -117,6 +118,7 @@ class MekrrCalculator(Calculator):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        require_skin(skin)
         corrected = None if prior is None else Calculated(prior)
         self.potential = Potential(
             model, backbone, dtype, device, compile, corrected, trust_code, max_memory, dispersion

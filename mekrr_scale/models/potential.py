@@ -200,7 +200,8 @@ class Potential:
     ) -> tuple[Prediction, Float64[Tensor, "atoms dim"], Graph]:
         """With the features that it stands on."""
         if neighbours is not None and isinstance(atoms, Atoms):
-            graph = self.backbone.prepare(neighbours.graph(atoms)).to(self.backbone.device, self.backbone.dtype)
+            with evaluating(False):
+                graph = self.backbone.prepare(neighbours.graph(atoms)).to(self.backbone.device, self.backbone.dtype)
         else:
             graph = self.backbone.graph([atoms] if isinstance(atoms, Atoms) else list(atoms))
         self._check(graph, [atoms] if isinstance(atoms, Atoms) else atoms)
