@@ -163,8 +163,8 @@ class MekrrCalculator(Calculator):  # type: ignore[misc]
         return np.stack([full_3x3_to_voigt_6_stress(share) for share in found.numpy()])
 
 
-def as_calculator(given: MekrrCalculator | Model | Path | str) -> MekrrCalculator:
-    """A calculator of whatever a caller has: itself, a model, or a model's file.
+def as_calculator(given: BaseCalculator | Model | Path | str) -> BaseCalculator:
+    """A calculator of whatever a caller has: itself, which may be any of ASE's, a model, or a model's file.
 
     Raises:
         ModelError: see ``Model.load`` and ``Potential``.

@@ -95,6 +95,7 @@ class Potential:
         with trusting_code(trust_code):
             self._prior = self._prior_of(self.model, prior, precision, device, self.max_memory)
             backbone = self._backbone_of(self.model) if backbone is None else require_backbone(backbone)
+        self.given_prior = prior if prior is self._prior else None  # instead of what the model's file names
         self.backbone = with_compression(backbone, self.model.compression).to(device, precision)
         self.model.require_backbone(self.backbone.identity().to_dict(), "the backbone given")
         self.device = device
