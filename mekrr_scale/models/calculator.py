@@ -20,7 +20,7 @@ from mekrr_scale.models.dispersion import Dispersion
 from mekrr_scale.models.model import Model
 from mekrr_scale.models.potential import Potential
 from mekrr_scale.models.stresses import atomic_stresses
-from mekrr_scale.structures import Calculated, Predictor, SkinList
+from mekrr_scale.structures import Calculated, Predictor, SkinList, require_skin
 
 
 class PredictorCalculator(Calculator):  # type: ignore[misc]
@@ -97,6 +97,7 @@ class MekrrCalculator(Calculator):  # type: ignore[misc]
 
     Raises:
         ModelError: see ``Model.load`` and ``Potential``.
+        ConfigError: a skin below 0; see ``Potential``.
     """
 
     implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "energies", "forces", "stress", "stresses"]
@@ -117,6 +118,7 @@ class MekrrCalculator(Calculator):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        require_skin(skin)
         corrected = None if prior is None else Calculated(prior)
         self.potential = Potential(
             model, backbone, dtype, device, compile, corrected, trust_code, max_memory, dispersion
@@ -161,8 +163,8 @@ class MekrrCalculator(Calculator):  # type: ignore[misc]
         return np.stack([full_3x3_to_voigt_6_stress(share) for share in found.numpy()])
 
 
-def as_calculator(given: MekrrCalculator | Model | Path | str) -> MekrrCalculator:
-    """A calculator of whatever a caller has: itself, a model, or a model's file.
+def as_calculator(given: BaseCalculator | Model | Path | str) -> BaseCalculator:
+    """A calculator of whatever a caller has: itself, which may be any of ASE's, a model, or a model's file.
 
     Raises:
         ModelError: see ``Model.load`` and ``Potential``.

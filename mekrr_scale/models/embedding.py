@@ -7,7 +7,7 @@ file that is not self-contained names checkpoints by their place beside it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -62,9 +62,14 @@ def beside(document: Document, folder: Path) -> dict[str, Any]:
     return _places(document, relative)
 
 
-def from_beside(document: Document, folder: Path) -> dict[str, Any]:
-    """The inverse of ``beside``."""
-    return _places(document, lambda path: os.path.normpath(folder.resolve() / path))
+def from_beside(document: Document, folders: Sequence[Path]) -> dict[str, Any]:
+    """The inverse of ``beside``, by the first folder in which there is such a path."""
+
+    def found(path: str) -> str:
+        places = [os.path.normpath(folder.resolve() / path) for folder in folders]
+        return next((place for place in places if os.path.exists(place)), places[0])
+
+    return _places(document, found)
 
 
 def _places(document: Document, change: Callable[[str], str]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mekrr_scale.arrays import Compression, FeatureBatch, Landmarks, error_text
 from mekrr_scale.errors import ConfigError, MekrrError, ModelError
-from mekrr_scale.files import is_whole, path_of, replacing, sealed, warn_unsealed
+from mekrr_scale.files import final_path, is_whole, path_of, replacing, sealed, warn_unsealed
 from mekrr_scale.kernels import Head, SetKernel, SpeciesMixing, Transform, atom_kernel
 from mekrr_scale.models.baselines import Baseline
 from mekrr_scale.models.choices import JSON, Document
@@ -194,7 +194,7 @@ class Model:
             path = check_output(path, MODEL, overwrite)
         except ConfigError as error:
             raise ModelError(f"cannot write the model: {error}") from error
-        header, tensors = self._parts(path.parent)
+        header, tensors = self._parts(final_path(path).parent)
         metadata = {_KEY: json.dumps(sealed(header | {"checksum": _checksum(tensors)}))}
         try:
             with replacing(path) as temporary:
@@ -301,11 +301,11 @@ class Model:
             raise ModelError(f"the header of {path} is damaged (its checksum does not fit); copy it again or refit")
         if _checksum(tensors) != header["checksum"]:
             raise ModelError(f"{path} is damaged (its checksum does not fit); copy it again or refit")
-        return cls._made(header, tensors, path.parent)
+        return cls._made(header, tensors, (path.parent, final_path(path).parent))
 
     @classmethod
-    def _made(cls, header: Header, tensors: Mapping[str, Tensor], folder: Path) -> Model:
-        """Of what a file in a folder holds, once it is known to be whole."""
+    def _made(cls, header: Header, tensors: Mapping[str, Tensor], folders: Sequence[Path]) -> Model:
+        """Of what a file holds, once it is known to be whole; of a link it is in the link's folder and in its own."""
         baseline, posterior = header["baseline"], header.get("posterior")
         weights, inner = header.get("weights", {}), header.get("inner")
         networks = [Weights(weights[part], _under(part, tensors)) if part in weights else None for part in _NETWORKS]
@@ -323,17 +323,17 @@ class Model:
                 tuple(baseline["species"]), tensors["baseline.energies"], baseline["prior"], baseline["fitted"]
             ),
             backbone=header["backbone"],
-            spec=from_beside(header["spec"], folder),
+            spec=from_beside(header["spec"], folders),
             validation=header["validation"],
             provenance=header["provenance"],
             posterior=None if posterior is None else Posterior.of(posterior, tensors["posterior.factor"]),
-            prior=from_beside(prior, folder) if inner is None else prior,
+            prior=from_beside(prior, folders) if inner is None else prior,
             sample=header.get("sample", {}),
             electrons=header.get("electrons"),
             compression=_compression(header.get("compression"), tensors),
             weights=networks[0],
             prior_weights=networks[1],
-            inner=None if inner is None else cls._made(inner, _under("inner", tensors), folder),
+            inner=None if inner is None else cls._made(inner, _under("inner", tensors), folders),
         )
 
 

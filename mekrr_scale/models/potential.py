@@ -95,6 +95,7 @@ class Potential:
         with trusting_code(trust_code):
             self._prior = self._prior_of(self.model, prior, precision, device, self.max_memory)
             backbone = self._backbone_of(self.model) if backbone is None else require_backbone(backbone)
+        self.given_prior = prior if prior is self._prior else None  # instead of what the model's file names
         self.backbone = with_compression(backbone, self.model.compression).to(device, precision)
         self.model.require_backbone(self.backbone.identity().to_dict(), "the backbone given")
         self.device = device
@@ -200,7 +201,8 @@ class Potential:
     ) -> tuple[Prediction, Float64[Tensor, "atoms dim"], Graph]:
         """With the features that it stands on."""
         if neighbours is not None and isinstance(atoms, Atoms):
-            graph = self.backbone.prepare(neighbours.graph(atoms)).to(self.backbone.device, self.backbone.dtype)
+            with evaluating(False):
+                graph = self.backbone.prepare(neighbours.graph(atoms)).to(self.backbone.device, self.backbone.dtype)
         else:
             graph = self.backbone.graph([atoms] if isinstance(atoms, Atoms) else list(atoms))
         self._check(graph, [atoms] if isinstance(atoms, Atoms) else atoms)

@@ -12,6 +12,7 @@ from typing import TypeVar, final
 import ase.io
 import numpy as np
 from ase import Atoms
+from ase.calculators.calculator import BaseCalculator
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from mekrr_scale.errors import ConfigError, SimulationError, StructureError
@@ -56,6 +57,17 @@ class Bounds:
     def asks_uncertainty(self) -> bool:
         return self.limits.any
 
+    def require_model(self, calculator: BaseCalculator) -> None:
+        """Refuse bounds that a calculator cannot be held to.
+
+        Raises:
+            ConfigError: of uncertainty or grade, which models alone tell.
+        """
+        if self.asks_uncertainty and not isinstance(calculator, MekrrCalculator):
+            raise ConfigError(
+                f"{type(calculator).__name__} tells no uncertainty and no grade; leave their bounds out or give a model"
+            )
+
 
 @final
 class Guard:
@@ -65,7 +77,7 @@ class Guard:
         path: of the trajectory; the last good frame is kept beside it.
     """
 
-    def __init__(self, atoms: Atoms, calculator: MekrrCalculator, bounds: Bounds, path: Path) -> None:
+    def __init__(self, atoms: Atoms, calculator: BaseCalculator, bounds: Bounds, path: Path) -> None:
         self.atoms, self.calculator, self.bounds = atoms, calculator, bounds
         self.path = path
         self.good: Atoms | None = None
@@ -135,6 +147,7 @@ class Guard:
 
     def _asked(self) -> tuple[dict[str, float], str]:
         """What the uncertainty is now, and which bound it exceeds, in words."""
+        assert isinstance(self.calculator, MekrrCalculator)
         sure = self.calculator.potential.uncertainty(self.atoms)
         energy, grade = float(sure.energy[0]) / len(self.atoms), float(sure.grade.max())
         broken = self.bounds.limits.broken(energy, sure.grade, list(self.atoms.symbols), range(len(self.atoms)))

@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 from ase import Atoms
+from ase.calculators.calculator import BaseCalculator
 
 from mekrr_scale.models import MekrrCalculator
 from mekrr_scale.structures import vacuum
@@ -30,8 +31,10 @@ def cell_mask(atoms: Atoms) -> list[bool]:
     return [not fixed & set(pair) for pair in _VOIGT]
 
 
-def warn_of_cell(atoms: Atoms, calculator: MekrrCalculator) -> None:
-    """Say what makes the stress, which cells follow, doubtful."""
+def warn_of_cell(atoms: Atoms, calculator: BaseCalculator) -> None:
+    """Say what makes a model's stress, which cells follow, doubtful; of other calculators nothing is known."""
+    if not isinstance(calculator, MekrrCalculator):
+        return
     if not calculator.potential.model.knows_stress:
         warnings.warn(
             "the cell follows the stress, and the model was not trained on stress: extract with --strain, and "

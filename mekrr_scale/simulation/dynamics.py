@@ -15,6 +15,7 @@ from typing import final
 
 import numpy as np
 from ase import Atoms, units
+from ase.calculators.calculator import BaseCalculator
 from ase.md.md import MolecularDynamics
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
 
@@ -90,7 +91,7 @@ class MdReport:
 
 def run_md(
     atoms: Atoms,
-    calculator: MekrrCalculator | Model | Path | str,
+    calculator: BaseCalculator | Model | Path | str,
     trajectory: Path | str,
     plan: MdPlan | None = None,
     progress: Progress | None = None,
@@ -106,16 +107,17 @@ def run_md(
     the bounds may change on the way. While it runs, nothing else may simulate into the same trajectory.
 
     Args:
-        calculator: or a model, or a model's file.
+        calculator: a model's, or another one of ASE's; or a model, or a model's file.
         plan: by default 1000 steps of 1 fs at 300 K (Langevin).
         overwrite: begin anew where a file or another simulation is in the way; the same one still goes on.
 
     Raises:
         SimulationError: a bound was exceeded; names the step, the value and the files.
         ConfigError: the trajectory is another simulation's, no simulation's, or being written; or the ensemble needs
-            a cell.
+            a cell, or the bounds a model.
     """
     plan, calculator = plan_of(plan, MdPlan), as_calculator(calculator)
+    plan.bounds.require_model(calculator)
     path = check_output(trajectory, STREAM, overwrite=True)  # whether it may be replaced, its restart file tells
     atoms = moving(atoms)
     atoms.calc = calculator
@@ -130,7 +132,7 @@ def run_md(
 
 def _run(
     atoms: Atoms,
-    calculator: MekrrCalculator,
+    calculator: BaseCalculator,
     restart: RestartFile,
     plan: MdPlan,
     progress: Progress | None,
@@ -147,7 +149,8 @@ def _run(
     if done and plan.ensemble == "npt":
         atoms.get_stress()  # forces come with it from then on, as they did when the state was written
     recorder = _Recorder(atoms, calculator, restart, plan, _integrator(atoms, plan, generator, state), generator)
-    with shown_progress(progress, "steps") as shown, kept_memory(calculator.potential.max_memory is None):
+    keep = kept_memory(not isinstance(calculator, MekrrCalculator) or calculator.potential.max_memory is None)
+    with shown_progress(progress, "steps") as shown, keep:
         shown.stage(plan.ensemble, max(plan.steps - done, 0))
         if not done:
             recorder.look(0)
@@ -195,7 +198,7 @@ class _Recorder:
     def __init__(
         self,
         atoms: Atoms,
-        calculator: MekrrCalculator,
+        calculator: BaseCalculator,
         restart: RestartFile,
         plan: MdPlan,
         integrator: MolecularDynamics,

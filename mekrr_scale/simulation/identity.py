@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import Calculator
+from ase.calculators.calculator import BaseCalculator
 
 from mekrr_scale.models import MekrrCalculator, Model
+from mekrr_scale.structures import Calculated
 
 if TYPE_CHECKING:
     from mekrr_scale.simulation.dynamics import MdPlan
 
-CONTENTS = {"model": "another model", "start": "another start structure"}  # what hashes stand for; texts of messages
+CONTENTS = {
+    "model": "another model",
+    "prior": "another prior",
+    "start": "another start structure",
+}  # what hashes stand for; texts of messages
 
 
-def run_identity(atoms: Atoms, calculator: Calculator, plan: MdPlan) -> dict[str, str | float]:
+def run_identity(atoms: Atoms, calculator: BaseCalculator, plan: MdPlan) -> dict[str, str | float]:
     """Of a simulation from a start structure; bounds and the number of steps may change on the way."""
     found: dict[str, str | float] = {"ensemble": plan.ensemble, "timestep": plan.timestep, "seed": plan.seed}
     thermal = plan.ensemble != "nve"
@@ -50,15 +56,18 @@ def _plain(value: object) -> object:
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else repr(value)
 
 
-def _of_calculator(calculator: Calculator) -> dict[str, str | float]:
+def _of_calculator(calculator: BaseCalculator) -> dict[str, str | float]:
     """The model by its content, wherever its file lies; another calculator by its class and parameters."""
     if not isinstance(calculator, MekrrCalculator):
-        return {"model": hashlib.sha256(f"{type(calculator)} {calculator.parameters}".encode()).hexdigest()[:32]}
+        told = re.sub(r" at 0x[0-9a-f]+", "", f"{type(calculator)} {calculator.parameters}")  # addresses mean nothing
+        return {"model": hashlib.sha256(told.encode()).hexdigest()[:32]}
     potential = calculator.potential
+    prior = potential.given_prior
     return {
         "model": model_hash(potential.model),
         "precision": str(potential.backbone.dtype).removeprefix("torch."),
         "dispersion": "none" if potential.dispersion is None else potential.dispersion.name,
+        "prior": _of_calculator(prior.calculator)["model"] if isinstance(prior, Calculated) else "the model's own",
     }
 
 

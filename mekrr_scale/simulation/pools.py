@@ -24,7 +24,10 @@ _NAMES = ("training (landmarks)", "not chosen", "chosen")
 
 @dataclass(frozen=True)
 class PoolMap:
-    """Features less the mean of the landmarks' atoms of the element, so that elements lie on one another."""
+    """Features less the mean of the landmarks' atoms of the element, so that elements lie on one another.
+
+    Of an element that no landmark has, less the mean of the pool's own.
+    """
 
     atoms: Float[Tensor, "atoms dim"]  # evenly some of each kind, where there are many
     kinds: Int64[Tensor, " atoms"]  # TRAINING, OTHERS or CHOSEN
@@ -39,7 +42,8 @@ class PoolMap:
         chosen[list(order)] = True
         counts = len(landmarks.features), int(sizes[~chosen].sum()), int(sizes[chosen].sum())
         steps = [-(-max(count, 1) // _SHOWN) for count in counts]
-        centres = {run.z: run.features.mean(0) for run in landmarks.runs()}
+        centres = _own_means(batches, landmarks.features.dtype)
+        centres |= {run.z: run.features.mean(0) for run in landmarks.runs()}
         drawn = [(TRAINING, run.features[:: steps[TRAINING]] - centres[run.z]) for run in landmarks.runs()]
         means = []
         for batch, mine in zip(batches, chosen.split([batch.n_structures for batch in batches]), strict=True):
@@ -63,6 +67,14 @@ class PoolMap:
         """Structures, the chosen ones numbered in their order."""
         plane = _plane(self.structures)
         return choice_map_axes(plane.at(self.structures.numpy()), self.order, component_labels(plane.explained), axes)
+
+
+def _own_means(batches: Sequence[FeatureBatch], dtype: torch.dtype) -> dict[int, Float[Tensor, " dim"]]:
+    """Of the features of each element's atoms."""
+    found: dict[int, list[Tensor]] = {}
+    for run in (run for batch in batches for run in batch.runs if len(run.features)):
+        found.setdefault(run.z, []).append(run.features.to(dtype))
+    return {z: torch.cat(parts).mean(0) for z, parts in found.items()}
 
 
 def _plane(features: Float[Tensor, "rows dim"]) -> Plane:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms
+from ase.calculators.calculator import BaseCalculator
 
 from mekrr_scale.arrays import kept_memory
 from mekrr_scale.errors import ConfigError, SimulationError
@@ -22,7 +23,7 @@ from mekrr_scale.structures import PREDICTED_BY, WRITER
 
 def relax(
     atoms: Atoms,
-    calculator: MekrrCalculator | Model | Path | str,
+    calculator: BaseCalculator | Model | Path | str,
     trajectory: Path | str | None = None,
     force: float = 0.02,
     steps: int = 500,
@@ -35,7 +36,7 @@ def relax(
     """Minimise the energy (FIRE of ASE), of positions and, if asked for, the cell.
 
     Args:
-        calculator: or a model, or a model's file.
+        calculator: a model's, or another one of ASE's; or a model, or a model's file.
         trajectory: extended xyz of all steps.
         force: stop when no atom feels more (eV/angstrom).
         cell: relax the cell too (FrechetCellFilter): along directions that are periodic. Warns of vacuum, and of a
@@ -46,7 +47,8 @@ def relax(
     Raises:
         SimulationError: not converged within ``steps``, or a bound was exceeded; its ``atoms`` is the last (good)
             structure.
-        ConfigError: the cell is to be relaxed, but there is none; or the trajectory cannot or must not be written.
+        ConfigError: the cell is to be relaxed, but there is none; or the trajectory cannot or must not be written; or
+            the bounds are not for this calculator.
     """
     from ase.filters import FrechetCellFilter
     from ase.optimize import FIRE
@@ -59,10 +61,12 @@ def relax(
         raise ConfigError("there is no cell to relax; give a periodic structure, or relax positions only")
     if cell:
         warn_of_cell(atoms, calculator)
-    guard = Guard(atoms, calculator, bounds or Bounds(), path or Path("relaxed.xyz"))
+    bounds = bounds or Bounds()
+    bounds.require_model(calculator)
+    guard = Guard(atoms, calculator, bounds, path or Path("relaxed.xyz"))
     moved = FrechetCellFilter(atoms, mask=cell_mask(atoms)) if cell else atoms
     optimizer = FIRE(moved, logfile=None)
-    keep = kept_memory(calculator.potential.max_memory is None)
+    keep = kept_memory(not isinstance(calculator, MekrrCalculator) or calculator.potential.max_memory is None)
     with shown_progress(progress, "steps") as shown, nullcontext() if path is None else locked(path), keep:
         if path is not None:
             path.write_text("", encoding="utf-8")

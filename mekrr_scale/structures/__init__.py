@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mekrr_scale.structures.graphs import build_graph as build_graph
     from mekrr_scale.structures.graphs import edge_vectors as edge_vectors
     from mekrr_scale.structures.graphs import nearest_edges as nearest_edges
+    from mekrr_scale.structures.graphs import require_skin as require_skin
     from mekrr_scale.structures.inputs import Frames as Frames
     from mekrr_scale.structures.inputs import Inputs as Inputs
     from mekrr_scale.structures.inputs import structures_from as structures_from
@@ -93,7 +94,7 @@ else:
             "entry": ["Entering", "Entry", "parse_species_map"],
             "finite": ["require_finite", "require_finite_atoms"],
             "formats": ["is_deepmd"],
-            "graphs": ["Graph", "SkinList", "build_graph", "edge_vectors", "nearest_edges"],
+            "graphs": ["Graph", "SkinList", "build_graph", "edge_vectors", "nearest_edges", "require_skin"],
             "inputs": ["Frames", "Inputs", "structures_from"],
             "labels": ["LabelKeys", "Labels", "bare", "geometry_hash", "read_labels", "slopes", "structure_hash"],
             "neighbours": ["check_geometry", "volume_of"],

@@ -21,7 +21,7 @@ from ase import Atoms
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from mekrr_scale.errors import StructureError
+from mekrr_scale.errors import ConfigError, StructureError
 from mekrr_scale.structures.neighbours import box_of, neighbours, volume_of
 
 _FAR = 50.0  # angstrom from the origin
@@ -177,9 +177,13 @@ class SkinList:
     Args:
         cutoff: in angstrom.
         skin: in angstrom; 0 makes every list anew.
+
+    Raises:
+        ConfigError: a skin below 0, or no number.
     """
 
     def __init__(self, cutoff: float, skin: float = 0.5) -> None:
+        require_skin(skin)
         self.cutoff, self.skin = cutoff, skin
         self.builds = 0
         self._made: tuple[Atoms, Graph] | None = None
@@ -214,6 +218,16 @@ class SkinList:
             return True
         moved = np.square(now.positions - before.positions).sum(1).max(initial=0.0)
         return bool(moved > (self.skin / 2) ** 2)
+
+
+def require_skin(skin: float) -> None:
+    """Refuse what neighbour lists cannot be wider by: below 0 they would lack edges.
+
+    Raises:
+        ConfigError: it is below 0, or no finite number.
+    """
+    if not 0 <= skin < np.inf:
+        raise ConfigError(f"the skin of neighbour lists is {skin}; give 0 or more (angstrom), 0 makes every list anew")
 
 
 def edge_vectors(

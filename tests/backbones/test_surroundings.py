@@ -5,15 +5,24 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from ase.build import bulk
+from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from mekrr_scale.backbones import BackboneEnergies, Directions, evaluating, load_backbone, new_backbone, tangents
-from mekrr_scale.models import MekrrCalculator, Potential
+from mekrr_scale.backbones import (
+    BackboneEnergies,
+    Directions,
+    evaluating,
+    identity_of,
+    load_backbone,
+    new_backbone,
+    tangents,
+)
+from mekrr_scale.models import MekrrCalculator, Model, Potential
 from mekrr_scale.transfer import TrainPlan, pretrain, read_examples
 
 
@@ -50,6 +59,21 @@ def test_predictions_are_the_same_in_every_mode(potential, model_file, atoms, mo
     assert np.abs(forces - expected[1 + len(atoms) : 1 + 4 * len(atoms)].reshape(-1, 3).numpy()).max() < 1e-12
     assert np.isfinite(atoms.get_forces()).all()
     assert torch.equal(results(made_inside, atoms), results(potential, atoms))
+
+
+def test_neighbour_caps_are_the_same_in_inference_mode(model_file, spec):
+    """The nearest neighbours are found while the structure is prepared."""
+    capped = replace(spec, max_neighbors=3)
+    model = Model.load(model_file)
+    model = replace(model, weights=None, spec=vars(capped), backbone=identity_of(load_backbone(capped)))
+    atoms = molecule("CH4")
+    atoms.rattle(0.05, seed=1)
+    found = []
+    for mode in (torch.enable_grad, torch.inference_mode):
+        with mode():
+            atoms.calc = MekrrCalculator(model, dtype="float64")
+            found.append(atoms.get_forces())
+    assert np.array_equal(*found)
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])

@@ -100,6 +100,22 @@ def test_nothing_in_the_header_names_a_folder(place, toy_structures, tmp_path):
         Potential(moved)
 
 
+def test_a_link_to_a_model_finds_what_stands_beside_either(place, toy_structures, tmp_path):
+    """The model's file says where its network is, from its own folder; through a link it is written so, too."""
+    fitted(toy_structures[:8], place, BackboneSpec("schnet", checkpoint=str(place / "net.pt")))
+    named = fit(place / "store", replace(PLAN, embed=False)).model
+    links = tmp_path / "deep" / "links"
+    links.mkdir(parents=True)
+    link = links / "m.mekrr"
+    link.symlink_to(place / "named.mekrr")
+    for written in (place / "named.mekrr", link):
+        named.save(written)
+        for read in (place / "named.mekrr", link):
+            assert Model.load(read).spec["checkpoint"] == str(place / "net.pt")
+    (links / "net.pt").symlink_to(place / "net.pt")
+    assert Model.load(link).spec["checkpoint"] == str(links / "net.pt")
+
+
 def _header(path):
     with safe_open(path, "pt") as archive:
         return archive.metadata()["mekrr_scale"]

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from mekrr_scale.arrays import FeatureBatch
+from mekrr_scale.engines.lammps import Settings
 from mekrr_scale.errors import ConfigError, ModelError
-from mekrr_scale.models import Baseline, Model, whiten
+from mekrr_scale.models import Baseline, MekrrCalculator, Model, whiten
+from mekrr_scale.structures import SkinList
 
 
 def test_a_species_without_a_reference():
@@ -19,6 +21,18 @@ def test_a_species_without_a_reference():
 def test_whitening_cuts(cut):
     with pytest.raises(ConfigError, match="it lies between 0 and 1"):
         whiten([torch.eye(2, dtype=torch.float64)], cut)
+
+
+@pytest.mark.parametrize("skin", [-1.5, float("nan"), float("inf")])
+def test_skins_of_neighbour_lists(model_file, skin):
+    """Below 0 lists would lack edges."""
+    for make in (
+        lambda: MekrrCalculator(model_file, skin=skin),
+        lambda: Settings(skin=skin),
+        lambda: SkinList(4.0, skin),
+    ):
+        with pytest.raises(ConfigError, match="skin of neighbour lists is .*; give 0 or more"):
+            make()
 
 
 @pytest.mark.parametrize("name", ["folder", "pipe"])

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
+from ase.calculators.lj import LennardJones
 from ase.constraints import FixAtoms
 from ase.io import read
 
@@ -207,3 +209,21 @@ def test_steps_into_a_geometry_without_energies_keep_the_last_good_frame(tmp_pat
     assert (tmp_path / "run.last-good.xyz").exists()
     with pytest.raises(StructureError, match="overlap"):  # a start that is none
         relax(atoms, calculator, tmp_path / "relaxed.xyz")
+
+
+@pytest.mark.parametrize("ensemble", ["langevin", "npt"])
+def test_other_calculators_of_ase_run_too(tmp_path, ensemble):
+    """Beside a model, as a reference; they go on as models do, and know no grade."""
+    plan = MdPlan(ensemble, 2, 0.5, 100.0, checkpoint=2, bounds=Bounds(None))
+    copper = bulk("Cu", cubic=True)
+    copper.rattle(0.05, seed=1)
+    assert np.abs(relax(copper, EMT(), cell=True).get_forces()).max() < 0.02
+    path = tmp_path / "run.xyz"
+    run_md(copper, EMT(), path, plan)
+    assert run_md(copper, EMT(), path, replace(plan, steps=3)).resumed == 2
+    with pytest.raises(ConfigError, match="another model"):
+        run_md(copper, LennardJones(), path, plan)
+    for ask in (relax, lambda *given, bounds: run_md(*given, tmp_path / "none.xyz", replace(plan, bounds=bounds))):
+        with pytest.raises(ConfigError, match="EMT tells no uncertainty and no grade"):
+            ask(copper, EMT(), bounds=Bounds(grade=1.0))
+    assert not (tmp_path / "none.xyz").exists()

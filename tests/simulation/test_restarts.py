@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 from ase.build import bulk
+from ase.calculators.lj import LennardJones
 from ase.constraints import FixAtoms
 from ase.io import read
 
 from mekrr_scale.cli import main
 from mekrr_scale.errors import ConfigError, SimulationError, StructureError
 from mekrr_scale.files import Lock
-from mekrr_scale.models import MekrrCalculator, Model
+from mekrr_scale.models import MekrrCalculator, Model, PriorSpec
 from mekrr_scale.simulation import Bounds, MdPlan, dynamics, relax, run_md
+from mekrr_scale.structures import LabelKeys
 
 PLAN = MdPlan("langevin", 2, 0.5, 100.0, friction=0.05, interval=1, checkpoint=2, bounds=Bounds(None))
 
@@ -283,6 +285,19 @@ def test_a_run_that_is_farther_than_asked_for_says_where_it_is(potential, start,
     run_md(start, potential, tmp_path / "run.xyz", PLAN)
     report = run_md(start, potential, tmp_path / "run.xyz", replace(PLAN, steps=1))
     assert (report.steps, report.resumed) == (2, 2)
+
+
+def test_a_calculator_of_what_a_model_corrects_is_part_of_a_run(model_file, start, tmp_path):
+    """Where it takes the place of what the model's file names."""
+    model = Model.load(model_file)
+    prior = PriorSpec("labels", keys=LabelKeys(energy="low"))
+    model = replace(model, baseline=replace(model.baseline, prior=True), prior=prior.to_dict())
+    low, other = LennardJones(epsilon=1e-3), LennardJones(epsilon=2e-3)
+    run_md(start, MekrrCalculator(model, prior=low), tmp_path / "run.xyz", PLAN)
+    with pytest.raises(ConfigError, match="another simulation .another prior"):
+        run_md(start, MekrrCalculator(model, prior=other), tmp_path / "run.xyz", replace(PLAN, steps=3))
+    same = MekrrCalculator(model, prior=LennardJones(epsilon=1e-3))
+    assert run_md(start, same, tmp_path / "run.xyz", replace(PLAN, steps=3)).resumed == 2
 
 
 def carrying(start):

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from mekrr_scale.arrays import Landmarks
 from mekrr_scale.errors import ConfigError, ModelError
 from mekrr_scale.models import Model, Potential, Variances
 from mekrr_scale.simulation import choose, select
+from mekrr_scale.simulation.pools import TRAINING, PoolMap
 from mekrr_scale.simulation.selection import Pool
 from tests import reference
 
@@ -101,6 +103,21 @@ def test_copies_are_not_chosen_twice(potential, candidates):
     random = select(potential, several, 4, "random", seed=1)
     assert len(set(random.indices)) == 4
     assert random.indices == select(potential, several, 4, "random", seed=1).indices
+
+
+def test_elements_that_no_landmark_has_are_on_the_map(potential, candidates):
+    """Their atoms are shown about their own mean."""
+    marks = potential.model.landmarks
+    kept = marks.species != 8
+    few = Landmarks(marks.features[kept], marks.species[kept], marks.owner[kept], marks.n_sets)
+    batches = [potential.batch(candidates[:5]), potential.batch(candidates[5:])]
+    whole, found = (PoolMap.of(each, batches, (0, 3)) for each in (marks, few))
+    oxygen = torch.cat([run.features for batch in batches for run in batch.runs if run.z == 8])
+    assert torch.equal(found.kinds[found.kinds != TRAINING], whole.kinds[whole.kinds != TRAINING])
+    shown = found.atoms[found.kinds != TRAINING]
+    for row in oxygen - oxygen.mean(0):
+        assert float((shown - row).abs().amax(1).min()) < 1e-12
+    assert found.structures.isfinite().all()
 
 
 def test_refusals(potential, candidates, fitted):

@@ -30,7 +30,7 @@ from numpy import ndarray
 from mekrr_scale.engines.lammps.library import told
 from mekrr_scale.errors import ConfigError, SimulationError, StructureError, suggestion
 from mekrr_scale.models import ADVICE, Limits, Model, Potential, Uncertainty
-from mekrr_scale.structures import Prediction, SkinList, electrons_info
+from mekrr_scale.structures import Prediction, SkinList, electrons_info, require_skin
 
 FIX = "mekrr"  # fix, variables and per-atom property are named after it
 _ATOMS = f"{FIX}_atoms"
@@ -61,6 +61,7 @@ class Settings:
             raise ConfigError(f"the uncertainty is looked at every {self.every} steps; give a positive number, or 0")
         if self.limits.any and not self.every:
             raise ConfigError("limits of uncertainty and grade need a number of steps between looks at them")
+        require_skin(self.skin)
 
 
 @final
