@@ -38,7 +38,8 @@ def blocks(sizes, columns=5):
         numbers = torch.rand(5, size, generator=generator, dtype=torch.float64)
         matrix = torch.randn(size, columns, generator=generator, dtype=torch.float64)
         counts = torch.randint(0, 9, (size, 2), generator=generator).double()
-        fold, key = torch.randint(0, 3, (size,), generator=generator), torch.arange(size)
+        fold = torch.randint(0, 3, (size,), generator=generator)
+        key = torch.randint(-(2**62), 2**62, (size,), generator=generator)
         found.append(RowBlock(RowKind.ENERGY, matrix, *numbers[:3].unbind(0), counts, numbers[3], fold, key))
     return found
 
@@ -49,7 +50,7 @@ def test_rows_are_the_same_wherever_they_are_kept(tmp_path, memory):
     kept = KeptRows(given, memory, tmp_path / "scratch")
     for _ in range(3):
         for found, expected in zip(kept, given, strict=True):
-            for name in ("matrix", "target", "weight", "share", "counts", "scale", "fold"):
+            for name in ("matrix", "target", "weight", "share", "counts", "scale", "fold", "key"):
                 assert torch.equal(getattr(found, name), getattr(expected, name)), name
     assert kept.kept
     assert (kept.stored_bytes["scratch"] > 0) == (memory < 10**6)
