@@ -15,6 +15,7 @@ from mekrr_scale.errors import ConfigError, SolverError
 from mekrr_scale.regression import Problem, Run, Source, refit_shift
 from mekrr_scale.solvers.base import Solver, check
 from mekrr_scale.solvers.grid import further
+from mekrr_scale.solvers.job import DOUBLE, Estimate, Job, Stage
 from mekrr_scale.solvers.moments import cross_validated
 from mekrr_scale.solvers.solution import Effort, Path, PathPoint, Result, Solution
 
@@ -135,3 +136,18 @@ def dense_solution(gram: Tensor, target: Tensor, weight: Tensor, ridge: float) -
     right = (root * target)[:, None]
     solution = torch.cholesky_solve(right, factor) if int(info) == 0 else torch.linalg.solve(system, right)
     return root * solution[:, 0]
+
+
+def estimate(exact: Solver, job: Job) -> Estimate:
+    """Memory and time of the rows, and of a system of every ridge, fold and weight beside its factor."""
+    n = float(job.energies)
+    matrix = n**2 * DOUBLE
+    left = 1 - 1 / job.folds if job.folds else 0.0  # of the structures, without a fold
+    systems = job.folds * len(exact.ridges) * job.n_weights * left**3 + 1
+    moved = job.folds * len(exact.ridges) * job.n_weights * left**2 + 1  # matrices that are copied, a few times each
+    solving = systems * n**3 / 3 * job.rates.flop + 5 * moved * matrix * job.rates.copy
+    stages = [
+        Stage("rows of the kernel matrix", 2 * matrix + job.work, job.tried * job.make, job.tried),
+        Stage("ridges, weights and folds", 4 * matrix, job.tried * solving),
+    ]
+    return Estimate(stages)

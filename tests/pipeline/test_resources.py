@@ -21,7 +21,7 @@ from mekrr_scale.files import default_scratch
 from mekrr_scale.pipeline import FitPlan, KernelPlan, LandmarkPlan, fit, resources
 from mekrr_scale.pipeline.fitting import FitData, estimate
 from mekrr_scale.regression import Execution, KeptRows, RowBlock
-from mekrr_scale.solvers import Direct, Falkon
+from mekrr_scale.solvers import Direct, Exact, Falkon
 from mekrr_scale.store import FeatureWriter
 
 PLAN = FitPlan(
@@ -118,6 +118,25 @@ def test_plans_follow_the_sizes(store):
     assert "scratch file in /tmp" in resources(store, filed).kept
     several = replace(PLAN, kernel=KernelPlan(length_scales="1x,2x"))
     assert resources(store, several).passes == direct.passes + 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "columns", "stage"),
+    [
+        ({"landmarks": LandmarkPlan("structures", count=10)}, 10, "pass over the rows"),
+        ({"landmarks": LandmarkPlan("structures", count=0)}, 24, "pass over the rows"),
+        ({"solver": Exact((1e-6,))}, 24, "rows of the kernel matrix"),
+    ],
+)
+def test_whole_structures_are_planned_by_their_number_and_their_atoms(store, changed, columns, stage):
+    """A structure is one column, whatever its size; its atoms are what is held and compared."""
+    plan = replace(PLAN, **changed)
+    found, data = resources(store, plan), FitData.open(store, plan)
+    assert found.columns == columns
+    assert stage in [each.name for each in found.stages]
+    assert fit(store, plan).solution.rank <= columns
+    if columns == 24:
+        assert found.stages[0].bytes > 3.0 * data.n_atoms * (data.stores[0].header.dim + 2) * 8
 
 
 def test_a_fit_that_learns_its_mixing_is_planned_as_one_of_its_alphas(store):
