@@ -7,7 +7,7 @@ measured here and now, on one batch of the store and on small matrices.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mekrr_scale.arrays import DERIVATIVES, ByKind, RowKind, anonymous_bytes
 from mekrr_scale.distributed import ALONE, Group, share
@@ -79,7 +79,9 @@ def estimate(data: FitData) -> Resources:
     if not data.plan.solver.whole_structures:  # one that takes all of them solves for their coefficients as they are
         stages.append(_whitening(job, job.blocks[0] * job.rates.kernel if whole_structures(data.plan) else 0.0))
     found = data.plan.solver.estimate(job)
-    stages += found.stages
+    # rows of the candidate that leads are kept beside those of the next one, where both have room
+    leading = found.held_bytes if job.tried > 1 and 2 * found.row_bytes <= job.execution.memory else 0.0
+    stages += [replace(stage, bytes=stage.bytes + leading) for stage in found.stages]
     if job.folds and found.stages:
         if data.elastic_follows:
             stages.append(_following(found, job.tried))
