@@ -12,13 +12,13 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from mekrr_scale.arrays import RowKind
@@ -37,6 +37,7 @@ class _Packed:
     columns: int
     species: int
     rows: int
+    key: Int64[Tensor, " rows"]  # on the host; float64 does not hold all of its digits
     tensor: Tensor | None  # None: in the file
     offset: int = 0
 
@@ -119,7 +120,7 @@ class KeptRows:
         columns, species = block.matrix.shape[1], block.counts.shape[1]
         on_gpu = packed.device.type == "cuda"
         size = packed.numel() * packed.element_size()
-        place = _Packed(block.kind, columns, species, len(packed), packed)
+        place = _Packed(block.kind, columns, species, len(packed), block.key.cpu(), packed)
         if packed.device.type != "cpu":
             if self.stored_bytes["device"] + size <= self.device_bytes:
                 self.stored_bytes["device"] += size
@@ -127,8 +128,7 @@ class KeptRows:
             packed = packed.cpu()
         if self.stored_bytes["memory"] + size <= self.memory_bytes:
             self.stored_bytes["memory"] += size
-            pinned = packed.pin_memory() if on_gpu else packed
-            return _Packed(block.kind, columns, species, len(packed), pinned)
+            return replace(place, tensor=packed.pin_memory() if on_gpu else packed)
         if self.scratch is None:
             return None
         offset = self.stored_bytes["scratch"]
@@ -140,7 +140,7 @@ class KeptRows:
                 f"the scratch folder {self.scratch} has no room for rows beyond {offset / 1e9:.1f} GB ({error}); name "
                 "one that has with --scratch, give a larger --memory, or --scratch none to make rows anew in every pass"
             ) from error
-        return _Packed(block.kind, columns, species, len(packed), None, offset)
+        return replace(place, tensor=None, offset=offset)
 
     def _scratch(self) -> BinaryIO:
         """A file without a name: it is gone when the process is, however that ends."""
@@ -155,7 +155,7 @@ class KeptRows:
         if not in_file:
             for block in self._blocks:
                 assert block.tensor is not None
-                yield _unpack(self._here(block.tensor), block.kind, block.columns, block.species)
+                yield _unpack(self._here(block.tensor), block)
             return
         size = max(block.rows * block.width for block in in_file)
         on_gpu = self._device.type == "cuda"
@@ -172,7 +172,7 @@ class KeptRows:
                     following = next(waiting, None)
                     if following is not None:
                         ahead = reader.submit(self._load, following, buffers[turn % 2])
-                yield _unpack(self._here(tensor), block.kind, block.columns, block.species)
+                yield _unpack(self._here(tensor), block)
 
     def _here(self, tensor: Tensor) -> Tensor:
         """On the device that computes; from pinned memory without waiting for the copy."""
@@ -216,17 +216,17 @@ def _pack(block: RowBlock) -> Float64[Tensor, "rows width"]:
     return packed
 
 
-def _unpack(packed: Tensor, kind: RowKind, columns: int, species: int) -> RowBlock:
-    small = packed[:, columns:].cpu()
+def _unpack(packed: Tensor, block: _Packed) -> RowBlock:
+    small = packed[:, block.columns :].cpu()
     target, weight, share, scale, fold = small[:, :_SMALL].contiguous().unbind(1)
     return RowBlock(
-        kind=kind,
-        matrix=packed[:, :columns],
+        kind=block.kind,
+        matrix=packed[:, : block.columns],
         target=target,
         weight=weight,
         share=share,
-        counts=small[:, _SMALL : _SMALL + species],
+        counts=small[:, _SMALL : _SMALL + block.species],
         scale=scale,
         fold=fold.long(),
-        key=torch.zeros(len(packed), dtype=torch.int64),  # of use in the first pass alone
+        key=block.key,
     )

@@ -43,5 +43,7 @@ class Exact:
         return one_by_one(self, problems, source, run or regression.Run())
 
     def estimate(self, job: Job) -> Estimate:
-        """See ``Solver``; the kernel matrix alone, since this solver is for small data."""
-        return Estimate([])
+        """See ``Solver``; a few matrices of all structures."""
+        from mekrr_scale.solvers import exact_work
+
+        return exact_work.estimate(self, job)

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from mekrr_scale.arrays import RowKind
+from mekrr_scale.arrays import ByKind, RowKind
 from mekrr_scale.errors import ConfigError, SolverError
-from mekrr_scale.regression import ENERGY_ALONE, KeptRows, Problem, Run, Source, refit_shift
+from mekrr_scale.regression import Problem, Run, Source, refit_shift
 from mekrr_scale.solvers.base import Solver, check
 from mekrr_scale.solvers.grid import further
+from mekrr_scale.solvers.job import DOUBLE, Estimate, Job, Stage
 from mekrr_scale.solvers.moments import cross_validated
-from mekrr_scale.solvers.solution import Effort, Path, Result, Solution
+from mekrr_scale.solvers.solution import Effort, Path, PathPoint, Result, Solution
 
 
 def solve(exact: Solver, problem: Problem, source: Source, run: Run) -> Solution:
-    """All rows at once; with folds, every ridge without each of them."""
+    """All rows at once; with folds, every ridge and weight of the energies without each of them."""
     problem = problem.of_kinds(source.kinds)
     check(exact, problem, source, run)
     start = time.perf_counter()
     device = run.execution.device
-    kept = KeptRows(problem.on(device).rows(source, {RowKind.ENERGY}), run.execution.memory)
-    blocks = [block.on(device) for block in kept]
+    blocks = [block.on(device) for block in problem.on(device).rows(source, {RowKind.ENERGY})]
     if not blocks:
         raise SolverError("there is not a single row to fit; no structure in the store has a usable label")
     gram = torch.cat([block.rows for block in blocks]).double()
@@ -41,29 +42,21 @@ def solve(exact: Solver, problem: Problem, source: Source, run: Run) -> Solution
         torch.cat([getattr(block, name) for block in blocks])
         for name in ("target", "weight", "share", "counts", "scale", "fold")
     )
+    del blocks
     data = _Dense(gram, target, weight, share, counts, scale)
     folds = [_Fold.of(problem, data, fold, left_out) for left_out in fold.unique().tolist()] if problem.folds else []
-    path, solved = Path(()), dict[float, list[Tensor]]()
-    more = exact.ridges if folds else ()
-    while more:
-        errors = []
-        for ridge in more:
-            parts_of_folds = [held_out.solved(data, ridge) for held_out in folds]
-            solved[ridge] = [value.cpu().repeat(parts)[:, None] for value, _ in parts_of_folds]
-            errors.append([error for _, error in parts_of_folds])
-        of_folds = torch.tensor(errors, dtype=torch.float64).T
-        left_out = [(error, float(share[held_out.test].sum())) for error, held_out in zip(of_folds, folds, strict=True)]
-        path = Path((*path.points, *cross_validated(more, ENERGY_ALONE, {RowKind.ENERGY: left_out})))
-        more = further(exact, path, problem.criterion)
-    ridge = path.best(problem.criterion).ridge if path.points else exact.ridges[0]
-    value = dense_solution(gram, target, weight, ridge).cpu()
+    path, solved = _cross_validated(exact, problem, data, folds)
+    untested = PathPoint.untested(exact.ridges[0], problem.weights[0])
+    best = path.best(problem.criterion) if path.points else untested
+    value = dense_solution(gram, target, best.weights[RowKind.ENERGY] * weight, best.ridge).cpu()
     run.progress.advance(problem.landmarks.n_sets)
     return Solution(
         value=value.repeat(parts)[:, None],
-        ridges=(ridge,),
+        ridges=(best.ridge,),
         result=Result.SUCCESS if bool(torch.isfinite(value).all()) else Result.BREAKDOWN,
+        weights=best.weights,
         path=path,
-        fold_values=solved.get(ridge, ()),
+        fold_values=[each.repeat(parts)[:, None] for each in solved.get((best.weights, best.ridge), ())],
         fold_shifts=[held_out.shift for held_out in folds],
         rank=problem.landmarks.n_sets,
         effort=Effort(rows=len(target), seconds=time.perf_counter() - start),
@@ -99,15 +92,39 @@ class _Fold:
         shift = refit_shift(problem.baseline, (shared.T @ n).cpu(), moment.cpu())
         return cls(train, (fold == left_out).nonzero()[:, 0], shift)
 
-    def solved(self, data: _Dense, ridge: float) -> tuple[Float64[Tensor, " n"], float]:
-        """Coefficients without the fold, zero for its own structures, and the squared error of these."""
+    def solved(self, data: _Dense, energy: float, ridge: float) -> tuple[Float64[Tensor, " n"], float]:
+        """Coefficients without the fold, zero for its own structures, and the squared error of these.
+
+        Args:
+            energy: weight of the energies, which errors do not know.
+        """
         train, test = self.train, self.test
         moved = data.target - (data.counts @ self.shift.to(data.counts.device)) * data.scale
-        part = dense_solution(data.gram[train][:, train], moved[train], data.weight[train], ridge)
+        part = dense_solution(data.gram[train][:, train], moved[train], energy * data.weight[train], ridge)
         error = data.gram[test][:, train] @ part - moved[test]
         full = torch.zeros_like(data.target)
         full[train] = part
         return full, float((data.weight[test] * error.square()).sum())
+
+
+def _cross_validated(
+    exact: Solver, problem: Problem, data: _Dense, folds: Sequence[_Fold]
+) -> tuple[Path, dict[tuple[ByKind[float], float], list[Tensor]]]:
+    """Errors of every ridge and combination of weights, and the solutions of both without each fold."""
+    path, solved = Path(()), dict[tuple[ByKind[float], float], list[Tensor]]()
+    more = exact.ridges if folds else ()
+    while more:
+        for weights in problem.weights:
+            errors = []
+            for ridge in more:
+                of_folds = [held_out.solved(data, weights[RowKind.ENERGY], ridge) for held_out in folds]
+                solved[weights, ridge] = [value.cpu() for value, _ in of_folds]
+                errors.append([error for _, error in of_folds])
+            by_fold = torch.tensor(errors, dtype=torch.float64).T
+            left_out = [(error, float(data.share[at.test].sum())) for error, at in zip(by_fold, folds, strict=True)]
+            path = Path((*path.points, *cross_validated(more, weights, {RowKind.ENERGY: left_out})))
+        more = further(exact, path, problem.criterion)
+    return path, solved
 
 
 def dense_solution(gram: Tensor, target: Tensor, weight: Tensor, ridge: float) -> Float64[Tensor, " structures"]:
@@ -119,3 +136,18 @@ def dense_solution(gram: Tensor, target: Tensor, weight: Tensor, ridge: float) -
     right = (root * target)[:, None]
     solution = torch.cholesky_solve(right, factor) if int(info) == 0 else torch.linalg.solve(system, right)
     return root * solution[:, 0]
+
+
+def estimate(exact: Solver, job: Job) -> Estimate:
+    """Memory and time of the rows, and of a system of every ridge, fold and weight beside its factor."""
+    n = float(job.energies)
+    matrix = n**2 * DOUBLE
+    left = 1 - 1 / job.folds if job.folds else 0.0  # of the structures, without a fold
+    systems = job.folds * len(exact.ridges) * job.n_weights * left**3 + 1
+    moved = job.folds * len(exact.ridges) * job.n_weights * left**2 + 1  # matrices that are copied, a few times each
+    solving = systems * n**3 / 3 * job.rates.flop + 5 * moved * matrix * job.rates.copy
+    stages = [
+        Stage("rows of the kernel matrix", 2 * matrix + job.work, job.tried * job.make, job.tried),
+        Stage("ridges, weights and folds", 4 * matrix, job.tried * solving),
+    ]
+    return Estimate(stages)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from mekrr_scale.arrays import FeatureBatch, RowKind
 from mekrr_scale.errors import ConfigError, SolverError
-from mekrr_scale.regression import ENERGY_ALONE, Problem, Run, Source
+from mekrr_scale.regression import Problem, Run, Source
 from mekrr_scale.solvers.base import Solver, check
 from mekrr_scale.solvers.solution import Effort, Result, Solution
 
@@ -101,7 +101,8 @@ def solve(library: Solver, max_steps: int, problem: Problem, source: Source, run
     blocks = list(problem.rows(source, {RowKind.ENERGY}))
     if not blocks:
         raise SolverError("there is not a single row to fit; no structure in the store has a usable label")
-    weight = torch.cat([block.weight for block in blocks])
+    weights = problem.weights[0]  # without folds there is nothing to choose by
+    weight = weights[RowKind.ENERGY] * torch.cat([block.weight for block in blocks])
     target = torch.cat([block.target for block in blocks])
     rows = torch.cat([block.rows.double() for block in blocks])
     system = _System.of(rows, problem.kernel.gram(problem.landmarks), target, weight, library.ridges[0])
@@ -111,7 +112,7 @@ def solve(library: Solver, max_steps: int, problem: Problem, source: Source, run
         value=value,
         ridges=library.ridges,
         result=_result(value, residual),
-        weights=ENERGY_ALONE,
+        weights=weights,
         rank=len(value),
         effort=Effort(rows=len(rows), iterations=max_steps, residuals=(residual,), seconds=time.perf_counter() - start),
     )

@@ -1,5 +1,6 @@
 """Plans of fits, and the tiers that rows are kept in."""
 
+import gc
 import os
 import re
 import resource
@@ -18,10 +19,11 @@ from mekrr_scale.cli.app import app
 from mekrr_scale.distributed import Group
 from mekrr_scale.errors import SolverError
 from mekrr_scale.files import default_scratch
-from mekrr_scale.pipeline import FitPlan, KernelPlan, LandmarkPlan, fit, resources
+from mekrr_scale.pipeline import BaselinePlan, FitPlan, KernelPlan, LandmarkPlan, fit, resources
 from mekrr_scale.pipeline.fitting import FitData, estimate
-from mekrr_scale.regression import Execution, KeptRows, RowBlock
-from mekrr_scale.solvers import Direct, Falkon
+from mekrr_scale.progress import Silent
+from mekrr_scale.regression import Execution, KeptRows, RowBlock, packed_width
+from mekrr_scale.solvers import Direct, Exact, Falkon
 from mekrr_scale.store import FeatureWriter
 
 PLAN = FitPlan(
@@ -38,7 +40,8 @@ def blocks(sizes, columns=5):
         numbers = torch.rand(5, size, generator=generator, dtype=torch.float64)
         matrix = torch.randn(size, columns, generator=generator, dtype=torch.float64)
         counts = torch.randint(0, 9, (size, 2), generator=generator).double()
-        fold, key = torch.randint(0, 3, (size,), generator=generator), torch.arange(size)
+        fold = torch.randint(0, 3, (size,), generator=generator)
+        key = torch.randint(-(2**62), 2**62, (size,), generator=generator)
         found.append(RowBlock(RowKind.ENERGY, matrix, *numbers[:3].unbind(0), counts, numbers[3], fold, key))
     return found
 
@@ -49,7 +52,7 @@ def test_rows_are_the_same_wherever_they_are_kept(tmp_path, memory):
     kept = KeptRows(given, memory, tmp_path / "scratch")
     for _ in range(3):
         for found, expected in zip(kept, given, strict=True):
-            for name in ("matrix", "target", "weight", "share", "counts", "scale", "fold"):
+            for name in ("matrix", "target", "weight", "share", "counts", "scale", "fold", "key"):
                 assert torch.equal(getattr(found, name), getattr(expected, name)), name
     assert kept.kept
     assert (kept.stored_bytes["scratch"] > 0) == (memory < 10**6)
@@ -119,6 +122,25 @@ def test_plans_follow_the_sizes(store):
     assert resources(store, several).passes == direct.passes + 1
 
 
+@pytest.mark.parametrize(
+    ("changed", "columns", "stage"),
+    [
+        ({"landmarks": LandmarkPlan("structures", count=10)}, 10, "pass over the rows"),
+        ({"landmarks": LandmarkPlan("structures", count=0)}, 24, "pass over the rows"),
+        ({"solver": Exact((1e-6,))}, 24, "rows of the kernel matrix"),
+    ],
+)
+def test_whole_structures_are_planned_by_their_number_and_their_atoms(store, changed, columns, stage):
+    """A structure is one column, whatever its size; its atoms are what is held and compared."""
+    plan = replace(PLAN, **changed)
+    found, data = resources(store, plan), FitData.open(store, plan)
+    assert found.columns == columns
+    assert stage in [each.name for each in found.stages]
+    assert fit(store, plan).solution.rank <= columns
+    if columns == 24:
+        assert found.stages[0].bytes > 3.0 * data.n_atoms * (data.stores[0].header.dim + 2) * 8
+
+
 def test_a_fit_that_learns_its_mixing_is_planned_as_one_of_its_alphas(store):
     found = [resources(store, replace(PLAN, kernel=KernelPlan(length_scales="2x", mixing=m))) for m in (None, "learn")]
     assert found[0].passes == found[1].passes
@@ -146,7 +168,7 @@ import numpy as np
 import torch
 
 torch.set_num_threads(1)
-from mekrr_scale.pipeline import FitPlan, Validation, fit, resources
+from mekrr_scale.pipeline import BaselinePlan, FitPlan, Validation, fit, resources
 from mekrr_scale.solvers import Direct
 
 def now():
@@ -191,6 +213,36 @@ def test_memory_that_was_planned_holds(tmp_path):
     peak, base, measured = map(float, done.stdout.split())
     assert peak - base > 50e6  # matrices, and not the noise of the interpreter
     assert measured - base == pytest.approx(peak - base, rel=0.3), (peak - base, measured - base)
+
+
+class Watched(Silent):
+    """Counts candidates' rows that are held when one of them is told of."""
+
+    def __init__(self):
+        self.held = []
+
+    def note(self, text):
+        if "cross-validated RMSE" in text:
+            live = [each for each in gc.get_objects() if type(each) is KeptRows and each.kept]
+            self.held.append(sum(each.stored_bytes["memory"] for each in live))
+
+
+@pytest.mark.parametrize(("room", "most"), [(100.0, 2), (1.5, 1)])
+def test_rows_of_candidates_that_do_not_lead_are_given_back(store, room, most):
+    """Those of the leader stay where as many have room beside them: ``memory`` holds for both together."""
+    baseline = BaselinePlan(kinds=("composition", "isolated"), isolated={"H": -1.0, "C": -1.5, "O": -1.5})
+    plan = replace(PLAN, baseline=baseline, kernel=KernelPlan(length_scales="2x,3x,4x"))
+    rows, planned = 8 * 156 * packed_width(60, 3), resources(store, plan).row_bytes
+    given = replace(plan, execution=Execution(memory=int(room * rows), scratch=None))
+    progress = Watched()
+    found = fit(store, given, progress)
+    assert len(progress.held) == 6
+    assert max(progress.held) == most * rows <= room * rows
+    assert found.model.validation == fit(store, plan).model.validation
+    passing = {stage.name: stage.bytes for stage in resources(store, given).stages}["pass over the rows"]
+    alone = replace(given, kernel=KernelPlan(length_scales="2x"), baseline="composition")
+    one = {stage.name: stage.bytes for stage in resources(store, alone).stages}["pass over the rows"]
+    assert passing - one == pytest.approx((most - 1) * planned)
 
 
 def test_a_small_fit_is_planned_small(store):

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 import pytest
 
 from mekrr_scale.regression import Execution, Run
-from mekrr_scale.solvers import Direct, Falkon, Job, Rates
+from mekrr_scale.solvers import Direct, Exact, Falkon, Job, Rates
 from tests.solvers.test_solvers import made
 
 FREE = Rates(**{field.name: 0.0 for field in fields(Rates)})
@@ -148,3 +148,14 @@ def test_many_columns_of_a_direct_fit_are_iterated():
     assert [stage.name for stage in Direct().estimate(large).stages] == ["first pass", "preconditioner", "iterations"]
     assert len(Direct().estimate(replace(large, n_weights=2)).stages) == 2
     assert len(Direct().estimate(replace(large, blocks=(4096,))).stages) == 2
+
+
+def test_operations_of_the_dense_solver():
+    """Cholesky factors, n^3 / 3, of three quarters of the structures for each of four folds and two ridges, and of all;
+    four matrices of all structures at once."""
+    job, solver = replace(JOB, blocks=(40,), tried=3), Exact((1e-3, 1e-2))
+    assert seconds(solver, job, kernel=1.0) == [3 * 40, 0.0]
+    assert seconds(solver, job, flop=1.0) == [0.0, pytest.approx(3 * (8 * 30**3 + 40**3) / 3)]
+    assert seconds(solver, replace(job, n_weights=2), flop=1.0)[1] == pytest.approx(3 * (16 * 30**3 + 40**3) / 3)
+    assert seconds(solver, replace(job, folds=0), flop=1.0)[1] == pytest.approx(3 * 40**3 / 3)
+    assert max(stage.bytes for stage in solver.estimate(job).stages) == 4 * 40**2 * 8

@@ -66,6 +66,27 @@ def test_falkon_with_rows_that_do_not_fit_in_memory():
         assert a.rmse[RowKind.ENERGY] == pytest.approx(b.rmse[RowKind.ENERGY], rel=1e-6)
 
 
+@pytest.mark.parametrize("memory", [10**9, 20_000, 0])
+def test_falkon_solves_for_weights_alike_in_whatever_order_they_are_listed(tmp_path, memory):
+    """A part of the rows makes the preconditioner of each, wherever the rows are kept after the first pass."""
+    first, second = weighted(1.0, 0.2, 0.1), weighted(1.0, 0.01, 0.1)
+    solver, run = Falkon((1e-4, 1e-2), rtol=1e-10), Run(Execution(memory=memory, scratch=tmp_path))
+
+    def solved(*weights):
+        return solver.solve(*made(n=60, singletons=25, tangents=True, weights=weights), run)
+
+    alone = {weights: solved(weights) for weights in (first, second)}
+    best = min(alone.values(), key=lambda found: found.score(ENERGY_ALONE))
+    for order in ((first, second), (second, first)):
+        found = solved(*order)
+        errors = [[p.rmse[kind] for kind in (RowKind.ENERGY, RowKind.FORCE)] for p in found.path.points]
+        points = [p for weights in order for p in alone[weights].path.points]
+        assert errors == [[p.rmse[kind] for kind in (RowKind.ENERGY, RowKind.FORCE)] for p in points]
+        assert found.effort.residuals == best.effort.residuals
+        assert torch.equal(found.value, best.value)
+    assert (found.effort.bytes_scratch > 0) == (memory < 10**9)
+
+
 def test_falkon_says_how_it_ended():
     problem, source = made(n=40, singletons=25, folds=0)
     short = Falkon((1e-9,), max_steps=2).solve(problem, source)

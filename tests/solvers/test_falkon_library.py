@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mekrr_scale.arrays import RowKind
+from mekrr_scale.arrays import ByKind, RowKind
 from mekrr_scale.errors import ConfigError, SolverError
 from mekrr_scale.kernels import KERNELS, Gaussian, SetKernel, SpeciesMixing, Transform
 from mekrr_scale.landmarks import Uniform, WholeStructures
@@ -196,6 +196,7 @@ def test_solutions_equal_dense_algebra(falkon, kernel, reduce, alpha):
 def test_library_solver_agrees_with_direct(falkon, reduce, parts):
     """Weighted rows: the library's penalty is the total ridge over the sum of the weights."""
     problem, source = made(reduce, 1.0)
+    problem = replace(problem, weights=(ByKind.of({RowKind.ENERGY: 1.0 if parts == 1 else 30.0}, 0.0),))
     (batch,) = source.energies
     source = Source([batch.take(torch.arange(20) % parts == part) for part in range(parts)])
     with torch.random.fork_rng():
@@ -206,6 +207,7 @@ def test_library_solver_agrees_with_direct(falkon, reduce, parts):
     test = problem.kernel.rows(reference.random_batch(7), problem.landmarks)
     torch.testing.assert_close(test @ found.value, test @ expected.value, rtol=1e-4, atol=1e-5)
     assert found.ridges == expected.ridges
+    assert found.weights == expected.weights
     assert found.result is Result.SUCCESS
     assert not found.value.is_inference()
 

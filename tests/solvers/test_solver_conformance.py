@@ -128,3 +128,26 @@ def test_several_weights_are_all_tried(solver):
     for mine, other in zip(found.path.points, direct.path.points, strict=True):
         assert (mine.ridge, mine.weights) == (other.ridge, other.weights)
         assert mine.rmse[RowKind.FORCE] == pytest.approx(other.rmse[RowKind.FORCE], rel=1e-5)
+
+
+@pytest.mark.parametrize("folds", [True, False])
+def test_weights_of_energies_are_heard_by_the_dense_solver(folds):
+    """The same as a ridge that is larger by as much; all are tried, and the one that was taken is told."""
+    problem, source, _ = made("exact", "gaussian", "sum", 0.5)
+    problem = problem if folds else replace(problem, folds=None)
+    one, light = (ByKind.of({RowKind.ENERGY: weight}, 0.0) for weight in (1.0, 1e-3))
+    found = solvers.Exact((1e-4,)).solve(replace(problem, weights=(light, one)), source)
+    same = solvers.Exact((1e-1,)).solve(problem, source)
+    assert found.weights == light  # which has the smaller error, and is the first
+    torch.testing.assert_close(found.value, same.value, rtol=1e-9, atol=1e-9)
+    for mine, other in zip(found.fold_values, same.fold_values, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-9)
+    given = replace(problem, weights=(light,), basis=Basis(1e-14))
+    phi = problem.kernel.rows(next(iter(source.energies)), problem.landmarks)
+    direct = solvers.Direct((1e-4,)).solve(given, source)
+    torch.testing.assert_close(phi @ found.value, phi @ direct.value, rtol=1e-6, atol=1e-8)
+    if folds:
+        other = solvers.Exact((1e-4,)).solve(problem, source).path.points[0]
+        errors = [point.rmse[RowKind.ENERGY] for point in found.path.points]
+        assert errors == [pytest.approx(p.rmse[RowKind.ENERGY]) for p in (same.path.points[0], other)]
+        assert [point.weights for point in found.path.points] == [light, one]

@@ -7,7 +7,7 @@ measured here and now, on one batch of the store and on small matrices.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mekrr_scale.arrays import DERIVATIVES, ByKind, RowKind, anonymous_bytes
 from mekrr_scale.distributed import ALONE, Group, share
@@ -17,7 +17,7 @@ from mekrr_scale.pipeline.fitting.data import FitData, Stores
 from mekrr_scale.pipeline.fitting.identity import require_alike
 from mekrr_scale.pipeline.fitting.origins import scarce
 from mekrr_scale.pipeline.fitting.plan import FitPlan
-from mekrr_scale.pipeline.fitting.rates import Sample, measured
+from mekrr_scale.pipeline.fitting.rates import Sample, measured, whole_structures
 from mekrr_scale.pipeline.fitting.search import choices
 from mekrr_scale.pipeline.fitting.weights import combinations
 from mekrr_scale.plans import plan_of
@@ -75,17 +75,13 @@ def estimate(data: FitData) -> Resources:
     is estimated from a thousand atoms of the first batch.
     """
     job = job_of(data)
-    stages = [
-        Stage("statistics and landmarks", job.work, job.structures * job.rates.statistics, 4 + data.derivatives),
-        Stage(
-            "whitening of K_ZZ",
-            job.whitening + 4.0 * max(job.blocks) ** 2 * _DOUBLE,
-            job.tried * job.rates.eigen * sum(float(m) ** 3 for m in job.own_blocks),
-            note=f"{len(job.blocks)} block{'s' * (len(job.blocks) > 1)} of at most {max(job.blocks)}",
-        ),
-    ]
+    stages = [Stage("statistics and landmarks", job.work, job.structures * job.rates.statistics, 4 + data.derivatives)]
+    if not data.plan.solver.whole_structures:  # one that takes all of them solves for their coefficients as they are
+        stages.append(_whitening(job, job.blocks[0] * job.rates.kernel if whole_structures(data.plan) else 0.0))
     found = data.plan.solver.estimate(job)
-    stages += found.stages
+    # rows of the candidate that leads are kept beside those of the next one, where both have room
+    leading = found.held_bytes if job.tried > 1 and 2 * found.row_bytes <= job.execution.memory else 0.0
+    stages += [replace(stage, bytes=stage.bytes + leading) for stage in found.stages]
     if job.folds and found.stages:
         if data.elastic_follows:
             stages.append(_following(found, job.tried))
@@ -125,7 +121,7 @@ def job_of(data: FitData) -> Job:
         n_weights=len(weights) if folds else 1,
         n_ratios=len({_ratio(one, kinds) for one in combinations(plan)}) if folds else 1,
         folds=folds,
-        work=_work(data, sum(sample.blocks), energies, directions, structures),
+        work=_work(data, sample, energies, directions, structures),
         block_rows=BATCH_STRUCTURES,
     )
 
@@ -137,14 +133,24 @@ def _ratio(weights: ByKind[float], kinds: frozenset[RowKind]) -> tuple[float, ..
     return tuple(weight / largest if largest else 0.0 for weight in own)
 
 
-def _work(data: FitData, columns: int, energies: int, directions: int, structures: int) -> float:
+def _work(data: FitData, sample: Sample, energies: int, directions: int, structures: int) -> float:
     """Bytes of landmarks, and of the block of rows at hand with what is made of it."""
-    dim = data.stores[0].header.dim
-    landmarks = 3.0 * columns * (dim + 2) * _DOUBLE
+    dim, columns = data.stores[0].header.dim, sum(sample.blocks)
+    landmarks = 3.0 * len(sample.landmarks.features) * (dim + 2) * _DOUBLE
     arrays = min(HELD_BYTES, structures * _DOUBLE * (8.0 + len(data.species)))
     stored = [place.rows for store in data.stores for info in store.shards for place in info.big.values()]
     tangents = 4.0 * min(BATCH_ATOMS, sum(stored)) * dim * _DOUBLE if directions else 0.0
     return landmarks + arrays + tangents + 6.0 * min(BATCH_STRUCTURES, max(energies, 1)) * columns * _DOUBLE
+
+
+def _whitening(job: Job, gram: float) -> Stage:
+    """Of K_ZZ, whose making is told of alone where its sets are as large as the structures: seconds."""
+    return Stage(
+        "whitening of K_ZZ",
+        job.whitening + 4.0 * max(job.blocks) ** 2 * _DOUBLE,
+        job.tried * (job.rates.eigen * sum(float(m) ** 3 for m in job.own_blocks) + gram),
+        note=f"{len(job.blocks)} block{'s' * (len(job.blocks) > 1)} of at most {max(job.blocks)}",
+    )
 
 
 def _following(found: Estimate, tried: int) -> Stage:
@@ -163,7 +169,7 @@ def _validation(data: FitData, job: Job, found: Estimate) -> list[Stage]:
         factors += min(job.energies, looked_at) * job.rates.prior + alone * job.rates.lone_prior
         factors += min(job.directions, moved) * job.rates.derivative_prior
         held = job.whitening + found.held_bytes + (2.0 * job.folds + 4) * job.square + job.work
-        if scarce(atoms, data.plan.landmarks.count):
+        if not whole_structures(data.plan) and scarce(atoms, data.plan.landmarks.count):
             factors += job.folds * _BASIS * float(job.columns) ** 3 * job.rates.flop
             held += (2 * job.folds + 3) * job.square
         stages.append(Stage("uncertainty", held, 2 * job.make + job.whiten + update + factors, 2))

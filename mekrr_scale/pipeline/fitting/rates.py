@@ -15,11 +15,12 @@ from torch import Tensor
 from mekrr_scale.arrays import FeatureBatch, Landmarks, SpeciesRun, alone, eigh
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.kernels import SetKernel, Transform, fit_transform
-from mekrr_scale.landmarks import Pool, Uniform, draw_pool
+from mekrr_scale.landmarks import LandmarkMethod, Pool, Uniform, WholeStructures, draw_pool
 from mekrr_scale.models import Baseline, whiten
 from mekrr_scale.pipeline.fitting.data import FitData
 from mekrr_scale.pipeline.fitting.kernels import median_of, set_kernel
 from mekrr_scale.pipeline.fitting.landmarks import displaces
+from mekrr_scale.pipeline.fitting.plan import FitPlan
 from mekrr_scale.regression import Precision, Problem, Source
 from mekrr_scale.solvers import Rates
 from mekrr_scale.store import BATCH_ATOMS
@@ -58,13 +59,19 @@ class Sample:
         kernel = set_kernel(plan, plan.kernel.length_scales[0], data.alphas[0], median, transform)
         atoms = int(first.n_atoms.sum())
         at = plan.landmarks
-        few = Uniform(min(at.count or atoms, atoms, 1000), plan.seed, at.balance).select((first,), kernel)
+        whole = whole_structures(plan)
+        there = first.n_structures if whole else atoms
+        count = min(at.count or there, there, 1000)
+        method: LandmarkMethod = WholeStructures(count, plan.seed) if whole else Uniform(count, plan.seed, at.balance)
+        few = method.select((first,), kernel)
         rank = whiten(kernel.gram_block_makers(few), plan.rows.cut).rank
+        landmarks = _structures(data, first) if whole else _landmarks(data, first, transform)
+        own = len(landmarks.features)
         return cls(
             kernel=kernel,
-            landmarks=_landmarks(data, first, transform),
-            batch=_small(data, False),
-            moved=_small(data, True) if data.derivatives else None,
+            landmarks=landmarks,
+            batch=_small(data, own, False),
+            moved=_small(data, own, True) if data.derivatives else None,
             rank_part=rank / kernel.n_columns(few),
         )
 
@@ -119,6 +126,25 @@ def measured(data: FitData, sample: Sample, columns: int) -> Rates:
     )
 
 
+def whole_structures(plan: FitPlan) -> bool:
+    """Whether landmarks are whole structures."""
+    return plan.solver.whole_structures or plan.landmarks.method == "structures"
+
+
+def _structures(data: FitData, first: FeatureBatch) -> Landmarks:
+    """As many whole structures as the fit has; those of the first batch, repeated where it has too few."""
+    count = 0 if data.plan.solver.whole_structures else data.plan.landmarks.count
+    taken = torch.arange(min(count or data.n_structures, data.n_structures)) % first.n_structures
+    features, species, owners = [], [], []
+    for run in first.runs:
+        sizes = run.ptr.diff()
+        atoms = run.features.split(sizes.tolist())
+        features.append(torch.cat([atoms[place] for place in taken.tolist()]))
+        species.append(torch.full((len(features[-1]),), run.z))
+        owners.append(torch.arange(len(taken)).repeat_interleave(sizes[taken]))
+    return Landmarks(torch.cat(features), torch.cat(species), torch.cat(owners), len(taken))
+
+
 def _landmarks(data: FitData, first: FeatureBatch, transform: Transform) -> Landmarks:
     """As many as the fit has of each species; atoms of the first batch, repeated where it has too few."""
     features = {run.z: run.features for run in first.runs if len(run.features)}
@@ -142,9 +168,13 @@ def _repeated(features: Tensor, count: int) -> Tensor:
     return features[torch.arange(count) % len(features)]
 
 
-def _small(data: FitData, tangents: bool) -> FeatureBatch:
-    """A first batch with few enough kernel elements to be timed."""
-    atoms = int(max(256, min(BATCH_ATOMS, _ELEMENTS / max(data.plan.landmarks.count, 1))))
+def _small(data: FitData, landmarks: int, tangents: bool) -> FeatureBatch:
+    """A first batch with few enough kernel elements to be timed.
+
+    Args:
+        landmarks: their atoms.
+    """
+    atoms = int(max(256, min(BATCH_ATOMS, _ELEMENTS / landmarks)))
     stores = (replace(store, owned=None, tangents=tangents, max_atoms=atoms) for store in data.stores)
     return next(batch for store in stores for batch in store)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 
+import torch
 from ase.data import chemical_symbols
 
 from mekrr_scale.arrays import content_hash, fingerprint
@@ -18,7 +19,7 @@ from mekrr_scale.pipeline.fitting.mixing import UNIFORM_ALPHAS, learn_mixing
 from mekrr_scale.pipeline.fitting.plan import FitPlan
 from mekrr_scale.pipeline.fitting.report import Tried
 from mekrr_scale.pipeline.fitting.values import LengthScale
-from mekrr_scale.regression import Folds, Problem, Run
+from mekrr_scale.regression import Folds, KeptRows, Problem, Rows, Run
 from mekrr_scale.solvers import Solution
 
 # A prior's energies hold far outside the data, where a composition's are off by whole reaction energies, and where
@@ -82,7 +83,9 @@ def search(data: FitData, folds: Folds | None, run: Run) -> tuple[Candidate, lis
             **({} if folds is None else folds.identity),
         }
         part = run.part(f"trial{place}", identity)
-        for problem, solution in zip(family, plan.solver.solve_all(family, data.source, part), strict=True):
+        solutions = iter(plan.solver.solve_all(family, data.source, part))
+        for problem in family:  # a zip would hold a solution, and its rows, until the next one is there
+            solution = next(solutions)
             line = Tried.of(choice.standardize, choice.baseline, problem, solution)
             lines.append(line)
             if folds is not None:
@@ -90,6 +93,8 @@ def search(data: FitData, folds: Folds | None, run: Run) -> tuple[Candidate, lis
             found, before = Candidate(problem, solution, line), best.get(choice.baseline)
             if before is None or found.score < before.score:
                 best[choice.baseline] = found
+            del solution, found, before
+            _let_go(best, len(lines) == len(listed) * len(family), run)
     taken = preferred(best)
     if folds is not None and not math.isfinite(taken.score):
         raise SolverError(
@@ -97,6 +102,22 @@ def search(data: FitData, folds: Folds | None, run: Run) -> tuple[Candidate, lis
             "or try larger ridges (--ridge 1e-6,1e-4,1e-2)"
         )
     return taken, lines
+
+
+def _let_go(best: dict[BaselineKind, Candidate], last: bool, run: Run) -> None:
+    """Give kept rows back, but those of the candidate that leads; these too where those of the next one, which are as
+    many, have no room beside them."""
+    leader = preferred(best)
+    for kind, one in best.items():
+        rows = one.solution.rows
+        if rows is not None and (one is not leader or not (last or _two_fit(rows, run))):
+            best[kind] = replace(one, solution=replace(one.solution, rows=None))
+
+
+def _two_fit(rows: Rows, run: Run) -> bool:
+    """Whether as many rows again can be kept, on every rank."""
+    size = sum(rows.stored_bytes.values()) if isinstance(rows, KeptRows) else 0
+    return 2 * int(run.group.maximum(torch.tensor(size))) <= run.execution.memory
 
 
 def preferred(of_each: Mapping[BaselineKind, Candidate]) -> Candidate:
@@ -115,7 +136,8 @@ def with_learned_mixing(data: FitData, folds: Folds | None, run: Run) -> FitData
     plan, run = data.plan, replace(run, checkpoint=None)
     uniform = replace(plan, kernel=replace(plan.kernel, mixing=None, alphas=UNIFORM_ALPHAS))
     best, _ = search(replace(data, plan=uniform), folds, run)
-    line = best.tried
+    line, first = best.tried, best.score
+    del best  # and the rows that it keeps
     assert line.alpha is not None
     length = line.length_scale
     single = replace(
@@ -136,7 +158,7 @@ def with_learned_mixing(data: FitData, folds: Folds | None, run: Run) -> FitData
     def score(mixing: SpeciesMixing) -> float:
         return search(mixed(mixing), folds, run.silent)[0].score
 
-    found, reached = learn_mixing(data.species, line.alpha, best.score, score, run.progress)
+    found, reached = learn_mixing(data.species, line.alpha, first, score, run.progress)
     shown = "; ".join(" ".join(f"{value:.2f}" for value in row) for row in found.matrix)
-    run.progress.note(f"species mixing learned: {shown} (score {best.score:.4g} -> {reached:.4g})")
+    run.progress.note(f"species mixing learned: {shown} (score {first:.4g} -> {reached:.4g})")
     return mixed(found)
