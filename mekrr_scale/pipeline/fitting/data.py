@@ -323,8 +323,7 @@ class Chained:
     def _counting(self, batch: FeatureBatch) -> FeatureBatch:
         """Structures with neighbours, some of whose rows count, that are not left out."""
         out = batch.isolated if self.examples else torch.zeros_like(batch.isolated)
-        if batch.weights is not None:
-            out = out | (batch.weights == 0).all(1)
+        out = out | (batch.largest_weight == 0)
         if self.dropped:
             out = out | torch.isin(batch.ids, torch.tensor(sorted(self.dropped)))
         return batch.kept(~out)
