@@ -221,6 +221,13 @@ class FeatureBatch:
         return self.importance * self.weights[:, kind]
 
     @property
+    def largest_weight(self) -> Float64[Tensor, " structures"]:
+        """Of each structure's rows, but for elastic ones, which no structure of a store has; at 0 it is left out."""
+        if self.weights is None:
+            return torch.ones(self.n_structures, dtype=torch.float64)
+        return self.weights[:, : RowKind.ELASTIC].amax(1)
+
+    @property
     def with_energy(self) -> Bool[Tensor, " structures"]:
         """Which structures have an energy that counts."""
         return ~self.energy.isnan() & (self.weight(RowKind.ENERGY) > 0)

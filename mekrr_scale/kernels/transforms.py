@@ -106,7 +106,7 @@ def fit_transform(
             place = run.z if rows > 1 else 0
             moved = run.features.double() - shift
             if batch.weights is not None:
-                of_atoms = batch.weights.amax(1).repeat_interleave(run.ptr.diff())
+                of_atoms = batch.largest_weight.repeat_interleave(run.ptr.diff())
                 count[place] += of_atoms.sum()
                 total[place] += of_atoms @ moved
                 square[place] += of_atoms @ moved.square_()

@@ -31,6 +31,11 @@ def _distinct(pool: Pool) -> Pool:
     )
 
 
+def _displaces(batch: FeatureBatch) -> bool:
+    """Whether any of its structures has displacements."""
+    return batch.directions is not None and bool((batch.directions.kind == int(RowKind.FORCE)).any())
+
+
 @final
 @dataclass(frozen=True)
 class Displaced(LandmarkMethod):
@@ -64,7 +69,9 @@ class Displaced(LandmarkMethod):
         if max(missing.values()) <= 0:
             return singletons({z: parts[0] for z, parts in chosen.items()})
         found: dict[int, tuple[Tensor, NDArray[np.uint64]]] = {}
+        moved = False
         for batch in batches:
+            moved = moved or _displaces(batch)
             for run, source in zip(batch.runs, batch.sources, strict=True):
                 if missing.get(run.z, 0) <= 0:
                     continue
@@ -75,6 +82,11 @@ class Displaced(LandmarkMethod):
                     draws = np.concatenate([found[run.z][1], draws])
                 best = np.argsort(draws, kind="stable")[: missing[run.z]]
                 found[run.z] = features[torch.from_numpy(best)], draws[best]
+        if not any(group.gather_json(moved)):
+            raise ConfigError(
+                f"{self.count} landmarks are more than there are atoms, and the store holds no displacements to make "
+                "copies with; extract with --derivatives, or ask for fewer"
+            )
         dim = next(iter(pool.features.values()))
         for z in sorted(z for z, n in missing.items() if n > 0):
             features, draws = found.get(z, (dim[:0], np.empty(0, np.uint64)))
@@ -86,11 +98,8 @@ class Displaced(LandmarkMethod):
     ) -> tuple[Tensor, NDArray[np.uint64]]:
         """Displaced copies of a run's atoms, and their draws."""
         labels = batch.directions
-        if labels is None or run.tangents is None or not bool((labels.kind == int(RowKind.FORCE)).any()):
-            raise ConfigError(
-                f"{self.count} landmarks are more than there are atoms, and the store holds no displacements to make "
-                "copies with; extract with --derivatives, or ask for fewer"
-            )
+        if labels is None or run.tangents is None:
+            return run.features[:0], np.empty(0, np.uint64)
         features, keys = [], []
         for i in range(batch.n_structures):
             a, b = int(run.ptr[i]), int(run.ptr[i + 1])

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from mekrr_scale.store.shard import StructureRecord as StructureRecord
     from mekrr_scale.store.surveys import DrawnAtoms as DrawnAtoms
     from mekrr_scale.store.surveys import Survey as Survey
+    from mekrr_scale.store.surveys import bring_weights as bring_weights
     from mekrr_scale.store.surveys import drawn_atoms as drawn_atoms
     from mekrr_scale.store.surveys import survey as survey
     from mekrr_scale.store.verification import VerifyReport as VerifyReport
@@ -78,7 +79,7 @@ else:
             "reduction": ["Columns", "Reduction"],
             "shard": ["RecordTangents", "StructureRecord"],
             "overlaps": ["shared"],
-            "surveys": ["DrawnAtoms", "Survey", "drawn_atoms", "survey"],
+            "surveys": ["DrawnAtoms", "Survey", "bring_weights", "drawn_atoms", "survey"],
             "verification": ["VerifyReport", "verify"],
             "writer": ["ShardWriter", "header_in"],
         },

@@ -348,7 +348,7 @@ def batch_of(
 
 
 def _weights_of(stored: Float64[ndarray, "structures 3"]) -> Float64[Tensor, "structures kinds"]:
-    """Weights of all kinds of rows; those that came after energy, forces and stress count 1."""
+    """Weights of all kinds of rows; rows of later ones, which no store holds, count 1."""
     found = torch.ones(len(stored), len(RowKind), dtype=torch.float64)
     found[:, : stored.shape[1]] = torch.from_numpy(stored)
     return found

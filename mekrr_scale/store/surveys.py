@@ -12,7 +12,7 @@ from numpy import ndarray
 from mekrr_scale.arrays import ISOLATED, RowKind, config_hash
 from mekrr_scale.store.format import ShardInfo
 from mekrr_scale.store.reader import FeatureStore
-from mekrr_scale.store.shard import Arrays, config_names
+from mekrr_scale.store.shard import WEIGHTS, Arrays, config_names
 
 LOOKED_AT = 200_000  # structures of which the survey tells one by one
 _RUN = 16  # atoms of a shard and species that are read together
@@ -47,6 +47,11 @@ def survey(stores: Sequence[FeatureStore]) -> Survey:
     step = -(-total // LOOKED_AT) if total else 1
     species = tuple(sorted({z for store in stores for z in store.species}))
     return _joined([_piece(store, info, species) for store, info in shards[::step]], species, step == 1)
+
+
+def bring_weights(stores: Sequence[FeatureStore]) -> bool:
+    """Whether frames of stores have weights of their own; no features are read."""
+    return any(WEIGHTS in store.open(info).small for store in stores for info in store.shards)
 
 
 def _joined(pieces: Sequence[Survey], species: tuple[int, ...], whole: bool) -> Survey:

@@ -154,6 +154,22 @@ def test_displaced_copies_move_along_tangents_by_the_amplitude():
     assert torch.bincount(nearest.indices).tolist() == [39] * count
 
 
+def test_batches_without_displacements_give_no_copies():
+    """However structures with and without are dealt out; of none at all the user is told."""
+    generator = torch.Generator().manual_seed(3)
+    features = torch.randn(2, 4, 5, generator=generator, dtype=torch.float64)
+    moves = torch.randn(3, 4, 5, generator=generator, dtype=torch.float64)
+    species, size = torch.full((4,), 6), torch.tensor([4])
+    first = replace(FeatureBatch.unlabelled(features[0], species, size, moves), ids=torch.tensor([17]))
+    without = replace(FeatureBatch.unlabelled(features[1], species, size), ids=torch.tensor([4]))
+    kernel = SetKernel(Gaussian(1.0), SpeciesMixing(0.0), "sum", fit_transform([first, without], "none"))
+    found = Displaced(12).select([first, without], kernel)
+    assert same(found, Displaced(12).select([without, first], kernel))
+    assert found.n_sets == 12  # four of the first are displaced
+    with pytest.raises(ConfigError, match="extract with --derivatives"):
+        Displaced(12).select([without], kernel)
+
+
 @pytest.mark.parametrize(
     ("balance", "count", "expected"),
     [

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,7 +14,7 @@ from mekrr_scale.pipeline.fitting.data import Choice
 from mekrr_scale.pipeline.fitting.origins import bases_without_own
 from mekrr_scale.regression import Precision, Problem, Run
 from mekrr_scale.solvers import Direct
-from mekrr_scale.store import FeatureStore
+from mekrr_scale.store import FeatureStore, FeatureWriter
 from tests import reference
 
 ENERGY, FORCE = RowKind.ENERGY, RowKind.FORCE
@@ -116,6 +117,26 @@ def test_calibration_is_that_of_refits(parts):
     probe = torch.tensor([row["phi"] for row in rows[:10]], dtype=torch.float64)
     expected = (probe @ mean_factor(shares, 1e-5, whitening)).square().sum(1)
     torch.testing.assert_close((probe @ found.factor).square().sum(1), expected, rtol=1e-5, atol=1e-12)
+
+
+def test_variances_of_rows_in_single_precision_are_no_rounding(tmp_path):
+    """A smooth kernel, whose values the landmarks explain nearly in full: what is left is below float32's rounding."""
+    rng = np.random.default_rng(0)
+    with FeatureWriter(tmp_path / "s", "own 1.0", dim=6, dtype="float64") as writer:
+        for _ in range(120):
+            features = rng.normal(size=(6, 6))
+            writer.add(np.full(6, 6), features, energy=float(np.sin(features).sum()))
+    found = {}
+    for precision in ("float32", "float64"):
+        plan = FitPlan(
+            KernelPlan(length_scales="16x"), LandmarkPlan(count=120), solver=Direct((1e-6,)),
+            rows=RowPlan(energy_precision=precision),
+        )  # fmt: skip
+        found[precision] = fit(FeatureStore(tmp_path / "s"), plan).model.posterior.energy
+    for name in ("within_68", "within_95", "outside_weight"):
+        assert getattr(found["float32"], name) == pytest.approx(
+            getattr(found["float64"], name), rel=0.3
+        )  # their errors differ, too
 
 
 def test_a_fit_keeps_what_calibration_found(store, small_plan):

@@ -116,6 +116,48 @@ def test_why_growth_ends(plain):
     assert tried == [10, 20]
 
 
+@pytest.mark.parametrize("method", ["auto", "uniform", "farthest"])
+def test_growth_ends_where_atoms_end(plain, method):
+    rows = RowPlan(derivatives=method != "auto")
+    report = fit(plain, landmarks(50, 1000, method, rows=rows, solver=Direct((1e-10,))))
+    atoms = FitData.open(plain, PLAN).n_atoms
+    assert [step.landmarks for step in report.growth] in ([50, atoms], [50, atoms - 1])
+    assert any("the data hold no more atoms to take" in line or "less than 1%" in line for line in report.remarks)
+
+
+def test_copies_end_too(plain):
+    """Ten of an atom, where nobody asked for them by name."""
+    atoms = FitData.open(plain, PLAN).n_atoms
+    report = fit(
+        plain, landmarks(8 * atoms, 100 * atoms, solver=Direct((1e-10,)), rows=RowPlan(weights={"force": 1e-2}))
+    )
+    assert [step.landmarks for step in report.growth][:2] == [8 * atoms, 10 * atoms]
+
+
+@pytest.mark.parametrize("left_out", ["frames", "types", "outliers"])
+def test_atoms_that_are_left_out_are_not_counted(spec, tmp_path, left_out):
+    """More landmarks than there are atoms without them: displaced copies, as where they are not stored."""
+    frames = molecules(24)
+    for atoms in frames[12:]:
+        atoms.info |= {"frames": {"config_weight": 0.0}, "types": {"config_type": "off"}, "outliers": {}}[left_out]
+    whole = made(tmp_path / "whole", frames, spec, derivatives=4)
+    part = made(tmp_path / "part", molecules(24)[:12], spec, derivatives=4)
+    data = FitData.open(part, PLAN)
+    plan = landmarks(data.n_atoms + 10)
+    expected = chosen(part, plan)
+    if left_out == "types":
+        plan = replace(plan, rows=RowPlan(config_weights="off=0"))
+    counted = FitData.open(whole, plan)
+    assert counted.n_atoms >= data.n_atoms + 10
+    if left_out == "outliers":
+        kept = {int(number) for batch in data.energies for number in batch.ids}
+        counted = counted.without(
+            frozenset(int(i) for batch in counted.energies for i in batch.ids if int(i) not in kept)
+        )
+    found = counted.landmarks(counted.kernels(next(iter(choices_of(counted))))[0])
+    assert same(found, expected)
+
+
 def test_growth_goes_on_where_it_was(plain, tmp_path, monkeypatch):
     """What was solved is not solved again, and gives the same bits."""
     plan = landmarks(20, 80)

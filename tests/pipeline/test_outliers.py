@@ -9,6 +9,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from mekrr_scale.arrays import RowKind
 from mekrr_scale.pipeline import ExtractPlan, FitPlan, KernelPlan, LandmarkPlan, RowPlan, Validation, extract, fit
 from mekrr_scale.report import results_of
+from mekrr_scale.solvers import Direct, Exact
+from mekrr_scale.store import FeatureStore, FeatureWriter
 from mekrr_scale.structures import LabelKeys
 from tests.crystals import crystals
 
@@ -58,6 +60,24 @@ def test_right_labels_are_mostly_silent(toy_structures, spec, tmp_path):
     report = fit(store, FitPlan(landmarks=40))
     assert len(report.outliers) <= 2
     assert np.isfinite([item.ratio for item in report.outliers]).all()
+
+
+@pytest.mark.parametrize("solver", [Direct(), Exact()])
+def test_sizes_differ_without_a_posterior(tmp_path, solver):
+    """Structures of 100 atoms among those of two, with the same noise per atom: energies are compared per atom."""
+    rng = np.random.default_rng(0)
+    with FeatureWriter(tmp_path / "s", "own 1.0", dim=3, dtype="float64") as writer:
+        for place in range(120):
+            count = 100 if place % 30 == 0 else 2
+            features = rng.normal(size=(count, 3))
+            energy = np.sin(features).sum() + count * (0.005 * rng.normal() + 0.5 * (place == 41))
+            writer.add(np.full(count, 6), features, energy=float(energy))
+    plan = FitPlan(KernelPlan(length_scales="4x"), solver=solver, validation=Validation(uncertainty=False))
+    if not solver.whole_structures:
+        plan = replace(plan, landmarks=LandmarkPlan(count=200))
+    listed = [int(item.name.split()[1]) for item in fit(FeatureStore(tmp_path / "s"), plan).outliers]
+    assert listed[0] == 41
+    assert not {0, 30, 60, 90} & set(listed)
 
 
 SMALL = FitPlan(KernelPlan(length_scales="2x"), LandmarkPlan(count=40), "composition", validation=Validation(folds=3))

@@ -1,14 +1,16 @@
 """Weights of frames, of configuration types and of single atoms: what counts double counts like two."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from mekrr_scale.arrays import config_hash
 from mekrr_scale.errors import ConfigError, StructureError
 from mekrr_scale.pipeline import ExtractPlan, FitPlan, KernelPlan, LandmarkPlan, RowPlan, Validation, extract, fit
-from mekrr_scale.solvers import Direct, Falkon
+from mekrr_scale.solvers import Direct, Exact, Falkon
 from mekrr_scale.store import FeatureStore, configs_of, merge
 from mekrr_scale.structures import read_weights
 
@@ -107,6 +109,52 @@ def test_weight_zero_is_no_label(toy_structures, spec, tmp_path, weights):
     found, expected = (fit(s, FitPlan(**{**vars(plan_of(landmarks=file)), **only})).model for s in (a, b))
     for batch in a:
         torch.testing.assert_close(found.energies(batch), expected.energies(batch), rtol=1e-9, atol=1e-9)
+
+
+def moved(frames, places, weight=None):
+    """Frames of which some are compressed, so that their features are others, and may bring a weight along."""
+    for place in places:
+        frames[place].positions *= 0.85
+        if weight is not None:
+            frames[place].info["config_weight"] = weight
+    return frames
+
+
+@pytest.mark.parametrize("solver", [Direct, Exact])
+def test_frames_of_weight_zero_are_left_out(toy_structures, spec, tmp_path, solver):
+    """Of centring, folds and landmarks too: the model is that of a store without them."""
+    places = range(10)
+    silenced = stored(moved(frames_of(toy_structures), places, 0.0), tmp_path / "silenced", spec)
+    others = stored(frames_of(toy_structures)[10:], tmp_path / "others", spec)
+    plan = replace(plan_of(solver(ridges=(1e-5,))), rows=RowPlan())
+    found, expected = (fit(store, plan).model for store in (silenced, others))
+    torch.testing.assert_close(found.kernel.transform.mean, expected.kernel.transform.mean, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found.landmarks.features, expected.landmarks.features, rtol=1e-9, atol=1e-9)
+    for batch in others:
+        torch.testing.assert_close(found.energies(batch), expected.energies(batch), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("told", ["frames", "types", "sigmas"])
+def test_means_of_features_are_weighed(toy_structures, spec, tmp_path, told):
+    """By weights below one too, wherever they come from."""
+    frames, places = frames_of(toy_structures, config_type=lambda place: "few" if place < 10 else "other"), range(10)
+    store = stored(moved(frames, places, 0.01 if told == "frames" else None), tmp_path / "s", spec)
+    given = {
+        "frames": {},
+        "types": {"config_weights": "few:energy=0.01,few:force=0.01,few:stress=0.01"},
+        "sigmas": {"sigmas": "default=0.001:0.1:0.05,few=0.01:1:0.5"},
+    }[told]
+    plan = plan_of()
+    transform = fit(store, replace(plan, rows=RowPlan(**given))).model.kernel.transform
+    few = {config_hash("few"): 0.01}
+    for z, mean in zip(transform.species, transform.mean, strict=True):
+        sums, count = 0.0, 0.0
+        for batch in store:
+            weight = torch.tensor([few.get(int(config), 1.0) for config in batch.configs], dtype=torch.float64)
+            for run in (run for run in batch.runs if z in (0, run.z)):
+                of_atoms = weight.repeat_interleave(run.ptr.diff())
+                sums, count = sums + of_atoms @ run.features.double(), count + float(of_atoms.sum())
+        torch.testing.assert_close(mean, sums / count, rtol=1e-10, atol=1e-12)
 
 
 def test_configuration_types_are_weighed_by_the_fit(toy_structures, spec, tmp_path):

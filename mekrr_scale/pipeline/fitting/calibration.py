@@ -116,8 +116,9 @@ def calibrate(problem: Problem, solution: Solution, data: FitData, run: Run) -> 
     for basis, gram, factor in zip(bases_without_own(problem, data, whitening), grams, whole, strict=True):
         factors.append(factor if basis.within is None else basis.factor(total - gram, ridge).to(device))
         whitenings.append(basis.whitening.on(device))
+    precise = replace(problem, precision=Precision(torch.float64, torch.float64))  # variances are small differences
     look = _Look(
-        problem.on(device), solution, data, whitenings, factors, whitening.on(device), whole, _learned(problem, data)
+        precise.on(device), solution, data, whitenings, factors, whitening.on(device), whole, _learned(problem, data)
     )
     left_out = _LeftOut.none(problem.n_folds, len(solution.fold_values[0]))
     energies, atoms = look.energies(run, left_out)
@@ -187,7 +188,7 @@ def _learned(problem: Problem, data: FitData) -> list[frozenset[int]]:
 class _Look:
     """Held-out structures under the models of the folds that miss them."""
 
-    problem: Problem
+    problem: Problem  # with kernel elements in float64
     solution: Solution
     data: FitData
     whitenings: Sequence[Whitening]  # of each fold, see ``bases_without_own``
@@ -237,9 +238,8 @@ class _Look:
                 found.setdefault(run.z, []).append(variance)
 
     def forces(self, run: Run) -> _Held:
-        """Errors of forces along the stored directions, with kernel elements in float64."""
+        """Errors of forces along the stored directions."""
         held = _Held()
-        precise = replace(self.problem, precision=Precision(self.problem.precision.energy, torch.float64))
         directions = sum(store.n_directions for store in self.data.stores)
         for batch in self.data.moved:
             labels = batch.directions
@@ -251,7 +251,7 @@ class _Look:
                 continue
             prior = self.problem.kernel.derivative_diagonal(batch, chosen)
             known = batch.along(RowKind.FORCE)
-            for block in precise.rows(Source((), (batch,)), {RowKind.FORCE}):
+            for block in self.problem.rows(Source((), (batch,)), {RowKind.FORCE}):
                 self._compare(held, block, chosen[batch.owner][known], prior[known])
         return held
 

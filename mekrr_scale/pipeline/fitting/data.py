@@ -45,7 +45,7 @@ from mekrr_scale.regression import (
     Structures,
     assign_folds,
 )
-from mekrr_scale.store import FeatureStore, Sample, deal, open_store, samples_of
+from mekrr_scale.store import FeatureStore, Sample, bring_weights, deal, open_store, samples_of
 from mekrr_scale.structures import LabelKeys, read_labels, read_weights, structure_hash
 
 Stores = Sequence[FeatureStore | Path | str] | FeatureStore | Path | str
@@ -267,14 +267,28 @@ class FitData:
             count: another number than the plan's.
         """
         warm = None if self.warm is None else self.warm.landmarks
-        moved = self.moved if self.derivatives else None
-        atoms = Candidates(self.energies, moved, self.n_atoms, warm, self.group)
+        moved = self.moved if self.displaced else None
+        atoms = Candidates(self.energies, moved, self.counted_atoms, warm, self.group)
         return landmarks_of(self.plan, atoms, kernel, self.plan.landmarks.count if count is None else count)
 
     @property
     def n_atoms(self) -> int:
         """Of all ranks' structures; those that are references alone are not counted."""
         return sum(self.species_counts.values())
+
+    @cached_property
+    def counted_atoms(self) -> int:
+        """Of structures that are not left out, whose atoms may be landmarks; all ranks ask for it together."""
+        left_out = self.dropped or bring_weights(self.stores)
+        if not left_out and not any(0.0 in factors for factors in config_factors(self.plan).values()):
+            return self.n_atoms
+        own = sum(int(batch.n_atoms.sum()) for batch in self.energies)
+        return int(self.group.sum(torch.tensor(own)))
+
+    @property
+    def displaced(self) -> bool:
+        """Whether atoms can be displaced to make more landmarks of."""
+        return self.derivatives and any(store.holds(RowKind.FORCE) for store in self.stores)
 
     def family(self, choice: Choice, folds: Folds | None) -> list[Problem]:
         """The problems of a candidate: one for every mixing of species, on the same landmarks."""
@@ -323,8 +337,7 @@ class Chained:
     def _counting(self, batch: FeatureBatch) -> FeatureBatch:
         """Structures with neighbours, some of whose rows count, that are not left out."""
         out = batch.isolated if self.examples else torch.zeros_like(batch.isolated)
-        if batch.weights is not None:
-            out = out | (batch.weights == 0).all(1)
+        out = out | (batch.largest_weight == 0)
         if self.dropped:
             out = out | torch.isin(batch.ids, torch.tensor(sorted(self.dropped)))
         return batch.kept(~out)

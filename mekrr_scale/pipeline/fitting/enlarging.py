@@ -17,7 +17,7 @@ from torch import Tensor
 from mekrr_scale.arrays import Landmarks, fingerprint
 from mekrr_scale.pipeline.fitting.costs import largest_share
 from mekrr_scale.pipeline.fitting.data import FitData
-from mekrr_scale.pipeline.fitting.landmarks import joined
+from mekrr_scale.pipeline.fitting.landmarks import joined, most_of
 from mekrr_scale.pipeline.fitting.report import Grown
 from mekrr_scale.pipeline.fitting.search import Candidate
 from mekrr_scale.regression import KeptRows, Problem, RowBlock, Rows, Run
@@ -63,12 +63,13 @@ def enlarge(best: Candidate, data: FitData, run: Run) -> Growth:
     Stops at ``landmarks.grow_to``, where the data give no more, where rows and sums need more than the memory that the
     plan allows, or where the last doubling made the error (the root of the score) less than one per cent smaller.
     """
-    most = data.plan.landmarks.grow_to
+    most, there = data.plan.landmarks.grow_to, most_of(data.plan, data.counted_atoms, data.displaced)
     last = best
     curve = [Grown(best.problem.landmarks.n_sets, best.tried)]
     ended = f"{most} were the most that were asked for"
     while (now := last.problem.landmarks.n_sets) < most:
-        landmarks, new, order = joined(last.problem.landmarks, data.landmarks(last.problem.kernel, min(2 * now, most)))
+        more = data.landmarks(last.problem.kernel, int(min(2 * now, most, there)))
+        landmarks, new, order = joined(last.problem.landmarks, more)
         if new is None:
             ended = "the data hold no more atoms to take"
             break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -35,7 +36,7 @@ class Candidates:
 
     energies: Iterable[FeatureBatch]
     moved: Iterable[FeatureBatch] | None  # with tangents; None: there are none, or they are not used
-    count: int  # of atoms, on all ranks
+    count: int  # of atoms that are not left out, on all ranks
     warm: Landmarks | None  # of another model
     group: Group
 
@@ -59,6 +60,17 @@ def displaces(plan: FitPlan, atoms: int, derivatives: bool, count: int) -> bool:
     """Whether copies of atoms along tangents are made where there are fewer atoms than landmarks."""
     name = plan.landmarks.method
     return name == "displaced" or (name == "auto" and derivatives and atoms < count <= COPIES * atoms)
+
+
+def most_of(plan: FitPlan, atoms: int, displaced: bool) -> float:
+    """How many landmarks can be chosen.
+
+    Args:
+        displaced: whether copies of atoms can be made.
+    """
+    if plan.landmarks.method == "displaced":
+        return math.inf
+    return COPIES * atoms if plan.landmarks.method == "auto" and displaced else atoms
 
 
 def method_of(plan: FitPlan, atoms: Candidates, count: int) -> LandmarkMethod:

@@ -46,7 +46,7 @@ def scarce(atoms: int, landmarks: int) -> bool:
 def bases_without_own(problem: Problem, data: FitData, common: Whitening) -> Iterator[FoldBasis]:
     """For each fold the basis of the landmarks that do not come from it; that of all where this makes no difference."""
     landmarks = problem.landmarks
-    if not landmarks.singletons or not scarce(sum(data.species_counts.values()), landmarks.n_sets):
+    if not landmarks.singletons or not scarce(data.counted_atoms, landmarks.n_sets):
         yield from [FoldBasis(common)] * problem.n_folds
         return
     fold = _folds_of_landmarks(problem, data)

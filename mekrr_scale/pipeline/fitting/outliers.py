@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from jaxtyping import Float64
 from torch import Tensor
@@ -154,7 +155,7 @@ def _outliers(singles: _ByKind, data: FitData) -> list[Outlier]:
         ids, errors, scales = each.ids, each.errors, each.scales
         if len(ids) < _FEWEST:
             continue
-        usual = float((errors / scales).quantile(0.95))
+        usual = float(np.quantile((errors / scales).numpy(), 0.95))  # torch's takes no more than 2^24 values
         for place in ((errors > FAR * usual * scales) & (scales > 0)).nonzero()[:, 0].tolist():
             item = Outlier(int(ids[place]), "", kind, float(errors[place]), usual * float(scales[place]))
             before = found.get(item.id)
@@ -208,7 +209,7 @@ class _Sums:
             size = batch.n_atoms.double()[places]
             unit = block.scale * (torch.ones_like(size) if block.kind is RowKind.FORCE else size)
             errors = by_others(block, self.solution) - block.target
-            deviations = self._deviations(batch, block)
+            deviations = self._deviations(batch, block, unit)
             squares = (torch.stack([errors, deviations]) / unit).square()
             structures, inverse = places.unique(return_inverse=True)
             totals = torch.zeros(2, len(structures), dtype=torch.float64).index_add_(1, inverse, squares)
@@ -241,14 +242,19 @@ class _Sums:
         calibration = known.get(kind)
         return math.nan if calibration is None else calibration.within_68
 
-    def _deviations(self, batch: FeatureBatch, block: RowBlock) -> Float64[Tensor, " rows"]:
-        """By the posterior, in its own unit; that of an error like all others where it says nothing of a kind."""
+    def _deviations(
+        self, batch: FeatureBatch, block: RowBlock, unit: Float64[Tensor, " rows"]
+    ) -> Float64[Tensor, " rows"]:
+        """By the posterior, in its own unit; that of an error like all others where it says nothing of a kind.
+
+        Args:
+            unit: what errors are divided by to be compared.
+        """
         energies = block.kind is RowKind.ENERGY
         given = None if self.variances is None else self.variances.posterior
         calibration = None if given is None else given.energy if energies else given.force
         if self.variances is None or given is None or calibration is None or block.kind is RowKind.STRESS:
-            size = batch.n_atoms.double()[batch.owner[batch.along(block.kind)]]
-            return block.scale * size if block.kind is RowKind.STRESS else block.scale
+            return unit
         kernel = self.problem.kernel
         if energies:
             prior = kernel.diagonal(batch)[batch.with_energy]
