@@ -54,7 +54,10 @@ def solve_all(direct: Solver, problems: Sequence[Problem], source: Source, run: 
     if len(swept) > 1 and possible(problems[0], source, run):
         chosen = [problems[i] for i in swept]
         alphas = [problem.kernel.mixing.alpha for problem in chosen]
-        part = run.part("sweep", {"alphas": alphas, "kernel": repr(chosen[0].kernel.atom)})
+        identity: dict[str, object] = {"alphas": alphas, "kernel": repr(chosen[0].kernel.atom)}
+        if chosen[0].basis.method != "eigen":  # which states do not tell that were made when there was no other
+            identity["whitening"] = chosen[0].basis.method
+        part = run.part("sweep", identity)
         with part.deferred():
             solutions = dict(zip(swept, solve_mixings(direct, chosen, source, part), strict=True))
     for i, problem in enumerate(problems):
@@ -88,7 +91,7 @@ def solve_mixings(direct: Solver, problems: Sequence[Problem], source: Source, r
     check(direct, first, source, run)
     apart, alike = first.with_alpha(1.0), first.with_alpha(0.0)
     grams = apart.kernel.gram_blocks(apart.landmarks)
-    base = whiten(grams, first.basis.cut)
+    base = whiten(grams, first.basis.cut, first.basis.method)
     count = base.n_columns
     shifted = tuple(replace(block, columns=block.columns + count) for block in base.blocks)
     both = Whitening(base.blocks + shifted, 2 * count)
@@ -110,7 +113,7 @@ def _mixed(
     """The solution at one alpha, from the sums of both parts of the rows."""
     alpha, count = problem.kernel.mixing.alpha, len(transform)
     mixed = torch.eye(len(cross), dtype=torch.float64) + (1 - alpha) * (cross + cross.T) / 2
-    second = whiten([mixed], problem.basis.cut).blocks[0]
+    second = whiten([mixed], problem.basis.cut, problem.basis.method).blocks[0]
     basis = torch.cat([second.matrix, (1 - alpha) * second.matrix])
     projected = {kind: [part.projected(basis) for part in moments[kind]] for kind in RowKind}
     block = WhiteningBlock(torch.arange(count), transform @ second.matrix, second.spectrum)

@@ -22,6 +22,11 @@ from mekrr_scale.solvers import Direct, Exact
         (lambda: ExtractPlan(seed=-1), r"ExtractPlan.seed: .*greater than or equal to 0 \(got -1\)"),
         (lambda: ExtractPlan(shard_work=-1), "-1 is no amount of work per shard"),
         (lambda: KernelPlan(alphas=(2.0,)), r"alpha is 2.0; it mixes between 0 \(all species alike\) and 1 \(apart\)"),
+        (
+            lambda: KernelPlan("polynomial", parameters={"degree": 2.5}),
+            r"degree 2\.5: write a whole number, e\.g\. degree",
+        ),
+        (lambda: KernelPlan(parameters="length_scale=7"), r"give length scales \(--length-scale\) instead"),
         (lambda: FitPlan(landmarks="many"), r"FitPlan.landmarks.*\(got 'many'\)|there is no"),
         (lambda: fit([]), "no store was given to fit"),
         (lambda: parse_bytes("-3G"), "'-3G' is negative; write a size such as 2G"),
@@ -44,6 +49,13 @@ def test_sums_are_those_of_stores_of_equal_weight(store, small_plan, tmp_path):
     plan = replace(small_plan, rows=RowPlan(store_weights=(2.0,)))
     with pytest.raises(ConfigError, match="--sums keeps the sums of one kernel and of stores of equal weight"):
         fit(store, plan, sums=tmp_path / "sums")
+
+
+def test_sums_look_for_no_outliers(store, small_plan, tmp_path):
+    plan = replace(small_plan, rows=RowPlan(drop_outliers=True))
+    with pytest.raises(ConfigError, match="--sums looks for no outliers, .*; leave --drop-outliers out"):
+        fit(store, plan, sums=tmp_path / "sums")
+    assert not (tmp_path / "sums").exists()
 
 
 def test_nothing_to_draw_without_folds(store, small_plan):

@@ -8,7 +8,7 @@ import torch
 from mekrr_scale import solvers
 from mekrr_scale.distributed import Checkpoint
 from mekrr_scale.kernels import SpeciesMixing
-from mekrr_scale.pipeline import RowPlan, fit, resources
+from mekrr_scale.pipeline import RowPlan, Validation, fit, resources
 from mekrr_scale.progress import Silent
 from mekrr_scale.regression import Run, Source
 from mekrr_scale.solvers import SOLVERS, Direct, Exact, Falkon
@@ -30,10 +30,13 @@ class Counted:
 
 class Heard(Silent):
     def __init__(self):
-        self.steps = []
+        self.steps, self.notes = [], []
 
     def advance(self, steps=1):
         self.steps.append(steps)
+
+    def note(self, text):
+        self.notes.append(text)
 
 
 @pytest.mark.parametrize("name", dense.DENSE_TOO)
@@ -92,4 +95,9 @@ def test_uncertainties_are_planned_for_those_that_have_them(store, small_plan):
     dense = replace(energies, solver=Exact((1e-6, 1e-3)))
     planned = [[stage.name for stage in resources(store, plan).stages] for plan in (energies, dense)]
     assert ["uncertainty" in names for names in planned] == [True, False]
-    assert fit(store, dense).model.posterior is None
+    heard = Heard()
+    assert fit(store, dense, heard).model.posterior is None
+    assert any("no uncertainties: the solver gives none; fit with direct" in line for line in heard.notes)
+    silent = Heard()
+    fit(store, replace(dense, validation=Validation(dense.validation.folds, uncertainty=False)), silent)
+    assert not any("uncertainties" in line for line in silent.notes)

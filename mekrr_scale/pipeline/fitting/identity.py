@@ -85,7 +85,7 @@ def flat_plan(plan: FitPlan) -> dict[str, object]:
     }
     return {
         "kernel": kernel.name,
-        "kernel_parameters": {name: int(v) if name == "degree" else v for name, v in kernel.parameters.items()},
+        "kernel_parameters": dict(kernel.parameters),
         "length_scales": kernel.length_scales,
         "alphas": kernel.alphas,
         "mixing": mixing,

@@ -27,9 +27,7 @@ def set_kernel(
     def absolute(scale: LengthScale) -> float:
         return scale.value * (median if scale.relative else 1.0)
 
-    parameters: dict[str, object] = {
-        name: int(value) if name == "degree" else value for name, value in at.parameters.items()
-    }
+    parameters: dict[str, object] = dict(at.parameters)
     if at.name == "gaussian-sum":
         parameters["length_scales"] = tuple(absolute(scale) for scale in at.length_scales)
     else:

@@ -157,6 +157,8 @@ def _grown(data: FitData, folder: Path, run: Run) -> FitReport:
     plan = data.plan
     if plan.kernel.mixing == "learn" or plan.rows.store_weights:
         raise ConfigError("--sums keeps the sums of one kernel and of stores of equal weight")
+    if plan.rows.drop_outliers:
+        raise ConfigError("--sums looks for no outliers, which takes a pass over all rows; leave --drop-outliers out")
     if plan.landmarks.grow_to:
         raise ConfigError("--sums keeps the landmarks of its first fit; leave --grow-landmarks out, or --sums")
     kept = Checkpoint(
@@ -177,8 +179,11 @@ def _grown(data: FitData, folder: Path, run: Run) -> FitReport:
 def _posterior(best: Candidate, data: FitData, run: Run) -> Posterior | None:
     """What the model's uncertainty comes from, where it can be calibrated at an acceptable size."""
     plan, problem = data.plan, best.problem
-    able = plan.solver.takes.posterior and data.structures is None
-    if not plan.validation.uncertainty or problem.folds is None or not able:
+    if not plan.validation.uncertainty or problem.folds is None:
+        return None
+    if not plan.solver.takes.posterior or data.structures is not None:
+        why = "rows are products alone (matrix-free)" if data.structures is not None else "the solver gives none"
+        run.progress.note(f"no uncertainties: {why}; fit with direct or falkon (uncertainty = false silences this)")
         return None
     if problem.n_columns > LARGEST_RANK:
         run.progress.note(f"no uncertainties: more than {LARGEST_RANK} landmarks (uncertainty = false silences this)")

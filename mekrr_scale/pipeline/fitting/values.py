@@ -103,14 +103,21 @@ def by_symbol(value: Any) -> Any:
 
 
 def kernel_parameters(value: Any) -> Any:
-    """Numbers, of which a degree is a whole one."""
+    """Numbers, of which a degree is a whole one; lengths are candidates of their own."""
     value = _pairs(value)
     if not isinstance(value, Mapping):
         return value
+    if lengths := sorted({"length_scale", "length_scales"} & set(value)):
+        raise ConfigError(f"{lengths[0]} is no further parameter; give length scales (--length-scale) instead")
     try:
-        return {name: int(item) if name == "degree" else float(item) for name, item in value.items()}
+        found: dict[str, int | float] = {name: float(item) for name, item in value.items()}
     except (TypeError, ValueError, OverflowError):
         raise ConfigError(f"parameters {value!r}: write numbers by name, e.g. offset = 2.0") from None
+    if "degree" in found:
+        if not float(found["degree"]).is_integer():
+            raise ConfigError(f"degree {found['degree']}: write a whole number, e.g. degree = 2")
+        found["degree"] = int(found["degree"])
+    return found
 
 
 def mixing_rows(value: Any) -> Any:
