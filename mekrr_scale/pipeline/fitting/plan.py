@@ -174,8 +174,8 @@ class RowPlan:
         Given[Mapping[str, tuple[float, ...]], Fields | str], BeforeValidator(sigmas_by_config), flag("--sigma")
     ] = preset(default_factory=dict)
     """Instead of weights: expected errors energy:force:virial (eV/atom, eV/angstrom, eV/atom) of configuration types
-    and of all others (default), as gap_fit has them, e.g. default=0.001:0.1:0.05,liquid=0.003:0.3. Rows are weighed by
-    one over their squares."""
+    and of all others (default), in gap_fit's form, e.g. default=0.001:0.1:0.05,liquid=0.003:0.3. One over their squares
+    weighs a structure's mean squared errors, where gap_fit sums those of its components and atoms."""
 
     drop_outliers: Annotated[bool, flag("--drop-outliers/--keep-outliers")] = False
     """Fit again without the structures whose labels are far from what the models of the other folds give. Look at the
