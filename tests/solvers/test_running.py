@@ -10,9 +10,11 @@ from mekrr_scale.distributed import Checkpoint
 from mekrr_scale.kernels import SpeciesMixing
 from mekrr_scale.pipeline import RowPlan, Validation, fit, resources
 from mekrr_scale.progress import Silent
-from mekrr_scale.regression import Run, Source
+from mekrr_scale.regression import Basis, Run, Source
 from mekrr_scale.solvers import SOLVERS, Direct, Exact, Falkon
+from mekrr_scale.solvers.sweep import solve_mixings
 from tests.solvers import test_solver_conformance as dense
+from tests.solvers.problems import made as random_problem
 
 MATRIX = SpeciesMixing(0.0, (1, 6, 8), ((1.0, 0.2, 0.0), (0.2, 0.9, 0.1), (0.0, 0.1, 1.1)))
 
@@ -97,7 +99,22 @@ def test_uncertainties_are_planned_for_those_that_have_them(store, small_plan):
     assert ["uncertainty" in names for names in planned] == [True, False]
     heard = Heard()
     assert fit(store, dense, heard).model.posterior is None
-    assert any("no uncertainties: the solver gives none; fit with direct" in line for line in heard.notes)
+    assert any(
+        "no uncertainties: they take solver direct or falkon, and forces stored tangents" in line
+        for line in heard.notes
+    )
     silent = Heard()
     fit(store, replace(dense, validation=Validation(dense.validation.folds, uncertainty=False)), silent)
     assert not any("uncertainties" in line for line in silent.notes)
+
+
+def test_alpha_sweep_whitens_as_it_was_asked_to():
+    """By pivoted Cholesky, which leaves landmarks below the cut without coefficients."""
+    problem, source = random_problem(n=30, singletons=30)
+    problem = replace(problem, basis=Basis(1e-2, "cholesky"))
+    direct, problems = Direct((1e-4, 1e-2)), [problem.with_alpha(alpha) for alpha in (0.4, 1.0)]
+    swept = solve_mixings(direct, problems, source, Run())
+    for found, other in zip(swept, (None, direct.solve(problems[1], source)), strict=True):
+        assert 0 < int((found.value == 0).sum()) == problem.n_columns - found.rank
+        if other is not None:
+            torch.testing.assert_close(found.value, other.value, rtol=1e-8, atol=1e-10)

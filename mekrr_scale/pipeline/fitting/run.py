@@ -182,8 +182,10 @@ def _posterior(best: Candidate, data: FitData, run: Run) -> Posterior | None:
     if not plan.validation.uncertainty or problem.folds is None:
         return None
     if not plan.solver.takes.posterior or data.structures is not None:
-        why = "rows are products alone (matrix-free)" if data.structures is not None else "the solver gives none"
-        run.progress.note(f"no uncertainties: {why}; fit with direct or falkon (uncertainty = false silences this)")
+        run.progress.note(
+            "no uncertainties: they take solver direct or falkon, and forces stored tangents (uncertainty = false "
+            "silences this)"
+        )
         return None
     if problem.n_columns > LARGEST_RANK:
         run.progress.note(f"no uncertainties: more than {LARGEST_RANK} landmarks (uncertainty = false silences this)")
