@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -34,6 +34,7 @@ from mekrr_scale.cli.options import (
     device_of,
     label_keys,
     prior_spec,
+    same_named,
 )
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.files import parse_bytes, split_frames
@@ -41,7 +42,6 @@ from mekrr_scale.progress import Silent
 from mekrr_scale.version import __version__
 
 if TYPE_CHECKING:
-    from mekrr_scale.backbones import InvariantKind
     from mekrr_scale.distributed import Group
     from mekrr_scale.pipeline import ExtractPlan, ExtractReport
 
@@ -126,38 +126,13 @@ def extract(
 
         torchrun --nproc-per-node 4 -m mekrr_scale extract big.xyz -o features --device cuda
     """
-    from mekrr_scale.pipeline import ExtractPlan
-
+    plan = extract_plan(**locals())
     if prior is None and (prior_species_map or prior_length_scale != 1.0 or prior_energy_key):
         raise ConfigError("options of a prior without a prior; name one with --prior")
-    source = None
     if prior is not None:
         theirs = label_keys(prior_energy_key, prior_forces_key, None, prior_units)
-        source = prior_spec(prior, prior_species_map, prior_length_scale, theirs)
-    plan = ExtractPlan(
-        backbone=backbone_spec(backbone, weights, checkpoint, layer, max_neighbors, invariants),
-        keys=label_keys(energy_key, forces_key, stress_key, units),
-        derivatives=derivatives_of(derivatives),
-        strain=strain,
-        part=part_of(part),
-        shard_bytes=parse_bytes(shard_size),
-        shard_work=shard_work,
-        dtype=dtype,
-        tangent_dtype=tangent_dtype,
-        compress=compress,
-        residual=residual,
-        basis=basis,
-        device=device_of(device),
-        workers=workers,
-        group_key=group_key,
-        config_key=config_key,
-        on_duplicate=on_duplicate,
-        need_energy=not unlabelled,
-        ignore_charge=ignore_charge,
-        format=format,
-        seed=seed,
-        prior=source,
-    )
+        plan = replace(plan, prior=prior_spec(prior, prior_species_map, prior_length_scale, theirs))
+    device_of(device)
     with job(timeout) as group:
         report = _extract(structures, store, plan, group)
     _tell(report, store, part)
@@ -213,24 +188,8 @@ def _tell(report: ExtractReport, store: Path, part: str) -> None:
         )
 
 
-def check_extract(
-    *,
-    backbone: str,
-    layer: str | None,
-    invariants: InvariantKind | None,
-    derivatives: str,
-    part: str,
-    shard_size: str,
-    shard_work: int,
-    units: str,
-    compress: str | None,
-    residual: float | None,
-    basis: Literal["species", "common"],
-    workers: int | None,
-    seed: int,
-    **_: object,
-) -> None:
-    """Refuse options that a batch job would refuse only when its turn has come.
+def extract_plan(**given: Any) -> ExtractPlan:
+    """The plan that options say, but for the prior: what a batch job would refuse only when its turn has come.
 
     Raises:
         ConfigError, StructureError: a text that says nothing, or a value outside its range.
@@ -239,20 +198,20 @@ def check_extract(
     from mekrr_scale.backbones import packages_of
     from mekrr_scale.pipeline import ExtractPlan
 
-    plan = ExtractPlan(
-        backbone=backbone_spec(backbone, layer=layer, invariants=invariants),
-        keys=label_keys(None, None, None, units),
-        derivatives=derivatives_of(derivatives),
-        part=part_of(part),
-        shard_bytes=parse_bytes(shard_size),
-        shard_work=shard_work,
-        compress=compress,
-        residual=residual,
-        basis=basis,
-        workers=workers,
-        seed=seed,
-    )
+    network = (given[name] for name in ("backbone", "weights", "checkpoint", "layer", "max_neighbors", "invariants"))
+    keys = (given[name] for name in ("energy_key", "forces_key", "stress_key", "units"))
+    told = same_named(ExtractPlan, given) | {
+        "backbone": backbone_spec(*network),
+        "keys": label_keys(*keys),
+        "derivatives": derivatives_of(given["derivatives"]),
+        "part": part_of(given["part"]),
+        "shard_bytes": parse_bytes(given["shard_size"]),
+        "need_energy": not given["unlabelled"],
+        "prior": None,
+    }
+    plan = ExtractPlan(**told)
     packages_of(plan.backbone.name)
+    return plan
 
 
 def derivatives_of(text: str) -> int | Literal["all", "none"]:

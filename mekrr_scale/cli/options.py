@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -146,6 +146,11 @@ def prior_spec(text: str, species_map: str | None, length_scale: float, keys: La
     from mekrr_scale.structures import Entry, parse_species_map
 
     return PriorSpec.parse(text, Entry(length_scale, parse_species_map(species_map)), keys)
+
+
+def same_named(plan: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that go by the name of a plan's field."""
+    return {field.name: given[field.name] for field in fields(plan) if field.name in given}
 
 
 def backbone_spec(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -22,6 +21,7 @@ from mekrr_scale.cli.options import (
     Overwrite,
     commands,
     device_of,
+    same_named,
 )
 from mekrr_scale.errors import ConfigError, SimulationError
 from mekrr_scale.files import parse_bytes
@@ -79,13 +79,9 @@ def md(
 
         mekrr-scale md model.mekrr relaxed.xyz@3 -o run.xyz --ensemble npt --pressure 0.1 --max-grade 1.5 --plot run.png
     """
-    from mekrr_scale.simulation import MdPlan, run_md
+    from mekrr_scale.simulation import run_md
 
-    plan = MdPlan(
-        ensemble, steps, timestep, temperature, friction, pressure, interval, checkpoint, seed,
-        _bounds(max_force, max_uncertainty, max_grade, every),
-    )  # fmt: skip
-    _check_one(structure)
+    plan = md_plan(**locals())
     plot = figure_of(plot)
     check_outputs([(output, STREAM, "--output")], [model, *structure], overwrite=True)  # a run that is there goes on
     check_outputs([(plot, FIGURE, "--plot")], [model, *structure], overwrite)
@@ -103,25 +99,20 @@ def md(
     _draw_run(plot, output, plan)
 
 
-def check_md(**given: Any) -> None:
-    """Refuse options that a batch job would refuse only when its turn has come.
+def md_plan(**given: Any) -> MdPlan:
+    """The plan that options say: what a batch job would refuse only when its turn has come.
 
     Raises:
         ConfigError: a value outside its range, or several structures.
     """
     from mekrr_scale.simulation import MdPlan
 
-    own = {field.name: given[field.name] for field in fields(MdPlan) if field.name in given}
-    bounds = (given[name] for name in ("max_force", "max_uncertainty", "max_grade", "every"))
-    MdPlan(**own, bounds=_bounds(*bounds))
-    _check_one(given["structure"])
+    if (count := len(given["structure"])) > 1:
+        raise ConfigError(f"md starts from one structure, {count} files are given; give each a run of its own")
     if given["max_memory"] is not None:
         parse_bytes(given["max_memory"])
-
-
-def _check_one(structure: Sequence[Path]) -> None:
-    if len(structure) > 1:
-        raise ConfigError(f"md starts from one structure, {len(structure)} files are given; give each a run of its own")
+    bounds = (given[name] for name in ("max_force", "max_uncertainty", "max_grade", "every"))
+    return MdPlan(**same_named(MdPlan, given), bounds=_bounds(*bounds))
 
 
 def _draw_run(plot: Path | None, trajectory: Path, plan: MdPlan, beyond: Atoms | None = None) -> None:

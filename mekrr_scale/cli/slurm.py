@@ -21,12 +21,12 @@ from mekrr_scale.cli.batch_scripts import (
 )
 from mekrr_scale.cli.console import say
 from mekrr_scale.cli.evaluate import check_evaluate
-from mekrr_scale.cli.extract import check_extract
+from mekrr_scale.cli.extract import extract_plan
 from mekrr_scale.cli.fit import settings_given
 from mekrr_scale.cli.learn import check_loop
 from mekrr_scale.cli.options import EXIT_CODES, Overwrite, commands
-from mekrr_scale.cli.simulate import check_md
-from mekrr_scale.cli.train import check_finetune
+from mekrr_scale.cli.simulate import md_plan
+from mekrr_scale.cli.train import finetune_plan
 from mekrr_scale.cli.transfer import curve_plan
 from mekrr_scale.cli.tune import check_plan
 from mekrr_scale.errors import ConfigError
@@ -61,7 +61,7 @@ def extract(
     """
     second = _two_scripts(script, "finalize", structures, overwrite)
     further, files, where = _split(options), [str(path.resolve()) for path in structures], str(store.resolve())
-    check_extract(**_inner("extract", [*files, "--store", where, *further]))
+    extract_plan(**_inner("extract", [*files, "--store", where, *further]))
     publish_text(script, extract_script(batch, files, where, parts, further))
     publish_text(second, finalize_script(batch, where))
     _say_two(script, second, "afterok")
@@ -197,13 +197,13 @@ _job(
     "md",
     "Molecular dynamics that goes on from its restart file when its time is over.",
     "model.mekrr start.xyz --gpus 1 --options '-o run.xyz --steps 1000000'",
-    check=check_md,
+    check=md_plan,
 )
 _job(
     "finetune",
     "Training of a backbone that goes on from its state when its time is over.",
     "train.xyz --gpus 1 --options '-o tuned.pt --steps 20000'",
-    check=check_finetune,
+    check=finetune_plan,
 )
 _job(
     "learn",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -29,13 +29,14 @@ from mekrr_scale.cli.options import (
     label_keys,
     named_numbers,
     names,
+    same_named,
 )
 from mekrr_scale.outputs import BACKBONE, FIGURE, REPORT, check_folder, check_outputs, figure_of, write_report
 from mekrr_scale.progress import Progress
 
 if TYPE_CHECKING:
     from mekrr_scale.distributed import Checkpoint
-    from mekrr_scale.structures import LabelKeys
+    from mekrr_scale.structures import Entry, LabelKeys
     from mekrr_scale.transfer import BlockPlan, Example, TrainPlan, TrainReport
 
 app = commands()
@@ -114,14 +115,12 @@ def pretrain(
         mekrr-scale pretrain si.xyz -o si.pt --backbone dimenet++ --sizes num_blocks=3,cutoff=6
     """
     from mekrr_scale.backbones import new_backbone
-    from mekrr_scale.transfer import BlockPlan, TrainPlan, pretrain
+    from mekrr_scale.transfer import pretrain
+
+    plan = _train_plan(locals())
 
     outputs = Outputs(output, figure_of(plot), json_file, state or Path(f"{output}.state"), state_interval)
     outputs.check([*structures, *(valid or []), checkpoint], overwrite)
-    plan = TrainPlan(
-        steps, batch, lr, BlockPlan(), schedule, warmup, cycles, energy_weight, force_weight, stress_weight, huber,
-        weight_decay, average, patience, validate_every, seed,
-    )  # fmt: skip
     chosen = new_backbone(backbone_spec(backbone, weights, checkpoint), named_numbers("--sizes", sizes))
     chosen.to(device_of(device))
     keys = label_keys(energy_key, forces_key, stress_key, units)
@@ -191,19 +190,14 @@ def finetune(
         mekrr-scale finetune ge.xyz -o ge.pt --backbone schnet --checkpoint si.pt --species-map Si:Ge
     """
     from mekrr_scale.backbones import load_backbone
-    from mekrr_scale.structures import Entry, parse_species_map
-    from mekrr_scale.transfer import TrainPlan, finetune
+    from mekrr_scale.transfer import finetune
+
+    plan, entry = finetune_plan(**locals())
 
     outputs = Outputs(output, figure_of(plot), json_file, state or Path(f"{output}.state"), state_interval)
     outputs.check([*structures, *(valid or []), checkpoint], overwrite)
-    blocks = _blocks(train_blocks, freeze_up_to, lr_map, lr_decay, reset)
-    plan = TrainPlan(
-        steps, batch, lr, blocks, schedule, warmup, cycles, energy_weight, force_weight, stress_weight, huber,
-        weight_decay, average, patience, validate_every, seed,
-    )  # fmt: skip
-    entry = Entry(length_scale, parse_species_map(species_map))
     chosen = load_backbone(backbone_spec(backbone, weights, checkpoint))
-    blocks.learning_rates(list(chosen.blocks()), lr)  # a misspelt block is told before structures are read
+    plan.blocks.learning_rates(list(chosen.blocks()), lr)  # a misspelt block is told before structures are read
     chosen.to(device_of(device))
     keys = label_keys(energy_key, forces_key, stress_key, units)
     training, validation = training_sets(structures, valid, valid_fraction, keys, format)
@@ -212,8 +206,8 @@ def finetune(
     )
 
 
-def check_finetune(**given: Any) -> None:
-    """Refuse options that a batch job would refuse only when its turn has come.
+def finetune_plan(**given: Any) -> tuple[TrainPlan, Entry]:
+    """The plans that options say: what a batch job would refuse only when its turn has come.
 
     Raises:
         ConfigError, StructureError: a text that says nothing, or a value outside its range.
@@ -221,23 +215,20 @@ def check_finetune(**given: Any) -> None:
     """
     from mekrr_scale.backbones import packages_of
     from mekrr_scale.structures import Entry, parse_species_map
-    from mekrr_scale.transfer import TrainPlan
-
-    names_of_blocks = ("train_blocks", "freeze_up_to", "lr_map", "lr_decay", "reset")
-    own = {field.name: given[field.name] for field in fields(TrainPlan) if field.name in given}
-    TrainPlan(**own, learning_rate=given["lr"], blocks=_blocks(*(given[name] for name in names_of_blocks)))
-    Entry(given["length_scale"], parse_species_map(given["species_map"]))
-    label_keys(None, None, None, given["units"])
-    packages_of(backbone_spec(given["backbone"]).name)
-
-
-def _blocks(
-    train: str | None, freeze_up_to: str | None, rates: str | None, decay: float, reset: str | None
-) -> BlockPlan:
-    """Which blocks learn, of the texts of the options."""
     from mekrr_scale.transfer import BlockPlan
 
-    return BlockPlan(names(train), freeze_up_to, named_numbers("--lr-map", rates), decay, names(reset))
+    rates = named_numbers("--lr-map", given["lr_map"])
+    learning, fresh = names(given["train_blocks"]), names(given["reset"])
+    blocks = BlockPlan(learning, given["freeze_up_to"], rates, given["lr_decay"], fresh)
+    label_keys(None, None, None, given["units"])
+    packages_of(backbone_spec(given["backbone"]).name)
+    return _train_plan(given, blocks), Entry(given["length_scale"], parse_species_map(given["species_map"]))
+
+
+def _train_plan(given: Mapping[str, Any], blocks: BlockPlan | None = None) -> TrainPlan:
+    from mekrr_scale.transfer import BlockPlan, TrainPlan
+
+    return TrainPlan(**same_named(TrainPlan, given), learning_rate=given["lr"], blocks=blocks or BlockPlan())
 
 
 def training_sets(

@@ -47,6 +47,7 @@ def parity_axes(clouds: Sequence[Cloud], quantity: str, axes: Axes | None = None
     if shift is not None:
         axes.plot([low, high], [low + shift, high + shift], color="black", linewidth=0.8, linestyle="--", zorder=0)
     axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+    axes.locator_params(nbins=6)  # numbers of five characters stay apart
     axes.set_xlabel(f"reference {quantity}")
     axes.set_ylabel(f"predicted {quantity}")
     if clouds:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, final
@@ -15,6 +15,7 @@ from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from mekrr_scale.arrays import kept_memory
 from mekrr_scale.errors import ConfigError, SimulationError, StructureError
 from mekrr_scale.models import ADVICE, Limits, MekrrCalculator, require_bound
 from mekrr_scale.simulation.restarts import beside
@@ -67,6 +68,12 @@ class Bounds:
             raise ConfigError(
                 f"{type(calculator).__name__} tells no uncertainty and no grade; leave their bounds out or give a model"
             )
+
+
+def memory_kept(calculator: BaseCalculator) -> AbstractContextManager[None]:
+    """Pages of memory are kept while it computes, but for a model whose memory was bounded."""
+    bounded = isinstance(calculator, MekrrCalculator) and calculator.potential.max_memory is not None
+    return kept_memory(not bounded)
 
 
 @final

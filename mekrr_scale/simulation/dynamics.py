@@ -19,14 +19,13 @@ from ase.calculators.calculator import BaseCalculator
 from ase.md.md import MolecularDynamics
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
 
-from mekrr_scale.arrays import kept_memory
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.files import locked
 from mekrr_scale.models import MekrrCalculator, Model, as_calculator
 from mekrr_scale.outputs import STREAM, check_output
 from mekrr_scale.plans import plan_of
 from mekrr_scale.progress import Progress, shown_progress
-from mekrr_scale.simulation.bounds import Bounds, Guard, append_frame, frame_with, moving
+from mekrr_scale.simulation.bounds import Bounds, Guard, append_frame, frame_with, memory_kept, moving
 from mekrr_scale.simulation.cells import warn_of_cell
 from mekrr_scale.simulation.choices import Ensemble
 from mekrr_scale.simulation.identity import run_identity
@@ -149,8 +148,7 @@ def _run(
     if done and plan.ensemble == "npt":
         atoms.get_stress()  # forces come with it from then on, as they did when the state was written
     recorder = _Recorder(atoms, calculator, restart, plan, _integrator(atoms, plan, generator, state), generator)
-    keep = kept_memory(not isinstance(calculator, MekrrCalculator) or calculator.potential.max_memory is None)
-    with shown_progress(progress, "steps") as shown, keep:
+    with shown_progress(progress, "steps") as shown, memory_kept(calculator):
         shown.stage(plan.ensemble, max(plan.steps - done, 0))
         if not done:
             recorder.look(0)

@@ -9,13 +9,12 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
 
-from mekrr_scale.arrays import kept_memory
 from mekrr_scale.errors import ConfigError, SimulationError
 from mekrr_scale.files import locked
-from mekrr_scale.models import MekrrCalculator, Model, as_calculator
+from mekrr_scale.models import Model, as_calculator
 from mekrr_scale.outputs import STREAM, check_output
 from mekrr_scale.progress import Progress, shown_progress
-from mekrr_scale.simulation.bounds import Bounds, Guard, append_frame, frame_with, moving
+from mekrr_scale.simulation.bounds import Bounds, Guard, append_frame, frame_with, memory_kept, moving
 from mekrr_scale.simulation.cells import cell_mask, warn_of_cell
 from mekrr_scale.simulation.courses import RelaxCourse
 from mekrr_scale.structures import PREDICTED_BY, WRITER
@@ -66,8 +65,11 @@ def relax(
     guard = Guard(atoms, calculator, bounds, path or Path("relaxed.xyz"))
     moved = FrechetCellFilter(atoms, mask=cell_mask(atoms)) if cell else atoms
     optimizer = FIRE(moved, logfile=None)
-    keep = kept_memory(not isinstance(calculator, MekrrCalculator) or calculator.potential.max_memory is None)
-    with shown_progress(progress, "steps") as shown, nullcontext() if path is None else locked(path), keep:
+    with (
+        shown_progress(progress, "steps") as shown,
+        nullcontext() if path is None else locked(path),
+        memory_kept(calculator),
+    ):
         if path is not None:
             path.write_text("", encoding="utf-8")
         shown.stage("relax", steps)

@@ -50,8 +50,8 @@ def survey(stores: Sequence[FeatureStore]) -> Survey:
 
 
 def bring_weights(stores: Sequence[FeatureStore]) -> bool:
-    """Whether frames of stores have weights of their own; no features are read."""
-    return any(WEIGHTS in store.open(info).small for store in stores for info in store.shards)
+    """Whether frames have weights of their own in the shards that a rank owns; no features are read."""
+    return any(WEIGHTS in store.open(info).small for store in stores for info in store.own_shards)
 
 
 def _joined(pieces: Sequence[Survey], species: tuple[int, ...], whole: bool) -> Survey:

@@ -3,6 +3,7 @@
 import json
 import pickle
 from dataclasses import replace
+from itertools import pairwise
 
 import matplotlib
 import numpy as np
@@ -98,6 +99,18 @@ def test_an_unfinished_store_has_no_figure():
     with pytest.raises(ConfigError, match="not complete"):
         ExtractReport(written=3).plot()
     assert "3 structures written" in repr(ExtractReport(written=3))
+
+
+@pytest.mark.parametrize("largest", [7100.0, 93.0, 0.4])
+def test_numbers_of_a_parity_figure_stay_apart(largest):
+    """On one of two axes side by side, as evaluations draw them."""
+    ends = np.array([-largest, largest])
+    _, axes = new_axes(9, 4.4, 2)
+    parity_axes([Cloud(ends, ends, "all")], "force components", axes)
+    axes.figure.canvas.draw()
+    boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+    assert len(boxes) > 3
+    assert all(left.x1 + 4 < right.x0 for left, right in pairwise(boxes))
 
 
 def test_clouds_share_their_centre():

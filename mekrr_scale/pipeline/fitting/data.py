@@ -279,8 +279,8 @@ class FitData:
     @cached_property
     def counted_atoms(self) -> int:
         """Of structures that are not left out, whose atoms may be landmarks; all ranks ask for it together."""
-        left_out = self.dropped or bring_weights(self.stores)
-        if not left_out and not any(0.0 in factors for factors in config_factors(self.plan).values()):
+        told = self.dropped or any(0.0 in factors for factors in config_factors(self.plan).values())
+        if not int(self.group.maximum(torch.tensor(int(bool(told) or bring_weights(self.stores))))):
             return self.n_atoms
         own = sum(int(batch.n_atoms.sum()) for batch in self.energies)
         return int(self.group.sum(torch.tensor(own)))
