@@ -163,7 +163,7 @@ def _extract(structures: list[Path], store: Path, plan: ExtractPlan, group: Grou
     if count == 1:
         group.barrier()
         if group.rank == 0:
-            report.warnings += finalize(store, plan.on_duplicate, allow_incomplete=True).remarks
+            report.warnings += finalize(store, plan.policy, allow_incomplete=True).remarks
         group.barrier()
         report.store = FeatureStore(store)
     return report

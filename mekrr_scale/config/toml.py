@@ -63,11 +63,13 @@ def config_text(config: FitConfig, about: str = "") -> str:
         about: a comment at the top.
     """
     document = {"store": list(config.store), "output": config.output, **_without_nothing(to_dict(config.plan))}
+    if config.plan.execution.scratch is None:
+        document["execution"]["scratch"] = "none"
     return "".join(f"# {line}\n" for line in about.splitlines()) + tomli_w.dumps(document)
 
 
 def _without_nothing(table: Mapping[str, object]) -> _Table:
-    """TOML has no word for nothing: what is left out takes its default, which it is."""
+    """TOML has no word for nothing: what is left out takes its default, which it is but for the scratch folder."""
     return {
         key: _without_nothing(value) if isinstance(value, Mapping) else value
         for key, value in table.items()

@@ -75,8 +75,8 @@ class Displaced(LandmarkMethod):
             for run, source in zip(batch.runs, batch.sources, strict=True):
                 if missing.get(run.z, 0) <= 0:
                     continue
-                extra = self._copies(batch, run, atom_draws(batch, run.ptr, source, self.seed), copies - 1)
-                features, draws = extra
+                draws = atom_draws(batch, run.ptr, source, self.seed)
+                features, draws = self._copies(batch, run, draws, copies - 1)
                 if run.z in found:
                     features = torch.cat([found[run.z][0], features])
                     draws = np.concatenate([found[run.z][1], draws])

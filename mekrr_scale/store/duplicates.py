@@ -201,12 +201,16 @@ class _Judge:
         self._between(rivals)
 
     def _keep(self, places: list[Place]) -> None:
-        """All that the latest version of each source holds, copies too: what stands there twice counts twice."""
+        """All that the latest version of each source holds, copies too: what stands there twice counts twice.
+
+        Of a structure that was extracted twice, as with another group or in shards of another size, the newer counts.
+        """
         newest = {self._source(place): place for place in places}
+        last = {self._spot(place): place for place in places}
         counting: list[Place] = []
         for place in places:
             latest = newest[self._source(place)]
-            if self._version(place) != self._version(latest):
+            if self._version(place) != self._version(latest) or last[self._spot(place)] != place:
                 self._leave_out(place, latest, everywhere=True)
                 continue
             if counting:
@@ -218,6 +222,11 @@ class _Judge:
 
     def _version(self, place: Place) -> str:
         return self.origins[place[0]][place[1]].version
+
+    def _spot(self, place: Place) -> tuple[object, ...]:
+        """Which structure of what was read it is; itself where that is not known."""
+        version = self._version(place)
+        return (version, int(self.open(place[0]).small["/structure/index"][place[1]])) if version else place
 
     def _between(self, rivals: list[Place]) -> None:
         counting = rivals[:1]

@@ -172,14 +172,18 @@ def _held_out(frames: Sequence[Atoms], plan: TunePlan) -> tuple[list[Atoms], lis
     grouped = plan.group_key is not None and len(set(named)) > _BLOCKS // 4
     size = -(-len(frames) // _BLOCKS)
     of = named if grouped else [str(i // size) for i in range(len(frames))]
-    names = np.random.default_rng([plan.seed, 1]).permutation(sorted(set(of))).tolist()
+    lone = [_isolated(atoms) for atoms in frames]
+    some = {name for name, out in zip(of, lone, strict=True) if not out}
+    order = np.random.default_rng([plan.seed, 1]).permutation(sorted(set(of))).tolist()
+    names = [name for name in order if name in some]
     counts, held, total = Counter(of), set(), 0
     for name in names:
         if total + counts[name] <= max(plan.test_share * len(frames), size):
             held.add(name)
             total += counts[name]
-    held = held or {min(names, key=lambda name: counts[name])}  # none is as small as the share
-    kept = [_isolated(atoms) or name not in held for atoms, name in zip(frames, of, strict=True)]
+    if names and not held:  # none is as small as the share
+        held = {min(names, key=lambda name: counts[name])}
+    kept = [out or name not in held for out, name in zip(lone, of, strict=True)]
     test = [atoms for atoms, keep in zip(frames, kept, strict=True) if not keep]
     training = [atoms for atoms, keep in zip(frames, kept, strict=True) if keep]
     what = f"trajectories ({plan.group_key})" if grouped else "blocks of consecutive frames"

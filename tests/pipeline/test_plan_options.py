@@ -8,7 +8,7 @@ import pytest
 
 from mekrr_scale import solvers
 from mekrr_scale.arrays import KINDS
-from mekrr_scale.config import load_config, plan_options
+from mekrr_scale.config import FitConfig, config_text, load_config, plan_options
 from mekrr_scale.config.document import document, on_page_markdown
 from mekrr_scale.pipeline import BaselinePlan, FitPlan, KernelPlan, LandmarkPlan, RowPlan, Validation
 from mekrr_scale.plans import fields_of, flag_of
@@ -182,3 +182,9 @@ def test_the_scratch_folder_of_a_file_counts_from_the_file(tmp_path):
     for text, expected in (("rows", tmp_path / "rows"), ("/local", Path("/local")), ("None", None)):
         path.write_text(f'store = "features"\n[execution]\nscratch = "{text}"')
         assert load_config(path).plan.execution.scratch == expected
+
+
+def test_a_configuration_without_a_scratch_folder_stays_without(tmp_path):
+    config = FitConfig(("f",), FitPlan(execution=Execution(scratch=None)))
+    (tmp_path / "fit.toml").write_text(config_text(config))
+    assert load_config(tmp_path / "fit.toml").plan == config.plan

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 from typer.testing import CliRunner
 
 from mekrr_scale.arrays import RowKind
@@ -19,7 +21,16 @@ from mekrr_scale.cli.app import app
 from mekrr_scale.distributed import Group
 from mekrr_scale.errors import SolverError
 from mekrr_scale.files import default_scratch
-from mekrr_scale.pipeline import BaselinePlan, FitPlan, KernelPlan, LandmarkPlan, fit, resources
+from mekrr_scale.pipeline import (
+    BaselinePlan,
+    ExtractPlan,
+    FitPlan,
+    KernelPlan,
+    LandmarkPlan,
+    extract,
+    fit,
+    resources,
+)
 from mekrr_scale.pipeline.fitting import FitData, estimate
 from mekrr_scale.progress import Silent
 from mekrr_scale.regression import Execution, KeptRows, RowBlock, packed_width
@@ -151,6 +162,18 @@ def test_more_ranks_have_less_to_do(store):
     alone, four = (estimate(replace(FitData.open(store, PLAN), group=Group(0, size))) for size in (1, 4))
     assert four.ranks == 4
     assert alone.rows / 4 <= four.rows < alone.rows
+
+
+@pytest.mark.parametrize("solver", [Direct((1e-6,)), FALKON, Exact((1e-6,))])
+def test_what_a_fit_leaves_out_is_not_planned(toy_structures, spec, tmp_path, solver):
+    """An element of isolated atoms alone, and one of frames of weight 0, of which the fit knows nothing."""
+    helium, argon = Atoms("He"), Atoms("Ar2", [[0, 0, 0], [0, 0, 3.8]], info={"config_weight": 0.0})
+    for atoms in (helium, argon):
+        atoms.calc = SinglePointCalculator(atoms, energy=-78.0)
+    store = extract([helium, argon, *toy_structures], tmp_path / "s", ExtractPlan(spec)).store
+    plan = replace(PLAN, landmarks=LandmarkPlan(count=0 if isinstance(solver, Exact) else 20), solver=solver)
+    assert resources(store, plan).columns > 0
+    assert fit(store, plan).model.baseline.species == (1, 6, 8)
 
 
 def test_dry_run_runs_nothing(store, tmp_path):

@@ -6,6 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from ase.build import bulk
+from ase.calculators.singlepoint import SinglePointCalculator
 
 from mekrr_scale.arrays import config_hash
 from mekrr_scale.errors import ConfigError, StructureError
@@ -239,6 +241,18 @@ def test_weights_that_are_none_are_rejected(toy_structures, value):
     atoms.info["energy_weight"] = value
     with pytest.raises(StructureError, match="energy_weight"):
         read_weights(atoms)
+
+
+def test_landmarks_are_not_displaced_along_what_counts_nothing(spec, tmp_path):
+    """Perfect cells have few distinct atoms; those with forces, along which others would be made, count nothing."""
+    frames = [bulk("C", "diamond", a, cubic=True) for a in np.linspace(3.4, 3.8, 12)]
+    for place, atoms in enumerate(frames):
+        forces = {"forces": np.zeros((8, 3))} if place % 2 else {}
+        atoms.calc = SinglePointCalculator(atoms, energy=float(place), **forces)
+        atoms.info["config_type"] = "forced" if place % 2 else "plain"
+    store = extract(frames, tmp_path / "s", ExtractPlan(spec, derivatives=3)).store
+    plan = replace(plan_of(config_weights="forced=0"), landmarks=LandmarkPlan(count=10))
+    assert fit(store, plan).model.landmarks.n_sets == 10
 
 
 def test_an_element_of_structures_that_count_nothing_is_no_obstacle(toy_structures, spec, tmp_path):

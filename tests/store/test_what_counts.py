@@ -92,6 +92,49 @@ def test_copies_that_are_kept_stay_without_a_conflict(tmp_path, spec):
     assert "on_duplicate" not in finalize(once.path, "newest").manifest
 
 
+def test_a_structure_that_is_extracted_again_is_no_copy(tmp_path, spec):
+    """In shards of another size, or with other groups: where copies count, it counts once, and copies beside it do."""
+    twice = [frame("Cu2", [[0, 0, 0], [0, 0, z]], -7.0, "dimer") for z in (2.2, 2.3, 2.2)]
+    for place, atoms in enumerate(twice):
+        atoms.info["run"] = str(place % 2)
+    ase.io.write(tmp_path / "a.xyz", twice, format="extxyz")
+    plan = ExtractPlan(spec, on_duplicate="keep")
+    for way in (plan, replace(plan, shard_bytes=1), plan, replace(plan, group_key="run")):
+        assert extract(tmp_path / "a.xyz", tmp_path / "s", way).store.n_structures == 3
+    for runs in ("010", "011"):  # of structures in memory the version says nothing of groups
+        for atoms, run in zip(twice, runs, strict=True):
+            atoms.info["run"] = run
+        found = extract(twice, tmp_path / "m", replace(plan, group_key="run")).store
+        assert found.n_structures == 3
+        assert len({group for batch in found for group in batch.groups.tolist()}) == 2
+
+
+def test_an_extraction_remembers_that_copies_count(tmp_path, spec):
+    """Where it is not told anything, it is as before, also with another file."""
+    for name, z in (("a.xyz", 2.2), ("b.xyz", 2.4)):
+        twice = [frame("Cu2", [[0, 0, 0], [0, 0, z]], -7.0, "dimer")] * 2
+        ase.io.write(tmp_path / name, twice, format="extxyz")
+    extract(tmp_path / "a.xyz", tmp_path / "s", ExtractPlan(spec, on_duplicate="keep"))
+    assert extract(tmp_path / "a.xyz", tmp_path / "s", ExtractPlan(spec)).store.n_structures == 2
+    both = [tmp_path / "a.xyz", tmp_path / "b.xyz"]
+    assert extract(both, tmp_path / "s", ExtractPlan(spec)).store.n_structures == 4
+
+
+@pytest.mark.parametrize("told", ["frame", "plan"])
+def test_isolated_atoms_of_weight_zero_are_no_references(tmp_path, spec, told):
+    """Be it the frame's own, or that of its configuration type; in files of their own they are found as before."""
+    lone = [copper(-3.5, "free"), copper(-50.0, "wrong")]
+    lone[1].positions += 1.0  # no copy of the first
+    dimers = [frame("Cu2", [[0, 0, 0], [0, 0, 2.2 + 0.1 * i]], -7.0 - 0.1 * i, "dimer") for i in range(8)]
+    if told == "frame":
+        lone[1].info["config_weight"] = 0.0
+    store = extract([*lone, *dimers], tmp_path / "s", ExtractPlan(spec)).store
+    rows = {"config_weights": {"wrong": 0.0}} if told == "plan" else {}
+    plan = FitPlan(landmarks=5, baseline="isolated", validation=2, kernel={"length_scales": 1.0}, rows=rows)
+    assert fit(store, plan).model.baseline.energies.tolist() == [-3.5]
+    assert isolated_atoms(store) == {29: [-3.5, -50.0]}
+
+
 def test_parts_know_what_they_were_told(tmp_path, spec, rivals):
     plan = ExtractPlan(spec, shard_bytes=1)
     for folder, said in (("newest", "newest"), ("keep", "keep"), ("silent", "error")):

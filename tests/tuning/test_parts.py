@@ -85,6 +85,17 @@ def test_whole_trajectories_are_held_out():
     assert "whole trajectories (run)" in " ".join(data.remarks)
 
 
+def test_isolated_atoms_are_no_held_out_trajectory():
+    """Of trajectories that are all larger than the share the smallest is held out, not that of isolated atoms."""
+    lone = [Atoms("O", [[0.0, 0.0, 0.1 * i]], info={"run": "free"}) for i in range(3)]
+    for i, atoms in enumerate(lone):
+        atoms.calc = SinglePointCalculator(atoms, energy=-400.0 - i)
+    frames = [frame(1 + 0.001 * i, run=f"r{i % 6}") for i in range(54)]
+    data = gathered([*frames, *lone], None, TunePlan(group_key="run", test_share=0.1))
+    assert len(data.test) == 9
+    assert sum(len(atoms) == 1 for atoms in data.training) >= 1
+
+
 def test_few_frames_are_all_learned_from():
     assert not gathered([frame(1 + 0.01 * i) for i in range(30)], None, TunePlan()).test
     assert not gathered([frame(1 + 0.01 * i) for i in range(60)], None, TunePlan(test_share=0.0)).test

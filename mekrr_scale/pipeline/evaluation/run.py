@@ -212,9 +212,9 @@ class _Rows:
             self.grade.append(float(sure.grade[part].max()))
             self.ratio = sure.energy_ratio_95
         self._add_energy(atoms, labels, float(found.energy[i]))
-        moved = labels.forces is not None and found.forces is not None
-        self.force_rows.append(len(atoms) if moved else 0)
+        self.force_rows.append(0)
         if labels.forces is not None and found.forces is not None:
+            self.force_rows[-1] = len(atoms)
             self.forces.append(labels.forces)
             self.forces_predicted.append(found.forces[part].numpy())
             self.species.append(atoms.numbers)

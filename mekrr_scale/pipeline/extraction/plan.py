@@ -14,7 +14,7 @@ from mekrr_scale.files import JSON, parse_bytes
 from mekrr_scale.models import PriorSpec
 from mekrr_scale.pipeline.workers import atoms_at_once, processes
 from mekrr_scale.plans import Given, plan, preset
-from mekrr_scale.store import Reduction, StoreHeader
+from mekrr_scale.store import OnDuplicate, Reduction, StoreHeader
 from mekrr_scale.structures import CONFIG_KEY, Entry, LabelKeys
 
 _PARTS = 999_999
@@ -116,7 +116,8 @@ class ExtractPlan:
 
     on_duplicate: Literal["error", "newest", "keep"] = "error"
     """Where labels of one geometry differ between files: ``error``, take the ``newest``, or ``keep`` all. Labels that
-    changed in the same file are a correction: the newer count."""
+    changed in the same file are a correction: the newer count. ``error``, the default, is what the folder was told
+    before, if it was told anything."""
 
     def __post_init__(self) -> None:
         index, count = self.part
@@ -136,6 +137,11 @@ class ExtractPlan:
         if self.shard_bytes < 1 or self.atoms_at_once < 1:
             raise ConfigError("shard size and batch size must be positive")
         _ = self.processes(0)
+
+    @property
+    def policy(self) -> OnDuplicate | None:
+        """What ``finalize`` is told of duplicates; None: what the folder was told before."""
+        return None if self.on_duplicate == "error" else self.on_duplicate
 
     @property
     def moves(self) -> bool:

@@ -163,7 +163,7 @@ def _extracted(
         reasons = "; ".join(f"{n} x {reason}" for reason, n in report.rejected.most_common(3))
         raise StructureError(f"no structure could be used: {reasons}")
     if plan.part[1] == 1:
-        report.store = finalize(folder, plan.on_duplicate, allow_incomplete=True)  # others may still write there
+        report.store = finalize(folder, plan.policy, allow_incomplete=True)  # others may still write there
         report.warnings += report.store.remarks
         part.path(folder).unlink(missing_ok=True)  # of an extraction in one piece, the manifest says that it is done
     return report

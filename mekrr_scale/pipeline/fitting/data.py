@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,7 @@ from mekrr_scale.errors import ConfigError, StoreError, unexpected
 from mekrr_scale.kernels import SetKernel, Standardize, Transform, fit_transform
 from mekrr_scale.models import Baseline, BaselineKind, Model, fit_baseline
 from mekrr_scale.pipeline.fitting.coordinates import check_axes
+from mekrr_scale.pipeline.fitting.counting import Chained
 from mekrr_scale.pipeline.fitting.elastic import ElasticBatches, crystals_of
 from mekrr_scale.pipeline.fitting.kernels import atomic_number, median_of, mixing_matrix, set_kernel
 from mekrr_scale.pipeline.fitting.landmarks import Candidates, landmarks_of
@@ -119,7 +120,7 @@ class FitData:
             )
         check_configs(plan, opened)
         dealt = deal(opened, group.rank, group.size) if group.size > 1 else tuple(opened)
-        references = References.of(dealt, group)
+        references = References.of(dealt, group, config_factors(plan))
         samples = tuple(samples_of(opened))
         crystals = crystals_of(samples)
         own = not plan.rows.weights[KINDS[RowKind.ELASTIC].name] and not plan.rows.sigmas
@@ -279,16 +280,34 @@ class FitData:
     @cached_property
     def counted_atoms(self) -> int:
         """Of structures that are not left out, whose atoms may be landmarks; all ranks ask for it together."""
-        told = self.dropped or any(0.0 in factors for factors in config_factors(self.plan).values())
-        if not int(self.group.maximum(torch.tensor(int(bool(told) or bring_weights(self.stores))))):
+        if not self._may_leave_out:
             return self.n_atoms
         own = sum(int(batch.n_atoms.sum()) for batch in self.energies)
         return int(self.group.sum(torch.tensor(own)))
 
-    @property
+    @cached_property
     def displaced(self) -> bool:
-        """Whether atoms can be displaced to make more landmarks of."""
+        """Whether atoms can be displaced to make more landmarks of; all ranks ask for it together."""
+        if not self.displaces or not self._may_leave_out:
+            return self.displaces
+        labels = (batch.directions for batch in self.moved)
+        own = any(known is not None and bool((known.kind == int(RowKind.FORCE)).any()) for known in labels)
+        return self._anywhere(own)
+
+    @property
+    def displaces(self) -> bool:
+        """Whether stores hold displacements of atoms, be it of structures that are left out."""
         return self.derivatives and any(store.holds(RowKind.FORCE) for store in self.stores)
+
+    @cached_property
+    def _may_leave_out(self) -> bool:
+        """Whether structures may be left out by name or weight."""
+        told = self.dropped or any(0.0 in factors for factors in config_factors(self.plan).values())
+        return self._anywhere(bool(told) or bring_weights(self.stores))
+
+    def _anywhere(self, here: bool) -> bool:
+        """Whether it is so on any rank."""
+        return bool(int(self.group.maximum(torch.tensor(int(here)))))
 
     def family(self, choice: Choice, folds: Folds | None) -> list[Problem]:
         """The problems of a candidate: one for every mixing of species, on the same landmarks."""
@@ -315,32 +334,6 @@ def _check_criterion(plan: FitPlan, derivatives: bool) -> None:
             f"the criterion chooses by {named}; weigh the energies' errors (--criterion 1,...), or extract with "
             "--derivatives"
         )
-
-
-@dataclass(frozen=True)
-class Chained:
-    """Several re-iterables as one."""
-
-    parts: Sequence[Iterable[FeatureBatch]]
-    weights: tuple[float, ...] = ()  # of their rows; empty: all 1
-    examples: bool = False  # without the isolated atoms, which are references
-    configs: Mapping[int, Sequence[float]] = field(default_factory=dict)  # ``FeatureBatch.weighed``
-    dropped: frozenset[int] = frozenset()  # structures that are left out
-
-    def __iter__(self) -> Iterator[FeatureBatch]:
-        for part, weight in zip(self.parts, self.weights or [1.0] * len(self.parts), strict=True):
-            for batch in part:
-                counting = self._counting(batch.weighed(self.configs))
-                if counting.n_structures or counting is batch:
-                    yield counting if weight == 1.0 else replace(counting, importance=weight)
-
-    def _counting(self, batch: FeatureBatch) -> FeatureBatch:
-        """Structures with neighbours, some of whose rows count, that are not left out."""
-        out = batch.isolated if self.examples else torch.zeros_like(batch.isolated)
-        out = out | (batch.largest_weight == 0)
-        if self.dropped:
-            out = out | torch.isin(batch.ids, torch.tensor(sorted(self.dropped)))
-        return batch.kept(~out)
 
 
 def problem_of(

@@ -68,7 +68,7 @@ def enlarge(best: Candidate, data: FitData, run: Run) -> Growth:
     curve = [Grown(best.problem.landmarks.n_sets, best.tried)]
     ended = f"{most} were the most that were asked for"
     while (now := last.problem.landmarks.n_sets) < most:
-        more = data.landmarks(last.problem.kernel, int(min(2 * now, most, there)))
+        more = data.landmarks(last.problem.kernel, min(2 * now, there))
         landmarks, new, order = joined(last.problem.landmarks, more)
         if new is None:
             ended = "the data hold no more atoms to take"

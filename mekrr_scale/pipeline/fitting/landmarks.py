@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -62,15 +61,16 @@ def displaces(plan: FitPlan, atoms: int, derivatives: bool, count: int) -> bool:
     return name == "displaced" or (name == "auto" and derivatives and atoms < count <= COPIES * atoms)
 
 
-def most_of(plan: FitPlan, atoms: int, displaced: bool) -> float:
-    """How many landmarks can be chosen.
+def most_of(plan: FitPlan, atoms: int, displaced: bool) -> int:
+    """How many landmarks can be chosen while they grow.
 
     Args:
         displaced: whether copies of atoms can be made.
     """
-    if plan.landmarks.method == "displaced":
-        return math.inf
-    return COPIES * atoms if plan.landmarks.method == "auto" and displaced else atoms
+    at = plan.landmarks
+    if at.method == "displaced":
+        return at.grow_to
+    return min(at.grow_to, COPIES * atoms if at.method == "auto" and displaced else atoms)
 
 
 def method_of(plan: FitPlan, atoms: Candidates, count: int) -> LandmarkMethod:

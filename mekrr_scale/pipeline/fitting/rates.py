@@ -153,7 +153,7 @@ def _landmarks(data: FitData, first: FeatureBatch, transform: Transform) -> Land
     most = sum(counts.values())
     at = data.plan.landmarks
     fewest = 0 if data.warm else most
-    copies = -(-at.count // most) if displaces(data.plan, data.n_atoms, data.derivatives, at.count) else 1
+    copies = -(-at.count // most) if displaces(data.plan, data.n_atoms, data.displaces, at.count) else 1
     shares = pool.share(min(at.count or fewest, copies * most), at.balance, copies)
     if data.warm is not None:
         for z in filter(transform.knows, data.warm.landmarks.species.tolist()):
@@ -175,8 +175,8 @@ def _small(data: FitData, landmarks: int, tangents: bool) -> FeatureBatch:
         landmarks: their atoms.
     """
     atoms = int(max(256, min(BATCH_ATOMS, _ELEMENTS / landmarks)))
-    stores = (replace(store, owned=None, tangents=tangents, max_atoms=atoms) for store in data.stores)
-    return next(batch for store in stores for batch in store)
+    stores = tuple(replace(store, owned=None, tangents=tangents, max_atoms=atoms) for store in data.stores)
+    return next(iter(replace(data, stores=stores).energies))
 
 
 def _per_direction(moved: FeatureBatch | None, work: Callable[[FeatureBatch], object], device: str = "cpu") -> float:

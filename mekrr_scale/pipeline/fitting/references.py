@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from ase.data import chemical_symbols
 
 from mekrr_scale.distributed import Group
@@ -23,17 +24,22 @@ class References:
     they ask of the kernel. Where there are other structures, free atoms are left out of rows, folds and errors.
     """
 
-    found: Mapping[int, Sequence[float]] = field(default_factory=dict)  # eV by atomic number; NaN without a label
+    found: Mapping[int, Sequence[float]] = field(default_factory=dict)  # eV by atomic number; NaN: none that counts
 
     @classmethod
-    def of(cls, stores: Sequence[FeatureStore], group: Group) -> References:
-        """Those of all ranks; none where no other structure has an energy."""
-        own = [{str(z): energies for z, energies in isolated_atoms(store).items()} for store in stores]
+    def of(cls, stores: Sequence[FeatureStore], group: Group, factors: Mapping[int, Sequence[float]]) -> References:
+        """Those of all ranks; none where no other structure has an energy.
+
+        Args:
+            factors: of the weights of configuration types, one for each kind of rows.
+        """
+        lone = [energy for store in stores for energies in isolated_atoms(store).values() for energy in energies]
+        labelled = int(group.sum(torch.tensor(sum(not math.isnan(energy) for energy in lone))))
+        own = [{str(z): energies for z, energies in isolated_atoms(store, factors).items()} for store in stores]
         found: dict[int, list[float]] = {}
         for part in (part for parts in group.gather_json(own) for part in parts):
             for z, energies in part.items():
                 found.setdefault(int(z), []).extend(math.nan if e is None else float(e) for e in energies)
-        labelled = sum(not math.isnan(e) for energies in found.values() for e in energies)
         others = sum(shard.energies for store in stores for shard in store.shards) > labelled
         return cls(dict(sorted(found.items()))) if others else cls()
 
