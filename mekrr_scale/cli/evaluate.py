@@ -29,6 +29,7 @@ from mekrr_scale.cli.options import (
     Timeout,
     Units,
     Workers,
+    check_device,
     commands,
     device_of,
     label_keys,
@@ -96,14 +97,11 @@ def evaluate(
 
         mekrr-scale evaluate pt111.mekrr pt111.xyz --transfer pt553.mekrr:pt553.xyz
     """
+    check_evaluate(**locals())
     chosen = device_of(device)
     figures = Figures(json_file, figure_of(plot), figure_of(species_figure), figure_of(transfer_plot), page)
     others = [Path(piece) for text in transfer or [] for piece in text.split(":", 1)]
     check_outputs(figures.outputs(), [model, *data, *others], overwrite)
-    check_evaluate(
-        data=data, species_figure=species_figure, transfer=transfer, transfer_plot=transfer_plot, forces=forces,
-        max_memory=max_memory, units=units,
-    )  # fmt: skip
     prediction = _Prediction(chosen, None if max_memory is None else parse_bytes(max_memory), d3)
     pairs = [_loaded(model, data, prediction), *(_pair(text, prediction) for text in transfer or [])]
     keys = label_keys(energy_key, forces_key, stress_key, units)
@@ -125,6 +123,8 @@ def check_evaluate(
     forces: bool,
     max_memory: str | None,
     units: str,
+    device: str,
+    d3: str | None,
     **_: object,
 ) -> None:
     """Refuse options that a batch job would refuse only when its turn has come.
@@ -132,6 +132,10 @@ def check_evaluate(
     Raises:
         ConfigError, StructureError: a text that says nothing, or what does not go together.
     """
+    from mekrr_scale.models import as_dispersion
+
+    check_device(device)
+    as_dispersion(d3)
     stores = [path for path in data if (path / "manifest.json").exists()]
     if stores and len(data) > 1:
         raise ConfigError(f"{stores[0]} is a store, which is evaluated alone; give one store, or files of structures")

@@ -30,6 +30,7 @@ from mekrr_scale.cli.options import (
     Units,
     Workers,
     backbone_spec,
+    check_device,
     commands,
     device_of,
     label_keys,
@@ -127,8 +128,6 @@ def extract(
         torchrun --nproc-per-node 4 -m mekrr_scale extract big.xyz -o features --device cuda
     """
     plan = extract_plan(**locals())
-    if prior is None and (prior_species_map or prior_length_scale != 1.0 or prior_energy_key):
-        raise ConfigError("options of a prior without a prior; name one with --prior")
     if prior is not None:
         theirs = label_keys(prior_energy_key, prior_forces_key, None, prior_units)
         plan = replace(plan, prior=prior_spec(prior, prior_species_map, prior_length_scale, theirs))
@@ -200,6 +199,11 @@ def extract_plan(**given: Any) -> ExtractPlan:
 
     network = (given[name] for name in ("backbone", "weights", "checkpoint", "layer", "max_neighbors", "invariants"))
     keys = (given[name] for name in ("energy_key", "forces_key", "stress_key", "units"))
+    of_prior = ("prior_species_map", "prior_energy_key", "prior_forces_key")
+    if given["prior"] is None and (any(given[name] for name in of_prior) or given["prior_length_scale"] != 1.0):
+        raise ConfigError("options of a prior without a prior; name one with --prior")
+    label_keys(None, None, None, given["prior_units"])
+    check_device(given["device"])
     told = same_named(ExtractPlan, given) | {
         "backbone": backbone_spec(*network),
         "keys": label_keys(*keys),

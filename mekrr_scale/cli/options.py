@@ -115,14 +115,23 @@ Basis = Annotated[
 ]
 
 
+def check_device(text: str) -> None:
+    """Refuse what is no device, be it of another machine.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if re.fullmatch(r"(cpu|cuda)(:\d{1,3})?", text, re.ASCII) is None:
+        raise ConfigError(f"--device {text!r}: write cpu, cuda or cuda:1")
+
+
 def device_of(text: str) -> str:
     """A device that the package and torch can use here.
 
     Raises:
         ConfigError: unknown, or no such CUDA GPU.
     """
-    if re.fullmatch(r"(cpu|cuda)(:\d{1,3})?", text, re.ASCII) is None:
-        raise ConfigError(f"--device {text!r}: write cpu, cuda or cuda:1")
+    check_device(text)
     import torch
 
     device = torch.device(text)

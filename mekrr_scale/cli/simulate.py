@@ -19,6 +19,7 @@ from mekrr_scale.cli.options import (
     MaxMemory,
     ModelFile,
     Overwrite,
+    check_device,
     commands,
     device_of,
     same_named,
@@ -105,12 +106,15 @@ def md_plan(**given: Any) -> MdPlan:
     Raises:
         ConfigError: a value outside its range, or several structures.
     """
+    from mekrr_scale.models import as_dispersion
     from mekrr_scale.simulation import MdPlan
 
     if (count := len(given["structure"])) > 1:
         raise ConfigError(f"md starts from one structure, {count} files are given; give each a run of its own")
     if given["max_memory"] is not None:
         parse_bytes(given["max_memory"])
+    check_device(given["device"])
+    as_dispersion(given["d3"])
     bounds = (given[name] for name in ("max_force", "max_uncertainty", "max_grade", "every"))
     return MdPlan(**same_named(MdPlan, given), bounds=_bounds(*bounds))
 

@@ -24,6 +24,7 @@ from mekrr_scale.cli.options import (
     StressKey,
     Units,
     backbone_spec,
+    check_device,
     commands,
     device_of,
     label_keys,
@@ -31,6 +32,7 @@ from mekrr_scale.cli.options import (
     names,
     same_named,
 )
+from mekrr_scale.errors import ConfigError
 from mekrr_scale.outputs import BACKBONE, FIGURE, REPORT, check_folder, check_outputs, figure_of, write_report
 from mekrr_scale.progress import Progress
 
@@ -221,6 +223,9 @@ def finetune_plan(**given: Any) -> tuple[TrainPlan, Entry]:
     learning, fresh = names(given["train_blocks"]), names(given["reset"])
     blocks = BlockPlan(learning, given["freeze_up_to"], rates, given["lr_decay"], fresh)
     label_keys(None, None, None, given["units"])
+    check_device(given["device"])
+    if not given["valid"] and not 0 < given["valid_fraction"] < 1:
+        raise ConfigError(f"--valid-fraction {given['valid_fraction']:g}: write a part of the structures, such as 0.1")
     packages_of(backbone_spec(given["backbone"]).name)
     return _train_plan(given, blocks), Entry(given["length_scale"], parse_species_map(given["species_map"]))
 

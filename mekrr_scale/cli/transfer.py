@@ -208,14 +208,10 @@ def curve(
     from mekrr_scale.structures import read_structures
     from mekrr_scale.transfer import expanded, read_examples, run_curve
 
+    plan = curve_plan(**locals())
+    plan = replace(plan, variants=expanded(plan.variants, plan.backbone))
     keys = label_keys(energy_key, forces_key, None, units)
     check_folder(output, "--output")
-    plan = curve_plan(
-        sizes=sizes, variants=variants, repeats=repeats, lr=lr, steps=steps, batch=batch, landmarks=landmarks,
-        energy_weight=energy_weight, force_weight=force_weight, derivatives=derivatives, seed=seed, units=units,
-        backbone=backbone, weights=weights, checkpoint=checkpoint, layer=layer, invariants=invariants,
-    )  # fmt: skip
-    plan = replace(plan, variants=expanded(plan.variants, plan.backbone))
     training, validation = training_sets(structures, valid, valid_fraction, keys, format)
     held = read_examples(read_structures(test, format), keys, "test")
     with progress_bar("runs") as bar:

@@ -97,9 +97,7 @@ def _with_flat(opened: _Opened, cls: type[T]) -> type[T]:
 
 def _nested(given: Mapping[str, object], old: _Table, opened: _Opened) -> _Table:
     """Sections with old fields put into them."""
-    if not old.pop("learn_mixing", False):
-        old = dict(old)
-    else:
+    if old.pop("learn_mixing", False):
         old["mixing"] = "learn"
     sections = {name: _as_dict(name, given.get(name), opened) for name in {_FIELDS[name][0] for name in old}}
     options = old.pop("falkon", {})

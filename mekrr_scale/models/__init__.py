@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mekrr_scale.models.described import kernel_text as kernel_text
     from mekrr_scale.models.described import summary as summary
     from mekrr_scale.models.dispersion import Dispersion as Dispersion
+    from mekrr_scale.models.dispersion import as_dispersion as as_dispersion
     from mekrr_scale.models.limits import ADVICE as ADVICE
     from mekrr_scale.models.limits import Limits as Limits
     from mekrr_scale.models.limits import require_bound as require_bound
@@ -59,7 +60,7 @@ else:
             "baselines": ["Baseline", "fit_baseline"],
             "calculator": ["MekrrCalculator", "PredictorCalculator", "as_calculator"],
             "choices": ["BaselineKind", "Document", "JSON", "PriorKind", "WhiteningMethod"],
-            "dispersion": ["Dispersion"],
+            "dispersion": ["Dispersion", "as_dispersion"],
             "model": ["Model", "load_model", "sample_document"],
             "pieces": ["Images", "PieceResult", "check_pieces", "energy_uncertainty", "evaluate_piece"],
             "posterior": [

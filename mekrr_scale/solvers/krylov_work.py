@@ -32,7 +32,7 @@ from mekrr_scale.regression import (
     refit_shift,
 )
 from mekrr_scale.solvers.base import check, tier
-from mekrr_scale.solvers.iteration import Enough
+from mekrr_scale.solvers.iteration import Enough, System
 from mekrr_scale.solvers.job import DOUBLE, Estimate, Job, Stage
 from mekrr_scale.solvers.moments import check_folds, cross_validated
 from mekrr_scale.solvers.operators import NormalOperator, WhitenedRows
@@ -45,6 +45,11 @@ from mekrr_scale.solvers.preconditioners import (
     decades,
 )
 from mekrr_scale.solvers.solution import Effort, Path, PathPoint, Solution
+
+_RISEN = 1.1  # score over the lowest, of a smaller ridge, that tells that those of smaller ones are higher still
+# relative residual at which errors are right to 1e-3; at 3e-5 those of a ridge of 1e-10 are wrong by half, at 1e-3 by a
+# factor of ten (docs/benchmarks.md)
+_KNOWN = 1e-6
 
 
 def solve(
@@ -139,7 +144,7 @@ class _Weighted:
         chosen: list[int] = []
         if self.problem.n_folds:
             solutions = system.value if basis is None else coefficients.to(whitening.device)
-            path = self._errors(source, solutions, setup)
+            path = self._errors(source, solutions, setup).known(self._known(system))
             best = ridges.index(path.best(self.problem.criterion).ridge)
             order = [best, *(i for i in order if i != best)]
             chosen = [part * len(ridges) + best for part in range(self.problem.n_folds + 1)]
@@ -164,8 +169,8 @@ class _Weighted:
     def _enough(self, rows: Iterable[RowBlock], raw: bool, setup: _Setup) -> Enough:
         """Whether the ridge that will be chosen is solved, and those that are not have no chance.
 
-        These have to be smaller ridges whose errors, as far as they are known, are far larger than the best; or
-        larger by a tenth, where between them and the best one that is solved shows that errors rise.
+        These have to be smaller than one that is solved, smaller than the best, and shows that errors rise. Their own
+        errors say nothing: those of a ridge that is not solved may be wrong by any factor.
 
         Args:
             raw: the rows are not whitened.
@@ -174,18 +179,22 @@ class _Weighted:
 
         def enough(beta: Tensor, solved: Tensor) -> bool:
             done = solved.view(folds + 1, len(ridges)).all(0).tolist()
-            if not any(done) or all(done):
+            if sum(done) < 2 or all(done):
                 return False
             solutions = self.whitening.coefficients(beta) if raw else beta
             points = self._errors(rows, solutions, setup).points
-            scores = [point.score(self.problem.criterion) for point in points]
-            best = min(range(len(ridges)), key=scores.__getitem__)
-            slope = [i for i, yes in enumerate(done) if yes and ridges[i] < ridges[best] and scores[i] > scores[best]]
-            top, margin = (min(ridges[i] for i in slope), 1.1) if slope else (ridges[best], 2.0)
-            open_ones = [i for i, yes in enumerate(done) if not yes]
-            return done[best] and all(ridges[i] < top and scores[i] > margin * scores[best] for i in open_ones)
+            scores = {ridges[i]: points[i].score(self.problem.criterion) for i, yes in enumerate(done) if yes}
+            best = min(scores, key=scores.__getitem__)
+            risen = [ridge for ridge in scores if ridge < best and scores[ridge] > _RISEN * scores[best]]
+            return bool(risen) and all(yes or ridge < min(risen) for ridge, yes in zip(ridges, done, strict=True))
 
         return enough
+
+    def _known(self, system: System) -> list[bool]:
+        """Of every ridge, whether all its columns are near enough to their solutions for its errors to be known."""
+        near = system.residuals <= max(self.solver.rtol, _KNOWN)
+        found: list[bool] = near.view(self.problem.n_folds + 1, len(self.solver.ridges)).all(0).tolist()
+        return found
 
     def _identity(self) -> str:
         """What changes the iterates, as states of version 0.1.0 hold it."""

@@ -49,7 +49,7 @@ class PathPoint:
 
     @classmethod
     def untested(cls, ridge: float, weights: ByKind[float]) -> PathPoint:
-        """Without cross-validation."""
+        """Without errors that are known."""
         return cls(ridge, weights, ByKind.of({}, math.nan))
 
     def score(self, criterion: Criterion, known: Container[RowKind] = ()) -> float:
@@ -94,6 +94,13 @@ class Path:
     """Cross-validated errors of every combination that was tried."""
 
     points: tuple[PathPoint, ...]
+
+    def known(self, known: Sequence[bool]) -> Path:
+        """With the errors of all other points unknown, unless all are."""
+        if not any(known):
+            return self
+        pairs = zip(self.points, known, strict=True)
+        return Path(tuple(point if yes else PathPoint.untested(point.ridge, point.weights) for point, yes in pairs))
 
     def best(self, criterion: Criterion = ENERGY_ALONE) -> PathPoint:
         """The point to take: the lowest, unless folds disagree so much that it is lowest by chance.

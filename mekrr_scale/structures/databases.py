@@ -11,6 +11,7 @@ from typing import Any
 import ase.db
 import numpy as np
 from ase import Atoms
+from ase.calculators.calculator import all_properties
 from ase.db.core import check, object_to_bytes
 from ase.db.row import AtomsRow
 
@@ -66,7 +67,8 @@ def atoms_of_row(row: Any) -> Atoms:
     """A structure with what its row says of it: pairs of keys and values, and its data, in ``info``.
 
     Those who publish sets in databases mean it so (OMol25's charges and spins are data). Of others' data numbers, words
-    and tables of them are taken; what the package put there (``data_of``) comes back whole, arrays of the atoms too.
+    and tables of them are taken, but for names of results, which would be taken for labels; what the package put
+    there (``data_of``) comes back whole, arrays of the atoms too.
     """
     atoms = row.toatoms()
     atoms.info |= {key: vars(row)[key] for key in row.key_value_pairs}  # row[key] of charge, mass, ... is ASE's own
@@ -74,7 +76,7 @@ def atoms_of_row(row: Any) -> Atoms:
     for key, value in data.items():
         if key in data.get(_ARRAYS, ()):
             atoms.arrays[key] = np.array(value)
-        elif key != _ARRAYS and (_ARRAYS in data or _is_table(value)):
+        elif key != _ARRAYS and (_ARRAYS in data or (key not in all_properties and _is_table(value))):
             atoms.info.setdefault(key, value)
     return atoms
 

@@ -187,8 +187,8 @@ def _frames(path: Path, format: str | None, keep_unreadable: bool) -> Iterator[A
 def _frames_of_ase(path: Path, format: str | None, keep_unreadable: bool) -> Iterator[Atoms]:
     """What ASE reads; of its databases and trajectories frame by frame."""
     named: str | None = read_by_package(path, format) or format_of_frames(path)
-    if named is None and (format == "json" or (format is None and path.suffix.lower() == ".json")):
-        named = "json"
+    if named is None and format in (None, *_DATABASES):
+        named = format or ("json" if path.suffix.lower() == ".json" else None)
     if named in _DATABASES:
         with _DATABASES[named](path) as database:
             for row in database.select():

@@ -279,6 +279,18 @@ INNER = [
     ("curve a.xyz", "--test a.xyz -o c --derivatives 0", "0 directions"),
     ("curve a.xyz", "--test a.xyz -o c --lr fast", "--lr"),
     ("curve a.xyz", "--test a.xyz -o c --backbone chgnett", "chgnet"),
+    ("curve a.xyz", "--test a.xyz -o c --landmarks 0", "0 landmarks"),
+    ("fit fit.toml", "--landmarks 0", "0 landmarks"),
+    ("md m.mekrr a.xyz", "-o r.xyz --device gpu", "--device"),
+    ("md m.mekrr a.xyz", "-o r.xyz --d3 nonsense", "nonsense"),
+    ("evaluate m.mekrr a.xyz", "--device gpu", "--device"),
+    ("evaluate m.mekrr a.xyz", "--d3 nonsense", "nonsense"),
+    ("finetune a.xyz", "-o t.pt --valid-fraction 2", "--valid-fraction"),
+    ("finetune a.xyz", "-o t.pt --device gpu", "--device"),
+    ("extract a.xyz -o store", "--device gpu", "--device"),
+    ("extract a.xyz -o store", "--prior-species-map Si:Ge", "--prior"),
+    ("extract a.xyz -o store", "--prior-forces-key f", "--prior"),
+    ("extract a.xyz -o store", "--prior labels --prior-units foo", "foo"),
 ]
 
 

@@ -177,6 +177,32 @@ def test_other_solvers_grow_by_rows_made_anew(plain):
         assert falkon.growth[1].line.rmse[kind] == pytest.approx(direct.growth[1].line.rmse[kind], rel=1e-2)
 
 
+@pytest.mark.parametrize("ridges", [(1e-6, 1e-4), (1e-8, 1e-6, 1e-4)])
+@pytest.mark.parametrize("seed", range(4))
+def test_ridges_are_compared_by_errors_that_are_known(plain, ridges, seed):
+    """As many rows as twice the landmarks: small ridges take long, and before they are solved their errors are large."""
+    plan = landmarks(60, rows=RowPlan(weights={"force": 1e-2}), seed=seed)
+    direct, falkon = (fit(plain, replace(plan, solver=solver(ridges))) for solver in (Direct, Falkon))
+    assert falkon.chosen.ridge == direct.chosen.ridge
+    for found, expected in zip(falkon.solution.path.points, direct.solution.path.points, strict=True):
+        if found.kinds():
+            assert found.rmse[FORCE] == pytest.approx(expected.rmse[FORCE], rel=1e-3)
+
+
+def test_ridges_that_were_not_solved_are_told(plain):
+    """Those that have no error beside the others; where none is solved, the result says so."""
+    solver = Falkon((1e-10, 1e-8, 1e-3, 1e-2), max_steps=30)
+    plan = landmarks(60, rows=RowPlan(weights={"force": 1e-2}), solver=solver)
+    report = fit(plain, plan)
+    told = {point.ridge: bool(point.kinds()) for point in report.solution.path.points}
+    assert told == {1e-10: False, 1e-8: False, 1e-3: True, 1e-2: True}
+    assert report.chosen.ridge == 1e-3
+    assert any("2 ridges from 1.0e-10 to 1.0e-08 were not solved in 30 iterations" in said for said in report.warnings)
+    none = fit(plain, replace(plan, solver=Falkon((1e-10, 1e-8), max_steps=5)))
+    assert all(point.kinds() for point in none.solution.path.points)
+    assert any("maximum number of iterations" in said for said in none.warnings)
+
+
 def test_joined_landmarks_keep_the_old_ones(plain):
     old, more = (chosen(plain, landmarks(count)) for count in (20, 50))
     both, new, order = joined(old, more)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import molecule
+from ase.calculators.singlepoint import SinglePointCalculator
 
 from mekrr_scale.errors import StructureError
 from mekrr_scale.structures import Electrons, read_structures, write_structure, write_structures
@@ -67,3 +68,25 @@ def test_arrays_come_back_and_can_be_changed(tmp_path, name):
         found.arrays["layer"] += 1
         assert found.arrays["layer"].tolist() == [1.5, 2.5]
         assert found.arrays["site"].tolist() == ["top", "hollow"]
+
+
+def test_results_among_the_data_of_others_are_no_labels(tmp_path):
+    """They stand beside the results of the row, and would be written, and read again, as its labels."""
+    atoms = molecule("OH")
+    data = {"energy": -1.0, "forces": np.ones((2, 3)), "homo": -0.3}
+    with ase.db.connect(tmp_path / "a.db") as database:
+        database.write(atoms, data=data)
+        atoms.calc = SinglePointCalculator(atoms, energy=-5.0)
+        database.write(atoms, data=data)
+    write_structures(tmp_path / "a.xyz", read_structures(tmp_path / "a.db"))
+    bare, labelled = read_structures(tmp_path / "a.xyz")
+    assert bare.calc is None
+    assert (labelled.get_potential_energy(), labelled.info["homo"]) == (-5.0, -0.3)
+
+
+@pytest.mark.parametrize("format", ["db", "json"])
+def test_a_database_of_another_name_is_read_by_its_format(tmp_path, format):
+    write_structure(tmp_path / f"a.{format}", molecule("OH"))
+    (tmp_path / f"a.{format}").rename(tmp_path / "a.dat")
+    (found,) = read_structures(tmp_path / "a.dat", format)
+    assert found.get_chemical_formula() == "HO"

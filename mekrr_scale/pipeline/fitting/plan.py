@@ -312,8 +312,11 @@ class FitPlan:
             raise ConfigError(f"weights of stores {self.rows.store_weights}: give positive numbers")
         if learned and (not folds or self.kernel.reduce != "sum" or not self.solver.takes.sums):
             raise ConfigError("a mixing matrix is learned by cross-validation, for reduce 'sum' and solver 'direct'")
-        if self.landmarks.model is not None and (self.landmarks.method == "structures" or self.solver.whole_structures):
+        whole = self.landmarks.method == "structures" or self.solver.whole_structures
+        if self.landmarks.model is not None and whole:
             raise ConfigError("a model's landmarks are joined by single atoms only, not by whole structures")
+        if not self.landmarks.count and self.landmarks.model is None and not whole:
+            raise ConfigError("0 landmarks asked for; ask for at least one")
         self._check_growth()
         if folds == 1:
             raise ConfigError("1 folds: give at least 2, or 0 to skip cross-validation")

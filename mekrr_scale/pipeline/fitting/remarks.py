@@ -45,6 +45,21 @@ def at_an_end(best: Candidate) -> list[str]:
     ]
 
 
+def unsolved(best: Candidate) -> list[str]:
+    """A warning where iterations ended before ridges beside the one with the lowest error were solved."""
+    points, lowest = best.solution.path.points, _lowest(best) if best.solution.path.points else 0.0
+    smaller = [point for point in points if point.ridge < lowest and point.weights == best.solution.weights]
+    if not smaller or any(point.kinds() for point in smaller):
+        return []
+    ridges = sorted(point.ridge for point in smaller)
+    steps = best.solution.effort.iterations
+    return [
+        f"{len(ridges)} ridges from {ridges[0]:.1e} to {ridges[-1]:.1e} were not solved in {steps} iterations, so that "
+        "their errors are not known, and may be lower: put all rows into the preconditioner (--subset 1), allow more "
+        "iterations (--max-steps), or take --solver direct"
+    ]
+
+
 def cautious(best: Candidate) -> list[str]:
     """Where the ridge is not the one of the lowest error (see ``Path.best``)."""
     if not best.solution.path.points or (lowest := _lowest(best)) == best.tried.ridge:

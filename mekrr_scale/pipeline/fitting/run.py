@@ -23,7 +23,14 @@ from mekrr_scale.pipeline.fitting.heldout import HeldOut, out_of_fold
 from mekrr_scale.pipeline.fitting.identity import identity, of_sums, require_alike
 from mekrr_scale.pipeline.fitting.outliers import by_structure
 from mekrr_scale.pipeline.fitting.plan import FitPlan
-from mekrr_scale.pipeline.fitting.remarks import Remarks, at_an_end, cautious, fewer_landmarks, first_of_several
+from mekrr_scale.pipeline.fitting.remarks import (
+    Remarks,
+    at_an_end,
+    cautious,
+    fewer_landmarks,
+    first_of_several,
+    unsolved,
+)
 from mekrr_scale.pipeline.fitting.report import FitReport, Grown, Tried
 from mekrr_scale.pipeline.fitting.search import Candidate, choices, search, with_learned_mixing
 from mekrr_scale.plans import plan_of
@@ -125,7 +132,7 @@ def _fitted(data: FitData, run: Run) -> FitReport:
         best, curve = growth.best, growth.curve
         remarks.add([f"landmarks grown from {curve[0].landmarks} to {best.problem.landmarks.n_sets}: {growth.ended}"])
     warnings = [] if best.solution.result is Result.SUCCESS else [best.solution.result.value]
-    warnings += at_an_end(best)
+    warnings += [*at_an_end(best), *unsolved(best)]
     remarks.add([*cautious(best), *first_of_several(data, folds), *fewer_landmarks(best.problem, data.plan)])
     held = out_of_fold(best.problem, best.solution, data, run)
     if held.spread > _SUSPICIOUS:
