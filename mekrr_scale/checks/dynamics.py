@@ -15,6 +15,7 @@ from mekrr_scale.checks.base import Check
 from mekrr_scale.checks.kinds import ANY, StructureKind, kind_of, repeats
 from mekrr_scale.checks.measured import Curve, Measured, Panel, Quantity
 from mekrr_scale.checks.thresholds import Thresholds
+from mekrr_scale.errors import ConfigError
 from mekrr_scale.models import MekrrCalculator
 
 _LENGTH = 5.0  # angstrom, of a crystal's supercell
@@ -118,8 +119,14 @@ def _grade(atoms: Atoms, calculator: Calculator) -> float:
 
 
 def _moving(atoms: Atoms, calculator: Calculator) -> Atoms:
-    """A copy with velocities."""
+    """A copy with velocities.
+
+    Raises:
+        ConfigError: one atom, which has none once the whole is at rest.
+    """
     moving = atoms.repeat(repeats(atoms, _LENGTH)) if kind_of(atoms) == "crystal" else atoms.copy()
+    if len(moving) == 1:
+        raise ConfigError("an atom alone does not move")
     moving.calc = calculator
     MaxwellBoltzmannDistribution(moving, temperature_K=_KELVIN, rng=np.random.default_rng(0))
     Stationary(moving)

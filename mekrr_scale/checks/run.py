@@ -55,12 +55,13 @@ def check(
     Raises:
         ConfigError: an unknown check, or no structure.
         ModelError: a species that the model was not fitted on.
+        StructureError: what is given has no energy (atoms at one place, lost positions): that is no fault of the model.
     """
     chosen, limits, known = checks_of(names), thresholds or Thresholds(), reference or References()
     calculator = model if isinstance(model, MekrrCalculator) else MekrrCalculator(model, None, torch.float64, device)
     given = _named(structures, calculator.potential.model)
-    for atoms in given.values():
-        calculator.potential.model.check_species(atoms.numbers.tolist())
+    for name, atoms in given.items():
+        _require_energy(name, atoms, calculator)
     bare = bare_calculator(calculator) if backbone else None
     potentials = [each if each is None or until is None else Hurried(each, until) for each in (calculator, bare)]
     findings: list[Finding] = []
@@ -82,6 +83,19 @@ def _named(structures: Mapping[str, Atoms] | Atoms | None, model: Model) -> Mapp
     if not given:
         raise ConfigError("the model brings no structure along (an older version fitted it); give one to check it on")
     return {str(given.symbols): given} if isinstance(given, Atoms) else given
+
+
+def _require_energy(name: str, atoms: Atoms, calculator: MekrrCalculator) -> None:
+    """Refuse a structure that is broken before anything moves.
+
+    Raises:
+        ModelError, StructureError: see ``Potential.predict``.
+    """
+    calculator.potential.model.check_species(atoms.numbers.tolist())
+    try:
+        calculator.potential.predict(atoms, forces=False)
+    except StructureError as error:
+        raise StructureError(f"{name}: {error}") from error
 
 
 def bare_calculator(calculator: MekrrCalculator) -> Calculator | None:

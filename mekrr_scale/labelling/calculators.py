@@ -88,9 +88,13 @@ class CalculatorSpec:
 
     @property
     def reads_files(self) -> bool:
-        """Whether an argument names a file, which may be another one tomorrow: weights, a model, parameters."""
-        given = [part for value in self.arguments.values() for part in (value if isinstance(value, list) else [value])]
-        return any(isinstance(part, str) and os.path.isfile(part) for part in given)
+        """Whether an argument names a file or a folder, which may be another one tomorrow: weights, parameters.
+
+        However deep: arguments are literals, so that their texts are those of their code.
+        """
+        parts = ast.walk(ast.parse(repr(dict(self.arguments))))
+        texts = [part.value for part in parts if isinstance(part, ast.Constant)]
+        return any(isinstance(text, str) and os.path.exists(text) for text in texts)
 
     def make(self) -> BaseCalculator:
         """The calculator.

@@ -94,14 +94,18 @@ class Guard:
     def resume(self, step: int, known: Mapping[str, float]) -> None:
         """Go on behind a state that an earlier run left: its frame is the last good one, if the bounds allow it.
 
+        Its forces are those of the next step, which asks for them anyway.
+
         Args:
             known: of the uncertainty, when it was looked at last.
         """
         asks = self.bounds.asks_uncertainty
         self.step, self.known = step, dict(known) if asks else {}
-        if not (asks and self._asked()[1]):
-            self.good = self.atoms.copy()
-            self.good.info["step"] = step
+        if self._pushed():
+            return
+        now, broken = self._asked() if asks else ({}, "")
+        if not broken:
+            self.good = frame_with(self.atoms, {"step": step, **now})
 
     def look(self, step: int) -> Mapping[str, float]:
         """What is known of the uncertainty.
@@ -109,14 +113,9 @@ class Guard:
         Raises:
             SimulationError: a bound is exceeded.
         """
-        forces = self.atoms.get_forces()
-        largest = float(np.linalg.norm(forces, axis=1).max())
-        if not np.isfinite(forces).all():
-            self._stop(step, "forces are not finite")
-        if self.bounds.force is not None and largest > self.bounds.force:
-            self._stop(
-                step, f"a force of {largest:.3g} eV/angstrom exceeds the bound of {self.bounds.force:g} eV/angstrom"
-            )
+        pushed = self._pushed()
+        if pushed:
+            self._stop(step, pushed)
         due = step % self.bounds.every == 0
         if self.bounds.asks_uncertainty and due:
             self.known, broken = self._asked()
@@ -151,6 +150,16 @@ class Guard:
                 except StopIteration:
                     return
             yield item
+
+    def _pushed(self) -> str:
+        """In words, why forces are not good; nothing where they are."""
+        forces = self.atoms.get_forces()
+        if not np.isfinite(forces).all():
+            return "forces are not finite"
+        largest = float(np.linalg.norm(forces, axis=1).max())
+        if self.bounds.force is not None and largest > self.bounds.force:
+            return f"a force of {largest:.3g} eV/angstrom exceeds the bound of {self.bounds.force:g} eV/angstrom"
+        return ""
 
     def _asked(self) -> tuple[dict[str, float], str]:
         """What the uncertainty is now, and which bound it exceeds, in words."""

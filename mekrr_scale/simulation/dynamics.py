@@ -168,6 +168,7 @@ def _state_of(restart: RestartFile, atoms: Atoms, overwrite: bool) -> RestartSta
         path = restart.trajectory
         if state is not None:
             restart.require_frames(state)
+            restart.require_potential(state, atoms)
         if state is None and path.stat().st_size:
             raise ConfigError(
                 f"{path} is there already and no restart file tells how it came to be; choose another output, or "
@@ -242,7 +243,9 @@ class _Recorder:
 
     def save(self, step: int) -> None:
         held = {name: float(getattr(self.integrator, name)) for name in _BAROSTAT if hasattr(self.integrator, name)}
-        self.restart.save(self.atoms, step, self.generator, held, self.known)
+        told = isinstance(self.calculator, MekrrCalculator)  # by the identity, all that it predicts from
+        energy = None if told else float(self.atoms.get_potential_energy(apply_constraint=False))
+        self.restart.save(self.atoms, step, self.generator, held, self.known, energy)
 
     def _forget(self, step: int) -> None:
         """What a continued run does not have either, so that both go on alike, bit by bit."""

@@ -20,6 +20,7 @@ from mekrr_scale.structures import read_structures
 
 _FORMAT = "mekrr-scale md 1"
 _REMEDY = "choose another output, or begin anew with --overwrite"
+_SAME_ENERGY = 1e-4  # eV/atom, by which a calculation that is repeated may differ
 
 
 class RestartState(TypedDict):
@@ -36,6 +37,7 @@ class RestartState(TypedDict):
     p_eps: float  # momentum of the barostat
     force_eps: NotRequired[float]  # force on it, from before the last half step; 0.1.0 did not keep it
     known: NotRequired[Mapping[str, float]]  # of the uncertainty, when it was looked at last
+    energy: NotRequired[float]  # eV, without that of constraints; by a calculator that may be another under its name
     trajectory_bytes: int
     trajectory_xxh3: NotRequired[str]  # of these bytes; files of 0.1.0 have none
     trajectory: NotRequired[str]  # its name; files of 0.1.0 do not tell
@@ -70,12 +72,14 @@ class RestartFile:
         generator: np.random.Generator,
         barostat: Mapping[str, float] | None = None,
         known: Mapping[str, float] | None = None,
+        energy: float | None = None,
     ) -> None:
         """Atomically; with it goes the length of the trajectory.
 
         Args:
             barostat: its ``p_eps`` and ``force_eps``.
             known: what frames say of the uncertainty until it is looked at again.
+            energy: see ``require_potential``.
         """
         held = barostat or {}
         state: RestartState = {
@@ -96,6 +100,8 @@ class RestartFile:
             state["force_eps"] = held["force_eps"]
         if known:
             state["known"] = dict(known)
+        if energy is not None:
+            state["energy"] = energy
         publish_text(self.path, json.dumps(sealed(cast(Document, state))))
 
     def read(self, atoms: Atoms) -> RestartState | None:
@@ -175,6 +181,27 @@ class RestartFile:
                 f"frames of {self.trajectory} have changed since its restart file was written; restore it, {_REMEDY}"
             )
 
+    def require_potential(self, state: RestartState, atoms: Atoms) -> None:
+        """Refuse a calculator that gives the state another energy: most do not tell all that they are made of.
+
+        Args:
+            atoms: with the calculator; they stay as they are.
+
+        Raises:
+            ConfigError: it does.
+        """
+        if "energy" not in state:
+            return
+        there = atoms.copy()
+        there.calc = atoms.calc
+        _place(state, there)
+        now = float(there.get_potential_energy(apply_constraint=False))
+        if abs(now - state["energy"]) / len(atoms) > _SAME_ENERGY:
+            raise ConfigError(
+                f"{self.path} is of another simulation ({CONTENTS['model']}: {state['energy']:.6f} eV there, {now:.6f} "
+                f"eV now); {_REMEDY}"
+            )
+
     def restore(self, state: RestartState, atoms: Atoms, generator: np.random.Generator) -> None:
         """Put atoms, random numbers and trajectory back to where they were.
 
@@ -182,12 +209,17 @@ class RestartFile:
             ConfigError: see ``require_frames``.
         """
         self.require_frames(state)
-        atoms.set_cell(state["cell"])
-        atoms.positions[:] = state["positions"]
+        _place(state, atoms)
         atoms.set_momenta(state["momenta"], apply_constraint=False)
         generator.bit_generator.state = state["generator"]
         with self.trajectory.open("rb+") as stream:  # frames behind the restart point come again
             stream.truncate(state["trajectory_bytes"])
+
+
+def _place(state: RestartState, atoms: Atoms) -> None:
+    """Put atoms and cell where a state has them."""
+    atoms.set_cell(state["cell"])
+    atoms.positions[:] = state["positions"]
 
 
 def _differing(given: Mapping[str, str | float], now: Mapping[str, str | float]) -> list[str]:

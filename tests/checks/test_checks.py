@@ -340,3 +340,25 @@ def test_what_cannot_be_asked(copper_model):
     large.rattle(0.1, seed=0)
     found = ms.check(copper_model, {"large": large}, backbone=False, names=["motion"])
     assert [finding.check for finding in found.findings] == ["motion"]
+
+
+def test_a_broken_structure_is_no_fault_of_the_model(copper_model, call, tmp_path):
+    """It has no energy before anything moves, so that no test says anything."""
+    met, lost = bulk("Cu", cubic=True), bulk("Cu", cubic=True)
+    met.positions[1] = met.positions[0]
+    lost.positions[2, 0] = np.nan
+    for atoms, said in ((met, "bad: atoms 0 and 1 overlap"), (lost, "bad: positions or cell are not finite")):
+        with pytest.raises(StructureError, match=said):
+            ms.check(copper_model, {"good": bulk("Cu"), "bad": atoms}, ["motion"], backbone=False)
+    ase.io.write(tmp_path / "bad.xyz", met)
+    code, out, err = call("check", copper_model, "bad.xyz", "--test", "motion", "--no-backbone")
+    assert code == 3
+    assert "atoms 0 and 1 overlap" in err
+    assert "failed" not in out
+
+
+def test_dynamics_of_one_atom_are_skipped(copper_model):
+    """It takes all of the momentum, and has none at rest."""
+    found = ms.check(copper_model, Atoms("Cu"), ["motion", "nve", "heating"], backbone=False).findings
+    assert [finding.verdict for finding in found] == ["passed", "skipped", "skipped"]
+    assert all(finding.skipped == "an atom alone does not move" for finding in found[1:])

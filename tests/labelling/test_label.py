@@ -180,6 +180,35 @@ def test_a_calculator_of_a_file_is_looked_at_when_it_goes_on(tmp_path):
         label(mixed, tmp_path / "out.xyz", text, workers=1)
 
 
+class Filed(Unnamed):
+    """One whose files stand in a list, a tuple or a mapping by element, or in a folder."""
+
+    def __init__(self, files):
+        (file,) = files.values() if isinstance(files, dict) else files if isinstance(files, tuple | list) else [files]
+        super().__init__(file=file if Path(file).is_file() else Path(file, "weights"))
+
+
+@pytest.mark.parametrize("form", ["['{0}/weights']", "('{0}/weights',)", "{{'Cu': '{0}/weights'}}", "'{0}'"])
+def test_files_are_seen_wherever_arguments_name_them(tmp_path, form):
+    (tmp_path / "weights").write_text("1.0")
+    text = f"{HERE}:Filed(files={form.format(tmp_path)})"
+    mixed = [molecule("H2"), molecule("H2O"), molecule("CH4")]
+    label(mixed, tmp_path / "out.xyz", text, workers=1)
+    assert label(mixed, tmp_path / "out.xyz", text, workers=1).resumed == 2
+    (tmp_path / "weights").write_text("2.0")
+    with pytest.raises(ConfigError, match="is of another calculator"):
+        label(mixed, tmp_path / "out.xyz", text, workers=1)
+
+
+def test_arguments_that_name_no_file_are_taken_at_their_word(tmp_path, monkeypatch):
+    """Numbers are none, though files that are open have them, and nor are names that lead nowhere."""
+    monkeypatch.chdir(tmp_path)
+    text = f"{HERE}:Moody(strength=1, more={{'kpts': (1, 2, None), 'cut': 1e999, 'xc': ['PBE', '']}})"
+    assert not CalculatorSpec.parse(text).reads_files
+    (tmp_path / "PBE").touch()
+    assert CalculatorSpec.parse(text).reads_files
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -260,25 +260,32 @@ def test_a_continued_run_has_its_last_good_frame_from_the_start(model_file, pote
     """What stops it in its first step leaves the frame that it began with, unless that is beyond a bound."""
     path, good = tmp_path / "run.xyz", tmp_path / "run.last-good.xyz"
     plan = replace(PLAN, bounds=Bounds(None, grade=1e9, every=4))  # not due at step 2
+    start.set_momenta(-potential.get_forces(start))  # uphill: forces grow
     end = run_md(start, potential, path, plan).atoms
-    farther = replace(plan, steps=4)
+    farther, bound = replace(plan, steps=4), 1.0001 * np.linalg.norm(end.get_forces(), axis=1).max()
     with pytest.raises(SimulationError, match=r"stopped at step 3: a force .*the last good frame") as error:
-        run_md(start, potential, path, replace(farther, bounds=Bounds(1e-9, grade=1e9, every=4)))
+        run_md(start, potential, path, replace(farther, bounds=Bounds(bound, grade=1e9, every=4)))
     assert np.array_equal(error.value.atoms.positions, end.positions)
     assert read(good).info["step"] == 2
     good.unlink()
     with pytest.raises(SimulationError, match=r"stopped at step 3: a force") as error:
-        run_md(start, potential, path, replace(farther, bounds=Bounds(1e-9, grade=1e-9, every=4)))
+        run_md(start, potential, path, replace(farther, bounds=Bounds(bound, grade=1e-9, every=4)))
     assert error.value.atoms is None
     assert not good.exists()
     calculator = MekrrCalculator(model_file)
+    usual = calculator.potential.predict
 
-    def meeting(*_, **__):
+    def meeting(atoms, *more):
+        if np.array_equal(atoms.positions, end.positions):
+            return usual(atoms, *more)
         raise StructureError("atoms 0 and 1 overlap")
 
     monkeypatch.setattr(calculator.potential, "predict", meeting)
     with pytest.raises(SimulationError, match=r"stopped at step 3: atoms 0 and 1 overlap; the last good frame"):
         run_md(start, calculator, path, farther)
+    kept = read(good)
+    assert {"step", "predicted_energy", "uncertainty_per_atom", "largest_grade"} <= set(kept.info)
+    np.testing.assert_allclose(kept.arrays["predicted_forces"], end.get_forces(), atol=1e-5)
 
 
 def test_a_run_that_is_farther_than_asked_for_says_where_it_is(potential, start, tmp_path):
