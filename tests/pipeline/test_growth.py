@@ -180,7 +180,7 @@ def test_other_solvers_grow_by_rows_made_anew(plain):
 @pytest.mark.parametrize("ridges", [(1e-6, 1e-4), (1e-8, 1e-6, 1e-4)])
 @pytest.mark.parametrize("seed", range(4))
 def test_ridges_are_compared_by_errors_that_are_known(plain, ridges, seed):
-    """As many rows as twice the landmarks: small ridges take long, and before they are solved their errors are large."""
+    """Twice as many rows as landmarks: small ridges take long, and before they are solved their errors are large."""
     plan = landmarks(60, rows=RowPlan(weights={"force": 1e-2}), seed=seed)
     direct, falkon = (fit(plain, replace(plan, solver=solver(ridges))) for solver in (Direct, Falkon))
     assert falkon.chosen.ridge == direct.chosen.ridge
