@@ -98,11 +98,10 @@ def test_what_is_kept_counts_as_free_memory(monkeypatch):
 
 
 def test_dynamics_keep_it_unless_memory_is_stated(model_file, monkeypatch, tmp_path):
-    from mekrr_scale.simulation import dynamics, relaxation
+    from mekrr_scale.simulation import bounds
 
     atoms, seen = molecule("CH3CH2OH"), []
-    for room in (dynamics, relaxation):
-        monkeypatch.setattr(room, "kept_memory", lambda keep: seen.append(keep) or ms.kept_memory(keep))
+    monkeypatch.setattr(bounds, "kept_memory", lambda keep: seen.append(keep) or ms.kept_memory(keep))
     for bound, name in ((None, "free"), ("4GB", "stated")):
         calculator = ms.MekrrCalculator(model_file, max_memory=bound)
         ms.run_md(atoms, calculator, tmp_path / f"{name}.xyz", ms.MdPlan(steps=1))
