@@ -104,9 +104,11 @@ def test_falkon_iterations(toy, monkeypatch, capsys):
     monkeypatch.setattr(falkon_iterations, "training_and_test", lambda *_: toy)
     falkon_iterations.main(40)
     rows = rows_of(capsys.readouterr().out)
-    assert len(rows) == 9
-    for row in rows:
+    assert len(rows) == 9 + 12
+    for row in rows[:9]:
         assert row[2] == f"not in {row[3]}" or int(row[2]) <= int(row[3]) <= 400
+    for _, _, _, result, ratio in rows[9:]:
+        assert result != "SUCCESS" or float(ratio) == pytest.approx(1.0, abs=0.01)
 
 
 def test_mlearn_exact(toy, monkeypatch, capsys):
