@@ -1,4 +1,4 @@
-"""Beyond the ends of a grid of ridges, where that costs no pass over the rows."""
+"""Beyond the ends of a grid of ridges, where that costs little: no pass over the rows, or few iterations."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from mekrr_scale.regression import (
     refit_shift,
 )
 from mekrr_scale.solvers.base import check, tier
+from mekrr_scale.solvers.grid import further
 from mekrr_scale.solvers.iteration import Enough, System
 from mekrr_scale.solvers.job import DOUBLE, Estimate, Job, Stage
 from mekrr_scale.solvers.moments import check_folds, cross_validated
@@ -74,12 +75,15 @@ def solve(
     points: list[PathPoint] = []
     with KeptRows(WhitenedRows(rows, whitening), *where) as kept:
         # without folds there is nothing to choose by
-        for place, weights in enumerate(problem.weights if problem.folds else problem.weights[:1]):
+        systems = [(solver, weights) for weights in (problem.weights if problem.folds else problem.weights[:1])]
+        for place, (grid, weights) in enumerate(systems):
             run.progress.stage("first pass", source.n_rows)
-            found = _Weighted(solver, problem, weights, place, whitening, run).solve(kept, rows)
+            found = _Weighted(grid, problem, weights, place, whitening, run).solve(kept, rows)
             points += found.path.points
             if best is None or found.score(problem.criterion) < best.score(problem.criterion):
                 best = found
+            if place == len(systems) - 1:
+                systems += _larger(solver, Path(tuple(points)), problem.criterion)
         stored = {f"bytes_{where}": size for where, size in kept.stored_bytes.items()}
     assert best is not None
     effort = Effort(
@@ -94,6 +98,15 @@ def solve(
         best.value, best.ridges, best.result, best.weights, Path(tuple(points)), best.fold_values, best.fold_shifts,
         whitening.rank, effort,
     )  # fmt: skip
+
+
+def _larger(solver: solvers.Krylov, path: Path, criterion: Criterion) -> list[tuple[solvers.Krylov, ByKind[float]]]:
+    """The best weights with ridges beyond the default grid that errors fall towards; larger ones, which few iterations
+    solve, alone."""
+    more = further(solver, path, criterion)
+    if not more or more[0] < max(point.ridge for point in path.points):
+        return []
+    return [(replace(solver, ridges=more), path.lowest(criterion).weights)]
 
 
 def _device_bytes(run: Run) -> int:

@@ -13,9 +13,9 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from mekrr_scale.arrays import RowKind
 from mekrr_scale.backbones import BackboneEnergies, load_backbone
 from mekrr_scale.models import Potential
-from mekrr_scale.pipeline import ExtractPlan, FitPlan, RowPlan, Validation, extract, fit
+from mekrr_scale.pipeline import ExtractPlan, FitPlan, LandmarkPlan, RowPlan, Validation, extract, fit
 from mekrr_scale.pipeline.fitting.data import FitData
-from mekrr_scale.solvers import Direct, Falkon
+from mekrr_scale.solvers import Direct
 from tests.crystals import coppers, crystals, without_stress
 
 
@@ -86,9 +86,9 @@ def test_by_default_they_are_there_and_choose_nothing(store):
     assert set(report.metrics()) == {"energy_mae", "energy_rmse", "force_rmse"}
     assert not any("elastic" in name for table in report.tables() for name in table.columns)
     own = stiffness(BackboneEnergies(load_backbone("sevennet")))
-    small = fit(store, replace(plan(), solver=Direct((1e-10,)))).model  # nothing but the ridge is against it
-    # without AVX-512 it comes to within 1.2 % as the ridge goes to zero, with it to within 1 %
-    assert stiffness(Potential(small)) == pytest.approx(own, rel=0.02)
+    # landmarks enough for the data, too: nothing but the ridge is against it
+    small = fit(store, replace(plan(), landmarks=LandmarkPlan(count=200), solver=Direct((1e-10,)))).model
+    assert stiffness(Potential(small)) == pytest.approx(own, rel=0.01)
 
 
 def noisy(frames, size):
@@ -105,9 +105,8 @@ def noisy(frames, size):
 
 
 def test_the_weight_follows_the_noise(frames, tmp_path):
-    """One that is right within a factor of two stays. Of labels that are noise large ridges are best, which ``direct``
-    looks for by itself."""
-    for size, solver in ((0.006, "direct"), (0.06, "direct"), (0.06, Falkon((1e-3, 1e-2, 1e-1)))):
+    """One that is right within a factor of two stays."""
+    for size, solver in ((0.006, "direct"), (0.06, "direct"), (0.06, "falkon")):
         found = extract(noisy(frames, size), tmp_path / f"{size}", ExtractPlan(derivatives=2)).store
         weights = {"force": 1e-3}
         report = fit(found, replace(plan(weights=weights), solver=solver))

@@ -226,6 +226,21 @@ def test_the_default_grid_goes_on_where_errors_still_fall(solver):
     )
 
 
+def test_falkons_grid_goes_on_as_directs_does():
+    """To larger ridges, which few iterations solve; not with ridges that somebody chose."""
+    problem, source = learnable(noise=30.0)
+    found, expected = (solver().solve(problem, source) for solver in (Falkon, Direct))
+    assert found.ridges[0] == expected.ridges[0] > DEFAULT_RIDGES[-1]
+    assert found.path.end(problem.criterion) == 0
+    errors = {point.ridge: point.rmse[ENERGY] for point in expected.path.points}
+    for point in found.path.points:
+        assert math.isnan(point.rmse[ENERGY]) or point.rmse[ENERGY] == pytest.approx(errors[point.ridge], rel=1e-4)
+    torch.testing.assert_close(
+        rows_of(problem) @ found.value[:, 0], rows_of(problem) @ expected.value[:, 0], rtol=1e-5, atol=1e-6
+    )
+    assert {point.ridge for point in Falkon((1e-6, 1e-4)).solve(problem, source).path.points} == {1e-6, 1e-4}
+
+
 def test_ridges_that_somebody_chose_are_left_alone():
     problem, source = learnable(noise=30.0)
     found = Direct((1e-6, 1e-4)).solve(problem, source)
