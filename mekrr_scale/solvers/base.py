@@ -81,8 +81,8 @@ class Solver(Protocol):
         """The same for problems that differ in the mixing of species alone; what is finished already is not
         solved again."""
 
-    def estimate(self, job: Job) -> Estimate:
-        """What ``solve`` will take."""
+    def estimate(self, *jobs: Job) -> Estimate:
+        """What ``solve_all`` will take: a job for each of the problems that differ in their mixing."""
 
 
 @runtime_checkable

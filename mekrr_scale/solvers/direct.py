@@ -75,8 +75,8 @@ class Direct:
 
         return direct_work.from_sums(self, problem, sums, whitening, run or regression.Run(), shift)
 
-    def estimate(self, job: Job) -> Estimate:
+    def estimate(self, *jobs: Job) -> Estimate:
         """See ``Solver``."""
-        from mekrr_scale.solvers import direct_work
+        from mekrr_scale.solvers import sweep
 
-        return direct_work.estimate(self, job)
+        return sweep.estimate(self, jobs)

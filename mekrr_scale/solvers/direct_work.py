@@ -20,11 +20,13 @@ from mekrr_scale.solvers.base import DEFAULT_RIDGES, Solver, check
 from mekrr_scale.solvers.falkon import Falkon
 from mekrr_scale.solvers.grid import further
 from mekrr_scale.solvers.job import DOUBLE, Estimate, Job, Stage
-from mekrr_scale.solvers.learning import learning_curve
+from mekrr_scale.solvers.learning import halves, learning_curve
 from mekrr_scale.solvers.moments import MomentTable, accumulate, cross_validated
 from mekrr_scale.solvers.path import SHORT, Decompositions, Normal, Weights, solution_at, weight_paths
 from mekrr_scale.solvers.preconditioners import LARGEST_EIGEN
 from mekrr_scale.solvers.solution import Effort, LearningPoint, Path, PathPoint, Result, Solution
+
+PASS, SOLVING = "pass over the rows", "ridges, weights and folds"  # stages
 
 _FoldSolution = tuple[dict[Weights, Tensor], Tensor]  # without a fold: solutions by weights; the baseline's shift
 
@@ -253,13 +255,33 @@ def estimate(direct: Solver, job: Job) -> Estimate:
         return krylov_work.estimate(_all_rows(direct), job)
     row_bytes = float(job.rows) * sum(job.blocks) * DOUBLE
     kept = "memory" if row_bytes <= job.execution.memory else "nothing"
-    folds = max(job.folds, 1)
     in_memory = min(job.rows * job.columns * DOUBLE, job.execution.memory)
-    per_fold = [n / folds * job.columns * DOUBLE for n in (job.energies, job.directions)]
-    sums = sum(folds * (rows if 2 * rows <= job.square else job.square) for rows in per_fold)
-    held = job.whitening + sums
-    seconds = job.make + job.whiten + job.rows * 2.0 * job.columns**2 * job.rates.flop
-    seconds += 4 * job.rows * job.columns * DOUBLE * job.rates.copy
+    held = job.whitening + sums_bytes(job, job.columns)
+    solving, decomposed = solving_of(direct, job)
+    while_solving = held + in_memory * (kept == "memory") + decomposed
+    seconds = job.make + job.whiten + sums_seconds(job, job.columns)
+    stages = [
+        Stage(PASS, held + in_memory + job.work, job.tried * seconds, job.tried),
+        Stage(SOLVING, while_solving, job.tried * solving),
+    ]
+    return Estimate(stages, kept, row_bytes, job.rows * job.columns * DOUBLE * (kept == "memory"))
+
+
+def sums_bytes(job: Job, columns: int) -> float:
+    """Of the sums of all folds and kinds: their rows where these are fewer than half of the columns."""
+    folds, square = max(job.folds, 1), float(columns) ** 2 * DOUBLE
+    per_fold = [n / folds * columns * DOUBLE for n in (job.energies, job.directions)]
+    return sum(folds * (rows if 2 * rows <= square else square) for rows in per_fold)
+
+
+def sums_seconds(job: Job, columns: int) -> float:
+    """Of adding whitened rows up."""
+    return job.rows * 2.0 * columns**2 * job.rates.flop + 4 * job.rows * columns * DOUBLE * job.rates.copy
+
+
+def solving_of(direct: Solver, job: Job) -> tuple[float, float]:
+    """Seconds of every ridge and combination of weights of one candidate, and bytes beside its sums."""
+    folds = max(job.folds, 1)
     own_folds = -(-folds // job.ranks)
     learned = job.rows * job.ranks * (1 - 1 / folds if job.folds else 1)
     spanned = learned <= SHORT * job.columns and 2 * job.rows * job.ranks <= folds * job.columns
@@ -271,9 +293,6 @@ def estimate(direct: Solver, job: Job) -> Estimate:
     ratios = job.n_ratios if 3 * others <= size else job.n_weights
     decomposed = own_folds * ratios * size**2 * DOUBLE if job.folds else 0.0
     decomposed = min(decomposed, _room(direct, job.execution))
-    while_solving = held + in_memory * (kept == "memory") + decomposed + 6 * job.square
-    stages = [
-        Stage("pass over the rows", held + in_memory + job.work, job.tried * seconds, job.tried),
-        Stage("ridges, weights and folds", while_solving, job.tried * solving),
-    ]
-    return Estimate(stages, kept, row_bytes, job.rows * job.columns * DOUBLE * (kept == "memory"))
+    # the learning curve: a Cholesky factor without every fold for each smaller number of folds
+    solving += job.folds * len(halves(job.folds)[1:]) * float(size) ** 3 / 3 * job.rates.flop
+    return solving, decomposed + 6 * job.square

@@ -42,8 +42,8 @@ class Exact:
         """See ``Solver``."""
         return one_by_one(self, problems, source, run or regression.Run())
 
-    def estimate(self, job: Job) -> Estimate:
+    def estimate(self, *jobs: Job) -> Estimate:
         """See ``Solver``; a few matrices of all structures."""
         from mekrr_scale.solvers import exact_work
 
-        return exact_work.estimate(self, job)
+        return Estimate.joined([exact_work.estimate(self, job) for job in jobs])

@@ -51,6 +51,6 @@ class FalkonLibrary:
         """See ``Solver``."""
         return one_by_one(self, problems, source, run or regression.Run())
 
-    def estimate(self, job: Job) -> Estimate:
+    def estimate(self, *jobs: Job) -> Estimate:
         """See ``Solver``; not known, since the library manages its own memory."""
         return Estimate([])

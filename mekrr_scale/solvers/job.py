@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mekrr_scale import regression
 
@@ -40,7 +40,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a solver takes for one family of candidates."""
+    """What a solver takes for families of candidates."""
 
     stages: Sequence[Stage]
     kept: str = "nothing"  # where rows are kept
@@ -48,10 +48,23 @@ class Estimate:
     held_bytes: float = 0.0  # of rows that stay in memory for the validation
     seconds_iteration: float = 0.0  # of an iterative solver
 
+    @classmethod
+    def joined(cls, found: Sequence[Estimate]) -> Estimate:
+        """Of problems that are solved one after the other: what they hold at most, and take together."""
+        names = dict.fromkeys(stage.name for one in found for stage in one.stages)
+        stages = []
+        for name in names:
+            own = [stage for one in found for stage in one.stages if stage.name == name]
+            seconds, passes = sum(stage.seconds for stage in own), sum(stage.passes for stage in own)
+            stages.append(replace(max(own, key=lambda stage: stage.bytes), seconds=seconds, passes=passes))
+        most = max(found, key=lambda one: one.row_bytes)
+        held, iteration = max(one.held_bytes for one in found), max(one.seconds_iteration for one in found)
+        return cls(stages, most.kept, most.row_bytes, held, iteration)
+
 
 @dataclass(frozen=True)
 class Job:
-    """Sizes of a fit on the rank that has most to do."""
+    """Sizes of a fit with one mixing of species, on the rank that has most to do."""
 
     rates: Rates
     execution: regression.Execution
@@ -63,13 +76,14 @@ class Job:
     dim: int
     blocks: Sequence[int]  # of K_ZZ
     rank_part: float  # of the columns that whitening leaves
-    tried: int  # candidates
+    tried: int  # candidates of this mixing
     ridges: tuple[float, ...]
     n_weights: int  # combinations of weights
     n_ratios: int  # of the weights of kinds beside energies
     folds: int
     work: float  # bytes: landmarks, and the block of rows at hand with what is made of it
     block_rows: int  # most rows of a block
+    alpha: float | None = None  # of the mixing, where rows are linear in it
 
     @property
     def rows(self) -> int:

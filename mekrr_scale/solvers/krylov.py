@@ -80,8 +80,8 @@ class Krylov(ABC):
         )  # fmt: skip
 
     @final
-    def estimate(self, job: Job) -> Estimate:
+    def estimate(self, *jobs: Job) -> Estimate:
         """See ``Solver``."""
         from mekrr_scale.solvers import krylov_work
 
-        return krylov_work.estimate(self, job)
+        return Estimate.joined([krylov_work.estimate(self, job) for job in jobs])

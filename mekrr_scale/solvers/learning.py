@@ -26,12 +26,17 @@ def learning_curve(problem: Problem, moments: MomentTable, best: PathPoint, solv
         solve: from folds to the solution in the whitened basis and the baseline's shift.
     """
     folds = problem.n_folds
-    sizes = [folds - 1]
-    while sizes[0] > 1:
-        sizes.insert(0, sizes[0] // 2)
     seen = sum(part.rows for part in moments[RowKind.ENERGY]) * (folds - 1) / folds
-    smaller = [_point(moments, folds, size, solve) for size in sizes[:-1]]
+    smaller = [_point(moments, folds, size, solve) for size in reversed(halves(folds)[1:])]
     return (*smaller, LearningPoint(seen, best.rmse))
+
+
+def halves(folds: int) -> list[int]:
+    """Numbers of folds that are learned: all but one, half of these and so on, down to one."""
+    sizes = [folds - 1]
+    while sizes[-1] > 1:
+        sizes.append(sizes[-1] // 2)
+    return sizes
 
 
 def _point(moments: MomentTable, folds: int, size: int, solve: Solve) -> LearningPoint:

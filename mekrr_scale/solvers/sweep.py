@@ -23,6 +23,7 @@ from mekrr_scale.progress import Progress
 from mekrr_scale.regression import Problem, RowBlock, Rows, Run, Source
 from mekrr_scale.solvers import direct_work
 from mekrr_scale.solvers.base import Solver, check, resumed
+from mekrr_scale.solvers.job import DOUBLE, Estimate, Job, Stage
 from mekrr_scale.solvers.solution import Solution
 
 SMALLEST_ALPHA = 0.1
@@ -69,9 +70,47 @@ def solve_all(direct: Solver, problems: Sequence[Problem], source: Source, run: 
 
 def possible(problem: Problem, source: Source, run: Run) -> bool:
     """Whether several alphas can share a pass: their Gram matrices take four times the memory of a single alpha's."""
-    derivatives = source.moved is not None
-    grams = 4 * problem.landmarks.n_sets**2 * 8 * max(problem.n_folds, 1) * (1 + 2 * derivatives)
-    return problem.kernel.linear_in_alpha and run.execution.device == "cpu" and grams <= run.execution.memory
+    held = _grams(problem.landmarks.n_sets, problem.n_folds, source.moved is not None)
+    return problem.kernel.linear_in_alpha and run.execution.device == "cpu" and held <= run.execution.memory
+
+
+def _grams(columns: int, folds: int, derivatives: bool) -> float:
+    return 4.0 * columns**2 * DOUBLE * max(folds, 1) * (1 + 2 * derivatives)
+
+
+def estimate(direct: Solver, jobs: Sequence[Job]) -> Estimate:
+    """``Solver.estimate`` of ``Direct``: alphas that share a pass, and the others one by one."""
+    linear = [job for job in jobs if job.alpha is not None and job.alpha >= SMALLEST_ALPHA]
+    first = jobs[0]
+    fits = _grams(sum(first.blocks), first.folds, first.directions > 0) <= first.execution.memory
+    swept = linear if len(linear) > 1 and fits and first.execution.device == "cpu" else []
+    alone = [direct_work.estimate(direct, job) for job in jobs if job not in swept]
+    return Estimate.joined([*alone, _shared(direct, swept)] if swept else alone)
+
+
+def _shared(direct: Solver, jobs: Sequence[Job]) -> Estimate:
+    """Of alphas that share a pass: rows of both parts, sums of twice the columns, and what each alpha makes of them."""
+    apart = min(jobs, key=lambda job: job.make)
+    alike = max(jobs, key=lambda job: job.make)
+    base = min(jobs, key=lambda job: job.whitening)  # in blocks, where one of the alphas is 1
+    wide = 2 * base.columns
+    summed = apart.make + alike.make + 2 * base.whiten + direct_work.sums_seconds(base, wide)
+    held = base.whitening + direct_work.sums_bytes(base, wide)
+    own, more = direct_work.solving_of(direct, base)
+    own += base.rates.eigen * float(base.columns) ** 3 + _projecting(base)
+    solving = held + 2 * base.square + direct_work.sums_bytes(base, base.columns) + more
+    return Estimate([
+        Stage(direct_work.PASS, held + 2 * base.work, base.tried * summed, 2 * base.tried),
+        Stage(direct_work.SOLVING, solving, base.tried * len(jobs) * own),
+    ])  # fmt: skip
+
+
+def _projecting(job: Job) -> float:
+    """Seconds from the sums of both parts to those of one alpha: of rows where they are kept, else of matrices."""
+    folds, columns = max(job.folds, 1), float(job.columns)
+    per_fold = [n / folds for n in (job.energies, job.directions) if n]
+    products = sum(4 * n * columns**2 if n <= columns else 12 * columns**3 for n in per_fold)
+    return folds * products * job.rates.flop
 
 
 def solve_mixings(direct: Solver, problems: Sequence[Problem], source: Source, run: Run) -> list[Solution]:

@@ -6,11 +6,12 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from itertools import pairwise
 from typing import Any, cast
 
 from mekrr_scale.files import Document
+from mekrr_scale.kernels import Standardize
 from mekrr_scale.pipeline import FitPlan, KernelPlan, fit, resources
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.tuning.arms import Arm
@@ -22,7 +23,9 @@ from mekrr_scale.tuning.state import Tuning, quick_plan
 _EXTRACTION = 0.65  # of the time that is left after the race
 TEST = 0.08  # of the budget
 EVALUATION = 8.0  # energies, forces and uncertainties of a frame, in times of its features
+CHECKS = 0.03  # of the budget, for the quick checks of the model
 _LAST = 2.5  # the last fit, with uncertainties, in times of one without
+_PACE = 1.3  # seconds of a fit over those that are foreseen, until one was measured (docs/benchmarks.md, One command)
 _GAIN = 0.01  # part of the error that twice the landmarks must take off to be worth it
 _PIECE = 0.04  # of the budget: features of so long are made before the time is looked at
 ANOTHER = 0.5  # of the time that is left, in which another leader of the race has to be tried
@@ -168,7 +171,7 @@ class Search:
     arm: Arm
     amount: Amount
     stores: Sequence[FeatureStore]
-    pace: float = 1.0  # measured seconds of a fit over those that were foreseen
+    pace: float = _PACE  # measured seconds of a fit over those that were foreseen
     limited: bool = False  # whether there was no time for more landmarks
 
     def run(self) -> tuple[FitPlan, list[Document]]:
@@ -198,23 +201,26 @@ class Search:
 
     @cached_property
     def kernel(self) -> Document:
-        """The kernel by cross-validation, with the landmarks of the race."""
-        plan = quick_plan(self.tuning, self.stores)
-        lengths = "4x,8x,16x" if self.tuning.moved else "2x,4x,8x"
-        candidates = replace(
-            plan,
-            kernel=KernelPlan(
-                length_scales=lengths, alphas=self.tuning.alphas, standardize="centre-per-species,scale-per-species"
-            ),
-        )
-        one = replace(plan, kernel=KernelPlan(length_scales="8x"))
+        """The kernel by cross-validation, with the landmarks of the race: of as many as the time allows."""
+        plan, alphas = quick_plan(self.tuning, self.stores), self.tuning.alphas
+        lengths = ("4x", "8x", "16x") if self.tuning.moved else ("2x", "4x", "8x")
+        centred: tuple[Standardize, ...] = ("centre-per-species",)
+        amounts = [((*centred, "scale-per-species"), lengths), (centred, lengths), (centred, ("8x",))]
+        kernels = [KernelPlan(length_scales=b, alphas=alphas, standardize=a) for a, b in amounts]
+        sizes = [len(a) * len(b) for a, b in amounts]
 
-        def make() -> Document:
-            fits = self._seconds(candidates) + _LAST * self._seconds(one)
-            there = self.tuning.journal.clock.left - self._reserve
-            return self._tried(candidates if fits < there else one, plan.landmarks.count)
+        def decide(_: Document | None) -> Document:
+            one = self._foreseen(replace(plan, kernel=kernels[-1]))
+            there = self.tuning.journal.clock.left - self._reserve - self.pace * _LAST * one / len(alphas)
+            borne = (place for place, size in enumerate(sizes) if self.pace * size * one < there)
+            taken = next(borne, len(sizes) - 1)
+            return {"taken": taken, "one": one, "limited": taken > 0}
 
-        return self._said(f"kernel-{self.name}", make)
+        decided = self.tuning.journal.decision(f"kernels-{self.name}", decide)
+        taken, one = int(number(decided, "taken")), number(decided, "one")
+        name = f"kernel-{self.name}" + f"-of-{sizes[taken]}" * (taken > 0)
+        tried = replace(plan, kernel=kernels[taken])
+        return self._said(name, lambda: self._tried(tried, plan.landmarks.count, sizes[taken] * one))
 
     def _grown(self, best: Document) -> Document | None:
         """Twice the landmarks; None where they cannot pay, or nothing is left for them."""
@@ -228,11 +234,12 @@ class Search:
         lengths = at.length_scale if float(longer[:-1]) > _LONGEST else f"{at.length_scale},{longer}"
         plan = replace(at.plan(tuning, quick_plan(tuning, self.stores)), kernel=at.kernel(lengths))
         plan = replace(plan, landmarks=replace(plan.landmarks, count=more))
-        if not tuning.time_for(f"room-{name}", lambda: (1 + _LAST / 2) * self._seconds(plan), self._reserve):
+        need = cache(lambda: self._foreseen(plan))
+        if not tuning.time_for(f"room-{name}", lambda: (1 + _LAST / 2) * self.pace * need(), self._reserve):
             self.limited = True
             tuning.progress.tell(f"no time is left to try {more} landmarks")
             return None
-        return self._said(name, lambda: self._tried(plan, more))
+        return self._said(name, lambda: self._tried(plan, more, need()))
 
     def _said(self, name: str, make: Callable[[], Document]) -> Document:
         known = self.tuning.journal.has(name)
@@ -246,8 +253,7 @@ class Search:
             )
         return found
 
-    def _tried(self, plan: FitPlan, count: int) -> Document:
-        foreseen = self._seconds(plan) / self.pace
+    def _tried(self, plan: FitPlan, count: int, foreseen: float) -> Document:
         self.tuning.progress.before = f"{self.arm.name}, {count} landmarks"
         report = fit(self.stores, plan, self.tuning.progress)
         best = report.chosen
@@ -270,13 +276,13 @@ class Search:
         plan = _settings(best).plan(self.tuning, quick_plan(self.tuning, self.stores))
         return replace(plan, validation=replace(plan.validation, uncertainty=True))
 
-    def _seconds(self, plan: FitPlan) -> float:
-        """What a fit will take on this machine, by the estimate and by how it did so far."""
-        return self.pace * resources(self.stores, plan).seconds
+    def _foreseen(self, plan: FitPlan) -> float:
+        """Seconds that a fit will take on this machine, by the estimate, which ``pace`` corrects."""
+        return resources(self.stores, plan).seconds
 
     @property
     def _reserve(self) -> float:
-        return TEST * self.tuning.plan.budget
+        return (TEST + CHECKS) * self.tuning.plan.budget
 
     def _most(self) -> int:
         """Landmarks that can be told apart: rows of the problem bound what they can learn."""

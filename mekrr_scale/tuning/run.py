@@ -34,7 +34,7 @@ from mekrr_scale.report import (
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.structures import Frames
 from mekrr_scale.tuning.arms import Cost
-from mekrr_scale.tuning.final import EVALUATION, TEST, Amount, in_full
+from mekrr_scale.tuning.final import CHECKS, EVALUATION, TEST, Amount, in_full
 from mekrr_scale.tuning.frames import Data, gathered, label_table
 from mekrr_scale.tuning.journal import Clock, Journal, Timed, number
 from mekrr_scale.tuning.plan import TunePlan
@@ -54,7 +54,6 @@ _WRITTEN = (
     "parity.png",
 )
 _FREE = frozenset({"budget", "part", "device"})  # may differ when a tuning goes on
-_CHECKS = 0.03  # of the budget, for the quick checks
 _FEWEST = 20  # frames of the test, whatever the time
 
 
@@ -193,7 +192,7 @@ def _model(tuning: Tuning, plan: FitPlan, stores: Sequence[FeatureStore], name: 
         publish_text(tuning.folder / "config.toml", config_text(FitConfig(paths, plan, "model-again.mekrr"), _ABOUT))
         report = fit(stores, plan, tuning.progress)
         report.model.save(target, overwrite=True)
-        checks = quick_check(report.model, tuning.plan.device, _CHECKS * tuning.plan.budget, tuning.progress)
+        checks = quick_check(report.model, tuning.plan.device, CHECKS * tuning.plan.budget, tuning.progress)
         write_page(report, stores, page_beside(target), name=target.name, overwrite=True, checks=checks)
         return {
             "errors": report.chosen.errors(),

@@ -152,6 +152,35 @@ def test_whole_structures_are_planned_by_their_number_and_their_atoms(store, cha
         assert found.stages[0].bytes > 3.0 * data.n_atoms * (data.stores[0].header.dim + 2) * 8
 
 
+def test_landmarks_of_several_stores_are_planned(toy_structures, spec, tmp_path):
+    """As of one store of all; the first store's atoms alone are fewer than the landmarks, and lack an element."""
+    alike = [atoms for atoms in toy_structures if 8 not in atoms.numbers]
+    others = [atoms for atoms in toy_structures if 8 in atoms.numbers]
+    parts = [alike[:1], alike[1:], others]
+    stores = [extract(part, tmp_path / str(i), ExtractPlan(spec)).store for i, part in enumerate(parts)]
+    whole = extract([*alike, *others], tmp_path / "whole", ExtractPlan(spec)).store
+    plan = replace(PLAN, landmarks=LandmarkPlan(count=100))
+    assert stores[0].n_atoms < 10
+    assert resources(stores, plan).columns == resources(whole, plan).columns == 100
+    assert fit(stores, plan).model.landmarks.n_sets == 100
+
+
+def test_every_mixing_is_planned(store):
+    """Blocks of elements that are apart, one block of those that are not; both share a pass where there is room."""
+    found = {}
+    for alphas in ((1.0,), (0.5,), (1.0, 0.5), (1.0, 0.05)):
+        plan = replace(PLAN, kernel=KernelPlan(length_scales="2x", alphas=alphas))
+        stages = resources(store, plan).stages
+        found[alphas] = {stage.name: stage for stage in stages}
+    notes = [stages["whitening of K_ZZ"].note for stages in found.values()]
+    assert notes[0].startswith("3 blocks")
+    assert notes[1:] == ["1 block of at most 60"] * 3
+    passes = {alphas: stages["pass over the rows"].passes for alphas, stages in found.items()}
+    assert passes == {(1.0,): 1, (0.5,): 1, (1.0, 0.5): 2, (1.0, 0.05): 2}
+    held = {alphas: stages["pass over the rows"].bytes for alphas, stages in found.items()}
+    assert held[1.0, 0.5] > 1.5 * held[1.0, 0.05]  # sums of twice the columns
+
+
 def test_a_fit_that_learns_its_mixing_is_planned_as_one_of_its_alphas(store):
     found = [resources(store, replace(PLAN, kernel=KernelPlan(length_scales="2x", mixing=m))) for m in (None, "learn")]
     assert found[0].passes == found[1].passes

@@ -70,9 +70,11 @@ def test_direct_holds_what_was_said(singletons):
 
 
 def test_operations_of_a_direct_fit():
-    """N M^2 multiplications and additions, the same for whitening; every fold and a third for the whole decomposed."""
+    """N M^2 multiplications and additions, the same for whitening; every fold and a third for the whole decomposed; a
+    Cholesky factor, M^3 / 3, of one fold for each that it is tested on, for the learning curve."""
     job = replace(JOB, directions=40, tried=3)
-    assert seconds(Direct(), job, flop=1.0) == [3 * (80 * 2 * 60**2 + 80 * 2 * 60**2), 0.0]
+    assert seconds(Direct(), job, flop=1.0) == [3 * (80 * 2 * 60**2 + 80 * 2 * 60**2), 3 * 4 * 60**3 / 3]
+    assert seconds(Direct(), replace(job, folds=10), flop=1.0)[1] == 3 * 10 * 3 * 60**3 / 3  # of 4, 2 and 1 of the 9
     assert seconds(Direct(), job, kernel=1.0) == [3 * 40, 0.0]
     assert seconds(Direct(), job, derivative=1.0) == [3 * 40, 0.0]
     assert seconds(Direct(), job, copy=1.0) == [3 * 4 * 80 * 60 * 8, 0.0]
@@ -82,17 +84,63 @@ def test_operations_of_a_direct_fit():
     assert [stage.passes for stage in Direct().estimate(job).stages] == [3, 0]
 
 
+APART = replace(JOB, alpha=1.0, blocks=(30, 20, 10), rates=costing(kernel=1.0), tried=2)
+ALIKE = replace(JOB, alpha=0.5, rates=costing(kernel=3.0), tried=2)
+
+
+def test_alphas_that_share_a_pass():
+    """Rows of both parts are made once for all alphas; their sums have twice the columns, and each alpha a second
+    whitening, products that lead to its own sums, and what a solution takes anyway."""
+    family = APART, ALIKE, replace(ALIKE, alpha=0.25)
+    first, second = Direct().estimate(*family).stages
+    assert (first.name, second.name) == ("pass over the rows", "ridges, weights and folds")
+    assert (first.seconds, first.passes) == (2 * (40 + 3 * 40), 4)
+    assert (second.seconds, second.passes) == (0.0, 0)
+
+    def taken(**rates):
+        jobs = [replace(job, rates=costing(**rates)) for job in family]
+        return [stage.seconds for stage in Direct().estimate(*jobs).stages]
+
+    projected = 4 * 10 * 4 * 60**2  # the 10 energies of each of four folds, from 120 columns to 60
+    alone = seconds(Direct(), replace(ALIKE, tried=1), flop=1.0)[1]
+    in_blocks = 40 * 2 * (30**2 + 20**2 + 10**2)
+    assert taken(flop=1.0) == [2 * (2 * in_blocks + 40 * 2 * 120**2), pytest.approx(2 * 3 * (projected + alone))]
+    alone = seconds(Direct(), replace(ALIKE, tried=1), eigen=1.0)[1]
+    assert taken(eigen=1.0) == [0.0, pytest.approx(2 * 3 * (60**3 + alone))]
+    assert first.bytes == APART.whitening + 4 * 10 * 120 * 8 + 2 * APART.work
+    assert Direct().estimate(*family).kept == "nothing"
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        [APART, replace(ALIKE, alpha=0.05)],  # too small
+        [replace(APART, alpha=None), replace(ALIKE, alpha=None)],  # not linear
+        [replace(job, execution=Execution(memory=1000, scratch=None)) for job in (APART, ALIKE)],
+        [replace(job, execution=Execution(device="cuda", scratch=None)) for job in (APART, ALIKE)],
+    ],
+)
+@pytest.mark.parametrize("solver", [Direct(), Falkon(), Exact()])
+def test_mixings_that_share_nothing_are_solved_one_after_the_other(solver, family):
+    together, alone = solver.estimate(*family), [solver.estimate(job) for job in family]
+    for stage, one, other in zip(together.stages, alone[0].stages, alone[1].stages, strict=True):
+        assert stage.seconds == one.seconds + other.seconds
+        assert stage.passes == one.passes + other.passes
+        assert stage.bytes == max(one.bytes, other.bytes)
+    assert together.row_bytes == max(one.row_bytes for one in alone)
+
+
 def test_operations_of_few_rows():
     """Of 40 energies and 8 directions folds learn 36 rows, whose span is solved in: a QR decomposition leads there."""
     job = replace(JOB, directions=8, tried=3)
     assert seconds(Direct(), job, eigen=1.0) == [0.0, pytest.approx(3 * (4 + 1 / 3) * 36**3)]
-    assert seconds(Direct(), job, flop=1.0)[1] == pytest.approx(3 * 5 * 2 * 60 * 36**2)
+    assert seconds(Direct(), job, flop=1.0)[1] == pytest.approx(3 * (5 * 2 * 60 * 36**2 + 4 * 36**3 / 3))
     for more in (
         replace(job, directions=40),
         replace(job, ranks=3),
         replace(job, folds=0),
     ):  # too many to keep, or learn
-        assert seconds(Direct(), more, flop=1.0)[1] == 0.0
+        assert seconds(Direct(), more, flop=1.0)[1] == more.folds * 60**3  # of the learning curve alone
         assert seconds(Direct(), more, eigen=1.0)[1] >= 3 * (1 + 1 / 3) * 60**3
 
 

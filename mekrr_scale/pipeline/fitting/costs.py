@@ -17,7 +17,7 @@ from mekrr_scale.pipeline.fitting.data import FitData, Stores
 from mekrr_scale.pipeline.fitting.identity import require_alike
 from mekrr_scale.pipeline.fitting.origins import scarce
 from mekrr_scale.pipeline.fitting.plan import FitPlan
-from mekrr_scale.pipeline.fitting.rates import Sample, measured, whole_structures
+from mekrr_scale.pipeline.fitting.rates import Sample, measured, whole_structures, with_rows_of
 from mekrr_scale.pipeline.fitting.search import choices
 from mekrr_scale.pipeline.fitting.weights import combinations
 from mekrr_scale.plans import plan_of
@@ -71,29 +71,31 @@ def resources(stores: Stores, plan: FitPlan | None = None, group: Group = ALONE)
 def estimate(data: FitData) -> Resources:
     """What the fit to these data will take on each rank.
 
-    One candidate is looked at; their number multiplies passes and seconds. The rank after whitening
-    is estimated from a thousand atoms of the first batch.
+    One candidate of each mixing is looked at; their number multiplies passes and seconds. The rank after
+    whitening is estimated from a thousand atoms of the first batch.
     """
-    job = job_of(data)
+    jobs = jobs_of(data)
+    job = max(jobs, key=lambda one: one.make)
     stages = [Stage("statistics and landmarks", job.work, job.structures * job.rates.statistics, 4 + data.derivatives)]
     if not data.plan.solver.whole_structures:  # one that takes all of them solves for their coefficients as they are
-        stages.append(_whitening(job, job.blocks[0] * job.rates.kernel if whole_structures(data.plan) else 0.0))
-    found = data.plan.solver.estimate(job)
+        stages.append(_whitening(jobs, whole_structures(data.plan)))
+    found = data.plan.solver.estimate(*jobs)
+    tried, columns = sum(one.tried for one in jobs), max(sum(one.blocks) for one in jobs)
     # rows of the candidate that leads are kept beside those of the next one, where both have room
-    leading = found.held_bytes if job.tried > 1 and 2 * found.row_bytes <= job.execution.memory else 0.0
+    leading = found.held_bytes if tried > 1 and 2 * found.row_bytes <= job.execution.memory else 0.0
     stages += [replace(stage, bytes=stage.bytes + leading) for stage in found.stages]
     if job.folds and found.stages:
         if data.elastic_follows:
-            stages.append(_following(found, job.tried))
+            stages.append(_following(found, tried))
         stages += _validation(data, job, found)
     return Resources(
-        data.group.size, job.rows, sum(job.blocks), anonymous_bytes() or _UNTOLD, found.kept, found.row_bytes, stages,
+        data.group.size, job.rows, columns, anonymous_bytes() or _UNTOLD, found.kept, found.row_bytes, stages,
         found.seconds_iteration,
     )  # fmt: skip
 
 
-def job_of(data: FitData) -> Job:
-    """The fit's sizes, and this machine's rates."""
+def jobs_of(data: FitData) -> list[Job]:
+    """The fit's sizes with each mixing of species, and this machine's rates."""
     plan = data.plan
     folds = plan.validation.folds
     there = sum(store.n_structures for store in data.stores)
@@ -105,8 +107,9 @@ def job_of(data: FitData) -> Job:
     kinds = data.source.kinds
     weights = {tuple(w for kind, w in one.items() if kind in kinds) for one in combinations(plan)}
     dim = data.stores[0].header.dim
-    return Job(
-        rates=measured(data, sample, len(ridges) * (1 + folds)),
+    rates = measured(data, sample, len(ridges) * (1 + folds))
+    first = Job(
+        rates=rates,
         execution=plan.execution,
         ranks=data.group.size,
         energies=energies,
@@ -116,7 +119,7 @@ def job_of(data: FitData) -> Job:
         dim=dim,
         blocks=sample.blocks,
         rank_part=sample.rank_part,
-        tried=len(list(choices(plan, data))) * len(data.alphas),
+        tried=len(list(choices(plan, data))),
         ridges=ridges,
         n_weights=len(weights) if folds else 1,
         n_ratios=len({_ratio(one, kinds) for one in combinations(plan)}) if folds else 1,
@@ -124,6 +127,14 @@ def job_of(data: FitData) -> Job:
         work=_work(data, sample, energies, directions, structures),
         block_rows=BATCH_STRUCTURES,
     )
+    found = []
+    for alpha in data.alphas:
+        own = sample.mixed(alpha)
+        measured_too = rates if own.kernel == sample.kernel else with_rows_of(rates, data, own)
+        found.append(
+            replace(first, rates=measured_too, blocks=own.blocks, alpha=alpha if own.kernel.linear_in_alpha else None)
+        )
+    return found
 
 
 def _ratio(weights: ByKind[float], kinds: frozenset[RowKind]) -> tuple[float, ...]:
@@ -143,13 +154,18 @@ def _work(data: FitData, sample: Sample, energies: int, directions: int, structu
     return landmarks + arrays + tangents + 6.0 * min(BATCH_STRUCTURES, max(energies, 1)) * columns * _DOUBLE
 
 
-def _whitening(job: Job, gram: float) -> Stage:
-    """Of K_ZZ, whose making is told of alone where its sets are as large as the structures: seconds."""
+def _whitening(jobs: Sequence[Job], structures: bool) -> Stage:
+    """Of K_ZZ, whose making is counted where its sets are as large as the structures."""
+    seconds = 0.0
+    for job in jobs:
+        gram = job.blocks[0] * job.rates.kernel if structures else 0.0
+        seconds += job.tried * (job.rates.eigen * sum(float(m) ** 3 for m in job.own_blocks) + gram)
+    most = max(jobs, key=lambda job: job.whitening)
     return Stage(
         "whitening of K_ZZ",
-        job.whitening + 4.0 * max(job.blocks) ** 2 * _DOUBLE,
-        job.tried * (job.rates.eigen * sum(float(m) ** 3 for m in job.own_blocks) + gram),
-        note=f"{len(job.blocks)} block{'s' * (len(job.blocks) > 1)} of at most {max(job.blocks)}",
+        most.whitening + 4.0 * max(most.blocks) ** 2 * _DOUBLE,
+        seconds,
+        note=f"{len(most.blocks)} block{'s' * (len(most.blocks) > 1)} of at most {max(most.blocks)}",
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mekrr_scale.arrays import FeatureBatch, Landmarks, SpeciesRun, alone, eigh
 from mekrr_scale.errors import ConfigError
-from mekrr_scale.kernels import SetKernel, Transform, fit_transform
+from mekrr_scale.kernels import SetKernel, SpeciesMixing, Transform, fit_transform
 from mekrr_scale.landmarks import LandmarkMethod, Pool, Uniform, WholeStructures, draw_pool
 from mekrr_scale.models import Baseline, whiten
 from mekrr_scale.pipeline.fitting.data import FitData
@@ -38,6 +38,7 @@ class Sample:
     landmarks: Landmarks
     batch: FeatureBatch  # small enough to be timed
     moved: FeatureBatch | None  # the same with tangents
+    reading: float  # seconds per direction of taking it from the store
     rank_part: float  # of the landmarks' columns that whitening keeps
 
     @classmethod
@@ -67,13 +68,20 @@ class Sample:
         rank = whiten(kernel.gram_block_makers(few), plan.rows.cut).rank
         landmarks = _structures(data, first) if whole else _landmarks(data, first, transform)
         own = len(landmarks.features)
+        with_tangents = _small(data, own, True)
+        moved = next(iter(with_tangents)) if data.derivatives else None
         return cls(
             kernel=kernel,
             landmarks=landmarks,
-            batch=_small(data, own, False),
-            moved=_small(data, own, True) if data.derivatives else None,
+            batch=next(iter(_small(data, own, False))),
+            moved=moved,
+            reading=_per_direction(moved, lambda _: next(iter(with_tangents))),
             rank_part=rank / kernel.n_columns(few),
         )
+
+    def mixed(self, alpha: float | None) -> Sample:
+        """The same with another mixing of species; None for the one that the plan gives."""
+        return self if alpha is None else replace(self, kernel=replace(self.kernel, mixing=SpeciesMixing(alpha)))
 
     @property
     def blocks(self) -> Sequence[int]:
@@ -89,13 +97,7 @@ def measured(data: FitData, sample: Sample, columns: int) -> Rates:
     Args:
         columns: vectors that iterations share.
     """
-    kernel, landmarks, batch = sample.kernel, sample.landmarks, sample.batch
-    species = data.species
-    baseline = Baseline(species, torch.zeros(len(species), dtype=torch.float64), prior=False, fitted=False)
-    at = data.plan.rows
-    precision = Precision.named(at.energy_precision, at.derivative_precision)
-    device = data.plan.execution.device
-    problem = Problem(kernel, landmarks, baseline, precision=precision).on(device)
+    landmarks, device = sample.landmarks, data.plan.execution.device
     square = torch.randn(1024, 1024, dtype=torch.float64)
     size = min(max(landmarks.n_sets, 64), 1000)
     gram = square[:size, :size] @ square[:size, :size].T
@@ -105,24 +107,43 @@ def measured(data: FitData, sample: Sample, columns: int) -> Rates:
     if not data.plan.solver.takes.sums:  # whose decompositions are made on the host
         gram = gram.to(device)
     square, tall, few = square.to(device), tall.to(device), few.to(device)
+    timed = partial(_time, device=device)
+    rates = Rates(
+        statistics=_statistics(data),
+        kernel=0.0,
+        derivative=0.0,
+        flop=timed(lambda: square @ square) / (2 * 1024**3),
+        thin=timed(lambda: tall.T @ (tall @ few)) / tall.numel() * columns / shared,
+        eigen=timed(lambda: eigh(gram)) / size**3,
+        prior=0.0,
+        lone_prior=0.0,
+        derivative_prior=0.0,
+        copy=timed(tall.clone) / tall.nbytes,
+        write=_write_rate(data.plan.execution.scratch, on_disk),
+    )
+    return with_rows_of(rates, data, sample)
+
+
+def with_rows_of(rates: Rates, data: FitData, sample: Sample) -> Rates:
+    """The same for another kernel, whose rows and variances are timed."""
+    kernel, batch, at, device = sample.kernel, sample.batch, data.plan.rows, data.plan.execution.device
+    species = data.species
+    baseline = Baseline(species, torch.zeros(len(species), dtype=torch.float64), prior=False, fitted=False)
+    precision = Precision.named(at.energy_precision, at.derivative_precision)
+    problem = Problem(kernel, sample.landmarks, baseline, precision=precision).on(device)
     run: SpeciesRun = max(batch.runs, key=lambda run: len(run.features))
     lone = alone(run.features[:32].double(), torch.full((min(32, len(run.features)),), run.z))
     energies = problem.rows(Source((batch,)))
     looked_at = batch.take(torch.arange(batch.n_structures) < 32)
     known = max(1, int((~batch.energy.isnan()).sum()))
-    timed = partial(_time, device=device)
-    return Rates(
-        statistics=_statistics(data),
-        kernel=timed(lambda: list(energies)) / known,
-        derivative=_per_direction(sample.moved, lambda moved: list(problem.rows(Source((), (moved,)))), device),
-        flop=timed(lambda: square @ square) / (2 * 1024**3),
-        thin=timed(lambda: tall.T @ (tall @ few)) / tall.numel() * columns / shared,
-        eigen=timed(lambda: eigh(gram)) / size**3,
+    along = _per_direction(sample.moved, lambda moved: list(problem.rows(Source((), (moved,)))), device)
+    return replace(
+        rates,
+        kernel=_time(lambda: list(energies), device) / known,
+        derivative=sample.reading + along,
         prior=_time(lambda: kernel.diagonal(looked_at)) / looked_at.n_structures,
         lone_prior=_time(lambda: kernel.diagonal(lone)) / lone.n_structures,
         derivative_prior=_per_direction(sample.moved, kernel.derivative_diagonal),
-        copy=timed(tall.clone) / tall.nbytes,
-        write=_write_rate(data.plan.execution.scratch, on_disk),
     )
 
 
@@ -146,11 +167,15 @@ def _structures(data: FitData, first: FeatureBatch) -> Landmarks:
 
 
 def _landmarks(data: FitData, first: FeatureBatch, transform: Transform) -> Landmarks:
-    """As many as the fit has of each species; atoms of the first batch, repeated where it has too few."""
+    """As many as the fit has, of each species of the first batch; atoms of it, repeated where it has too few.
+
+    Species that it lacks are counted as those that it has: their own transform is not known yet.
+    """
     features = {run.z: run.features for run in first.runs if len(run.features)}
-    counts = {z: n for z, n in data.stores[0].species.items() if z in features}
+    known = {z: n for z, n in data.species_counts.items() if z in features}
+    counts = {z: -(-n * data.n_atoms // sum(known.values())) for z, n in known.items()}
     pool = Pool({z: features[z][:1].expand(n, -1) for z, n in counts.items()}, {}, counts)
-    most = sum(counts.values())
+    most = data.n_atoms
     at = data.plan.landmarks
     fewest = 0 if data.warm else most
     copies = -(-at.count // most) if displaces(data.plan, data.n_atoms, data.displaces, at.count) else 1
@@ -168,15 +193,15 @@ def _repeated(features: Tensor, count: int) -> Tensor:
     return features[torch.arange(count) % len(features)]
 
 
-def _small(data: FitData, landmarks: int, tangents: bool) -> FeatureBatch:
-    """A first batch with few enough kernel elements to be timed.
+def _small(data: FitData, landmarks: int, tangents: bool) -> Iterable[FeatureBatch]:
+    """Batches with few enough kernel elements to be timed.
 
     Args:
         landmarks: their atoms.
     """
     atoms = int(max(256, min(BATCH_ATOMS, _ELEMENTS / landmarks)))
     stores = tuple(replace(store, owned=None, tangents=tangents, max_atoms=atoms) for store in data.stores)
-    return next(iter(replace(data, stores=stores).energies))
+    return replace(data, stores=stores).energies
 
 
 def _per_direction(moved: FeatureBatch | None, work: Callable[[FeatureBatch], object], device: str = "cpu") -> float:
