@@ -42,13 +42,13 @@ class Amount:
 
 
 def in_full(tuning: Tuning, race: Raced) -> list[Search]:
-    """The leaders of the race on all data that the time allows, by what they come to.
+    """The leaders of the race on all data that the time allows, by what one kernel comes to.
 
     The first takes what time it needs; another one follows, on the same data, where half of what is left is enough.
     """
     first, *others = race.leaders
     found = [gathered_features(tuning, race, first)]
-    much, taken = found[0].amount, number(found[0].kernel, "seconds")
+    much, taken = found[0].amount, number(found[0].first, "seconds")
     for arm in others:
         work = remaining(tuning, race, arm, much.frames, much.directions)
         need = tuning.pace(arm) * work * needed(arm, [search.arm for search in found]) + taken
@@ -56,7 +56,7 @@ def in_full(tuning: Tuning, race: Raced) -> list[Search]:
             tuning.progress.tell(f"no time is left to try {arm.name} in full")
             continue
         found.append(Search(tuning, arm, much, tuning.stores(arm, race.costs[arm], much.directions, much.cuts)))
-    return sorted(found, key=lambda search: _value(search.kernel))
+    return sorted(found, key=lambda search: _value(search.first))
 
 
 def gathered_features(tuning: Tuning, race: Raced, arm: Arm) -> Search:
@@ -165,7 +165,7 @@ class Settings:
 
 @dataclass
 class Search:
-    """Fits of one candidate to all data: kernel first, then landmarks as long as they pay."""
+    """Fits of one candidate to all data: one kernel, others around it, then landmarks as long as they pay."""
 
     tuning: Tuning
     arm: Arm
@@ -190,9 +190,9 @@ class Search:
         return self._last(best), steps
 
     def score(self) -> Score:
-        """What the kernel came to, beside those of the race."""
-        errors = cast("dict[str, float]", self.kernel["errors"])
-        return Score(self.arm, self.amount.frames, str(self.amount.directions), errors, _value(self.kernel))
+        """What the first kernel came to, beside those of the race."""
+        errors = cast("dict[str, float]", self.first["errors"])
+        return Score(self.arm, self.amount.frames, str(self.amount.directions), errors, _value(self.first))
 
     @property
     def name(self) -> str:
@@ -200,27 +200,36 @@ class Search:
         return hashlib.sha256("".join(store.id for store in self.stores).encode()).hexdigest()[:8]
 
     @cached_property
+    def first(self) -> Document:
+        """One kernel, with the landmarks of the race: what the leaders are compared by."""
+        plan = self._of(("centre-per-species",), ("8x" if self.tuning.moved else "4x",))
+        return self._said(f"first-{self.name}", lambda: self._tried(plan, self._foreseen(plan)))
+
+    @cached_property
     def kernel(self) -> Document:
-        """The kernel by cross-validation, with the landmarks of the race: of as many as the time allows."""
-        plan, alphas = quick_plan(self.tuning, self.stores), self.tuning.alphas
+        """The best of as many kernels as the time allows, with as many landmarks."""
         lengths = ("4x", "8x", "16x") if self.tuning.moved else ("2x", "4x", "8x")
-        centred: tuple[Standardize, ...] = ("centre-per-species",)
-        amounts = [((*centred, "scale-per-species"), lengths), (centred, lengths), (centred, ("8x",))]
-        kernels = [KernelPlan(length_scales=b, alphas=alphas, standardize=a) for a, b in amounts]
-        sizes = [len(a) * len(b) for a, b in amounts]
+        plans = [
+            self._of(kinds, lengths) for kinds in (("centre-per-species", "scale-per-species"), ("centre-per-species",))
+        ]
+        one, foreseen = number(self.first, "seconds"), number(self.first, "foreseen")
+        sizes = [len(plan.kernel.standardize) * len(lengths) for plan in plans]
 
         def decide(_: Document | None) -> Document:
-            one = self._foreseen(replace(plan, kernel=kernels[-1]))
-            there = self.tuning.journal.clock.left - self._reserve - self.pace * _LAST * one / len(alphas)
-            borne = (place for place, size in enumerate(sizes) if self.pace * size * one < there)
-            taken = next(borne, len(sizes) - 1)
-            return {"taken": taken, "one": one, "limited": taken > 0}
+            last = _LAST * one / len(self.tuning.alphas)
+            there = self.tuning.journal.clock.left - self._reserve - last
+            taken = next((size for size in sizes if size * one < there), 1)
+            return {"kernels": taken, "limited": taken < sizes[0]}
 
-        decided = self.tuning.journal.decision(f"kernels-{self.name}", decide)
-        taken, one = int(number(decided, "taken")), number(decided, "one")
-        name = f"kernel-{self.name}" + f"-of-{sizes[taken]}" * (taken > 0)
-        tried = replace(plan, kernel=kernels[taken])
-        return self._said(name, lambda: self._tried(tried, plan.landmarks.count, sizes[taken] * one))
+        taken = int(number(self.tuning.journal.decision(f"kernels-{self.name}", decide), "kernels"))
+        if taken == 1:
+            return self.first
+        plan = plans[sizes.index(taken)]
+        return self._said(f"kernel-{self.name}-of-{taken}", lambda: self._tried(plan, taken * foreseen))
+
+    def _of(self, kinds: Sequence[Standardize], lengths: Sequence[str]) -> FitPlan:
+        kernel = KernelPlan(length_scales=lengths, alphas=self.tuning.alphas, standardize=kinds)
+        return replace(quick_plan(self.tuning, self.stores), kernel=kernel)
 
     def _grown(self, best: Document) -> Document | None:
         """Twice the landmarks; None where they cannot pay, or nothing is left for them."""
@@ -239,7 +248,7 @@ class Search:
             self.limited = True
             tuning.progress.tell(f"no time is left to try {more} landmarks")
             return None
-        return self._said(name, lambda: self._tried(plan, more, need()))
+        return self._said(name, lambda: self._tried(plan, need()))
 
     def _said(self, name: str, make: Callable[[], Document]) -> Document:
         known = self.tuning.journal.has(name)
@@ -253,7 +262,8 @@ class Search:
             )
         return found
 
-    def _tried(self, plan: FitPlan, count: int, foreseen: float) -> Document:
+    def _tried(self, plan: FitPlan, foreseen: float) -> Document:
+        count = plan.landmarks.count
         self.tuning.progress.before = f"{self.arm.name}, {count} landmarks"
         report = fit(self.stores, plan, self.tuning.progress)
         best = report.chosen

@@ -24,7 +24,6 @@ FREE = {
     "few_rows",
     "ranks",
     "restarts",
-    "sizes",
     "gpu",
 }
 FREE |= {"franken_comparison", "falkon_library", "extraction", "large_cells", "compiled", "engines", "lammps_md"}
