@@ -66,9 +66,9 @@ class PathPoint:
         return frozenset(kind for kind, value in self.rmse.items() if not math.isnan(value))
 
     def logarithms(self, criterion: Balanced) -> Float64[np.ndarray, "kinds folds"] | None:
-        """Of the folds' errors that count; None where folds are not told apart, or an error is not finite."""
+        """Of the folds' errors that count; None where folds are not told apart, or an error is zero or not finite."""
         found = [self.folds[kind] for kind in RowKind if self.folds and kind in criterion.kinds & self.kinds()]
-        if not found or not all(found) or not np.isfinite(found).all():
+        if not found or not all(found) or not np.isfinite(found).all() or not np.all(found):
             return None
         return np.log(found)
 

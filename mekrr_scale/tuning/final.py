@@ -26,7 +26,8 @@ EVALUATION = 8.0  # energies, forces and uncertainties of a frame, in times of i
 CHECKS = 0.03  # of the budget, for the quick checks of the model
 _LAST = 2.5  # the last fit, with uncertainties, in times of one without
 _PACE = 1.3  # seconds of a fit over those that are foreseen, until one was measured (docs/benchmarks.md, One command)
-_GAIN = 0.01  # part of the error that twice the landmarks must take off to be worth it
+_GAIN = 0.01  # part of the error that more landmarks must take off to be worth it
+_FACTORS = (2.0, 1.5)  # of landmarks: the first that there is time for
 _PIECE = 0.04  # of the budget: features of so long are made before the time is looked at
 ANOTHER = 0.5  # of the time that is left, in which another leader of the race has to be tried
 _LONGEST = 64.0  # times the median distance
@@ -149,15 +150,11 @@ class Settings:
     baseline: str
     count: int
 
-    def kernel(self, lengths: str) -> KernelPlan:
-        """These, with other candidates for the length scale."""
-        return KernelPlan(length_scales=lengths, alphas=self.alpha, standardize=self.standardize)
-
     def plan(self, tuning: Tuning, base: FitPlan) -> FitPlan:
         """The fit with these alone."""
         return replace(
             base,
-            kernel=self.kernel(self.length_scale),
+            kernel=KernelPlan(length_scales=self.length_scale, alphas=self.alpha, standardize=self.standardize),
             landmarks=replace(base.landmarks, count=self.count),
             baseline=replace(base.baseline, kinds=self.baseline),
         )
@@ -232,23 +229,36 @@ class Search:
         return replace(quick_plan(self.tuning, self.stores), kernel=kernel)
 
     def _grown(self, best: Document) -> Document | None:
-        """Twice the landmarks; None where they cannot pay, or nothing is left for them."""
-        tuning, count = self.tuning, int(number(best, "landmarks"))
-        more = min(2 * count, tuning.plan.landmarks, self._most())
-        name = f"landmarks-{self.name}-{more}"
-        if more < 1.2 * count:
-            return None
+        """More landmarks: twice as many, or half as many again; None where the time, or what they can learn, ends."""
         at = _settings(best)
-        longer = f"{float(at.length_scale.removesuffix('x')) * 2:g}x"
-        lengths = at.length_scale if float(longer[:-1]) > _LONGEST else f"{at.length_scale},{longer}"
-        plan = replace(at.plan(tuning, quick_plan(tuning, self.stores)), kernel=at.kernel(lengths))
-        plan = replace(plan, landmarks=replace(plan.landmarks, count=more))
-        need = cache(lambda: self._foreseen(plan))
-        if not tuning.time_for(f"room-{name}", lambda: (1 + _LAST / 2) * self.pace * need(), self._reserve):
+        for factor in _FACTORS:
+            more = min(round(factor * at.count), self.tuning.plan.landmarks, self._most())
+            if more < 1.2 * at.count:
+                break
+            if (found := self._enlarged(replace(at, count=more))) is not None:
+                return found
             self.limited = True
-            tuning.progress.tell(f"no time is left to try {more} landmarks")
+            self.tuning.progress.tell(f"no time is left to try {more} landmarks")
+        return None
+
+    def _enlarged(self, at: Settings) -> Document | None:
+        """A fit with so many landmarks, at twice the length scale as well where there is time for both."""
+        plan = at.plan(self.tuning, quick_plan(self.tuning, self.stores))
+        one = cache(lambda: self._foreseen(plan))
+        longer = 2 * float(at.length_scale.removesuffix("x"))
+        lengths = (at.length_scale, f"{longer:g}x")[: 1 + (longer <= _LONGEST)]
+        name = f"landmarks-{self.name}-{at.count}"
+
+        def bearable(count: int) -> bool:
+            return self.tuning.time_for(
+                f"room-{name}-{count}", lambda: (count + _LAST) * self.pace * one(), self._reserve
+            )
+
+        count = next(filter(bearable, range(len(lengths), 0, -1)), 0)
+        if not count:
             return None
-        return self._said(name, lambda: self._tried(plan, need()))
+        tried = replace(plan, kernel=replace(plan.kernel, length_scales=lengths[:count]))
+        return self._said(f"{name}-of-{count}", lambda: self._tried(tried, count * one()))
 
     def _said(self, name: str, make: Callable[[], Document]) -> Document:
         known = self.tuning.journal.has(name)

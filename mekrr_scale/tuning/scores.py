@@ -33,7 +33,7 @@ def slope(scores: Iterable[Score]) -> float:
     """
     curves: dict[Arm, list[Score]] = {}
     for one in scores:
-        if not one.failed:
+        if not one.failed and one.value > 0:
             curves.setdefault(one.arm, []).append(one)
     found = [fitted(points) for points in curves.values() if len({point.frames for point in points}) > 1]
     return float(np.clip(np.median(found), *_SLOPES)) if found else _USUAL

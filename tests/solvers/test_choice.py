@@ -356,6 +356,8 @@ def test_where_folds_disagree_the_largest_ridge_within_one_standard_error_is_tak
     assert older.best(BALANCED).ridge == 1e-8
     broken = replace(DISAGREE[3], folds=ByKind.of({ENERGY: (1.0, 1.0, math.inf, 1.0)}, ()))
     assert Path((*DISAGREE[:3], broken)).best(BALANCED) is DISAGREE[1]
+    exact = told_apart(1e-9, [0.0, 0.0, 0.0, 0.0])  # labels that a baseline tells: there is no logarithm
+    assert Path((*DISAGREE, exact)).best(BALANCED) is exact
 
 
 def test_a_safer_ridge_costs_a_tenth_at_most():

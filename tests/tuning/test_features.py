@@ -1,6 +1,7 @@
 """Which features a tuning makes: as many as time allows, and none twice."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -138,3 +139,33 @@ def test_as_many_kernels_are_tried_as_the_time_allows(search, monkeypatch, secon
     steps.clock.budget = 2000.0  # more time: what was left out is tried
     assert again()["compared"] <= search.kernel["compared"]
     assert tried == [*kernels, 6][: len(kernels) + (6 not in kernels)]
+
+
+@pytest.mark.parametrize(("seconds", "grown"), [(8.0, (1400, 2)), (10.0, (1400, 1)), (12.0, (1200, 1)), (20.0, None)])
+def test_landmarks_grow_as_far_as_the_time_goes(tuning, spec, monkeypatch, seconds, grown):
+    """From 800, to as many as there are rows or half as many again, at one length scale or two; 39 seconds are left
+    beside the test, and the last fit takes two and a half times as long as one."""
+    arm, fits = Arm(spec), []
+
+    def fitted(stores, plan, progress):
+        fits.append((plan.landmarks.count, len(plan.kernel.length_scales)))
+        return fit(stores, plan, progress)
+
+    def foreseen(stores, plan):
+        return SimpleNamespace(seconds=seconds * plan.landmarks.count / 1400)
+
+    monkeypatch.setattr("mekrr_scale.tuning.final.fit", fitted)
+    monkeypatch.setattr("mekrr_scale.tuning.final.resources", foreseen)
+
+    def step(*given):
+        found = _STEP(*given)
+        return {**found, "seconds": found.get("foreseen", 0.0)}
+
+    frames = [frame(1 + 0.005 * i, energy=(0.005 * i - 0.5) ** 2) for i in range(200)]
+    tuning.data = replace(tuning.data, training=frames)
+    stores = [tuning.store(arm, Cost(1e-3, 1e-3), 6, 0, 200)]
+    monkeypatch.setattr(Journal, "step", step)
+    search = Search(tuning, arm, Amount(200, 6, [0, 200]), stores)
+    search.run()
+    assert [each for each in fits if each[0] > 800][:1] == ([grown] if grown else [])
+    assert search.limited == (grown in (None, (1200, 1)))

@@ -140,6 +140,7 @@ def test_learning_curves_are_continued():
         pytest.approx(0.4)
     )
     assert slope([]) > 0
+    assert slope([score("conv2", 10, 0.0), score("conv2", 20, 0.0)]) == slope([])  # labels that a baseline tells
     assert slope([score("conv3", 10, 1.0), score("conv3", 20, 2.0)]) == 0.05  # errors that grow are noise
     assert projected(curve[-1], 160, 0.5) == pytest.approx(0.2 * 160**-0.5)
     assert projected(curve[-1], 20, 0.5) == curve[-1].value
