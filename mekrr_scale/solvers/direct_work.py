@@ -293,6 +293,10 @@ def solving_of(direct: Solver, job: Job) -> tuple[float, float]:
     ratios = job.n_ratios if 3 * others <= size else job.n_weights
     decomposed = own_folds * ratios * size**2 * DOUBLE if job.folds else 0.0
     decomposed = min(decomposed, _room(direct, job.execution))
+    # every ridge: what eliminates the energies where they are split off, and their matrix
+    light = others * (3 * others <= size)
+    each = (2 * light**2 * size + light**3 / 3) * job.rates.flop + 3 * light * size * DOUBLE * job.rates.copy
+    solving += own_folds * job.n_weights * len(job.ridges) * each * (job.folds > 0)
     # the learning curve: a Cholesky factor without every fold for each smaller number of folds
     solving += job.folds * len(halves(job.folds)[1:]) * float(size) ** 3 / 3 * job.rates.flop
     return solving, decomposed + 6 * job.square

@@ -137,8 +137,8 @@ class TuneReport(Shown):
             )
         elif self.limited:
             yield (
-                f"Time was the limit: {2 * self.plan.landmarks.count} landmarks were not tried; give a longer --budget "
-                "(the same command goes on), or more cores."
+                f"Time was the limit: more than {self.plan.landmarks.count} landmarks were not tried; give a longer "
+                "--budget (the same command goes on), or more cores."
             )
         elif marks < _PAYS and (data is None or marks <= data):
             yield (

@@ -84,6 +84,16 @@ def test_operations_of_a_direct_fit():
     assert [stage.passes for stage in Direct().estimate(job).stages] == [3, 0]
 
 
+def test_operations_of_every_ridge():
+    """Of 30 energies that a fold learns, split off from 120 columns: a product and a Cholesky factor for each ridge."""
+    job = replace(JOB, directions=400, blocks=(120,), n_weights=3)
+    curve = 4 * 120**3 / 3
+    every = 4 * 3 * 2 * (2 * 30**2 * 120 + 30**3 / 3)
+    assert seconds(Direct(), job, flop=1.0)[1] == pytest.approx(curve + every)
+    assert seconds(Direct(), job, copy=1.0)[1] == pytest.approx(4 * 3 * 2 * 3 * 30 * 120 * 8)
+    assert seconds(Direct(), replace(job, folds=0), flop=1.0)[1] == 0.0
+
+
 APART = replace(JOB, alpha=1.0, blocks=(30, 20, 10), rates=costing(kernel=1.0), tried=2)
 ALIKE = replace(JOB, alpha=0.5, rates=costing(kernel=3.0), tried=2)
 

@@ -91,7 +91,7 @@ def test_everything_that_is_written_can_be_read(tuned):
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"limited": True}, "Time was the limit: 120 landmarks were not tried"),
+        ({"limited": True}, "Time was the limit: more than 60 landmarks were not tried"),
         ({"data": {"frames": 20, "with_forces": 20}}, "Time was the limit: 6 frames were not used"),
         ({"data": {"frames": 14, "with_forces": 0}}, "There were no forces"),
         (
