@@ -25,7 +25,6 @@ TEST = 0.08  # of the budget
 EVALUATION = 8.0  # energies, forces and uncertainties of a frame, in times of its features
 CHECKS = 0.03  # of the budget, for the quick checks of the model
 _LAST = 2.5  # the last fit, with uncertainties, in times of one without
-_PACE = 1.3  # seconds of a fit over those that are foreseen, until one was measured (docs/benchmarks.md, One command)
 _GAIN = 0.01  # part of the error that more landmarks must take off to be worth it
 _FACTORS = (2.0, 1.5)  # of landmarks: the first that there is time for
 _PIECE = 0.04  # of the budget: features of so long are made before the time is looked at
@@ -168,7 +167,7 @@ class Search:
     arm: Arm
     amount: Amount
     stores: Sequence[FeatureStore]
-    pace: float = _PACE  # measured seconds of a fit over those that were foreseen
+    pace: float = 1.0  # measured seconds of a fit over those that were foreseen
     limited: bool = False  # whether there was no time for more landmarks
 
     def run(self) -> tuple[FitPlan, list[Document]]:
