@@ -44,15 +44,17 @@ class Amount:
 def in_full(tuning: Tuning, race: Raced) -> list[Search]:
     """The leaders of the race on all data that the time allows, by what one kernel comes to.
 
-    The first takes what time it needs; another one follows, on the same data, where half of what is left is enough.
+    The first takes what time it needs; another one follows, on the same data, where half of what is left is enough
+    beside a fit of the first with more landmarks, which mostly pays more.
     """
     first, *others = race.leaders
     found = [gathered_features(tuning, race, first)]
     much, taken = found[0].amount, number(found[0].first, "seconds")
+    reserve = TEST * tuning.plan.budget + (1 + _LAST) * taken / len(tuning.alphas)
     for arm in others:
         work = remaining(tuning, race, arm, much.frames, much.directions)
         need = tuning.pace(arm) * work * needed(arm, [search.arm for search in found]) + taken
-        if not tuning.time_for(f"full-{arm.slug}", partial(float, need), TEST * tuning.plan.budget, ANOTHER):
+        if not tuning.time_for(f"full-{arm.slug}", partial(float, need), reserve, ANOTHER):
             tuning.progress.tell(f"no time is left to try {arm.name} in full")
             continue
         found.append(Search(tuning, arm, much, tuning.stores(arm, race.costs[arm], much.directions, much.cuts)))

@@ -10,7 +10,7 @@ from mekrr_scale.pipeline import fit
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.tuning import arms
 from mekrr_scale.tuning.arms import Arm, Cost, families, measured
-from mekrr_scale.tuning.final import Amount, Search, gathered_features
+from mekrr_scale.tuning.final import Amount, Search, gathered_features, in_full
 from mekrr_scale.tuning.journal import Journal
 from mekrr_scale.tuning.race import Course, course_of, kept_of, needed, raced
 from mekrr_scale.tuning.scores import Score
@@ -169,3 +169,19 @@ def test_landmarks_grow_as_far_as_the_time_goes(tuning, spec, monkeypatch, secon
     search.run()
     assert [each for each in fits if each[0] > 800][:1] == ([grown] if grown else [])
     assert search.limited == (grown in (None, (1200, 1)))
+
+
+@pytest.mark.parametrize(("seconds", "count"), [(7.0, 2), (8.0, 1)])
+def test_another_leader_leaves_time_for_landmarks(tuning, monkeypatch, seconds, count):
+    """Fifty seconds are left, eight of them for the test, three and a half fits for more landmarks and the model."""
+    other = Arm(BackboneSpec("chgnet", "conv2"))
+    race = race_of(Cost(0.0, 0.0))
+    race = replace(race, leaders=[ARM, other], costs={ARM: Cost(0.0, 0.0), other: Cost(0.0, 0.0)})
+
+    def found(tuning, arm, amount=Amount(16, 4, [0, 16]), stores=()):
+        return SimpleNamespace(arm=arm, amount=amount, first={"seconds": seconds, "compared": 1.0})
+
+    monkeypatch.setattr("mekrr_scale.tuning.final.Search", found)
+    monkeypatch.setattr("mekrr_scale.tuning.final.gathered_features", lambda tuning, race, arm: found(tuning, arm))
+    monkeypatch.setattr(Tuning, "stores", lambda *given: [])
+    assert [search.arm for search in in_full(tuning, race)] == [ARM, other][:count]
