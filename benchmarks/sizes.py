@@ -40,13 +40,13 @@ def main() -> None:
     for solver, n, m in (*CASES, *LARGE):
         _synthetic(n)
         found = _apart("energies", solver, n, m)
-        rows.append([n, m, solver, *_compared(found), found["iterations"]])
+        rows.append([n, m, solver, *compared(found), found["iterations"]])
     print(
         "Energies, 8 atoms, d = 64, four species, alpha 1, one ridge, five folds, --memory 512M; Falkon's iterations as "
         "measured.\n"
     )
     table(["structures", "M", "solver", *COMPARED, "iterations"], rows)
-    rows = [[alphas, m, n, *_compared(_apart("forces", alphas, m, n))] for alphas, m, n in WITH_FORCES]
+    rows = [[alphas, m, n, *compared(_apart("forces", alphas, m, n))] for alphas, m, n in WITH_FORCES]
     print("\nEnergies and forces, all weights, ridges and baselines by default, no uncertainties.\n")
     table(["alpha", "M", "stores", *COMPARED], rows)
 
@@ -59,7 +59,8 @@ def _apart(*arguments: object) -> dict[str, float]:
     return found
 
 
-def _compared(found: Mapping[str, float]) -> list[object]:
+def compared(found: Mapping[str, float]) -> list[float]:
+    """Seconds, then megabytes: planned, measured, and one over the other."""
     return [
         found["planned_seconds"], found["seconds"], found["planned_seconds"] / found["seconds"],
         found["planned_mb"], found["mb"], found["planned_mb"] / found["mb"],

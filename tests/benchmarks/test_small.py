@@ -132,9 +132,12 @@ def test_hcoo_accuracy(toy, monkeypatch, capsys):
 
 
 def test_sizes_compare_plan_and_peak():
-    found = sizes.one_fit("direct", 300, 40)
-    assert found["ratio_mb"] == pytest.approx(found["planned_mb"] / found["mb"])
-    assert 0.3 < found["ratio_mb"] < 3
+    found = sizes.energies("direct", 300, 40)
+    planned, measured, ratio = sizes.compared(found)[3:]
+    assert (planned, measured) == (found["planned_mb"], found["mb"])
+    assert ratio == pytest.approx(planned / measured)
+    assert 0.3 < ratio < 3
+    assert found["seconds"] > 0
 
 
 def test_ranks():
