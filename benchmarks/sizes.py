@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from benchmarks import kept
 from benchmarks.data import ROOT, structures, synthetic
@@ -73,17 +73,13 @@ def _synthetic(n: int) -> FeatureStore:
 
 def _stores(count: int) -> list[FeatureStore]:
     """The frames of HCOO/Cu(110) in so many stores."""
-    path, plan = (
-        structures("hcoo_cu110/train.xyz.xz"),
-        ExtractPlan(BackboneSpec("chgnet", "conv3"), derivatives=DIRECTIONS),
-    )
-    frames = list(read_structures(path))[:FRAMES]
-    cuts = [round(FRAMES * k / count) for k in range(count + 1)]
+    path = structures("hcoo_cu110/train.xyz.xz")
+    plan = ExtractPlan(BackboneSpec("chgnet", "conv3"), derivatives=DIRECTIONS)
     found = []
-    for first, last in pairwise(cuts):
+    for first, last in pairwise(round(FRAMES * k / count) for k in range(count + 1)):
         folder = kept.folder() / f"sizes-{first}-{last}-{kept.key(plan, kept.hashed(path))}"
         if not (folder / "manifest.json").exists():
-            extract(frames[first:last], folder, plan)
+            extract(islice(read_structures(path), first, last), folder, plan)
         found.append(FeatureStore(folder))
     return found
 
@@ -123,10 +119,5 @@ def one_fit(stores: Sequence[FeatureStore], plan: FitPlan) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    kind, *given = sys.argv[1:] or [""]
-    if kind == "energies":
-        print(json.dumps(energies(given[0], int(given[1]), int(given[2]))))
-    elif kind == "forces":
-        print(json.dumps(forces(given[0], int(given[1]), int(given[2]))))
-    else:
-        main()
+    kind, first, second, third = sys.argv[1:]
+    print(json.dumps({"energies": energies, "forces": forces}[kind](first, int(second), int(third))))

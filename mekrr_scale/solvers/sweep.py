@@ -20,7 +20,7 @@ from mekrr_scale.arrays import RowKind
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.models import Whitening, WhiteningBlock, whiten
 from mekrr_scale.progress import Progress
-from mekrr_scale.regression import Problem, RowBlock, Rows, Run, Source
+from mekrr_scale.regression import Execution, Problem, RowBlock, Rows, Run, Source
 from mekrr_scale.solvers import direct_work
 from mekrr_scale.solvers.base import Solver, check, resumed
 from mekrr_scale.solvers.job import DOUBLE, Estimate, Job, Stage
@@ -70,20 +70,21 @@ def solve_all(direct: Solver, problems: Sequence[Problem], source: Source, run: 
 
 def possible(problem: Problem, source: Source, run: Run) -> bool:
     """Whether several alphas can share a pass: their Gram matrices take four times the memory of a single alpha's."""
-    held = _grams(problem.landmarks.n_sets, problem.n_folds, source.moved is not None)
-    return problem.kernel.linear_in_alpha and run.execution.device == "cpu" and held <= run.execution.memory
+    columns, derivatives = problem.landmarks.n_sets, source.moved is not None
+    return problem.kernel.linear_in_alpha and _room(columns, problem.n_folds, derivatives, run.execution)
 
 
-def _grams(columns: int, folds: int, derivatives: bool) -> float:
-    return 4.0 * columns**2 * DOUBLE * max(folds, 1) * (1 + 2 * derivatives)
+def _room(columns: int, folds: int, derivatives: bool, execution: Execution) -> bool:
+    grams = 4 * columns**2 * DOUBLE * max(folds, 1) * (1 + 2 * derivatives)
+    return execution.device == "cpu" and grams <= execution.memory
 
 
 def estimate(direct: Solver, jobs: Sequence[Job]) -> Estimate:
     """``Solver.estimate`` of ``Direct``: alphas that share a pass, and the others one by one."""
     linear = [job for job in jobs if job.alpha is not None and job.alpha >= SMALLEST_ALPHA]
     first = jobs[0]
-    fits = _grams(sum(first.blocks), first.folds, first.directions > 0) <= first.execution.memory
-    swept = linear if len(linear) > 1 and fits and first.execution.device == "cpu" else []
+    room = _room(sum(first.blocks), first.folds, first.directions > 0, first.execution)
+    swept = linear if len(linear) > 1 and room else []
     alone = [direct_work.estimate(direct, job) for job in jobs if job not in swept]
     return Estimate.joined([*alone, _shared(direct, swept)] if swept else alone)
 

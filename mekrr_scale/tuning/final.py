@@ -169,7 +169,6 @@ class Search:
     arm: Arm
     amount: Amount
     stores: Sequence[FeatureStore]
-    pace: float = 1.0  # measured seconds of a fit over those that were foreseen
     limited: bool = False  # whether there was no time for more landmarks
 
     def run(self) -> tuple[FitPlan, list[Document]]:
@@ -200,30 +199,37 @@ class Search:
     @cached_property
     def first(self) -> Document:
         """One kernel, with the landmarks of the race: what the leaders are compared by."""
-        plan = self._of(("centre-per-species",), ("8x" if self.tuning.moved else "4x",))
-        return self._said(f"first-{self.name}", lambda: self._tried(plan, self._foreseen(plan)))
+        return self._said(f"first-{self.name}", lambda: self._tried(self._one))
+
+    @property
+    def _one(self) -> FitPlan:
+        return self._of(("centre-per-species",), ("8x" if self.tuning.moved else "4x",))
 
     @cached_property
     def kernel(self) -> Document:
         """The best of as many kernels as the time allows, with as many landmarks."""
         lengths = ("4x", "8x", "16x") if self.tuning.moved else ("2x", "4x", "8x")
-        plans = [
-            self._of(kinds, lengths) for kinds in (("centre-per-species", "scale-per-species"), ("centre-per-species",))
-        ]
-        one, foreseen = number(self.first, "seconds"), number(self.first, "foreseen")
-        sizes = [len(plan.kernel.standardize) * len(lengths) for plan in plans]
+        both = self._of(("centre-per-species", "scale-per-species"), lengths)
+        plans = {2 * len(lengths): both, len(lengths): self._of(("centre-per-species",), lengths)}
+        one = number(self.first, "seconds")
 
         def decide(_: Document | None) -> Document:
             last = _LAST * one / len(self.tuning.alphas)
             there = self.tuning.journal.clock.left - self._reserve - last
-            taken = next((size for size in sizes if size * one < there), 1)
-            return {"kernels": taken, "limited": taken < sizes[0]}
+            taken = next((size for size in plans if size * one < there), 1)
+            return {"kernels": taken, "limited": taken < max(plans)}
 
         taken = int(number(self.tuning.journal.decision(f"kernels-{self.name}", decide), "kernels"))
         if taken == 1:
             return self.first
-        plan = plans[sizes.index(taken)]
-        return self._said(f"kernel-{self.name}-of-{taken}", lambda: self._tried(plan, taken * foreseen))
+        return self._said(f"kernel-{self.name}-of-{taken}", lambda: self._tried(plans[taken]))
+
+    @cached_property
+    def pace(self) -> float:
+        """Measured seconds of a fit over those that are foreseen: of the kernels, until there are more landmarks."""
+        found = self.tuning.journal.step(f"foreseen-{self.name}", lambda: {"one": self._foreseen(self._one)})
+        fits = [len(cast("list[object]", step["candidates"])) for step in (self.kernel, self.first)]
+        return _ratio(number(self.kernel, "seconds"), number(found, "one") * fits[0] / fits[1])
 
     def _of(self, kinds: Sequence[Standardize], lengths: Sequence[str]) -> FitPlan:
         kernel = KernelPlan(length_scales=lengths, alphas=self.tuning.alphas, standardize=kinds)
@@ -232,14 +238,14 @@ class Search:
     def _grown(self, best: Document) -> Document | None:
         """More landmarks: twice as many, or half as many again; None where the time, or what they can learn, ends."""
         at = _settings(best)
-        for factor in _FACTORS:
-            more = min(round(factor * at.count), self.tuning.plan.landmarks, self._most())
-            if more < 1.2 * at.count:
-                break
+        most = min(self.tuning.plan.landmarks, self._most())
+        counts = dict.fromkeys(min(round(factor * at.count), most) for factor in _FACTORS)
+        worth = [more for more in counts if more >= 1.2 * at.count]
+        for more in worth:
             if (found := self._enlarged(replace(at, count=more))) is not None:
                 return found
-            self.limited = True
             self.tuning.progress.tell(f"no time is left to try {more} landmarks")
+        self.limited = bool(worth)
         return None
 
     def _enlarged(self, at: Settings) -> Document | None:
@@ -259,12 +265,13 @@ class Search:
         if not count:
             return None
         tried = replace(plan, kernel=replace(plan.kernel, length_scales=lengths[:count]))
-        return self._said(f"{name}-of-{count}", lambda: self._tried(tried, count * one()))
+        found = self._said(f"{name}-of-{count}", lambda: {**self._tried(tried), "foreseen": count * one()})
+        self.pace = _ratio(number(found, "seconds"), number(found, "foreseen"))
+        return found
 
     def _said(self, name: str, make: Callable[[], Document]) -> Document:
         known = self.tuning.journal.has(name)
         found = self.tuning.journal.step(name, make)
-        self.pace = max(number(found, "seconds") / max(number(found, "foreseen"), 1e-3), 0.2)
         if not known:
             left = shown_time(self.tuning.journal.clock.left)
             self.tuning.progress.tell(
@@ -273,22 +280,20 @@ class Search:
             )
         return found
 
-    def _tried(self, plan: FitPlan, foreseen: float) -> Document:
-        count = plan.landmarks.count
-        self.tuning.progress.before = f"{self.arm.name}, {count} landmarks"
+    def _tried(self, plan: FitPlan) -> Document:
+        self.tuning.progress.before = f"{self.arm.name}, {plan.landmarks.count} landmarks"
         report = fit(self.stores, plan, self.tuning.progress)
         best = report.chosen
         lengths = plan.kernel.length_scales  # the innermost of the loops over candidates but for the alphas
         alphas = len({line.alpha for line in report.tried})
         return {
-            "landmarks": count,
+            "landmarks": plan.landmarks.count,
             "standardize": best.standardize,
             "length_scale": str(lengths[list(report.tried).index(best) // alphas % len(lengths)]),
             "alpha": best.alpha,
             "baseline": best.baseline,
             "errors": best.errors(),
             "compared": report.compared,
-            "foreseen": foreseen,
             "candidates": [line.header() for line in report.tried],
         }
 
@@ -310,6 +315,10 @@ class Search:
         rows = sum(store.n_structures + store.n_directions for store in self.stores)
         atoms = sum(store.n_atoms for store in self.stores)
         return max(1, min(rows, 4 * atoms if self.tuning.moved else atoms))
+
+
+def _ratio(measured: float, foreseen: float) -> float:
+    return max(measured / max(foreseen, 1e-3), 0.2)
 
 
 def _value(step: Document) -> float:

@@ -17,7 +17,7 @@ from mekrr_scale.pipeline.fitting.data import FitData, Stores
 from mekrr_scale.pipeline.fitting.identity import require_alike
 from mekrr_scale.pipeline.fitting.origins import scarce
 from mekrr_scale.pipeline.fitting.plan import FitPlan
-from mekrr_scale.pipeline.fitting.rates import Sample, measured, whole_structures, with_rows_of
+from mekrr_scale.pipeline.fitting.rates import Sample, measured, rates_of_rows, whole_structures
 from mekrr_scale.pipeline.fitting.search import choices
 from mekrr_scale.pipeline.fitting.weights import combinations
 from mekrr_scale.plans import plan_of
@@ -107,9 +107,8 @@ def jobs_of(data: FitData) -> list[Job]:
     kinds = data.source.kinds
     weights = {tuple(w for kind, w in one.items() if kind in kinds) for one in combinations(plan)}
     dim = data.stores[0].header.dim
-    rates = measured(data, sample, len(ridges) * (1 + folds))
     first = Job(
-        rates=rates,
+        rates=measured(data, sample, len(ridges) * (1 + folds)),
         execution=plan.execution,
         ranks=data.group.size,
         energies=energies,
@@ -126,15 +125,13 @@ def jobs_of(data: FitData) -> list[Job]:
         folds=folds,
         work=_work(data, sample, energies, directions, structures),
         block_rows=BATCH_STRUCTURES,
+        alpha=sample.alpha,
     )
-    found = []
-    for alpha in data.alphas:
-        own = sample.mixed(alpha)
-        measured_too = rates if own.kernel == sample.kernel else with_rows_of(rates, data, own)
-        found.append(
-            replace(first, rates=measured_too, blocks=own.blocks, alpha=alpha if own.kernel.linear_in_alpha else None)
-        )
-    return found
+    jobs = [first]
+    for own in (sample.mixed(alpha) for alpha in data.alphas[1:] if alpha is not None):
+        rates = replace(first.rates, **rates_of_rows(data, own))
+        jobs.append(replace(first, rates=rates, blocks=own.blocks, alpha=own.alpha))
+    return jobs
 
 
 def _ratio(weights: ByKind[float], kinds: frozenset[RowKind]) -> tuple[float, ...]:

@@ -80,9 +80,14 @@ class Sample:
             rank_part=rank / kernel.n_columns(few),
         )
 
-    def mixed(self, alpha: float | None) -> Sample:
-        """The same with another mixing of species; None for the one that the plan gives."""
-        return self if alpha is None else replace(self, kernel=replace(self.kernel, mixing=SpeciesMixing(alpha)))
+    def mixed(self, alpha: float) -> Sample:
+        """The same with another mixing of species."""
+        return replace(self, kernel=replace(self.kernel, mixing=SpeciesMixing(alpha)))
+
+    @property
+    def alpha(self) -> float | None:
+        """Of the mixing, where rows are linear in it."""
+        return self.kernel.mixing.alpha if self.kernel.linear_in_alpha else None
 
     @property
     def blocks(self) -> Sequence[int]:
@@ -109,24 +114,19 @@ def measured(data: FitData, sample: Sample, columns: int) -> Rates:
         gram = gram.to(device)
     square, tall, few = square.to(device), tall.to(device), few.to(device)
     timed = partial(_time, device=device)
-    rates = Rates(
+    return Rates(
         statistics=_statistics(data),
-        kernel=0.0,
-        derivative=0.0,
         flop=timed(lambda: square @ square) / (2 * 1024**3),
         thin=timed(lambda: tall.T @ (tall @ few)) / tall.numel() * columns / shared,
         eigen=timed(lambda: eigh(gram)) / size**3,
-        prior=0.0,
-        lone_prior=0.0,
-        derivative_prior=0.0,
         copy=timed(tall.clone) / tall.nbytes,
         write=_write_rate(data.plan.execution.scratch, on_disk),
+        **rates_of_rows(data, sample),
     )
-    return with_rows_of(rates, data, sample)
 
 
-def with_rows_of(rates: Rates, data: FitData, sample: Sample) -> Rates:
-    """The same for another kernel, whose rows and variances are timed."""
+def rates_of_rows(data: FitData, sample: Sample) -> dict[str, float]:
+    """Those of ``Rates`` that depend on the kernel: of rows and prior variances."""
     kernel, batch, at, device = sample.kernel, sample.batch, data.plan.rows, data.plan.execution.device
     species = data.species
     baseline = Baseline(species, torch.zeros(len(species), dtype=torch.float64), prior=False, fitted=False)
@@ -138,14 +138,13 @@ def with_rows_of(rates: Rates, data: FitData, sample: Sample) -> Rates:
     looked_at = batch.take(torch.arange(batch.n_structures) < 32)
     known = max(1, int((~batch.energy.isnan()).sum()))
     along = _per_direction(sample.moved, lambda moved: list(problem.rows(Source((), (moved,)))), device)
-    return replace(
-        rates,
-        kernel=_time(lambda: list(energies), device) / known,
-        derivative=sample.reading + along,
-        prior=_time(lambda: kernel.diagonal(looked_at)) / looked_at.n_structures,
-        lone_prior=_time(lambda: kernel.diagonal(lone)) / lone.n_structures,
-        derivative_prior=_per_direction(sample.moved, kernel.derivative_diagonal),
-    )
+    return {
+        "kernel": _time(lambda: list(energies), device) / known,
+        "derivative": sample.reading + along,
+        "prior": _time(lambda: kernel.diagonal(looked_at)) / looked_at.n_structures,
+        "lone_prior": _time(lambda: kernel.diagonal(lone)) / lone.n_structures,
+        "derivative_prior": _per_direction(sample.moved, kernel.derivative_diagonal),
+    }
 
 
 def whole_structures(plan: FitPlan) -> bool:
