@@ -104,8 +104,11 @@ class StoreHeader:
         at = self.compression
         return f"{self.dim} of {at['from']} by basis {at['hash']} ({at['basis']})" if at else "none"
 
-    def require(self, other: StoreHeader, where: str) -> None:
+    def require(self, other: StoreHeader, where: str, drawn: bool = True) -> None:
         """Refuse features of another kind.
+
+        Args:
+            drawn: whether tangents have to be drawn alike, as in one folder.
 
         Raises:
             StoreError: names what differs.
@@ -118,6 +121,8 @@ class StoreHeader:
         for data in (mine, theirs):  # where files lie is no difference
             data["prior"].pop("where", None)
             data.pop("electrons", None)
+            if not drawn:
+                data.pop("directions")
         differing = [
             f"{key}: {theirs[key]} instead of {mine[key]}" for key in mine if key != "spec" and mine[key] != theirs[key]
         ]

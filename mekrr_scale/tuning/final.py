@@ -1,13 +1,11 @@
-"""What comes after the race: features of all data for its leaders, kernel and landmarks, model and test."""
+"""What comes after the race and its leaders' features: kernel, landmarks, and the plan of the model."""
 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
-from itertools import pairwise
 from typing import Any, cast
 
 from mekrr_scale.files import Document
@@ -15,30 +13,19 @@ from mekrr_scale.kernels import Standardize
 from mekrr_scale.pipeline import FitPlan, KernelPlan, fit, resources
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.tuning.arms import Arm
+from mekrr_scale.tuning.features import TEST, Amount, gathered_features, remaining
 from mekrr_scale.tuning.journal import number, shown_time
 from mekrr_scale.tuning.race import Raced, needed
 from mekrr_scale.tuning.scores import Score, shown_errors
 from mekrr_scale.tuning.state import Tuning, quick_plan
 
-_EXTRACTION = 0.65  # of the time that is left after the race
-TEST = 0.08  # of the budget
 EVALUATION = 8.0  # energies, forces and uncertainties of a frame, in times of its features
 CHECKS = 0.03  # of the budget, for the quick checks of the model
 _LAST = 2.5  # the last fit, with uncertainties, in times of one without
 _GAIN = 0.01  # part of the error that more landmarks must take off to be worth it
 _FACTORS = (2.0, 1.5)  # of landmarks: the first that there is time for
-_PIECE = 0.04  # of the budget: features of so long are made before the time is looked at
 ANOTHER = 0.5  # of the time that is left, in which another leader of the race has to be tried
 _LONGEST = 64.0  # times the median distance
-
-
-@dataclass(frozen=True)
-class Amount:
-    """What features are made of."""
-
-    frames: int
-    directions: int | str
-    cuts: Sequence[int]  # the pieces that they are made in
 
 
 def in_full(tuning: Tuning, race: Raced) -> list[Search]:
@@ -48,97 +35,17 @@ def in_full(tuning: Tuning, race: Raced) -> list[Search]:
     beside a fit of the first with more landmarks, which mostly pays more.
     """
     first, *others = race.leaders
-    found = [gathered_features(tuning, race, first)]
+    found = [Search(tuning, first, *gathered_features(tuning, race, first))]
     much, taken = found[0].amount, number(found[0].first, "seconds")
     reserve = TEST * tuning.plan.budget + (1 + _LAST) * taken / len(tuning.alphas)
     for arm in others:
-        work = remaining(tuning, race, arm, much.frames, much.directions)
-        need = tuning.pace(arm) * work * needed(arm, [search.arm for search in found]) + taken
+        work = remaining(tuning, race, arm, much) * needed(arm, [search.arm for search in found])
+        need = tuning.pace(arm) * work + taken
         if not tuning.time_for(f"full-{arm.slug}", partial(float, need), reserve, ANOTHER):
             tuning.progress.tell(f"no time is left to try {arm.name} in full")
             continue
-        found.append(Search(tuning, arm, much, tuning.stores(arm, race.costs[arm], much.directions, much.cuts)))
+        found.append(Search(tuning, arm, much, [tuning.store(arm, race.costs[arm], *piece) for piece in much.pieces]))
     return sorted(found, key=lambda search: _value(search.first))
-
-
-def gathered_features(tuning: Tuning, race: Raced, arm: Arm) -> Search:
-    """Features of as many frames as the time allows, along as many directions, made piece by piece.
-
-    Pieces are short beside the budget, and the next one is begun only where there is time for it.
-    """
-    wanted = _amount(tuning, race, arm)
-    directions = cast("int | str", wanted["directions"])
-    cuts = cast("list[int]", wanted["cuts"])
-    cost, reserve = race.costs[arm], number(wanted, "reserve")
-    begun = made(race, arm, directions)
-    found: list[FeatureStore] = []
-    for first, last in pairwise(cuts):
-        if last > begun and found:
-            need = tuning.pace(arm) * tuning.foreseen(cost, directions, first, last)
-            if not tuning.time_for(f"go-on-{arm.slug}-{first}-{last}", partial(float, need), reserve):
-                tuning.progress.tell(f"no time is left for the features of {cuts[-1] - first} more frames")
-                break
-        found.append(tuning.store(arm, cost, directions, first, last))
-    done = cuts[: len(found) + 1]
-    tuning.progress.tell(f"{arm.name}: features of {done[-1]} frames, directions: {directions}")
-    return Search(tuning, arm, Amount(done[-1], directions, done), found)
-
-
-def _amount(tuning: Tuning, race: Raced, arm: Arm) -> Document:
-    """What to make features of: as the first piece of them says, where that took longer than foreseen."""
-
-    def decided(name: str) -> Document:
-        return tuning.journal.decision(name, lambda before: amount_of(tuning, race, arm, before))
-
-    foreseen, cost = decided(f"amount-{arm.slug}"), race.costs[arm]
-    directions, cuts = cast("int | str", foreseen["directions"]), cast("list[int]", foreseen["cuts"])
-    tuning.store(arm, cost, directions, cuts[0], cuts[1])
-    rest = tuning.pace(arm) * tuning.foreseen(cost, directions, max(cuts[1], made(race, arm, directions)), cuts[-1])
-    if tuning.time_for(f"all-{arm.slug}", partial(float, rest), number(foreseen, "reserve")):
-        return foreseen
-    measured = decided(f"amount-{arm.slug}-measured")
-    if measured["directions"] == directions:
-        return foreseen
-    tuning.progress.tell(f"features take longer than foreseen: directions {measured['directions']}, not {directions}")
-    return measured
-
-
-def amount_of(tuning: Tuning, race: Raced, arm: Arm, before: Document | None = None) -> Document:
-    """Frames, directions, and where they are cut into pieces; never less than what was decided before."""
-    plan, cost, n = tuning.plan, race.costs[arm], len(tuning.data.training)
-    left = tuning.journal.clock.left - TEST * plan.budget
-    room = max(_EXTRACTION * left / tuning.pace(arm), 0.0)
-    options = tuning.options[:1] if plan.derivatives == "all" else tuning.options
-    frame = tuning.foreseen(cost, options[-1], 0, n) / n
-    frames = min(n, max(race.course.first, int(room / max(frame, 1e-9))))
-    borne = (one for one in options if remaining(tuning, race, arm, frames, one) <= room)
-    directions = next(borne, options[-1])
-    work = tuning.foreseen(cost, directions, 0, frames)
-    if before is not None and number(before, "work") >= work:
-        return before
-    whole = remaining(tuning, race, arm, frames, directions) * tuning.pace(arm)
-    pieces = max(1, math.ceil(whole / (_PIECE * plan.budget)))
-    done = made(race, arm, directions)
-    begun = [cut for cut in race.course.cuts(done) if cut <= frames] if done else []
-    start = max(begun, default=0)
-    cuts = sorted({0, *begun, *(start + round((frames - start) * k / pieces) for k in range(1, pieces + 1))})
-    return {
-        "directions": directions,
-        "cuts": cuts,
-        "reserve": TEST * plan.budget + (1 - _EXTRACTION) * max(left, 0.0),
-        "work": work,
-        "limited": frames < n or (plan.derivatives == "auto" and directions not in ("all", "none")),
-    }
-
-
-def made(race: Raced, arm: Arm, directions: int | str) -> int:
-    """Frames whose features the race has made."""
-    return race.frames(arm) if directions == race.course.directions else 0
-
-
-def remaining(tuning: Tuning, race: Raced, arm: Arm, frames: int, directions: int | str) -> float:
-    """Seconds that features of the first frames take, by the probe, beside those that there are."""
-    return tuning.foreseen(race.costs[arm], directions, min(made(race, arm, directions), frames), frames)
 
 
 @dataclass(frozen=True)
@@ -189,7 +96,7 @@ class Search:
     def score(self) -> Score:
         """What the first kernel came to, beside those of the race."""
         errors = cast("dict[str, float]", self.first["errors"])
-        return Score(self.arm, self.amount.frames, str(self.amount.directions), errors, _value(self.first))
+        return Score(self.arm, self.amount.used, self.amount.along, errors, _value(self.first))
 
     @property
     def name(self) -> str:

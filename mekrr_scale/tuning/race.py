@@ -21,14 +21,14 @@ from mekrr_scale.tuning.arms import Arm, Cost, arms_of, families, measured
 from mekrr_scale.tuning.journal import number, shown_time
 from mekrr_scale.tuning.plan import TunePlan
 from mekrr_scale.tuning.scores import Score, projected, shown_errors, slope
-from mekrr_scale.tuning.state import Tuning, quick_plan
+from mekrr_scale.tuning.state import ENERGIES, Tuning, quick_plan
 
 _SHARE = 0.4  # of the budget that the race may take
 _FIRST_SHARE = 0.5  # of that, which the first round may take
 _FIRST = (128, 64, 32, 16, 10)  # frames of the first subset: the largest that the budget bears, half of all at most
 _DIRECTIONS = 16  # of a frame in the race: what all directions share costs as much as ten to a hundred of them
 CHANCE = 2.0  # errors of n frames that differ by less than exp(this / sqrt(n)) are alike
-_LEAST_DIRECTIONS = 2  # of the final extraction, where the budget is short
+_ENERGY_ALONE = 0.25  # what a frame's energy tells of what its energy and forces do (docs/benchmarks.md, One command)
 _FIT = 6.0  # seconds of one fit in the race, until one was measured
 
 
@@ -204,7 +204,8 @@ def kept_of(
     """Those that may yet be the best, by what their errors will be, and whether the race is over."""
     steepness = slope(scores)
     expected = {
-        score.arm: projected(score, reachable(tuning, score.arm, costs[score.arm]), steepness) for score in able
+        score.arm: projected(score, reachable(tuning, score.arm, costs[score.arm], course.directions), steepness)
+        for score in able
     }
     order = sorted(expected, key=lambda arm: expected[arm])
     frames = able[0].frames
@@ -229,9 +230,11 @@ def needed(arm: Arm, others: Iterable[Arm]) -> bool:
     return not set(arm.richer) & set(others)
 
 
-def reachable(tuning: Tuning, arm: Arm, cost: Cost) -> int:
-    """Frames whose features the budget allows, with the fewest directions that are worth it."""
-    room = max(0.5 * tuning.plan.budget, 1e-9)
-    moves = tuning.directions(_LEAST_DIRECTIONS if tuning.moved else "none")
-    frame = tuning.pace(arm) * cost.frames(1, moves) * tuning.mean_atoms()
-    return max(1, min(len(tuning.data.training), int(room / max(frame, 1e-9))))
+def reachable(tuning: Tuning, arm: Arm, cost: Cost, directions: int | str) -> float:
+    """Frames whose features the budget allows along the race's directions, and what energies of others are worth."""
+    room = 0.5 * tuning.plan.budget / tuning.pace(arm)
+    frames = tuning.borne(cost, room, directions)
+    if not tuning.moved:
+        return frames
+    still = tuning.foreseen(cost, ENERGIES, frames, len(tuning.data.training))
+    return frames + _ENERGY_ALONE * (len(tuning.data.training) - frames) * min(1.0, 0.5 * room / max(still, 1e-9))

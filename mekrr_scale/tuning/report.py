@@ -12,7 +12,7 @@ from mekrr_scale.files import Document
 from mekrr_scale.pipeline import FitPlan
 from mekrr_scale.plans import to_dict
 from mekrr_scale.tuning.arms import Arm
-from mekrr_scale.tuning.final import Amount
+from mekrr_scale.tuning.features import Amount
 from mekrr_scale.tuning.journal import number, shown_time
 from mekrr_scale.tuning.scores import Score, fitted, shown_errors, slope
 
@@ -118,7 +118,7 @@ class TuneReport(Shown):
         yield (
             f"{tried} kind{'s' * (tried > 1)} of features raced on up to {max(s.frames for s in self.scores)} of "
             f"{self.data['frames']} frames; {self.arm.name} won{full}. The model has {self.plan.landmarks.count} "
-            f"landmarks on {self.amount.frames} frames (directions: {self.amount.directions}) and was made in "
+            f"landmarks on {self.amount.used} frames (directions: {self.amount.along}) and was made in "
             f"{shown_time(self.seconds)}."
         )
         yield f"Cross-validated RMSE: {shown_errors(self.validation)}."
@@ -130,10 +130,15 @@ class TuneReport(Shown):
 
     def _limits(self) -> Iterator[str]:
         data, marks = self.with_twice_the_data, self.by_the_last_landmarks
-        if self.amount.frames < self.data["frames"]:
+        if self.amount.used < self.data["frames"]:
             yield (
-                f"Time was the limit: {self.data['frames'] - self.amount.frames} frames were not used; give a longer "
+                f"Time was the limit: {self.data['frames'] - self.amount.used} frames were not used; give a longer "
                 "--budget (the same command goes on), or more cores."
+            )
+        elif self.amount.others:
+            yield (
+                f"Time was the limit: of {self.amount.used - self.amount.frames} frames energies alone were used; give "
+                "a longer --budget (the same command goes on), or more cores."
             )
         elif self.limited:
             yield (
@@ -196,7 +201,7 @@ class TuneReport(Shown):
         kinds = {name.removesuffix("_rmse") for name in self.validation}
         label = "energy RMSE (meV/atom)" if kinds == {"energy"} else "geometric mean of energy and force RMSE (meV)"
         finals = {score.arm.name: (score.frames, 1e3 * score.value) for score in self.finals}
-        return projection_axes(curves, finals, self.arm.name, (self.amount.frames, last), label, axes)
+        return projection_axes(curves, finals, self.arm.name, (self.amount.used, last), label, axes)
 
 
 def _plain(score: Score) -> Document:

@@ -34,7 +34,8 @@ from mekrr_scale.report import (
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.structures import Frames
 from mekrr_scale.tuning.arms import Cost
-from mekrr_scale.tuning.final import CHECKS, EVALUATION, TEST, Amount, in_full
+from mekrr_scale.tuning.features import TEST, Amount
+from mekrr_scale.tuning.final import CHECKS, EVALUATION, in_full
 from mekrr_scale.tuning.frames import Data, gathered, label_table
 from mekrr_scale.tuning.journal import Clock, Journal, Timed, number
 from mekrr_scale.tuning.plan import TunePlan
@@ -175,7 +176,8 @@ def _tuned(tuning: Tuning) -> TuneReport | None:
 def _sizes(tuning: Tuning, much: Amount) -> dict[str, int]:
     return {
         "frames": len(tuning.data.training),
-        "used": much.frames,
+        "used": much.used,
+        "with_directions": 0 if much.directions == "none" else much.frames,
         "test": len(tuning.data.test),
         "with_forces": tuning.data.survey.found["forces"],
         "with_stress": tuning.data.survey.found["stress"],

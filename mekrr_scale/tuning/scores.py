@@ -46,7 +46,7 @@ def fitted(points: Sequence[Score]) -> float:
     return float(-np.polyfit(x, y, 1)[0])
 
 
-def projected(one: Score, frames: int, slope: float) -> float:
+def projected(one: Score, frames: float, slope: float) -> float:
     """The error of a candidate with more frames, along its learning curve."""
     return float(one.value * (max(frames, one.frames) / one.frames) ** -slope)
 

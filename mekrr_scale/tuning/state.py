@@ -18,6 +18,7 @@ from mekrr_scale.tuning.frames import Data
 from mekrr_scale.tuning.journal import Journal, Timed, number
 from mekrr_scale.tuning.plan import TunePlan
 
+ENERGIES = "energies"  # instead of directions: features without any, of frames whose energies alone are learned
 _LANDMARKS = 1000  # of a fit that compares
 _LEAST_PACE = 0.2
 _NEARLY = 0.9  # of all directions: all are taken
@@ -75,6 +76,8 @@ class Tuning:
 
     def directions(self, asked: int | str) -> float:
         """Tangents of a frame, on average."""
+        if asked == ENERGIES:
+            return 0.0
         if asked == "none":
             found = 0.0
         elif asked == "all":
@@ -108,12 +111,13 @@ class Tuning:
         elif not self.journal.has(name):
             self._loaded(arm)  # whose time is no feature's
         made = self.journal.step(name, make)
-        if foreseen := number(made, "foreseen"):
+        if (foreseen := number(made, "foreseen")) and directions != ENERGIES:
             self.paces[arm] = max(number(made, "seconds") / foreseen, _LEAST_PACE)
         return FeatureStore(where)
 
     def _place(self, arm: Arm, directions: int | str, first: int, last: int) -> Path:
-        return self.folder / "stores" / arm.slug / f"{directions}-directions" / f"{first}-{last}"
+        kind = ENERGIES if directions == ENERGIES else f"{directions}-directions"
+        return self.folder / "stores" / arm.slug / kind / f"{first}-{last}"
 
     def _columns(self, arm: Arm, holder: Arm) -> Columns:
         """Where the features of a candidate stand among those of one that holds them."""
@@ -146,6 +150,18 @@ class Tuning:
         """Seconds that features of a run of frames take, by the probe."""
         return cost.frames(self.atoms(last) - self.atoms(first), self.directions(directions))
 
+    def borne(self, cost: Cost, room: float, directions: int | str) -> int:
+        """Frames along directions that a time bears, beside features of the others for their energies.
+
+        These take half of the time at most.
+        """
+        n = len(self.data.training)
+        moved, still = (self.foreseen(cost, one, 0, n) / n for one in (directions, ENERGIES))
+        if not self.moved:
+            return max(1, min(n, int(room / max(moved, 1e-9))))
+        beside, alone = (room - n * still) / max(moved - still, 1e-9), 0.5 * room / max(moved, 1e-9)
+        return max(1, min(n, int(max(beside, alone))))
+
     def _loaded(self, arm: Arm) -> Backbone:
         """A network, which stays loaded as long as it is the one that is needed."""
         if self.network is None or self.network[0] != arm:
@@ -158,8 +174,8 @@ class Tuning:
         return ExtractPlan(
             backbone=arm.spec,
             keys=self.data.keys,
-            derivatives=cast(Any, directions),
-            strain=self.strained,
+            derivatives=cast(Any, "none" if directions == ENERGIES else directions),
+            strain=self.strained and directions != ENERGIES,
             device=plan.device,
             group_key=plan.group_key,
             seed=plan.seed,

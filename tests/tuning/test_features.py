@@ -10,7 +10,8 @@ from mekrr_scale.pipeline import fit
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.tuning import arms
 from mekrr_scale.tuning.arms import Arm, Cost, families, measured
-from mekrr_scale.tuning.final import Amount, Search, gathered_features, in_full
+from mekrr_scale.tuning.features import Amount, gathered_features
+from mekrr_scale.tuning.final import Search, in_full
 from mekrr_scale.tuning.journal import Journal
 from mekrr_scale.tuning.race import Course, course_of, kept_of, needed, raced
 from mekrr_scale.tuning.scores import Score
@@ -50,10 +51,11 @@ def test_the_first_piece_tells_how_long_features_take(tuning, times, directions)
     slower = Slower(tuning.plan, tuning.data, tuning.folder, tuning.journal, tuning.progress)
     slower.times = times
     race = race_of(Cost(1e-3, 2e-3), frames=0)
-    found = gathered_features(slower, race, ARM)
-    assert found.amount.directions == directions
-    assert (found.amount.frames == 200) == (times < 50)
-    assert gathered_features(slower, race, ARM).amount == found.amount
+    found, stores = gathered_features(slower, race, ARM)
+    assert found.directions == directions
+    assert (found.frames == 200) == (times < 50)
+    assert len(stores) == len(found.pieces)
+    assert gathered_features(slower, race, ARM)[0] == found
 
 
 HOLDER, HELD = (
@@ -184,6 +186,6 @@ def test_another_leader_leaves_time_for_landmarks(tuning, monkeypatch, seconds, 
         return SimpleNamespace(arm=arm, amount=amount, first={"seconds": seconds, "compared": 1.0})
 
     monkeypatch.setattr("mekrr_scale.tuning.final.Search", found)
-    monkeypatch.setattr("mekrr_scale.tuning.final.gathered_features", lambda tuning, race, arm: found(tuning, arm))
-    monkeypatch.setattr(Tuning, "stores", lambda *given: [])
+    monkeypatch.setattr("mekrr_scale.tuning.final.gathered_features", lambda *given: (Amount(16, 4, [0, 16]), []))
+    monkeypatch.setattr(Tuning, "store", lambda *given: None)
     assert [search.arm for search in in_full(tuning, race)] == [ARM, other][:count]

@@ -17,7 +17,7 @@ from mekrr_scale.distributed import claim
 from mekrr_scale.errors import BackboneError, ConfigError, StructureError
 from mekrr_scale.tuning import TunePlan, parse_seconds
 from mekrr_scale.tuning.arms import Arm, Cost, arms_of
-from mekrr_scale.tuning.final import amount_of
+from mekrr_scale.tuning.features import amount_of
 from mekrr_scale.tuning.frames import gathered
 from mekrr_scale.tuning.journal import Clock, Journal
 from mekrr_scale.tuning.race import Course, course_of, kept_of
@@ -221,20 +221,24 @@ def test_a_damaged_claim_is_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("features", "direction", "frames", "directions"),
+    ("cost", "frames", "directions"),
     [
-        (1e-5, 1e-5, 200, "all"),
-        (0.01, 0.02, 200, 2),  # of six
-        (0.1, 0.1, 67, 1),
-        (10.0, 10.0, 16, 4),  # what the race has made, at least
+        (Cost(1e-5, 1e-5), 200, "all"),
+        (Cost(0.01, 0.02), 200, 2),  # of six
+        (Cost(0.0, 0.2), 68, 1),
+        (Cost(0.1, 0.1), 34, 1),  # half of the time is for energies of others
+        (Cost(0.01, 0.02, 0.05), 130, 2),  # one direction of all frames would be borne, and two take little more
+        (Cost(0.01, 0.01, 0.1), 83, 4),  # as many as in the race
+        (Cost(10.0, 10.0), 16, 4),  # what the race has made, at least
     ],
 )
-def test_time_goes_into_frames_first_and_directions_then(tuning, features, direction, frames, directions):
-    found = amount_of(tuning, race_of(Cost(features, direction)), ARM)
+def test_time_goes_into_frames_first_and_directions_then(tuning, cost, frames, directions):
+    found = amount_of(tuning, race_of(cost), ARM)
     assert found["cuts"][-1] == pytest.approx(frames, abs=2)
     assert found["directions"] == directions
     assert found["cuts"][0] == 0
     assert found["cuts"] == sorted(set(found["cuts"]))
+    assert (found["energies"] > 0) == (frames < 200 and cost.features > 0)
 
 
 def test_what_the_race_has_made_is_of_use(tuning):

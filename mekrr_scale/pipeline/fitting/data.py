@@ -110,7 +110,7 @@ class FitData:
             warm.require_backbone(opened[0].header.backbone, str(opened[0].path))
             warm.require_compression(opened[0].header.compression.get("hash"), str(opened[0].path))
         for store in opened:
-            opened[0].header.require(store.header, str(store.path))
+            opened[0].header.require(store.header, str(store.path), drawn=False)
         check_axes(plan, opened[0])
         if not sum(shard.energies for store in opened for shard in store.shards):
             raise ConfigError("no structure in the store has an energy; extract with --energy-key naming where it is")
