@@ -23,6 +23,7 @@ NAMES = (
     "invariants",
     "criterion",
     "energies_and_forces",
+    "tangents_of_some",
     "franken_comparison",
     "matrix_free",
     "prediction",

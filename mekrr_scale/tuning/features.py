@@ -14,10 +14,8 @@ from mekrr_scale.store import FeatureStore
 from mekrr_scale.tuning.arms import Arm, Cost
 from mekrr_scale.tuning.journal import number
 from mekrr_scale.tuning.race import Raced
-from mekrr_scale.tuning.state import ENERGIES, Tuning
+from mekrr_scale.tuning.state import ENERGIES, TEST, Tuning
 
-_EXTRACTION = 0.65  # of the time that is left after the race
-TEST = 0.08  # of the budget
 _PIECE = 0.04  # of the budget: features of so long are made before the time is looked at
 _GRID = 16  # pieces of all frames, in which features for energies alone are made
 
@@ -117,8 +115,8 @@ def amount_of(tuning: Tuning, race: Raced, arm: Arm, before: Document | None = N
     frames along more of them, and of the others energies alone.
     """
     plan, cost, n = tuning.plan, race.costs[arm], len(tuning.data.training)
-    left = tuning.journal.clock.left - TEST * plan.budget
-    room = max(_EXTRACTION * left / tuning.pace(arm), 0.0)
+    left = max(tuning.journal.clock.left - TEST * plan.budget, 0.0)
+    room = tuning.room() / tuning.pace(arm)
     options = tuning.options[:1] if plan.derivatives == "all" else tuning.options
 
     def most(frames: int, room: float) -> int | str | None:
@@ -143,7 +141,7 @@ def amount_of(tuning: Tuning, race: Raced, arm: Arm, before: Document | None = N
         "directions": directions,
         "cuts": cuts,
         "energies": energies,
-        "reserve": TEST * plan.budget + (1 - _EXTRACTION) * max(left, 0.0),
+        "reserve": TEST * plan.budget + left - tuning.room(),
         "work": work,
         "limited": frames < n or (plan.derivatives == "auto" and directions not in ("all", "none")),
     }

@@ -13,11 +13,11 @@ from mekrr_scale.kernels import Standardize
 from mekrr_scale.pipeline import FitPlan, KernelPlan, fit, resources
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.tuning.arms import Arm
-from mekrr_scale.tuning.features import TEST, Amount, gathered_features, remaining
+from mekrr_scale.tuning.features import Amount, gathered_features, remaining
 from mekrr_scale.tuning.journal import number, shown_time
 from mekrr_scale.tuning.race import Raced, needed
 from mekrr_scale.tuning.scores import Score, shown_errors
-from mekrr_scale.tuning.state import Tuning, quick_plan
+from mekrr_scale.tuning.state import TEST, Tuning, quick_plan
 
 EVALUATION = 8.0  # energies, forces and uncertainties of a frame, in times of its features
 CHECKS = 0.03  # of the budget, for the quick checks of the model

@@ -29,7 +29,7 @@ _FIRST = (128, 64, 32, 16, 10)  # frames of the first subset: the largest that t
 _DIRECTIONS = 16  # of a frame in the race: what all directions share costs as much as ten to a hundred of them
 CHANCE = 2.0  # errors of n frames that differ by less than exp(this / sqrt(n)) are alike
 _ENERGY_ALONE = 0.25  # what a frame's energy tells of what its energy and forces do (docs/benchmarks.md, One command)
-_FIT = 6.0  # seconds of one fit in the race, until one was measured
+_FIT = 6.0  # seconds of one fit in the race, until it was measured
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def _scored(tuning: Tuning, arm: Arm, cost: Cost, frames: int, course: Course) -
     if failed:
         score = Score(arm, frames, along, {}, math.inf, failed)
     else:
-        tuning.paces[arm] = number(found, "pace")  # as before a kill
+        tuning.paces[arm], tuning.fits[arm] = number(found, "pace"), number(found, "fit")  # as before a kill
         score = Score(arm, frames, along, cast("dict[str, float]", found["errors"]), number(found, "compared"))
     if not known:
         said = score.failed or shown_errors(score.errors)
@@ -189,13 +189,15 @@ def _fitted(tuning: Tuning, arm: Arm, cost: Cost, frames: int, course: Course) -
     try:
         stores = tuning.stores(arm, cost, course.directions, course.cuts(frames))
         tuning.progress.before = f"{arm.name}, {frames} frames"
+        begin = tuning.journal.clock.used
         report = fit(stores, quick_plan(tuning, stores), tuning.progress)
+        taken = tuning.journal.clock.used - begin
     except StoreError:  # as of a full disk, which is no fault of the candidate
         raise
     except MekrrError as error:
         return {"failed": str(error)}
     found: Document = {"errors": report.chosen.errors(), "chosen": report.chosen.header()}
-    return {**found, "compared": report.compared, "pace": tuning.pace(arm)}
+    return {**found, "compared": report.compared, "pace": tuning.pace(arm), "fit": taken}
 
 
 def kept_of(
@@ -204,8 +206,7 @@ def kept_of(
     """Those that may yet be the best, by what their errors will be, and whether the race is over."""
     steepness = slope(scores)
     expected = {
-        score.arm: projected(score, reachable(tuning, score.arm, costs[score.arm], course.directions), steepness)
-        for score in able
+        score.arm: projected(score, reachable(tuning, score, costs[score.arm], course), steepness) for score in able
     }
     order = sorted(expected, key=lambda arm: expected[arm])
     frames = able[0].frames
@@ -213,8 +214,9 @@ def kept_of(
     atoms, moves = tuning.atoms(more) - tuning.atoms(frames), tuning.directions(course.directions)
     room = _SHARE * tuning.plan.budget - tuning.journal.clock.used
     need = {arm: tuning.pace(arm) * costs[arm].frames(atoms, moves) for arm in alike}
+    fits = {arm: tuning.fits.get(arm, _FIT * frames / more) * more / frames for arm in alike}
     bearable = list(alike)
-    while len(bearable) > 1 and sum(need[arm] * needed(arm, bearable) + _FIT for arm in bearable) > room:
+    while len(bearable) > 1 and sum(need[arm] * needed(arm, bearable) + fits[arm] for arm in bearable) > room:
         bearable.pop()
     over = len(bearable) == 1 or more == frames
     return {
@@ -230,11 +232,12 @@ def needed(arm: Arm, others: Iterable[Arm]) -> bool:
     return not set(arm.richer) & set(others)
 
 
-def reachable(tuning: Tuning, arm: Arm, cost: Cost, directions: int | str) -> float:
-    """Frames whose features the budget allows along the race's directions, and what energies of others are worth."""
-    room = 0.5 * tuning.plan.budget / tuning.pace(arm)
-    frames = tuning.borne(cost, room, directions)
+def reachable(tuning: Tuning, score: Score, cost: Cost, course: Course) -> float:
+    """Frames whose features the time allows along the race's directions, and what energies of the others are worth."""
+    n, made = len(tuning.data.training), tuning.foreseen(cost, course.directions, 0, score.frames)
+    room = tuning.room() / tuning.pace(score.arm) + made
+    frames = max(score.frames, tuning.borne(cost, room, course.directions))
     if not tuning.moved:
         return frames
-    still = tuning.foreseen(cost, ENERGIES, frames, len(tuning.data.training))
-    return frames + _ENERGY_ALONE * (len(tuning.data.training) - frames) * min(1.0, 0.5 * room / max(still, 1e-9))
+    still = tuning.foreseen(cost, ENERGIES, frames, n)
+    return frames + _ENERGY_ALONE * (n - frames) * min(1.0, 0.5 * room / max(still, 1e-9))

@@ -34,14 +34,14 @@ from mekrr_scale.report import (
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.structures import Frames
 from mekrr_scale.tuning.arms import Cost
-from mekrr_scale.tuning.features import TEST, Amount
+from mekrr_scale.tuning.features import Amount
 from mekrr_scale.tuning.final import CHECKS, EVALUATION, in_full
 from mekrr_scale.tuning.frames import Data, gathered, label_table
 from mekrr_scale.tuning.journal import Clock, Journal, Timed, number
 from mekrr_scale.tuning.plan import TunePlan
 from mekrr_scale.tuning.race import raced
 from mekrr_scale.tuning.report import TuneReport
-from mekrr_scale.tuning.state import Tuning
+from mekrr_scale.tuning.state import TEST, Tuning
 from mekrr_scale.version import __version__
 
 _WRITTEN = (

@@ -1,11 +1,16 @@
 """Every benchmark that needs no development data, and the core of those that do, run small on toy features."""
 
+import lzma
 import re
 import tomllib
 from dataclasses import replace
 from pathlib import Path
 
+import ase.io
+import numpy as np
 import pytest
+from ase.build import molecule
+from ase.calculators.emt import EMT
 
 from benchmarks import (
     coverage_of_intervals,
@@ -23,6 +28,7 @@ from benchmarks import (
     scaling,
     sizes,
     store_reading,
+    tangents_of_some,
     uncertainty,
 )
 from benchmarks.data import synthetic
@@ -223,3 +229,28 @@ def test_nve_of_the_docs_is_that_of_the_script():
     section = DOCS.read_text(encoding="utf-8").partition("## NVE")[2].partition("\n## ")[0]
     shown = {row[0]: (float(row[2]), float(row[3]), row[4].partition("(")[2]) for row in rows_of(section)}
     assert shown == {case.name: (case.timestep, case.length, f"{case.start_at:g})") for case in nve.CASES}
+
+
+def test_tangents_of_some(tmp_path, monkeypatch, capsys):
+    """A line for each way, and what energies alone are worth: between nothing and a frame with forces."""
+    pytest.importorskip("sevenn")
+    monkeypatch.setenv("BENCHMARK_DATA", str(tmp_path))
+    monkeypatch.setattr(tangents_of_some, "PLAN", FitPlan(KernelPlan(length_scales="4x"), LandmarkPlan(count=20)))
+    rng = np.random.default_rng(0)
+    for name, count in (("toy", 16), ("held", 5)):
+        frames = []
+        for _ in range(count):
+            atoms = molecule("H2O")
+            atoms.positions += 0.05 * rng.normal(size=(3, 3))
+            atoms.calc = EMT()
+            atoms.get_forces()
+            frames.append(atoms)
+        with lzma.open(tmp_path / f"{name}.xyz.xz", "wt") as stream:
+            ase.io.write(stream, frames, format="extxyz")
+    tangents_of_some.main([tangents_of_some.Set("toy", "held", 16, 8)])
+    text = capsys.readouterr().out
+    rows = rows_of(text)
+    assert [row[1:3] for row in rows][:2] == [["none", "16"], ["9 x 1", "7"]]
+    assert [row[2] for row in rows][-2:] == ["0", "0"]
+    assert len(rows) == len(tangents_of_some.WAYS) + 3
+    assert "exponent" in text

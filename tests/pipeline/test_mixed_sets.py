@@ -165,6 +165,30 @@ def test_stores_are_joined_where_their_energies_are_of_one_definition(toy_struct
     assert not any("different energies" in line for line in fit([free, plain], few).warnings)
 
 
+def test_stores_are_joined_however_their_tangents_were_drawn(toy_structures, spec, tmp_path, small_plan):
+    """A store without any stands for one whose structures have no forces; neither order matters."""
+    bare = [relabelled(atoms, forces=None, stress=None) for atoms in toy_structures[12:]]
+
+    def made(name, frames, **options):
+        return extract(frames, tmp_path / name, ExtractPlan(spec, **options)).store
+
+    moved = made("moved", toy_structures[:12], derivatives=3)
+    still = made("still", bare)
+    alike = made("alike", bare, derivatives=3)
+    assert alike.n_directions == still.n_directions == 0
+    plan = replace(small_plan, landmarks=replace(small_plan.landmarks, count=20), rows=RowPlan())
+    one, two = (fit([moved, store], plan) for store in (alike, still))
+    assert one.chosen == two.chosen
+    assert torch.equal(one.model.coefficients, two.model.coefficients)
+    turned = fit([still, moved], plan)
+    assert turned.chosen.errors().keys() == two.chosen.errors().keys() == {"energy_rmse", "force_rmse"}
+    all_of_some = made("all", toy_structures[12:16], derivatives="all")
+    report = fit([moved, all_of_some], plan)
+    assert report.rows[RowKind.FORCE].count == moved.n_directions + all_of_some.n_directions
+    with pytest.raises(StoreError, match="another kind .*directions"):  # in one folder they are drawn alike
+        merge([moved, still], tmp_path / "never")
+
+
 def test_stress_is_weighed_where_stores_hold_it(store, small_plan, toy_file, spec, tmp_path):
     plan = replace(small_plan, landmarks=replace(small_plan.landmarks, count=20))
     assert fit(store, plan).solution.weights[RowKind.STRESS] == 1e-3

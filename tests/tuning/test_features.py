@@ -13,7 +13,7 @@ from mekrr_scale.tuning.arms import Arm, Cost, families, measured
 from mekrr_scale.tuning.features import Amount, gathered_features
 from mekrr_scale.tuning.final import Search, in_full
 from mekrr_scale.tuning.journal import Journal
-from mekrr_scale.tuning.race import Course, course_of, kept_of, needed, raced
+from mekrr_scale.tuning.race import Course, Raced, course_of, kept_of, needed, raced
 from mekrr_scale.tuning.scores import Score
 from mekrr_scale.tuning.state import Tuning
 from tests.backbones.networks import small_sevennet
@@ -56,6 +56,28 @@ def test_the_first_piece_tells_how_long_features_take(tuning, times, directions)
     assert (found.frames == 200) == (times < 50)
     assert len(stores) == len(found.pieces)
     assert gathered_features(slower, race, ARM)[0] == found
+
+
+def test_energies_of_the_other_frames_are_learned(tuning, spec, monkeypatch):
+    """Where the time bears tangents of some frames alone; each feature is made once."""
+    arm, cost = Arm(spec), Cost(0.01, 0.01, 0.3)
+    frames = [frame(1 + 0.001 * i, energy=(0.005 * i - 0.5) ** 2) for i in range(200)]
+    tuning.data = replace(tuning.data, training=frames)
+    race = Raced([arm], {arm: cost}, [], Course([arm], 16, 200, 4))
+    much, stores = gathered_features(tuning, race, arm)
+    assert (much.used, much.directions, much.along) == (200, 4, f"4 of {much.frames}")
+    assert much.frames == pytest.approx((27.3 - 4.0) / 0.68, abs=1)
+    assert [store.n_structures for store in stores] == [last - first for _, first, last in much.pieces]
+    moved = [store.n_directions for store in stores]
+    assert sum(moved) == 4 * much.frames
+    assert sum(found > 0 for found in moved) == len(much.cuts) - 1
+    assert tuning.pace(arm) < 1.0  # as the tangents told, and no energies
+    with monkeypatch.context() as patch:
+        patch.setattr("mekrr_scale.tuning.state.extract", None)
+        assert gathered_features(tuning, race, arm)[0] == much
+    search = Search(tuning, arm, much, stores)
+    assert search.first["errors"].keys() == {"energy_rmse", "force_rmse"}
+    assert (search.score().frames, search.score().directions) == (200, much.along)
 
 
 HOLDER, HELD = (
@@ -189,3 +211,24 @@ def test_another_leader_leaves_time_for_landmarks(tuning, monkeypatch, seconds, 
     monkeypatch.setattr("mekrr_scale.tuning.final.gathered_features", lambda *given: (Amount(16, 4, [0, 16]), []))
     monkeypatch.setattr(Tuning, "store", lambda *given: None)
     assert [search.arm for search in in_full(tuning, race)] == [ARM, other][:count]
+
+
+def test_fits_of_the_race_are_foreseen_as_they_were_measured(tuning):
+    """Five of fifty seconds each are too much for rows of twice as many frames; the first guess would not be."""
+    tuning.plan = replace(tuning.plan, budget=160.0)
+    arms = [Arm(BackboneSpec("chgnet", f"conv{i}")) for i in (1, 2)]
+    costs, course = dict.fromkeys(arms, Cost(1e-4, 1e-4)), Course(arms, 16, 200, 4)
+    at = [Score(arm, 16, "4", {"energy_rmse": 1.0}, 1.0) for arm in arms]
+    assert not kept_of(tuning, at, at, costs, 32, course)["over"]
+    tuning.fits = dict.fromkeys(arms, 5.0)
+    assert kept_of(tuning, at, at, costs, 32, course)["over"]
+
+
+def test_the_race_notes_what_its_fits_take(tuning, spec):
+    arm = Arm(spec)
+    tuning.plan = replace(tuning.plan, backbones=(arm.spec,))
+    tuning.data = replace(tuning.data, training=tuning.data.training[:12])
+    race = raced(tuning)
+    step = tuning.journal.step(f"score-{race.scores[-1].arm.slug}-{race.scores[-1].frames}", dict)
+    assert tuning.fits == {race.scores[-1].arm: step["fit"]}
+    assert 0 <= step["fit"] <= max(step["seconds"], 1e-9)

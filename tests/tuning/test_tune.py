@@ -16,6 +16,7 @@ from mekrr_scale.models import Potential, load_model
 from mekrr_scale.pipeline import evaluate, fit
 from mekrr_scale.progress import Silent
 from mekrr_scale.tuning import TunePlan, tune
+from mekrr_scale.tuning.features import Amount
 
 
 def raising(error):
@@ -93,6 +94,8 @@ def test_everything_that_is_written_can_be_read(tuned):
     [
         ({"limited": True}, "Time was the limit: more than 60 landmarks were not tried"),
         ({"data": {"frames": 20, "with_forces": 20}}, "Time was the limit: 6 frames were not used"),
+        ({"amount": Amount(4, 8, [0, 4], [4, 9, 14])}, "14 frames (directions: 8 of 4)"),
+        ({"amount": Amount(4, 8, [0, 4], [4, 9, 14])}, "Time was the limit: of 10 frames energies alone were used"),
         ({"data": {"frames": 14, "with_forces": 0}}, "There were no forces"),
         (
             {"steps": ({"compared": 2.0}, {"compared": 1.0}), "scores": 1},
