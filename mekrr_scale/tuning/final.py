@@ -32,14 +32,20 @@ def in_full(tuning: Tuning, race: Raced) -> list[Search]:
     """The leaders of the race on all data that the time allows, by what one kernel comes to.
 
     The first takes what time it needs; another one follows, on the same data, where half of what is left is enough
-    beside a fit of the first with more landmarks, which mostly pays more.
+    beside a fit of the first with more landmarks, which mostly pays more. Where another leader's features hold those of
+    the first, these are made: richer invariants gain more by more data.
     """
     first, *others = race.leaders
-    found = [Search(tuning, first, *gathered_features(tuning, race, first))]
-    much, taken = found[0].amount, number(found[0].first, "seconds")
+    holder = next((arm for arm in reversed(first.richer) if arm in others), first)
+    much, stores = gathered_features(tuning, race, holder)
+    if holder != first:
+        stores = [tuning.store(first, race.costs[first], *piece) for piece in much.pieces]
+    found = [Search(tuning, first, much, stores)]
+    taken = number(found[0].first, "seconds")
     reserve = TEST * tuning.plan.budget + (1 + _LAST) * taken / len(tuning.alphas)
-    for arm in others:
-        work = remaining(tuning, race, arm, much) * needed(arm, [search.arm for search in found])
+    for arm in sorted(others, key=lambda arm: arm != holder):
+        there = [holder, *(search.arm for search in found)]
+        work = remaining(tuning, race, arm, much) * (arm != holder and needed(arm, there))
         need = tuning.pace(arm) * work + taken
         if not tuning.time_for(f"full-{arm.slug}", partial(float, need), reserve, ANOTHER):
             tuning.progress.tell(f"no time is left to try {arm.name} in full")

@@ -232,3 +232,27 @@ def test_the_race_notes_what_its_fits_take(tuning, spec):
     step = tuning.journal.step(f"score-{race.scores[-1].arm.slug}-{race.scores[-1].frames}", dict)
     assert tuning.fits == {race.scores[-1].arm: step["fit"]}
     assert 0 <= step["fit"] <= max(step["seconds"], 1e-9)
+
+
+def test_features_of_a_leader_that_holds_the_first_are_made(tuning, pair, monkeypatch):
+    """One pass gives both, and their fits are compared, the first leader's before."""
+    holder, held = pair
+    tuning.data = replace(tuning.data, training=tuning.data.training[:12])
+    other = Arm(BackboneSpec("chgnet", "conv2"))
+    costs = dict.fromkeys((held, other, holder), Cost(1e-3, 1e-3))
+    race = Raced([held, other, holder], costs, [], Course([held, other, holder], 12, 12, 2))
+    made, order = [], []
+
+    def store(tuning, arm, cost, *piece):
+        made.append(arm)
+        return object.__new__(FeatureStore)  # which nobody reads
+
+    def found(tuning, arm, amount, stores):
+        order.append(arm)
+        return SimpleNamespace(arm=arm, amount=amount, first={"seconds": 1.0, "compared": 1.0 - 0.1 * len(order)})
+
+    monkeypatch.setattr(Tuning, "store", store)
+    monkeypatch.setattr("mekrr_scale.tuning.final.Search", found)
+    assert in_full(tuning, race)[0].arm == other
+    assert order == [held, holder, other]
+    assert list(dict.fromkeys(made)) == [holder, held, other]
