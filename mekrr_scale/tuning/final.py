@@ -22,10 +22,12 @@ from mekrr_scale.tuning.state import TEST, Tuning, quick_plan
 EVALUATION = 8.0  # energies, forces and uncertainties of a frame, in times of its features
 CHECKS = 0.03  # of the budget, for the quick checks of the model
 _LAST = 2.5  # the last fit, with uncertainties, in times of one without
+_MIXED = 2.5  # a kernel whose elements are half mixed beside the one whose are apart, in times of the latter alone
 _GAIN = 0.01  # part of the error that more landmarks must take off to be worth it
 _FACTORS = (2.0, 1.5)  # of landmarks: the first that there is time for
 ANOTHER = 0.5  # of the time that is left, in which another leader of the race has to be tried
 _LONGEST = 64.0  # times the median distance
+_CENTRED: tuple[Standardize, ...] = ("centre-per-species",)
 
 
 def in_full(tuning: Tuning, race: Raced) -> list[Search]:
@@ -42,7 +44,7 @@ def in_full(tuning: Tuning, race: Raced) -> list[Search]:
         stores = [tuning.store(first, race.costs[first], *piece) for piece in much.pieces]
     found = [Search(tuning, first, much, stores)]
     taken = number(found[0].first, "seconds")
-    reserve = TEST * tuning.plan.budget + (1 + _LAST) * taken / len(tuning.alphas)
+    reserve = TEST * tuning.plan.budget + (1 + _LAST) * taken
     for arm in sorted(others, key=lambda arm: arm != holder):
         there = [holder, *(search.arm for search in found)]
         work = remaining(tuning, race, arm, much) * (arm != holder and needed(arm, there))
@@ -116,36 +118,55 @@ class Search:
 
     @property
     def _one(self) -> FitPlan:
-        return self._of(("centre-per-species",), ("8x" if self.tuning.moved else "4x",))
+        return self._of(_CENTRED, (self._usual,), (1.0,))
+
+    @property
+    def _usual(self) -> str:
+        return "8x" if self.tuning.moved else "4x"
+
+    @cached_property
+    def _wider(self) -> dict[int, tuple[FitPlan, float]]:
+        """Fits of more kernels by their number, and what they take in times of the first."""
+        alphas = self.tuning.alphas
+        lengths = ("4x", "8x", "16x") if self.tuning.moved else ("2x", "4x", "8x")
+        each = 1.0 if len(alphas) == 1 else _MIXED
+        found = {
+            2 * len(lengths): self._of((*_CENTRED, "scale-per-species"), lengths, alphas),
+            len(lengths): self._of(_CENTRED, lengths, alphas),
+            **({1: self._of(_CENTRED, (self._usual,), alphas)} if len(alphas) > 1 else {}),
+        }
+        return {size: (plan, size * each) for size, plan in found.items()}
+
+    @cached_property
+    def _kernels(self) -> int:
+        """How many kernels the time allows beyond the first; 0 for none."""
+        one = number(self.first, "seconds")
+
+        def decide(_: Document | None) -> Document:
+            there = self.tuning.journal.clock.left - self._reserve - _LAST * one
+            taken = next((size for size, (_plan, times) in self._wider.items() if times * one < there), 0)
+            return {"kernels": taken, "limited": taken < max(self._wider)}
+
+        return int(number(self.tuning.journal.decision(f"kernels-{self.name}", decide), "kernels"))
 
     @cached_property
     def kernel(self) -> Document:
         """The best of as many kernels as the time allows, with as many landmarks."""
-        lengths = ("4x", "8x", "16x") if self.tuning.moved else ("2x", "4x", "8x")
-        both = self._of(("centre-per-species", "scale-per-species"), lengths)
-        plans = {2 * len(lengths): both, len(lengths): self._of(("centre-per-species",), lengths)}
-        one = number(self.first, "seconds")
-
-        def decide(_: Document | None) -> Document:
-            last = _LAST * one / len(self.tuning.alphas)
-            there = self.tuning.journal.clock.left - self._reserve - last
-            taken = next((size for size in plans if size * one < there), 1)
-            return {"kernels": taken, "limited": taken < max(plans)}
-
-        taken = int(number(self.tuning.journal.decision(f"kernels-{self.name}", decide), "kernels"))
-        if taken == 1:
+        if not self._kernels:
             return self.first
-        return self._said(f"kernel-{self.name}-of-{taken}", lambda: self._tried(plans[taken]))
+        plan, _ = self._wider[self._kernels]
+        return self._said(f"kernel-{self.name}-of-{self._kernels}", lambda: self._tried(plan))
 
     @cached_property
     def pace(self) -> float:
         """Measured seconds of a fit over those that are foreseen: of the kernels, until there are more landmarks."""
-        found = self.tuning.journal.step(f"foreseen-{self.name}", lambda: {"one": self._foreseen(self._one)})
-        fits = [len(cast("list[object]", step["candidates"])) for step in (self.kernel, self.first)]
-        return _ratio(number(self.kernel, "seconds"), number(found, "one") * fits[0] / fits[1])
+        plan = self._wider[self._kernels][0] if self._kernels else self._one
+        name = f"foreseen-{self.name}-of-{self._kernels}"
+        found = self.tuning.journal.step(name, lambda: {"foreseen": self._foreseen(plan)})
+        return _ratio(number(self.kernel, "seconds"), number(found, "foreseen"))
 
-    def _of(self, kinds: Sequence[Standardize], lengths: Sequence[str]) -> FitPlan:
-        kernel = KernelPlan(length_scales=lengths, alphas=self.tuning.alphas, standardize=kinds)
+    def _of(self, kinds: Sequence[Standardize], lengths: Sequence[str], alphas: Sequence[float]) -> FitPlan:
+        kernel = KernelPlan(length_scales=lengths, alphas=alphas, standardize=kinds)
         return replace(quick_plan(self.tuning, self.stores), kernel=kernel)
 
     def _grown(self, best: Document) -> Document | None:

@@ -237,7 +237,7 @@ def test_tangents_of_some(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("BENCHMARK_DATA", str(tmp_path))
     monkeypatch.setattr(tangents_of_some, "PLAN", FitPlan(KernelPlan(length_scales="4x"), LandmarkPlan(count=20)))
     rng = np.random.default_rng(0)
-    for name, count in (("toy", 16), ("held", 5)):
+    for name, count in (("toy", 20), ("held", 5)):
         frames = []
         for _ in range(count):
             atoms = molecule("H2O")
@@ -247,10 +247,10 @@ def test_tangents_of_some(tmp_path, monkeypatch, capsys):
             frames.append(atoms)
         with lzma.open(tmp_path / f"{name}.xyz.xz", "wt") as stream:
             ase.io.write(stream, frames, format="extxyz")
-    tangents_of_some.main([tangents_of_some.Set("toy", "held", 16, 8)])
+    tangents_of_some.main([tangents_of_some.Set("toy", "held", 20, 10)])
     text = capsys.readouterr().out
     rows = rows_of(text)
-    assert [row[1:3] for row in rows][:2] == [["none", "16"], ["9 x 1", "7"]]
+    assert [row[1:3] for row in rows][:2] == [["none", "20"], ["12 x 1", "8"]]
     assert [row[2] for row in rows][-2:] == ["0", "0"]
     assert len(rows) == len(tangents_of_some.WAYS) + 3
     assert "exponent" in text

@@ -176,7 +176,8 @@ def test_landmarks_grow_as_far_as_the_time_goes(tuning, spec, monkeypatch, secon
         return fit(stores, plan, progress)
 
     def foreseen(stores, plan):
-        return SimpleNamespace(seconds=seconds * plan.landmarks.count / 1400)
+        kernels = len(plan.kernel.length_scales) * len(plan.kernel.standardize)
+        return SimpleNamespace(seconds=kernels * seconds * plan.landmarks.count / 1400)
 
     monkeypatch.setattr("mekrr_scale.tuning.final.fit", fitted)
     monkeypatch.setattr("mekrr_scale.tuning.final.resources", foreseen)
