@@ -187,7 +187,7 @@ def test_stores_are_joined_however_their_tangents_were_drawn(toy_structures, spe
     report = fit([moved, all_of_some], plan)
     assert len(report.rows[RowKind.FORCE].ids) == moved.n_directions + all_of_some.n_directions
     with pytest.raises(StoreError, match="another kind .*directions"):  # in one folder they are drawn alike
-        merge([moved, still], tmp_path / "never")
+        merge([moved.path, still.path], tmp_path / "never")
 
 
 def test_stress_is_weighed_where_stores_hold_it(store, small_plan, toy_file, spec, tmp_path):
