@@ -19,10 +19,10 @@ from mekrr_scale.tuning.race import Raced, needed
 from mekrr_scale.tuning.scores import Score, shown_errors
 from mekrr_scale.tuning.state import TEST, Tuning, quick_plan
 
-EVALUATION = 8.0  # energies, forces and uncertainties of a frame, in times of its features
+EVALUATION = 5.0  # energies, forces and uncertainties of a frame, in times of its features and the network's energy
 CHECKS = 0.03  # of the budget, for the quick checks of the model
 _LAST = 2.5  # the last fit, with uncertainties, in times of one without
-_MIXED = 2.5  # a kernel whose elements are half mixed beside the one whose are apart, in times of the latter alone
+_MIXED = 2.5  # alpha 0.5 beside 1, in times of 1 alone
 _GAIN = 0.01  # part of the error that more landmarks must take off to be worth it
 _FACTORS = (2.0, 1.5)  # of landmarks: the first that there is time for
 ANOTHER = 0.5  # of the time that is left, in which another leader of the race has to be tried
