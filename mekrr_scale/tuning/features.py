@@ -56,27 +56,27 @@ def gathered_features(tuning: Tuning, race: Raced, arm: Arm) -> tuple[Amount, li
     directions = cast("int | str", wanted["directions"])
     cuts = cast("list[int]", wanted["cuts"])
     cost, reserve = race.costs[arm], number(wanted, "reserve")
-    begun = made(race, arm, directions)
+    begun, n = made(race, arm, directions), len(tuning.data.training)
     found: list[FeatureStore] = []
 
-    def time_for(along: int | str, first: int, last: int, more: float) -> bool:
+    def there_is_time(along: int | str, first: int, last: int, more: float) -> bool:
         need = tuning.pace(arm) * (tuning.foreseen(cost, along, first, last) + more)
         kind = "" if along == directions else f"{along}-"
         return tuning.time_for(f"go-on-{arm.slug}-{kind}{first}-{last}", partial(float, need), reserve)
 
     for first, last in pairwise(cuts):
-        if last > begun and found and not time_for(directions, first, last, number(wanted, "energies")):
+        if last > begun and found and not there_is_time(directions, first, last, number(wanted, "energies")):
             break
         found.append(tuning.store(arm, cost, directions, first, last))
     frames = cuts[len(found)]
     others = [frames]
-    for last in _grid(frames, len(tuning.data.training)) if tuning.moved else ():
-        if not time_for(ENERGIES, others[-1], last, 0.0):
+    for last in _grid(frames, n) if tuning.moved else ():
+        if not there_is_time(ENERGIES, others[-1], last, 0.0):
             break
         found.append(tuning.store(arm, cost, ENERGIES, others[-1], last))
         others.append(last)
     much = Amount(frames, directions, cuts[: cuts.index(frames) + 1], others if len(others) > 1 else ())
-    if lacking := max(cuts[-1], len(tuning.data.training) if tuning.moved else 0) - much.used:
+    if lacking := n - much.used:
         tuning.progress.tell(f"no time is left for the features of {lacking} more frames")
     tuning.progress.tell(f"{arm.name}: features of {much.used} frames, directions: {much.along}")
     return much, found
@@ -126,7 +126,7 @@ def amount_of(tuning: Tuning, race: Raced, arm: Arm, before: Document | None = N
     directions, frames, energies = most(n, room), n, 0.0
     if directions is None or options.index(directions) > options.index(least):
         frames = max(min(race.course.first, n), tuning.borne(cost, room, least))
-        energies = min(tuning.foreseen(cost, ENERGIES, frames, n), 0.5 * room) if tuning.moved else 0.0
+        energies = tuning.beside(cost, room, frames)
         directions = most(frames, room - energies) or least
     work = tuning.foreseen(cost, directions, 0, frames) + energies
     if before is not None and number(before, "work") >= work:

@@ -177,8 +177,9 @@ def _scored(tuning: Tuning, arm: Arm, cost: Cost, frames: int, course: Course) -
     if failed:
         score = Score(arm, frames, along, {}, math.inf, failed)
     else:
-        tuning.paces[arm], tuning.fits[arm] = number(found, "pace"), number(found, "fit")  # as before a kill
-        score = Score(arm, frames, along, cast("dict[str, float]", found["errors"]), number(found, "compared"))
+        tuning.paces[arm] = number(found, "pace")  # as before a kill
+        errors = cast("dict[str, float]", found["errors"])
+        score = Score(arm, frames, along, errors, number(found, "compared"), seconds=number(found, "fit"))
     if not known:
         said = score.failed or shown_errors(score.errors)
         tuning.progress.tell(f"{arm.name}, {frames} frames: {said} ({shown_time(tuning.journal.clock.left)} left)")
@@ -214,7 +215,7 @@ def kept_of(
     atoms, moves = tuning.atoms(more) - tuning.atoms(frames), tuning.directions(course.directions)
     room = _SHARE * tuning.plan.budget - tuning.journal.clock.used
     need = {arm: tuning.pace(arm) * costs[arm].frames(atoms, moves) for arm in alike}
-    fits = {arm: tuning.fits.get(arm, _FIT * frames / more) * more / frames for arm in alike}
+    fits = {score.arm: score.seconds * more / frames for score in able}
     bearable = list(alike)
     while len(bearable) > 1 and sum(need[arm] * needed(arm, bearable) + fits[arm] for arm in bearable) > room:
         bearable.pop()
@@ -234,10 +235,8 @@ def needed(arm: Arm, others: Iterable[Arm]) -> bool:
 
 def reachable(tuning: Tuning, score: Score, cost: Cost, course: Course) -> float:
     """Frames whose features the time allows along the race's directions, and what energies of the others are worth."""
-    n, made = len(tuning.data.training), tuning.foreseen(cost, course.directions, 0, score.frames)
+    made = tuning.foreseen(cost, course.directions, 0, score.frames)
     room = tuning.room() / tuning.pace(score.arm) + made
     frames = max(score.frames, tuning.borne(cost, room, course.directions))
-    if not tuning.moved:
-        return frames
-    still = tuning.foreseen(cost, ENERGIES, frames, n)
-    return frames + _ENERGY_ALONE * (n - frames) * min(1.0, 0.5 * room / max(still, 1e-9))
+    energy = tuning.foreseen(cost, ENERGIES, 0, course.all) / course.all
+    return frames + _ENERGY_ALONE * tuning.beside(cost, room, frames) / max(energy, 1e-9)

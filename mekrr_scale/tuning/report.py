@@ -130,21 +130,8 @@ class TuneReport(Shown):
 
     def _limits(self) -> Iterator[str]:
         data, marks = self.with_twice_the_data, self.by_the_last_landmarks
-        if self.amount.used < self.data["frames"]:
-            yield (
-                f"Time was the limit: {self.data['frames'] - self.amount.used} frames were not used; give a longer "
-                "--budget (the same command goes on), or more cores."
-            )
-        elif self.amount.others:
-            yield (
-                f"Time was the limit: of {self.amount.used - self.amount.frames} frames energies alone were used; give "
-                "a longer --budget (the same command goes on), or more cores."
-            )
-        elif self.limited:
-            yield (
-                f"Time was the limit: more than {self.plan.landmarks.count} landmarks were not tried; give a longer "
-                "--budget (the same command goes on), or more cores."
-            )
+        if lacking := self._short_of_time():
+            yield (f"Time was the limit: {lacking}; give a longer --budget (the same command goes on), or more cores.")
         elif marks < _PAYS and (data is None or marks <= data):
             yield (
                 f"Landmarks are the limit: the last increase took {100 * (1 - marks):.0f} % off the error; allow more "
@@ -168,6 +155,14 @@ class TuneReport(Shown):
         within = self.coverage.get("within_95")
         if within is not None and within < 0.85:
             yield f"The 95 % intervals hold {100 * within:.0f} % of the errors: it is unlike the training data."
+
+    def _short_of_time(self) -> str:
+        """What there was no time for."""
+        if self.amount.used < self.data["frames"]:
+            return f"{self.data['frames'] - self.amount.used} frames were not used"
+        if self.amount.others:
+            return f"of {self.amount.used - self.amount.frames} frames energies alone were used"
+        return f"more than {self.plan.landmarks.count} landmarks were not tried" if self.limited else ""
 
     def to_dict(self) -> dict[str, object]:
         """What ``tune.json`` holds."""

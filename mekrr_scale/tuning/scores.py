@@ -24,6 +24,7 @@ class Score:
     errors: Mapping[str, float]  # cross-validated, eV/atom and eV/angstrom
     value: float  # what it is compared by: their geometric mean, folds told apart
     failed: str = ""  # why there are none
+    seconds: float = 0.0  # that its fit took
 
 
 def slope(scores: Iterable[Score]) -> float:

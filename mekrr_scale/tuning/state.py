@@ -23,6 +23,7 @@ TEST = 0.08  # of the budget
 _EXTRACTION = 0.65  # of the time that is left after the race
 _LANDMARKS = 1000  # of a fit that compares
 _LEAST_PACE = 0.2
+_STILL = 0.5  # of the time for features, that those for energies alone may take
 _NEARLY = 0.9  # of all directions: all are taken
 
 
@@ -36,7 +37,6 @@ class Tuning:
     journal: Journal
     progress: Timed
     paces: dict[Arm, float] = field(default_factory=dict)  # seconds of the last extraction over those foreseen
-    fits: dict[Arm, float] = field(default_factory=dict)  # seconds of the last fit of the race
     network: tuple[Arm, Backbone] | None = None  # the last one that was loaded
 
     @property
@@ -158,16 +158,17 @@ class Tuning:
         return cost.frames(self.atoms(last) - self.atoms(first), self.directions(directions))
 
     def borne(self, cost: Cost, room: float, directions: int | str) -> int:
-        """Frames along directions that a time bears, beside features of the others for their energies.
-
-        These take half of the time at most.
-        """
+        """Frames along directions that a time bears, beside features of the others for their energies."""
         n = len(self.data.training)
-        moved, still = (self.foreseen(cost, one, 0, n) / n for one in (directions, ENERGIES))
-        if not self.moved:
-            return max(1, min(n, int(room / max(moved, 1e-9))))
-        beside, alone = (room - n * still) / max(moved - still, 1e-9), 0.5 * room / max(moved, 1e-9)
-        return max(1, min(n, int(max(beside, alone))))
+        moved = self.foreseen(cost, directions, 0, n) / n
+        still = self.foreseen(cost, ENERGIES, 0, n) / n if self.moved else 0.0
+        together, alone = (room - n * still) / max(moved - still, 1e-9), (1 - _STILL) * room / max(moved, 1e-9)
+        return max(1, min(n, int(max(together, alone))))
+
+    def beside(self, cost: Cost, room: float, frames: int) -> float:
+        """Seconds of that time for energies of the frames that come after so many."""
+        still = self.foreseen(cost, ENERGIES, frames, len(self.data.training))
+        return min(still, _STILL * room) if self.moved else 0.0
 
     def _loaded(self, arm: Arm) -> Backbone:
         """A network, which stays loaded as long as it is the one that is needed."""

@@ -4,6 +4,7 @@ import lzma
 import re
 import tomllib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import ase.io
@@ -31,7 +32,7 @@ from benchmarks import (
     tangents_of_some,
     uncertainty,
 )
-from benchmarks.data import synthetic
+from benchmarks.data import structures, synthetic
 from mekrr_scale.models import Model
 from mekrr_scale.pipeline import FitPlan, KernelPlan, LandmarkPlan, evaluate_store, fit
 from mekrr_scale.structures import build_graph
@@ -247,7 +248,8 @@ def test_tangents_of_some(tmp_path, monkeypatch, capsys):
             frames.append(atoms)
         with lzma.open(tmp_path / f"{name}.xyz.xz", "wt") as stream:
             ase.io.write(stream, frames, format="extxyz")
-    tangents_of_some.main([tangents_of_some.Set("toy", "held", 20, 10)])
+    train, test = (partial(structures, f"{name}.xyz.xz") for name in ("toy", "held"))
+    tangents_of_some.main([tangents_of_some.Set("toy", train, test, 10)])
     text = capsys.readouterr().out
     rows = rows_of(text)
     assert [row[1:3] for row in rows][:2] == [["none", "20"], ["12 x 1", "8"]]

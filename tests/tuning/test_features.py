@@ -1,6 +1,7 @@
 """Which features a tuning makes: as many as time allows, and none twice."""
 
 from dataclasses import replace
+from itertools import count
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,7 @@ from mekrr_scale.tuning import arms
 from mekrr_scale.tuning.arms import Arm, Cost, families, measured
 from mekrr_scale.tuning.features import Amount, gathered_features
 from mekrr_scale.tuning.final import Search, in_full
-from mekrr_scale.tuning.journal import Journal
+from mekrr_scale.tuning.journal import Clock, Journal
 from mekrr_scale.tuning.race import Course, Raced, course_of, kept_of, needed, raced
 from mekrr_scale.tuning.scores import Score
 from mekrr_scale.tuning.state import Tuning
@@ -215,24 +216,24 @@ def test_another_leader_leaves_time_for_landmarks(tuning, monkeypatch, seconds, 
 
 
 def test_fits_of_the_race_are_foreseen_as_they_were_measured(tuning):
-    """Five of fifty seconds each are too much for rows of twice as many frames; the first guess would not be."""
+    """Rows of twice as many frames take twice as long: twelve of the fourteen seconds that are left, or twenty."""
     tuning.plan = replace(tuning.plan, budget=160.0)
     arms = [Arm(BackboneSpec("chgnet", f"conv{i}")) for i in (1, 2)]
     costs, course = dict.fromkeys(arms, Cost(1e-4, 1e-4)), Course(arms, 16, 200, 4)
-    at = [Score(arm, 16, "4", {"energy_rmse": 1.0}, 1.0) for arm in arms]
-    assert not kept_of(tuning, at, at, costs, 32, course)["over"]
-    tuning.fits = dict.fromkeys(arms, 5.0)
-    assert kept_of(tuning, at, at, costs, 32, course)["over"]
+    for seconds, over in ((3.0, False), (5.0, True)):
+        at = [Score(arm, 16, "4", {"energy_rmse": 1.0}, 1.0, seconds=seconds) for arm in arms]
+        assert kept_of(tuning, at, at, costs, 32, course)["over"] == over
 
 
 def test_the_race_notes_what_its_fits_take(tuning, spec):
-    arm = Arm(spec)
+    arm, ticks = Arm(spec), count()
+    tuning.journal = replace(tuning.journal, clock=Clock(tuning.folder / "ticks.json", 1e6, lambda: float(next(ticks))))
     tuning.plan = replace(tuning.plan, backbones=(arm.spec,))
     tuning.data = replace(tuning.data, training=tuning.data.training[:12])
     race = raced(tuning)
-    step = tuning.journal.step(f"score-{race.scores[-1].arm.slug}-{race.scores[-1].frames}", dict)
-    assert tuning.fits == {race.scores[-1].arm: step["fit"]}
-    assert 0 <= step["fit"] <= max(step["seconds"], 1e-9)
+    for score in race.scores:
+        step = tuning.journal.step(f"score-{score.arm.slug}-{score.frames}", dict)
+        assert 0 < score.seconds == step["fit"] < step["seconds"]
 
 
 def test_features_of_a_leader_that_holds_the_first_are_made(tuning, pair, monkeypatch):
