@@ -92,11 +92,12 @@ def _errors_by_id(fit: FitReport) -> dict[int, float]:
 def _curves(fit: FitReport) -> list[Curve]:
     found = []
     for kind, info in KINDS.items():
-        points = [(point.structures, info.unit.factor * point.rmse[kind]) for point in fit.solution.curve]
-        known = [(size, error) for size, error in points if math.isfinite(error)]
+        known = [point for point in fit.solution.curve if math.isfinite(point.rmse[kind])]
         if len(known) > 1 and info.judged:
-            sizes, errors = np.array(known).T
-            law = PowerLaw.ahead(sizes, errors)
+            sizes = np.array([point.structures for point in known])
+            errors = info.unit.factor * np.array([point.rmse[kind] for point in known])
+            folds = zip(*(point.folds[kind] for point in known if point.folds), strict=True)
+            law = PowerLaw.ahead(sizes, errors, [np.array(each) for each in folds])
             found.append(Curve(info.name, info.unit.text, sizes.tolist(), errors.tolist(), law))
     return found
 

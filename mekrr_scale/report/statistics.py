@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,18 +100,27 @@ class PowerLaw:
         return cls(float(np.exp(start)), float(-slope))
 
     @classmethod
-    def ahead(cls, sizes: Float64[ndarray, " points"], errors: Float64[ndarray, " points"]) -> PowerLaw | None:
+    def ahead(
+        cls,
+        sizes: Float64[ndarray, " points"],
+        errors: Float64[ndarray, " points"],
+        by_fold: Sequence[Float64[ndarray, " points"]] = (),
+    ) -> PowerLaw | None:
         """Through the last point, as steep as between the last two but no steeper than 1/size, and never rising.
 
-        Errors that fall faster tell of small parts that lack whole regions, not of what more data will give.
+        Errors that fall faster tell of small parts that lack whole regions, not of what more data will give. One
+        structure far outside, which the smaller models of its fold had no neighbour of, can be most of an error, so
+        that the steepness is the median of the folds'.
 
         Args:
             sizes: ascending.
+            by_fold: the errors of every fold; of none the pooled ones tell.
         """
-        law = cls.fitted(sizes[-2:], errors[-2:])
-        if law is None:
+        laws = [cls.fitted(sizes[-2:], each[-2:]) for each in by_fold or [errors]]
+        exponents = [law.exponent for law in laws if law is not None]
+        if not exponents:
             return None
-        exponent = min(max(law.exponent, 0.0), 1.0)
+        exponent = min(max(float(np.median(exponents)), 0.0), 1.0)
         return cls(float(errors[-1] * sizes[-1] ** exponent), exponent)
 
     def at(self, size: float) -> float:

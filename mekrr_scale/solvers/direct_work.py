@@ -20,7 +20,7 @@ from mekrr_scale.solvers.base import DEFAULT_RIDGES, Solver, check
 from mekrr_scale.solvers.falkon import Falkon
 from mekrr_scale.solvers.grid import further
 from mekrr_scale.solvers.job import DOUBLE, Estimate, Job, Stage
-from mekrr_scale.solvers.learning import halves, learning_curve
+from mekrr_scale.solvers.learning import Model, halves, learning_curve
 from mekrr_scale.solvers.moments import MomentTable, accumulate, cross_validated
 from mekrr_scale.solvers.path import SHORT, Decompositions, Normal, Weights, solution_at, weight_paths
 from mekrr_scale.solvers.preconditioners import LARGEST_EIGEN
@@ -92,10 +92,11 @@ def from_sums(
         path = _path(ridges, moments, folds, problem.weights)
     del kept
     best = path.best(problem.criterion) if folds else PathPoint.untested(ridges[0], problem.weights[0])
-    curve = _curve(problem, moments, best) if folds else ()
+    place = ridges.index(best.ridge)
+    models = [(paths[best.weights][:, place : place + 1], moved) for paths, moved in folds]
+    curve = _curve(problem, moments, best, models)
     everything = normals(moments, range(max(problem.n_folds, 1)), shift)
     beta = run.group.broadcast(solution_at(everything, best.weights, best.ridge).contiguous())
-    place = ridges.index(best.ridge)
     finite = bool(torch.isfinite(beta).all())
     return Solution(
         value=whitening.coefficients(beta),
@@ -103,8 +104,8 @@ def from_sums(
         weights=best.weights,
         result=Result.SUCCESS if finite else Result.BREAKDOWN,
         path=path,
-        fold_values=[whitening.coefficients(paths[best.weights][:, place : place + 1]) for paths, _ in folds],
-        fold_shifts=[shift for _, shift in folds],
+        fold_values=[whitening.coefficients(beta) for beta, _ in models],
+        fold_shifts=[shift for _, shift in models],
         rank=whitening.rank,
         effort=Effort(
             rows=sum(part.rows for kinds in moments.values() for part in kinds), seconds=time.perf_counter() - start
@@ -165,14 +166,18 @@ def _shift(problem: Problem, moments: MomentTable, folds: Sequence[int]) -> Floa
     )
 
 
-def _curve(problem: Problem, moments: MomentTable, best: PathPoint) -> tuple[LearningPoint, ...]:
-    """At the ridge and weights that were chosen: the ridge is total, so that it is the same for fewer rows."""
+def _curve(
+    problem: Problem, moments: MomentTable, best: PathPoint, whole: Sequence[Model]
+) -> tuple[LearningPoint, ...]:
+    """At the weights that were chosen; none without folds."""
+    if not whole:
+        return ()
 
-    def solve(learned: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def solve(learned: Sequence[int], ridge: float) -> Model:
         shift = _shift(problem, moments, learned)
-        return solution_at(normals(moments, learned, shift), best.weights, best.ridge), shift
+        return solution_at(normals(moments, learned, shift), best.weights, ridge), shift
 
-    return learning_curve(problem, moments, best, solve)
+    return learning_curve(problem, moments, best.ridge, whole, solve)
 
 
 def _path(
@@ -297,6 +302,6 @@ def solving_of(direct: Solver, job: Job) -> tuple[float, float]:
     light = others * (3 * others <= size)
     each = (2 * light**2 * size + light**3 / 3) * job.rates.flop + 3 * light * size * DOUBLE * job.rates.copy
     solving += own_folds * job.n_weights * len(job.ridges) * each * (job.folds > 0)
-    # the learning curve: a Cholesky factor without every fold for each smaller number of folds
-    solving += job.folds * len(halves(job.folds)[1:]) * float(size) ** 3 / 3 * job.rates.flop
+    # the learning curve: two Cholesky factors or more without every fold for each smaller number of folds
+    solving += job.folds * len(halves(job.folds)[1:]) * 2 * float(size) ** 3 / 3 * job.rates.flop
     return solving, decomposed + 6 * job.square

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -9,26 +10,39 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from mekrr_scale.arrays import ByKind, RowKind
-from mekrr_scale.regression import Problem
+from mekrr_scale.regression import Problem, score
 from mekrr_scale.solvers.moments import MomentTable, root_mean
-from mekrr_scale.solvers.solution import LearningPoint, PathPoint
+from mekrr_scale.solvers.solution import LearningPoint
 
-Solve = Callable[[Sequence[int]], tuple[Float64[Tensor, "rank one"], Float64[Tensor, " species"]]]
+Model = tuple[Float64[Tensor, "rank one"], Float64[Tensor, " species"]]
+"""A solution in the whitened basis, and what the baseline's energies move by."""
+
+_DECADES = 12  # of ridges above the chosen one, at most
+_HIGHER = 1.02  # times the lowest score (squared errors) that ends the search: 1 % of the error
 
 
-def learning_curve(problem: Problem, moments: MomentTable, best: PathPoint, solve: Solve) -> tuple[LearningPoint, ...]:
+def learning_curve(
+    problem: Problem,
+    moments: MomentTable,
+    ridge: float,
+    whole: Sequence[Model],
+    solve: Callable[[Sequence[int], float], Model],
+) -> tuple[LearningPoint, ...]:
     """Errors of models of all folds but one, of half as many and so on, each on a fold that none of them holds.
 
     Every fold is left out once for each number: it is predicted by the model of the folds that follow it, in a circle.
+    Each number has a ridge of its own, the chosen one or a larger one. The ridge is total, so that noise alone asks for
+    the same at every number; but where the chosen one is so small that it hardly counts, models of about as many rows
+    as landmarks are wrong by any amount (the peak of "double descent": Belkin, Hsu, Ma and Mandal 2019, PNAS 116,
+    15849), and the curve would promise what more data will not bring.
 
     Args:
-        best: errors of models of all folds but one.
-        solve: from folds to the solution in the whitened basis and the baseline's shift.
+        ridge: that was chosen.
+        whole: of all folds but one at this ridge, by the fold that is left out.
+        solve: from folds and a ridge to a model.
     """
-    folds = problem.n_folds
-    seen = sum(part.rows for part in moments[RowKind.ENERGY]) * (folds - 1) / folds
-    smaller = [_point(moments, folds, size, solve) for size in reversed(halves(folds)[1:])]
-    return (*smaller, LearningPoint(seen, best.rmse))
+    smaller = [_best(problem, moments, size, ridge, solve) for size in reversed(halves(problem.n_folds)[1:])]
+    return (*smaller, _point(moments, problem.n_folds - 1, whole))
 
 
 def halves(folds: int) -> list[int]:
@@ -39,18 +53,38 @@ def halves(folds: int) -> list[int]:
     return sizes
 
 
-def _point(moments: MomentTable, folds: int, size: int, solve: Solve) -> LearningPoint:
-    squares, seen = dict.fromkeys(moments, 0.0), 0
-    for left_out in range(folds):
-        learned = [(left_out + 1 + step) % folds for step in range(size)]
-        beta, shift = solve(learned)
-        seen += sum(moments[RowKind.ENERGY][fold].rows for fold in learned)
-        for kind, parts in moments.items():
-            if parts[left_out].rows:
-                squares[kind] += float(parts[left_out].squared_error(beta, shift)[0])
-    shares = {kind: sum(part.share for part in parts) for kind, parts in moments.items()}
-    errors = {
-        kind: float(root_mean(torch.tensor([square], dtype=torch.float64), shares[kind])[0])
-        for kind, square in squares.items()
-    }
-    return LearningPoint(seen / folds, ByKind.of(errors, float("nan")))
+def _best(
+    problem: Problem, moments: MomentTable, size: int, ridge: float, solve: Callable[[Sequence[int], float], Model]
+) -> LearningPoint:
+    """The lowest errors at the chosen ridge, ten times as much and so on, until they rise: tiny ridges are alike."""
+    folds = problem.n_folds
+
+    def at(decade: int) -> LearningPoint:
+        learned = [[(left_out + 1 + step) % folds for step in range(size)] for left_out in range(folds)]
+        return _point(moments, size, [solve(each, ridge * 10.0**decade) for each in learned])
+
+    def value(point: LearningPoint) -> float:
+        return score(problem.criterion, point.rmse)
+
+    best = at(0)
+    for decade in range(1, _DECADES + 1):
+        after = at(decade)
+        if not value(after) <= _HIGHER * value(best):
+            break
+        best = min(best, after, key=value)
+    return best
+
+
+def _point(moments: MomentTable, size: int, models: Sequence[Model]) -> LearningPoint:
+    """Errors of models of so many folds on the folds that they are told by."""
+    rmse, by_fold = {}, {}
+    for kind, parts in moments.items():
+        squares = [
+            part.squared_error(*model) if part.rows else torch.zeros(1, dtype=torch.float64)
+            for part, model in zip(parts, models, strict=True)
+        ]
+        rmse[kind] = float(root_mean(torch.stack(squares).sum(0), sum(part.share for part in parts))[0])
+        each = [root_mean(square, part.share) for square, part in zip(squares, parts, strict=True)]
+        by_fold[kind] = tuple(float(error[0]) for error in each)
+    structures = sum(part.rows for part in moments[RowKind.ENERGY]) * size / len(models)
+    return LearningPoint(structures, ByKind.of(rmse, math.nan), ByKind.of(by_fold, ()))

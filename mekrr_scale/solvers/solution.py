@@ -180,16 +180,19 @@ class LearningPoint:
 
     structures: float  # with an energy that were learned from, the mean over the models
     rmse: ByKind[float]  # of what the models did not see: eV/atom, eV/angstrom, virial per atom in eV; NaN without rows
+    folds: ByKind[tuple[float, ...]] | None = None  # the same of every fold that is left out; None of older versions
 
     def to_dict(self) -> dict[str, object]:
         """As states hold it."""
-        return {"structures": self.structures, **{info.name: self.rmse[kind] for kind, info in KINDS.items()}}
+        folds = {} if self.folds is None else {"folds": self.folds.listed(())}
+        return {"structures": self.structures, **{info.name: self.rmse[kind] for kind, info in KINDS.items()}, **folds}
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> LearningPoint:
         """The inverse of ``to_dict``."""
         errors = {kind: document.get(info.name, float("nan")) for kind, info in KINDS.items()}
-        return cls(document["structures"], ByKind.of(errors, float("nan")))
+        folds = ByKind.from_list([tuple(each) for each in document["folds"]], ()) if "folds" in document else None
+        return cls(document["structures"], ByKind.of(errors, float("nan")), folds)
 
 
 class _Document(TypedDict):

@@ -175,10 +175,23 @@ def test_learning_curves_end_at_the_cross_validated_errors(results, fitted):
     for curve in results.curves:
         assert curve.sizes == sorted(curve.sizes)
         assert curve.errors[-1] == pytest.approx(fitted.metrics()[f"{curve.quantity}_rmse"], rel=1e-4)
-        slope = np.polyfit(np.log(curve.sizes[-2:]), np.log(curve.errors[-2:]), 1)[0]
-        assert curve.law.exponent == pytest.approx(min(max(-slope, 0.0), 1.0))
+        assert 0 <= curve.law.exponent <= 1
         assert curve.law.at(curve.sizes[-1]) == pytest.approx(curve.errors[-1])
     assert {curve.quantity for curve in results.curves} == {"energy", "force", "stress"}
+
+
+def test_what_more_data_give_is_told_by_the_middle_fold(results, fitted, store):
+    for curve in results.curves:
+        kind = next(kind for kind, info in KINDS.items() if info.name == curve.quantity)
+        before, last = (np.array(point.folds[kind]) for point in fitted.solution.curve[-2:])
+        sizes = curve.sizes[-1] / curve.sizes[-2]
+        slopes = np.log(before / last) / np.log(sizes)
+        assert curve.law.exponent == pytest.approx(np.clip(np.nanmedian(slopes), 0, 1))
+    old = [replace(point, folds=None) for point in fitted.solution.curve]  # as states of 0.1.0 are
+    found = results_of(replace(fitted, solution=replace(fitted.solution, curve=old)), [store]).curves
+    for curve in found:
+        slope = np.polyfit(np.log(curve.sizes[-2:]), np.log(curve.errors[-2:]), 1)[0]
+        assert curve.law.exponent == pytest.approx(min(max(-slope, 0.0), 1.0))
 
 
 def test_the_map_lies_in_the_plane_of_largest_variance(results):

@@ -54,6 +54,17 @@ def test_what_more_data_give_is_told_by_the_last_doubling(errors, exponent):
     assert PowerLaw.ahead(np.array([10.0]), np.array([1.0])) is None
 
 
+def test_one_fold_does_not_say_what_more_data_give():
+    """One fold of three held a structure that the model of half of the data had no neighbour of."""
+    sizes, folds = np.array([20.0, 40.0]), [np.array([4.0, 2.0**1.5]), np.array([60.0, 3.0]), np.array([4.0, 3.5])]
+    pooled = np.sqrt(np.mean(np.square(folds), axis=0))
+    assert PowerLaw.ahead(sizes, pooled).exponent == 1.0
+    law = PowerLaw.ahead(sizes, pooled, folds)
+    assert law.exponent == pytest.approx(0.5)
+    assert law.at(40) == pytest.approx(pooled[-1])
+    assert PowerLaw.ahead(sizes, pooled, [np.array([np.nan, 1.0])]) is None
+
+
 def test_a_power_law():
     sizes = np.array([10.0, 20.0, 40.0])
     law = PowerLaw.fitted(sizes, 3 * sizes**-0.5)

@@ -26,10 +26,13 @@ def learning(found: Results) -> Section | None:
         last = curve.errors[max(range(len(curve.sizes)), key=curve.sizes.__getitem__)]
         rows.append((curve.quantity, curve.unit, f"{max(curve.sizes):.0f}", shown(last), *told))
     columns = ("quantity", "unit", "structures", "RMSE", "exponent", "RMSE with twice as many", "change")
-    caption = "power law N^-exponent through the last two points, exponents from 0 to 1: take it as a hint"
+    caption = (
+        "power law N^-exponent from the last but one point to the last, exponents from 0 to 1, the median of the "
+        "folds': take it as a hint"
+    )
     parts: list[Part] = [
-        "Models of all folds but one, of half as many and so on, at the ridge and weights that were chosen, each on a "
-        "fold that it did not see; from the sums of the folds, without a further pass.",
+        "Models of all folds but one, of half as many and so on, at the weights that were chosen and the best of "
+        "larger ridges, each on a fold that it did not see; from the sums of the folds, without a further pass.",
         Table("Learning curve", columns, rows, caption, (0, 1)),
     ]
     parts += [
