@@ -43,6 +43,7 @@ class Experiment:
             plan) and of the data; ``quick`` has a new one each time.
         recorded: take the runs of earlier days from ``records``; what is missing there is run, and joins them.
         sets: sets of data, of a script that has several.
+        ways: methods that are compared, of a script that lets them be chosen.
     """
 
     name: str
@@ -52,11 +53,12 @@ class Experiment:
     folder: Path
     recorded: bool = False
     sets: Sequence[str] = ()
+    ways: Sequence[str] = ()
     rows: list[str] = field(default_factory=list)
     begin: float = field(default_factory=time.perf_counter)
 
     @classmethod
-    def parse(cls, name: str, sets: Sequence[str] = ()) -> Experiment:
+    def parse(cls, name: str, sets: Sequence[str] = (), ways: Sequence[str] = ()) -> Experiment:
         parser = argparse.ArgumentParser(f"python -m benchmarks.papers.{name}")
         parser.add_argument("--quick", action="store_true", help="small, on the data in the repository")
         parser.add_argument("--seeds", type=int, default=3, help="subsets and initial weights")
@@ -65,6 +67,8 @@ class Experiment:
         parser.add_argument("--data", help="folder of the development data; default: BENCHMARK_DATA, or ../shared/data")
         if sets:
             parser.add_argument("--sets", nargs="+", default=sets, choices=sets, help="sets of data; default: all")
+        if ways:
+            parser.add_argument("--ways", nargs="+", default=ways, choices=ways, help="what is compared; default: all")
         found = parser.parse_args()
         if found.data:
             os.environ["BENCHMARK_DATA"] = os.path.abspath(found.data)  # for processes of its own too
@@ -73,8 +77,8 @@ class Experiment:
         for each in (figures, folder):
             each.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(_cores())
-        chosen = tuple(found.sets) if sets else ()
-        return cls(name, found.quick, 1 if found.quick else found.seeds, figures, folder, found.recorded, chosen)
+        chosen = [tuple(getattr(found, name)) if there else () for name, there in (("sets", sets), ("ways", ways))]
+        return cls(name, found.quick, 1 if found.quick else found.seeds, figures, folder, found.recorded, *chosen)
 
     @property
     def work(self) -> Path:

@@ -22,7 +22,10 @@ import pytest
             "design",
             ("energies of the high level", "delta kernel, least sure", "16 structures, discriminative", "survived, ps"),
         ),
-        ("opponents", ("ridge regression, 7net-0", "CHGNet, frozen up to conv1", "the best opponent, ")),
+        (
+            "opponents",
+            ("ridge regression, 7net-0", "CHGNet, frozen up to conv1", "kernel chosen by", "the best opponent, "),
+        ),
         ("mekrr", ("same set", "linear kernel", "random features", "SchNet from scratch, energies")),
     ],
 )
