@@ -20,7 +20,7 @@ from mekrr_scale.solvers.base import DEFAULT_RIDGES, Solver, check
 from mekrr_scale.solvers.falkon import Falkon
 from mekrr_scale.solvers.grid import further
 from mekrr_scale.solvers.job import DOUBLE, Estimate, Job, Stage
-from mekrr_scale.solvers.learning import Model, halves, learning_curve
+from mekrr_scale.solvers.learning import Solved, halves, learning_curve
 from mekrr_scale.solvers.moments import MomentTable, accumulate, cross_validated
 from mekrr_scale.solvers.path import SHORT, Decompositions, Normal, Weights, solution_at, weight_paths
 from mekrr_scale.solvers.preconditioners import LARGEST_EIGEN
@@ -167,13 +167,13 @@ def _shift(problem: Problem, moments: MomentTable, folds: Sequence[int]) -> Floa
 
 
 def _curve(
-    problem: Problem, moments: MomentTable, best: PathPoint, whole: Sequence[Model]
+    problem: Problem, moments: MomentTable, best: PathPoint, whole: Sequence[Solved]
 ) -> tuple[LearningPoint, ...]:
     """At the weights that were chosen; none without folds."""
     if not whole:
         return ()
 
-    def solve(learned: Sequence[int], ridge: float) -> Model:
+    def solve(learned: Sequence[int], ridge: float) -> Solved:
         shift = _shift(problem, moments, learned)
         return solution_at(normals(moments, learned, shift), best.weights, ridge), shift
 

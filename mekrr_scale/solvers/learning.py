@@ -14,7 +14,7 @@ from mekrr_scale.regression import Problem, score
 from mekrr_scale.solvers.moments import MomentTable, root_mean
 from mekrr_scale.solvers.solution import LearningPoint
 
-Model = tuple[Float64[Tensor, "rank one"], Float64[Tensor, " species"]]
+Solved = tuple[Float64[Tensor, "rank one"], Float64[Tensor, " species"]]
 """A solution in the whitened basis, and what the baseline's energies move by."""
 
 _DECADES = 12  # of ridges above the chosen one, at most
@@ -25,8 +25,8 @@ def learning_curve(
     problem: Problem,
     moments: MomentTable,
     ridge: float,
-    whole: Sequence[Model],
-    solve: Callable[[Sequence[int], float], Model],
+    whole: Sequence[Solved],
+    solve: Callable[[Sequence[int], float], Solved],
 ) -> tuple[LearningPoint, ...]:
     """Errors of models of all folds but one, of half as many and so on, each on a fold that none of them holds.
 
@@ -54,7 +54,7 @@ def halves(folds: int) -> list[int]:
 
 
 def _best(
-    problem: Problem, moments: MomentTable, size: int, ridge: float, solve: Callable[[Sequence[int], float], Model]
+    problem: Problem, moments: MomentTable, size: int, ridge: float, solve: Callable[[Sequence[int], float], Solved]
 ) -> LearningPoint:
     """The lowest errors at the chosen ridge, ten times as much and so on, until they rise: tiny ridges are alike."""
     folds = problem.n_folds
@@ -75,7 +75,7 @@ def _best(
     return best
 
 
-def _point(moments: MomentTable, size: int, models: Sequence[Model]) -> LearningPoint:
+def _point(moments: MomentTable, size: int, models: Sequence[Solved]) -> LearningPoint:
     """Errors of models of so many folds on the folds that they are told by."""
     rmse, by_fold = {}, {}
     for kind, parts in moments.items():

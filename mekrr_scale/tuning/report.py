@@ -44,6 +44,7 @@ class TuneReport(Shown):
     remarks: Sequence[str]
     seconds: float
     unphysical: Sequence[str] = ()  # what the quick checks found
+    warnings: Sequence[str] = ()  # of the test: sets unlike the training data, mean errors outside of their intervals
 
     @property
     def model(self) -> Path:
@@ -152,8 +153,9 @@ class TuneReport(Shown):
             )
         if not self.data["with_forces"]:
             yield "There were no forces to learn from; with them, far fewer frames would do."
+        yield from (f"Test, {warning}." for warning in self.warnings)
         within = self.coverage.get("within_95")
-        if within is not None and within < 0.85:
+        if not self.warnings and within is not None and within < 0.85:
             yield f"The 95 % intervals hold {100 * within:.0f} % of the errors: it is unlike the training data."
 
     def _short_of_time(self) -> str:
@@ -176,7 +178,12 @@ class TuneReport(Shown):
             "fits": [dict(step) for step in self.steps],
             "plan": to_dict(self.plan),
             "validation": dict(self.validation),
-            "test": {"structures": self.tested, "metrics": dict(self.metrics), "coverage": dict(self.coverage)},
+            "test": {
+                "structures": self.tested,
+                "metrics": dict(self.metrics),
+                "coverage": dict(self.coverage),
+                "warnings": list(self.warnings),
+            },
             "with_twice_the_data": self.with_twice_the_data,
             "by_the_last_landmarks": self.by_the_last_landmarks,
             "limited": self.limited,

@@ -166,6 +166,7 @@ def _tuned(tuning: Tuning) -> TuneReport | None:
         remarks=tuple(tuning.data.remarks),
         seconds=tuning.journal.clock.used,
         unphysical=cast("list[str]", model.get("unphysical", [])),
+        warnings=cast("list[str]", errors.get("warnings", [])),
     )
     write_figure(tuning.folder / "race.png", report.plot(), overwrite=True)
     write_report(tuning.folder / "tune.json", report.to_dict())
@@ -239,6 +240,11 @@ def _tested(tuning: Tuning, cost: Cost, name: str) -> Document:
         target = tuning.folder / "model.mekrr"
         page = with_evaluation(results_beside(potential.model, target), found, "test", frames)
         save_html(page, page_beside(target), overwrite=True)
-        return {"metrics": found.metrics(), "coverage": found.coverage(), "structures": count}
+        return {
+            "metrics": found.metrics(),
+            "coverage": found.coverage(),
+            "warnings": found.warnings(),
+            "structures": count,
+        }
 
     return tuning.journal.step(name, make)

@@ -102,7 +102,8 @@ def test_everything_that_is_written_can_be_read(tuned):
             "Landmarks are",
         ),
         ({"scores": 1}, "One subset alone was tried"),
-        ({"coverage": {"within_95": 0.5}}, "unlike the training data"),
+        ({"coverage": {"within_95": 0.5}, "warnings": ()}, "unlike the training data"),
+        ({"warnings": ["all: this set is unlike"]}, "Test, all: this set is unlike."),
     ],
 )
 def test_words_say_what_limits_the_error(tuned, changed, said):
