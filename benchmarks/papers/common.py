@@ -44,6 +44,7 @@ class Experiment:
         recorded: take the runs of earlier days from ``records``; what is missing there is run, and joins them.
         sets: sets of data, of a script that has several.
         ways: methods that are compared, of a script that lets them be chosen.
+        report: run nothing, and show what is finished; of such a script.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Experiment:
     recorded: bool = False
     sets: Sequence[str] = ()
     ways: Sequence[str] = ()
+    report: bool = False
     rows: list[str] = field(default_factory=list)
     begin: float = field(default_factory=time.perf_counter)
 
@@ -69,7 +71,9 @@ class Experiment:
             parser.add_argument("--sets", nargs="+", default=sets, choices=sets, help="sets of data; default: all")
         if ways:
             parser.add_argument("--ways", nargs="+", default=ways, choices=ways, help="what is compared; default: all")
+            parser.add_argument("--report", action="store_true", help="show what is finished, and run nothing")
         found = parser.parse_args()
+        report = bool(ways) and found.report
         if found.data:
             os.environ["BENCHMARK_DATA"] = os.path.abspath(found.data)  # for processes of its own too
         figures = found.figures or (ROOT / "build" / "papers" / "quick" if found.quick else FIGURES)
@@ -78,7 +82,9 @@ class Experiment:
             each.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(_cores())
         chosen = [tuple(getattr(found, name)) if there else () for name, there in (("sets", sets), ("ways", ways))]
-        return cls(name, found.quick, 1 if found.quick else found.seeds, figures, folder, found.recorded, *chosen)
+        return cls(
+            name, found.quick, 1 if found.quick else found.seeds, figures, folder, found.recorded, *chosen, report
+        )
 
     @property
     def work(self) -> Path:
@@ -123,12 +129,11 @@ class Experiment:
 
     def run(self, key: str, work: Callable[[], dict[str, float]]) -> dict[str, float]:
         """A run's figures; what an earlier call has finished is read."""
-        path = self._path(key)
-        if path.exists() or path.stem in self._records():
+        if self.has(key):
             return self.kept(key)
         begin = time.perf_counter()
         found = {**work(), "seconds": time.perf_counter() - begin}
-        path.write_text(json.dumps(found), encoding="utf-8")
+        self._path(key).write_text(json.dumps(found), encoding="utf-8")
         told = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
         print(f"  {key}: {told}", flush=True)
         return found
@@ -158,6 +163,11 @@ class Experiment:
         if self.quick:
             return rates[:1]
         return rates if first else (self.kept(f"{key}-0")["rate"],)
+
+    def has(self, key: str) -> bool:
+        """Whether a run is finished."""
+        path = self._path(key)
+        return path.exists() or path.stem in self._records()
 
     def kept(self, key: str) -> dict[str, float]:
         """What a finished run has found."""

@@ -23,14 +23,16 @@ def band(axis: Axes, x: Sequence[float], values: np.ndarray, color: str, marker:
     axis.plot(x, values.mean(1), color=color, marker=marker, ms=3, **line)  # type: ignore[arg-type]
 
 
-def logarithmic(axis: Axes, x: str, y: str) -> None:
-    """Both axes, with their labels; upwards there are numbers at 1, 2 and 5."""
+def logarithmic(axis: Axes, x: str, y: str, numbers: str = "y") -> None:
+    """Both axes, with their labels; numbers stand at 1, 2 and 5, upwards or along both."""
     from matplotlib.ticker import LogLocator, StrMethodFormatter
 
     axis.set(xscale="log", yscale="log", xlabel=x, ylabel=y)
-    axis.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
-    for set_formatter in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
-        set_formatter(StrMethodFormatter("{x:g}"))
+    for ruler in (getattr(axis, f"{name}axis") for name in numbers):
+        ruler.set_minor_locator(LogLocator(subs=(2, 5)))
+        ruler.set_major_formatter(StrMethodFormatter("{x:g}"))
+        ruler.set_minor_formatter(StrMethodFormatter("{x:g}"))
+        ruler.set_tick_params(which="both", size=3, pad=3)
     axis.spines[["top", "right"]].set_visible(False)
 
 

@@ -12,14 +12,14 @@ franken on the same network is in `benchmarks against_finetuning`. Seconds are t
 structures in memory to a model that predicts: loading, extraction, and in the first split the rates that are tried;
 sets are compared by the mean of the others.
 
-    python -m benchmarks.papers.opponents [--quick] [--sets formate] [--ways 'kernel, CHGNet']
+    python -m benchmarks.papers.opponents [--quick] [--sets formate] [--ways 'kernel, CHGNet'] [--report]
 """
 
 from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -54,19 +54,20 @@ Found = dict[str, float]
 def main() -> None:
     it = Experiment.parse("opponents", tuple(SETS), tuple(WAYS))
     ways = {name: way for name, way in WAYS.items() if name in it.ways and (name in QUICK or not it.quick)}
-    if not importlib.util.find_spec("dscribe"):
+    if not it.report and not importlib.util.find_spec("dscribe"):
         it.say("SOAP is left out: install dscribe")
         ways.pop(_SOAP, None)
     names = ("formate",) if it.quick else it.sets
     for name in names:
         sizes = _sizes(it, name)
-        tasks_of = [_tasks(it, name, seed, sizes) for seed in range(it.seeds)]
+        tasks_of = [] if it.report else [_tasks(it, name, seed, sizes) for seed in range(it.seeds)]
         for splits in zip(*tasks_of, strict=True):  # the smallest first
             for tasks in (splits[:1], splits[1:]):  # the first split chooses rates
                 jobs = [(way, task) for task in tasks for way in ways]
                 it.run_all([(_key(way, task), partial(_timed, way, task)) for way, task in jobs])
         _table(it, name, sizes, ways)
-    _figure(it, names, ways)
+    if there := [name for name in names if _compared(it, name, ways)]:
+        _figure(it, there, ways)
     it.finish()
 
 
@@ -217,7 +218,8 @@ def _converged(
 
 
 _CHOSEN = "kernel chosen by cross-validation"
-_SOAP = "energies alone: kernel, SOAP"
+_ALONE = "energies alone"
+_SOAP = f"{_ALONE}: kernel, SOAP"
 _LEARNS = "SevenNet-0, all learns"
 _SHORTER = {f"{_LEARNS}, {steps} steps": steps for steps in SHORT}
 _CHGNET, _SEVENNET = BackboneSpec("chgnet"), BackboneSpec("sevennet")
@@ -235,7 +237,7 @@ WAYS: Mapping[str, Callable[[Task], Learned]] = {
     "CHGNet, all learns": partial(_network, "chgnet"),
     "CHGNet, frozen up to conv1": partial(_network, "chgnet", frozen="conv1"),
     "SchNet from scratch": _scratch,
-    "energies alone: kernel, 7net-0": partial(_kernel, _SEVENNET, forces=False),
+    f"{_ALONE}: kernel, 7net-0": partial(_kernel, _SEVENNET, forces=False),
     _SOAP: _soap,
 }
 QUICK = ("kernel, 7net-0", "ridge regression, 7net-0", "CHGNet, frozen up to conv1", "SchNet from scratch", _SOAP)
@@ -244,33 +246,42 @@ QUICK = ("kernel, 7net-0", "ridge regression, 7net-0", "CHGNet, frozen up to con
 def _table(it: Experiment, name: str, sizes: Sequence[int], ways: Mapping[str, object]) -> None:
     it.header(name, "structures", "energy RMSE, meV/atom", "force RMSE, meV/A", "CPU seconds")
     for size in sizes:
-        runs_of = {way: _runs(it, name, way, size) for way in (*([_CHOSEN] if _kernels(it) else []), *ways)}
+        runs_of = {way: _runs(it, name, way, size) for way in (_CHOSEN, *ways)}
         for way, runs in runs_of.items():
             if runs:
                 forces = spread(runs) if "force_rmse" in runs[0] else ""
                 it.say(
                     f"| {way} | {size} | {spread(runs, 'energy_rmse', 2)} | {forces} | {spread(runs, 'cpu_seconds', 0)} |"
                 )
-        timed = {way: _seconds(runs) for way, runs in runs_of.items() if runs}
-        it.say(f"\n{name}, {size} structures: {_ahead(it, name, size, timed)}\n")
+        if timed := {way: _seconds(runs) for way, runs in runs_of.items() if runs}:
+            it.say(f"\n{name}, {size} structures: {_ahead(it, name, size, timed)}\n")
 
 
 def _runs(it: Experiment, name: str, way: str, size: int) -> list[Found]:
+    """Of all splits, or none where one is not finished."""
     if way == _CHOSEN:
-        return _chosen(list(zip(*(_runs(it, name, one, size) for one in _kernels(it)), strict=True)))
-    return [it.kept(f"{name} {way} {size}-{seed}") for seed in range(it.seeds)]
+        kernels = [way for way in it.ways if way.startswith("kernel")]
+        found = [runs for one in kernels if (runs := _runs(it, name, one, size))]
+        return _chosen(list(zip(*found, strict=True)))
+    keys = [f"{name} {way} {size}-{seed}" for seed in range(it.seeds)]
+    return [it.kept(key) for key in keys] if all(map(it.has, keys)) else []
 
 
-def _kernels(it: Experiment) -> list[str]:
-    return [way for way in it.ways if way.startswith("kernel") and (way in QUICK or not it.quick)]
+def _compared(it: Experiment, name: str, ways: Iterable[str]) -> list[str]:
+    """Ways with forces of which a set has all splits."""
+    return [
+        way
+        for way in ways
+        if not way.startswith(_ALONE) and any(_runs(it, name, way, size) for size in _sizes(it, name))
+    ]
 
 
 def _chosen(splits: Sequence[Sequence[Found]]) -> list[Found]:
     """Of every split the kernel with the lowest cross-validated error, at the time of all that were tried.
 
-    None where a recorded run does not tell what it had.
+    None where a recorded run does not tell what it had, or there is but one kernel.
     """
-    if not all("chosen_by" in run for runs in splits for run in runs):
+    if not splits or len(splits[0]) < 2 or not all("chosen_by" in run for runs in splits for run in runs):
         return []
     best = [min(runs, key=lambda run: run["chosen_by"]) for runs in splits]
     times = [sum(run["cpu_seconds"] for run in runs) for runs in splits]
@@ -287,7 +298,7 @@ def _ahead(it: Experiment, name: str, size: int, timed: Mapping[str, float]) -> 
     wrong = {
         way: float(np.mean([run["force_rmse"] for run in _runs(it, name, way, size)]))
         for way in timed
-        if not way.startswith("energies")
+        if not way.startswith(_ALONE)
     }
     others = [way for way in wrong if not way.startswith("kernel")]
     told = []
@@ -308,21 +319,25 @@ def _figure(it: Experiment, names: Sequence[str], ways: Mapping[str, object]) ->
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, len(names), figsize=(3.6 * len(names) + 1.5, 4.6), squeeze=False)
-    shown = [way for way in ways if not way.startswith("energies")]
+    compared = {name: _compared(it, name, ways) for name in names}
+    shown = [way for way in ways if any(way in found for found in compared.values())]
     colours = {way: f"C{place}" for place, way in enumerate(way for way in shown if way not in _SHORTER)}
+    for way, colour in colours.items():
+        axes[0, 0].plot([], [], "o", ms=7, color=colour, label=way)
     for axis, name in zip(axes.flat, names, strict=True):
         for size, marker in zip(_sizes(it, name), "os", strict=False):
             means = {}
             for way in shown:
                 runs, colour = _runs(it, name, way, size), colours.get(way, colours.get(_LEARNS))
+                if not runs:
+                    continue
                 times, wrong = ([run[key] for run in runs] for key in ("cpu_seconds", "force_rmse"))
                 axis.plot(times, wrong, marker, ms=3, color=colour, alpha=0.4)
                 means[way] = _seconds(runs), float(np.mean(wrong))
-                label = way if marker == "o" and way in colours else None
-                axis.plot(*means[way], marker, ms=7, color=colour, label=label)
+                axis.plot(*means[way], marker, ms=7, color=colour)
             schedules = np.array([means[way] for way in (*_SHORTER, _LEARNS) if way in means])
             axis.plot(*schedules.reshape(-1, 2).T, color=colours.get(_LEARNS), lw=1)
-        logarithmic(axis, "CPU time (s)", "force RMSE (meV/Å)")
+        logarithmic(axis, "CPU time (s)", "force RMSE (meV/Å)", numbers="xy")
         axis.set_title(name)
     legend_below(figure, axes[0, 0], 2 if len(names) == 1 else 4)
     figure.savefig(it.figures / "papers_opponents.png", dpi=120)

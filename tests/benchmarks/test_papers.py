@@ -24,7 +24,7 @@ import pytest
         ),
         (
             "opponents",
-            ("ridge regression, 7net-0", "CHGNet, frozen up to conv1", "kernel chosen by", "the best opponent, "),
+            ("ridge regression, 7net-0", "CHGNet, frozen up to conv1", "the best opponent, "),
         ),
         ("mekrr", ("same set", "linear kernel", "random features", "SchNet from scratch, energies")),
     ],
