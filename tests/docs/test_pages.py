@@ -22,7 +22,7 @@ FOREIGN = {
     *("--resolution", "--bind", "--build-arg", "--dipole-weight", "--code", "--jobs", "--data", "--build"),
     *("--index-url", "--nproc-per-node", "--max-restarts", "--parsable", "--dependency", "--ntasks", "--cpus-per-task"),
     *("--array", "--nv", "--work", "--python", "--compare"),
-    *("--strict", "--quick", "--recorded", "--debug", "--help", "--install-completion", "--show-completion"),
+    *("--strict", "--quick", "--recorded", "--ways", "--debug", "--help", "--install-completion", "--show-completion"),
 }
 for made in (options_of_study(), options_of_comparison()):
     FOREIGN |= set(re.findall(r"--[a-z][\w-]*", made.format_help()))
