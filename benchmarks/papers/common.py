@@ -73,7 +73,6 @@ class Experiment:
             parser.add_argument("--ways", nargs="+", default=ways, choices=ways, help="what is compared; default: all")
             parser.add_argument("--report", action="store_true", help="show what is finished, and run nothing")
         found = parser.parse_args()
-        report = bool(ways) and found.report
         if found.data:
             os.environ["BENCHMARK_DATA"] = os.path.abspath(found.data)  # for processes of its own too
         figures = found.figures or (ROOT / "build" / "papers" / "quick" if found.quick else FIGURES)
@@ -81,9 +80,16 @@ class Experiment:
         for each in (figures, folder):
             each.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(_cores())
-        chosen = [tuple(getattr(found, name)) if there else () for name, there in (("sets", sets), ("ways", ways))]
         return cls(
-            name, found.quick, 1 if found.quick else found.seeds, figures, folder, found.recorded, *chosen, report
+            name,
+            found.quick,
+            1 if found.quick else found.seeds,
+            figures,
+            folder,
+            found.recorded,
+            sets=tuple(getattr(found, "sets", ())),  # which not all scripts have
+            ways=tuple(getattr(found, "ways", ())),
+            report=getattr(found, "report", False),
         )
 
     @property

@@ -49,6 +49,7 @@ SHORT = (150, 300)  # steps of whole schedules that take about as long as a kern
 RATES = {"chgnet": (2e-3, 6e-3), "sevennet": (3e-4, 1e-3), "schnet": (3e-3, 1e-2)}
 SOAP = {"r_cut": 5.0, "n_max": 6, "l_max": 4, "sigma": 0.4}
 Found = dict[str, float]
+Runs = dict[str, list[Found]]  # of all splits, by way
 
 
 def main() -> None:
@@ -57,17 +58,22 @@ def main() -> None:
     if not it.report and not importlib.util.find_spec("dscribe"):
         it.say("SOAP is left out: install dscribe")
         ways.pop(_SOAP, None)
-    names = ("formate",) if it.quick else it.sets
-    for name in names:
+    drawn: dict[str, dict[int, Runs]] = {}
+    for name in ("formate",) if it.quick else it.sets:
         sizes = _sizes(it, name)
         tasks_of = [] if it.report else [_tasks(it, name, seed, sizes) for seed in range(it.seeds)]
         for splits in zip(*tasks_of, strict=True):  # the smallest first
             for tasks in (splits[:1], splits[1:]):  # the first split chooses rates
                 jobs = [(way, task) for task in tasks for way in ways]
                 it.run_all([(_key(way, task), partial(_timed, way, task)) for way, task in jobs])
-        _table(it, name, sizes, ways)
-    if there := [name for name in names if _compared(it, name, ways)]:
-        _figure(it, there, ways)
+        found = {size: runs for size in sizes if (runs := _finished(it, name, size, ways))}
+        it.header(name, "structures", "energy RMSE, meV/atom", "force RMSE, meV/A", "CPU seconds")
+        for size, runs in found.items():
+            _table(it, name, size, runs)
+        if any(map(_means, found.values())):
+            drawn[name] = found
+    if drawn:
+        _figure(it, drawn)
     it.finish()
 
 
@@ -243,103 +249,89 @@ WAYS: Mapping[str, Callable[[Task], Learned]] = {
 QUICK = ("kernel, 7net-0", "ridge regression, 7net-0", "CHGNet, frozen up to conv1", "SchNet from scratch", _SOAP)
 
 
-def _table(it: Experiment, name: str, sizes: Sequence[int], ways: Mapping[str, object]) -> None:
-    it.header(name, "structures", "energy RMSE, meV/atom", "force RMSE, meV/A", "CPU seconds")
-    for size in sizes:
-        runs_of = {way: _runs(it, name, way, size) for way in (_CHOSEN, *ways)}
-        for way, runs in runs_of.items():
-            if runs:
-                forces = spread(runs) if "force_rmse" in runs[0] else ""
-                it.say(
-                    f"| {way} | {size} | {spread(runs, 'energy_rmse', 2)} | {forces} | {spread(runs, 'cpu_seconds', 0)} |"
-                )
-        if timed := {way: _seconds(runs) for way, runs in runs_of.items() if runs}:
-            it.say(f"\n{name}, {size} structures: {_ahead(it, name, size, timed)}\n")
+def _finished(it: Experiment, name: str, size: int, ways: Iterable[str]) -> Runs:
+    """Of the ways that are finished the runs of all splits; first of what cross-validation chooses, if it can."""
+    keys = {way: [f"{name} {way} {size}-{seed}" for seed in range(it.seeds)] for way in ways}
+    found = {way: [it.kept(key) for key in each] for way, each in keys.items() if all(map(it.has, each))}
+    kernels = [runs for way, runs in found.items() if way.startswith("kernel")]
+    return {**chosen(list(zip(*kernels, strict=True))), **found}
 
 
-def _runs(it: Experiment, name: str, way: str, size: int) -> list[Found]:
-    """Of all splits, or none where one is not finished."""
-    if way == _CHOSEN:
-        kernels = [way for way in it.ways if way.startswith("kernel")]
-        found = [runs for one in kernels if (runs := _runs(it, name, one, size))]
-        return _chosen(list(zip(*found, strict=True)))
-    keys = [f"{name} {way} {size}-{seed}" for seed in range(it.seeds)]
-    return [it.kept(key) for key in keys] if all(map(it.has, keys)) else []
-
-
-def _compared(it: Experiment, name: str, ways: Iterable[str]) -> list[str]:
-    """Ways with forces of which a set has all splits."""
-    return [
-        way
-        for way in ways
-        if not way.startswith(_ALONE) and any(_runs(it, name, way, size) for size in _sizes(it, name))
-    ]
-
-
-def _chosen(splits: Sequence[Sequence[Found]]) -> list[Found]:
+def chosen(splits: Sequence[Sequence[Found]]) -> Runs:
     """Of every split the kernel with the lowest cross-validated error, at the time of all that were tried.
 
-    None where a recorded run does not tell what it had, or there is but one kernel.
+    None where a recorded run does not tell what it had, or there is no choice.
     """
     if not splits or len(splits[0]) < 2 or not all("chosen_by" in run for runs in splits for run in runs):
-        return []
+        return {}
     best = [min(runs, key=lambda run: run["chosen_by"]) for runs in splits]
     times = [sum(run["cpu_seconds"] for run in runs) for runs in splits]
-    return [{**run, "cpu_seconds": taken} for run, taken in zip(best, times, strict=True)]
+    return {_CHOSEN: [{**run, "cpu_seconds": taken} for run, taken in zip(best, times, strict=True)]}
 
 
-def _seconds(runs: Sequence[Found]) -> float:
-    """In the mean, without the first split, which tries every rate."""
-    return float(np.mean([run["cpu_seconds"] for run in runs[1:] or runs]))
+def _table(it: Experiment, name: str, size: int, found: Runs) -> None:
+    for way, runs in found.items():
+        forces = spread(runs) if "force_rmse" in runs[0] else ""
+        it.say(f"| {way} | {size} | {spread(runs, 'energy_rmse', 2)} | {forces} | {spread(runs, 'cpu_seconds', 0)} |")
+    it.say(f"\n{name}, {size} structures: {ahead(found)}\n")
 
 
-def _ahead(it: Experiment, name: str, size: int, timed: Mapping[str, float]) -> str:
-    """For each kernel whether it has less force error than all else that takes no longer; and what is best of the rest."""
-    wrong = {
-        way: float(np.mean([run["force_rmse"] for run in _runs(it, name, way, size)]))
-        for way in timed
-        if not way.startswith(_ALONE)
+def _means(found: Runs) -> dict[str, tuple[float, float]]:
+    """Seconds, without the first split, which tries every rate, and errors of the ways with forces."""
+    return {
+        way: (float(np.mean([run["cpu_seconds"] for run in runs[1:] or runs])), _mean_error(runs))
+        for way, runs in found.items()
+        if "force_rmse" in runs[0]
     }
-    others = [way for way in wrong if not way.startswith("kernel")]
+
+
+def _mean_error(runs: Sequence[Found]) -> float:
+    return float(np.mean([run["force_rmse"] for run in runs]))
+
+
+def ahead(found: Runs) -> str:
+    """For each kernel whether it has less force error than all else that takes no longer; and what is best of the rest."""
+    means = _means(found)
+    others = {way: mean for way, mean in means.items() if not way.startswith("kernel")}
     told = []
-    for way in (way for way in wrong if way.startswith("kernel")):
-        quick = [other for other in others if timed[other] <= timed[way]]
+    for way, (seconds, error) in means.items():
+        if way in others:
+            continue
         better = [
-            f"{other} ({wrong[other]:.1f} in {timed[other]:.0f} s)" for other in quick if wrong[other] <= wrong[way]
+            f"{other} ({wrong:.1f} in {taken:.0f} s)"
+            for other, (taken, wrong) in others.items()
+            if taken <= seconds and wrong <= error
         ]
         verdict = f"behind {' and '.join(better)}" if better else "ahead of all that take no longer"
-        told.append(f"{way} ({wrong[way]:.1f} meV/A in {timed[way]:.0f} s) is {verdict}")
+        told.append(f"{way} ({error:.1f} meV/A in {seconds:.0f} s) is {verdict}")
     if others:
-        best = min(others, key=wrong.__getitem__)
-        told.append(f"the best opponent, {best}, has {wrong[best]:.1f} in {timed[best]:.0f} s")
+        best = min(others, key=lambda way: others[way][1])
+        told.append(f"the best opponent, {best}, has {others[best][1]:.1f} in {others[best][0]:.0f} s")
     return "; ".join(told)
 
 
-def _figure(it: Experiment, names: Sequence[str], ways: Mapping[str, object]) -> None:
+def _figure(it: Experiment, found: Mapping[str, Mapping[int, Runs]]) -> None:
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(names), figsize=(3.6 * len(names) + 1.5, 4.6), squeeze=False)
-    compared = {name: _compared(it, name, ways) for name in names}
-    shown = [way for way in ways if any(way in found for found in compared.values())]
-    colours = {way: f"C{place}" for place, way in enumerate(way for way in shown if way not in _SHORTER)}
+    figure, axes = plt.subplots(1, len(found), figsize=(3.6 * len(found) + 1.5, 4.6), squeeze=False)
+    there = {way for sizes in found.values() for runs in sizes.values() for way in _means(runs)}
+    colours = {way: f"C{place}" for place, way in enumerate(way for way in WAYS if way in there - _SHORTER.keys())}
+    colours |= dict.fromkeys(there & {_CHOSEN}, "black")
     for way, colour in colours.items():
         axes[0, 0].plot([], [], "o", ms=7, color=colour, label=way)
-    for axis, name in zip(axes.flat, names, strict=True):
-        for size, marker in zip(_sizes(it, name), "os", strict=False):
-            means = {}
-            for way in shown:
-                runs, colour = _runs(it, name, way, size), colours.get(way, colours.get(_LEARNS))
-                if not runs:
-                    continue
-                times, wrong = ([run[key] for run in runs] for key in ("cpu_seconds", "force_rmse"))
+    for axis, (name, sizes) in zip(axes.flat, found.items(), strict=True):
+        for runs_of, marker in zip(sizes.values(), "os", strict=False):
+            means = _means(runs_of)
+            for way, mean in means.items():
+                colour = colours.get(way, colours.get(_LEARNS))
+                times, wrong = ([run[key] for run in runs_of[way]] for key in ("cpu_seconds", "force_rmse"))
                 axis.plot(times, wrong, marker, ms=3, color=colour, alpha=0.4)
-                means[way] = _seconds(runs), float(np.mean(wrong))
-                axis.plot(*means[way], marker, ms=7, color=colour)
+                axis.plot(*mean, marker, ms=7, color=colour)
             schedules = np.array([means[way] for way in (*_SHORTER, _LEARNS) if way in means])
             axis.plot(*schedules.reshape(-1, 2).T, color=colours.get(_LEARNS), lw=1)
         logarithmic(axis, "CPU time (s)", "force RMSE (meV/Å)", numbers="xy")
         axis.set_title(name)
-    legend_below(figure, axes[0, 0], 2 if len(names) == 1 else 4)
+    legend_below(figure, axes[0, 0], 2 if len(found) == 1 else 4)
     figure.savefig(it.figures / "papers_opponents.png", dpi=120)
     plt.close(figure)
 

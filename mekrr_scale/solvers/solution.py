@@ -76,17 +76,15 @@ class PathPoint:
         """As JSON holds it."""
         errors = {f"{KINDS[kind].name}_rmse": value for kind, value in self.rmse.items()}
         typical = {} if self.typical is None else {"typical": self.typical.listed(math.nan)}
-        folds = {} if self.folds is None else {"folds": self.folds.listed(())}
-        return {"ridge": self.ridge, "weights": self.weights.listed(0.0), **errors, **typical, **folds}
+        return {"ridge": self.ridge, "weights": self.weights.listed(0.0), **errors, **typical, **_listed(self.folds)}
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> PathPoint:
         """The inverse of ``to_dict``; kinds that an older version did not know are without rows."""
         errors = {kind: document.get(f"{info.name}_rmse", math.nan) for kind, info in KINDS.items()}
         typical = ByKind.from_list(document["typical"], math.nan) if "typical" in document else None
-        folds = ByKind.from_list([tuple(each) for each in document["folds"]], ()) if "folds" in document else None
         weights = ByKind.from_list(document["weights"], 0.0)
-        return cls(document["ridge"], weights, ByKind.of(errors, math.nan), typical, folds)
+        return cls(document["ridge"], weights, ByKind.of(errors, math.nan), typical, _folds_of(document))
 
 
 @dataclass(frozen=True)
@@ -184,15 +182,24 @@ class LearningPoint:
 
     def to_dict(self) -> dict[str, object]:
         """As states hold it."""
-        folds = {} if self.folds is None else {"folds": self.folds.listed(())}
-        return {"structures": self.structures, **{info.name: self.rmse[kind] for kind, info in KINDS.items()}, **folds}
+        errors = {info.name: self.rmse[kind] for kind, info in KINDS.items()}
+        return {"structures": self.structures, **errors, **_listed(self.folds)}
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> LearningPoint:
         """The inverse of ``to_dict``."""
         errors = {kind: document.get(info.name, float("nan")) for kind, info in KINDS.items()}
-        folds = ByKind.from_list([tuple(each) for each in document["folds"]], ()) if "folds" in document else None
-        return cls(document["structures"], ByKind.of(errors, float("nan")), folds)
+        return cls(document["structures"], ByKind.of(errors, float("nan")), _folds_of(document))
+
+
+def _listed(folds: ByKind[tuple[float, ...]] | None) -> dict[str, object]:
+    """Errors of every fold as documents hold them."""
+    return {} if folds is None else {"folds": folds.listed(())}
+
+
+def _folds_of(document: Mapping[str, Any]) -> ByKind[tuple[float, ...]] | None:
+    """The inverse; None of older versions."""
+    return ByKind.from_list([tuple(each) for each in document["folds"]], ()) if "folds" in document else None
 
 
 class _Document(TypedDict):

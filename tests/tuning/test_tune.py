@@ -102,8 +102,9 @@ def test_everything_that_is_written_can_be_read(tuned):
             "Landmarks are",
         ),
         ({"scores": 1}, "One subset alone was tried"),
-        ({"coverage": {"within_95": 0.5}, "warnings": ()}, "unlike the training data"),
+        ({"coverage": {"within_95": 0.5}}, "hold 50 % of the test's errors"),
         ({"warnings": ["all: this set is unlike"]}, "Test, all: this set is unlike."),
+        ({"warnings": [f"{name}: unlike" for name in "abcde"]}, "Test, c: unlike. So is it with 2 more of its sets"),
     ],
 )
 def test_words_say_what_limits_the_error(tuned, changed, said):
