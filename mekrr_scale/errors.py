@@ -101,3 +101,18 @@ def suggestion(name: str, options: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
     hint = f"Do you mean '{close[0]}'? " if close else ""
     return f"{hint}Possible: {', '.join(options)}"
+
+
+def require_known(said: str, name: object, options: Iterable[str], error: type[MekrrError] = ConfigError) -> None:
+    """Refuse a word that is none of those that there are.
+
+    Args:
+        said: what the message says in front of the word.
+
+    >>> require_known("there is no kernel", "gausian", ["gaussian", "linear"])
+    Traceback (most recent call last):
+    mekrr_scale.errors.ConfigError: there is no kernel 'gausian'. Do you mean 'gaussian'? Possible: gaussian, linear
+    """
+    known = list(options)
+    if name not in known:
+        raise error(f"{said} {name!r}. {suggestion(str(name), known)}")

@@ -11,7 +11,7 @@ from typing import Any
 from mekrr_scale import backbones
 from mekrr_scale.backbones.spec import BackboneSpec, Given
 from mekrr_scale.backbones.trust import trusting_code
-from mekrr_scale.errors import BackboneError, suggestion, unexpected
+from mekrr_scale.errors import BackboneError, require_known, suggestion, unexpected
 from mekrr_scale.files import file_hash
 
 
@@ -63,8 +63,7 @@ def _asked(spec: BackboneSpec) -> tuple[_Adapter, Given]:
     Raises:
         BackboneError: unknown name, or an option that the adapter does not take.
     """
-    if spec.name not in _ADAPTERS:
-        raise BackboneError(f"there is no backbone {spec.name!r}. {suggestion(spec.name, _ADAPTERS)}")
+    require_known("there is no backbone", spec.name, _ADAPTERS, BackboneError)
     adapter = _ADAPTERS[spec.name]
     given = {
         key: getattr(spec, key)
@@ -136,8 +135,7 @@ def packages_of(name: str) -> tuple[str, ...]:
     Raises:
         BackboneError: unknown name.
     """
-    if name not in _ADAPTERS:
-        raise BackboneError(f"there is no backbone {name!r}. {suggestion(name, _ADAPTERS)}")
+    require_known("there is no backbone", name, _ADAPTERS, BackboneError)
     return _ADAPTERS[name].packages
 
 

@@ -16,7 +16,7 @@ from mekrr_scale.checks.lattice import LatticeCheck
 from mekrr_scale.checks.lines import LineCheck
 from mekrr_scale.checks.phonons import PhononCheck
 from mekrr_scale.checks.vibrations import VibrationCheck
-from mekrr_scale.errors import ConfigError, suggestion
+from mekrr_scale.errors import require_known
 
 CHECKS: dict[str, Check] = {
     check.name: check
@@ -35,6 +35,5 @@ def checks_of(names: Sequence[str]) -> list[Check]:
         ConfigError: an unknown name (the closest is named).
     """
     for name in names:
-        if name not in CHECKS:
-            raise ConfigError(f"there is no check {name!r}. {suggestion(name, CHECKS)}")
+        require_known("there is no check", name, CHECKS)
     return [check for name, check in CHECKS.items() if name in names or not (names or check.asked)]

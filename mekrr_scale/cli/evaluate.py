@@ -35,7 +35,7 @@ from mekrr_scale.cli.options import (
     label_keys,
 )
 from mekrr_scale.errors import BackboneError, ConfigError, ModelError, StructureError
-from mekrr_scale.files import parse_bytes, split_frames
+from mekrr_scale.files import parse_bytes, split_frames, told_apart
 from mekrr_scale.outputs import FIGURE, PAGE, REPORT, check_outputs, figure_of, write_report
 from mekrr_scale.progress import LOGGER, Progress
 
@@ -240,6 +240,10 @@ class _Comparison:
         """Every model on all data; where a model cannot, the cell stays empty and the reason is told."""
         from mekrr_scale.pipeline import transfer_table
 
+        models = _names([pair.path for pair in pairs])
+        files = _names([path for pair in pairs for path in pair.data])
+        sources = [models[pair.path] for pair in pairs]
+        targets = [", ".join(files[path] for path in pair.data) for pair in pairs]
         found = {(0, 0): first}
         for i, source in enumerate(pairs):
             for j, target in enumerate(pairs):
@@ -248,8 +252,14 @@ class _Comparison:
                 try:
                     found[i, j] = self.evaluate(source, target.data, uncertainty=False)
                 except (BackboneError, ConfigError, ModelError, StructureError) as error:
-                    self.progress.note(f"{source.path.name} on {target.name}: {error}")
-        return transfer_table([pair.path.name for pair in pairs], [pair.name for pair in pairs], found)
+                    self.progress.note(f"{sources[i]} on {targets[j]}: {error}")
+        return transfer_table(sources, targets, found)
+
+
+def _names(paths: Sequence[Path]) -> dict[Path, str]:
+    """Of each path once, for tables."""
+    once = list(dict.fromkeys(paths))
+    return dict(zip(once, told_apart(once), strict=True))
 
 
 def _loaded(model: Path, data: Sequence[Path], prediction: _Prediction) -> Loaded:

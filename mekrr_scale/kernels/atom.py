@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mekrr_scale.errors import ConfigError, suggestion
+from mekrr_scale.errors import ConfigError, require_known
 
 
 class AtomKernel(ABC):
@@ -169,8 +169,7 @@ def atom_kernel(name: str, **parameters: object) -> AtomKernel:
         kernels,
     )  # the face holds the table; it loads the kernel's file when it is asked for
 
-    if name not in kernels.KERNELS:
-        raise ConfigError(f"there is no kernel {name!r}. {suggestion(name, kernels.KERNELS)}")
+    require_known("there is no kernel", name, kernels.KERNELS)
     made: type[AtomKernel] = getattr(kernels, kernels.KERNELS[name])
     try:
         return made(**parameters)

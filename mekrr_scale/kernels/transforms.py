@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import get_args
 
 import torch
 from jaxtyping import Float, Float64
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from mekrr_scale.arrays import N_ELEMENTS, Compression, FeatureBatch
 from mekrr_scale.distributed import ALONE, ExactSum, Group
-from mekrr_scale.errors import ConfigError, ModelError
+from mekrr_scale.errors import ConfigError, ModelError, require_known
 from mekrr_scale.kernels.choices import Standardize
 
 _SINGLE, _DOUBLE = 1e-6, 1e-9  # of a column that does not vary, relative to its size: some ulp
@@ -86,8 +87,9 @@ def fit_transform(
 
     Raises:
         ModelError: no atoms.
-        ConfigError: a scale that the compression's axes do not have.
+        ConfigError: an unknown kind, or a scale that the compression's axes do not have.
     """
+    require_known("there is no standardize", kind, get_args(Standardize))
     if compression is not None:
         _require_scale(kind, compression)
     first = next(iter(batches), None) if origin is None else origin

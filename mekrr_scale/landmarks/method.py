@@ -14,7 +14,7 @@ from dataclasses import fields
 
 from mekrr_scale.arrays import FeatureBatch, Landmarks
 from mekrr_scale.distributed import ALONE, Group
-from mekrr_scale.errors import ConfigError, suggestion
+from mekrr_scale.errors import ConfigError, require_known, suggestion
 from mekrr_scale.kernels import SetKernel
 from mekrr_scale.landmarks.choices import Balance
 
@@ -53,8 +53,7 @@ def landmark_method(
     """
     from mekrr_scale import landmarks  # the face holds the table; it loads the method's file when it is asked for
 
-    if name not in landmarks.METHODS:
-        raise ConfigError(f"there is no landmark method {name!r}. {suggestion(name, landmarks.METHODS)}")
+    require_known("there is no landmark method", name, landmarks.METHODS)
     made = getattr(landmarks, landmarks.METHODS[name])
     own = {field.name for field in fields(made)}
     unknown = sorted(set(parameters) - own)

@@ -17,8 +17,10 @@ from torch import Tensor
 
 from mekrr_scale.arrays import FeatureBatch, Landmarks, draw
 from mekrr_scale.distributed import ALONE, Group
-from mekrr_scale.errors import ConfigError
+from mekrr_scale.errors import ConfigError, require_known
 from mekrr_scale.landmarks.choices import Balance
+
+_POWERS: Mapping[Balance, float] = {"proportional": 1.0, "sqrt": 0.5, "equal": 0.0}  # of a species' number of atoms
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,12 @@ class Pool:
 
         Args:
             copies: how often each candidate may be taken.
+
+        Raises:
+            ConfigError: an unknown balance.
         """
-        power = {"proportional": 1.0, "sqrt": 0.5, "equal": 0.0}[balance]
+        require_known("there is no balance", balance, _POWERS)
+        power = _POWERS[balance]
         available = {z: copies * len(self.features[z]) for z in sorted(self.features)}
         shares = dict.fromkeys(available, 0)
         left = min(count, sum(available.values()))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from jaxtyping import Float64
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from mekrr_scale.arrays import N_ELEMENTS, FeatureBatch, RowKind, minimum_norm
 from mekrr_scale.distributed import ALONE, ExactSum, Group
-from mekrr_scale.errors import ConfigError
+from mekrr_scale.errors import ConfigError, require_known
 from mekrr_scale.models.choices import BaselineKind
 
 
@@ -68,8 +69,9 @@ def fit_baseline(
         isolated: energies of isolated atoms (eV) by atomic number, for kind ``isolated``.
 
     Raises:
-        ConfigError: no structure with an energy, or isolated atoms missing.
+        ConfigError: an unknown kind, no structure with an energy, or isolated atoms missing.
     """
+    require_known("there is no baseline", kind, get_args(BaselineKind))
     prior = kind in ("backbone", "prior")
     atoms = torch.zeros(N_ELEMENTS, dtype=torch.int64)
     grams, moments = ExactSum(N_ELEMENTS, N_ELEMENTS), ExactSum(N_ELEMENTS)

@@ -21,7 +21,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import atomic_numbers
 from torch import Tensor
 
-from mekrr_scale.errors import ConfigError, StructureError, suggestion
+from mekrr_scale.errors import ConfigError, StructureError, require_known, suggestion
 from mekrr_scale.structures import Prediction, check_geometry, volume_of
 
 _FORMS = {
@@ -55,8 +55,7 @@ class Dispersion:
     three_body: bool = False
 
     def __post_init__(self) -> None:
-        if self.damping not in _FORMS:
-            raise ConfigError(f"there is no D3 damping {self.damping!r}. {suggestion(self.damping, _FORMS)}")
+        require_known("there is no D3 damping", self.damping, _FORMS)
         known = _functionals(_FORMS[self.damping][1])
         try:
             self._damping()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import torch
 from jaxtyping import Float64, Int64
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from mekrr_scale.arrays import eigh
 from mekrr_scale.distributed import ALONE, Group
-from mekrr_scale.errors import ConfigError, SolverError
+from mekrr_scale.errors import ConfigError, SolverError, require_known
 from mekrr_scale.models.choices import WhiteningMethod
 
 
@@ -94,11 +95,12 @@ def whiten(
         cut: relative to the largest eigenvalue (pivot) of all blocks; 1e-8 loses accuracy.
 
     Raises:
-        ConfigError: a cut outside (0, 1).
+        ConfigError: a cut outside (0, 1), or an unknown method.
         SolverError: K_ZZ holds no positive eigenvalue, or numbers that are not finite.
     """
     if not 0 < cut < 1:
         raise ConfigError(f"the whitening cut is {cut}; it lies between 0 and 1, usually 1e-12 to 1e-10")
+    require_known("there is no whitening", method, get_args(WhiteningMethod))
     factor = _eigen if method == "eigen" else _cholesky
     factored = []
     for place, given in enumerate(grams):

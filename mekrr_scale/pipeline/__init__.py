@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mekrr_scale.pipeline.extraction import ExtractReport as ExtractReport
     from mekrr_scale.pipeline.extraction import extract as extract
     from mekrr_scale.pipeline.fitting import BaselinePlan as BaselinePlan
+    from mekrr_scale.pipeline.fitting import Comparison as Comparison
     from mekrr_scale.pipeline.fitting import FitData as FitData
     from mekrr_scale.pipeline.fitting import FitPlan as FitPlan
     from mekrr_scale.pipeline.fitting import FitReport as FitReport
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from mekrr_scale.pipeline.fitting import RowPlan as RowPlan
     from mekrr_scale.pipeline.fitting import Tried as Tried
     from mekrr_scale.pipeline.fitting import Validation as Validation
+    from mekrr_scale.pipeline.fitting import compare as compare
     from mekrr_scale.pipeline.fitting import estimate as estimate
     from mekrr_scale.pipeline.fitting import fit as fit
     from mekrr_scale.pipeline.fitting import flat_plan as flat_plan
@@ -54,6 +56,7 @@ else:
             "extraction": ["ExtractPlan", "ExtractReport", "extract"],
             "fitting": [
                 "BaselinePlan",
+                "Comparison",
                 "FitData",
                 "FitPlan",
                 "FitReport",
@@ -65,6 +68,7 @@ else:
                 "RowPlan",
                 "Tried",
                 "Validation",
+                "compare",
                 "estimate",
                 "fit",
                 "flat_plan",

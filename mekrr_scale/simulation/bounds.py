@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, final
 
@@ -18,6 +17,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from mekrr_scale.arrays import kept_memory
 from mekrr_scale.errors import ConfigError, SimulationError, StructureError
 from mekrr_scale.models import ADVICE, Limits, MekrrCalculator, require_bound
+from mekrr_scale.plans import plan
 from mekrr_scale.simulation.restarts import beside
 from mekrr_scale.structures import with_predictions, without_results, write_structure
 
@@ -27,21 +27,25 @@ _LABEL = re.compile("energ|force|stress|virial", re.IGNORECASE)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@plan
 class Bounds:
     """When to stop. None switches a bound off.
 
-    Args:
-        force: largest force on an atom (eV/angstrom).
-        uncertainty: of the energy, 68 % (eV/atom).
-        grade: largest extrapolation grade of an atom; 1 is the edge of the training data.
-        every: steps between looks at the uncertainty, which costs about a third of a step.
+    Raises:
+        ConfigError: a bound that is no positive number.
     """
 
     force: float | None = 50.0
+    """Largest force on an atom (eV/angstrom)."""
+
     uncertainty: float | None = None
+    """Of the energy, 68 % (eV/atom)."""
+
     grade: float | None = None
+    """Largest extrapolation grade of an atom; 1 is the edge of the training data."""
+
     every: int = 10
+    """Steps between looks at the uncertainty, which costs about a third of a step."""
 
     def __post_init__(self) -> None:
         for name in ("force", "uncertainty", "grade"):

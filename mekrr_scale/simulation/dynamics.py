@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
@@ -18,12 +18,13 @@ from ase import Atoms, units
 from ase.calculators.calculator import BaseCalculator
 from ase.md.md import MolecularDynamics
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
+from pydantic import Field
 
 from mekrr_scale.errors import ConfigError
 from mekrr_scale.files import locked
 from mekrr_scale.models import MekrrCalculator, Model, as_calculator
 from mekrr_scale.outputs import STREAM, check_output
-from mekrr_scale.plans import plan_of
+from mekrr_scale.plans import plan, plan_of
 from mekrr_scale.progress import Progress, shown_progress
 from mekrr_scale.simulation.bounds import Bounds, Guard, append_frame, frame_with, memory_kept, moving
 from mekrr_scale.simulation.cells import warn_of_cell
@@ -35,47 +36,44 @@ from mekrr_scale.structures import with_predictions
 _BAROSTAT = ("p_eps", "force_eps")  # what LangevinBAOAB carries from step to step beside the atoms
 
 
-@dataclass(frozen=True)
+@plan
 class MdPlan:
     """A simulation.
 
-    Args:
-        ensemble: ``nve`` (velocity Verlet), ``langevin`` (NVT) or ``npt`` (Langevin-Hoover with
-            isotropic volume; LangevinBAOAB of ASE).
-        steps: in all, those before a restart included.
-        timestep: in fs.
-        temperature: in K; of the initial velocities too, where the structure has none.
-        friction: of Langevin, in 1/fs.
-        pressure: of npt, in GPa.
-        interval: steps between frames of the trajectory.
-        checkpoint: steps between restart files.
-
     Raises:
-        ConfigError: a value outside its range.
+        ConfigError: a value outside its range, or of no such kind.
     """
 
     ensemble: Ensemble = "langevin"
-    steps: int = 1000
-    timestep: float = 1.0
-    temperature: float = 300.0
-    friction: float = 0.01
-    pressure: float = 0.0
-    interval: int = 10
-    checkpoint: int = 100
-    seed: int = 0
-    bounds: Bounds = field(default_factory=Bounds)
+    """``nve`` (velocity Verlet), ``langevin`` (NVT) or ``npt`` (Langevin-Hoover with isotropic volume; LangevinBAOAB of
+    ASE)."""
 
-    def __post_init__(self) -> None:
-        for name in ("timestep", "friction"):
-            if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
-                raise ConfigError(f"{name} is {getattr(self, name)}; give a positive number")
-        if self.temperature < 0 or not math.isfinite(self.temperature):
-            raise ConfigError(f"temperature is {self.temperature} K; it must not be negative")
-        if not math.isfinite(self.pressure) or self.seed < 0:
-            raise ConfigError(f"pressure {self.pressure} GPa, seed {self.seed}: give a finite one, and one from 0 on")
-        for name in ("steps", "interval", "checkpoint"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; give at least 1")
+    steps: int = Field(default=1000, ge=1)
+    """Steps in all, those before a restart included."""
+
+    timestep: float = Field(default=1.0, gt=0)
+    """Time step (fs)."""
+
+    temperature: float = Field(default=300.0, ge=0)
+    """Temperature (K); of the initial velocities too, where the structure has none."""
+
+    friction: float = Field(default=0.01, gt=0)
+    """Friction of the Langevin thermostat (1/fs)."""
+
+    pressure: float = 0.0
+    """Pressure of ``npt`` (GPa)."""
+
+    interval: int = Field(default=10, ge=1)
+    """Steps between frames of the trajectory."""
+
+    checkpoint: int = Field(default=100, ge=1)
+    """Steps between restart files."""
+
+    seed: int = Field(default=0, ge=0)
+    """Of the initial velocities and of the thermostat."""
+
+    bounds: Bounds = Field(default_factory=Bounds)
+    """Forces, uncertainties and grades at which it stops."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from mekrr_scale.arrays import FeatureBatch, Landmarks
-from mekrr_scale.errors import ConfigError, ModelError, suggestion
+from mekrr_scale.errors import ConfigError, ModelError, require_known
 from mekrr_scale.figures import Shown, TextTable, choice_axes, grid_axes, spread_axes
 from mekrr_scale.models import Model, Potential, Variances, as_potential
 from mekrr_scale.progress import Progress, Silent, shown_progress
@@ -124,8 +124,7 @@ def choose(
     progress: Progress | None = None,
 ) -> Selection:
     """The same for structures whose features are known already; they are held in memory."""
-    if method not in get_args(SelectionMethod):
-        raise ConfigError(f"there is no method {method!r}. {suggestion(method, get_args(SelectionMethod))}")
+    require_known("there is no method", method, get_args(SelectionMethod))
     total = sum(batch.n_structures for batch in batches)
     if not 1 <= count <= total:
         raise ConfigError(f"{count} structures asked for, there are {total}; ask for 1 to {total}")

@@ -12,7 +12,7 @@ from typing import Literal
 import xxhash
 
 from mekrr_scale.arrays import Compression
-from mekrr_scale.errors import ConfigError, StoreError
+from mekrr_scale.errors import ConfigError, StoreError, require_known
 from mekrr_scale.files import file_hash, publish_text, sweep, temporary_path
 from mekrr_scale.store.axes import publish_axes
 from mekrr_scale.store.documents import EXCLUSIONS, MANIFEST, SIDECAR, OnDuplicate, again
@@ -203,6 +203,7 @@ def _header_of(store: FeatureStore, axes: Compression | None, tangent_dtype: Lit
     """What a store that is written anew says of itself."""
     header = store.header
     directions = header.directions
+    require_known("there is no dtype of repacked tangents", tangent_dtype, ("same", "float16"))
     if directions and tangent_dtype == "float16":
         directions = {**directions, "dtype": "float16"}
     if axes is None:

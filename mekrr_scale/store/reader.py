@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mekrr_scale.arrays import Compression, FeatureBatch, RowKind
 from mekrr_scale.distributed import share
-from mekrr_scale.errors import StoreError
+from mekrr_scale.errors import StoreError, require_known
 from mekrr_scale.files import file_hash, path_of
 from mekrr_scale.store.axes import read_axes
 from mekrr_scale.store.documents import BLOCK_BYTES, MANIFEST, OnDuplicate, StoreDocument, again, policy_of, typed
@@ -172,7 +172,7 @@ class FeatureStore:
         checked: whether the sizes of all shards are looked at when the store is opened.
 
     Raises:
-        StoreError: no manifest, damage, an unknown version, or missing shards.
+        StoreError: no manifest, damage, an unknown version or level, or missing shards.
     """
 
     path: Path
@@ -192,6 +192,7 @@ class FeatureStore:
 
     def __post_init__(self) -> None:
         path = Path(self.path)
+        require_known("there is no level", self.level, get_args(VerifyLevel), StoreError)
         if not path.is_dir():
             raise StoreError(f"there is no store {path}; make one with `mekrr-scale extract`")
         if not (path / MANIFEST).exists():

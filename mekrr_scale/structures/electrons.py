@@ -58,15 +58,16 @@ class Electrons:
             counts = ", ".join(f"{charge:g} ({count})" for charge, count in sorted(self.charges.items()))
             raise StructureError(
                 f"frames have charges (frames of each): {counts}; features do not know a charge, so that one model "
-                "cannot hold them all: extract each charge into a store of its own, or pass --ignore-charge"
+                "cannot hold them all: give frames of one charge, and extract each charge into a store of its own; "
+                "extract and tune take frames as they are with --ignore-charge"
             )
         mixed = {formula: spins for formula, spins in self.spins.items() if len(spins) > 1}
         if spun and mixed:
             formula, spins = next(iter(mixed.items()))
             raise StructureError(
                 f"frames of {formula} have spins {', '.join(f'{spin:g}' for spin in sorted(spins))}; features do not "
-                "know a spin, so that one model cannot hold them all: extract each state into a store of its own, or "
-                "pass --ignore-charge"
+                "know a spin, so that one model cannot hold them all: give frames of one spin, and extract each state "
+                "into a store of its own; extract and tune take frames as they are with --ignore-charge"
             )
         found: dict[str, JSON] = {"charge": next(iter(self.charges))} if charged else {}
         every = set().union(*self.spins.values())

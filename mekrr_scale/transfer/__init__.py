@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from mekrr_scale.transfer.blocks import matching as matching
     from mekrr_scale.transfer.blocks import randomize as randomize
     from mekrr_scale.transfer.blocks import reset_blocks as reset_blocks
-    from mekrr_scale.transfer.curves import CurvePlan as CurvePlan
+    from mekrr_scale.transfer.curve_plan import CurvePlan as CurvePlan
+    from mekrr_scale.transfer.curve_plan import Variant as Variant
+    from mekrr_scale.transfer.curve_plan import expanded as expanded
     from mekrr_scale.transfer.curves import CurvePoint as CurvePoint
-    from mekrr_scale.transfer.curves import Variant as Variant
-    from mekrr_scale.transfer.curves import expanded as expanded
     from mekrr_scale.transfer.curves import run_curve as run_curve
     from mekrr_scale.transfer.curves import summarized as summarized
     from mekrr_scale.transfer.distillation import DistillReport as DistillReport
@@ -55,7 +55,8 @@ else:
         submod_attrs={
             "adapt": ["Entry", "adapted", "finetune", "own_energies", "pretrain", "reference_energies"],
             "blocks": ["BlockPlan", "copy_species", "matching", "randomize", "reset_blocks"],
-            "curves": ["CurvePlan", "CurvePoint", "Variant", "expanded", "run_curve", "summarized"],
+            "curve_plan": ["CurvePlan", "Variant", "expanded"],
+            "curves": ["CurvePoint", "run_curve", "summarized"],
             "distillation": [
                 "DistillReport",
                 "SamplePlan",

@@ -11,38 +11,38 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
+from pydantic import Field
 
 from mekrr_scale.backbones import Backbone
 from mekrr_scale.errors import ConfigError, suggestion
+from mekrr_scale.plans import Given, listed, plan, preset
 
 
-@dataclass(frozen=True)
+@plan
 class BlockPlan:
     """Rates of learning, block by block.
 
-    Args:
-        train: the only blocks that learn; empty for all.
-        freeze_up_to: this block and all before it do not learn.
-        rates: of single blocks, instead of the common rate; 0 freezes.
-        decay: factor from each block to the one before it.
-        reset: blocks that start from new random weights.
+    Raises:
+        ConfigError: a rate or factor outside its range.
     """
 
-    train: tuple[str, ...] = ()
-    freeze_up_to: str | None = None
-    rates: Mapping[str, float] = field(default_factory=dict)
-    decay: float = 1.0
-    reset: tuple[str, ...] = ()
+    train: Annotated[Given[tuple[str, ...], str | Sequence[str]], listed(str)] = preset(default=())
+    """The only blocks that learn; empty for all."""
 
-    def __post_init__(self) -> None:
-        if not 0 < self.decay <= 1:
-            raise ConfigError(f"a decay of {self.decay} per block: give a factor between 0 and 1, e.g. 0.5")
-        slow = {name: rate for name, rate in self.rates.items() if not rate >= 0}
-        if slow:
-            raise ConfigError(f"learning rates of {slow}: give 0 (frozen) or a positive number")
+    freeze_up_to: str | None = None
+    """This block and all before it do not learn."""
+
+    rates: Mapping[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    """Of single blocks, instead of the common rate; 0 freezes."""
+
+    decay: float = Field(default=1.0, gt=0, le=1)
+    """Factor of the rate from each block to the one before it."""
+
+    reset: Annotated[Given[tuple[str, ...], str | Sequence[str]], listed(str)] = preset(default=())
+    """Blocks that start from new random weights."""
 
     def learning_rates(self, blocks: Sequence[str], base: float) -> dict[str, float]:
         """The learning rate of every block.

@@ -7,14 +7,14 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from mekrr_scale.backbones import Backbone, BackboneEnergies, BackboneSpec, load_backbone, new_backbone
-from mekrr_scale.errors import ConfigError, StructureError, suggestion
+from mekrr_scale.backbones import Backbone, BackboneEnergies, load_backbone, new_backbone
+from mekrr_scale.errors import ConfigError, StructureError
 from mekrr_scale.files import (
     Document,
     Lock,
@@ -27,11 +27,11 @@ from mekrr_scale.files import (
     warn_unsealed,
 )
 from mekrr_scale.outputs import check_folder
-from mekrr_scale.pipeline import FitPlan, Validation, identity_text
+from mekrr_scale.pipeline import FitPlan, identity_text
 from mekrr_scale.progress import LOGGER, Progress, Silent, shown_progress
 from mekrr_scale.structures import Predictor
 from mekrr_scale.transfer.adapt import finetune, pretrain
-from mekrr_scale.transfer.blocks import BlockPlan
+from mekrr_scale.transfer.curve_plan import CurvePlan, Variant
 from mekrr_scale.transfer.errors import errors_on
 from mekrr_scale.transfer.examples import Example
 from mekrr_scale.transfer.kernel_fit import fit_kernel
@@ -39,96 +39,6 @@ from mekrr_scale.transfer.networks import NETWORKS
 from mekrr_scale.transfer.plan import TrainPlan
 from mekrr_scale.transfer.report import TrainReport
 from mekrr_scale.version import __version__
-
-_DECAY = 0.3  # of discriminative fine-tuning, from block to block
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A way to learn from few structures.
-
-    ``scratch`` (the same architecture), ``scratch:schnet-small`` (a small network), ``finetune``,
-    ``frozen:BLOCK`` (up to that block; every level without one), ``discriminative`` or
-    ``discriminative:0.5`` (rates that fall by the factor from block to block), ``kernel``,
-    ``kernel-finetuned`` or ``kernel-finetuned:BLOCK`` (a kernel on the features of a fine-tuned
-    backbone, frozen up to that block).
-
-    Raises:
-        ConfigError: a factor of ``discriminative`` that is none.
-    """
-
-    kind: str
-    option: str = ""
-
-    def __post_init__(self) -> None:
-        self.block_plan()
-
-    @classmethod
-    def parse(cls, text: str) -> Variant:
-        """From what a user types.
-
-        Raises:
-            ConfigError: an unknown variant (the closest is named), or an option that it does not take.
-        """
-        kind, _, option = text.partition(":")
-        kinds = ("scratch", "finetune", "frozen", "discriminative", "kernel", "kernel-finetuned")
-        if kind not in kinds:
-            raise ConfigError(f"no variant {text!r}. {suggestion(kind, kinds)}")
-        if kind == "scratch" and option and option not in NETWORKS:
-            raise ConfigError(f"variant {text!r}: {suggestion(option, NETWORKS)}")
-        if kind in ("finetune", "kernel") and option:
-            raise ConfigError(f"variant {text!r}: {kind} takes no option")
-        return cls(kind, option)
-
-    def __str__(self) -> str:
-        return f"{self.kind}:{self.option}" if self.option else self.kind
-
-    @property
-    def trains(self) -> bool:
-        """Whether a network is trained, so that there is a learning rate to choose."""
-        return self.kind != "kernel"
-
-    def block_plan(self) -> BlockPlan:
-        """Which blocks learn, and how fast."""
-        if self.kind == "discriminative":
-            try:
-                return BlockPlan(decay=float(self.option or _DECAY))
-            except ValueError:
-                advice = f"give a factor between 0 and 1, e.g. discriminative:{_DECAY}"
-                raise ConfigError(f"variant {str(self)!r}: {advice}") from None
-        frozen = self.option if self.kind in ("frozen", "kernel-finetuned") else ""
-        return BlockPlan(freeze_up_to=frozen or None)
-
-
-@dataclass(frozen=True)
-class CurvePlan:
-    """What to run.
-
-    Args:
-        sizes: numbers of training structures.
-        repeats: random subsets of each size.
-        rates: learning rates of which the validation set chooses, for every variant and size.
-        train: budget of the networks; its rate and blocks are those of the variants.
-        derivatives: directions per structure, for kernels.
-    """
-
-    sizes: tuple[int, ...]
-    variants: tuple[Variant, ...]
-    backbone: BackboneSpec = field(default_factory=BackboneSpec)
-    repeats: int = 3
-    rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
-    train: TrainPlan = field(default_factory=lambda: TrainPlan(steps=600))
-    kernel: FitPlan = field(default_factory=lambda: FitPlan(validation=Validation(uncertainty=False)))
-    derivatives: int = 8
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.sizes or min(self.sizes) < 1 or self.repeats < 1 or not self.variants or not self.rates:
-            raise ConfigError("a learning curve needs sizes, repeats, variants and learning rates, all positive")
-        if self.derivatives < 1:
-            raise ConfigError(f"{self.derivatives} directions per structure asked for; give a positive number")
-        for rate in self.rates:
-            replace(self.train, learning_rate=rate)
 
 
 @dataclass(frozen=True)
@@ -145,17 +55,6 @@ class CurvePoint:
     force_rmse: float
     rate: float | None  # that was chosen
     seconds: float
-
-
-def expanded(variants: Sequence[Variant], backbone: BackboneSpec) -> tuple[Variant, ...]:
-    """``frozen`` without a block stands for all levels: up to every block but the last."""
-    found: list[Variant] = []
-    for variant in variants:
-        if variant.kind == "frozen" and not variant.option:
-            found += [Variant("frozen", block) for block in list(new_backbone(backbone).blocks())[:-1]]
-        else:
-            found.append(variant)
-    return tuple(found)
 
 
 def run_curve(

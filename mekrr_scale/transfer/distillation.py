@@ -6,7 +6,6 @@ calculations, labels as many structures as its student needs.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ import numpy as np
 from ase import Atoms, units
 from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+from pydantic import Field
 
 from mekrr_scale.backbones import Backbone, BackboneEnergies, BackboneSpec, available_backbones, load_backbone
 from mekrr_scale.errors import ConfigError, SimulationError, StructureError, suggestion
@@ -24,7 +24,7 @@ from mekrr_scale.figures import Shown, TextTable, error_bars
 from mekrr_scale.models import Model, Potential, PredictorCalculator, PriorSpec, load_prior
 from mekrr_scale.outputs import LABELLED, LABELLED_BY, check_output
 from mekrr_scale.pipeline import FitPlan
-from mekrr_scale.plans import plan_of
+from mekrr_scale.plans import plan, plan_of
 from mekrr_scale.progress import Progress, shown_progress
 from mekrr_scale.regression import UNITS, Execution
 from mekrr_scale.structures import (
@@ -85,35 +85,39 @@ class StudentSpec:
         return cls(network=text)
 
 
-@dataclass(frozen=True)
+@plan
 class SamplePlan:
     """More structures to label: from the teacher's own dynamics, and displaced at random.
 
-    Args:
-        frames: of a run from each structure; 0 for none.
-        every: steps between frames.
-        temperature: in K.
-        timestep: in fs.
-        rattle: standard deviation (angstrom) of the displacements of one copy of each structure; 0 for none.
-        friction: of the thermostat, in 1/fs.
-        largest_force: beyond it (eV/angstrom) a run ends: the teacher has left what it knows.
+    Raises:
+        ConfigError: a value outside its range, or of no such kind.
     """
 
-    frames: int = 0
-    every: int = 50
-    temperature: float = 300.0
-    timestep: float = 1.0
-    largest_force: float = 30.0
+    frames: int = Field(default=0, ge=0)
+    """Of a run from each structure; 0 for none."""
+
+    every: int = Field(default=50, ge=1)
+    """Steps between frames."""
+
+    temperature: float = Field(default=300.0, gt=0)
+    """Temperature of the runs (K)."""
+
+    timestep: float = Field(default=1.0, gt=0)
+    """Time step (fs)."""
+
+    largest_force: float = Field(default=30.0, gt=0)
+    """Force (eV/angstrom) beyond which a run ends: the teacher has left what it knows."""
+
     rattle: float = 0.0
-    seed: int = 0
-    friction: float = 0.02
+    """Standard deviation (angstrom) of the displacements of one copy of each structure; 0 for none."""
+
+    seed: int = Field(default=0, ge=0)
+    """Of velocities, thermostats and displacements."""
+
+    friction: float = Field(default=0.02, gt=0)
+    """Of the thermostat (1/fs)."""
 
     def __post_init__(self) -> None:
-        scales = (self.temperature, self.timestep, self.friction, self.largest_force)
-        if self.seed < 0:
-            raise ConfigError(f"seed = {self.seed}: give one that is not negative")
-        if self.frames < 0 or self.every < 1 or not all(0 < scale < math.inf for scale in scales):
-            raise ConfigError("sampling needs frames >= 0, every >= 1 and a positive temperature and time step")
         if not 0 <= self.rattle < 1:
             raise ConfigError(f"rattle = {self.rattle:g}: displacements are in angstrom, from 0 to below 1")
 

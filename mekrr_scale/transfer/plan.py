@@ -3,74 +3,77 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import Literal
 
+from pydantic import Field
+
 from mekrr_scale.errors import ConfigError
+from mekrr_scale.plans import plan
 from mekrr_scale.transfer.blocks import BlockPlan
 
 _LAST = 0.01  # what annealing leaves of the rate
 
 
-@dataclass(frozen=True)
+@plan
 class TrainPlan:
     """How to train.
 
-    Args:
-        steps: of gradient descent; one batch each.
-        batch: structures in a batch.
-        learning_rate: of the last block, and of all without one of their own (``blocks``).
-        energy_weight, force_weight, stress_weight: of the squared errors of the energy per atom
-            (eV/atom), forces (eV/angstrom) and stress (eV/angstrom^3).
-        huber: where the loss turns from squares to absolute values, in the units of each error;
-            None for squares alone.
-        warmup: part of the steps in which the rate rises to its full value.
-        cycles: of annealing; more than one is warm restarts.
-        average: decay of the moving average of the weights; 0 for none.
-        patience: validations without progress before training stops; 0 for no early stop.
-        validate_every: steps between validations; None for forty of them, or down to ten where more would
-            take much of the training's time.
-
     Raises:
-        ConfigError: a value outside its range.
+        ConfigError: a value outside its range, or of no such kind.
     """
 
-    steps: int = 2000
-    batch: int = 4
-    learning_rate: float = 1e-3
-    blocks: BlockPlan = field(default_factory=BlockPlan)
+    steps: int = Field(default=2000, ge=0)
+    """Of gradient descent; one batch each."""
+
+    batch: int = Field(default=4, ge=1)
+    """Structures in a batch."""
+
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Of the last block, and of all without one of their own (``blocks``)."""
+
+    blocks: BlockPlan = Field(default_factory=BlockPlan)
+    """Which blocks learn, and how fast."""
+
     schedule: Literal["cosine", "constant"] = "cosine"
-    warmup: float = 0.05
-    cycles: int = 1
-    energy_weight: float = 10.0
-    force_weight: float = 1.0
-    stress_weight: float = 100.0
-    huber: float | None = None
-    weight_decay: float = 0.0
-    average: float = 0.99
-    patience: int = 0
-    validate_every: int | None = None
-    seed: int = 0
+    """How the rate falls behind its rise: to a hundredth by half a cosine, or not at all."""
+
+    warmup: float = Field(default=0.05, ge=0, lt=1)
+    """Part of the steps in which the rate rises to its full value."""
+
+    cycles: int = Field(default=1, ge=1)
+    """Of annealing; more than one is warm restarts."""
+
+    energy_weight: float = Field(default=10.0, ge=0)
+    """Of the squared error of the energy per atom (eV/atom)."""
+
+    force_weight: float = Field(default=1.0, ge=0)
+    """Of the squared errors of forces (eV/angstrom)."""
+
+    stress_weight: float = Field(default=100.0, ge=0)
+    """Of the squared errors of the stress (eV/angstrom^3)."""
+
+    huber: float | None = Field(default=None, gt=0)
+    """Where the loss turns from squares to absolute values, in the units of each error; None for squares alone."""
+
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled from the gradients (AdamW)."""
+
+    average: float = Field(default=0.99, ge=0, lt=1)
+    """Decay of the moving average of the weights; 0 for none."""
+
+    patience: int = Field(default=0, ge=0)
+    """Validations without progress before training stops; 0 for no early stop."""
+
+    validate_every: int | None = Field(default=None, ge=1)
+    """Steps between validations; None for forty of them, or down to ten where more would take much of the training's
+    time."""
+
+    seed: int = Field(default=0, ge=0)
+    """Of the order of batches, and of new weights."""
 
     def __post_init__(self) -> None:
-        wrong = {
-            "steps": self.steps < 0,
-            "batch": self.batch < 1,
-            "learning_rate": not 0 < self.learning_rate < math.inf,
-            "warmup": not 0 <= self.warmup < 1,
-            "cycles": self.cycles < 1,
-            "average": not 0 <= self.average < 1,
-            "patience": self.patience < 0,
-            "validate_every": self.validate_every is not None and self.validate_every < 1,
-            "huber": self.huber is not None and not self.huber > 0,
-            "weight_decay": not 0 <= self.weight_decay < math.inf,
-            "seed": self.seed < 0,
-        }
-        for name, outside in wrong.items():
-            if outside:
-                raise ConfigError(f"{name} = {getattr(self, name)} is outside its range")
-        if not all(0 <= weight < math.inf for weight in self.weights) or not any(self.weights):
-            raise ConfigError("the weights of energy, force and stress must be numbers, not negative, nor all zero")
+        if not any(self.weights):
+            raise ConfigError("the weights of energy, force and stress are all zero; give at least one")
 
     @property
     def weights(self) -> tuple[float, float, float]:

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from mekrr_scale.files import Document
 from mekrr_scale.kernels import Standardize
-from mekrr_scale.pipeline import FitPlan, KernelPlan, fit, resources
+from mekrr_scale.pipeline import FitPlan, KernelPlan, compare, resources
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.tuning.arms import Arm
 from mekrr_scale.tuning.features import Amount, gathered_features, remaining
@@ -21,8 +21,9 @@ from mekrr_scale.tuning.state import TEST, Tuning, quick_plan
 
 EVALUATION = 5.0  # energies, forces and uncertainties of a frame, in times of its features and the network's energy
 CHECKS = 0.03  # of the budget, for the quick checks of the model
-_LAST = 2.5  # the last fit, with uncertainties, in times of one without
+_LAST = 3.0  # the last fit, with uncertainties, in times of one that compares, until both are foreseen
 _MIXED = 2.5  # alpha 0.5 beside 1, in times of 1 alone
+_DOUBLED = 3.0  # a fit with twice the landmarks, in times of one: 2.5 with 2000, 4 with 4000
 _GAIN = 0.01  # part of the error that more landmarks must take off to be worth it
 _FACTORS = (2.0, 1.5)  # of landmarks: the first that there is time for
 ANOTHER = 0.5  # of the time that is left, in which another leader of the race has to be tried
@@ -44,7 +45,7 @@ def in_full(tuning: Tuning, race: Raced) -> list[Search]:
         stores = [tuning.store(first, race.costs[first], *piece) for piece in much.pieces]
     found = [Search(tuning, first, much, stores)]
     taken = number(found[0].first, "seconds")
-    reserve = TEST * tuning.plan.budget + (1 + _LAST) * taken
+    reserve = TEST * tuning.plan.budget + found[0].doubled
     for arm in sorted(others, key=lambda arm: arm != holder):
         there = [holder, *(search.arm for search in found)]
         work = remaining(tuning, race, arm, much) * (arm != holder and needed(arm, there))
@@ -137,13 +138,21 @@ class Search:
         }
         return {size: (plan, size * each) for size, plan in found.items()}
 
+    @property
+    def doubled(self) -> float:
+        """Seconds of a fit with twice the landmarks and of a last one with these, which mostly pay more than what else
+        the time could be taken for."""
+        grows = self._more(number(self.first, "landmarks"))
+        return (1 + _LAST) * number(self.first, "seconds") * (_DOUBLED if grows else 1.0)
+
     @cached_property
     def _kernels(self) -> int:
         """How many kernels the time allows beyond the first; 0 for none."""
         one = number(self.first, "seconds")
 
         def decide(_: Document | None) -> Document:
-            there = self.tuning.journal.clock.left - self._reserve - _LAST * one
+            left = self.tuning.journal.clock.left - self._reserve
+            there = left - (self.doubled if self.doubled < left else _LAST * one)
             taken = next((size for size, (_plan, times) in self._wider.items() if times * one < there), 0)
             return {"kernels": taken, "limited": taken < max(self._wider)}
 
@@ -162,7 +171,7 @@ class Search:
         """Measured seconds of a fit over those that are foreseen: of the kernels, until there are more landmarks."""
         plan = self._wider[self._kernels][0] if self._kernels else self._one
         name = f"foreseen-{self.name}-of-{self._kernels}"
-        found = self.tuning.journal.step(name, lambda: {"foreseen": self._foreseen(plan)})
+        found = self.tuning.journal.step(name, lambda: {"foreseen": resources(self.stores, plan).comparing})
         return _ratio(number(self.kernel, "seconds"), number(found, "foreseen"))
 
     def _of(self, kinds: Sequence[Standardize], lengths: Sequence[str], alphas: Sequence[float]) -> FitPlan:
@@ -172,9 +181,7 @@ class Search:
     def _grown(self, best: Document) -> Document | None:
         """More landmarks: twice as many, or half as many again; None where the time, or what they can learn, ends."""
         at = _settings(best)
-        most = min(self.tuning.plan.landmarks, self._most())
-        counts = dict.fromkeys(min(round(factor * at.count), most) for factor in _FACTORS)
-        worth = [more for more in counts if more >= 1.2 * at.count]
+        worth = self._more(at.count)
         for more in worth:
             if (found := self._enlarged(replace(at, count=more))) is not None:
                 return found
@@ -182,24 +189,36 @@ class Search:
         self.limited = bool(worth)
         return None
 
+    def _more(self, count: float) -> list[int]:
+        """Larger numbers of landmarks that are worth trying, the largest first."""
+        most = min(self.tuning.plan.landmarks, self._most())
+        counts = dict.fromkeys(min(round(factor * count), most) for factor in _FACTORS)
+        return [more for more in counts if more >= 1.2 * count]
+
     def _enlarged(self, at: Settings) -> Document | None:
         """A fit with so many landmarks, at twice the length scale as well where there is time for both."""
         plan = at.plan(self.tuning, quick_plan(self.tuning, self.stores))
-        one = cache(lambda: self._foreseen(plan))
+        foreseen = cache(lambda: resources(self.stores, self._with_uncertainty(plan)))
         longer = 2 * float(at.length_scale.removesuffix("x"))
         lengths = (at.length_scale, f"{longer:g}x")[: 1 + (longer <= _LONGEST)]
         name = f"landmarks-{self.name}-{at.count}"
 
+        def needed(count: int) -> float:
+            least = (count + 1) * number(self.first, "seconds")
+            if least > self.tuning.journal.clock.left - self._reserve:  # which needs no look at the machine
+                return least
+            return self.pace * (count * foreseen().comparing + foreseen().seconds)
+
         def bearable(count: int) -> bool:
-            return self.tuning.time_for(
-                f"room-{name}-{count}", lambda: (count + _LAST) * self.pace * one(), self._reserve
-            )
+            return self.tuning.time_for(f"room-{name}-{count}", partial(needed, count), self._reserve)
 
         count = next(filter(bearable, range(len(lengths), 0, -1)), 0)
         if not count:
             return None
         tried = replace(plan, kernel=replace(plan.kernel, length_scales=lengths[:count]))
-        found = self._said(f"{name}-of-{count}", lambda: {**self._tried(tried), "foreseen": count * one()})
+        found = self._said(
+            f"{name}-of-{count}", lambda: {**self._tried(tried), "foreseen": count * foreseen().comparing}
+        )
         self.pace = _ratio(number(found, "seconds"), number(found, "foreseen"))
         return found
 
@@ -216,29 +235,27 @@ class Search:
 
     def _tried(self, plan: FitPlan) -> Document:
         self.tuning.progress.before = f"{self.arm.name}, {plan.landmarks.count} landmarks"
-        report = fit(self.stores, plan, self.tuning.progress)
-        best = report.chosen
+        found = compare(self.stores, plan, self.tuning.progress)
+        best = found.chosen
         lengths = plan.kernel.length_scales  # the innermost of the loops over candidates but for the alphas
-        alphas = len({line.alpha for line in report.tried})
+        alphas = len({line.alpha for line in found.tried})
         return {
             "landmarks": plan.landmarks.count,
             "standardize": best.standardize,
-            "length_scale": str(lengths[list(report.tried).index(best) // alphas % len(lengths)]),
+            "length_scale": str(lengths[list(found.tried).index(best) // alphas % len(lengths)]),
             "alpha": best.alpha,
             "baseline": best.baseline,
             "errors": best.errors(),
-            "compared": report.compared,
-            "candidates": [line.header() for line in report.tried],
+            "compared": found.compared,
+            "candidates": [line.header() for line in found.tried],
         }
 
     def _last(self, best: Document) -> FitPlan:
         """The fit that the model comes from: one candidate, with uncertainties."""
-        plan = _settings(best).plan(self.tuning, quick_plan(self.tuning, self.stores))
-        return replace(plan, validation=replace(plan.validation, uncertainty=True))
+        return self._with_uncertainty(_settings(best).plan(self.tuning, quick_plan(self.tuning, self.stores)))
 
-    def _foreseen(self, plan: FitPlan) -> float:
-        """Seconds that a fit will take on this machine, by the estimate, which ``pace`` corrects."""
-        return resources(self.stores, plan).seconds
+    def _with_uncertainty(self, plan: FitPlan) -> FitPlan:
+        return replace(plan, validation=replace(plan.validation, uncertainty=True))
 
     @property
     def _reserve(self) -> float:

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from mekrr_scale.errors import BackboneError, MekrrError, SolverError, StoreError
 from mekrr_scale.files import Document
-from mekrr_scale.pipeline import fit
+from mekrr_scale.pipeline import compare
 from mekrr_scale.tuning.arms import Arm, Cost, arms_of, families, measured
 from mekrr_scale.tuning.journal import number, shown_time
 from mekrr_scale.tuning.plan import TunePlan
@@ -191,14 +191,14 @@ def _fitted(tuning: Tuning, arm: Arm, cost: Cost, frames: int, course: Course) -
         stores = tuning.stores(arm, cost, course.directions, course.cuts(frames))
         tuning.progress.before = f"{arm.name}, {frames} frames"
         begin = tuning.journal.clock.used
-        report = fit(stores, quick_plan(tuning, stores), tuning.progress)
+        best = compare(stores, quick_plan(tuning, stores), tuning.progress)
         taken = tuning.journal.clock.used - begin
     except StoreError:  # as of a full disk, which is no fault of the candidate
         raise
     except MekrrError as error:
         return {"failed": str(error)}
-    found: Document = {"errors": report.chosen.errors(), "chosen": report.chosen.header()}
-    return {**found, "compared": report.compared, "pace": tuning.pace(arm), "fit": taken}
+    found: Document = {"errors": best.chosen.errors(), "chosen": best.chosen.header()}
+    return {**found, "compared": best.compared, "pace": tuning.pace(arm), "fit": taken}
 
 
 def kept_of(

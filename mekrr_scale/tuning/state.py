@@ -37,7 +37,7 @@ class Tuning:
     journal: Journal
     progress: Timed
     paces: dict[Arm, float] = field(default_factory=dict)  # seconds of the last extraction over those foreseen
-    network: tuple[Arm, Backbone] | None = None  # the last one that was loaded
+    networks: dict[Arm, Backbone] = field(default_factory=dict)  # that were loaded: seconds each, and few bytes
 
     @property
     def moved(self) -> bool:
@@ -171,10 +171,9 @@ class Tuning:
         return min(still, _STILL * room) if self.moved else 0.0
 
     def _loaded(self, arm: Arm) -> Backbone:
-        """A network, which stays loaded as long as it is the one that is needed."""
-        if self.network is None or self.network[0] != arm:
-            self.network = arm, load_backbone(arm.spec)
-        return self.network[1]
+        if arm not in self.networks:
+            self.networks[arm] = load_backbone(arm.spec)
+        return self.networks[arm]
 
     def extraction(self, arm: Arm, directions: int | str) -> ExtractPlan:
         """How features are made."""

@@ -110,6 +110,18 @@ def test_evaluate_tells_the_errors_of_each_file(run, model_file, frames, tmp_pat
     assert json.loads((tmp_path / "t.json").read_text())["transfer"]["targets"] == ["a.xyz@:1", "a.xyz@-1"]
 
 
+def test_models_and_data_of_one_name_are_told_apart(run, model_file, frames, tmp_path):
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        shutil.copyfile(tmp_path / "a.xyz", tmp_path / folder / "a.xyz")
+        shutil.copyfile(model_file, tmp_path / folder / "m.mekrr")
+    pairs = ("--transfer", "y/m.mekrr:y/a.xyz", "--transfer", "y/m.mekrr:b.xyz", "--json", "t.json")
+    assert run("evaluate", "x/m.mekrr", "x/a.xyz", *pairs)[0] == 0
+    found = json.loads((tmp_path / "t.json").read_text())["transfer"]
+    assert found["sources"] == ["x/m.mekrr", "y/m.mekrr", "y/m.mekrr"]
+    assert found["targets"] == ["x/a.xyz", "y/a.xyz", "b.xyz"]
+
+
 def test_forces_that_are_not_compared_are_not_drawn(run, model_file, store, frames, tmp_path):
     for given in (["a.xyz", "--no-forces"], [store]):
         code, _, err = run("evaluate", model_file, *given, "--species-plot", "s.png", "--json", "e.json")

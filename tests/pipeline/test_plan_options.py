@@ -3,17 +3,23 @@
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Literal, get_origin
 
 import pytest
 
-from mekrr_scale import solvers
+import mekrr_scale
+from mekrr_scale import solvers, transfer
 from mekrr_scale.arrays import KINDS
 from mekrr_scale.config import FitConfig, config_text, load_config, plan_options
 from mekrr_scale.config.document import document, on_page_markdown
+from mekrr_scale.errors import ConfigError
 from mekrr_scale.pipeline import BaselinePlan, FitPlan, KernelPlan, LandmarkPlan, RowPlan, Validation
 from mekrr_scale.plans import fields_of, flag_of
 from mekrr_scale.regression import Execution
+from mekrr_scale.simulation import Bounds
 from mekrr_scale.solvers import Direct, Falkon
+from mekrr_scale.transfer import CurvePlan
+from mekrr_scale.workflows import LearnPlan
 
 # a text for every option of `fit` that is a field of the plan, and the plan that it makes
 FLAGS = {
@@ -109,6 +115,67 @@ def test_options_over_sections_that_are_one_value(tmp_path):
         validation=Validation(3, uncertainty=False),
         execution=Execution("cuda", "1G"),
     )
+
+
+PLANS = [
+    made for room in (mekrr_scale, transfer) for name in room.__all__
+    if isinstance(made := getattr(room, name), type) and (name.endswith("Plan") or made is Bounds)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("made", list(dict.fromkeys(PLANS)))
+def test_every_plan_is_documented_by_field_and_refuses_other_fields_and_words(made):
+    needed = {LearnPlan: {"frames": "a.xyz", "calculator": "emt"}, CurvePlan: {"sizes": 1, "variants": "kernel"}}
+    given = needed.get(made, {})
+    made(**given)
+    fields = fields_of(made)
+    for name, info in fields.items():
+        assert info.description, name
+        if get_origin(info.annotation) is Literal:
+            with pytest.raises(ConfigError, match=rf"{name}: Input should be .*\(got 'nonsense'\)"):
+                made(**{**given, name: "nonsense"})
+    with pytest.raises(ConfigError, match="has no field 'nonsense'"):
+        made(**given, nonsense=1)
+
+
+WORDS = """
+import sys
+import mekrr_scale as ms
+from mekrr_scale.kernels import fit_transform
+from mekrr_scale.landmarks import Pool
+from mekrr_scale.models import fit_baseline, whiten
+from mekrr_scale.simulation import choose
+from mekrr_scale.store import repack
+
+for call in (
+    lambda: ms.FeatureStore(sys.argv[1], level="none"),
+    lambda: repack(sys.argv[1], sys.argv[1] + "-again", tangent_dtype="float8"),
+    lambda: fit_transform([], "centred"),
+    lambda: fit_baseline([], "compositions"),
+    lambda: whiten([], method="qr"),
+    lambda: Pool({}, {}, {}).share(1, "square"),
+    lambda: choose(None, [], 1, "best"),
+):
+    try:
+        call()
+    except ms.MekrrError as error:
+        print(error)
+"""
+
+
+def test_words_that_functions_take_are_looked_at(warm, store):
+    """In a process whose calls nothing else checks."""
+    assert warm.start("-c", WORDS, str(store)).communicate(60)[0].splitlines() == [
+        "there is no level 'none'. Possible: full, lazy, size",
+        "there is no dtype of repacked tangents 'float8'. Do you mean 'float16'? Possible: float16, same",
+        "there is no standardize 'centred'. Do you mean 'centre'? Possible: centre, centre-per-species, none, scale, "
+        "scale-per-species",
+        "there is no baseline 'compositions'. Do you mean 'composition'? Possible: backbone, composition, isolated, "
+        "prior",
+        "there is no whitening 'qr'. Possible: cholesky, eigen",
+        "there is no balance 'square'. Do you mean 'sqrt'? Possible: equal, proportional, sqrt",
+        "there is no method 'best'. Possible: greedy, random, variance",
+    ]
 
 
 def test_the_page_names_every_field_and_every_option():

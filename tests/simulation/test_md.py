@@ -1,6 +1,7 @@
 """Simulations: conservation, restarts, bounds, and what the command line makes of them."""
 
 import json
+import math
 import os
 from dataclasses import replace
 
@@ -129,10 +130,13 @@ def _edges(graph):
 def test_refusals(calculator, start, tmp_path):
     path = tmp_path / "run.xyz"
     for options, message in [
-        ({"steps": 0}, "steps is 0"),
-        ({"timestep": -1.0}, "timestep is -1"),
-        ({"temperature": -5.0}, "must not be negative"),
-        ({"friction": 0.0}, "friction is 0"),
+        ({"steps": 0}, "steps: Input should be greater than or equal to 1"),
+        ({"timestep": -1.0}, "timestep: Input should be greater than 0"),
+        ({"temperature": -5.0}, "temperature: Input should be greater than or equal to 0"),
+        ({"friction": 0.0}, "friction: Input should be greater than 0"),
+        ({"pressure": math.nan}, "pressure: Input should be a finite number"),
+        ({"ensemble": "nvt"}, "ensemble: Input should be 'nve', 'langevin' or 'npt'"),
+        ({"temperatur": 300}, "Do you mean 'temperature'"),
     ]:
         with pytest.raises(ConfigError, match=message):
             MdPlan(**options)

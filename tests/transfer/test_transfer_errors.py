@@ -23,7 +23,7 @@ from mekrr_scale.transfer import (
 
 @pytest.mark.parametrize("decay", [0.0, 1.5, -1.0, math.nan])
 def test_decays(decay):
-    with pytest.raises(ConfigError, match="give a factor between 0 and 1"):
+    with pytest.raises(ConfigError, match=r"BlockPlan.decay: Input should be .*\(got "):
         BlockPlan(decay=decay)
 
 
@@ -32,26 +32,36 @@ def test_decays(decay):
     [
         {"seed": -1}, {"steps": -1}, {"batch": 0}, {"learning_rate": math.nan}, {"learning_rate": math.inf},
         {"weight_decay": math.nan}, {"average": math.nan}, {"warmup": math.nan}, {"huber": math.nan},
+        {"average": 1.0}, {"warmup": 1.0}, {"patience": -1}, {"validate_every": 0}, {"weight_decay": -1.0},
+        {"schedule": "cos"}, {"batch": "four"}, {"blocks": 3},
     ],
 )  # fmt: skip
 def test_plans(changes):
-    (name,) = changes
-    with pytest.raises(ConfigError, match=f"{name} = .* is outside its range"):
+    ((name, value),) = changes.items()
+    with pytest.raises(ConfigError, match=rf"TrainPlan.{name}: Input should be .*\(got {value!r}\)"):
         TrainPlan(**changes)
+    with pytest.raises(ConfigError, match="TrainPlan has no field 'step'. Do you mean 'steps'"):
+        TrainPlan(step=3)
 
 
 @pytest.mark.parametrize("weight", [math.nan, math.inf, -1.0])
 def test_weights(weight):
-    with pytest.raises(ConfigError, match="must be numbers, not negative, nor all zero"):
+    with pytest.raises(ConfigError, match="TrainPlan.force_weight: Input should be"):
         TrainPlan(force_weight=weight)
+
+
+def test_weights_that_are_all_zero():
+    with pytest.raises(ConfigError, match="are all zero; give at least one"):
+        TrainPlan(energy_weight=0, force_weight=0, stress_weight=0)
 
 
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"seed": -1}, "seed = -1"), ({"temperature": math.nan}, "positive temperature"),
-        ({"timestep": math.inf}, "positive temperature"), ({"every": 0}, "every >= 1"),
-        ({"rattle": math.nan}, "displacements are in angstrom"), ({"rattle": 1.0}, "displacements are in angstrom"),
+        ({"seed": -1}, "seed: Input should be greater than or"), ({"temperature": math.nan}, "finite number"),
+        ({"timestep": math.inf}, "timestep: Input should be a finite number"), ({"every": 0}, "equal to 1"),
+        ({"timestep": 0.0}, "greater than 0"), ({"friction": 0.0}, "friction: Input should be greater than 0"),
+        ({"rattle": math.nan}, "finite number"), ({"rattle": 1.0}, "displacements are in angstrom"),
     ],
 )  # fmt: skip
 def test_samples(changes, text):
@@ -107,7 +117,7 @@ def test_factors_of_variants_are_looked_at_when_they_are_read(option):
 
 
 def test_learning_rates_of_curves_are_looked_at_when_they_are_planned():
-    with pytest.raises(ConfigError, match="learning_rate = -0.1 is outside its range"):
+    with pytest.raises(ConfigError, match="TrainPlan.learning_rate: Input should be greater than 0"):
         CurvePlan(sizes=(2,), variants=(Variant("kernel"),), rates=(1e-3, -0.1))
 
 

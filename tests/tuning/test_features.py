@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from mekrr_scale.backbones import BackboneSpec
-from mekrr_scale.pipeline import fit
+from mekrr_scale.pipeline import compare
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.tuning import arms
 from mekrr_scale.tuning.arms import Arm, Cost, families, measured
@@ -148,9 +148,9 @@ def test_as_many_kernels_are_tried_as_the_time_allows(search, monkeypatch, secon
 
     def fitted(stores, plan, progress):
         tried.append(len(plan.kernel.length_scales) * len(plan.kernel.standardize))
-        return fit(stores, plan, progress)
+        return compare(stores, plan, progress)
 
-    monkeypatch.setattr("mekrr_scale.tuning.final.fit", fitted)
+    monkeypatch.setattr("mekrr_scale.tuning.final.compare", fitted)
     steps = search.tuning.journal
     monkeypatch.setattr(type(steps), "step", lambda *given: {**_STEP(*given), "seconds": seconds})
     assert search.first["compared"] >= search.kernel["compared"]
@@ -166,6 +166,24 @@ def test_as_many_kernels_are_tried_as_the_time_allows(search, monkeypatch, secon
     assert tried == [*kernels, 6][: len(kernels) + (6 not in kernels)]
 
 
+@pytest.mark.parametrize(("seconds", "kernels"), [(1.0, 6), (2.5, 3), (3.0, 0), (5.0, 3)])
+def test_more_landmarks_go_before_more_kernels(tuning, spec, monkeypatch, seconds, kernels):
+    """Twice as many, and the last fit with these, take 10.5 times as long as the first fit: of the 39 seconds that are
+    left beside the test, kernels get the rest, and all where that is too long."""
+    tuning.data = replace(tuning.data, training=[frame(1 + 0.01 * i) for i in range(30)])
+    search = Search(tuning, Arm(spec), Amount(30, 6, [0, 30]), [tuning.store(Arm(spec), Cost(1e-3, 1e-3), 6, 0, 30)])
+    tried = []
+
+    def fitted(stores, plan, progress):
+        tried.append(len(plan.kernel.length_scales) * len(plan.kernel.standardize))
+        return compare(stores, plan, progress)
+
+    monkeypatch.setattr("mekrr_scale.tuning.final.compare", fitted)
+    monkeypatch.setattr(Journal, "step", lambda *given: {**_STEP(*given), "seconds": seconds})
+    assert search.kernel
+    assert tried == [1, kernels][: 1 + bool(kernels)]
+
+
 @pytest.mark.parametrize(("seconds", "grown"), [(8.0, (1400, 2)), (10.0, (1400, 1)), (12.0, (1200, 1)), (20.0, None)])
 def test_landmarks_grow_as_far_as_the_time_goes(tuning, spec, monkeypatch, seconds, grown):
     """From 800, to as many as there are rows or half as many again, at one length scale or two; 39 seconds are left
@@ -174,13 +192,14 @@ def test_landmarks_grow_as_far_as_the_time_goes(tuning, spec, monkeypatch, secon
 
     def fitted(stores, plan, progress):
         fits.append((plan.landmarks.count, len(plan.kernel.length_scales)))
-        return fit(stores, plan, progress)
+        return compare(stores, plan, progress)
 
     def foreseen(stores, plan):
         kernels = len(plan.kernel.length_scales) * len(plan.kernel.standardize)
-        return SimpleNamespace(seconds=kernels * seconds * plan.landmarks.count / 1400)
+        one = kernels * seconds * plan.landmarks.count / 1400
+        return SimpleNamespace(comparing=one, seconds=2.5 * one)
 
-    monkeypatch.setattr("mekrr_scale.tuning.final.fit", fitted)
+    monkeypatch.setattr("mekrr_scale.tuning.final.compare", fitted)
     monkeypatch.setattr("mekrr_scale.tuning.final.resources", foreseen)
 
     def step(journal, name, *given):
@@ -199,15 +218,15 @@ def test_landmarks_grow_as_far_as_the_time_goes(tuning, spec, monkeypatch, secon
     assert search.limited == (grown is None)
 
 
-@pytest.mark.parametrize(("seconds", "count"), [(7.0, 2), (8.0, 1)])
+@pytest.mark.parametrize(("seconds", "count"), [(3.0, 2), (3.5, 1)])
 def test_another_leader_leaves_time_for_landmarks(tuning, monkeypatch, seconds, count):
-    """Fifty seconds are left, eight of them for the test, three and a half fits for more landmarks and the model."""
+    """Fifty seconds are left, eight of them for the test, ten and a half fits for twice the landmarks and the model."""
     other = Arm(BackboneSpec("chgnet", "conv2"))
     race = race_of(Cost(0.0, 0.0))
     race = replace(race, leaders=[ARM, other], costs={ARM: Cost(0.0, 0.0), other: Cost(0.0, 0.0)})
 
     def found(tuning, arm, amount=Amount(16, 4, [0, 16]), stores=()):
-        return SimpleNamespace(arm=arm, amount=amount, first={"seconds": seconds, "compared": 1.0})
+        return SimpleNamespace(arm=arm, first={"seconds": seconds, "compared": 1.0}, doubled=10.5 * seconds)
 
     monkeypatch.setattr("mekrr_scale.tuning.final.Search", found)
     monkeypatch.setattr("mekrr_scale.tuning.final.gathered_features", lambda *given: (Amount(16, 4, [0, 16]), []))
@@ -251,7 +270,8 @@ def test_features_of_a_leader_that_holds_the_first_are_made(tuning, pair, monkey
 
     def found(tuning, arm, amount, stores):
         order.append(arm)
-        return SimpleNamespace(arm=arm, amount=amount, first={"seconds": 1.0, "compared": 1.0 - 0.1 * len(order)})
+        errors = {"seconds": 1.0, "compared": 1.0 - 0.1 * len(order)}
+        return SimpleNamespace(arm=arm, amount=amount, first=errors, doubled=4.0)
 
     monkeypatch.setattr(Tuning, "store", store)
     monkeypatch.setattr("mekrr_scale.tuning.final.Search", found)

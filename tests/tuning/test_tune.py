@@ -143,7 +143,7 @@ def test_a_tuning_that_is_killed_goes_on(tuned, molecules, tune_plan, tmp_path):
 
 def test_a_tuning_that_is_done_is_not_done_again(tuned, molecules, tune_plan, monkeypatch):
     before = scores(tuned.folder)
-    for module in ("race.fit", "final.fit", "run.fit", "state.extract"):
+    for module in ("race.compare", "final.compare", "run.fit", "state.extract"):
         monkeypatch.setattr(f"mekrr_scale.tuning.{module}", None)
     again = tune(molecules[:14], tuned.folder, tune_plan, molecules[14:])
     assert scores(tuned.folder) == before

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from mekrr_scale.pipeline.fitting.plan import RowPlan as RowPlan
     from mekrr_scale.pipeline.fitting.plan import Validation as Validation
     from mekrr_scale.pipeline.fitting.plan import section_of as section_of
+    from mekrr_scale.pipeline.fitting.report import Comparison as Comparison
     from mekrr_scale.pipeline.fitting.report import FitReport as FitReport
     from mekrr_scale.pipeline.fitting.report import Tried as Tried
+    from mekrr_scale.pipeline.fitting.run import compare as compare
     from mekrr_scale.pipeline.fitting.run import fit as fit
     from mekrr_scale.pipeline.fitting.values import LengthScale as LengthScale
 else:
@@ -41,9 +43,9 @@ else:
                 "Validation",
                 "section_of",
             ],
-            "report": ["FitReport", "Tried"],
+            "report": ["Comparison", "FitReport", "Tried"],
             "costs": ["Resources", "estimate", "resources"],
-            "run": ["fit"],
+            "run": ["compare", "fit"],
             "values": ["LengthScale"],
         },
     )

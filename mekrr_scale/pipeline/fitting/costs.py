@@ -26,6 +26,7 @@ from mekrr_scale.store import BATCH_ATOMS, BATCH_STRUCTURES, HELD_BYTES
 
 _DOUBLE = 8
 _UNTOLD = 3e8  # bytes of a process of which the system tells nothing
+_OF_A_MODEL = ("held-out energies", "uncertainty", "outliers")  # stages that ``compare`` leaves out
 _BASIS = 8.0  # operations of a fold's own basis, in cubes of columns: its whitening, and products with it
 
 
@@ -51,6 +52,11 @@ class Resources:
     def seconds(self) -> float:
         """Of everything but Falkon's iterations, whose number is not known before."""
         return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def comparing(self) -> float:
+        """Seconds of ``compare``: of the search alone."""
+        return sum(stage.seconds for stage in self.stages if stage.name not in _OF_A_MODEL)
 
     @property
     def passes(self) -> float:

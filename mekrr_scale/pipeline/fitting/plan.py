@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, InstanceOf
 from mekrr_scale import kernels, landmarks, solvers
 from mekrr_scale.arrays import RowKind
 from mekrr_scale.deprecated import flat_keywords
-from mekrr_scale.errors import ConfigError, suggestion
+from mekrr_scale.errors import ConfigError, require_known, suggestion
 from mekrr_scale.kernels import Reduce, Standardize
 from mekrr_scale.landmarks import Balance
 from mekrr_scale.models import BaselineKind, WhiteningMethod
@@ -212,8 +212,7 @@ def _solver(value: Any) -> Any:
         raise ConfigError(f"{value!r} is no solver; give one, e.g. Falkon(ridges=1e-6), or the name of one")
     given = {"name": value} if isinstance(value, str) else dict(value)
     name = given.pop("name", "direct")
-    if name not in solvers.SOLVERS:
-        raise ConfigError(f"there is no solver {name!r}. {suggestion(str(name), solvers.SOLVERS)}")
+    require_known("there is no solver", name, solvers.SOLVERS)
     made: type = getattr(solvers, solvers.SOLVERS[name])
     unknown = sorted(set(given) - set(fields_of(made)))
     if unknown:

@@ -112,6 +112,20 @@ class Grown:
         return {"landmarks": self.landmarks, **self.line.to_dict()}
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Candidates that were cross-validated, without a model."""
+
+    plan: FitPlan
+    tried: Sequence[Tried]  # every candidate
+    chosen: Tried
+
+    @property
+    def compared(self) -> float:
+        """The root of the score that the chosen candidate was compared with others by: an error."""
+        return math.sqrt(self.chosen.score(criterion_of(self.plan)))
+
+
 @dataclass(frozen=True, repr=False)
 class FitReport(Shown):
     """A model and how it was chosen."""
@@ -133,8 +147,8 @@ class FitReport(Shown):
 
     @property
     def compared(self) -> float:
-        """The root of the score that the chosen candidate was compared with others by: an error."""
-        return math.sqrt(self.chosen.score(criterion_of(self.plan)))
+        """See ``Comparison``."""
+        return Comparison(self.plan, self.tried, self.chosen).compared
 
     def metrics(self) -> dict[str, float]:
         """Cross-validated errors of the chosen candidate: energies in meV/atom, forces along the stored directions in

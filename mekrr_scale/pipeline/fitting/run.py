@@ -31,11 +31,11 @@ from mekrr_scale.pipeline.fitting.remarks import (
     first_of_several,
     unsolved,
 )
-from mekrr_scale.pipeline.fitting.report import FitReport, Grown, Tried
+from mekrr_scale.pipeline.fitting.report import Comparison, FitReport, Grown, Tried
 from mekrr_scale.pipeline.fitting.search import Candidate, choices, search, with_learned_mixing
 from mekrr_scale.plans import plan_of
 from mekrr_scale.progress import Progress, shown_progress
-from mekrr_scale.regression import ModeCosts, Run, Structures
+from mekrr_scale.regression import Folds, ModeCosts, Run, Structures
 from mekrr_scale.solvers import Result
 from mekrr_scale.store import differing_energies, shared
 from mekrr_scale.structures import LabelKeys, common_electrons
@@ -98,6 +98,23 @@ def fit(
             return _with_networks(found, plan) if plan.embed and group.rank == 0 else found
 
 
+def compare(stores: Stores, plan: FitPlan | None = None, progress: Progress | None = None) -> Comparison:
+    """The candidates of a plan and their cross-validated errors, as ``fit`` finds them: its search alone.
+
+    Args:
+        stores, plan, progress: see ``fit``.
+
+    Raises:
+        ConfigError, StoreError, SolverError: as ``fit`` does.
+    """
+    plan = plan_of(plan, FitPlan)
+    with shown_progress(progress, "rows") as shown:
+        run = Run(plan.execution, ALONE, None, shown)
+        data = FitData.open(stores, plan, None, None, ALONE)
+        _, best, tried = _best(data, data.folds(), run)
+    return Comparison(data.plan, tried, best.tried)
+
+
 def _with_networks(found: FitReport, plan: FitPlan) -> FitReport:
     """With a model that needs no other file, as far as there is one to take in."""
     try:
@@ -118,14 +135,7 @@ def _fitted(data: FitData, run: Run) -> FitReport:
     remarks.add(data.references.remarks([choice.baseline for choice in choices(data.plan, data)], data.species))
     folds = data.folds()
     remarks.add(() if folds is None else folds.remarks)
-    if data.plan.kernel.mixing == "learn":
-        data = with_learned_mixing(data, folds, run)
-    best, tried = search(data, folds, run)
-    best.solution.require()
-    if (weighed := following(best, data, run)) is not best:
-        tried = [weighed.tried if line is best.tried else line for line in tried]
-        best = weighed
-        remarks.add([remark(best)])
+    data, best, tried = _best(data, folds, run, remarks)
     curve: Sequence[Grown] = ()
     if data.plan.landmarks.grow_to:
         growth = enlarge(best, data, run)
@@ -148,6 +158,22 @@ def _fitted(data: FitData, run: Run) -> FitReport:
         found, remarks=remarks.lines, growth=curve, outliers=single.outliers, rows=single.rows, configs=single.configs,
         stores=single.stores,
     )  # fmt: skip
+
+
+def _best(
+    data: FitData, folds: Folds | None, run: Run, remarks: Remarks | None = None
+) -> tuple[FitData, Candidate, list[Tried]]:
+    """The data with the mixing that was learned, if one was; the best candidate, and all of them."""
+    if data.plan.kernel.mixing == "learn":
+        data = with_learned_mixing(data, folds, run)
+    best, tried = search(data, folds, run)
+    best.solution.require()
+    if (weighed := following(best, data, run)) is not best:
+        tried = [weighed.tried if line is best.tried else line for line in tried]
+        best = weighed
+        if remarks is not None:
+            remarks.add([remark(best)])
+    return data, best, tried
 
 
 def _without_outliers(first: FitReport, data: FitData, run: Run) -> FitReport:

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import AfterValidator, BeforeValidator
 
 from mekrr_scale.arrays import KINDS
-from mekrr_scale.errors import ConfigError, suggestion
+from mekrr_scale.errors import ConfigError, require_known, suggestion
 from mekrr_scale.plans import split
 
 
@@ -56,8 +56,8 @@ def chosen(what: str, options: Mapping[str, str]) -> BeforeValidator:
     """A name of a registry."""
 
     def read(value: Any) -> Any:
-        if isinstance(value, str) and value not in options:
-            raise ConfigError(f"there is no {what} {value!r}. {suggestion(value, options)}")
+        if isinstance(value, str):
+            require_known(f"there is no {what}", value, options)
         return value
 
     return BeforeValidator(read)
