@@ -31,7 +31,7 @@ _FELL_APART = (SimulationError, StructureError)  # of a structure that was in or
 def check(
     model: Model | MekrrCalculator | Path | str,
     structures: Mapping[str, Atoms] | Atoms | None = None,
-    names: Sequence[str] = (),
+    names: Sequence[str] | str = (),
     reference: References | None = None,
     thresholds: Thresholds | None = None,
     backbone: bool = True,
@@ -46,7 +46,7 @@ def check(
             of lowest energy per atom of its training data. Crystals are taken to their conventional cell and,
             like molecules, relaxed by each potential first where a check wants that. Constraints are taken off: forces
             that are set to zero are no derivatives of the energy.
-        names: of the checks; default: all but those that want to be asked for.
+        names: of the checks, or of one; default: all but those that want to be asked for.
         reference: values to compare with.
         thresholds: what counts as failed.
         backbone: measure the bare backbone too, where it gives energies.
@@ -57,6 +57,7 @@ def check(
         ModelError: a species that the model was not fitted on.
         StructureError: what is given has no energy (atoms at one place, lost positions): that is no fault of the model.
     """
+    names = (names,) if isinstance(names, str) else names
     chosen, limits, known = checks_of(names), thresholds or Thresholds(), reference or References()
     calculator = model if isinstance(model, MekrrCalculator) else MekrrCalculator(model, None, torch.float64, device)
     given = _named(structures, calculator.potential.model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -47,11 +48,13 @@ def relax(
         SimulationError: not converged within ``steps``, or a bound was exceeded; its ``atoms`` is the last (good)
             structure.
         ConfigError: the cell is to be relaxed, but there is none; or the trajectory cannot or must not be written; or
-            the bounds are not for this calculator.
+            the bounds are not for this calculator; or force or steps are not positive.
     """
     from ase.filters import FrechetCellFilter
     from ase.optimize import FIRE
 
+    if not 0 < force < math.inf or steps < 1:
+        raise ConfigError(f"relaxation to {force} eV/angstrom in {steps} steps: give positive numbers, as 0.02 and 500")
     path = None if trajectory is None else check_output(trajectory, STREAM, overwrite)
     calculator = as_calculator(calculator)
     atoms = moving(atoms)

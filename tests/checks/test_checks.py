@@ -338,7 +338,7 @@ def test_what_cannot_be_asked(copper_model):
         ms.check(copper_model, bulk("Al"))
     large = bulk("Cu", cubic=True) * 3
     large.rattle(0.1, seed=0)
-    found = ms.check(copper_model, {"large": large}, backbone=False, names=["motion"])
+    found = ms.check(copper_model, {"large": large}, backbone=False, names="motion")
     assert [finding.check for finding in found.findings] == ["motion"]
 
 

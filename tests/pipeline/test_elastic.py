@@ -13,7 +13,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from mekrr_scale.arrays import RowKind
 from mekrr_scale.backbones import BackboneEnergies, load_backbone
 from mekrr_scale.models import Potential
-from mekrr_scale.pipeline import ExtractPlan, FitPlan, LandmarkPlan, RowPlan, Validation, extract, fit
+from mekrr_scale.pipeline import ExtractPlan, FitPlan, LandmarkPlan, RowPlan, Validation, compare, extract, fit
 from mekrr_scale.pipeline.fitting.data import FitData
 from mekrr_scale.solvers import Direct
 from tests.crystals import coppers, crystals, without_stress
@@ -83,6 +83,7 @@ def test_by_default_they_are_there_and_choose_nothing(store):
     assert any(f"bulk modulus weigh {right:.1e}" in remark for remark in report.remarks)
     assert sum(line is report.chosen for line in report.tried) == 1
     assert len(report.tried) == len(first.tried)
+    assert [line.header() for line in compare(store, plan()).tried] == [line.header() for line in report.tried]
     assert set(report.metrics()) == {"energy_mae", "energy_rmse", "force_rmse"}
     assert not any("elastic" in name for table in report.tables() for name in table.columns)
     own = stiffness(BackboneEnergies(load_backbone("sevennet")))

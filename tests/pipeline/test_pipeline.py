@@ -25,6 +25,7 @@ from mekrr_scale.pipeline import (
     LengthScale,
     RowPlan,
     Validation,
+    compare,
     evaluate_store,
     extract,
     fit,
@@ -113,6 +114,16 @@ def test_several_alphas_in_one_sweep_change_nothing(store, small_plan):
         assert a.rmse[RowKind.ENERGY] == pytest.approx(b.rmse[RowKind.ENERGY], rel=1e-3)
     energies = [evaluate_store(r.model, FeatureStore(store)).energy_predicted for r in (swept, alone)]
     assert np.allclose(energies[0], energies[1], atol=1e-3)
+
+
+@pytest.mark.parametrize("mixing", [None, "learn"])
+def test_candidates_are_compared_as_a_fit_compares_them(store, small_plan, mixing):
+    kernel = KernelPlan(length_scales="2x,4x", mixing=mixing, standardize=("centre", "none"))
+    plan = replace(small_plan, kernel=kernel, validation=Validation(3))
+    found, report = compare(store, plan), fit(store, plan)
+    assert [line.header() for line in found.tried] == [line.header() for line in report.tried]
+    assert found.chosen.header() == report.chosen.header()
+    assert found.compared == report.compared
 
 
 @pytest.fixture(scope="module")

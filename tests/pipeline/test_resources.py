@@ -122,6 +122,8 @@ def test_plans_follow_the_sizes(store):
     names = [stage.name for stage in falkon.stages]
     assert names[:4] == ["statistics and landmarks", "whitening of K_ZZ", "first pass", "preconditioner"]
     assert falkon.seconds_iteration > 0 == direct.seconds_iteration
+    assert [stage.name for stage in direct.stages[-3:]] == ["held-out energies", "uncertainty", "outliers"]
+    assert direct.comparing == pytest.approx(sum(stage.seconds for stage in direct.stages[:-3]))
     assert direct.peak_bytes > direct.base_bytes
     larger = resources(store, replace(PLAN, landmarks=LandmarkPlan(count=200)))
     assert larger.peak_bytes - larger.base_bytes > direct.peak_bytes - direct.base_bytes

@@ -103,6 +103,9 @@ def test_relaxation(calculator, toy_structures, tmp_path):
     assert read(path, "-1").get_potential_energy() == pytest.approx(relaxed.get_potential_energy(), abs=1e-6)
     with pytest.raises(SimulationError, match="not converged after 2 steps"):
         relax(structure, calculator, force=1e-9, steps=2)
+    for given in ({"force": 0.0}, {"force": math.nan}, {"steps": 0}):
+        with pytest.raises(ConfigError, match="give positive numbers"):
+            relax(structure, calculator, **given)
     with pytest.raises(ConfigError, match="no cell to relax"):
         relax(molecule("H2O"), calculator, cell=True)
 
