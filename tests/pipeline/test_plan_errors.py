@@ -30,8 +30,8 @@ from mekrr_scale.solvers import Direct, Exact
         (lambda: FitPlan(landmarks="many"), r"FitPlan.landmarks.*\(got 'many'\)|there is no"),
         (lambda: fit([]), "no store was given to fit"),
         (lambda: parse_bytes("-3G"), "'-3G' is negative; write a size such as 2G"),
-        (lambda: MdPlan(pressure=float("inf")), "pressure inf GPa, seed 0: give a finite one, and one from 0 on"),
-        (lambda: MdPlan(seed=-1), "seed -1: give a finite one, and one from 0 on"),
+        (lambda: MdPlan(pressure=float("inf")), r"MdPlan.pressure: Input should be a finite number \(got inf\)"),
+        (lambda: MdPlan(seed=-1), r"MdPlan.seed: Input should be greater than or equal to 0 \(got -1\)"),
     ],
 )
 def test_refused(make, message):
