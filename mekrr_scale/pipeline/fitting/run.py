@@ -34,7 +34,7 @@ from mekrr_scale.pipeline.fitting.remarks import (
 from mekrr_scale.pipeline.fitting.report import Comparison, FitReport, Grown, Tried
 from mekrr_scale.pipeline.fitting.search import Candidate, choices, search, with_learned_mixing
 from mekrr_scale.plans import plan_of
-from mekrr_scale.progress import Progress, shown_progress
+from mekrr_scale.progress import Progress, Silent, shown_progress
 from mekrr_scale.regression import Folds, ModeCosts, Run, Structures
 from mekrr_scale.solvers import Result
 from mekrr_scale.store import differing_energies, shared
@@ -111,7 +111,7 @@ def compare(stores: Stores, plan: FitPlan | None = None, progress: Progress | No
     with shown_progress(progress, "rows") as shown:
         run = Run(plan.execution, ALONE, None, shown)
         data = FitData.open(stores, plan, None, None, ALONE)
-        _, best, tried = _best(data, data.folds(), run)
+        _, best, tried = _best(data, data.folds(), run, Remarks(Silent()))
     return Comparison(data.plan, tried, best.tried)
 
 
@@ -160,9 +160,7 @@ def _fitted(data: FitData, run: Run) -> FitReport:
     )  # fmt: skip
 
 
-def _best(
-    data: FitData, folds: Folds | None, run: Run, remarks: Remarks | None = None
-) -> tuple[FitData, Candidate, list[Tried]]:
+def _best(data: FitData, folds: Folds | None, run: Run, remarks: Remarks) -> tuple[FitData, Candidate, list[Tried]]:
     """The data with the mixing that was learned, if one was; the best candidate, and all of them."""
     if data.plan.kernel.mixing == "learn":
         data = with_learned_mixing(data, folds, run)
@@ -171,8 +169,7 @@ def _best(
     if (weighed := following(best, data, run)) is not best:
         tried = [weighed.tried if line is best.tried else line for line in tried]
         best = weighed
-        if remarks is not None:
-            remarks.add([remark(best)])
+        remarks.add([remark(best)])
     return data, best, tried
 
 
