@@ -184,10 +184,10 @@ def test_more_landmarks_go_before_more_kernels(tuning, spec, monkeypatch, second
     assert tried == [1, kernels][: 1 + bool(kernels)]
 
 
-@pytest.mark.parametrize(("seconds", "grown"), [(8.0, (1400, 2)), (10.0, (1400, 1)), (12.0, (1200, 1)), (20.0, None)])
+@pytest.mark.parametrize(("seconds", "grown"), [(8.0, (1600, 2)), (10.0, (1600, 1)), (12.0, (1200, 1)), (20.0, None)])
 def test_landmarks_grow_as_far_as_the_time_goes(tuning, spec, monkeypatch, seconds, grown):
-    """From 800, to as many as there are rows or half as many again, at one length scale or two; 39 seconds are left
-    beside the test, and the last fit takes two and a half times as long as one."""
+    """From 800 to twice as many, more than there are rows, or half as many again, at one length scale or two; 39
+    seconds are left beside the test, and the last fit takes two and a half times as long as one."""
     arm, fits = Arm(spec), []
 
     def fitted(stores, plan, progress):
@@ -196,7 +196,7 @@ def test_landmarks_grow_as_far_as_the_time_goes(tuning, spec, monkeypatch, secon
 
     def foreseen(stores, plan):
         kernels = len(plan.kernel.length_scales) * len(plan.kernel.standardize)
-        one = kernels * seconds * plan.landmarks.count / 1400
+        one = kernels * seconds * plan.landmarks.count / 1600
         return SimpleNamespace(comparing=one, seconds=2.5 * one)
 
     monkeypatch.setattr("mekrr_scale.tuning.final.compare", fitted)
@@ -206,7 +206,7 @@ def test_landmarks_grow_as_far_as_the_time_goes(tuning, spec, monkeypatch, secon
         """A fit takes what is foreseen."""
         found = _STEP(journal, name, *given)
         kernels = int(name[-1]) if "-of-" in name else 1
-        return {**found, "seconds": found.get("foreseen", kernels * seconds * 800 / 1400)}
+        return {**found, "seconds": found.get("foreseen", kernels * seconds * 800 / 1600)}
 
     frames = [frame(1 + 0.005 * i, energy=(0.005 * i - 0.5) ** 2) for i in range(200)]
     tuning.data = replace(tuning.data, training=frames)
