@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float
 from numpy import ndarray
 
-from mekrr_scale.figures.style import BLUE, GREY, ORANGE, is_wide, new_axes, plain_ticks, spaced_ticks, tidy
+from mekrr_scale.figures.style import BLUE, GREY, ORANGE, is_wide, new_axes, spaced_ticks, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +37,7 @@ def training_axes(curve: TrainingCurve, axes: Sequence[Axes] | None = None) -> l
         panel.set_ylabel(label)
     for panel in found:
         panel.set_yscale("log")
-        plain_ticks(panel.yaxis)
+        spaced_ticks(panel.yaxis)
         panel.set_xlabel("step")
         panel.axvline(curve.best, color="black", linewidth=0.8, linestyle="--")
         tidy(panel)
@@ -74,7 +74,7 @@ def band_axes(
         axes.plot(sizes, mean, marker="o", markersize=3, color=colours(place % 10), label=name)
         axes.fill_between(sizes, low, high, color=colours(place % 10), alpha=0.15, linewidth=0)
     axes.set(xscale="log", yscale="log", xlabel="training structures", ylabel=label)
-    plain_ticks(axes.yaxis)
+    spaced_ticks(axes.yaxis)
     every = sorted({size for points in curves.values() for size in points})
     axes.set_xticks(every, [str(size) for size in every])
     axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
@@ -117,7 +117,7 @@ def projection_axes(
         axes.plot([], [], marker="o", color=GREY, markerfacecolor="white", linestyle="", label="in full")
     axes.plot(*last, marker="*", markersize=12, color=ORANGE, linestyle="", label="the model")
     axes.set(xscale="log", yscale="log", xlabel="training structures", ylabel=label)
-    plain_ticks(axes.yaxis)
+    spaced_ticks(axes.yaxis)
     sizes = sorted({last[0], *(size for points in (*curves.values(), finals.values()) for size, _ in points)})
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)

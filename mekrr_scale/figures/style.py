@@ -37,14 +37,6 @@ def tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def plain_ticks(axis: Axis) -> None:
-    """Numbers such as 150 on a logarithmic axis, whose range may be less than a decade."""
-    from matplotlib.ticker import LogFormatter
-
-    axis.set_major_formatter(LogFormatter())
-    axis.set_minor_formatter(LogFormatter())
-
-
 def spaced_ticks(axis: Axis) -> None:
     """A few numbers on a logarithmic axis on which everything has been drawn, whatever its range."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
