@@ -13,6 +13,7 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
 from ase.calculators.singlepoint import SinglePointCalculator
+from pydantic import Field
 
 from mekrr_scale.arrays import kept_memory
 from mekrr_scale.errors import ConfigError, SimulationError, StructureError
@@ -44,14 +45,12 @@ class Bounds:
     grade: float | None = None
     """Largest extrapolation grade of an atom; 1 is the edge of the training data."""
 
-    every: int = 10
+    every: int = Field(default=10, ge=1)
     """Steps between looks at the uncertainty, which costs about a third of a step."""
 
     def __post_init__(self) -> None:
         for name in ("force", "uncertainty", "grade"):
             require_bound(name, getattr(self, name))
-        if self.every < 1:
-            raise ConfigError(f"the uncertainty is looked at every {self.every} steps; give a positive number")
 
     @property
     def limits(self) -> Limits:

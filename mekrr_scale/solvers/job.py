@@ -36,6 +36,7 @@ class Stage:
     seconds: float
     passes: float = 0.0  # over the store
     note: str = ""
+    compares: bool = True  # candidates need it to be compared, and not a model alone
 
 
 @dataclass(frozen=True)

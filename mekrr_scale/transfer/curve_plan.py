@@ -93,7 +93,7 @@ class CurvePlan:
     backbone: InstanceOf[BackboneSpec] = Field(default_factory=BackboneSpec)
     """The pretrained network."""
 
-    repeats: int = 3
+    repeats: int = Field(default=3, ge=1)
     """Random subsets of each size."""
 
     rates: Annotated[Given[tuple[float, ...], Numbers], listed(float)] = preset(default=(1e-4, 3e-4, 1e-3))
@@ -105,17 +105,15 @@ class CurvePlan:
     kernel: FitPlan = Field(default_factory=lambda: FitPlan(validation=Validation(uncertainty=False)))
     """How kernels are fitted."""
 
-    derivatives: int = 8
+    derivatives: int = Field(default=8, ge=1)
     """Directions of each structure, for kernels."""
 
     seed: int = Field(default=0, ge=0)
     """Of subsets, orders and new weights."""
 
     def __post_init__(self) -> None:
-        if not self.sizes or min(self.sizes) < 1 or self.repeats < 1 or not self.variants or not self.rates:
-            raise ConfigError("a learning curve needs sizes, repeats, variants and learning rates, all positive")
-        if self.derivatives < 1:
-            raise ConfigError(f"{self.derivatives} directions per structure asked for; give a positive number")
+        if not self.sizes or min(self.sizes) < 1 or not self.variants or not self.rates:
+            raise ConfigError("a learning curve needs sizes, variants and learning rates, all positive")
         for rate in self.rates:
             replace(self.train, learning_rate=rate)
 

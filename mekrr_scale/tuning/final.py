@@ -141,9 +141,9 @@ class Search:
     @property
     def doubled(self) -> float:
         """Seconds of a fit with twice the landmarks and of a last one with these, which mostly pay more than what else
-        the time could be taken for."""
+        the time could be taken for; of a last one alone where no more can be taken."""
         grows = self._more(number(self.first, "landmarks"))
-        return (1 + _LAST) * number(self.first, "seconds") * (_DOUBLED if grows else 1.0)
+        return number(self.first, "seconds") * (_DOUBLED * (1 + _LAST) if grows else _LAST)
 
     @cached_property
     def _kernels(self) -> int:

@@ -11,8 +11,9 @@ from mekrr_scale.files import parse_bytes
 from mekrr_scale.models import MekrrCalculator
 from mekrr_scale.pipeline import ExtractPlan, FitPlan, KernelPlan, RowPlan, Validation, fit
 from mekrr_scale.pipeline.fitting import FitData
-from mekrr_scale.simulation import MdPlan
+from mekrr_scale.simulation import Bounds, MdPlan
 from mekrr_scale.solvers import Direct, Exact
+from mekrr_scale.transfer import CurvePlan
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,10 @@ from mekrr_scale.solvers import Direct, Exact
         (lambda: fit([]), "no store was given to fit"),
         (lambda: parse_bytes("-3G"), "'-3G' is negative; write a size such as 2G"),
         (lambda: MdPlan(pressure=float("inf")), r"MdPlan.pressure: Input should be a finite number \(got inf\)"),
+        (lambda: Bounds(every=0), r"Bounds.every: Input should be greater than or equal to 1 \(got 0\)"),
+        (lambda: CurvePlan(5, "kernel", repeats=0), r"CurvePlan.repeats: .* equal to 1 \(got 0\)"),
+        (lambda: CurvePlan(5, "kernel", derivatives=0), r"CurvePlan.derivatives: .* equal to 1 \(got 0\)"),
+        (lambda: CurvePlan((), "kernel"), "a learning curve needs sizes, variants and learning rates, all positive"),
         (lambda: MdPlan(seed=-1), r"MdPlan.seed: Input should be greater than or equal to 0 \(got -1\)"),
     ],
 )

@@ -26,7 +26,6 @@ from mekrr_scale.store import BATCH_ATOMS, BATCH_STRUCTURES, HELD_BYTES
 
 _DOUBLE = 8
 _UNTOLD = 3e8  # bytes of a process of which the system tells nothing
-_OF_A_MODEL = ("held-out energies", "uncertainty", "outliers")  # stages that ``compare`` leaves out
 _BASIS = 8.0  # operations of a fold's own basis, in cubes of columns: its whitening, and products with it
 
 
@@ -56,7 +55,7 @@ class Resources:
     @property
     def comparing(self) -> float:
         """Seconds of ``compare``: of the search alone."""
-        return sum(stage.seconds for stage in self.stages if stage.name not in _OF_A_MODEL)
+        return sum(stage.seconds for stage in self.stages if stage.compares)
 
     @property
     def passes(self) -> float:
@@ -93,7 +92,7 @@ def estimate(data: FitData) -> Resources:
     if job.folds and found.stages:
         if data.elastic_follows:
             stages.append(_following(found, tried))
-        stages += _validation(data, job, found)
+        stages += [replace(stage, compares=False) for stage in _validation(data, job, found)]
     return Resources(
         data.group.size, job.rows, columns, anonymous_bytes() or _UNTOLD, found.kept, found.row_bytes, stages,
         found.seconds_iteration,
