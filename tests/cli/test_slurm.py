@@ -276,7 +276,7 @@ INNER = [
     ("finetune a.xyz", "-o t.pt --species-map Si", "Si"),
     ("curve a.xyz", "--test a.xyz -o c --variants scrach", "scratch"),
     ("curve a.xyz", "--test a.xyz -o c --sizes ten", "--sizes"),
-    ("curve a.xyz", "--test a.xyz -o c --derivatives 0", "0 directions"),
+    ("curve a.xyz", "--test a.xyz -o c --derivatives 0", "derivatives: input should be greater"),
     ("curve a.xyz", "--test a.xyz -o c --lr fast", "--lr"),
     ("curve a.xyz", "--test a.xyz -o c --backbone chgnett", "chgnet"),
     ("curve a.xyz", "--test a.xyz -o c --landmarks 0", "0 landmarks"),
