@@ -1,4 +1,4 @@
-"""Frozen containers of features and landmarks; draws from content; small linear algebra; pages of memory."""
+"""Frozen containers of features and landmarks; draws from content; small linear algebra; devices; pages of memory."""
 
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mekrr_scale.arrays.compression import BasisKind as BasisKind
     from mekrr_scale.arrays.compression import Compression as Compression
     from mekrr_scale.arrays.compression import Moments as Moments
+    from mekrr_scale.arrays.devices import usable_device as usable_device
     from mekrr_scale.arrays.draws import draw as draw
     from mekrr_scale.arrays.draws import uniform as uniform
     from mekrr_scale.arrays.heap import anonymous_bytes as anonymous_bytes
@@ -62,6 +63,7 @@ else:
                 "species_runs",
             ],
             "compression": ["BasisKind", "Compression", "Moments"],
+            "devices": ["usable_device"],
             "draws": ["draw", "uniform"],
             "heap": ["anonymous_bytes", "free_kept", "keep_memory", "kept_memory"],
             "kinds": ["DERIVATIVES", "KINDS", "ByKind", "KindInfo", "RowKind", "Unit", "error_text", "kind_named"],

@@ -17,6 +17,7 @@ from ase import Atoms
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mekrr_scale.arrays import usable_device
 from mekrr_scale.backbones.derivatives import Directions, tangents
 from mekrr_scale.backbones.invariants import Invariants, columns_of
 from mekrr_scale.backbones.output import BackboneOutput
@@ -153,7 +154,12 @@ class Backbone(ABC):
 
     @final
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Backbone:
-        """Move the weights; returns itself."""
+        """Move the weights; returns itself.
+
+        Raises:
+            ConfigError: a device that torch cannot use here.
+        """
+        device = None if device is None else usable_device(device)
         with evaluating():
             self.module.to(device=device, dtype=dtype)
         return self

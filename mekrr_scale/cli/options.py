@@ -132,14 +132,9 @@ def device_of(text: str) -> str:
         ConfigError: unknown, or no such CUDA GPU.
     """
     check_device(text)
-    import torch
+    from mekrr_scale.arrays import usable_device  # and torch
 
-    device = torch.device(text)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: torch finds no CUDA GPU here; use cpu, or install torch with CUDA (README)")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"--device {text}: there are {torch.cuda.device_count()} GPUs here, counted from 0")
-    return text
+    return usable_device(text)
 
 
 def label_keys(energy: str | None, forces: str | None, stress: str | None, units: str) -> LabelKeys:

@@ -12,7 +12,7 @@ from ase import Atoms
 from jaxtyping import Float64
 from torch import Tensor
 
-from mekrr_scale.arrays import FeatureBatch
+from mekrr_scale.arrays import FeatureBatch, usable_device
 from mekrr_scale.backbones import (
     Backbone,
     BackboneOutput,
@@ -72,7 +72,7 @@ class Potential:
 
     Raises:
         ModelError: the backbone's identity is not the model's.
-        ConfigError: a precision or a size that is none; dftd3 is not installed, or does not know the functional.
+        ConfigError: no such precision, size or device; dftd3 is not installed, or does not know the functional.
     """
 
     def __init__(
@@ -87,6 +87,7 @@ class Potential:
         max_memory: str | int | None = None,
         dispersion: Dispersion | str | None = None,
     ) -> None:
+        device = usable_device(device)
         self.model = model if isinstance(model, Model) else Model.load(model)
         precision = precision_of(dtype)
         self.max_memory = None if max_memory is None else parse_bytes(max_memory)  # bytes

@@ -18,6 +18,7 @@ from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from pydantic import Field
 
+from mekrr_scale.arrays import usable_device
 from mekrr_scale.backbones import Backbone, BackboneEnergies, BackboneSpec, available_backbones, load_backbone
 from mekrr_scale.errors import ConfigError, SimulationError, StructureError, suggestion
 from mekrr_scale.figures import Shown, TextTable, error_bars
@@ -221,7 +222,7 @@ def distill(
         ConfigError: nothing to label, or too few; or the labelled structures cannot or must not be written.
         SimulationError: the teacher's dynamics left what it knows at once, from every start.
     """
-    sample = plan_of(sample, SamplePlan)
+    sample, device = plan_of(sample, SamplePlan), usable_device(device)
     learned, held = list(structures_from(structures)), list(structures_from(test))
     if not learned:
         raise ConfigError("there are no structures to label; give some with --unlabelled")
@@ -281,8 +282,7 @@ def _distilled(
     predictor: Predictor
     if student.network is not None:
         plan = how.train_plan or TrainPlan(learning_rate=2e-3)
-        network = NETWORKS[student.network].new()
-        network.to(how.device)
+        network = NETWORKS[student.network].new().to(how.device)
         found = pretrain(network, labelled, how.valid_fraction, plan, progress).backbone
         predictor = BackboneEnergies(found)
     else:

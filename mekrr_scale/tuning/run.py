@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from mekrr_scale.arrays import usable_device
 from mekrr_scale.backbones import trusting_code
 from mekrr_scale.checks import quick_check
 from mekrr_scale.config import FitConfig, config_text
@@ -89,6 +90,7 @@ def tune(
         SolverError: nothing could be fitted.
     """
     plan, folder = plan_of(plan, TunePlan), Path(folder)
+    usable_device(plan.device)
     check_folder(folder, "--output")
     with shown_progress(progress) as shown, trusting_code(trust_code):
         shown.stage("read structures")

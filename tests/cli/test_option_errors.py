@@ -32,7 +32,7 @@ def test_gpus_are_counted_from_zero(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert device_of("cuda:1") == "cuda:1"
-    with pytest.raises(ConfigError, match="--device cuda:2: there are 2 GPUs here, counted from 0"):
+    with pytest.raises(ConfigError, match="device 'cuda:2': there are 2 GPUs here, counted from 0"):
         device_of("cuda:2")
 
 

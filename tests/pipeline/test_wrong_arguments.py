@@ -7,6 +7,7 @@ import pytest
 
 import mekrr_scale as ms
 from mekrr_scale.config import load_config
+from mekrr_scale.pipeline import evaluate_store, resources
 
 
 @pytest.fixture(autouse=True)
@@ -139,3 +140,31 @@ def test_what_is_no_backbone(given, spec, tmp_path):
     assert not list(tmp_path.iterdir())
     with pytest.raises(ms.BackboneError, match=r"not Potential; give its \.backbone"):
         ms.Potential(given["model"], given["potential"])
+
+
+def computing(given, folder, device):
+    """All that is told where to compute."""
+    model, store, atoms = given["model"], given["store"], given["atoms"]
+    plan = ms.FitPlan(execution=ms.Execution(device=device))
+    return {
+        "Potential": lambda: ms.Potential(model, device=device),
+        "MekrrCalculator": lambda: ms.MekrrCalculator(model, device=device),
+        "check": lambda: ms.check(model, device=device),
+        "evaluate": lambda: ms.evaluate(model, [atoms], device=device),
+        "evaluate_store": lambda: evaluate_store(model, store, device=device),
+        "predict": lambda: next(iter(ms.predict(model, [atoms], device=device))),
+        "extract": lambda: ms.extract([atoms], folder / "store", ms.ExtractPlan(device=device)),
+        "fit": lambda: ms.fit(store, plan),
+        "resources": lambda: resources(store, plan),
+        "tune": lambda: ms.tune([atoms], folder / "tuned", ms.TunePlan(device=device)),
+        "distill": lambda: ms.distill(model, [atoms], "schnet-small", folder / "student", device=device),
+        "a backbone": lambda: ms.load_backbone(ms.BackboneSpec("chgnet")).to(device),
+    }
+
+
+@pytest.mark.parametrize("device", ["gpu", "meta", "mps", "cuda:-1", "", "cuda:99"])
+def test_where_torch_cannot_compute(given, tmp_path, device):
+    for compute in computing(given, tmp_path, device).values():
+        with pytest.raises(ms.ConfigError, match=f"^device '{device}': (torch|there are)"):
+            compute()
+    assert not list(tmp_path.iterdir())

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float64
 from numpy import ndarray
 from torch import Tensor
 
-from mekrr_scale.arrays import FeatureBatch, content_hash, uniform
+from mekrr_scale.arrays import FeatureBatch, content_hash, uniform, usable_device
 from mekrr_scale.distributed import ALONE, ExactSum, Group
 from mekrr_scale.errors import ModelError, StructureError
 from mekrr_scale.kernels import exponential
@@ -52,7 +52,9 @@ def evaluate_store(
         ModelError: features of another backbone, of structures of another charge or spin, or no posterior to tell
             uncertainties from.
         StructureError: no structure has an energy.
+        ConfigError: a device that torch cannot use here.
     """
+    device = usable_device(device)
     store = store if isinstance(store, FeatureStore) else FeatureStore(Path(store))
     model.require_backbone(store.header.backbone, f"the store {store.path}")
     model.require_compression(store.header.compression.get("hash"), f"the store {store.path}")

@@ -14,6 +14,7 @@ import torch
 import xxhash
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from mekrr_scale.arrays import usable_device
 from mekrr_scale.backbones import (
     STRESS_TRAINED,
     Backbone,
@@ -99,6 +100,7 @@ def extract(
         StructureError: a file that cannot be read, or no structure that can be used.
         BackboneError: the backbone cannot be loaded.
         StoreError: the folder holds other features, or cannot be written.
+        ConfigError: a device that torch cannot use here.
     """
     with shown_progress(progress) as shown, trusting_code(trust_code):
         return _extracted(structures, Path(folder), plan_of(plan, ExtractPlan), backbone, shown)
@@ -111,6 +113,7 @@ def _extracted(
     backbone: Backbone | None,
     progress: Progress,
 ) -> ExtractReport:
+    usable_device(plan.device)
     if backbone is not None:
         require_backbone(backbone)
     source = Inputs.of(structures, plan.format)

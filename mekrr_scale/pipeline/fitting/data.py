@@ -19,6 +19,7 @@ from mekrr_scale.arrays import (
     Landmarks,
     RowKind,
     kind_named,
+    usable_device,
 )
 from mekrr_scale.backbones import BackboneSpec, load_backbone, with_compression
 from mekrr_scale.distributed import ALONE, Group
@@ -92,10 +93,11 @@ class FitData:
         """Open the stores, and refuse what does not go together before work is wasted.
 
         Raises:
-            ConfigError: no store, no energy, weights or structures that do not fit, a solver that takes no ranks.
+            ConfigError: no store, energy or such device, weights or structures that do not fit, a solver without ranks.
             StoreError: stores of different kinds.
             ModelError: landmarks of a model with another backbone.
         """
+        usable_device(plan.execution.device)
         listed = [stores] if isinstance(stores, FeatureStore | Path | str) else _several(stores)
         if not listed:
             raise ConfigError("no store was given to fit")
