@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -17,7 +17,7 @@ from mekrr_scale.tuning.race import Raced
 from mekrr_scale.tuning.state import ENERGIES, TEST, Tuning
 
 _PIECE = 0.04  # of the budget: features of so long are made before the time is looked at
-_GRID = 16  # pieces of all frames, in which features for energies alone are made
+_GRID = 8  # pieces from a number of frames to twice as many, in which others are made
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,37 @@ def gathered_features(tuning: Tuning, race: Raced, arm: Arm) -> tuple[Amount, li
     return much, found
 
 
+def more_features(
+    tuning: Tuning, race: Raced, arm: Arm, much: Amount, fit: Callable[[float], float], reserve: float
+) -> Amount:
+    """Tangents of further frames, piece by piece, as long as there is time for the last fit to these as well.
+
+    Args:
+        fit: seconds of that fit to so many times the rows that there are.
+        reserve: seconds that are kept for what comes after it.
+    """
+    moves = tuning.directions(much.directions)
+    rows = much.used + moves * much.frames
+
+    def needed(first: int, last: int) -> float:
+        work = tuning.pace(arm) * tuning.foreseen(race.costs[arm], much.directions, first, last)
+        return work + fit((max(much.used, last) + moves * last) / rows)
+
+    cuts = list(much.cuts)
+    for last in _grid(much.frames, len(tuning.data.training)):
+        piece = (cuts[-1], last)
+        if not tuning.time_for(f"more-{arm.slug}-{piece[0]}-{last}", partial(needed, *piece), reserve):
+            break
+        tuning.store(arm, race.costs[arm], much.directions, *piece)
+        cuts.append(last)
+    others = [end for end in much.others if end >= cuts[-1]]
+    return Amount(cuts[-1], much.directions, cuts, others if len(others) > 1 else ())
+
+
 def _grid(first: int, frames: int) -> list[int]:
     """Ends of pieces after some frames, which are the same wherever these end."""
-    size = -(-frames // _GRID)
-    return [min(end, frames) for end in range(size, frames + size, size) if min(end, frames) > first]
+    ends = {round(frames * 2 ** (-k / _GRID)) for k in range(math.ceil(_GRID * math.log2(frames)) + 1)}
+    return sorted(end for end in ends if end > first)
 
 
 def _amount(tuning: Tuning, race: Raced, arm: Arm) -> Document:

@@ -13,7 +13,7 @@ from mekrr_scale.kernels import Standardize
 from mekrr_scale.pipeline import FitPlan, KernelPlan, compare, resources
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.tuning.arms import Arm
-from mekrr_scale.tuning.features import Amount, gathered_features, remaining
+from mekrr_scale.tuning.features import Amount, gathered_features, more_features, remaining
 from mekrr_scale.tuning.journal import number, shown_time
 from mekrr_scale.tuning.race import Raced, needed
 from mekrr_scale.tuning.scores import Score, shown_errors
@@ -101,6 +101,21 @@ class Search:
             if not better:
                 break
         return self._last(best), steps
+
+    def with_more(self, race: Raced, plan: FitPlan) -> tuple[Amount, Sequence[FeatureStore]]:
+        """Features for the last fit: tangents of further frames, where fits have left time for these."""
+        foreseen = cache(lambda: self.pace * resources(self.stores, plan).seconds)
+
+        def fit(times: float) -> float:
+            least = times * number(self.first, "seconds")
+            spent = least > self.tuning.journal.clock.left - self._reserve  # which needs no look at the machine
+            return least if spent else times * foreseen()
+
+        much = more_features(self.tuning, race, self.arm, self.amount, fit, self._reserve)
+        if much == self.amount:
+            return much, self.stores
+        self.tuning.progress.tell(f"time is left for further features: of {much.used} frames, directions: {much.along}")
+        return much, [self.tuning.store(self.arm, race.costs[self.arm], *piece) for piece in much.pieces]
 
     def score(self) -> Score:
         """What the first kernel came to, beside those of the race."""

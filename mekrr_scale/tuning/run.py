@@ -147,7 +147,7 @@ def _tuned(tuning: Tuning) -> TuneReport | None:
     if len(finals) > 1:
         tuning.progress.tell(f"{search.arm.name} is the best in full")
     plan, steps = search.run()
-    stores, much = search.stores, search.amount
+    much, stores = search.with_more(race, plan)
     what = hashlib.sha256(repr(([store.id for store in stores], to_dict(plan))).encode()).hexdigest()[:8]
     model = _model(tuning, plan, stores, f"model-{what}")
     errors = _tested(tuning, race.costs[search.arm], f"test-{what}")

@@ -11,7 +11,7 @@ from mekrr_scale.pipeline import compare
 from mekrr_scale.store import FeatureStore
 from mekrr_scale.tuning import arms
 from mekrr_scale.tuning.arms import Arm, Cost, families, measured
-from mekrr_scale.tuning.features import Amount, gathered_features
+from mekrr_scale.tuning.features import Amount, gathered_features, more_features
 from mekrr_scale.tuning.final import Search, in_full
 from mekrr_scale.tuning.journal import Clock, Journal
 from mekrr_scale.tuning.race import Course, Raced, course_of, kept_of, needed, raced
@@ -79,6 +79,48 @@ def test_energies_of_the_other_frames_are_learned(tuning, spec, monkeypatch):
     search = Search(tuning, arm, much, stores)
     assert search.first["errors"].keys() == {"energy_rmse", "force_rmse"}
     assert (search.score().frames, search.score().directions) == (200, much.along)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "others", "frames"), [(20.0, True, 130), (20.0, False, 77), (9.0, True, 200), (42.0, True, 40)]
+)
+def test_time_that_fits_leave_goes_into_further_tangents(tuning, seconds, others, frames):
+    """42 seconds are left beside the test, of which the last fit takes its share, the more the more rows there are."""
+    slower = Slower(tuning.plan, tuning.data, tuning.folder, tuning.journal, tuning.progress)
+    race = race_of(Cost(1e-3, 1e-4), frames=0)
+    ends = [40, 42, 46, 50, 55, 59, 65, 71, 77, 84, 92, 100, 109, 119, 130, 141, 154, 168, 183, 200]
+    much = Amount(40, 4, [0, 40], ends if others else ())
+
+    def further():
+        return more_features(slower, race, ARM, much, lambda times: seconds * times, 8.0)
+
+    found = further()
+    assert (found.frames, found.directions, found.used) == (frames, 4, 200 if others else frames)
+    place = ends.index(frames)
+    assert found.cuts == [0, *ends[: place + 1]]
+    assert found.others == (ends[place:] if others and frames < 200 else ())
+    slower.journal.clock.budget = 8.0  # what was decided stays
+    assert further() == found
+
+
+def test_further_features_are_for_the_model(tuning, spec, monkeypatch):
+    """Not for the fits before it: with as many landmarks and the kernel that these chose."""
+    arm, cost = Arm(spec), Cost(1e-3, 1e-3)
+    frames = [frame(1 + 0.005 * i, energy=(0.005 * i - 0.5) ** 2) for i in range(40)]
+    tuning.data = replace(tuning.data, training=frames)
+    race = Raced([arm], {arm: cost}, [], Course([arm], 16, 40, 4))
+    stores = [tuning.store(arm, cost, 4, 0, 16), tuning.store(arm, cost, "energies", 16, 40)]
+    search = Search(tuning, arm, Amount(16, 4, [0, 16], [16, 40]), stores)
+    plan, _ = search.run()
+    much, found = search.with_more(race, plan)
+    assert (much.frames, much.used, much.others) == (40, 40, ())
+    assert sum(store.n_directions for store in found) == 160
+    assert sum(store.n_structures for store in found) == 40
+    monkeypatch.setattr(
+        "mekrr_scale.tuning.final.resources", lambda *given: SimpleNamespace(comparing=1.0, seconds=1e6)
+    )
+    tuning.journal = Journal(tuning.folder / "again", tuning.journal.clock)
+    assert Search(tuning, arm, search.amount, stores).with_more(race, plan) == (search.amount, stores)
 
 
 HOLDER, HELD = (
