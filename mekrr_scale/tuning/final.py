@@ -61,7 +61,7 @@ def in_full(tuning: Tuning, race: Raced) -> list[Search]:
 class Settings:
     """One kernel, and as many landmarks: what a fit is left to choose is the ridge and weights."""
 
-    standardize: str
+    standardize: Standardize
     length_scale: str
     alpha: float
     baseline: str
@@ -100,6 +100,9 @@ class Search:
             best = min(best, after, key=_value)
             if not better:
                 break
+        if (others := self._compared_again(best)) is not None:
+            steps.append(others)
+            best = min(best, others, key=_value)
         return self._last(best), steps
 
     def with_more(self, race: Raced, plan: FitPlan) -> tuple[Amount, Sequence[FeatureStore]]:
@@ -141,17 +144,19 @@ class Search:
         return "8x" if self.tuning.moved else "4x"
 
     @cached_property
-    def _wider(self) -> dict[int, tuple[FitPlan, float]]:
-        """Fits of more kernels by their number, and what they take in times of the first."""
-        alphas = self.tuning.alphas
-        lengths = ("4x", "8x", "16x") if self.tuning.moved else ("2x", "4x", "8x")
-        each = 1.0 if len(alphas) == 1 else _MIXED
-        found = {
-            2 * len(lengths): self._of((*_CENTRED, "scale-per-species"), lengths, alphas),
-            len(lengths): self._of(_CENTRED, lengths, alphas),
-            **({1: self._of(_CENTRED, (self._usual,), alphas)} if len(alphas) > 1 else {}),
+    def _wider(self) -> dict[int, FitPlan]:
+        """Fits of more kernels than the first, by their number."""
+        return self._around(self._usual, _CENTRED)
+
+    def _around(self, length: str, kinds: Sequence[Standardize]) -> dict[int, FitPlan]:
+        """Fits of kernels around one: half and twice its length scale, other mixings of elements, and scalings."""
+        alphas, middle = self.tuning.alphas, float(length.removesuffix("x"))
+        lengths = [f"{factor * middle:g}x" for factor in (0.5, 1.0, 2.0)]
+        return {
+            6: self._of((*_CENTRED, "scale-per-species"), lengths, alphas),
+            3: self._of(kinds, lengths, alphas),
+            **({1: self._of(kinds, (length,), alphas)} if len(alphas) > 1 else {}),
         }
-        return {size: (plan, size * each) for size, plan in found.items()}
 
     @property
     def doubled(self) -> float:
@@ -168,7 +173,7 @@ class Search:
         def decide(_: Document | None) -> Document:
             left = self.tuning.journal.clock.left - self._reserve
             there = left - (self.doubled if self.doubled < left else _LAST * one)
-            taken = next((size for size, (_plan, times) in self._wider.items() if times * one < there), 0)
+            taken = next((size for size, plan in self._wider.items() if _times(plan) * one < there), 0)
             return {"kernels": taken, "limited": taken < max(self._wider)}
 
         return int(number(self.tuning.journal.decision(f"kernels-{self.name}", decide), "kernels"))
@@ -178,13 +183,29 @@ class Search:
         """The best of as many kernels as the time allows, with as many landmarks."""
         if not self._kernels:
             return self.first
-        plan, _ = self._wider[self._kernels]
+        plan = self._wider[self._kernels]
         return self._said(f"kernel-{self.name}-of-{self._kernels}", lambda: self._tried(plan))
+
+    def _compared_again(self, best: Document) -> Document | None:
+        """Kernels around the best one that time was kept from before landmarks grew, or that had fewer of these; in
+        half of the time that is left where features lack."""
+        at, one = _settings(best), number(best, "seconds") / number(best, "times")
+        known = self._kernels if at.count == number(self.first, "landmarks") else 0
+        lacking = self.amount.frames < len(self.tuning.data.training)
+        for size, plan in self._around(at.length_scale, (at.standardize,)).items():
+            if size <= known:
+                break
+            of = f"{self.name}-{at.count}-of-{size}"
+            need, reserve = partial(float, _times(plan) * one), self._reserve + _LAST * one
+            if self.tuning.time_for(f"kernels-{of}", need, reserve, ANOTHER if lacking else 1.0):
+                tried = replace(plan, landmarks=replace(plan.landmarks, count=at.count))
+                return self._said(f"kernel-{of}", partial(self._tried, tried))
+        return None
 
     @cached_property
     def pace(self) -> float:
         """Measured seconds of a fit over those that are foreseen: of the kernels, until there are more landmarks."""
-        plan = self._wider[self._kernels][0] if self._kernels else self._one
+        plan = self._wider[self._kernels] if self._kernels else self._one
         name = f"foreseen-{self.name}-of-{self._kernels}"
         found = self.tuning.journal.step(name, lambda: {"foreseen": resources(self.stores, plan).comparing})
         return _ratio(number(self.kernel, "seconds"), number(found, "foreseen"))
@@ -256,6 +277,7 @@ class Search:
         alphas = len({line.alpha for line in found.tried})
         return {
             "landmarks": plan.landmarks.count,
+            "times": _times(plan),
             "standardize": best.standardize,
             "length_scale": str(lengths[list(found.tried).index(best) // alphas % len(lengths)]),
             "alpha": best.alpha,
@@ -286,13 +308,19 @@ def _ratio(measured: float, foreseen: float) -> float:
     return max(measured / max(foreseen, 1e-3), 0.2)
 
 
+def _times(plan: FitPlan) -> float:
+    """What a fit takes in times of one to a single kernel."""
+    kernel = plan.kernel
+    return len(kernel.standardize) * len(kernel.length_scales) * (1.0 if len(kernel.alphas) == 1 else _MIXED)
+
+
 def _value(step: Document) -> float:
     return number(step, "compared")
 
 
 def _settings(step: Document) -> Settings:
     return Settings(
-        str(step["standardize"]),
+        cast(Standardize, step["standardize"]),
         str(step["length_scale"]),
         number(step, "alpha"),
         str(step["baseline"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -69,9 +70,10 @@ class TuneReport(Shown):
     @property
     def by_the_last_landmarks(self) -> float:
         """What the last increase of the landmarks left of the error; 1 where there was none."""
-        if len(self.steps) < 2:
+        pairs = [(a, b) for a, b in pairwise(self.steps) if number(b, "landmarks") > number(a, "landmarks")]
+        if not pairs:
             return 1.0
-        before, after = (number(step, "compared") for step in self.steps[-2:])
+        before, after = (number(step, "compared") for step in pairs[-1])
         return after / before
 
     def headline(self) -> str:

@@ -226,6 +226,18 @@ def test_more_landmarks_go_before_more_kernels(tuning, spec, monkeypatch, second
     assert tried == [1, kernels][: 1 + bool(kernels)]
 
 
+@pytest.mark.parametrize(("seconds", "more", "kernels"), [(3.0, 0, 6), (3.0, 1, 3), (8.0, 0, 0)])
+def test_kernels_are_compared_in_the_time_that_was_kept_for_landmarks(search, monkeypatch, seconds, more, kernels):
+    """Four times nine seconds of 39 were; half of what then is left is kept for further frames, if any lack."""
+    dear = SimpleNamespace(comparing=1e6, seconds=1e6)
+    monkeypatch.setattr("mekrr_scale.tuning.final.resources", lambda *given: dear)
+    monkeypatch.setattr(Journal, "step", lambda *given: {**_STEP(*given), "seconds": seconds})
+    search.tuning.data = replace(search.tuning.data, training=search.tuning.data.training * (1 + more))
+    _, steps = search.run()
+    assert [step["times"] for step in steps] == [1, kernels][: 1 + bool(kernels)]
+    assert steps[-1]["compared"] <= steps[0]["compared"]
+
+
 @pytest.mark.parametrize(("seconds", "grown"), [(8.0, (1600, 2)), (10.0, (1600, 1)), (12.0, (1200, 1)), (20.0, None)])
 def test_landmarks_grow_as_far_as_the_time_goes(tuning, spec, monkeypatch, seconds, grown):
     """From 800 to twice as many, more than there are rows, or half as many again, at one length scale or two; 39

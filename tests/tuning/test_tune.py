@@ -98,8 +98,8 @@ def test_everything_that_is_written_can_be_read(tuned):
         ({"amount": Amount(4, 8, [0, 4], [4, 9, 14])}, "Time was the limit: of 10 frames energies alone were used"),
         ({"data": {"frames": 14, "with_forces": 0}}, "There were no forces"),
         (
-            {"steps": ({"compared": 2.0}, {"compared": 1.0}), "scores": 1},
-            "Landmarks are",
+            {"steps": [{"landmarks": m, "compared": c} for m, c in ((9, 2.0), (18, 1.0), (18, 0.99))], "scores": 1},
+            "Landmarks are the limit: the last increase took 50 % off",
         ),
         ({"scores": 1}, "One subset alone was tried"),
         ({"coverage": {"within_95": 0.5}}, "hold 50 % of the test's errors"),
