@@ -151,7 +151,7 @@ class Search:
     def _around(self, length: str, kinds: Sequence[Standardize]) -> dict[int, FitPlan]:
         """Fits of kernels around one: half and twice its length scale, other mixings of elements, and scalings."""
         alphas, middle = self.tuning.alphas, float(length.removesuffix("x"))
-        lengths = [f"{factor * middle:g}x" for factor in (0.5, 1.0, 2.0)]
+        lengths = [f"{each:g}x" for each in (0.5 * middle, middle, 2.0 * middle) if each <= _LONGEST]
         return {
             6: self._of((*_CENTRED, "scale-per-species"), lengths, alphas),
             3: self._of(kinds, lengths, alphas),
