@@ -5,9 +5,10 @@ Five sets of data (3BPA, molybdenum, formate on Cu(110), CO on Pt(111) and on Pt
 structures chooses stopping and, in the first split, the rate, which a kernel does by cross-validation. CHGNet and
 SevenNet-0 with all weights free, SevenNet-0 by schedules as short as a kernel takes as well, CHGNet frozen up to its
 first convolution, a SchNet from scratch; ridge regression and kernels on the networks' features, two of them on those
-of 7net-l3i5, whose weights are in the same wheel, along four times as many directions, and the kernel that
-cross-validation chooses, at the time of all of them; a kernel on SOAP (dscribe, where it is installed) by the same
-solver, beside ours on energies alone, as our store takes a descriptor's energies.
+of 7net-l3i5, whose weights are in the same wheel, along four times as many directions, and along eight times as many,
+which takes about as long as a schedule; the kernel that cross-validation chooses, at the time of all of them; a kernel
+on SOAP (dscribe, where it is installed) by the same solver, beside ours on energies alone, as our store takes a
+descriptor's energies.
 franken on the same network is in `benchmarks against_finetuning`. Seconds are the processor's, one thread, from
 structures in memory to a model that predicts: loading, extraction, and in the first split the rates that are tried;
 sets are compared by the mean of the others.
@@ -228,12 +229,19 @@ _ALONE = "energies alone"
 _SOAP = f"{_ALONE}: kernel, SOAP"
 _LEARNS = "SevenNet-0, all learns"
 _SHORTER = {f"{_LEARNS}, {steps} steps": steps for steps in SHORT}
+_KERNELS = ("kernel, 7net-l3i5 products", "kernel, 7net-l3i5")
+_MORE_OF = {  # what has the colour of another way and is joined with it: the same with other directions or steps
+    **{f"{kernel}, most directions": f"{kernel}, more directions" for kernel in _KERNELS},
+    **dict.fromkeys(_SHORTER, _LEARNS),
+}
 _CHGNET, _SEVENNET = BackboneSpec("chgnet"), BackboneSpec("sevennet")
+_L3I5 = BackboneSpec("sevennet", version="7net-l3i5")
+_PRODUCTS = replace(_L3I5, invariants="products")
 WAYS: Mapping[str, Callable[[Task], Learned]] = {
-    "kernel, 7net-l3i5 products, more directions": partial(
-        _kernel, BackboneSpec("sevennet", version="7net-l3i5", invariants="products"), more=4
-    ),
-    "kernel, 7net-l3i5, more directions": partial(_kernel, BackboneSpec("sevennet", version="7net-l3i5"), more=4),
+    "kernel, 7net-l3i5 products, more directions": partial(_kernel, _PRODUCTS, more=4),
+    "kernel, 7net-l3i5, more directions": partial(_kernel, _L3I5, more=4),
+    "kernel, 7net-l3i5 products, most directions": partial(_kernel, _PRODUCTS, more=8),
+    "kernel, 7net-l3i5, most directions": partial(_kernel, _L3I5, more=8),
     "kernel, 7net-0 products": partial(_kernel, BackboneSpec("sevennet", invariants="products")),
     "kernel, 7net-0": partial(_kernel, _SEVENNET),
     "kernel, CHGNet": partial(_kernel, _CHGNET),
@@ -250,10 +258,10 @@ QUICK = ("kernel, 7net-0", "ridge regression, 7net-0", "CHGNet, frozen up to con
 
 
 def _finished(it: Experiment, name: str, size: int, ways: Iterable[str]) -> Runs:
-    """Of the ways that are finished the runs of all splits; first of what cross-validation chooses, if it can."""
+    """Of the ways that are finished the runs of all splits; first of what cross-validation chooses among features, if it can."""
     keys = {way: [f"{name} {way} {size}-{seed}" for seed in range(it.seeds)] for way in ways}
     found = {way: [it.kept(key) for key in each] for way, each in keys.items() if all(map(it.has, each))}
-    kernels = [runs for way, runs in found.items() if way.startswith("kernel")]
+    kernels = [runs for way, runs in found.items() if way.startswith("kernel") and way not in _MORE_OF]
     return {**chosen(list(zip(*kernels, strict=True))), **found}
 
 
@@ -315,7 +323,8 @@ def _figure(it: Experiment, found: Mapping[str, Mapping[int, Runs]]) -> None:
 
     figure, axes = plt.subplots(1, len(found), figsize=(3.6 * len(found) + 1.5, 4.6), squeeze=False)
     there = {way for sizes in found.values() for runs in sizes.values() for way in _means(runs)}
-    colours = {way: f"C{place}" for place, way in enumerate(way for way in WAYS if way in there - _SHORTER.keys())}
+    drawn = {_MORE_OF.get(way, way) for way in there}
+    colours = {way: f"C{place}" for place, way in enumerate(way for way in WAYS if way in drawn)}
     colours |= dict.fromkeys(there & {_CHOSEN}, "black")
     for way, colour in colours.items():
         axes[0, 0].plot([], [], "o", ms=7, color=colour, label=way)
@@ -323,12 +332,13 @@ def _figure(it: Experiment, found: Mapping[str, Mapping[int, Runs]]) -> None:
         for runs_of, marker in zip(sizes.values(), "os", strict=False):
             means = _means(runs_of)
             for way, mean in means.items():
-                colour = colours.get(way, colours.get(_LEARNS))
+                colour = colours[_MORE_OF.get(way, way)]
                 times, wrong = ([run[key] for run in runs_of[way]] for key in ("cpu_seconds", "force_rmse"))
                 axis.plot(times, wrong, marker, ms=3, color=colour, alpha=0.4)
                 axis.plot(*mean, marker, ms=7, color=colour)
-            schedules = np.array([means[way] for way in (*_SHORTER, _LEARNS) if way in means])
-            axis.plot(*schedules.reshape(-1, 2).T, color=colours.get(_LEARNS), lw=1)
+            for way, colour in colours.items():
+                line = sorted(mean for each, mean in means.items() if _MORE_OF.get(each, each) == way)
+                axis.plot(*np.transpose(line), color=colour, lw=1)
         logarithmic(axis, "CPU time (s)", "force RMSE (meV/Å)", numbers="xy")
         axis.set_title(name)
     legend_below(figure, axes[0, 0], 2 if len(found) == 1 else 4)
